@@ -1,0 +1,1 @@
+"""Store queries to typed rows, tables and statistics."""

@@ -1,0 +1,63 @@
+"""The ``phonosmith`` command: every subcommand lives in its own module and imports heavy libraries only when run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import typer
+
+app = typer.Typer(
+    name="phonosmith",
+    help="Fine-tune a foundation interatomic potential for one material and prove that its phonons can be trusted.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+# each module offers ``register(app)``; modules stay light at import so that --help is instant
+COMMAND_MODULES = (
+    "doctor",
+    "models",
+    "plan",
+    "sample",
+    "label",
+    "dataset",
+    "train",
+    "phonons",
+    "compare",
+    "elastic",
+    "demo",
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from phonosmith import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Root command."""
+
+
+for _module in COMMAND_MODULES:
+    if importlib.util.find_spec(f"phonosmith.cli.{_module}") is not None:
+        importlib.import_module(f"phonosmith.cli.{_module}").register(app)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

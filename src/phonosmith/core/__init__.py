@@ -1,0 +1,1 @@
+"""Units, hashing, manifests, errors and the artefact store."""

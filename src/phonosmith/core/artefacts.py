@@ -1,0 +1,270 @@
+"""Content-addressed artefact store: models, trajectories, force constants travel by sha256, never by path."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.errors import ArtefactError, ConfigurationError
+from phonosmith.core.hashing import digest_bytes, digest_file
+
+if TYPE_CHECKING:
+    from maggma.core import Store
+
+    from phonosmith.settings import Settings
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class ArtefactRef(BaseModel):
+    """Name of an artefact: its content hash, with enough to recognise it by eye."""
+
+    sha256: str = Field(description="sha256 of the content, 64 hexadecimal digits", pattern=r"^[0-9a-f]{64}$")
+    kind: str = Field("blob", description="what it is: model, frames, force_constants, trajectory, ...")
+    suffix: str = Field("", description="file suffix with dot, e.g. .safetensors, .extxyz, .npz")
+    size: int = Field(ge=0, description="size in bytes")
+
+
+@runtime_checkable
+class ArtefactBackend(Protocol):
+    """What a place that keeps artefacts has to do."""
+
+    def write(self, sha256: str, data: bytes) -> None:
+        """Keep data under its hash; atomic, and harmless when it is already there."""
+
+    def read(self, sha256: str) -> bytes:
+        """Return the kept bytes; raise ArtefactError when there are none."""
+
+    def has(self, sha256: str) -> bool:
+        """Tell whether the artefact is kept."""
+
+    def keys(self) -> list[str]:
+        """List every kept hash."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is either absent or whole: temporary name in the same folder, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".partial-")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(temporary).chmod(0o666 & ~mask)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class DirectoryBackend:
+    """Artefacts as files ``ab/abcdef...`` below one folder (a shared file system is enough)."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).expanduser()
+
+    def path(self, sha256: str) -> Path:
+        """Return where the artefact is or would be kept."""
+        if not _SHA256.fullmatch(sha256):
+            raise ArtefactError(f"{sha256!r} is not a sha256 digest.", "Give all 64 hexadecimal digits.")
+        return self.root / sha256[:2] / sha256
+
+    def write(self, sha256: str, data: bytes) -> None:
+        """Keep data under its hash."""
+        path = self.path(sha256)
+        # an existing file is replaced only when damaged: writing again heals the store
+        if path.is_file() and path.stat().st_size == len(data) and digest_file(path) == sha256:
+            return
+        try:
+            write_atomic(path, data)
+        except OSError as error:
+            raise ArtefactError(
+                f"Cannot write to the artefact store {self.root}: {error.strerror or error}.",
+                "Make it writable or set PHONOSMITH_ARTEFACTS to another folder.",
+            ) from error
+
+    def read(self, sha256: str) -> bytes:
+        """Return the kept bytes."""
+        try:
+            return self.path(sha256).read_bytes()
+        except FileNotFoundError as error:
+            raise ArtefactError(
+                f"Artefact {sha256[:12]} is not in {self.root}.",
+                "Point PHONOSMITH_ARTEFACTS at the store it was written to.",
+            ) from error
+
+    def has(self, sha256: str) -> bool:
+        """Tell whether the artefact is kept."""
+        return self.path(sha256).is_file()
+
+    def keys(self) -> list[str]:
+        """List every kept hash."""
+        return sorted(p.name for p in self.root.glob("[0-9a-f][0-9a-f]/*") if _SHA256.fullmatch(p.name))
+
+
+class MaggmaBackend:
+    """Artefacts in any maggma store that takes bytes: GridFSStore and S3Store as blobs, others as documents."""
+
+    def __init__(self, store: Store) -> None:
+        from maggma.stores import GridFSStore, S3Store
+
+        self.store = store
+        self._blobs = isinstance(store, GridFSStore | S3Store)
+        self._search = store.index if isinstance(store, S3Store) else store
+        self._connected = False
+
+    def _connect(self) -> None:
+        if self._connected:
+            return
+        try:
+            self.store.connect()
+        except Exception as error:
+            raise ArtefactError(
+                f"The artefact store {self.store.name} cannot be reached: {error}.",
+                "Check PHONOSMITH_ARTEFACTS_STORE and that the server runs.",
+            ) from error
+        self._connected = True
+
+    def write(self, sha256: str, data: bytes) -> None:
+        """Keep data under its hash."""
+        self._connect()
+        if self.has(sha256):
+            return
+        document = {self.store.key: sha256, "sha256": sha256, "size": len(data), "data": data}
+        self.store.update([document], key=self.store.key)
+
+    def read(self, sha256: str) -> bytes:
+        """Return the kept bytes."""
+        self._connect()
+        found = self.store.query_one({self.store.key: sha256})
+        if found is None:
+            raise ArtefactError(
+                f"Artefact {sha256[:12]} is not in {self.store.name}.", "Check PHONOSMITH_ARTEFACTS_STORE."
+            )
+        return bytes(found["data"])
+
+    def has(self, sha256: str) -> bool:
+        """Tell whether the artefact is kept."""
+        self._connect()
+        return self._search.count({self.store.key: sha256}) > 0
+
+    def keys(self) -> list[str]:
+        """List every kept hash."""
+        self._connect()
+        return sorted(self._search.distinct(self.store.key))
+
+
+class ArtefactStore:
+    """Put and get by content hash, verified on every read, with an optional cache on the worker.
+
+    Parameters
+    ----------
+    backend
+        Where artefacts live for everybody.
+    cache
+        Folder of local copies; needed only when a path is asked of a remote backend.
+    """
+
+    def __init__(self, backend: ArtefactBackend, cache: str | Path | None = None) -> None:
+        self.backend = backend
+        self._cache = DirectoryBackend(cache) if cache is not None else None
+
+    def put_bytes(self, data: bytes, kind: str = "blob", suffix: str = "") -> ArtefactRef:
+        """Keep bytes and return their reference; the same content is kept once."""
+        sha256 = digest_bytes(data)
+        self.backend.write(sha256, data)
+        return ArtefactRef(sha256=sha256, kind=kind, suffix=suffix, size=len(data))
+
+    def put_file(self, path: str | Path, kind: str = "blob") -> ArtefactRef:
+        """Keep a file's content."""
+        source = Path(path)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise ArtefactError(f"Cannot read {source}: {error.strerror}.", "Check the path.") from error
+        return self.put_bytes(data, kind, source.suffix)
+
+    def get_bytes(self, ref: ArtefactRef | str) -> bytes:
+        """Return an artefact's content after checking that it is unaltered.
+
+        Raises
+        ------
+        ArtefactError
+            When it is missing or its content no longer has the hash it was asked by.
+        """
+        sha256 = ref if isinstance(ref, str) else ref.sha256
+        if self._cache is not None and self._cache.has(sha256):
+            cached = self._cache.read(sha256)
+            if digest_bytes(cached) == sha256:
+                return cached
+        data = self.backend.read(sha256)
+        if digest_bytes(data) != sha256:
+            raise ArtefactError(
+                f"Artefact {sha256[:12]} was altered: its content has the hash {digest_bytes(data)[:12]}.",
+                "Restore it from a backup or write it again; nothing was loaded.",
+            )
+        if self._cache is not None:
+            self._cache.write(sha256, data)
+        return data
+
+    def get_path(self, ref: ArtefactRef | str) -> Path:
+        """Return a verified local file of an artefact, for libraries that insist on a path."""
+        sha256 = ref if isinstance(ref, str) else ref.sha256
+        data = self.get_bytes(sha256)
+        if self._cache is not None:
+            self._cache.write(sha256, data)
+            return self._cache.path(sha256)
+        if isinstance(self.backend, DirectoryBackend):
+            return self.backend.path(sha256)
+        raise ConfigurationError(
+            "A path was asked of a remote artefact store without a cache.", "Set PHONOSMITH_CACHE."
+        )
+
+    def has(self, ref: ArtefactRef | str) -> bool:
+        """Tell whether the artefact is kept."""
+        return self.backend.has(ref if isinstance(ref, str) else ref.sha256)
+
+    def find(self, prefix: str) -> list[str]:
+        """Return every kept hash that begins with ``prefix``."""
+        return [key for key in self.backend.keys() if key.startswith(prefix.lower())]  # noqa: SIM118
+
+
+def open_artefacts(settings: Settings) -> ArtefactStore:
+    """Open the artefact store that the settings name."""
+    if settings.artefacts_store is None:
+        return ArtefactStore(DirectoryBackend(settings.artefacts_dir))
+    from monty.json import MontyDecoder
+
+    try:
+        store = MontyDecoder().process_decoded(settings.artefacts_store)
+        if not hasattr(store, "query_one"):
+            raise TypeError("'@module' and '@class' do not name a maggma store")
+    except Exception as error:
+        raise ConfigurationError(
+            f"PHONOSMITH_ARTEFACTS_STORE cannot be opened: {error}.",
+            "Give the JSON of store.as_dict(), with @module and @class.",
+        ) from error
+    return ArtefactStore(MaggmaBackend(store), settings.cache_dir)
+
+
+@lru_cache(maxsize=4)
+def _open_cached(settings_json: str) -> ArtefactStore:
+    from phonosmith.settings import Settings
+
+    return open_artefacts(Settings.model_validate_json(settings_json))
+
+
+def default_artefacts() -> ArtefactStore:
+    """Return this process's artefact store, opened once for the current settings."""
+    from phonosmith.settings import get_settings
+
+    return _open_cached(get_settings().model_dump_json())

@@ -1,0 +1,71 @@
+"""Errors that say what happened and what to do about it."""
+
+from __future__ import annotations
+
+
+class PhonosmithError(Exception):
+    """Base of every error a user may meet; carries advice.
+
+    Parameters
+    ----------
+    message
+        What is wrong, naming the file, field or material.
+    advice
+        The way out, in one sentence.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message, advice)
+        self.message = message
+        self.advice = advice
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.advice}".strip()
+
+
+class InputError(PhonosmithError):
+    """The user's input (structure, option, file) cannot be used."""
+
+    exit_code = 2
+
+
+class ConfigurationError(PhonosmithError):
+    """A setting, environment variable or store is missing or wrong."""
+
+    exit_code = 2
+
+
+class ArtefactError(PhonosmithError):
+    """An artefact is missing, unreachable or altered."""
+
+
+class UntrustedModelError(PhonosmithError):
+    """A foreign pickle would run unknown code and was not opened."""
+
+    exit_code = 2
+
+
+class PotentialError(PhonosmithError):
+    """A potential cannot be loaded or does not cover the material."""
+
+    exit_code = 2
+
+
+class LabelError(PhonosmithError):
+    """A reference calculation did not give a label that can be trusted."""
+
+
+class MismatchError(PhonosmithError):
+    """Two results do not belong together (composition, cell, supercell, settings)."""
+
+    exit_code = 2
+
+
+class TrainingError(PhonosmithError):
+    """A fine-tuning went wrong or did not do what was asked."""
+
+
+class ConvergenceError(PhonosmithError):
+    """A relaxation or fit did not converge."""

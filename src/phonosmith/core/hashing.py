@@ -1,0 +1,112 @@
+"""Canonical hashes: the same content gives the same sha256 in every process and on every platform."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_CHUNK = 1 << 20
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the sha256 of raw bytes as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """Return the sha256 of a file's content, read in chunks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def digest_array(array: Any) -> str:
+    """Return the sha256 of an array's kind, shape and values.
+
+    Floats are hashed as little-endian float64, integers as little-endian int64; -0.0 equals 0.0 and every NaN is
+    the same NaN, so byte order, width and memory layout of the machine do not matter.
+    """
+    values = np.asarray(array)
+    if values.dtype.kind in "iub":
+        canonical = np.ascontiguousarray(values.astype("<i8"))
+        kind = "i" if values.dtype.kind != "b" else "b"
+    elif values.dtype.kind == "f":
+        canonical = np.ascontiguousarray(values.astype("<f8")) + 0.0
+        canonical[np.isnan(canonical)] = np.nan
+        kind = "f"
+    elif values.dtype.kind == "c":
+        return digest_json({"real": digest_array(values.real), "imag": digest_array(values.imag)})
+    else:
+        raise TypeError(f"Cannot hash an array of dtype {values.dtype}.")
+    header = f"{kind}{values.shape}".encode()
+    return digest_bytes(header + canonical.tobytes())
+
+
+def _canonical(value: Any) -> Any:
+    """Reduce a value to JSON types with one spelling each."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        number = float(value) + 0.0
+        if math.isfinite(number):
+            # repr is the shortest decimal that round-trips: identical on every IEEE-754 platform
+            return {"__float__": repr(number)}
+        return {"__float__": "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")}
+    if isinstance(value, np.ndarray):
+        return {"__array__": digest_array(value)}
+    if isinstance(value, bytes):
+        return {"__bytes__": digest_bytes(value)}
+    if isinstance(value, Path):
+        raise TypeError(f"A path has no identity of its own: hash the content of {value} instead.")
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("Only string keys can be hashed canonically.")
+        return {key: _canonical(value[key]) for key in sorted(value)}
+    if isinstance(value, set | frozenset):
+        return {"__set__": sorted(json.dumps(_canonical(item), sort_keys=True) for item in value)}
+    if isinstance(value, Sequence):
+        return [_canonical(item) for item in value]
+    if hasattr(value, "model_dump"):
+        return _canonical(value.model_dump())
+    raise TypeError(f"Cannot hash a {type(value).__name__} canonically.")
+
+
+def digest_json(value: Any) -> str:
+    """Return the sha256 of a JSON-like value, independent of key order, whitespace and number formatting."""
+    return digest_bytes(json.dumps(_canonical(value), sort_keys=True, separators=(",", ":")).encode())
+
+
+def digest_atoms(atoms: Atoms) -> str:
+    """Return the identity of a configuration: cell, periodicity, species and positions in order (exact floats)."""
+    return digest_json(
+        {
+            "cell": digest_array(np.asarray(atoms.cell.array, dtype=float)),
+            "pbc": digest_array(np.asarray(atoms.pbc, dtype=bool)),
+            "numbers": digest_array(np.asarray(atoms.numbers, dtype=int)),
+            "positions": digest_array(np.asarray(atoms.positions, dtype=float)),
+        }
+    )
+
+
+def digest_structure(structure: Any) -> str:
+    """Return the identity of a pymatgen Structure, ASE Atoms or any object pymatgen turns into Atoms."""
+    from ase import Atoms
+
+    if isinstance(structure, Atoms):
+        return digest_atoms(structure)
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    return digest_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))

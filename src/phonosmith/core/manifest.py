@@ -1,0 +1,79 @@
+"""The provenance record every document carries."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.hashing import digest_json
+
+TRACKED_PACKAGES = (
+    "phonosmith", "numpy", "scipy", "torch", "mace-torch", "e3nn", "ase", "phonopy", "symfc", "spglib", "seekpath",
+    "hiphive", "pymatgen", "atomate2", "jobflow", "custodian", "maggma",
+)  # fmt: skip
+
+
+def package_versions(names: tuple[str, ...] = TRACKED_PACKAGES) -> dict[str, str]:
+    """Return the installed versions of the packages that can change a number."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Manifest(BaseModel):
+    """What went in, with which settings and software, where and for how long."""
+
+    schema_version: int = Field(1, description="version of this record's layout")
+    inputs: dict[str, str] = Field(default_factory=dict, description="sha256 of every input by role")
+    settings: dict[str, Any] = Field(default_factory=dict, description="every setting that can change the result")
+    settings_digest: str = Field("", description="canonical sha256 of settings")
+    seed: int | None = Field(None, description="seed of every random draw")
+    packages: dict[str, str] = Field(default_factory=dict, description="versions of numerical packages")
+    host: dict[str, Any] = Field(default_factory=dict, description="kind of machine (no host name)")
+    started: str = Field("", description="UTC time the work started, ISO 8601")
+    wall_seconds: float = Field(0.0, description="wall time in s")
+
+
+def host_kind() -> dict[str, Any]:
+    """Describe the machine without naming it: system, processor architecture, cores available to this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "cores": cores,
+    }
+
+
+@contextmanager
+def recorded(
+    inputs: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None, seed: int | None = None
+) -> Iterator[Manifest]:
+    """Yield a manifest that is complete, wall time included, when the block ends."""
+    chosen = dict(settings or {})
+    manifest = Manifest(
+        inputs=dict(inputs or {}),
+        settings=chosen,
+        settings_digest=digest_json(chosen),
+        seed=seed,
+        packages=package_versions(),
+        host=host_kind(),
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    start = time.perf_counter()
+    try:
+        yield manifest
+    finally:
+        manifest.wall_seconds = time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Physical properties and their comparison, one code path for DFT and potentials."""

@@ -1,0 +1,1 @@
+"""Makers that join the stages."""

@@ -1,0 +1,1 @@
+"""Interatomic potentials: identity, registry, one adapter per architecture."""

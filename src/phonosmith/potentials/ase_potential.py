@@ -1,0 +1,83 @@
+"""Any ASE calculator as a potential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.base import Array, Evaluation, require_elements
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+
+class AsePotential:
+    """A potential that evaluates one configuration after the other with an ASE calculator.
+
+    Parameters
+    ----------
+    factory
+        Returns a fresh calculator.
+    elements
+        Chemical symbols it covers.
+    hessian_step
+        Displacement of the central difference behind ``hessian_columns``, Å.
+    """
+
+    architecture = "ase"
+
+    def __init__(self, factory: Callable[[], Calculator], elements: Sequence[str], hessian_step: float = 1e-3) -> None:
+        self._factory = factory
+        self._calculator: Calculator | None = None
+        self.elements = tuple(elements)
+        self.hessian_step = hessian_step
+
+    def calculator(self) -> Calculator:
+        """Return a fresh calculator."""
+        return self._factory()
+
+    def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
+        """Return energy (force-consistent where the calculator tells), forces and stress of each configuration."""
+        require_elements(self, frames)
+        if self._calculator is None:
+            self._calculator = self._factory()
+        from rich.progress import track
+
+        results = []
+        for atoms in track(frames, description="evaluating", disable=not progress):
+            copy = atoms.copy()
+            copy.calc = self._calculator
+            forces = np.array(copy.get_forces(apply_constraint=False), dtype=float)
+            periodic = bool(np.all(copy.pbc))
+            tension = copy.get_stress(voigt=True, apply_constraint=False) if stress and periodic else np.zeros(6)
+            results.append(Evaluation(float(copy.get_potential_energy()), forces, np.array(tension, dtype=float)))
+        return results
+
+    def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:
+        """Return Hessian columns by central differences of forces, eV/Å²."""
+        frames = []
+        for column in columns:
+            for sign in (1.0, -1.0):
+                moved = atoms.copy()
+                moved.positions[column // 3, column % 3] += sign * self.hessian_step
+                frames.append(moved)
+        found = self.evaluate(frames, stress=False)
+        return np.array(
+            [
+                -(found[2 * i].forces - found[2 * i + 1].forces).ravel() / (2 * self.hessian_step)
+                for i in range(len(columns))
+            ]
+        ).reshape(len(columns), 3 * len(atoms))
+
+    def prune(self, elements: Sequence[str]) -> AsePotential:  # noqa: ARG002
+        """Return itself: there is nothing to save."""
+        return self
+
+    def save_plain(self, path: Path) -> None:
+        """Refuse: a calculator in memory has no file format."""
+        raise PotentialError(f"An ASE calculator cannot be written to {path}.", "Keep its parameters instead.")

@@ -1,0 +1,1 @@
+"""Reference labels: protocol, engines, gate, audit, datasets, import."""

@@ -1,0 +1,1 @@
+"""Fine-tuning configurations: rattled, strained, relaxed, selected."""

@@ -1,0 +1,124 @@
+"""Settings of one installation: environment ``PHONOSMITH_*`` first, then ``~/.phonosmith.yaml``, then defaults.
+
+VASP commands stay in ``atomate2.yaml``, job stores in ``jobflow.yaml``, workers in jobflow-remote's project file:
+nothing is configured in a fourth place.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from phonosmith.core.errors import ConfigurationError
+
+ENV_PREFIX = "PHONOSMITH_"
+CONFIG_FILE_VARIABLE = "PHONOSMITH_CONFIG_FILE"
+
+
+def config_file() -> Path:
+    """Return the YAML file settings are read from (it need not exist)."""
+    return Path(os.environ.get(CONFIG_FILE_VARIABLE, "~/.phonosmith.yaml")).expanduser()
+
+
+class _YamlSource(PydanticBaseSettingsSource):
+    """Read the settings file; a broken file names itself."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """Satisfy the interface; values are delivered together by ``__call__``."""
+        return None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        path = config_file()
+        if not path.is_file():
+            return {}
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+        if content is None:
+            return {}
+        if not isinstance(content, dict):
+            raise ConfigurationError(f"{path} must hold 'name: value' lines.", "See 'phonosmith doctor'.")
+        return content
+
+
+class Settings(BaseSettings):
+    """Where things are and what counts as good enough on this installation."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", validate_assignment=True)
+
+    home: Path = Field(Path("~/.phonosmith"), description="folder of the default artefact store, cache and trust list")
+    artefacts: Path | None = Field(None, description="artefact store every worker reaches; default HOME/artefacts")
+    artefacts_store: dict[str, Any] | None = Field(
+        None, description="a maggma store as JSON (GridFSStore, S3Store, ...) used for artefacts instead of a folder"
+    )
+    cache: Path | None = Field(None, description="worker-side copy of artefacts; default HOME/cache")
+    database: Path | None = Field(None, description="embedded job store; default HOME/store.sqlite")
+    device: Literal["cpu", "cuda", "auto"] = Field("auto", description="where potentials are evaluated")
+    batch_atoms: int = Field(2048, gt=0, description="atoms per batch of the batched evaluator on a CPU")
+    stability_threshold_thz: float = Field(0.05, gt=0, description="modes below minus this count as imaginary, THz")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Order the sources: arguments, environment, YAML file."""
+        return init_settings, env_settings, _YamlSource(cls)
+
+    @property
+    def home_dir(self) -> Path:
+        """Folder of everything this user keeps."""
+        return self.home.expanduser()
+
+    @property
+    def artefacts_dir(self) -> Path:
+        """Folder of the artefact store."""
+        return (self.artefacts or self.home_dir / "artefacts").expanduser()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Folder of the worker-side artefact cache."""
+        return (self.cache or self.home_dir / "cache").expanduser()
+
+    @property
+    def database_file(self) -> Path:
+        """SQLite file of the embedded job store."""
+        return (self.database or self.home_dir / "store.sqlite").expanduser()
+
+
+def load_settings() -> Settings:
+    """Read the settings; an invalid one is reported by the name of its variable.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming each offending variable, what it held and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            name = str(item["loc"][0]) if item["loc"] else "?"
+            shown = ENV_PREFIX + name.upper()
+            where = shown if shown in os.environ else f"{name} in {config_file()} (or {shown})"
+            lines.append(f"{where}: {item['msg']} (got {item['input']!r})")
+        known = ", ".join(ENV_PREFIX + field.upper() for field in Settings.model_fields)
+        raise ConfigurationError("Invalid settings: " + "; ".join(lines) + ".", f"Known variables: {known}.") from error
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read once (``get_settings.cache_clear()`` re-reads)."""
+    return load_settings()

@@ -1,0 +1,1 @@
+"""Crystals: reading, standard cells, supercell choice, pre-flight size and cost."""

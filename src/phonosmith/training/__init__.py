@@ -1,0 +1,1 @@
+"""Fine-tuning: one loop, every strategy a preset over orthogonal axes."""

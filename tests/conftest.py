@@ -1,0 +1,52 @@
+"""Fixtures every test may use; threads are pinned before any numerical library is imported."""
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory, monkeypatch):
+    """Give every test its own home, settings and artefact store."""
+    home = tmp_path_factory.mktemp("home")
+    for name in [key for key in os.environ if key.startswith("PHONOSMITH_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PHONOSMITH_HOME", str(home / "phonosmith"))
+    monkeypatch.setenv("PHONOSMITH_CONFIG_FILE", str(home / "none.yaml"))
+    from phonosmith.settings import get_settings
+
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+def shared_data() -> Path | None:
+    """Return the folder of real DFT data if this checkout has one beside it (PHONOSMITH_TEST_DATA overrides)."""
+    named = _DATA_OVERRIDE
+    candidates = [Path(named)] if named else [Path(__file__).resolve().parents[2] / "shared"]
+    return next((path for path in candidates if (path / "data").is_dir()), None)
+
+
+_DATA_OVERRIDE = os.environ.get("PHONOSMITH_TEST_DATA", "")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder with ``data`` and ``models``; skip where it is absent."""
+    found = shared_data()
+    if found is None:
+        pytest.skip("real DFT data not present (set PHONOSMITH_TEST_DATA to the folder that holds data/ and models/)")
+    return found
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_torch_thread():
+    import sys
+
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
