@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import tempfile
@@ -112,14 +113,16 @@ class DirectoryBackend:
 
 
 class MaggmaBackend:
-    """Artefacts in any maggma store that takes bytes: GridFSStore and S3Store as blobs, others as documents."""
+    """Artefacts in any maggma store: GridFSStore and S3Store as blobs, others as documents.
+
+    The content travels as base64 text, because these stores pass documents through JSON.
+    """
 
     def __init__(self, store: Store) -> None:
-        from maggma.stores import GridFSStore, S3Store
+        from maggma.stores import S3Store
 
         self.store = store
-        self._blobs = isinstance(store, GridFSStore | S3Store)
-        self._search = store.index if isinstance(store, S3Store) else store
+        self._index = store.index if isinstance(store, S3Store) else store
         self._connected = False
 
     def _connect(self) -> None:
@@ -127,6 +130,7 @@ class MaggmaBackend:
             return
         try:
             self.store.connect()
+            self._index.count({self.store.key: "0"})
         except Exception as error:
             raise ArtefactError(
                 f"The artefact store {self.store.name} cannot be reached: {error}.",
@@ -135,32 +139,45 @@ class MaggmaBackend:
         self._connected = True
 
     def write(self, sha256: str, data: bytes) -> None:
-        """Keep data under its hash."""
+        """Keep data under its hash; what is there but altered is written again."""
         self._connect()
-        if self.has(sha256):
+        if self.has(sha256) and self._intact(sha256):
             return
-        document = {self.store.key: sha256, "sha256": sha256, "size": len(data), "data": data}
-        self.store.update([document], key=self.store.key)
+        text = base64.b64encode(data).decode()
+        self.store.update([{self.store.key: sha256, "size": len(data), "base64": text}], key=self.store.key)
+
+    def _intact(self, sha256: str) -> bool:
+        try:
+            return digest_bytes(self.read(sha256)) == sha256
+        except ArtefactError:
+            return False
 
     def read(self, sha256: str) -> bytes:
         """Return the kept bytes."""
         self._connect()
-        found = self.store.query_one({self.store.key: sha256})
-        if found is None:
+        if not self.has(sha256):
             raise ArtefactError(
                 f"Artefact {sha256[:12]} is not in {self.store.name}.", "Check PHONOSMITH_ARTEFACTS_STORE."
             )
-        return bytes(found["data"])
+        try:
+            found = self.store.query_one({self.store.key: sha256})
+            return base64.b64decode(found["base64"], validate=True)
+        except Exception as error:
+            # stores raise anything from zlib.error to KeyError when their content is damaged
+            raise ArtefactError(
+                f"Artefact {sha256[:12]} in {self.store.name} is damaged or unreadable: {error}.",
+                "Write it again or restore the store.",
+            ) from error
 
     def has(self, sha256: str) -> bool:
         """Tell whether the artefact is kept."""
         self._connect()
-        return self._search.count({self.store.key: sha256}) > 0
+        return bool(self._index.count({self.store.key: sha256}) > 0)
 
     def keys(self) -> list[str]:
         """List every kept hash."""
         self._connect()
-        return sorted(self._search.distinct(self.store.key))
+        return sorted(self._index.distinct(self.store.key))
 
 
 class ArtefactStore:
@@ -247,7 +264,7 @@ def open_artefacts(settings: Settings) -> ArtefactStore:
     try:
         store = MontyDecoder().process_decoded(settings.artefacts_store)
         if not hasattr(store, "query_one"):
-            raise TypeError("'@module' and '@class' do not name a maggma store")
+            raise TypeError("'@module' and '@class' do not name a maggma store")  # noqa: TRY301
     except Exception as error:
         raise ConfigurationError(
             f"PHONOSMITH_ARTEFACTS_STORE cannot be opened: {error}.",

@@ -66,7 +66,7 @@ class Potential(Protocol):
         ...
 
     def prune(self, elements: Sequence[str]) -> Potential:
-        """Return a potential restricted to some elements with identical predictions (itself where that saves nothing)."""
+        """Return a potential restricted to some elements with identical predictions (or itself)."""
         ...
 
     def save_plain(self, path: Path) -> None:

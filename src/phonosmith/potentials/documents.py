@@ -10,8 +10,8 @@ from phonosmith.core.artefacts import ArtefactRef
 class PotentialRef(BaseModel):
     """A potential by identity: what it is, not where its file lies.
 
-    The sha256 is that of the artefact (weights with architecture description, or parameter file), so two potentials with
-    the same reference predict the same numbers.
+    The sha256 is that of the artefact (weights with architecture description, or parameter file), so two
+    potentials with the same reference predict the same numbers.
     """
 
     sha256: str = Field(description="sha256 of the artefact", pattern=r"^[0-9a-f]{64}$")
