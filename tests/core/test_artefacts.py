@@ -175,6 +175,7 @@ def test_s3(tmp_path, monkeypatch):
         store = ArtefactStore(backend, tmp_path / "cache")
         ref = store.put_bytes(DATA)
         assert ArtefactStore(backend).get_bytes(ref) == DATA
+        assert store.get_bytes(ref) == DATA
         boto3.client("s3").put_object(Bucket="artefacts", Key=ref.sha256, Body=b"garbage")
         assert store.get_bytes(ref) == DATA  # the worker's cache still has it
         with pytest.raises(ArtefactError, match="damaged"):

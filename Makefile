@@ -1,0 +1,48 @@
+# Everything a fresh clone needs: `make demo` and `make test` set themselves up in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+WORKERS ?= 2
+
+.PHONY: demo test test-slow lint types layers sizes check wheel clean
+
+# torch first and pinned: an unpinned torch brings gigabytes of GPU packages
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/phonosmith demo --out demo-out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+sizes: $(STAMP)
+	$(BIN)/python tools/check_sizes.py
+
+check: lint types layers sizes
+
+wheel: $(STAMP)
+	rm -rf dist
+	$(BIN)/python -m build --quiet --wheel
+	$(BIN)/python tools/check_wheel.py dist
+
+clean:
+	rm -rf $(VENV) dist build demo-out
