@@ -1,0 +1,207 @@
+"""Labels on a configuration: where they sit on an ASE Atoms object and what makes them usable.
+
+Labels live in a ``SinglePointCalculator`` under ASE's names, the only place from which ASE, mace and Equitrain all
+read them back. ``energy`` is the force-consistent free energy; the value extrapolated to zero smearing is kept beside
+it in ``atoms.info["energy_sigma0"]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+
+Array = NDArray[np.float64]
+
+FUNCTIONAL = "functional"
+"""``atoms.info`` key of the functional, e.g. PBE."""
+SETTINGS = "settings"
+"""``atoms.info`` key of the settings digest."""
+SOURCE = "source"
+"""``atoms.info`` key naming where a frame came from."""
+SIGMA0 = "energy_sigma0"
+"""``atoms.info`` key of the energy extrapolated to zero smearing, eV."""
+
+WEIGHT_KEYS = ("config_type", "config_weight", "config_energy_weight", "config_forces_weight", "config_stress_weight")
+"""``atoms.info`` keys that mace reads as weights of a configuration."""
+IDENTITY_KEYS = (*WEIGHT_KEYS, "head", FUNCTIONAL, SETTINGS)
+"""``atoms.info`` keys that change what a frame teaches."""
+
+_ALIASES = {
+    "energy": ("REF_energy", "dft_energy", "DFT_energy"),
+    "forces": ("REF_forces", "dft_forces", "DFT_forces", "force"),
+    "stress": ("REF_stress", "dft_stress", "DFT_stress"),
+    "virial": ("REF_virials", "REF_virial", "dft_virial", "virials", "virial"),
+}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a reference calculation said about one configuration.
+
+    Attributes
+    ----------
+    energy
+        Force-consistent free energy, eV; None where it is not known.
+    forces
+        eV/Å, shape (n_atoms, 3); None where not known.
+    stress
+        Voigt xx yy zz yz xz xy, eV/Å³, ASE sign; None where not known.
+    """
+
+    energy: float | None
+    forces: Array | None
+    stress: Array | None
+
+
+def voigt_stress(stress: Any) -> Array:
+    """Return a stress in Voigt order xx yy zz yz xz xy from 6 or 3x3 numbers, same units."""
+    values = np.asarray(stress, dtype=float)
+    if values.size == 9:
+        full = values.reshape(3, 3)
+        half = (full + full.T) / 2
+        return np.array([half[0, 0], half[1, 1], half[2, 2], half[1, 2], half[0, 2], half[0, 1]])
+    if values.size == 6:
+        return values.reshape(6).copy()
+    raise ValueError(f"a stress has 6 or 9 numbers, not {values.size}")
+
+
+def label_frame(
+    atoms: Atoms, *, energy: float | None, forces: Any | None, stress: Any | None = None, **info: Any
+) -> Atoms:
+    """Return a copy of a configuration that carries labels and nothing else a calculator may have left.
+
+    Parameters
+    ----------
+    atoms
+        The configuration; constraints are dropped because ASE would report constrained forces as zero.
+    energy
+        Force-consistent free energy, eV.
+    forces
+        eV/Å.
+    stress
+        6 or 3x3 numbers, eV/Å³, ASE sign.
+    **info
+        Provenance and weights for ``atoms.info``; None values are left out.
+    """
+    frame = atoms.copy()
+    frame.set_constraint()
+    frame.calc = None
+    frame.info.update({key: value for key, value in info.items() if value is not None})
+    results: dict[str, Any] = {}
+    if energy is not None:
+        results["energy"] = float(energy)
+    if forces is not None:
+        results["forces"] = np.array(forces, dtype=float)
+    if stress is not None:
+        results["stress"] = voigt_stress(stress)
+    if results:
+        frame.calc = SinglePointCalculator(frame, **results)
+    return frame
+
+
+def labels_of(atoms: Atoms) -> Labels:
+    """Return the labels a frame carries; never computes anything."""
+    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    energy = results.get("energy", results.get("free_energy"))
+    forces, stress = results.get("forces"), results.get("stress")
+    return Labels(
+        None if energy is None else float(energy),
+        None if forces is None else np.asarray(forces, dtype=float),
+        None if stress is None else voigt_stress(stress),
+    )
+
+
+def problems(atoms: Atoms, require: Sequence[str] = ()) -> list[str]:
+    """Return what is wrong with a frame's labels, each naming its field; empty when they are usable."""
+    labels = labels_of(atoms)
+    found = [f"{name} is missing" for name in require if getattr(labels, name) is None]
+    if labels.energy is not None and not np.isfinite(labels.energy):
+        found.append(f"energy is {labels.energy}")
+    if labels.forces is not None:
+        if labels.forces.shape != (len(atoms), 3):
+            found.append(f"forces have shape {labels.forces.shape}, not ({len(atoms)}, 3)")
+        elif not np.all(np.isfinite(labels.forces)):
+            bad = np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))
+            found.append(f"forces of atom {bad[0]} are not finite ({len(bad)} atoms in all)")
+    if labels.stress is not None and not np.all(np.isfinite(labels.stress)):
+        found.append("stress is not finite")
+    return found + geometry_problems(atoms)
+
+
+def geometry_problems(atoms: Atoms) -> list[str]:
+    """Return what makes a configuration itself unusable: no atoms, bad numbers, flat cell, unknown element."""
+    if len(atoms) == 0:
+        return ["the frame has no atoms"]
+    found = []
+    if not np.all(np.isfinite(atoms.positions)):
+        found.append("positions are not finite")
+    if not np.all(np.isfinite(atoms.cell.array)):
+        found.append("the cell (Lattice) is not finite")
+    elif np.any(atoms.pbc) and atoms.cell.rank < int(np.sum(atoms.pbc)):
+        found.append("it is periodic along a direction without a cell vector")
+    if np.any(atoms.numbers <= 0):
+        found.append(f"atom {int(np.flatnonzero(atoms.numbers <= 0)[0])} has no chemical element")
+    return found
+
+
+def check_frames(frames: Sequence[Atoms], where: str, require: Sequence[str] = ()) -> None:
+    """Raise InputError for the first frame whose labels cannot be used.
+
+    Parameters
+    ----------
+    frames
+        Configurations.
+    where
+        File or source named in the message.
+    require
+        Labels every frame has to have, of energy, forces, stress.
+    """
+    for index, atoms in enumerate(frames):
+        wrong = problems(atoms, require)
+        if wrong:
+            raise InputError(
+                f"{where}: frame {index} ({atoms.get_chemical_formula()}): {'; '.join(wrong)}.",
+                "Label that frame again or leave it out; frames are counted from 0.",
+            )
+
+
+def adopt_aliases(atoms: Atoms) -> None:
+    """Move labels written under other programs' names (REF_energy, ...) to ASE's, in place.
+
+    Raises
+    ------
+    InputError
+        When a frame holds two different values for the same label.
+    """
+    results = dict(getattr(atoms.calc, "results", {}) or {}) if atoms.calc is not None else {}
+    before = len(results)
+    for name in ("energy", "stress"):
+        for alias in _ALIASES[name]:
+            if alias in atoms.info:
+                value = atoms.info.pop(alias)
+                _adopt(results, name, alias, voigt_stress(value) if name == "stress" else float(value))
+    for alias in _ALIASES["forces"]:
+        if alias in atoms.arrays:
+            _adopt(results, "forces", alias, np.array(atoms.arrays.pop(alias), dtype=float))
+    for alias in _ALIASES["virial"]:
+        if alias in atoms.info and atoms.cell.rank == 3:
+            # a virial is minus volume times stress in every program that writes one into extended XYZ
+            _adopt(results, "stress", alias, -voigt_stress(atoms.info.pop(alias)) / atoms.get_volume())
+    if len(results) > before:
+        atoms.calc = SinglePointCalculator(atoms, **results)
+
+
+def _adopt(results: dict[str, Any], name: str, alias: str, value: Any) -> None:
+    if name in results and not np.allclose(results[name], value, rtol=1e-9, atol=1e-10, equal_nan=True):
+        raise InputError(
+            f"the frame holds two different labels '{name}' and '{alias}'.", "Remove the one that is not the reference."
+        )
+    results.setdefault(name, value)
