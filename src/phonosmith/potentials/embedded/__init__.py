@@ -1,0 +1,81 @@
+"""What ships in the package: a small foundation, the empirical reference that plays DFT, and demonstration materials.
+
+The model card (README.md beside this file) says what they are and are not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from phonosmith.core.errors import InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from phonosmith.potentials.empirical import EmpiricalPotential
+
+FOUNDATION_FILE = "foundation.safetensors"
+REFERENCE_FILE = "reference.json"
+TEACHER_FILE = "teacher.json"
+DEMO_MATERIALS = {"Si": "diamond", "Ge": "diamond", "C": "diamond", "SiC": "zincblende"}
+"""Material and prototype; every one is covered by both the foundation and the reference."""
+_START = {"Si": 5.43, "Ge": 5.66, "C": 3.57, "SiC": 4.36}
+
+
+def foundation_bytes() -> bytes:
+    """Return the file of the embedded foundation."""
+    return (files(__name__) / FOUNDATION_FILE).read_bytes()
+
+
+def reference_bytes() -> bytes:
+    """Return the parameter file of the embedded reference."""
+    return (files(__name__) / REFERENCE_FILE).read_bytes()
+
+
+def teacher_bytes() -> bytes:
+    """Return the parameter file of the potentials that the embedded foundation was trained on."""
+    return (files(__name__) / TEACHER_FILE).read_bytes()
+
+
+def demo_structure(name: str, *, cubic: bool = False) -> Atoms:
+    """Return a demonstration crystal at the equilibrium lattice constant of the embedded reference.
+
+    Parameters
+    ----------
+    name
+        One of `DEMO_MATERIALS`.
+    cubic
+        The conventional cell of eight atoms instead of the primitive cell of two.
+
+    Raises
+    ------
+    InputError
+        For any other name.
+    """
+    from ase.build import bulk
+
+    if name not in DEMO_MATERIALS:
+        raise InputError(f"{name!r} is not a demonstration material.", f"Choose one of {', '.join(DEMO_MATERIALS)}.")
+    return bulk(name, DEMO_MATERIALS[name], a=reference_lattice_constant(name), cubic=cubic)
+
+
+def lattice_constant(potential: EmpiricalPotential, name: str) -> float:
+    """Return the lattice constant (Å) of a demonstration material at which an empirical potential has no pressure."""
+    from ase.build import bulk
+    from scipy.optimize import brentq
+
+    def pressure(a: float) -> float:
+        (found,) = potential.evaluate([bulk(name, DEMO_MATERIALS[name], a=a)])
+        return -float(found.stress[:3].mean())
+
+    return float(brentq(pressure, 0.95 * _START[name], 1.05 * _START[name], xtol=1e-12))
+
+
+@cache
+def reference_lattice_constant(name: str) -> float:
+    """Return the lattice constant (Å) of a demonstration material in the embedded reference."""
+    from phonosmith.potentials.empirical import load_empirical
+
+    return lattice_constant(load_empirical(reference_bytes()), name)
