@@ -1,0 +1,172 @@
+"""Birch-Murnaghan equation of state: the closed form, its exact least-squares fit, and a rule for outliers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, Field
+
+from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.core.units import GPA_PER_EV_PER_A3
+
+VOLUME_FACTORS = tuple(round(0.95 + 0.01 * i, 2) for i in range(11))
+"""±5 % in steps of 1 %: the volumes of the published protocol."""
+MIN_POINTS = 7
+MAX_OUTLIERS = 3
+OUTLIER_FACTOR = 8.0
+OUTLIER_FLOOR_EV = 2e-4
+
+
+class EosFit(BaseModel):
+    """A fitted Birch-Murnaghan equation of state, per cell as given."""
+
+    energy: float = Field(description="minimum energy E0, eV per cell")
+    volume: float = Field(description="equilibrium volume V0, Å³ per cell")
+    bulk_modulus: float = Field(description="bulk modulus B0, GPa")
+    bulk_modulus_derivative: float = Field(description="dB0/dp, dimensionless")
+    rms_residual: float = Field(description="root mean square of the energy residuals of the points used, eV per cell")
+    n_points: int = Field(description="points used")
+    excluded: list[int] = Field(default_factory=list, description="indices of points excluded as outliers")
+    reasons: list[str] = Field(default_factory=list, description="why each excluded point was excluded")
+    warnings: list[str] = Field(default_factory=list, description="what a reader should know")
+
+
+def birch_murnaghan_energy(
+    volumes: ArrayLike, energy: float, volume: float, bulk_modulus: float, derivative: float
+) -> NDArray[np.float64]:
+    """Return E(V) of the third-order Birch-Murnaghan equation.
+
+    Parameters
+    ----------
+    volumes
+        V, Å³.
+    energy, volume
+        E0 in eV and V0 in Å³.
+    bulk_modulus
+        B0, GPa.
+    derivative
+        B0', dimensionless.
+
+    Returns
+    -------
+    ndarray
+        eV. With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
+    """
+    y = (volume / np.asarray(volumes, dtype=float)) ** (2 / 3)
+    stiffness = 9 * volume * bulk_modulus / GPA_PER_EV_PER_A3 / 16
+    result: NDArray[np.float64] = energy + stiffness * ((y - 1) ** 3 * derivative + (y - 1) ** 2 * (6 - 4 * y))
+    return result
+
+
+def _solve(volumes: NDArray[np.float64], energies: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Return E0, V0, B0 (GPa), B0' of the exact least-squares fit.
+
+    E(V) is a cubic polynomial in x = V^(-2/3), so the fit is linear; V0 is where its derivative vanishes.
+    """
+    scale = float(np.mean(volumes)) ** (-2 / 3)
+    x = volumes ** (-2 / 3) / scale
+    polynomial = np.polynomial.Polynomial.fit(x, energies - energies.min(), 3).convert()
+    slope, curvature, third = polynomial.deriv(1), polynomial.deriv(2), polynomial.deriv(3)
+    roots = [root.real for root in slope.roots() if abs(root.imag) < 1e-9 and curvature(root.real) > 0]
+    if not roots:
+        raise ConvergenceError("The energies have no minimum in volume.", "Widen the volume range or check the points.")
+    x0 = min(roots, key=lambda root: abs(root - 1))
+    volume = float((x0 * scale) ** -1.5)
+    # derivatives with respect to volume through x ∝ V^(-2/3)
+    dx = -2 / 3 * x0 / volume
+    e2 = curvature(x0) * dx**2
+    d2x = 10 / 9 * x0 / volume**2
+    e3 = third(x0) * dx**3 + 3 * curvature(x0) * dx * d2x
+    bulk = volume * e2
+    derivative = -1 - volume * e3 / e2
+    return float(polynomial(x0) + energies.min()), volume, float(bulk * GPA_PER_EV_PER_A3), float(derivative)
+
+
+def _studentized(
+    volumes: NDArray[np.float64], energies: NDArray[np.float64], used: list[int]
+) -> tuple[NDArray[np.float64], float]:
+    """Return each point's deviation from the fit to ``used``, reduced by its prediction error, and that fit's spread.
+
+    Both in eV; the spread is corrected for the four fitted parameters, the deviation of a point that was left out is
+    divided by sqrt(1 + leverage), so that an extrapolated end point is not blamed for being extrapolated.
+    """
+    x = volumes ** (-2 / 3)
+    design = np.vander((x - x.mean()) / np.ptp(x), 4)
+    coefficients, *_ = np.linalg.lstsq(design[used], energies[used], rcond=None)
+    difference = energies - design @ coefficients
+    spread = float(np.sqrt(np.sum(difference[used] ** 2) / max(len(used) - 4, 1)))
+    leverage = np.einsum("ij,jk,ik->i", design, np.linalg.pinv(design[used].T @ design[used]), design)
+    return difference / np.sqrt(1 + leverage), spread
+
+
+def _outliers(volumes: NDArray[np.float64], energies: NDArray[np.float64], n_atoms: int) -> tuple[list[int], list[str]]:
+    """Return the indices of points the others cannot explain, and why."""
+    everything = range(len(volumes))
+    for count in range(min(MAX_OUTLIERS, len(volumes) - MIN_POINTS), 0, -1):
+        # outliers spoil every fit that contains one: the right ones to drop leave the smallest spread behind
+        choices = (tuple(i for i in everything if i not in out) for out in itertools.combinations(everything, count))
+        used = list(min(choices, key=lambda kept: _studentized(volumes, energies, list(kept))[1]))
+        deviation, spread = _studentized(volumes, energies, used)
+        dropped = [i for i in everything if i not in used]
+        if all(abs(deviation[i]) > max(OUTLIER_FACTOR * spread, OUTLIER_FLOOR_EV * n_atoms) for i in dropped):
+            reasons = [
+                f"point {i} (V = {volumes[i]:.3f} Å³) deviates by {1000 * deviation[i] / n_atoms:.3f} meV/atom "
+                f"from the fit to the others, whose spread is {1000 * spread / n_atoms:.4f} meV/atom"
+                for i in dropped
+            ]
+            return dropped, reasons
+    return [], []
+
+
+def fit_birch_murnaghan(volumes: Sequence[float], energies: Sequence[float], n_atoms: int = 1) -> EosFit:
+    """Fit the Birch-Murnaghan equation, leaving out points that the others cannot explain.
+
+    Rule for outliers: of all ways to leave out up to three points (seven must stay), the one with the smallest spread
+    of the others is looked at, for three, two and one points. They are excluded when each of them deviates from the fit
+    to the others by more than 8 times that fit's spread *and* by more than 0.2 meV per atom.
+
+    Parameters
+    ----------
+    volumes, energies
+        Å³ and eV per cell, in any order.
+    n_atoms
+        Atoms in the cell, for the floor of the outlier rule.
+
+    Returns
+    -------
+    EosFit
+
+    Raises
+    ------
+    InputError
+        With fewer than 7 points or non-finite values.
+    ConvergenceError
+        When the energies have no minimum.
+    """
+    v, e = np.asarray(volumes, dtype=float), np.asarray(energies, dtype=float)
+    if v.shape != e.shape or len(v) < MIN_POINTS:
+        raise InputError(f"An equation of state needs at least {MIN_POINTS} points, got {len(v)}.", "Add volumes.")
+    if not (np.isfinite(v).all() and np.isfinite(e).all() and (v > 0).all()):
+        raise InputError("Volumes and energies must be finite and volumes positive.", "Remove the failed points.")
+    excluded, reasons = _outliers(v, e, n_atoms)
+    used = [index for index in range(len(v)) if index not in excluded]
+    energy, volume, bulk, derivative = _solve(v[used], e[used])
+    warnings = []
+    if not v[used].min() <= volume <= v[used].max():
+        warnings.append(f"the equilibrium volume {volume:.3f} Å³ lies outside the volumes used: extrapolated")
+    fitted = birch_murnaghan_energy(v[used], energy, volume, bulk, derivative)
+    rms = float(np.sqrt(np.mean((e[used] - fitted) ** 2)))
+    return EosFit(
+        energy=energy,
+        volume=volume,
+        bulk_modulus=bulk,
+        bulk_modulus_derivative=derivative,
+        rms_residual=rms,
+        n_points=len(used),
+        excluded=excluded,
+        reasons=reasons,
+        warnings=warnings,
+    )
