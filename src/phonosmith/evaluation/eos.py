@@ -70,16 +70,16 @@ def _solve(volumes: NDArray[np.float64], energies: NDArray[np.float64]) -> tuple
     x = volumes ** (-2 / 3) / scale
     polynomial = np.polynomial.Polynomial.fit(x, energies - energies.min(), 3).convert()
     slope, curvature, third = polynomial.deriv(1), polynomial.deriv(2), polynomial.deriv(3)
-    roots = [root.real for root in slope.roots() if abs(root.imag) < 1e-9 and curvature(root.real) > 0]
+    roots = [float(r.real) for r in slope.roots() if abs(r.imag) < 1e-9 and curvature(float(r.real)) > 0]
     if not roots:
         raise ConvergenceError("The energies have no minimum in volume.", "Widen the volume range or check the points.")
     x0 = min(roots, key=lambda root: abs(root - 1))
     volume = float((x0 * scale) ** -1.5)
     # derivatives with respect to volume through x ∝ V^(-2/3)
     dx = -2 / 3 * x0 / volume
-    e2 = curvature(x0) * dx**2
+    e2 = float(curvature(x0)) * dx**2
     d2x = 10 / 9 * x0 / volume**2
-    e3 = third(x0) * dx**3 + 3 * curvature(x0) * dx * d2x
+    e3 = float(third(x0)) * dx**3 + 3 * float(curvature(x0)) * dx * d2x
     bulk = volume * e2
     derivative = -1 - volume * e3 / e2
     return float(polynomial(x0) + energies.min()), volume, float(bulk * GPA_PER_EV_PER_A3), float(derivative)
