@@ -106,7 +106,7 @@ def test_mode_gruneisen_of_a_morse_crystal():
         gamma = -(np.log(frequencies[2]) - np.log(frequencies[0])) / np.log(1.01 / 0.99)
     expected = np.nansum(np.where(weights > 0, gamma, 0) * weights) / weights.sum()
     assert found.mean == pytest.approx(expected, rel=2e-3)
-    # nearest-neighbour bonds at zero pressure: k ∝ phi'', gamma = -r phi'''/(6 phi'') = rho0/2 = 3 (transverse part small)
+    # nearest-neighbour bonds at zero pressure: k ∝ phi'', gamma = -r phi'''/(6 phi'') = rho0/2 = 3
     assert found.mean == pytest.approx(3.0, abs=0.35)
 
 

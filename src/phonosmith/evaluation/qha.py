@@ -1,4 +1,4 @@
-"""Quasi-harmonic approximation and mode Grüneisen parameters, through phonopy, on the volumes of an equation of state."""
+"""Quasi-harmonic approximation and mode Grüneisen parameters, through phonopy, on equation-of-state volumes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def quasi_harmonic(
     tables = [np.asarray(table, dtype=float) for table in (free_energies, heat_capacities, entropies)]
     if len(volumes) < MIN_VOLUMES or len(energies) != len(volumes) or any(table.shape != shape for table in tables):
         raise InputError(
-            f"Quasi-harmonic tables must have shape {shape} (temperatures, volumes) with at least {MIN_VOLUMES} volumes.",
+            f"Quasi-harmonic tables must have shape {shape} (temperatures, volumes), at least {MIN_VOLUMES} volumes.",
             "Give one free energy, heat capacity and entropy per temperature and volume.",
         )
     if not all(np.isfinite(table).all() for table in tables):
@@ -78,8 +78,8 @@ def quasi_harmonic(
     warnings = []
     if outside.any():
         warnings.append(
-            f"above {np.asarray(temperatures)[:count][outside].min():g} K the equilibrium volume lies outside the volumes "
-            "given: extrapolated"
+            f"above {np.asarray(temperatures)[:count][outside].min():g} K the equilibrium volume lies outside the "
+            "volumes given: extrapolated"
         )
     return QuasiHarmonicResult(
         temperatures=[float(t) for t in temperatures[:count]],
