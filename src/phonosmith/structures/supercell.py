@@ -19,7 +19,7 @@ so, unlike rounding of a cube laid along the Cartesian axes, it does not depend 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -157,6 +157,10 @@ class _Candidates:
     def take(self, mask: NDArray[np.bool_]) -> _Candidates:
         return _Candidates(self.matrices[mask], self.atoms[mask], self.misfit[mask], self.tilt[mask], self.ratio[mask])
 
+    def join(self, other: _Candidates) -> _Candidates:
+        pairs = [(getattr(self, item.name), getattr(other, item.name)) for item in fields(self)]
+        return _Candidates(*(np.concatenate(pair) for pair in pairs))
+
     def smallest(self) -> Ints:
         """Return the smallest matrix; ties by edge ratio, tilt, then by the numbers themselves."""
         # rounding makes ties the same on every machine
@@ -265,6 +269,11 @@ def choose_supercell(
     size = len(structure)
     warnings: tuple[str, ...] = ()
     found = _candidates(fitting, basis, window, size, max_atoms, angle_tolerance)
+    if not np.isfinite(window[1]):
+        # right-angled cells of cubic and tetragonal crystals may need longer edges than the smallest tilted cell
+        wide = _lattice_vectors(basis, window[0] + 2 * spacing)
+        wide = wide[np.linalg.norm(wide @ basis, axis=1) >= window[0] - 1e-6]
+        found = found.join(_candidates(wide, basis, window, size, max_atoms, RIGHT_ANGLE))
     if not len(found.atoms):
         warnings = (_unfit(window, max_atoms, angle_tolerance),)
         if max_atoms is not None:
