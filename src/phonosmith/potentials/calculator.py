@@ -1,0 +1,90 @@
+"""ASE calculators of our potentials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ase.calculators.calculator import Calculator, all_changes
+
+from phonosmith.core.errors import InputError
+from phonosmith.potentials.base import Potential
+from phonosmith.potentials.documents import PotentialRef
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+class LoadedCalculator(Calculator):  # type: ignore[misc]  # ASE has no type information
+    """ASE calculator of a potential already in memory."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, potential: Potential, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.potential = potential
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: list[str] | None = None,
+        system_changes: list[str] = all_changes,
+    ) -> None:
+        """Compute energy, forces and, for a periodic structure, stress."""
+        super().calculate(atoms, properties, system_changes)
+        periodic = bool(self.atoms.pbc.all())
+        found = self.potential.evaluate([self.atoms], stress=periodic)[0]
+        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
+        if periodic:
+            self.results["stress"] = found.stress
+
+
+class PotentialCalculator(LoadedCalculator):
+    """ASE calculator of a potential in the artefact store, for Makers that name a calculator by its dotted path.
+
+    ``ForceFieldRelaxMaker(force_field_name={"@module": "phonosmith.potentials.calculator", "@callable":
+    "PotentialCalculator"}, calculator_kwargs={"potential": ref.model_dump()})`` or
+    ``calculator_meta="phonosmith.potentials.calculator.PotentialCalculator"``: the reference is plain JSON, the model
+    is fetched on the worker by its sha256, verified, and refused when missing or altered.
+
+    Parameters
+    ----------
+    potential
+        PotentialRef or its JSON.
+    dtype
+        float32 or float64; default the reference's.
+    device
+        cpu, cuda or auto; default the setting PHONOSMITH_DEVICE.
+    """
+
+    def __init__(
+        self,
+        potential: PotentialRef | Mapping[str, Any],
+        dtype: str | None = None,
+        device: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        ref = _as_ref(potential)
+        super().__init__(_loaded(ref.model_dump_json(), dtype, device), **kwargs)
+        self.ref = ref
+        self.parameters.update({"potential": ref.sha256, "name": ref.name, "dtype": dtype or ref.dtype})
+
+
+def _as_ref(potential: PotentialRef | Mapping[str, Any]) -> PotentialRef:
+    if isinstance(potential, PotentialRef):
+        return potential
+    try:
+        return PotentialRef.model_validate({key: value for key, value in potential.items() if not key.startswith("@")})
+    except (ValueError, AttributeError) as error:
+        raise InputError(
+            f"The calculator's 'potential' is not a potential reference: {error}.",
+            "Pass a PotentialRef or its model_dump().",
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _loaded(ref_json: str, dtype: str | None, device: str | None) -> Potential:
+    from phonosmith.potentials.registry import load
+
+    return load(PotentialRef.model_validate_json(ref_json), dtype=dtype, device=device)

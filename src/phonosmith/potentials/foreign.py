@@ -1,0 +1,131 @@
+"""Foreign model files are pickles, and opening a pickle runs what is in it: only trusted digests are opened."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.core.errors import InputError, PotentialError, UntrustedModelError
+from phonosmith.core.hashing import digest_bytes
+from phonosmith.potentials.userfiles import TRUSTED, edited_user_json, read_user_json, user_file
+
+if TYPE_CHECKING:
+    import torch
+
+PINNED = {
+    "2f2be696351ac9e94fbe01cdfb6f017679acdbd2db7645209ef55fec9826b012": "MACE-MP-0b3",
+    "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638": "MACE-MPA-0",
+    "d4b14be9afa294eebdbe31a0280b26a0fa29715771e978cbfd3ca24e0d90307a": "MACE-OMAT-0",
+}
+"""sha256 of published files that are opened without asking."""
+
+EXPECTED_PREFIXES = ("mace.", "e3nn.", "torch.", "collections.", "numpy.", "opt_einsum_fx.")
+"""Where the classes of an ordinary MACE file come from; anything else is named in the refusal."""
+
+
+def read_model_bytes(path: str | Path) -> bytes:
+    """Return a model file's content or say in one line why not."""
+    source = Path(path).expanduser()
+    if source.is_dir():
+        raise InputError(f"{source} is a folder, not a model file.", "Give the model file itself.")
+    try:
+        data = source.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"There is no model file {source}.", "Check the path.") from None
+    except OSError as error:
+        raise InputError(f"Cannot read {source}: {error.strerror or error}.", "Check its permissions.") from error
+    if not data:
+        raise InputError(f"{source} is empty.", "Fetch it again; the copy or download was interrupted.")
+    return data
+
+
+def is_trusted(sha256: str) -> bool:
+    """Tell whether a digest is pinned or on this user's trust list."""
+    return sha256 in PINNED or sha256 in read_user_json(TRUSTED)
+
+
+def trust_digest(sha256: str, source: str) -> None:
+    """Put a digest on this user's trust list."""
+    with edited_user_json(TRUSTED) as trusted:
+        trusted[sha256] = {"source": source, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def unusual_imports(data: bytes) -> list[str]:
+    """List what a torch file would import beyond torch, mace and e3nn, without opening it; empty when unknown."""
+    import torch
+
+    inspect = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if inspect is None:
+        return []
+    try:
+        names = inspect(io.BytesIO(data))
+    except Exception:  # noqa: BLE001  # a damaged file has no list; opening it will say so
+        return []
+    return sorted(name for name in names if not name.startswith(EXPECTED_PREFIXES) and not _harmless(name))
+
+
+def _harmless(name: str) -> bool:
+    return name in ("builtins.set", "builtins.slice", "builtins.getattr", "__builtin__.set", "functools.partial")
+
+
+def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.Module:
+    """Unpickle a foreign torch model whose digest is trusted.
+
+    Parameters
+    ----------
+    data
+        The file's content: the very bytes whose digest is checked are the ones opened.
+    source
+        Name for messages and the trust list.
+    trust
+        The user takes responsibility for this file; its digest is remembered once it opened.
+
+    Raises
+    ------
+    UntrustedModelError
+        When its digest is neither pinned nor trusted.
+    PotentialError
+        When it is damaged or holds something else than a torch module.
+    """
+    import torch
+
+    sha256 = digest_bytes(data)
+    if not (trust or is_trusted(sha256)):
+        odd = unusual_imports(data)
+        told = f" It would import {', '.join(odd[:4])}, which no MACE model needs." if odd else ""
+        raise UntrustedModelError(
+            f"{source} was not opened: it is a pickle, which can run any code, and its sha256 {sha256[:16]} is neither "
+            f"pinned nor on your trust list ({user_file(TRUSTED)}).{told}",
+            f"If you trust where it came from: phonosmith models add {source} --trust.",
+        )
+    try:
+        model: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise PotentialError(
+            f"{source} needs code that is not installed: {error}.", "Install the package it was saved with."
+        ) from error
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ImportError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise PotentialError(
+            f"{source} is not a readable model file ({reason}).", "Fetch it again and compare its sha256."
+        ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise PotentialError(
+            f"{source} holds a {type(model).__name__}, not a model.",
+            "Give the complete '.model' file, not a checkpoint or a state dictionary.",
+        )
+    if trust and not is_trusted(sha256):
+        trust_digest(sha256, source)
+    return model

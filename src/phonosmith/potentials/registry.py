@@ -1,0 +1,314 @@
+"""From a name to a potential: foundations, the embedded ones, own names, digests and files."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.errors import ArtefactError, InputError, PotentialError
+from phonosmith.core.hashing import digest_bytes
+from phonosmith.potentials.adapters import adapter
+from phonosmith.potentials.base import Potential
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.userfiles import IMPORTS, INDEX, edited_user_json, read_user_json
+
+EMBEDDED = "embedded"
+EMBEDDED_REFERENCE = "embedded-reference"
+_HEX = re.compile(r"[0-9a-fA-F]{6,64}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+_DTYPES = ("float32", "float64")
+
+
+def resolve(name: str, *, trust: bool = False) -> PotentialRef:
+    """Return the reference of a potential given by own name, foundation name, file path or sha256 prefix.
+
+    Parameters
+    ----------
+    name
+        Looked up in this order: a name given with ``models add``, ``embedded`` and ``embedded-reference``, a foundation
+        (MACE-MP-0b3, MACE-MPA-0, MACE-OMAT-0), a file, the first digits (six or more) of a sha256.
+    trust
+        Open a foreign pickle that is not trusted yet.
+
+    Raises
+    ------
+    PotentialError, InputError, UntrustedModelError, ArtefactError
+        One line saying what is wrong and the way out.
+    """
+    from phonosmith.potentials.foundations import fetch_foundation, find_foundation
+
+    known = _indexed(name)
+    if known is not None and default_artefacts().has(known.artefact):
+        return known
+    if name in (EMBEDDED, EMBEDDED_REFERENCE):
+        return _embedded(name)
+    foundation = find_foundation(name)
+    if foundation is not None:
+        known = _indexed(foundation.name)
+        if known is not None and default_artefacts().has(known.artefact):
+            return known
+        return add(fetch_foundation(foundation), name=foundation.name, trust=trust)
+    if known is not None:
+        raise ArtefactError(
+            f"{name} is known here, but its artefact {known.short} is not in the store.",
+            "Point PHONOSMITH_ARTEFACTS at the store it was added to, or add its file again.",
+        )
+    if Path(name).expanduser().is_file():
+        return import_file(name, trust=trust)
+    if _HEX.fullmatch(name):
+        return _by_digest(name)
+    raise _unknown(name)
+
+
+def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: str | None = None) -> Potential:
+    """Load a potential for evaluation.
+
+    Parameters
+    ----------
+    ref_or_name
+        Reference, or anything ``resolve`` takes.
+    dtype
+        float32 or float64; default the reference's (float64 unless it was registered otherwise).
+    device
+        cpu, cuda or auto; default the setting PHONOSMITH_DEVICE.
+
+    Raises
+    ------
+    ArtefactError
+        When the artefact is missing or altered.
+    """
+    from phonosmith.settings import get_settings
+
+    ref = resolve(ref_or_name) if isinstance(ref_or_name, str) else ref_or_name
+    precision = dtype or ref.dtype
+    if precision not in _DTYPES:
+        raise InputError(f"{precision!r} is not a precision.", "Choose float32 or float64.")
+    if ref.artefact.sha256 != ref.sha256:
+        raise ArtefactError(
+            f"The reference of {ref.name} contradicts itself: {ref.short} and artefact {ref.artefact.sha256[:12]}.",
+            "Take the reference from 'phonosmith models show'.",
+        )
+    data = default_artefacts().get_bytes(ref.artefact)
+    return adapter(ref.architecture)(
+        data, dtype=precision, device=choose_device(device or get_settings().device), name=ref.name
+    )
+
+
+def choose_device(device: str) -> str:
+    """Turn auto into cuda where there is a GPU that works, else cpu.
+
+    Raises
+    ------
+    InputError
+        When cuda is asked for and there is none.
+    """
+    if device == "cpu":
+        return device
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not device.startswith("cuda"):
+        raise InputError(f"{device!r} is not a device.", "Choose cpu, cuda or auto.")
+    if not torch.cuda.is_available():
+        raise InputError("There is no working CUDA device here.", "Use device 'cpu' or 'auto'.")
+    return device
+
+
+def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:
+    """Bring a model file into the artefact store and return its reference.
+
+    A file of ours and an empirical parameter file are taken as they are; a foreign MACE pickle is opened (if trusted)
+    and kept as weights and architecture description. A pickle that was imported before is not opened again.
+    """
+    from phonosmith.potentials.foreign import read_model_bytes
+
+    source = Path(path).expanduser()
+    return import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
+
+
+def import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
+    """Bring a model file's content into the artefact store (see ``import_file``)."""
+    from phonosmith.potentials.foreign import is_trusted, open_foreign, trust_digest
+    from phonosmith.potentials.modelfile import is_model_file, model_ref, register_model
+
+    if is_model_file(data):
+        return model_ref(data, default_artefacts(), name, (), "float64")
+    if _is_empirical(data):
+        return _empirical_ref(data, name)
+    sha256 = digest_bytes(data)
+    before = read_user_json(IMPORTS).get(sha256)
+    if before is not None:
+        ref = PotentialRef.model_validate(before).model_copy(update={"name": name})
+        if default_artefacts().has(ref.artefact):
+            if trust and not is_trusted(sha256):
+                trust_digest(sha256, source)
+            return ref
+    model = open_foreign(data, source, trust=trust)
+    try:
+        ref = register_model(model, name, [sha256])
+    except PotentialError as error:
+        raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
+    with edited_user_json(IMPORTS) as imports:
+        imports[sha256] = ref.model_dump(mode="json")
+    return ref
+
+
+def add(path: str | Path, *, name: str | None = None, trust: bool = False) -> PotentialRef:
+    """Import a model file and remember it under a name (default: the file's name without its ending).
+
+    Raises
+    ------
+    InputError
+        When the name is not usable or already stands for another model.
+    """
+    chosen = name if name is not None else Path(path).stem
+    check_name(chosen)
+    ref = import_file(path, name=chosen, trust=trust)
+    remember(ref, source=str(path))
+    return ref
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that could be mistaken for something else."""
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"{name!r} cannot be a model's name.", "Use letters, digits and . _ + - (at most 80), e.g. --name si-delta."
+        )
+    if _HEX.fullmatch(name) or name in (EMBEDDED, EMBEDDED_REFERENCE):
+        raise InputError(f"The name {name!r} already means something else.", "Choose another with --name.")
+
+
+def remember(ref: PotentialRef, *, source: str = "") -> None:
+    """Make a reference findable by its name on this machine."""
+    check_name(ref.name)
+    with edited_user_json(INDEX) as index:
+        there = index.get(ref.name)
+        if there is not None and there["ref"]["sha256"] != ref.sha256:
+            raise InputError(
+                f"The name {ref.name} already stands for {there['ref']['sha256'][:12]}.", "Choose another with --name."
+            )
+        index[ref.name] = {
+            "ref": ref.model_dump(mode="json"),
+            "source": source,
+            "added": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+def list_named() -> list[tuple[PotentialRef, str]]:
+    """Return every potential with a name here and where it came from, the embedded ones first."""
+    shipped = [name for name in (EMBEDDED, EMBEDDED_REFERENCE) if _embedded_bytes(name) is not None]
+    own = sorted(read_user_json(INDEX).items())
+    return [(_embedded(name), "package") for name in shipped] + [
+        (_entry_ref(name, entry), str(entry.get("source", ""))) for name, entry in own
+    ]
+
+
+def _entry_ref(name: str, entry: Any) -> PotentialRef:
+    try:
+        return PotentialRef.model_validate(entry["ref"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise PotentialError(
+            f"The entry {name} of the model index is damaged: {error}.", "Add the model again."
+        ) from error
+
+
+def _indexed(name: str) -> PotentialRef | None:
+    entry = read_user_json(INDEX).get(name)
+    return None if entry is None else _entry_ref(name, entry)
+
+
+def _by_digest(prefix: str) -> PotentialRef:
+    """Return the one potential whose digest begins with prefix; a name given here is kept."""
+    prefix = prefix.lower()
+    named = {ref.sha256: ref for ref, _ in list_named() if ref.sha256.startswith(prefix)}
+    for sha256 in default_artefacts().find(prefix):
+        if sha256 not in named:
+            ref = _describe_artefact(sha256)
+            if ref is not None:
+                named[sha256] = ref
+    if len(named) > 1:
+        raise InputError(
+            f"{prefix} fits {len(named)} potentials: {', '.join(sorted(digest[:16] for digest in named))}.",
+            "Give more digits.",
+        )
+    if not named:
+        raise PotentialError(
+            f"No potential in the artefact store begins with {prefix}.", "See 'phonosmith models list'."
+        )
+    return next(iter(named.values()))
+
+
+def _describe_artefact(sha256: str) -> PotentialRef | None:
+    from phonosmith.potentials.modelfile import is_model_file, model_ref
+
+    data = default_artefacts().get_bytes(sha256)
+    if is_model_file(data):
+        return model_ref(data, default_artefacts(), sha256[:12], (), "float64")
+    return _empirical_ref(data, sha256[:12]) if _is_empirical(data) else None
+
+
+def _is_empirical(data: bytes) -> bool:
+    if data.lstrip()[:1] != b"{":
+        return False
+    try:
+        content = json.loads(data)
+    except ValueError:
+        return False
+    return isinstance(content, dict) and content.get("format") == "phonosmith-empirical"
+
+
+def _empirical_ref(data: bytes, name: str) -> PotentialRef:
+    potential = adapter("empirical")(data, dtype="float64", device="cpu", name=name)
+    artefact = default_artefacts().put_bytes(data, kind="model", suffix=".json")
+    return PotentialRef(
+        sha256=artefact.sha256,
+        name=name,
+        architecture="empirical",
+        dtype="float64",
+        elements=list(potential.elements),
+        cutoff=getattr(potential, "cutoff", None),
+        artefact=artefact,
+    )
+
+
+def _embedded_bytes(name: str) -> bytes | None:
+    from phonosmith.potentials import embedded
+
+    try:
+        return embedded.foundation_bytes() if name == EMBEDDED else embedded.reference_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _embedded(name: str) -> PotentialRef:
+    data = _embedded_bytes(name)
+    if data is None:
+        raise PotentialError(f"This installation lacks the {name} potential.", "Install phonosmith again.")
+    return import_bytes(data, name, f"the package's {name} potential")
+
+
+def _unknown(name: str) -> PotentialError:
+    from phonosmith.potentials.foundations import FOUNDATIONS
+
+    names: Sequence[str] = [
+        EMBEDDED,
+        EMBEDDED_REFERENCE,
+        *(foundation.name for foundation in FOUNDATIONS),
+        *read_user_json(INDEX),
+    ]
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json")):
+        return PotentialError(f"There is no model file {name}.", "Check the path.")
+    guess = f"Did you mean {close[0]}? " if close else ""
+    return PotentialError(
+        f"There is no potential called {name!r}.",
+        f"{guess}Known: {', '.join(dict.fromkeys(names))}. "
+        f"Or give a file, or add one: phonosmith models add FILE --name {name}.",
+    )
