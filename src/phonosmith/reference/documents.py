@@ -1,0 +1,178 @@
+"""What reference calculations leave behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from phonosmith.reference.protocol import Calculation
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+Vector = tuple[float, float, float]
+Voigt = tuple[float, float, float, float, float, float]
+
+
+class Frame(BaseModel):
+    """A configuration to label."""
+
+    symbols: list[str] = Field(description="chemical symbols, in order")
+    positions: list[Vector] = Field(description="Cartesian positions, Å")
+    cell: list[Vector] = Field(description="lattice vectors as rows, Å")
+    pbc: tuple[bool, bool, bool] = Field((True, True, True), description="periodic directions")
+    split: str = Field("train", description="split the frame belongs to: train, valid, test, ...")
+    info: dict[str, Any] = Field(default_factory=dict, description="what the sampler said about it (JSON values)")
+
+    @classmethod
+    def from_atoms(cls, atoms: Atoms, split: str | None = None) -> Frame:
+        """Take a configuration from ASE; ``info['split']`` names the split unless given."""
+        info = {
+            str(key): value
+            for key, value in atoms.info.items()
+            if key != "split" and (value is None or isinstance(value, bool | int | float | str))
+        }
+        return cls(
+            symbols=atoms.get_chemical_symbols(),
+            positions=[tuple(row) for row in atoms.positions.tolist()],
+            cell=[tuple(row) for row in atoms.cell.array.tolist()],
+            pbc=tuple(bool(flag) for flag in atoms.pbc),
+            split=split or str(atoms.info.get("split", "train")),
+            info=info,
+        )
+
+    def to_atoms(self) -> Atoms:
+        """Return the configuration for ASE, its split and info in ``info``."""
+        from ase import Atoms
+
+        atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.info.update(self.info | {"split": self.split})
+        return atoms
+
+
+class Reason(BaseModel):
+    """One reason why a calculation is no label."""
+
+    code: str = Field(description="short name, e.g. scf, cell, forces_missing")
+    message: str = Field(description="what was found and what was asked")
+    transient: bool = Field(
+        False, description="a second attempt may succeed (crash, lost file), the physics is not at fault"
+    )
+
+
+class Correction(BaseModel):
+    """Something custodian did."""
+
+    handler: str = Field(description="custodian handler")
+    errors: list[str] = Field(default_factory=list, description="errors it saw")
+    tags: list[str] = Field(default_factory=list, description="INCAR tags it changed")
+    files: list[str] = Field(default_factory=list, description="files or inputs other than INCAR it changed")
+
+
+class ReferenceRecord(BaseModel):
+    """One reference calculation, whichever engine did it."""
+
+    engine: str = Field(description="vasp, forcefield or gpaw")
+    engine_version: str = Field("", description="version the program printed")
+    calculation: Calculation = Field(description="kind of calculation")
+    protocol_digest: str = Field(description="sha256 of the protocol; empty settings of an engine still belong to it")
+    functional: str = Field("", description="functional, or the name of the potential")
+    potential: str | None = Field(None, description="sha256 of the potential (forcefield engine and rehearsals)")
+    rehearsal: bool = Field(
+        False, description="made by the VASP stand-in or with invented POTCARs: never training data"
+    )
+    symbols: list[str] = Field(description="chemical symbols, in the order asked")
+    pbc: tuple[bool, bool, bool] = Field((True, True, True), description="periodic directions")
+    cell: list[Vector] | None = Field(None, description="final lattice vectors as rows, Å")
+    positions: list[Vector] | None = Field(None, description="final Cartesian positions, Å")
+    energy: float | None = Field(None, description="force-consistent free energy, eV: what potentials are trained on")
+    energy_sigma0: float | None = Field(None, description="energy extrapolated to zero smearing, eV")
+    forces: list[Vector] | None = Field(None, description="eV/Å")
+    stress: Voigt | None = Field(None, description="xx yy zz yz xz xy, eV/Å³, ASE's sign (positive = tension)")
+    electronic_steps: int | None = Field(None, description="electronic steps of the last ionic step")
+    last_de: float | None = Field(None, description="|energy change| of the last electronic step, eV")
+    ionic_steps: int | None = Field(None, description="ionic steps")
+    incar: dict[str, Any] = Field(default_factory=dict, description="INCAR that ran, as VASP repeated it")
+    kpoints: tuple[int, int, int] | None = Field(None, description="k-point subdivisions that ran")
+    potcar_titles: list[str] = Field(default_factory=list, description="POTCAR titles that ran")
+    corrections: list[Correction] = Field(default_factory=list, description="what custodian did")
+    reasons: list[Reason] = Field(default_factory=list, description="why it is refused; empty when it is a label")
+    attempts: int = Field(1, description="how often it was started")
+    wall_seconds: float = Field(0.0, description="wall time of all attempts, s")
+    directory: str = Field("", description="last part of the folder it ran in")
+    split: str = Field("train", description="split the frame belongs to")
+    info: dict[str, Any] = Field(default_factory=dict, description="what the sampler said about the frame")
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the gate let it through."""
+        return not self.reasons
+
+    def explain(self) -> str:
+        """Return all reasons in one line."""
+        return "; ".join(f"{reason.code}: {reason.message}" for reason in self.reasons)
+
+    def to_atoms(self) -> Atoms:
+        """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator.
+
+        Raises
+        ------
+        LabelError
+            When the record was refused.
+        """
+        from ase import Atoms
+        from ase.calculators.singlepoint import SinglePointCalculator
+
+        from phonosmith.core.errors import LabelError
+
+        if not self.accepted:
+            raise LabelError(f"A refused calculation is no label: {self.explain()}.", "Repeat it alone.")
+        atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=self.energy, free_energy=self.energy, forces=self.forces, stress=self.stress
+        )
+        atoms.info.update(self.info)
+        atoms.info["split"] = self.split
+        atoms.info["protocol"] = self.protocol_digest[:12]
+        atoms.info["engine"] = self.engine
+        if self.energy_sigma0 is not None:
+            atoms.info["energy_sigma0"] = self.energy_sigma0
+        if self.rehearsal:
+            atoms.info["rehearsal"] = True
+        return atoms
+
+
+class LabelFailure(BaseModel):
+    """A frame without a label."""
+
+    index: int = Field(description="number of the frame, from 0")
+    job: str = Field(description="name of its job")
+    split: str = Field(description="split it belongs to")
+    reasons: list[Reason] = Field(description="why")
+
+
+class LabelReport(BaseModel):
+    """All labels of one material."""
+
+    material: str = Field(description="material")
+    engine: str = Field(description="engine")
+    protocol_digest: str = Field(description="sha256 of the protocol")
+    records: list[ReferenceRecord] = Field(
+        default_factory=list, description="accepted labels, in the order of the frames"
+    )
+    indices: list[int] = Field(default_factory=list, description="frame number of each record")
+    failures: list[LabelFailure] = Field(default_factory=list, description="frames without a label")
+    counts: dict[str, int] = Field(default_factory=dict, description="labels per split")
+    frames: list[Frame] = Field(
+        default_factory=list, description="what was asked for the failed frames, to repeat them"
+    )
+
+    @property
+    def n_labelled(self) -> int:
+        """Number of labels."""
+        return len(self.records)
+
+    def atoms(self) -> list[Atoms]:
+        """Return the labelled configurations."""
+        return [record.to_atoms() for record in self.records]

@@ -1,0 +1,189 @@
+"""The one object that says how reference calculations are done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.hashing import digest_json
+from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
+
+Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
+"""Kinds of calculation a protocol defines."""
+CALCULATIONS: tuple[Calculation, ...] = ("static", "relax", "elastic_relax", "displacement", "born")
+
+_GGA_TAG = {"PBE": "PE", "PBEsol": "PS"}
+_OWN_TAGS = frozenset(
+    {
+        "GGA", "ENCUT", "EDIFF", "EDIFFG", "KSPACING", "KGAMMA", "ISMEAR", "SIGMA", "ISPIN", "MAGMOM", "PREC", "ALGO", "NELM",
+        "LREAL", "LASPH", "LMAXMIX", "IBRION", "ISIF", "NSW", "LEPSILON", "LWAVE", "LCHARG",
+    }
+)  # fmt: skip
+
+
+def _pairs(value: Any) -> Any:
+    """Turn a mapping into sorted pairs: a frozen model holds nothing that can be changed in place."""
+    if isinstance(value, Mapping):
+        return tuple(sorted(value.items()))
+    return tuple(tuple(pair) for pair in value)
+
+
+SymbolPairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
+NumberPairs = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
+TagPairs = Annotated[tuple[tuple[str, bool | int | float | str], ...], BeforeValidator(_pairs)]
+
+
+class ReferenceProtocol(BaseModel):
+    """Settings of every reference calculation of a campaign; two equal protocols give one potential energy surface.
+
+    Defaults are those of Grandel et al. (2026): PBE, 520 eV, EDIFF 1e-8 eV, k-point spacing 0.1 Å⁻¹, forces to
+    0.5 meV/Å in relaxations. What the paper leaves open (smearing, spin, POTCAR variants) is a field here, never a
+    default of a library.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(1, description="version of this record's layout")
+    functional: Literal["PBE", "PBEsol"] = Field("PBE", description="exchange-correlation functional, no +U")
+    encut: float = Field(520.0, gt=0, description="plane-wave cutoff, eV (VASP tag ENCUT)")
+    ediff: float = Field(1e-8, gt=0, description="electronic convergence: |dE| of the last step below this, eV (EDIFF)")
+    kspacing: float = Field(
+        0.1,
+        gt=0,
+        description="k-point spacing in VASP's convention, Å⁻¹ (KSPACING): N_i = max(1, ceil(|b_i| / kspacing)) with |b_i| "
+        "including 2π, mesh centred on Γ. A spacing quoted without 2π is this divided by 2π; GPAW's density is "
+        "1/kspacing points per Å⁻¹ of the same |b_i|",
+    )
+    displacement_kpoints: Literal["gamma", "kspacing"] = Field(
+        "gamma", description="k-points of displaced supercells: Γ only, or the mesh that kspacing gives"
+    )
+    ismear: int = Field(0, ge=-5, le=5, description="smearing (ISMEAR): 0 Gaussian, -1 Fermi, n > 0 Methfessel-Paxton")
+    sigma: float = Field(0.05, gt=0, description="smearing width, eV (SIGMA)")
+    spin_polarized: bool = Field(False, description="spin-polarised (ISPIN = 2) or not")
+    magmoms: NumberPairs = Field((), description="initial moment by element, μB; only with spin_polarized (MAGMOM)")
+    nelm: int = Field(
+        200, gt=1, description="most electronic steps; a calculation that needs them all is refused (NELM)"
+    )
+    algo: str = Field("Normal", description="electronic minimisation (ALGO); custodian may change it, the PES stays")
+    prec: str = Field("Accurate", description="grids (PREC)")
+    lreal: bool = Field(False, description="projection in real space (LREAL)")
+    lasph: bool = Field(True, description="aspherical gradient corrections in the spheres (LASPH)")
+    relax_fmax: float = Field(5e-4, gt=0, description="forces below this end a relaxation of cell and atoms, eV/Å")
+    elastic_fmax: float = Field(1e-3, gt=0, description="forces below this end a relaxation in a strained cell, eV/Å")
+    relax_steps: int = Field(200, gt=0, description="most ionic steps of a relaxation (NSW, ISIF 3)")
+    elastic_steps: int = Field(99, gt=0, description="most ionic steps in a strained cell (NSW, ISIF 2)")
+    potcar_functional: str = Field("PBE_54", description="POTCAR library, pymatgen's name")
+    potcar_overrides: SymbolPairs = Field((), description="POTCAR symbol by element where it is not the table's")
+    extra_incar: TagPairs = Field(
+        (), description="further INCAR tags, part of the identity (not NCORE, KPAR and the like)"
+    )
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ARG002
+        """Refuse contradictions before anything is run."""
+        taken = sorted(key for key, _ in self.extra_incar if key.upper() in _OWN_TAGS)
+        if taken:
+            raise ConfigurationError(
+                f"extra_incar sets {', '.join(taken)}, which a field of the protocol already says.",
+                "Use the field (encut, ediff, kspacing, ismear, ...), so that there is one value.",
+            )
+        if self.magmoms and not self.spin_polarized:
+            raise ConfigurationError("magmoms are given for a calculation without spin.", "Set spin_polarized: true.")
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        """Canonical sha256 of every field."""
+        return digest_json(self.model_dump(mode="json"))
+
+    def fmax(self, calculation: Calculation) -> float | None:
+        """Return the force threshold of a calculation, eV/Å; None where atoms do not move."""
+        return {"relax": self.relax_fmax, "elastic_relax": self.elastic_fmax}.get(calculation)
+
+    def gamma_only(self, calculation: Calculation) -> bool:
+        """Tell whether a calculation is done at Γ alone."""
+        return calculation == "displacement" and self.displacement_kpoints == "gamma"
+
+    def potcar_map(self, elements: Iterable[str]) -> dict[str, str]:
+        """Return the POTCAR symbol of each element.
+
+        Raises
+        ------
+        ConfigurationError
+            For an element without an entry.
+        """
+        table = PBE_54_SYMBOLS | dict(self.potcar_overrides)
+        wanted = sorted(set(elements))
+        missing = [element for element in wanted if element not in table]
+        if missing:
+            raise ConfigurationError(
+                f"The protocol names no POTCAR for {', '.join(missing)}.", "Add them to potcar_overrides."
+            )
+        return {element: table[element] for element in wanted}
+
+
+def load_protocol(data: Mapping[str, Any] | None) -> ReferenceProtocol:
+    """Build a protocol from a mapping, naming each field that is wrong."""
+    try:
+        return ReferenceProtocol.model_validate(dict(data or {}))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ConfigurationError(
+            f"The reference protocol is invalid: {wrong}.",
+            f"Fields: {', '.join(ReferenceProtocol.model_fields)}.",
+        ) from error
+
+
+def incar_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
+    """Return every INCAR tag of a calculation (MAGMOM, an atom-resolved list, comes on top for magnetic runs).
+
+    Nothing else is written, so what is not here has VASP's own default. LMAXMIX is 6 for every material: it only
+    concerns charge mixing, and one value keeps one INCAR.
+    """
+    tags: dict[str, Any] = {
+        "ALGO": protocol.algo,
+        "EDIFF": protocol.ediff,
+        "ENCUT": protocol.encut,
+        "GGA": _GGA_TAG[protocol.functional],
+        "ISMEAR": protocol.ismear,
+        "ISPIN": 2 if protocol.spin_polarized else 1,
+        "LASPH": protocol.lasph,
+        "LCHARG": False,
+        "LMAXMIX": 6,
+        "LREAL": protocol.lreal,
+        "LWAVE": False,
+        "NELM": protocol.nelm,
+        "PREC": protocol.prec,
+        "SIGMA": protocol.sigma,
+    }
+    if not protocol.gamma_only(calculation):
+        tags |= {"KSPACING": protocol.kspacing, "KGAMMA": True}
+    # IBRION is always written: emmet reads it in an error path and fails the job when it is absent
+    if calculation == "relax":
+        tags |= {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax}
+    elif calculation == "elastic_relax":
+        tags |= {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax}
+    elif calculation == "born":
+        tags |= {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True}
+    else:
+        tags |= {"IBRION": -1, "ISIF": 2, "NSW": 0}
+    return dict(sorted((tags | {key.upper(): value for key, value in protocol.extra_incar}).items()))
+
+
+def kpoint_mesh(
+    protocol: ReferenceProtocol, calculation: Calculation, cell: NDArray[np.float64]
+) -> tuple[int, int, int]:
+    """Return the subdivisions along each reciprocal vector for a cell (rows in Å)."""
+    if protocol.gamma_only(calculation):
+        return (1, 1, 1)
+    lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(np.asarray(cell, dtype=float)).T, axis=1)
+    # the cell that ran has been printed with finite digits: a ratio within 1e-6 of an integer is that integer
+    mesh = [max(1, math.ceil(length / protocol.kspacing - 1e-6)) for length in lengths]
+    return (mesh[0], mesh[1], mesh[2])
