@@ -1,0 +1,147 @@
+"""Lattice thermal conductivity in the relaxation-time approximation (phono3py, extra ``kappa``) and its error measures.
+
+SRE and SRME are the figures of the matbench-discovery phonon benchmark (Póta et al., arXiv:2408.00755):
+SRE = 2 (κ_ML - κ_ref)/(κ_ML + κ_ref) from totals, SRME = 2 Σ|κ_ML(q,s) - κ_ref(q,s)| / (κ_ML + κ_ref) from modes. Both are
+2 in size at worst, and SRME is set to 2 where the potential has imaginary modes or breaks the symmetry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, Field
+
+from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
+
+if TYPE_CHECKING:
+    from phono3py import Phono3py
+
+    from phonosmith.potentials.base import Potential
+
+WORST_SRME = 2.0
+
+
+class ConductivityResult(BaseModel):
+    """Thermal conductivity of one crystal at one temperature."""
+
+    temperature: float = Field(description="K")
+    mesh: tuple[int, int, int] = Field(description="q-point mesh")
+    tensor: list[float] = Field(description="κ in Voigt order xx yy zz yz xz xy, W/(m K)")
+    kappa: float = Field(description="a third of the trace, W/(m K)")
+    mode_kappa: list[list[float]] = Field(
+        description="contribution of each irreducible q-point (all arms of its star) and branch to kappa, W/(m K)"
+    )
+    n_imaginary: int = Field(description="modes below the cutoff frequency that phono3py left out, acoustic at Γ aside")
+
+
+def sre(kappa: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Return the symmetric relative error 2 (κ - κ_ref)/(κ + κ_ref), between -2 and 2."""
+    ml, ref = np.asarray(kappa, dtype=float), np.asarray(reference, dtype=float)
+    if np.any(ml < 0) or np.any(ref <= 0):
+        raise InputError("Conductivities must be positive.", "Leave out materials without a conductivity.")
+    result: NDArray[np.float64] = 2 * (ml - ref) / (ml + ref)
+    return result
+
+
+def srme(modes: ArrayLike | None, reference_modes: ArrayLike) -> float:
+    """Return the symmetric relative mean error of mode-resolved conductivities, between 0 and 2.
+
+    Parameters
+    ----------
+    modes
+        Contributions of each q-point and branch, W/(m K); None where the potential has no stable phonons (gives 2).
+    reference_modes
+        The same of the reference, on the same irreducible q-points.
+    """
+    if modes is None:
+        return WORST_SRME
+    ml, ref = np.asarray(modes, dtype=float), np.asarray(reference_modes, dtype=float)
+    if ml.shape != ref.shape:
+        raise MismatchError(
+            f"Mode conductivities have shapes {ml.shape} and {ref.shape}.", "Use one mesh and one primitive cell."
+        )
+    if not (np.isfinite(ml).all() and ml.sum() > 0):
+        return WORST_SRME
+    return float(2 * np.abs(ml - ref).sum() / (ml.sum() + ref.sum()))
+
+
+def relaxation_time_conductivity(
+    phonon: Phono3py, mesh: tuple[int, int, int], temperature: float = 300.0
+) -> ConductivityResult:
+    """Return the conductivity of a crystal with second- and third-order force constants.
+
+    Parameters
+    ----------
+    phonon
+        Phono3py object with ``fc2`` and ``fc3``.
+    mesh
+        q-point mesh.
+    temperature
+        K.
+    """
+    if phonon.fc3 is None or phonon.fc2 is None:
+        raise InputError("The Phono3py object has no force constants.", "Call produce_fc2() and produce_fc3() first.")
+    phonon.mesh_numbers = list(mesh)
+    phonon.init_phph_interaction()
+    phonon.run_thermal_conductivity(temperatures=[temperature])
+    found = phonon.thermal_conductivity
+    tensor = np.asarray(found.kappa, dtype=float)[0, 0]
+    # axes: smearing, temperature, irreducible q, branch, Voigt component; summed over the star of each q
+    modes = np.asarray(found.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
+    ignored = int(np.sum(found.number_of_ignored_phonon_modes))
+    return ConductivityResult(
+        temperature=temperature,
+        mesh=mesh,
+        tensor=tensor.tolist(),
+        kappa=float(tensor[:3].mean()),
+        mode_kappa=modes.tolist(),
+        n_imaginary=max(0, ignored - 3),
+    )
+
+
+def third_order_phonon(
+    unitcell: Any, potential: Potential, supercell_matrix: ArrayLike, *, distance: float = 0.03, progress: bool = False
+) -> Phono3py:
+    """Return a Phono3py object whose force constants come from a potential, all displaced cells in one batch.
+
+    Parameters
+    ----------
+    unitcell
+        Relaxed cell as ASE Atoms.
+    potential
+        Evaluates the displaced cells.
+    supercell_matrix
+        3x3 integer matrix for second and third order.
+    distance
+        Displacement, Å.
+    progress
+        Show a progress bar.
+    """
+    try:
+        from phono3py import Phono3py
+    except ImportError as error:
+        raise ConfigurationError(
+            "Thermal conductivity needs phono3py.", "Install it with: pip install 'phonosmith[kappa]'."
+        ) from error
+    from ase import Atoms
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(
+        symbols=unitcell.get_chemical_symbols(),
+        cell=unitcell.cell.array,
+        scaled_positions=unitcell.get_scaled_positions(),
+    )
+    phonon = Phono3py(cell, np.asarray(supercell_matrix, dtype=int), primitive_matrix="auto", log_level=0)
+    phonon.generate_displacements(distance=distance)
+    frames = [
+        Atoms(moved.symbols, cell=moved.cell, positions=moved.positions, pbc=True)
+        for moved in phonon.supercells_with_displacements
+        if moved is not None
+    ]
+    forces = [found.forces for found in potential.evaluate(frames, stress=False, progress=progress)]
+    phonon.forces = np.array(forces)
+    phonon.produce_fc3(symmetrize_fc3r=True)
+    phonon.produce_fc2(symmetrize_fc2=True)
+    return phonon
