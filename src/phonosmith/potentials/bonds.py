@@ -1,4 +1,4 @@
-"""Neighbour pairs and bond angles of many configurations as flat arrays: what a short-ranged empirical potential sums over."""
+"""Neighbour pairs and bond angles of many configurations as flat arrays: what a short-ranged potential sums over."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ class Derivatives:
 
 def find_bonds(frames: Sequence[Atoms], elements: Sequence[str], cutoff: float) -> Bonds:
     """Return all pairs closer than a cutoff (Å), periodic images included."""
-    from matscipy.neighbours import neighbour_list
+    from matscipy.neighbours import neighbour_list  # type: ignore[import-untyped]
 
     index = {symbol: number for number, symbol in enumerate(elements)}
     parts: list[tuple[Any, Any, Any, Any]] = []
     offset = 0
     for atoms in frames:
-        first, second, vector, length = neighbour_list("ijDd", atoms, cutoff)
+        first, second, vector, length = neighbour_list("ijDd", _boxed(atoms, cutoff), cutoff)
         parts.append((first + offset, second + offset, vector, length))
         offset += len(atoms)
     return Bonds(
@@ -101,6 +101,15 @@ def find_bonds(frames: Sequence[Atoms], elements: Sequence[str], cutoff: float) 
         vector=np.concatenate([part[2] for part in parts]).reshape(-1, 3),
         length=np.concatenate([part[3] for part in parts]),
     )
+
+
+def _boxed(atoms: Atoms, margin: float) -> Atoms:
+    """Return a configuration with three cell vectors: a molecule, wire or slab without them gets empty space."""
+    if atoms.cell.rank == 3:
+        return atoms
+    boxed = atoms.copy()
+    boxed.center(vacuum=margin, axis=[axis for axis in range(3) if not atoms.pbc[axis]])
+    return boxed
 
 
 def angles(bonds: Bonds) -> tuple[Integers, Integers]:
@@ -135,7 +144,8 @@ def collect(bonds: Bonds, pair_energy: Floats, gradient: Floats) -> Derivatives:
         forces[:, axis] = np.bincount(bonds.first, pull, bonds.n_atoms) - np.bincount(bonds.second, pull, bonds.n_atoms)
         for other in range(3):
             virials[:, axis, other] = np.bincount(frame, pull * bonds.vector[:, other], bonds.n_frames)
-    return Derivatives(np.bincount(frame, pair_energy, bonds.n_frames), forces, virials)
+    energies: Floats = np.bincount(frame, pair_energy, bonds.n_frames).astype(np.float64)
+    return Derivatives(energies, forces, virials)
 
 
 def scatter(target: int, index: Integers, vectors: Floats) -> Floats:

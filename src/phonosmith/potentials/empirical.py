@@ -1,8 +1,8 @@
 """Published empirical potentials (architecture "empirical"): a JSON file of parameters, evaluated in numpy.
 
-They play DFT in demonstrations and tests and label the embedded foundation: 216 atoms take milliseconds. The file is the identity
-of the potential. It holds one or more parameter sets; a configuration is evaluated by the first set that covers all its elements,
-so elements that no publication combined are refused rather than mixed.
+They play DFT in demonstrations and tests and label the embedded foundation: 216 atoms take milliseconds. The file is
+the identity of the potential. It holds one or more parameter sets; a configuration is evaluated by the first set that
+covers all its elements, so elements that no publication combined are refused rather than mixed.
 """
 
 from __future__ import annotations
@@ -220,6 +220,8 @@ def _read_set(name: str, number: int, one: Any) -> ParameterSet:
         raise PotentialError(f"{where}: unknown form {form!r}.", f"Known forms: {', '.join(FORMS)}.")
     if not isinstance(elements, list) or not elements or any(symbol not in atomic_numbers for symbol in elements):
         raise PotentialError(f"{where}: elements must be a list of chemical symbols.", f"It holds {elements!r}.")
+    if not isinstance(one["parameters"], dict):
+        raise PotentialError(f"{where}.parameters must hold names and numbers.", "Correct the parameter file.")
     parameters = {key: _numbers(f"{where}.parameters[{key}]", values) for key, values in one["parameters"].items()}
     function: Tersoff | StillingerWeber
     try:

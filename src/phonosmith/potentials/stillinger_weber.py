@@ -1,9 +1,10 @@
 """Stillinger-Weber potentials, energies and analytic derivatives in numpy.
 
-E = Σ_i<j A ε [B (σ/r)^p - (σ/r)^q] exp(σ/(r - aσ)) + Σ_i Σ_j<k λ ε (cos θ_jik - cos θ₀)² exp(γσ/(r_ij - aσ) + γσ/(r_ik - aσ)).
+E = Σ_i<j A ε [B (σ/r)^p - (σ/r)^q] exp(σ/(r - aσ))
+  + Σ_i Σ_j<k λ ε (cos θ_jik - cos θ₀)² exp(γσ/(r_ij - aσ) + γσ/(r_ik - aσ)).
 
-F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985). With several elements the pair constants, γ, σ and a are those of
-the triplet (i, j, j); ε, λ and cos θ₀ of an angle are those of (i, j, k), which must not depend on the order of j and k.
+F. H. Stillinger and T. A. Weber, Phys. Rev. B 31, 5262 (1985). With several elements the pair constants, γ, σ and a are
+those of the triplet (i, j, j); ε, λ and cos θ₀ of an angle are those of (i, j, k), whatever the order of j and k.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class StillingerWeber:
         unit_p, unit_q = unit[p], unit[q]
         cosine = np.einsum("ij,ij->i", unit_p, unit_q)
         excess = cosine - self.table["costheta0"][triplet]
-        # both orders of (j, k) are summed, each with half the energy, so only the derivative on the first is needed twice
+        # both orders of (j, k) are summed with half the energy each: twice the derivative on the first bond is all
         strength = 0.5 * self.table["lambda"][triplet] * self.table["epsilon"][triplet] * reachable[p] * reachable[q]
         angle_energy = strength * excess**2
         bend = (2.0 * strength * excess)[:, None] * (unit_q - cosine[:, None] * unit_p) / r[p][:, None]

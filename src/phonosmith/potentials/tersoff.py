@@ -3,9 +3,9 @@
 E = ½ Σ_ij f_c(r_ij) [ A exp(-λ₁ r_ij) - b_ij B exp(-λ₂ r_ij) ],  b_ij = (1 + (β ζ_ij)ⁿ)^(-1/2n),
 ζ_ij = Σ_k≠j f_c(r_ik) γ (1 + c²/d² - c²/(d² + (cos θ_ijk - h)²)) exp[(λ₃ (r_ij - r_ik))^m].
 
-J. Tersoff, Phys. Rev. B 37, 6991 (1988); 39, 5566 (1989). The notation of Erhart and Albe, Phys. Rev. B 71, 035211 (2005)
-(D₀, r₀, S, β, γ, c, d, h, R, D) and of Tersoff's mixing rules
-are the same function written differently; see `from_albe` and `from_mixing`.
+J. Tersoff, Phys. Rev. B 37, 6991 (1988); 39, 5566 (1989). The notation of Erhart and Albe, Phys. Rev. B 71, 035211
+(2005) (D₀, r₀, S, β, γ, c, d, h, R, D) and Tersoff's mixing rules are the same function written differently; see
+`from_albe` and `from_mixing`.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class Tersoff:
 
         p, q = angles(bonds)
         term = self._angle_terms(bonds, p, q, unit, fc[q], dfc[q])
-        zeta = np.bincount(p, term["value"], len(r))
+        zeta: Floats = np.bincount(p, term["value"], len(r)).astype(np.float64)  # integers when there is no angle
         order, d_order = _bond_order(zeta, pair["beta"], pair["n"])
 
         energy = 0.5 * fc * (repulsion + order * attraction)
