@@ -105,5 +105,5 @@ def test_conductivity_of_a_potential():
     cold = relaxation_time_conductivity(
         third_order_phonon(atoms, potential, np.diag([3] * 3)), (5, 5, 5), temperature=3000.0
     )
-    # scaling the energy by four doubles velocities and frequencies; classical kappa scales as eps^(3/2) / T at fixed shape
+    # four times the energy doubles frequencies: classical kappa scales as eps^(3/2) / T at fixed shape
     assert hot.kappa / cold.kappa == pytest.approx(8.0, rel=0.02)

@@ -1,8 +1,8 @@
 """Lattice thermal conductivity in the relaxation-time approximation (phono3py, extra ``kappa``) and its error measures.
 
 SRE and SRME are the figures of the matbench-discovery phonon benchmark (Póta et al., arXiv:2408.00755):
-SRE = 2 (κ_ML - κ_ref)/(κ_ML + κ_ref) from totals, SRME = 2 Σ|κ_ML(q,s) - κ_ref(q,s)| / (κ_ML + κ_ref) from modes. Both are
-2 in size at worst, and SRME is set to 2 where the potential has imaginary modes or breaks the symmetry.
+SRE = 2 (κ_ML - κ_ref)/(κ_ML + κ_ref) from totals, SRME = 2 Σ|κ_ML(q,s) - κ_ref(q,s)| / (κ_ML + κ_ref) from modes. Both
+are 2 in size at worst, and SRME is set to 2 where the potential has imaginary modes or breaks the symmetry.
 """
 
 from __future__ import annotations
