@@ -1,0 +1,86 @@
+"""What a fine-tuning reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.manifest import Manifest
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.training.metrics import Errors
+from phonosmith.training.spec import TrainSpec
+
+
+class SplitErrors(BaseModel):
+    """Errors of one split before and after training, evaluated in float64."""
+
+    before: Errors = Field(description="the foundation as it was handed in, before any energy shift")
+    shifted: Errors = Field(description="the foundation with the atomic reference energies used in training")
+    after: Errors = Field(description="the trained model")
+
+
+class CurvatureErrors(BaseModel):
+    """Curvature errors over the irreducible Hessian columns, evaluated in float64."""
+
+    source: str = Field(description="where the force constants came from")
+    n_atoms: int = Field(description="atoms in the supercell")
+    n_columns: int = Field(description="irreducible columns, out of 3 n_atoms")
+    method: str = Field(description="autograd or fd (finite difference)")
+    mae_before_ev_per_angstrom2: float = Field(description="mean |dΦ| of the foundation, eV/Å²")
+    mae_after_ev_per_angstrom2: float = Field(description="mean |dΦ| of the trained model, eV/Å²")
+    steps: int = Field(description="optimizer steps the curvature term took part in")
+    seconds_per_step: float | None = Field(None, description="wall time of the curvature part of a step, s")
+
+
+class ReplayUse(BaseModel):
+    """What replay did."""
+
+    mode: str = Field(description="cotrain or head")
+    labels: str = Field(description="foundation (labelled by the foundation itself) or given")
+    n_structures: int = Field(description="structures drawn")
+    visits: int = Field(description="times a replay structure was in a step")
+    before: Errors = Field(description="foundation on the replay structures")
+    after: Errors = Field(description="trained model (its replay head, where it has one) on the replay structures")
+
+
+class TrainingChecks(BaseModel):
+    """Did what was asked for happen?"""
+
+    passed: bool = Field(description="every check held")
+    not_improved: bool = Field(description="validation loss is not below the foundation's: do not use this model")
+    findings: list[str] = Field(default_factory=list, description="what failed, in sentences")
+
+
+class TrainingDocument(BaseModel):
+    """Result of one fine-tuning: model card and evidence."""
+
+    name: str = Field(description="human name of the model")
+    strategy: str = Field(description="preset the settings started from")
+    spec: TrainSpec = Field(description="every setting")
+    seed: int = Field(description="seed of every random draw")
+    metrics: dict[str, SplitErrors] = Field(description="errors by split: train, valid")
+    improved: bool = Field(description="validation loss below the foundation's with the same energy reference")
+    finished: bool = Field(description="False: stopped by the walltime guard and resumable")
+    stop_reason: str = Field(description="why training ended")
+    epochs_run: int = Field(description="epochs trained")
+    best_epoch: int = Field(description="epoch the weights are from; 0 is the start")
+    seconds: float = Field(description="wall time of the fit, s")
+    steps: int = Field(description="optimizer steps")
+    n_parameters: int = Field(description="parameters of the resulting model")
+    n_trainable: int = Field(description="parameters that were free to change (low-rank: those of the adapters)")
+    n_changed: int = Field(description="parameters of the resulting model that differ from the foundation's")
+    change_norm: float = Field(description="Euclidean norm of the change of all parameters")
+    change_relative: float = Field(description="that norm over the norm of the foundation's parameters")
+    changed_by_block: dict[str, int] = Field(description="changed parameters by block")
+    n_parameters_foundation: int = Field(description="parameters of the foundation before pruning")
+    e0_shift_ev: dict[str, float] = Field(description="change of the atomic reference energies by element, eV")
+    curvature: CurvatureErrors | None = Field(None, description="force-constant term, where used")
+    replay: ReplayUse | None = Field(None, description="replay, where used")
+    checks: TrainingChecks = Field(description="did what was asked for happen?")
+    model: PotentialRef | None = Field(None, description="the trained model in the artefact store")
+    log: ArtefactRef | None = Field(None, description="metrics log (JSON lines) in the artefact store")
+    history: list[dict[str, Any]] = Field(default_factory=list, description="one record per epoch")
+    notes: list[str] = Field(default_factory=list, description="choices made on the way")
+    manifest: Manifest | None = Field(None, description="inputs, settings, versions, seed, wall time")

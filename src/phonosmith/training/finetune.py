@@ -1,0 +1,279 @@
+"""Fine-tune a MACE model: from labelled structures and a strategy to a plain model and the evidence."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ase import Atoms
+
+from phonosmith.core.errors import InputError
+from phonosmith.core.hashing import digest_array, digest_json
+from phonosmith.core.manifest import recorded
+from phonosmith.training.assemble import Assembly, CurvatureInput, assemble, curvature_term
+from phonosmith.training.checks import changes, check_training
+from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
+from phonosmith.training.graphs import Graph, adapted, in_batches
+from phonosmith.training.loop import FitState, Fitter
+from phonosmith.training.losses import LossTerms
+from phonosmith.training.metrics import Errors, errors
+from phonosmith.training.models import MAIN_HEAD, cast, resolve_device, single_head
+from phonosmith.training.progress import epoch_reporter
+from phonosmith.training.spec import TrainSpec
+from phonosmith.training.trainable import merge_adapters, select_trainable
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained model and its document.
+
+    Attributes
+    ----------
+    model
+        Plain single-head ScaleShiftMACE in float64 on the CPU.
+    document
+        Metrics, checks, settings, history.
+    """
+
+    model: torch.nn.Module
+    document: TrainingDocument
+
+
+def fine_tune(
+    foundation: Any,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    spec: TrainSpec,
+    *,
+    replay: Sequence[Atoms] | None = None,
+    curvature: CurvatureInput = None,
+    seed: int,
+    workdir: Path | str | None = None,
+    walltime: float | None = None,
+    progress: bool = False,
+    name: str = "",
+) -> TrainingResult:
+    """Fine-tune a model on labelled structures of one material.
+
+    Parameters
+    ----------
+    foundation
+        Loaded potential with a MACE torch module, or the module itself; it is not changed.
+    train, valid
+        Labelled structures (energy, forces, stress under ASE's names).
+    spec
+        Strategy.
+    replay
+        Pool of replay structures, labelled or not; needed exactly when the strategy replays.
+    curvature
+        A phonopy object or a CurvatureTarget; needed exactly when the strategy has a curvature term.
+    seed
+        Of every random draw.
+    workdir
+        Folder of the metrics log and the checkpoint; an unfinished training there is resumed.
+    walltime
+        Seconds after which a checkpoint is written and the best model so far is returned, marked unfinished.
+    progress
+        Show a bar on standard error.
+    name
+        Of the resulting model.
+
+    Raises
+    ------
+    InputError, MismatchError, ConfigurationError, PotentialError
+        For input that cannot work, before anything is computed.
+    TrainingError
+        When a loss or gradient stops being finite.
+    """
+    device = resolve_device(spec.device)
+    _check_extras(spec, replay, curvature)
+    assembly = assemble(foundation, train, valid, spec, replay=replay, curvature=curvature, seed=seed)
+    folder = Path(workdir) if workdir is not None else None
+    inputs = {"foundation": _model_digest(assembly.foundation), **assembly.digests}
+    settings = {"spec": spec.model_dump(mode="json")}
+    with recorded(inputs, settings, seed) as manifest:
+        model = cast(assembly.start, spec.dtype).to(device)
+        start = {key: value.detach().cpu().clone() for key, value in model.named_parameters()}
+        parameters = select_trainable(model, spec)
+        dtype = getattr(torch, spec.dtype)
+        fitter = Fitter(
+            model,
+            parameters,
+            [adapted(graph, dtype=dtype, device=device) for graph in (*assembly.train, *assembly.replay)],
+            [adapted(graph, dtype=dtype, device=device) for graph in assembly.valid],
+            spec,
+            seed=seed,
+            curvature=curvature_term(assembly, spec, dtype, device),
+            identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
+            workdir=folder,
+        )
+        begin = time.perf_counter()
+        with epoch_reporter(spec, name or spec.strategy, show=progress) as report:
+            state = fitter.run(walltime=walltime, on_epoch=report)
+        seconds = time.perf_counter() - begin
+        trained = _weights(model, fitter, spec)
+        final = _transplant(assembly.start, start, trained)
+        document = _document(assembly, spec, state, fitter, final, name=name, seed=seed, seconds=seconds)
+    document.manifest = manifest
+    plain = single_head(final, MAIN_HEAD)
+    for parameter in plain.parameters():
+        parameter.requires_grad_(True)
+    return TrainingResult(plain, document)
+
+
+def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
+    """Refuse a strategy that lacks its data, and data the strategy would ignore."""
+    if spec.uses_replay and replay is None:
+        raise InputError(
+            f"Strategy {spec.strategy} replays structures, but none are given.",
+            "Give a replay set (labelled, or unlabelled to be labelled by the foundation).",
+        )
+    if not spec.uses_replay and replay is not None:
+        raise InputError(
+            f"A replay set is given, but strategy {spec.strategy} does not use it.",
+            "Choose strategy multihead, or set replay=cotrain or replay=head.",
+        )
+    if spec.uses_curvature and curvature is None:
+        raise InputError(
+            f"Strategy {spec.strategy} learns force constants, but none are given.",
+            "Give a phonopy file with force constants or displacements and forces.",
+        )
+    if not spec.uses_curvature and curvature is not None:
+        raise InputError(
+            f"Force constants are given, but strategy {spec.strategy} does not use them.",
+            "Choose strategy pft or delta+pft, or set curvature_weight.",
+        )
+
+
+def _model_digest(model: torch.nn.Module) -> str:
+    tensors = {name: digest_array(value.detach().cpu().numpy()) for name, value in model.state_dict().items()}
+    return digest_json(tensors)
+
+
+def _weights(model: torch.nn.Module, fitter: Fitter, spec: TrainSpec) -> dict[str, torch.Tensor]:
+    """Return the best weights under the plain model's parameter names (adapters folded in)."""
+    with torch.no_grad():
+        for parameter, value in zip(fitter.parameters, fitter.state.best, strict=True):
+            parameter.copy_(value)
+    plain = merge_adapters(model) if spec.anchor == "low_rank" else model
+    return {name: value.detach().cpu().clone() for name, value in plain.named_parameters()}
+
+
+def _transplant(
+    model: torch.nn.Module, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
+) -> torch.nn.Module:
+    """Return a float64 copy with trained weights; what training did not touch keeps every bit of the original."""
+    final = cast(model, "float64").cpu()
+    with torch.no_grad():
+        for name, parameter in final.named_parameters():
+            parameter.copy_(torch.where(after[name] == before[name], parameter, after[name].double()))
+    return final
+
+
+def _errors(model: torch.nn.Module, graphs: Sequence[Graph], spec: TrainSpec) -> Errors:
+    return errors(model, in_batches(graphs, 2 * spec.batch_size), LossTerms.of(spec))
+
+
+def _document(
+    assembly: Assembly,
+    spec: TrainSpec,
+    state: FitState,
+    fitter: Fitter,
+    final: torch.nn.Module,
+    *,
+    name: str,
+    seed: int,
+    seconds: float,
+) -> TrainingDocument:
+    foundation, plain = assembly.foundation, single_head(final, MAIN_HEAD)
+    splits = {}
+    for split in ("train", "valid"):
+        graphs: Sequence[Graph] = getattr(assembly, split)
+        splits[split] = SplitErrors(
+            before=_errors(foundation, assembly.unshifted[split], spec),
+            shifted=_errors(foundation, assembly.shifted[split], spec),
+            after=_errors(final, graphs, spec),
+        )
+    count, norm, relative, by_block = changes(single_head(assembly.start, MAIN_HEAD), plain)
+    if spec.start == "fresh":
+        # a fresh model shares nothing with the foundation: everything changed
+        count = sum(parameter.numel() for parameter in plain.parameters())
+    improved = splits["valid"].after.loss < splits["valid"].shifted.loss
+    visits = len(assembly.replay) * len(state.history[1:])
+    replay = None
+    if assembly.replay:
+        replay = ReplayUse(
+            mode=spec.replay,
+            labels=assembly.replay_labels,
+            n_structures=len(assembly.replay),
+            visits=visits,
+            before=_errors(foundation, assembly.replay, spec),
+            after=_errors(final, assembly.replay, spec),
+        )
+    checks = check_training(
+        spec,
+        plain,
+        improved=improved,
+        best_epoch=state.best_epoch,
+        changed_by_block=by_block,
+        replay_visits=visits,
+        curvature_steps=state.curvature_steps,
+    )
+    term = fitter.curvature
+    return TrainingDocument(
+        name=name or spec.strategy,
+        strategy=spec.strategy,
+        spec=spec,
+        seed=seed,
+        metrics=splits,
+        improved=improved,
+        finished=state.finished,
+        stop_reason=state.reason,
+        epochs_run=state.epoch,
+        best_epoch=state.best_epoch,
+        seconds=seconds,
+        steps=state.steps,
+        n_parameters=sum(parameter.numel() for parameter in plain.parameters()),
+        n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
+        n_changed=count,
+        change_norm=norm,
+        change_relative=relative,
+        changed_by_block=by_block,
+        n_parameters_foundation=assembly.n_parameters,
+        e0_shift_ev=assembly.e0_shift,
+        curvature=_curvature_errors(assembly, spec, state, final, term.method if term else ""),
+        replay=replay,
+        checks=checks,
+        history=state.history,
+        notes=[*assembly.notes, *(term.notes if term else [])],
+    )
+
+
+def _curvature_errors(
+    assembly: Assembly, spec: TrainSpec, state: FitState, final: torch.nn.Module, method: str
+) -> CurvatureErrors | None:
+    target = assembly.target
+    if target is None:
+        return None
+    cpu = torch.device("cpu")
+    judged = curvature_term(assembly, spec, torch.float64, cpu)
+    original = curvature_term(assembly, spec, torch.float64, cpu, head=0)
+    if judged is None or original is None:
+        return None
+    judged.method = original.method = method if method != "auto" else "autograd"
+    spent = sum(line["curvature_seconds"] for line in state.history)
+    return CurvatureErrors(
+        source=target.source,
+        n_atoms=len(target.atoms),
+        n_columns=len(target.columns),
+        method=judged.method,
+        mae_before_ev_per_angstrom2=original.mae(assembly.foundation),
+        mae_after_ev_per_angstrom2=judged.mae(final),
+        steps=state.curvature_steps,
+        seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
+    )
+

@@ -1,0 +1,192 @@
+"""A fine-tuning strategy as a point on orthogonal axes, with the published strategies as named presets."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from phonosmith.core.errors import ConfigurationError
+
+
+class TrainSpec(BaseModel):
+    """Everything that decides the outcome of a fine-tuning besides data, foundation and seed.
+
+    Loss of one batch: ``energy_weight * H(dE) + forces_weight * H(dF) + stress_weight * H(dS)`` with H the mean Huber
+    loss of threshold ``huber_delta``; the curvature term is a mean absolute error on Hessian columns.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strategy: str = Field("custom", description="name of the preset this started from")
+    start: Literal["foundation", "fresh"] = Field("foundation", description="initial weights")
+    trainable: Literal["all", "freeze", "readouts"] = Field("all", description="which part of the model may change")
+    freeze_blocks: int = Field(0, ge=0, description="with trainable=freeze: how many leading blocks stay as they are")
+    anchor: Literal["none", "pull", "low_rank"] = Field("none", description="what ties the model to the foundation")
+    pull: float = Field(10.0, ge=0, description="strength of the pull p += lr*pull*(p0-p) before each Adam update")
+    rank: int = Field(4, ge=1, description="rank of the low-rank update")
+    alpha: float = Field(4.0, gt=0, description="scale of the low-rank update: delta W = alpha/rank * A B")
+    replay: Literal["none", "cotrain", "head"] = Field("none", description="how replay structures take part")
+    replay_size: int = Field(100, ge=1, description="structures drawn at random from the replay pool")
+    replay_labels: Literal["auto", "foundation", "given"] = Field(
+        "auto", description="labels of replay: the foundation's own, those in the file, or (auto) given where complete"
+    )
+    replay_weight: float = Field(1.0, gt=0, description="factor on the loss of replay structures")
+    e0: Literal["foundation", "refit", "given"] = Field(
+        "refit", description="atomic reference energies: kept, shifted by least squares on residuals, or given"
+    )
+    e0_values: dict[str, float] | None = Field(None, description="with e0=given: eV per element")
+    energy_weight: float = Field(10.0, ge=0, description="weight of the energy term")
+    forces_weight: float = Field(100.0, ge=0, description="weight of the force term")
+    stress_weight: float = Field(1000.0, ge=0, description="weight of the stress term")
+    huber_delta: float = Field(0.01, gt=0, description="Huber threshold (eV, eV/Å, eV/Å³)")
+    energy_convention: Literal["per_atom", "per_cell"] = Field(
+        "per_atom",
+        description="per_atom: Huber of the energy difference per atom (MACE); "
+        "per_cell: Huber of the total difference, then divided by the number of atoms (Equitrain)",
+    )
+    curvature_weight: float = Field(0.0, ge=0, description="weight of the Hessian-column MAE (0: no curvature)")
+    curvature_forces_weight: float = Field(0.0, ge=0, description="weight of the mean force norm of the perfect cell")
+    curvature_stress_weight: float = Field(0.0, ge=0, description="weight of the mean |stress| of the perfect cell")
+    curvature_mode: Literal["joint", "alternate"] = Field(
+        "joint", description="joint: in every step's loss; alternate: a step of its own, then cotrain_steps of E, F, S"
+    )
+    cotrain_steps: int = Field(4, ge=1, description="with curvature_mode=alternate: E, F, S steps per curvature step")
+    curvature_columns: int = Field(1, ge=1, description="Hessian columns per curvature step, sharing one force graph")
+    curvature_method: Literal["auto", "autograd", "fd"] = Field(
+        "auto", description="reverse-over-reverse, central difference of forces, or (auto) the former where it works"
+    )
+    curvature_step: float = Field(0.01, gt=0, description="displacement of the finite difference, Å")
+    lr: float = Field(0.01, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
+    epochs: int = Field(200, ge=1, description="largest number of epochs")
+    batch_size: int = Field(4, ge=1, description="structures per step")
+    clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
+    scheduler_factor: float = Field(0.5, gt=0, lt=1, description="ReduceLROnPlateau factor, on validation loss")
+    scheduler_patience: int = Field(8, ge=0, description="epochs without improvement before the rate is reduced")
+    min_lr: float = Field(1e-6, ge=0, description="smallest learning rate")
+    patience: int | None = Field(40, ge=1, description="epochs without improvement before training stops (None: never)")
+    target_forces_mae: float | None = Field(
+        None, gt=0, description="stop as soon as the validation force MAE is at most this, eV/Å"
+    )
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the exponential moving average of weights")
+    dtype: Literal["float32", "float64"] = Field("float32", description="precision of training; metrics are float64")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    prune: bool = Field(True, description="drop the elements the data do not hold (same predictions, faster)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSpec:
+        if self.trainable == "freeze" and self.freeze_blocks == 0:
+            raise ValueError("trainable=freeze needs freeze_blocks >= 1")
+        if self.trainable != "freeze" and self.freeze_blocks:
+            raise ValueError("freeze_blocks is used only with trainable=freeze")
+        if self.start == "fresh" and (self.anchor != "none" or self.trainable != "all"):
+            raise ValueError("a fresh start has no foundation weights to freeze or to be tied to")
+        if self.start == "fresh" and self.replay == "head":
+            raise ValueError("a fresh start has no pretraining head; use replay=cotrain or start=foundation")
+        if self.anchor == "low_rank" and self.trainable != "all":
+            raise ValueError("anchor=low_rank trains only its own matrices; leave trainable=all")
+        if (self.e0 == "given") != (self.e0_values is not None):
+            raise ValueError("e0=given and e0_values belong together")
+        if self.energy_weight == self.forces_weight == self.stress_weight == 0:
+            raise ValueError("all of energy_weight, forces_weight, stress_weight are zero: nothing to learn")
+        if self.curvature_mode == "alternate" and self.curvature_weight == 0:
+            raise ValueError("curvature_mode=alternate needs curvature_weight > 0")
+        return self
+
+    @property
+    def uses_replay(self) -> bool:
+        """Whether replay structures are needed."""
+        return self.replay != "none"
+
+    @property
+    def uses_curvature(self) -> bool:
+        """Whether force constants are needed."""
+        return self.curvature_weight > 0
+
+
+_TRANSFER: dict[str, Any] = {"lr": 0.01, "weight_decay": 5e-3}
+_DELTA: dict[str, Any] = {"anchor": "pull", "pull": 10.0, "lr": 0.01}
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "scratch": {"start": "fresh", "lr": 0.01, "weight_decay": 5e-7},
+        "transfer": _TRANSFER,
+        **{f"freeze{n}": {**_TRANSFER, "trainable": "freeze", "freeze_blocks": n} for n in range(1, 6)},
+        "multihead": {"replay": "head", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
+        "delta": _DELTA,
+        "lora": {"anchor": "low_rank", "rank": 4, "alpha": 4.0, "lr": 0.01},
+        "pft": {
+            "curvature_weight": 100.0,
+            "curvature_forces_weight": 20.0,
+            "curvature_stress_weight": 5.0,
+            "curvature_mode": "alternate",
+            "cotrain_steps": 4,
+            "lr": 1e-4,
+            "weight_decay": 1e-3,
+            "clip_norm": 100.0,
+            "ema": 0.999,
+        },
+        "delta+pft": {**_DELTA, "curvature_weight": 20.0, "curvature_forces_weight": 0.2},
+    }
+)
+"""Published hyper-parameters: scratch to delta from arXiv:2604.01017, pft from arXiv:2601.07742."""
+
+
+def _closest(name: str, known: Sequence[str]) -> str:
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {found[0]}? " if found else ""
+
+
+def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
+    """Return a preset with some fields replaced; unknown names and impossible values are explained.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the field, the value and what is allowed.
+    """
+    if strategy not in PRESETS:
+        names = list(PRESETS)
+        raise ConfigurationError(
+            f"Unknown strategy {strategy!r}.", f"{_closest(strategy, names)}Known: {', '.join(names)}."
+        )
+    fields = [name for name in TrainSpec.model_fields if name != "strategy"]
+    for name in overrides:
+        if name not in fields:
+            raise ConfigurationError(
+                f"Unknown setting {name!r}.", f"{_closest(name, fields)}Known: {', '.join(fields)}."
+            )
+    try:
+        return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **overrides})
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"])
+            got = f" (got {item['input']!r})" if where else ""
+            lines.append(f"{where}: {item['msg']}{got}" if where else str(item["msg"]))
+        raise ConfigurationError(
+            f"Strategy {strategy!r} with these settings is impossible: {'; '.join(lines)}.", "Correct the setting."
+        ) from error
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` texts into overrides; values are read as JSON where they are JSON (``none`` is null)."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        key = key.strip()
+        if not separator or not key:
+            raise ConfigurationError(f"--set {pair!r} is not of the form key=value.", "Write e.g. --set lr=0.003.")
+        if key in found:
+            raise ConfigurationError(f"Setting {key!r} is given twice.", "Give it once.")
+        text = text.strip()
+        try:
+            found[key] = None if text.lower() == "none" and key != "anchor" and key != "replay" else json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found
