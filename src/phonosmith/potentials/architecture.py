@@ -1,8 +1,8 @@
 """A MACE model's architecture as JSON, and back through mace's own constructor.
 
 The description holds what the constructor needs and nothing learned; every tensor comes from the weights. Constants
-that mace keeps as Python numbers rather than tensors (the normalisation of activations, neighbour counts) are listed one
-by one, so that a model rebuilt on another machine predicts the same numbers.
+that mace keeps as Python numbers rather than tensors (the normalisation of activations, neighbour counts) are listed
+one by one, so that a model rebuilt on another machine predicts the same numbers.
 """
 
 from __future__ import annotations
@@ -113,6 +113,7 @@ def _correlation(product: Any) -> int:
 
 
 def _readout_irreps(readout: Any, n_heads: int) -> str:
+    import mace  # noqa: F401  # before e3nn, see build
     from e3nn import o3
 
     hidden = getattr(readout, "hidden_irreps", None)
@@ -139,6 +140,7 @@ def _gate_name(readout: Any) -> str:
 
 def build(description: Description, dtype: torch.dtype) -> torch.nn.Module:
     """Return an untrained module of this architecture, built by mace's constructor in the given precision."""
+    import mace  # noqa: F401  # before e3nn: it lets e3nn read its own constants under torch >= 2.6
     import numpy as np
     from e3nn import o3
     from mace import modules

@@ -1,0 +1,44 @@
+"""Check that a potential is still there, unaltered, and predicts what it did when it was saved."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.errors import PhonosmithError
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.registry import load
+
+# saved probe energies are rounded to 1e-6 eV; another processor may differ by a few float32 roundings of the weights
+PROBE_TOLERANCE = 1e-5
+
+
+class Verification(BaseModel):
+    """Outcome of checking one potential."""
+
+    name: str = Field(description="human name")
+    sha256: str = Field(description="identity that was checked")
+    ok: bool = Field(description="present, unaltered, loadable, and the probe agrees")
+    message: str = Field("", description="what is wrong, or what was checked")
+    probe_difference: float | None = Field(None, description="largest deviation from the saved probe energies, eV")
+
+
+def verify_potential(ref: PotentialRef) -> Verification:
+    """Check one potential of the artefact store."""
+    from phonosmith.potentials.modelfile import verify_model
+
+    try:
+        data = default_artefacts().get_bytes(ref.artefact)
+        if ref.architecture != "mace":
+            load(ref)
+            return Verification(name=ref.name, sha256=ref.sha256, ok=True, message="unaltered and loads")
+        difference = verify_model(data)
+    except PhonosmithError as error:
+        return Verification(name=ref.name, sha256=ref.sha256, ok=False, message=str(error))
+    agrees = difference <= PROBE_TOLERANCE
+    message = (
+        f"unaltered; probe energies agree to {difference:.0e} eV"
+        if agrees
+        else f"the installed mace predicts other energies: off by {difference:.1e} eV"
+    )
+    return Verification(name=ref.name, sha256=ref.sha256, ok=agrees, message=message, probe_difference=difference)
