@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
 from phonosmith.reference.protocol import Calculation
 
 if TYPE_CHECKING:
@@ -134,10 +136,11 @@ class ReferenceRecord(BaseModel):
         )
         atoms.info.update(self.info)
         atoms.info["split"] = self.split
-        atoms.info["protocol"] = self.protocol_digest[:12]
-        atoms.info["engine"] = self.engine
+        atoms.info[FUNCTIONAL] = self.functional
+        atoms.info[SETTINGS] = self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
+        atoms.info["engine"] = f"{self.engine} {self.engine_version}".strip()
         if self.energy_sigma0 is not None:
-            atoms.info["energy_sigma0"] = self.energy_sigma0
+            atoms.info[SIGMA0] = self.energy_sigma0
         if self.rehearsal:
             atoms.info["rehearsal"] = True
         return atoms
@@ -150,6 +153,7 @@ class LabelFailure(BaseModel):
     job: str = Field(description="name of its job")
     split: str = Field(description="split it belongs to")
     reasons: list[Reason] = Field(description="why")
+    frame: Frame = Field(description="what was asked, so that it can be repeated alone")
 
 
 class LabelReport(BaseModel):
@@ -158,21 +162,23 @@ class LabelReport(BaseModel):
     material: str = Field(description="material")
     engine: str = Field(description="engine")
     protocol_digest: str = Field(description="sha256 of the protocol")
-    records: list[ReferenceRecord] = Field(
-        default_factory=list, description="accepted labels, in the order of the frames"
-    )
-    indices: list[int] = Field(default_factory=list, description="frame number of each record")
-    failures: list[LabelFailure] = Field(default_factory=list, description="frames without a label")
+    rehearsal: bool = Field(False, description="made by the stand-in: no reference data")
+    n_frames: int = Field(description="frames asked")
+    labelled: list[int] = Field(default_factory=list, description="frame numbers with a label, ascending")
     counts: dict[str, int] = Field(default_factory=dict, description="labels per split")
-    frames: list[Frame] = Field(
-        default_factory=list, description="what was asked for the failed frames, to repeat them"
-    )
+    datasets: dict[str, DatasetRef] = Field(default_factory=dict, description="labels per split, in the order of the frames")
+    failures: list[LabelFailure] = Field(default_factory=list, description="frames without a label")
+    corrected: dict[str, list[str]] = Field(default_factory=dict, description="errors custodian corrected, by job name")
+    wall_seconds: float = Field(0.0, description="wall time of all calculations together, s")
 
     @property
     def n_labelled(self) -> int:
         """Number of labels."""
-        return len(self.records)
+        return len(self.labelled)
 
-    def atoms(self) -> list[Atoms]:
-        """Return the labelled configurations."""
-        return [record.to_atoms() for record in self.records]
+    def explain(self) -> str:
+        """Return one line per frame without a label."""
+        return "\n".join(
+            f"{failure.job}: " + "; ".join(f"{reason.code}: {reason.message}" for reason in failure.reasons)
+            for failure in self.failures
+        )

@@ -1,0 +1,248 @@
+"""One factory for every way of computing reference numbers: VASP, any potential, GPAW."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+from phonosmith.reference.rehearsal import Rehearsal
+
+if TYPE_CHECKING:
+    from jobflow import Maker
+
+EngineName = Literal["vasp", "forcefield", "gpaw"]
+ENGINES: tuple[EngineName, ...] = ("vasp", "forcefield", "gpaw")
+
+
+class ReferenceEngine(BaseModel):
+    """A protocol together with the program that carries it out; plain data, so it travels with a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: EngineName = Field(description="vasp, forcefield or gpaw")
+    protocol: ReferenceProtocol = Field(description="how calculations are done")
+    calculator: dict[str, Any] | None = Field(None, description="ASE calculator (CalculatorSpec) of forcefield and gpaw")
+    rehearsal: Rehearsal | None = Field(None, description="play VASP with the stand-in; results are no reference data")
+    wall_time: int | None = Field(None, description="VASP is asked to stop after this many seconds; the result is refused")
+    frozen_timeout: float = Field(7200.0, gt=0, description="VASP without output for so long is started again, s")
+    custodian: dict[str, Any] = Field(default_factory=dict, description="further arguments of Custodian")
+
+    @property
+    def functional(self) -> str:
+        """What the numbers are called: functional, or name of the potential."""
+        return str((self.calculator or {}).get("name", "")) if self.name == "forcefield" else self.protocol.functional
+
+    def static(self, name: str = "static") -> Maker:
+        """Return the Maker of a static calculation."""
+        return self.maker("static", name)
+
+    def relax(self, name: str = "tight relax") -> Maker:
+        """Return the Maker of a tight relaxation of cell and atoms."""
+        return self.maker("relax", name)
+
+    def elastic_relax(self, name: str = "elastic relax") -> Maker:
+        """Return the Maker that relaxes atoms in a strained cell."""
+        return self.maker("elastic_relax", name)
+
+    def displacement(self, name: str = "phonon static") -> Maker:
+        """Return the Maker of a static calculation of a displaced supercell."""
+        return self.maker("displacement", name)
+
+    def born(self, name: str = "dielectric") -> Maker | None:
+        """Return the Maker of Born charges and dielectric tensor; None for engines that have none."""
+        return self.maker("born", name) if self.name == "vasp" else None
+
+    def maker(self, calculation: Calculation, name: str) -> Maker:
+        """Return the Maker of a calculation, for use in any atomate2 flow."""
+        if self.name == "vasp":
+            from phonosmith.reference.vasp import ProtocolVaspMaker
+
+            return ProtocolVaspMaker(
+                name=name,
+                protocol=self.protocol.model_dump(mode="json"),
+                calculation=calculation,
+                rehearsal=None if self.rehearsal is None else self.rehearsal.model_dump(mode="json"),
+                wall_time=self.wall_time,
+                frozen_timeout=self.frozen_timeout,
+                custodian=dict(self.custodian),
+            )
+        if calculation == "born":
+            raise ConfigurationError(f"The engine {self.name} computes no Born charges.", "Use the vasp engine for them.")
+        from phonosmith.reference.forcefield import CalculatorSpec, ProtocolAseMaker
+
+        spec = CalculatorSpec.model_validate(self.calculator)
+        kwargs = dict(spec.kwargs)
+        if self.name == "gpaw":
+            kwargs |= {"protocol": self.protocol.model_dump(mode="json"), "calculation": calculation}
+        return ProtocolAseMaker(
+            name=name,
+            protocol=self.protocol.model_dump(mode="json"),
+            calculation=calculation,
+            engine=self.name,
+            calculator_meta=spec.path,
+            calculator_kwargs=kwargs,
+        )
+
+    def compute(self, frame: Frame, calculation: Calculation = "static", name: str = "static", attempts: int = 1) -> ReferenceRecord:
+        """Do one calculation in the current folder and return its record, accepted or refused with reasons.
+
+        Parameters
+        ----------
+        frame
+            Configuration; returned in the same order of atoms whatever the engine prefers.
+        calculation
+            Kind of calculation.
+        name
+            Name of the job, for messages.
+        attempts
+            How often a transient failure (crash, lost output, out of memory) is started again. The files of failed
+            attempts are kept in ``attempt_N``.
+        """
+        total = 0.0
+        for attempt in range(1, attempts + 1):
+            record = self._compute_once(frame, calculation, name)
+            total += record.wall_seconds
+            record.attempts, record.wall_seconds = attempt, total
+            if record.accepted or not all(reason.transient for reason in record.reasons) or attempt == attempts:
+                return record
+            _put_aside(Path.cwd(), attempt)
+        raise InputError(f"attempts is {attempts}.", "Allow at least one.")
+
+    def _compute_once(self, frame: Frame, calculation: Calculation, name: str) -> ReferenceRecord:
+        maker = self.maker(calculation, name)
+        if self.name == "vasp":
+            return _compute_vasp(maker, frame, self.rehearsal)
+        from phonosmith.reference.forcefield import CalculatorSpec, compute_with_ase
+
+        spec = CalculatorSpec.model_validate(self.calculator)
+        return compute_with_ase(maker, spec, frame, self.functional, _engine_version(self.name))
+
+
+def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> ReferenceRecord:
+    """Run VASP on atoms grouped by species, and give the record back in the order asked."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    order = np.argsort(np.asarray(frame.symbols), kind="stable")
+    grouped = frame.model_copy(
+        update={
+            "symbols": [frame.symbols[i] for i in order],
+            "positions": [frame.positions[i] for i in order],
+        }
+    )
+    structure = AseAtomsAdaptor.get_structure(grouped.to_atoms())
+    _, record = maker.calculate(structure, grouped)
+    record.potential = None if rehearsal is None else (rehearsal.calculator_kwargs.get("potential") or {}).get("sha256")
+    back = np.argsort(order, kind="stable")
+    for name in ("symbols", "positions", "forces"):
+        values = getattr(record, name)
+        if values is not None and len(values) == len(order):
+            setattr(record, name, [values[i] for i in back])
+    return record
+
+
+def _engine_version(name: str) -> str:
+    from importlib.metadata import version
+
+    if name == "gpaw":
+        from phonosmith.reference.gpaw import require_gpaw
+
+        return f"gpaw {require_gpaw()}"
+    return f"ase {version('ase')}"
+
+
+def _put_aside(folder: Path, attempt: int) -> None:
+    """Keep the files of a failed attempt out of the way of the next one."""
+    kept = folder / f"attempt_{attempt}"
+    kept.mkdir()
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith((".", "attempt_")):
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            shutil.move(str(path), kept / path.name)
+
+
+def make_engine(
+    name: str,
+    protocol: ReferenceProtocol | None = None,
+    potential: PotentialRef | Mapping[str, Any] | str | None = None,
+    *,
+    rehearsal: Rehearsal | bool | None = None,
+    wall_time: int | None = None,
+    **options: Any,
+) -> ReferenceEngine:
+    """Return the engine that carries out a protocol.
+
+    Parameters
+    ----------
+    name
+        ``vasp``, ``forcefield`` or ``gpaw``.
+    protocol
+        Settings; the defaults of the published work unless given.
+    potential
+        For ``forcefield``: a PotentialRef, a name the registry knows, or the dotted path of an ASE calculator. For a
+        rehearsal: what the stand-in computes with.
+    rehearsal
+        True, or its settings: play VASP with the stand-in.
+    wall_time
+        Seconds after which VASP is asked to stop.
+    options
+        ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``.
+
+    Raises
+    ------
+    ConfigurationError
+        For an unknown engine, or one that lacks what it needs.
+    """
+    protocol = protocol or ReferenceProtocol()
+    if name not in ENGINES:
+        raise ConfigurationError(f"There is no engine '{name}'.", f"Choose {', '.join(ENGINES)}.")
+    if rehearsal and name != "vasp":
+        raise ConfigurationError(f"A rehearsal plays VASP, not {name}.", "Use --engine vasp with --rehearsal.")
+    if name == "vasp":
+        if potential is not None and not rehearsal:
+            raise ConfigurationError(
+                "The vasp engine takes no potential.", "Use --engine forcefield, or --rehearsal to play VASP with it."
+            )
+        return ReferenceEngine(
+            name="vasp", protocol=protocol, rehearsal=_rehearsal(rehearsal, potential), wall_time=wall_time, **options
+        )
+    from phonosmith.reference.forcefield import CalculatorSpec, calculator_spec
+
+    if name == "gpaw":
+        from phonosmith.reference.gpaw import GPAW_CALCULATOR, gpaw_parameters
+
+        if potential is not None:
+            raise ConfigurationError("The gpaw engine takes no potential.", "Use --engine forcefield.")
+        gpaw_parameters(protocol, "static")
+        spec = CalculatorSpec(
+            path=GPAW_CALCULATOR, name=protocol.functional, kwargs={"overrides": dict(options.get("overrides") or {})}
+        )
+        return ReferenceEngine(name="gpaw", protocol=protocol, calculator=spec.model_dump(mode="json"))
+    if potential is None:
+        raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
+    spec = calculator_spec(potential)
+    return ReferenceEngine(name="forcefield", protocol=protocol, calculator=spec.model_dump(mode="json"))
+
+
+def _rehearsal(
+    rehearsal: Rehearsal | bool | None, potential: PotentialRef | Mapping[str, Any] | str | None
+) -> Rehearsal | None:
+    if not rehearsal:
+        return None
+    settings = Rehearsal() if rehearsal is True else rehearsal
+    if potential is None or potential in ("morse", "emt", "tersoff-si"):
+        return settings if potential is None else settings.model_copy(update={"calculator": potential})
+    from phonosmith.reference.forcefield import calculator_spec
+
+    spec = calculator_spec(potential)
+    return settings.model_copy(update={"calculator": spec.path, "calculator_kwargs": dict(spec.kwargs)})

@@ -1,0 +1,236 @@
+"""Any ASE calculator as a reference engine: potentials of ours, classical ones, other programs."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from atomate2.forcefields.jobs import ForceFieldRelaxMaker, forcefield_job
+from pydantic import BaseModel, ConfigDict, Field
+
+from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
+from phonosmith.reference.gate import check_label
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+from phonosmith.reference.records import record_from_ase, refused
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+POTENTIAL_CALCULATOR = "phonosmith.potentials.calculator.PotentialCalculator"
+_STEPS_PER_VASP_STEP = 10
+"""ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
+
+
+class CalculatorSpec(BaseModel):
+    """An ASE calculator as plain data: every worker can build it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str = Field(description="dotted path of a callable that returns an ASE calculator")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="its arguments (JSON)")
+    name: str = Field(description="human name")
+    potential: str | None = Field(None, description="sha256 of the potential, where there is one")
+    elements: list[str] = Field(default_factory=list, description="elements it covers; empty when not known")
+
+    def build(self) -> Calculator:
+        """Return a new calculator."""
+        module, _, attribute = self.path.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)(**self.kwargs)
+
+
+def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any] | str) -> CalculatorSpec:
+    """Turn what a user names into a calculator.
+
+    Parameters
+    ----------
+    potential
+        A potential reference, or any name the registry resolves (own name, foundation, sha256 prefix, file), or the
+        dotted path of a callable that returns an ASE calculator (``ase.calculators.emt.EMT``), or a spec.
+
+    Raises
+    ------
+    PotentialError, ConfigurationError
+        When it stands for nothing.
+    """
+    if isinstance(potential, CalculatorSpec):
+        return potential
+    if isinstance(potential, Mapping):
+        data = {key: value for key, value in potential.items() if not key.startswith("@")}
+        return calculator_spec(
+            PotentialRef.model_validate(data) if "artefact" in data else CalculatorSpec.model_validate(data)
+        )
+    if isinstance(potential, str):
+        if _is_dotted_path(potential):
+            return CalculatorSpec(path=potential, name=potential.rpartition(".")[2])
+        from phonosmith.potentials.registry import resolve
+
+        potential = resolve(potential)
+    return CalculatorSpec(
+        path=POTENTIAL_CALCULATOR,
+        kwargs={"potential": potential.model_dump(mode="json")},
+        name=potential.name,
+        potential=potential.sha256,
+        elements=list(potential.elements),
+    )
+
+
+def _is_dotted_path(text: str) -> bool:
+    parts = text.split(".")
+    if len(parts) < 2 or not all(part.isidentifier() for part in parts) or Path(text).exists():
+        return False
+    try:
+        module = importlib.import_module(".".join(parts[:-1]))
+    except ImportError:
+        return False
+    if not hasattr(module, parts[-1]):
+        raise ConfigurationError(f"{text} is not there: {module.__name__} has no {parts[-1]}.", "Check the dotted path.")
+    return True
+
+
+def require_covered(spec: CalculatorSpec, symbols: set[str]) -> None:
+    """Raise before anything runs when the potential does not know an element."""
+    missing = sorted(symbols - set(spec.elements)) if spec.elements else []
+    if missing:
+        raise InputError(
+            f"{spec.name} does not know {', '.join(missing)} (it covers {' '.join(spec.elements)}).",
+            "Choose a potential that covers every element of the frames.",
+        )
+
+
+@dataclass
+class ProtocolAseMaker(ForceFieldRelaxMaker):
+    """Run one calculation of a protocol with an ASE calculator; its document leaves the job only through the gate.
+
+    Usable wherever atomate2's flows take a force-field Maker, batches (a list of structures) included.
+
+    Parameters
+    ----------
+    name
+        Job name.
+    protocol
+        Settings, as ``ReferenceProtocol.model_dump()``; thresholds are taken from it.
+    calculation
+        static, relax, elastic_relax or displacement.
+    engine
+        Name in the records.
+    calculator_meta, calculator_kwargs
+        Dotted path of the calculator and its arguments.
+    """
+
+    name: str = "force field"
+    protocol: dict[str, Any] = field(default_factory=dict)
+    calculation: Calculation = "static"
+    engine: str = "forcefield"
+
+    def __post_init__(self) -> None:
+        """Take steps and thresholds from the protocol."""
+        protocol = self._protocol()
+        fmax = protocol.fmax(self.calculation)
+        self.relax_cell = self.calculation == "relax"
+        if fmax is None:
+            self.steps = 1
+        else:
+            most = protocol.relax_steps if self.calculation == "relax" else protocol.elastic_steps
+            self.steps = _STEPS_PER_VASP_STEP * most
+            # the optimiser judges by the largest force as the gate does, which asks for strictly less
+            self.relax_kwargs = {"fmax": 0.95 * fmax}
+        super().__post_init__()
+
+    def _protocol(self) -> ReferenceProtocol:
+        return ReferenceProtocol.model_validate(self.protocol)
+
+    @forcefield_job
+    def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
+        """Run the calculator on a structure, or on each of a list.
+
+        Raises
+        ------
+        LabelError
+            When the gate refuses a result.
+        """
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        documents = super().make.original(self, structure, prev_dir=prev_dir)
+        several = isinstance(structure, list)
+        protocol = self._protocol()
+        pairs = zip(structure if several else [structure], documents if several else [documents], strict=True)
+        for number, (sent, document) in enumerate(pairs):
+            asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
+            record = record_from_ase(document, asked, protocol, self.calculation, self.engine)
+            record.reasons = record.reasons + check_label(record, asked, protocol)
+            if not record.accepted:
+                raise LabelError(
+                    f"{self.name}{f', structure {number}' if several else ''}: {record.explain()}.",
+                    "Look at the structure and at the limits of the calculator.",
+                )
+        return documents
+
+
+def evaluate_frame(
+    calculator: Calculator, atoms: Atoms, asked: Frame, protocol: ReferenceProtocol, calculation: Calculation, **known: Any
+) -> ReferenceRecord:
+    """Evaluate one configuration and return a record that holds both energies; nothing is judged yet."""
+    copy = atoms.copy()
+    copy.calc = calculator
+    free = float(copy.get_potential_energy(force_consistent="free_energy" in calculator.implemented_properties))
+    sigma0 = float(copy.get_potential_energy())
+    return ReferenceRecord(
+        calculation=calculation,
+        protocol_digest=protocol.digest,
+        symbols=copy.get_chemical_symbols(),
+        pbc=asked.pbc,
+        cell=[tuple(row) for row in copy.cell.array.tolist()],
+        positions=[tuple(row) for row in copy.positions.tolist()],
+        energy=free,
+        energy_sigma0=sigma0,
+        forces=[tuple(row) for row in np.asarray(copy.get_forces(apply_constraint=False), dtype=float).tolist()],
+        stress=tuple(float(value) for value in copy.get_stress(voigt=True, apply_constraint=False)),
+        split=asked.split,
+        info=dict(asked.info),
+        **known,
+    )
+
+
+def compute_with_ase(
+    maker: ProtocolAseMaker, spec: CalculatorSpec, asked: Frame, functional: str, version: str
+) -> ReferenceRecord:
+    """Do one calculation in the current folder and judge it; failures become a refused record.
+
+    A relaxation is done by the Maker; the numbers recorded are those of a fresh evaluation at its end, so that
+    statics and relaxations report the same two energies.
+    """
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    protocol = ReferenceProtocol.model_validate(maker.protocol)
+    known: dict[str, Any] = {
+        "engine": maker.engine, "engine_version": version, "functional": functional, "potential": spec.potential,
+        "directory": Path.cwd().name,
+    }  # fmt: skip
+    start = time.perf_counter()
+    try:
+        atoms = asked.to_atoms()
+        if maker.calculation in ("relax", "elastic_relax"):
+            document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
+            atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
+        record = evaluate_frame(maker.calculator, atoms, asked, protocol, maker.calculation, **known)
+    except PhonosmithError as error:
+        if not isinstance(error, LabelError):
+            raise
+        known.pop("engine")
+        record = refused(asked, protocol, maker.calculation, maker.engine, Reason(code="gate", message=error.message), **known)
+    except Exception as error:  # noqa: BLE001 - whatever a foreign program raises is one refused calculation
+        known.pop("engine")
+        reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        record = refused(asked, protocol, maker.calculation, maker.engine, reason, **known)
+    else:
+        record.reasons = check_label(record, asked, protocol)
+    record.wall_seconds = time.perf_counter() - start
+    return record

@@ -1,0 +1,98 @@
+"""GPAW in plane-wave mode: a free engine that needs no licence."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+
+if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
+
+GPAW_CALCULATOR = "phonosmith.reference.gpaw.gpaw_calculator"
+
+
+def require_gpaw() -> str:
+    """Return GPAW's version.
+
+    Raises
+    ------
+    ConfigurationError
+        When it is not installed.
+    """
+    if importlib.util.find_spec("gpaw") is None:
+        raise ConfigurationError(
+            "GPAW is not installed in this environment.",
+            "Run tools/install_gpaw.sh (it builds the extra 'gpaw' and fetches the PAW data sets).",
+        )
+    from importlib.metadata import version
+
+    return version("gpaw")
+
+
+def occupations(protocol: ReferenceProtocol) -> dict[str, Any]:
+    """Return GPAW's smearing that equals VASP's ISMEAR and SIGMA.
+
+    Gaussian smearing of width SIGMA is Methfessel-Paxton of order 0.
+
+    Raises
+    ------
+    ConfigurationError
+        For the tetrahedron method, whose forces are not the derivative of its energy in metals.
+    """
+    if protocol.ismear >= 0:
+        return {"name": "methfessel-paxton", "order": protocol.ismear, "width": protocol.sigma}
+    if protocol.ismear == -1:
+        return {"name": "fermi-dirac", "width": protocol.sigma}
+    raise ConfigurationError(
+        f"ISMEAR = {protocol.ismear} (tetrahedra) has no counterpart for forces in GPAW.", "Use ismear: 0, -1 or 1."
+    )
+
+
+def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
+    """Return the arguments of ``gpaw.GPAW`` that correspond to a protocol (for a test to compare line by line).
+
+    GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density counts
+    points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING.
+    """
+    if protocol.spin_polarized:
+        raise ConfigurationError("The gpaw engine is not set up for spin.", "Use the vasp engine, or spin_polarized: false.")
+    if calculation == "born":
+        raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
+    if protocol.gamma_only(calculation):
+        kpts: dict[str, Any] = {"size": (1, 1, 1), "gamma": True}
+    else:
+        kpts = {"density": 1.0 / protocol.kspacing, "gamma": True}
+    return {
+        "mode": {"name": "pw", "ecut": protocol.encut},
+        "xc": protocol.functional,
+        "kpts": kpts,
+        "occupations": occupations(protocol),
+        "convergence": {"energy": protocol.ediff},
+        "maxiter": protocol.nelm,
+        "txt": "gpaw.txt",
+    }
+
+
+def gpaw_calculator(
+    protocol: Mapping[str, Any], calculation: Calculation = "static", overrides: Mapping[str, Any] | None = None
+) -> Calculator:
+    """Return a GPAW calculator of a protocol (the dotted path the Makers carry).
+
+    Parameters
+    ----------
+    protocol
+        ``ReferenceProtocol.model_dump()``.
+    calculation
+        Kind of calculation.
+    overrides
+        Further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...
+    """
+    require_gpaw()
+    from gpaw import GPAW
+
+    chosen = gpaw_parameters(ReferenceProtocol.model_validate(dict(protocol)), calculation)
+    return GPAW(**(chosen | dict(overrides or {})))

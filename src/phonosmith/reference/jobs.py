@@ -1,0 +1,162 @@
+"""Labelling as jobflow jobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
+
+from phonosmith.core.errors import InputError, LabelError
+from phonosmith.reference.documents import Frame, LabelReport, ReferenceRecord
+from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, sampled_frames
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+
+def _leave_refusal(record: ReferenceRecord) -> None:
+    """Put a refused record where the job's output would be, so that the collecting job can say why.
+
+    The job itself fails: it shows up as failed and can be run again alone, which overwrites this document.
+    """
+    from monty.json import jsanitize
+
+    current, store = CURRENT_JOB.job, CURRENT_JOB.store
+    if current is None or store is None:
+        return
+    document = {
+        "uuid": current.uuid,
+        "index": current.index,
+        "output": jsanitize(record, strict=True, enum_values=True, allow_bson=True),
+        "completed_at": datetime.now().isoformat(),
+        "metadata": current.metadata | {"refused": True},
+        "hosts": current.hosts,
+        "name": current.name,
+    }
+    store.update(document, key=["uuid", "index"])
+
+
+@job(output_schema=ReferenceRecord)
+def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
+    """Compute one frame.
+
+    Raises
+    ------
+    LabelError
+        When the gate refuses the result of the last attempt; the refused record stays in the job store.
+    """
+    record = ReferenceEngine.model_validate(engine).compute(Frame.model_validate(frame), "static", name, attempts)
+    if not record.accepted:
+        _leave_refusal(record)
+        raise LabelError(f"{name}: {record.explain()}.", "Repair the cause and run this job again.")
+    return record
+
+
+@job(output_schema=LabelReport)
+def collect_labels(
+    results: list[Any],
+    frames: list[Frame],
+    material: str,
+    engine: ReferenceEngine,
+    minimum: dict[str, int],
+    fraction: float,
+    indices: list[int] | None = None,
+    previous: LabelReport | None = None,
+) -> LabelReport:
+    """Collect what there is, keep it as datasets, say what failed and why.
+
+    Raises
+    ------
+    LabelError
+        When a split has too few labels.
+    """
+    asked = [Frame.model_validate(frame) for frame in frames]
+    before = None if previous is None else LabelReport.model_validate(previous)
+    report = collect(
+        results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before
+    )
+    wanted = Counter(frame.split for frame in asked)
+    if before is not None:
+        wanted.update(before.counts)
+    require_minimum(report, minimum, fraction, wanted)
+    return report
+
+
+@job
+def start_labels(sample: Any, maker: LabelMaker, material: str) -> Response[Any]:
+    """Replace this job by one label job for each frame of a sampling document."""
+    flow = maker.make(sampled_frames(sample), material)
+    return Response(replace=flow)
+
+
+@dataclass
+class LabelMaker(Maker):
+    """Make one job per frame and one that collects them.
+
+    Parameters
+    ----------
+    name
+        Stage in the names of the jobs: ``label si 07``.
+    engine
+        Who computes, and how.
+    attempts
+        How often a transient failure is started again within its job, the first time included.
+    minimum
+        Fewest labels by split; a split not named needs ``fraction`` of its frames.
+    fraction
+        Part of the frames of a split that must be labelled.
+    """
+
+    name: str = "label"
+    engine: ReferenceEngine = field(default_factory=lambda: ReferenceEngine.model_validate({"name": "vasp", "protocol": {}}))
+    attempts: int = 2
+    minimum: dict[str, int] = field(default_factory=dict)
+    fraction: float = 0.8
+
+    def make(self, frames: Sequence[Atoms | Frame], material: str) -> Flow:
+        """Return the flow; its output is a ``LabelReport``.
+
+        Parameters
+        ----------
+        frames
+            Configurations; ``info["split"]`` says where each belongs.
+        material
+            Name, part of every job's name.
+        """
+        return self._flow(as_frames(frames), material, None, None)
+
+    def after_sampling(self, sample: Any, material: str) -> Job:
+        """Return a job that starts the label jobs once a ``SamplingDoc`` exists (its output is the ``LabelReport``)."""
+        start = start_labels(sample, self, material)
+        start.name = f"{self.name} {material.lower()} start"
+        return start
+
+    def retry(self, report: LabelReport) -> Flow:
+        """Return the flow that repeats only what failed and joins it with the labels there are."""
+        if not report.failures:
+            raise InputError(f"Every frame of {report.material} has its label.", "There is nothing to repeat.")
+        frames = [failure.frame for failure in report.failures]
+        return self._flow(frames, report.material, [failure.index for failure in report.failures], report)
+
+    def _flow(
+        self, frames: list[Frame], material: str, indices: list[int] | None, previous: LabelReport | None
+    ) -> Flow:
+        total = previous.n_frames if previous else len(frames)
+        jobs = []
+        for index, frame in zip(indices or range(len(frames)), frames, strict=True):
+            name = job_name(material, index, total, self.name)
+            one = label_frame(frame, self.engine, name, self.attempts)
+            one.name = name
+            one.config = JobConfig(expose_store=True)
+            jobs.append(one)
+        last = collect_labels(
+            [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous
+        )
+        last.name = f"{self.name} {material.lower()} collect"
+        last.config = JobConfig(on_missing_references=OnMissing.NONE)
+        return Flow([*jobs, last], output=last.output, name=f"{self.name} {material.lower()}")
