@@ -1,5 +1,7 @@
 """One suite for every store: the embedded one, maggma's MemoryStore and, where a server is, MongoStore."""
 
+# ruff: noqa: DTZ001, DTZ901 (MongoDB's dates are naive UTC)
+
 import os
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
