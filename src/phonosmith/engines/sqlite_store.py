@@ -351,8 +351,8 @@ class SQLiteStore(Store):
     def _index_metadata(self, documents: list[dict[str, Any]]) -> None:
         """Make an index for each scalar key of ``metadata`` that is new, up to a bound."""
         found = [item.get("metadata") for item in documents]
-        names = {name for item in found if isinstance(item, dict) for name in item if not isinstance(item[name], dict)}
-        new = sorted({f"metadata.{name}" for name in names} - self._indices)
+        flat = [name for item in found if isinstance(item, dict) for name in item if not isinstance(item[name], dict)]
+        new = [key for key in dict.fromkeys(f"metadata.{name}" for name in flat) if key not in self._indices]
         room = _MOST_METADATA_INDICES - sum(index.startswith("metadata.") for index in self._indices)
         for key in new[: max(room, 0)]:
             self.ensure_index(key)
