@@ -1,0 +1,281 @@
+"""What a material will take, before anything runs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from phonosmith.structures.cost import CostModel, workload
+from phonosmith.structures.io import duplicate_groups, structure_warnings
+from phonosmith.structures.standard import spacegroup_number, standard_primitive
+from phonosmith.structures.supercell import SupercellChoice, phonon_supercell, sampling_supercell
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Sizes = Literal["primitive", "small", "large"]
+
+UNRELAXED_FORCE = 0.05
+"""Largest force in eV/Å from which the foundation calls a structure unrelaxed."""
+UNRELAXED_PRESSURE = 3.0
+"""Pressure in GPa from which the foundation calls a structure unrelaxed (foundations err by 1-2 GPa themselves)."""
+
+
+class PlanSettings(BaseModel):
+    """What is planned and what counts as too big."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cells: list[Sizes] = Field(["large"], description="fine-tuning cell sizes")
+    frames_per_cell: int = Field(20, gt=0, description="DFT statics per cell size")
+    training_frames: int = Field(16, gt=0, description="of these, training frames")
+    kspacing: float = Field(0.1, gt=0, description="k-point spacing of the statics, Å⁻¹, VASP's convention")
+    encut: float = Field(520.0, gt=0, description="plane-wave cutoff, eV")
+    phonon_length: float = Field(20.0, gt=0, description="shortest edge of the DFT phonon supercell, Å")
+    displacement: float = Field(0.01, gt=0, description="finite displacement, Å")
+    max_atoms: int = Field(500, gt=0, description="atom cap of the fine-tuning cells")
+    oversized_static: int = Field(250, gt=0, description="atoms from which a training cell is called oversized")
+    oversized_phonon: int = Field(800, gt=0, description="atoms from which a phonon supercell is called oversized")
+    epochs: int = Field(200, gt=0, description="training epochs")
+    batch_size: int = Field(4, gt=0, description="training frames per step")
+
+
+class CellPlan(BaseModel):
+    """One supercell and one DFT calculation in it."""
+
+    supercell_matrix: list[list[int]] = Field(description="integer rows over the standard primitive cell")
+    n_atoms: int
+    lengths: list[float] = Field(description="Å")
+    angles: list[float] = Field(description="degrees")
+    kpoints: list[int] = Field(description="k-point mesh")
+    n_kpoints: int = Field(description="points after time reversal")
+    n_calculations: int = Field(description="DFT calculations in this cell")
+    core_hours_each: float
+    core_hours: float
+    memory_gb: float = Field(description="orbitals of one calculation, GB over all ranks")
+
+
+class MaterialPlan(BaseModel):
+    """One material."""
+
+    source: str = Field(description="file or name")
+    usable: bool = True
+    error: str = Field("", description="why it cannot be used")
+    formula: str = ""
+    spacegroup: int | None = None
+    n_atoms: int = Field(0, description="atoms of the given cell")
+    n_atoms_primitive: int = 0
+    cells: dict[str, CellPlan] = Field(default_factory=dict, description="fine-tuning cells by size")
+    phonon: CellPlan | None = Field(None, description="DFT phonon reference")
+    n_statics: int = Field(0, description="DFT statics for fine-tuning")
+    n_phonon_displacements: int = Field(0, description="displaced supercells of the DFT phonon reference")
+    core_hours_statics: float = 0.0
+    core_hours_phonons: float = 0.0
+    core_hours: float = 0.0
+    memory_gb: float = Field(0.0, description="largest calculation, GB over all ranks")
+    training_steps: int = Field(0, description="optimiser steps of one fine-tuning per cell size")
+    warnings: list[str] = Field(default_factory=list)
+
+
+class Plan(BaseModel):
+    """All materials."""
+
+    materials: list[MaterialPlan]
+    n_statics: int
+    n_phonon_displacements: int
+    core_hours: float
+    core_hours_spread: float = Field(description="factor by which core-hours are typically off")
+    calibrated_on: int = Field(description="finished calculations behind the cost model; 0: default")
+    memory_gb: float
+    training_steps: int
+    warnings: list[str] = Field(default_factory=list, description="not about one material alone")
+
+
+def missing_potcars(symbols: Sequence[str], functional: str = "PBE_54") -> list[str]:
+    """Return which POTCARs pymatgen cannot find; all of them when no POTCAR folder is configured.
+
+    Parameters
+    ----------
+    symbols
+        POTCAR names, e.g. ``K_sv``.
+    functional
+        Name of the POTCAR library in pymatgen's terms.
+    """
+    from pymatgen.io.vasp.inputs import PotcarSingle
+
+    missing = []
+    for symbol in symbols:
+        try:
+            PotcarSingle.from_symbol_and_functional(symbol, functional)
+        except Exception:  # noqa: BLE001 - pymatgen has its own kinds for no folder, no file, unreadable file
+            missing.append(symbol)
+    return missing
+
+
+def phonon_displacements(structure: Structure, choice: SupercellChoice, distance: float = 0.01) -> int:
+    """Return how many displaced supercells phonopy asks for (``distance`` in Å)."""
+    from phonopy import Phonopy
+    from pymatgen.io.phonopy import get_phonopy_structure
+
+    with warnings.catch_warnings():
+        # a near-cubic cell of a hexagonal crystal breaks its symmetry on purpose
+        warnings.filterwarnings("ignore", message=".*[Pp]oint group symmetries.*")
+        phonon = Phonopy(get_phonopy_structure(structure), choice.phonopy_matrix, primitive_matrix="P", symprec=1e-4)
+        phonon.generate_displacements(distance=distance)
+    return len(phonon.displacements)
+
+
+def plan_material(
+    structure: Structure,
+    source: str = "",
+    settings: PlanSettings | None = None,
+    *,
+    cost: CostModel | None = None,
+    elements: Sequence[str] | None = None,
+    potcars: Mapping[str, str] | None = None,
+    residual: Callable[[Structure], tuple[float, float]] | None = None,
+) -> MaterialPlan:
+    """Return cells, calculations, cost and warnings of one material.
+
+    Parameters
+    ----------
+    structure
+        As ``read_structure`` returns it.
+    source
+        File or name.
+    settings
+        Defaults to the published protocol in the large cell.
+    cost
+        Scaling model of core-hours.
+    elements
+        What the foundation covers; None when no foundation was named.
+    potcars
+        POTCAR name by element.
+    residual
+        Returns largest force in eV/Å and pressure in GPa of a structure under the foundation.
+    """
+    chosen, model = settings or PlanSettings(), cost or CostModel()
+    primitive = standard_primitive(structure)
+    notes = structure_warnings(structure)
+    cells: dict[str, CellPlan] = {}
+    for size in dict.fromkeys(chosen.cells):
+        choice = sampling_supercell(primitive, size, max_atoms=max(chosen.max_atoms, len(primitive)))
+        notes.extend(f"{size} cell: {note}" for note in choice.warnings)
+        if choice.n_atoms > chosen.oversized_static:
+            notes.append(f"oversized: the {size} cell has {choice.n_atoms} atoms")
+        cells[size] = _cell_plan(primitive, choice, chosen, model, chosen.kspacing, chosen.frames_per_cell, potcars)
+    choice = phonon_supercell(primitive, chosen.phonon_length)
+    notes.extend(f"phonon cell: {note}" for note in choice.warnings)
+    if choice.n_atoms > chosen.oversized_phonon:
+        notes.append(f"oversized: the phonon supercell has {choice.n_atoms} atoms")
+    displaced = phonon_displacements(primitive, choice, chosen.displacement)
+    phonon = _cell_plan(primitive, choice, chosen, model, None, displaced, potcars)
+    symbols = sorted({site.specie.symbol for site in primitive})
+    if elements is not None and (unknown := [symbol for symbol in symbols if symbol not in elements]):
+        notes.append(f"the foundation does not know {', '.join(unknown)}")
+    elif residual is not None:
+        force, pressure = residual(primitive)
+        if force > UNRELAXED_FORCE or abs(pressure) > UNRELAXED_PRESSURE:
+            notes.append(
+                f"perhaps not relaxed: the foundation finds forces up to {force:.2f} eV/Å and a pressure of "
+                f"{pressure:.1f} GPa"
+            )
+    steps = chosen.epochs * math.ceil(chosen.training_frames / chosen.batch_size)
+    statics = sum(cell.core_hours for cell in cells.values())
+    return MaterialPlan(
+        source=source,
+        formula=structure.composition.reduced_formula,
+        spacegroup=spacegroup_number(structure),
+        n_atoms=len(structure),
+        n_atoms_primitive=len(primitive),
+        cells=cells,
+        phonon=phonon,
+        n_statics=chosen.frames_per_cell * len(cells),
+        n_phonon_displacements=displaced,
+        core_hours_statics=statics,
+        core_hours_phonons=phonon.core_hours,
+        core_hours=statics + phonon.core_hours,
+        memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon)),
+        training_steps=steps,
+        warnings=notes,
+    )
+
+
+def _cell_plan(
+    primitive: Structure,
+    choice: SupercellChoice,
+    settings: PlanSettings,
+    model: CostModel,
+    kspacing: float | None,
+    n_calculations: int,
+    potcars: Mapping[str, str] | None,
+) -> CellPlan:
+    load = workload(choice.build(primitive), kspacing=kspacing, encut=settings.encut, potcars=potcars)
+    each = model.core_hours(load.work)
+    return CellPlan(
+        supercell_matrix=[list(row) for row in choice.matrix],
+        n_atoms=choice.n_atoms,
+        lengths=list(choice.lengths),
+        angles=list(choice.angles),
+        kpoints=list(load.kpoints),
+        n_kpoints=load.n_kpoints,
+        n_calculations=n_calculations,
+        core_hours_each=each,
+        core_hours=each * n_calculations,
+        memory_gb=load.memory_gb,
+    )
+
+
+def combine(
+    materials: Sequence[MaterialPlan],
+    structures: Sequence[Structure],
+    *,
+    cost: CostModel | None = None,
+    potcars: Mapping[str, str] | None = None,
+    check_potcars: bool = True,
+) -> Plan:
+    """Add up the plans of many materials and look for what concerns several of them.
+
+    Parameters
+    ----------
+    materials
+        Plans, unusable ones included.
+    structures
+        Structures of the usable ones, in the same order.
+    cost
+        Scaling model behind the plans.
+    potcars
+        POTCAR name by element.
+    check_potcars
+        Look for the POTCAR files.
+    """
+    model = cost or CostModel()
+    notes: list[str] = []
+    usable = [material for material in materials if material.usable]
+    for group in duplicate_groups(structures):
+        names = ", ".join(usable[index].source for index in group)
+        notes.append(f"the same crystal more than once: {names}")
+        for index in group[1:]:
+            usable[index].warnings.append(f"duplicate of {usable[group[0]].source}")
+    if check_potcars and usable:
+        wanted = sorted({site.specie.symbol for structure in structures for site in structure})
+        names_by_element = {symbol: (potcars or {}).get(symbol, symbol) for symbol in wanted}
+        missing = set(missing_potcars(list(names_by_element.values())))
+        if missing:
+            shown = ", ".join(sorted(missing))
+            notes.append(f"POTCARs not found: {shown} (set PMG_VASP_PSP_DIR; see pymatgen's 'pmg config -p')")
+    return Plan(
+        materials=list(materials),
+        n_statics=sum(material.n_statics for material in usable),
+        n_phonon_displacements=sum(material.n_phonon_displacements for material in usable),
+        core_hours=sum(material.core_hours for material in usable),
+        core_hours_spread=model.spread,
+        calibrated_on=model.n_calibration,
+        memory_gb=max((material.memory_gb for material in usable), default=0.0),
+        training_steps=sum(material.training_steps * len(material.cells) for material in usable),
+        warnings=notes,
+    )
