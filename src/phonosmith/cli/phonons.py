@@ -1,0 +1,77 @@
+"""``phonosmith phonons``: harmonic phonons of a structure with a potential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    @explained
+    def phonons(
+        structure: Path = typer.Argument(help="CIF, POSCAR or other structure file"),
+        potential: str = typer.Option(..., help="foundation name, embedded, own name, sha256 prefix or model file"),
+        out: Path = typer.Option(..., help="folder for phonopy.yaml (with forces) and phonons.json"),
+        supercell: str | None = typer.Option(None, help='"4 4 4" or nine integers; default by --min-length'),
+        min_length: float | None = typer.Option(None, help="shortest supercell edge, Å [default: 20]"),
+        no_relax: bool = typer.Option(False, "--no-relax", help="take cell and positions as they are"),
+        mesh: int = typer.Option(20, help="q-points along each axis for thermodynamics"),
+        temperature: list[float] = typer.Option([300.0], help="K; repeat for several"),
+        force_constants: str = typer.Option("symfc", help="symfc or traditional"),
+        displacement: float = typer.Option(0.01, help="Å"),
+        trust: bool = typer.Option(False, "--trust", help="open a foreign model file that could run code"),
+        json_output: bool = JSON_OPTION,
+    ) -> None:
+        """Relax a crystal with a potential and compute its phonons in one go."""
+        from phonosmith.core.errors import InputError
+        from phonosmith.evaluation.fastpath import evaluate_phonons, parse_supercell
+        from phonosmith.evaluation.phonon_files import write_phonons
+        from phonosmith.potentials.registry import load, resolve
+        from phonosmith.structures.io import read_structure
+
+        if force_constants not in {"symfc", "traditional"}:
+            raise InputError(f"Unknown --force-constants {force_constants!r}.", "Choose symfc or traditional.")
+        if displacement <= 0:
+            raise InputError(f"--displacement {displacement} is not positive.", "Give e.g. 0.01.")
+        if supercell is not None and min_length is not None:
+            raise InputError("--supercell and --min-length exclude each other.", "Give one of them.")
+        matrix = None if supercell is None else parse_supercell(supercell)
+        crystal = read_structure(structure)
+        ref = resolve(potential, trust=trust)
+        result = evaluate_phonons(
+            crystal,
+            load(ref),
+            supercell_matrix=matrix,
+            min_length=min_length,
+            relax=not no_relax,
+            mesh=mesh,
+            temperatures=temperature,
+            displacement=displacement,
+            fc_calculator="symfc" if force_constants == "symfc" else "traditional",
+            ref=ref,
+            progress=not json_output,
+        )
+        files = write_phonons(result.model, result.document, out)
+        document = result.document
+        if json_output:
+            kept = document.model_dump(mode="json", exclude={"structure"})
+            print_json({**kept, "files": {name: str(path) for name, path in files.items()}})
+            return
+        typer.echo(
+            f"{document.formula} {document.space_group}: ω {document.omega_min_thz:.3f} to {document.omega_max_thz:.3f} THz, "
+            f"mean {document.omega_mean_thz:.3f} THz; "
+            + ("stable" if document.stability.stable else f"{document.stability.n_imaginary} imaginary modes")
+        )
+        for index, kelvin in enumerate(document.thermal.temperatures):
+            typer.echo(
+                f"{kelvin:g} K: C_v {document.thermal.heat_capacity[index]:.3f} J/K/mol, S {document.thermal.entropy[index]:.3f} "
+                f"J/K/mol, F {document.thermal.free_energy[index]:.4f} kJ/mol"
+            )
+        for path in files.values():
+            typer.echo(str(path))

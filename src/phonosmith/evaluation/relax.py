@@ -1,0 +1,174 @@
+"""Relax a crystal with a potential, keeping its symmetry, and refuse a relaxation that did not converge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.core.units import GPA_PER_EV_PER_A3
+from phonosmith.potentials.base import require_elements
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+    from phonosmith.potentials.base import Potential
+
+Array = NDArray[np.float64]
+CellFreedom = Literal["full", "fixed_volume", "fixed"]
+
+FMAX = 1e-5
+"""eV/Å; forces of displaced cells (0.01 Å) are of the order 0.1 eV/Å, so this leaves them correct to 1e-4."""
+SMAX_GPA = 1e-3
+"""GPA; a residual stress of this size changes the volume by about 1e-5."""
+SYMPREC = 1e-3
+"""Å, tolerance of the symmetry that is kept."""
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A relaxed crystal.
+
+    Attributes
+    ----------
+    atoms
+        Relaxed positions and cell, without calculator or constraints.
+    energy
+        eV per cell.
+    fmax
+        Largest force on an atom, eV/Å.
+    smax
+        Largest stress component that was free to relax, GPA (pressure taken out at fixed volume, 0 for a fixed cell).
+    pressure
+        -1/3 of the trace of the stress, GPA.
+    steps
+        Optimizer steps.
+    converged
+        Both thresholds met.
+    """
+
+    atoms: Atoms
+    energy: float
+    fmax: float
+    smax: float
+    pressure: float
+    steps: int
+    converged: bool
+
+    def summary(self) -> dict[str, Any]:
+        """Return what a document keeps."""
+        return {
+            "steps": self.steps,
+            "fmax_ev_per_a": self.fmax,
+            "smax_gpa": self.smax,
+            "pressure_gpa": self.pressure,
+            "converged": self.converged,
+        }
+
+
+def _residuals(atoms: Atoms, cell: CellFreedom) -> tuple[float, float, float]:
+    """Return the largest force (eV/Å), the largest free stress component and the pressure (both GPa)."""
+    forces = atoms.get_forces()
+    fmax = float(np.linalg.norm(forces, axis=1).max()) if len(forces) else 0.0
+    if cell == "fixed":
+        return fmax, 0.0, float("nan")
+    stress = atoms.get_stress(voigt=True) * GPA_PER_EV_PER_A3
+    pressure = -float(stress[:3].mean())
+    free = stress + np.array([pressure] * 3 + [0.0] * 3) if cell == "fixed_volume" else stress
+    return fmax, float(np.abs(free).max()), pressure
+
+
+def relax_atoms(
+    atoms: Atoms,
+    potential: Potential | Calculator,
+    *,
+    cell: CellFreedom = "full",
+    symmetry: bool = True,
+    fmax: float = FMAX,
+    smax_gpa: float = SMAX_GPA,
+    steps: int = 500,
+    symprec: float = SYMPREC,
+    must_converge: bool = True,
+) -> Relaxation:
+    """Relax positions and cell.
+
+    Parameters
+    ----------
+    atoms
+        Starting configuration, periodic.
+    potential
+        A potential, or an ASE calculator.
+    cell
+        ``full``, ``fixed_volume`` (shape only) or ``fixed``.
+    symmetry
+        Keep the space group found at ``symprec``.
+    fmax
+        Threshold of the largest force, eV/Å.
+    smax_gpa
+        Threshold of the largest stress component, GPa.
+    steps
+        Optimizer steps allowed in all.
+    symprec
+        Å.
+    must_converge
+        Raise when a threshold is missed; otherwise the result says ``converged=False``.
+
+    Raises
+    ------
+    ConvergenceError
+        Naming the residual force and stress.
+    """
+    if cell not in {"full", "fixed_volume", "fixed"}:
+        raise InputError(f"Unknown cell freedom {cell!r}.", "Choose full, fixed_volume or fixed.")
+    work = atoms.copy()
+    work.set_constraint()
+    if hasattr(potential, "evaluate"):
+        require_elements(potential, [work])
+        work.calc = potential.calculator()
+    else:
+        work.calc = potential
+    if symmetry:
+        from ase.constraints import FixSymmetry
+
+        work.set_constraint(FixSymmetry(work, symprec=symprec))
+    taken = _optimize(work, cell, fmax, smax_gpa, steps)
+    force, stress, pressure = _residuals(work, cell)
+    converged = bool(force <= fmax and stress <= smax_gpa)
+    if must_converge and not converged:
+        raise ConvergenceError(
+            f"The relaxation of {work.get_chemical_formula()} stopped after {taken} steps with a largest force of "
+            f"{force:.1e} eV/Å (wanted {fmax:.1e}) and stress of {stress:.1e} GPa (wanted {smax_gpa:.1e}).",
+            "Allow more steps, start closer to the minimum, or evaluate the potential in float64.",
+        )
+    energy = float(work.get_potential_energy())
+    relaxed = work.copy()
+    relaxed.set_constraint()
+    return Relaxation(relaxed, energy, force, stress, pressure, taken, converged)
+
+
+def _optimize(work: Atoms, cell: CellFreedom, fmax: float, smax_gpa: float, steps: int) -> int:
+    """Minimise in rounds until forces and stress both meet their thresholds; return the steps taken."""
+    from ase.filters import FrechetCellFilter
+    from ase.optimize import BFGSLineSearch, FIRE
+
+    taken = 0
+    threshold = fmax
+    for optimizer in (BFGSLineSearch, BFGSLineSearch, FIRE, BFGSLineSearch):
+        force, stress, _ = _residuals(work, cell)
+        if (force <= fmax and stress <= smax_gpa) or taken >= steps:
+            break
+        # the filter measures stress as a force (volume times stress over the number of atoms), so its own threshold
+        # says little about GPa: it is tightened until both thresholds hold
+        target = work if cell == "fixed" else FrechetCellFilter(work, constant_volume=cell == "fixed_volume")
+        optimisation = optimizer(target, logfile=None)
+        try:
+            optimisation.run(fmax=threshold, steps=steps - taken)
+        except RuntimeError:
+            pass  # the line search gives up at the noise floor; the residuals below decide
+        taken += max(int(optimisation.nsteps), 1)
+        threshold *= 0.2
+    return taken
