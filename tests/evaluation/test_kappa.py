@@ -86,7 +86,7 @@ def test_conductivity_of_a_potential():
     from phonosmith.potentials.ase_potential import AsePotential
 
     atoms = bulk("Ar", "fcc", a=4.0)
-    calculator = lambda: MorsePotential(epsilon=0.02, r0=4.0 / np.sqrt(2), rho0=6.0, rcut1=3.2, rcut2=3.4)  # noqa: E731
+    calculator = lambda: MorsePotential(epsilon=0.02, r0=4.0 / np.sqrt(2), rho0=6.0, rcut1=1.15, rcut2=1.25)  # noqa: E731
     potential = AsePotential(calculator, ["Ar"])
     results = [
         relaxation_time_conductivity(third_order_phonon(atoms, potential, np.diag([n] * 3)), (5, 5, 5)) for n in (2, 3)
@@ -97,7 +97,7 @@ def test_conductivity_of_a_potential():
     assert results[1].kappa > 0
     # bonds four times as stiff with the same shape
     stiff = AsePotential(
-        lambda: MorsePotential(epsilon=0.08, r0=4.0 / np.sqrt(2), rho0=6.0, rcut1=3.2, rcut2=3.4), ["Ar"]
+        lambda: MorsePotential(epsilon=0.08, r0=4.0 / np.sqrt(2), rho0=6.0, rcut1=1.15, rcut2=1.25), ["Ar"]
     )
     hot = relaxation_time_conductivity(
         third_order_phonon(atoms, stiff, np.diag([3] * 3)), (5, 5, 5), temperature=3000.0

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from pydantic import BaseModel, Field
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.units import BOLTZMANN, PLANCK
+from phonosmith.evaluation.thermodynamics import mode_heat_capacity
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -101,15 +101,6 @@ class GruneisenResult(BaseModel):
     temperature: float = Field(description="temperature of the heat-capacity weights, K")
     mesh: tuple[int, int, int] = Field(description="q-point mesh")
     n_left_out: int = Field(description="modes below the cutoff frequency, left out of the averages")
-
-
-def mode_heat_capacity(frequencies: ArrayLike, temperature: float) -> NDArray[np.float64]:
-    """Return each oscillator's heat capacity over k_B; frequencies in THz, temperature in K."""
-    x = np.asarray(frequencies, dtype=float) * 1e12 * PLANCK / (BOLTZMANN * temperature)
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        value = (0.5 * x / np.sinh(0.5 * x)) ** 2
-    result: NDArray[np.float64] = np.where(np.abs(x) < 1e-8, 1.0, np.nan_to_num(value))
-    return result
 
 
 def mean_gruneisen(
