@@ -64,6 +64,12 @@ class Settings(BaseSettings):
     batch_atoms: int = Field(2048, gt=0, description="atoms per batch of the batched evaluator on a CPU")
     stability_threshold_thz: float = Field(0.05, gt=0, description="modes below minus this count as imaginary, THz")
 
+    verdict_phonon_mae_thz: float = Field(
+        0.10, gt=0, description="largest phonon MAE of a potential fit for phonons, THz"
+    )
+    verdict_omega_max_percent: float = Field(3.0, gt=0, description="largest error of the highest frequency, percent")
+    verdict_thermal_percent: float = Field(2.0, gt=0, description="largest error of C_v and S at 300 K, percent")
+
     @classmethod
     def settings_customise_sources(
         cls,

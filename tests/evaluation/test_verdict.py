@@ -1,0 +1,57 @@
+import pytest
+
+from phonosmith.evaluation.phonon_documents import PhononComparison, PhononSide
+from phonosmith.evaluation.verdict import judge
+from phonosmith.settings import Settings
+
+SIDE = {
+    "omega_min_thz": 0.0, "omega_max_thz": 15.0, "omega_mean_thz": 8.0, "heat_capacity": 40.0, "entropy": 38.0,
+    "free_energy": 5.0, "volume": 40.0, "n_imaginary_commensurate": 0, "stable": True, "n_imaginary_practical": 0,
+    "stable_practical": True, "imaginary_share": 0.0, "asr_residual": 0.0, "space_group": "Fd-3m",
+    "space_group_number": 227,
+}  # fmt: skip
+
+
+def comparison(mae=0.05, omega_max=-1.0, same=True, **candidate):
+    return PhononComparison.model_construct(
+        mae_thz=mae,
+        omega_max_error_percent=omega_max,
+        same_space_group=same,
+        reference=PhononSide(**SIDE),
+        candidate=PhononSide(**(SIDE | candidate)),
+    )
+
+
+def test_a_good_potential_is_fit_and_the_limits_are_recorded():
+    verdict = judge(comparison(), Settings())
+    assert verdict.fit
+    assert verdict.reasons == []
+    assert verdict.thresholds["phonon_mae_thz"] == Settings().verdict_phonon_mae_thz
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        (comparison(mae=0.2), "phonon MAE"),
+        (comparison(omega_max=4.0), "highest frequency"),
+        (comparison(omega_max=-4.0), "highest frequency"),
+        (comparison(heat_capacity=41.0), "heat capacity"),
+        (comparison(entropy=36.0), "entropy"),
+        (comparison(stable_practical=False), "unstable crystal"),
+        (comparison(same=False, space_group="P1"), "relaxes to P1"),
+    ],
+)
+def test_each_reason_alone_is_enough(changed, word):
+    verdict = judge(changed, Settings())
+    assert not verdict.fit
+    assert len(verdict.reasons) == 1
+    assert word in verdict.reasons[0]
+
+
+def test_worse_than_the_foundation_or_untrained_is_never_fit():
+    assert "worse than the foundation" in judge(comparison(mae=0.08), Settings(), comparison(mae=0.07)).reasons[0]
+    assert not judge(comparison(), Settings(), improved=False).fit
+
+
+def test_thresholds_come_from_the_settings():
+    assert judge(comparison(mae=0.2), Settings(verdict_phonon_mae_thz=0.3)).fit
