@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.gate import MOVING
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.rehearsal import Rehearsal
 
@@ -113,6 +114,9 @@ class ReferenceEngine(BaseModel):
             record = self._compute_once(frame, calculation, name)
             total += record.wall_seconds
             record.attempts, record.wall_seconds = attempt, total
+            if record.accepted and calculation not in MOVING:
+                # programs print eight decimals of what they were sent; the numbers belong to what was sent
+                record.cell, record.positions = list(frame.cell), list(frame.positions)
             if record.accepted or not all(reason.transient for reason in record.reasons) or attempt == attempts:
                 return record
             _put_aside(Path.cwd(), attempt)

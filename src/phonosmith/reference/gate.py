@@ -8,6 +8,7 @@ libraries call NaN forces, another lattice, an SCF cycle cut short by the queue 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -181,7 +182,9 @@ def check_kpoints(record: ReferenceRecord, asked: Frame, protocol: ReferenceProt
     return [Reason(code="kpoints", message=f"the mesh was {'x'.join(map(str, record.kpoints))}, not {wanted}")]
 
 
-def check_potcars(record: ReferenceRecord, protocol: ReferenceProtocol, written: Sequence[str] = ()) -> list[Reason]:
+def check_potcars(
+    record: ReferenceRecord, asked: Frame, protocol: ReferenceProtocol, written: Sequence[str] = ()
+) -> list[Reason]:
     """One POTCAR per species block, each the one of the protocol, each the one that was written.
 
     Parameters
@@ -189,9 +192,8 @@ def check_potcars(record: ReferenceRecord, protocol: ReferenceProtocol, written:
     written
         Titles of the POTCAR file in the folder; empty when it is not known.
     """
-    symbols = protocol.potcar_map(record.symbols)
-    blocks = [symbol for i, symbol in enumerate(record.symbols) if i == 0 or symbol != record.symbols[i - 1]]
-    wanted = [symbols[element] for element in blocks]
+    symbols = protocol.potcar_map(asked.symbols)
+    wanted = [symbols[element] for element, _ in groupby(asked.symbols)]
     ran = [title.split()[1] if len(title.split()) > 1 else title for title in record.potcar_titles]
     if not ran:
         return [Reason(code="potcar_unknown", message="the output names no POTCAR", transient=True)]
@@ -277,7 +279,7 @@ def check_label(
         reasons += check_scf(record, protocol)
         reasons += check_incar(record.incar, protocol, record.calculation)
         reasons += check_kpoints(record, asked, protocol)
-        reasons += check_potcars(record, protocol, written_potcars)
+        reasons += check_potcars(record, asked, protocol, written_potcars)
         reasons += check_corrections(record.corrections, record.calculation)
         reasons += check_origin(record, allow_rehearsal=allow_rehearsal)
     return reasons

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
-from phonosmith.core.errors import InputError, LabelError
-from phonosmith.reference.documents import Frame, LabelReport, ReferenceRecord
+from phonosmith.core.errors import InputError, LabelError, PhonosmithError
+from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, sampled_frames
+from phonosmith.reference.records import refused
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -50,7 +51,13 @@ def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int 
     LabelError
         When the gate refuses the result of the last attempt; the refused record stays in the job store.
     """
-    record = ReferenceEngine.model_validate(engine).compute(Frame.model_validate(frame), "static", name, attempts)
+    chosen, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
+    try:
+        record = chosen.compute(asked, "static", name, attempts)
+    except PhonosmithError as error:
+        reason = Reason(code="configuration", message=str(error))
+        _leave_refusal(refused(asked, chosen.protocol, "static", chosen.name, reason))
+        raise
     if not record.accepted:
         _leave_refusal(record)
         raise LabelError(f"{name}: {record.explain()}.", "Repair the cause and run this job again.")

@@ -90,7 +90,7 @@ def require_minimum(report: LabelReport, minimum: Mapping[str, int], fraction: f
     """
     short = []
     for split, total in sorted(asked.items()):
-        needed = minimum.get(split, max(1, round(fraction * total)))
+        needed = minimum.get(split, max(1, round(fraction * total)) if fraction > 0 else 0)
         if report.counts.get(split, 0) < needed:
             short.append(f"{split}: {report.counts.get(split, 0)} of {total}, at least {needed} needed")
     short += [f"{split}: none was asked, at least {n} needed" for split, n in sorted(minimum.items()) if split not in asked and n]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 import tempfile
 import time
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +142,10 @@ class ProtocolVaspMaker(BaseVaspMaker):
         protocol, rehearsal = self._protocol(), self._rehearsal()
         start = time.perf_counter()
         try:
-            task = self._run(structure, rehearsal)
+            with warnings.catch_warnings():
+                if rehearsal is not None:  # invented POTCARs are unknown to pymatgen, which says so many times
+                    warnings.simplefilter("ignore", UserWarning)
+                task = self._run(structure, rehearsal)
         except (ConfigurationError, KeyboardInterrupt):
             raise
         except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
@@ -169,7 +176,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
             polling = _REHEARSAL_POLLING
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
         handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
-        run_vasp(handlers=handlers, wall_time=self.wall_time, custodian_kwargs=custodian, **command)
+        with _own_clock():
+            run_vasp(handlers=handlers, wall_time=self.wall_time, custodian_kwargs=custodian, **command)
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
@@ -199,6 +207,51 @@ def _library(protocol: ReferenceProtocol, structure: Any, rehearsal: Rehearsal |
         root = write_invented_potcars(Path(folder), symbols, protocol.potcar_functional)
         with potcar_library(root):
             yield
+
+
+@contextlib.contextmanager
+def _own_clock() -> Any:
+    """Keep custodian from counting the wall time of the next job from the start of this one."""
+    name = "CUSTODIAN_WALLTIME_START"
+    given = name in os.environ
+    try:
+        yield
+    finally:
+        if not given:
+            os.environ.pop(name, None)
+
+
+def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
+    """Check, on the machine that is to run it, that VASP and every POTCAR are there.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming the command or the data sets that are missing, before anything is computed.
+    """
+    from shutil import which
+
+    from atomate2 import SETTINGS
+    from pymatgen.core import SETTINGS as PYMATGEN
+    from pymatgen.io.vasp.inputs import PotcarSingle
+
+    symbols = sorted(protocol.potcar_map(elements).values())
+    command = shlex.split(SETTINGS.VASP_CMD)
+    if not command or which(command[0]) is None:
+        raise ConfigurationError(
+            f"The VASP command '{SETTINGS.VASP_CMD}' is not on this machine.",
+            "Set VASP_CMD in atomate2.yaml or ATOMATE2_VASP_CMD; use --rehearsal to try the campaign without VASP.",
+        )
+    root = PYMATGEN.get("PMG_VASP_PSP_DIR")
+    if not root:
+        raise ConfigurationError("PMG_VASP_PSP_DIR is not set.", "Point it at the POTCAR library (see pymatgen's 'pmg config').")
+    folder = Path(root) / PotcarSingle.functional_dir.get(protocol.potcar_functional, protocol.potcar_functional)
+    names = {symbol: (f"POTCAR.{symbol}", f"POTCAR.{symbol}.gz", f"{symbol}/POTCAR", f"{symbol}/POTCAR.gz") for symbol in symbols}
+    missing = [symbol for symbol, choices in names.items() if not any((folder / name).is_file() for name in choices)]
+    if missing:
+        raise ConfigurationError(
+            f"{folder} holds no POTCAR for {', '.join(missing)}.", "Add them, or name others in potcar_overrides."
+        )
 
 
 def read_titles(potcar: Path) -> list[str]:
