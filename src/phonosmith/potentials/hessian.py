@@ -11,6 +11,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Array, Potential
 from phonosmith.potentials.batched import frozen
 from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.pairs import directed_pairs, shared_pairs
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -51,7 +52,8 @@ def autograd_columns(potential: MacePotential, atoms: Atoms, columns: Sequence[i
     positions = batch["positions"]
     with frozen(potential.model):
         # training=True keeps the graph of the forces, which is what a second derivative needs
-        forces = potential.model(batch, training=True)["forces"].reshape(-1)
+        with shared_pairs(potential.model, *directed_pairs(batch)):
+            forces = potential.model(batch, training=True)["forces"].reshape(-1)
         for row, column in enumerate(wanted):
             (gradient,) = torch.autograd.grad(-forces[column], positions, retain_graph=row + 1 < len(wanted))
             found[row] = numpy64(gradient).ravel()

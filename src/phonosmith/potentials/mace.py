@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from ase import Atoms
     from ase.calculators.calculator import Calculator
 
+_IDLE_FACTOR = 4
+"""Prune for an evaluation when the model knows at least this many times the elements that occur."""
+_MANY_ATOMS = 512
+"""... and when at least this many atoms are evaluated in one call."""
+
 
 class MacePotential:
     """A MACE model that evaluates batches and gives Hessian columns.
@@ -57,6 +62,7 @@ class MacePotential:
         self.elements = tuple(chemical_symbols[number] for number in sorted(self.z_table))
         self.heads = tuple(getattr(self.model, "heads", None) or ("Default",))
         self.head = _choose_head(self.heads, head, name)
+        self._lean: dict[tuple[str, ...], tuple[Any, MacePotential]] = {}
 
     @classmethod
     def from_model(
@@ -94,6 +100,24 @@ class MacePotential:
         require_elements(self, [atoms], self.name)
         return autograd_columns(self, atoms, columns)
 
+    def lean(self, frames: Sequence[Atoms]) -> MacePotential:
+        """Return the potential to evaluate these frames with: pruned where that pays, and never older than the weights.
+
+        Pruning takes seconds, so it is done for many atoms and many idle elements only, and kept for the next call.
+        """
+        used = tuple(sorted({symbol for atoms in frames for symbol in atoms.symbols}))
+        if not used or len(self.elements) < _IDLE_FACTOR * len(used):
+            return self
+        fingerprint = _weight_sums(self.model)
+        kept = self._lean.get(used)
+        if kept is not None and kept[0] == fingerprint:
+            return kept[1]
+        if sum(len(atoms) for atoms in frames) < _MANY_ATOMS:
+            return self
+        pruned = self.prune(used)
+        self._lean = {used: (fingerprint, pruned)}
+        return pruned
+
     def calculator(self) -> Calculator:
         """Return an ASE calculator of the same numbers."""
         from phonosmith.potentials.calculator import LoadedCalculator
@@ -130,6 +154,21 @@ def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
             f"{name} has several heads and none is called 'default'.", f"Choose one of {', '.join(heads)}."
         )
     return chosen[0]
+
+
+def _weight_sums(model: Any) -> list[float]:
+    """Return sums that change when training changes any weight: the guard of a kept pruned copy."""
+    import torch
+
+    with torch.no_grad():
+        sums = [part for value in model.parameters() for part in (value.sum().double(), value.square().sum().double())]
+        buffers = [
+            value.double().sum() for value in (model.scale_shift.buffers() if hasattr(model, "scale_shift") else ())
+        ]
+        found: list[float] = torch.stack(
+            [*sums, *buffers, model.atomic_energies_fn.atomic_energies.double().sum()]
+        ).tolist()
+    return found
 
 
 def load_mace(
