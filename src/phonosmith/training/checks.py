@@ -1,4 +1,4 @@
-"""Did training do what was asked for?"""
+"""Whether training did what was asked for."""
 
 from __future__ import annotations
 

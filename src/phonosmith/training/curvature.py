@@ -295,9 +295,7 @@ class CurvatureTerm:
         run = self._finite if self.method == "fd" else self._autograd
         return run(model, parameters, chosen)
 
-    def _try_autograd(
-        self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]
-    ) -> float:
+    def _try_autograd(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
         try:
             value = self._autograd(model, parameters, chosen)

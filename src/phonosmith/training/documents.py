@@ -46,7 +46,7 @@ class ReplayUse(BaseModel):
 
 
 class TrainingChecks(BaseModel):
-    """Did what was asked for happen?"""
+    """Whether what was asked for happened."""
 
     passed: bool = Field(description="every check held")
     not_improved: bool = Field(description="validation loss is not below the foundation's: do not use this model")

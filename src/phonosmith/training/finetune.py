@@ -276,4 +276,3 @@ def _curvature_errors(
         steps=state.curvature_steps,
         seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
     )
-

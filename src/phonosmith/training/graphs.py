@@ -156,7 +156,8 @@ def build_graph(
 
 
 _CONCATENATED = (
-    "positions", "cell", "shifts", "unit_shifts", "node_attrs", "head", "energy", "forces", "stress", "has_stress", "replay",
+    "positions", "cell", "shifts", "unit_shifts", "node_attrs", "head", "energy", "forces", "stress", "has_stress",
+    "replay",
 )  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def adapted(
 
 
 def fresh(batch: Batch) -> Batch:
-    """Return a batch safe to hand to the model again: a forward pass replaces positions and shifts in its dictionary."""
+    """Return a batch to hand to the model again: a forward pass replaces positions and shifts in its dictionary."""
     copy = dict(batch)
     copy["positions"] = batch["positions"].detach().clone()
     return copy

@@ -170,7 +170,7 @@ class Fitter:
             # warm-up: the average must not remember the start for longer than training has lasted
             decay = min(self.spec.ema, (1 + self.state.steps) / (10 + self.state.steps))
             with torch.no_grad():
-                torch._foreach_lerp_(self.state.ema, self.parameters, 1 - decay)  # noqa: SLF001
+                torch._foreach_lerp_(self.state.ema, self.parameters, 1 - decay)
         return total
 
     def _culprits(self, names: Sequence[str]) -> str:
@@ -193,9 +193,7 @@ class Fitter:
             chosen = [self.train[index] for index in order[start : start + size]]
             if self.curvature is not None and not joint and count % self.spec.cotrain_steps == 0:
                 self._step(None, with_curvature=True, names=["perfect supercell"])
-            losses.append(
-                self._step(collate(chosen), with_curvature=joint, names=[graph.name for graph in chosen])
-            )
+            losses.append(self._step(collate(chosen), with_curvature=joint, names=[graph.name for graph in chosen]))
         return float(np.mean(losses))
 
     # judging
@@ -254,9 +252,7 @@ class Fitter:
 
     # the whole fit
 
-    def run(
-        self, *, walltime: float | None = None, on_epoch: Callable[[EpochRecord], None] | None = None
-    ) -> FitState:
+    def run(self, *, walltime: float | None = None, on_epoch: Callable[[EpochRecord], None] | None = None) -> FitState:
         """Train until done, out of time or interrupted; the best weights are in the model when it is finished.
 
         Parameters

@@ -72,9 +72,7 @@ def efs_loss(output: Mapping[str, torch.Tensor], batch: Batch, terms: LossTerms)
     return loss
 
 
-def _energy_huber(
-    energy: torch.Tensor, batch: Batch, terms: LossTerms, factor: torch.Tensor | None
-) -> torch.Tensor:
+def _energy_huber(energy: torch.Tensor, batch: Batch, terms: LossTerms, factor: torch.Tensor | None) -> torch.Tensor:
     n_atoms = batch["n_atoms"]
     if terms.convention == "per_atom":
         per_graph = torch.nn.functional.huber_loss(

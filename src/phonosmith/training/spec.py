@@ -186,7 +186,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigurationError(f"Setting {key!r} is given twice.", "Give it once.")
         text = text.strip()
         try:
-            found[key] = None if text.lower() == "none" and key != "anchor" and key != "replay" else json.loads(text)
+            found[key] = None if text.lower() == "none" and key not in {"anchor", "replay"} else json.loads(text)
         except json.JSONDecodeError:
             found[key] = text
     return found

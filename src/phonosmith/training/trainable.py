@@ -74,7 +74,7 @@ def attach_pull(
 ) -> torch.utils.hooks.RemovableHandle:
     """Pull parameters towards reference values before every step: ``p += min(1, lr*strength) * (p0 - p)``.
 
-    Equal, step for step, to AdamW's decoupled decay of an additive update p - p0; after the Adam update it would not be.
+    Step for step this equals AdamW's decoupled decay of an additive update p - p0; after the Adam update it would not.
 
     Parameters
     ----------
@@ -89,6 +89,6 @@ def attach_pull(
 
     def pull(*_: Any) -> None:
         with torch.no_grad():
-            torch._foreach_lerp_(group["params"], list(reference), min(1.0, group["lr"] * strength))  # noqa: SLF001
+            torch._foreach_lerp_(group["params"], list(reference), min(1.0, group["lr"] * strength))
 
     return optimizer.register_step_pre_hook(pull)
