@@ -180,7 +180,7 @@ def _show(result: Plan) -> None:
     console = Console()
     table = Table(title="Pre-flight", title_justify="left")
     for name in ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB"):
-        table.add_column(name, justify="left" if name in {"material", "cell"} else "right", no_wrap=name != "material")
+        table.add_column(name, justify="left" if name in {"material", "cell"} else "right", no_wrap=True)
     for material in result.materials:
         if not material.usable:
             table.add_row(Path(material.source).name, "[red]unusable[/red]", *[""] * 6)

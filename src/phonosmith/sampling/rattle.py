@@ -20,6 +20,8 @@ POSITION_DIGITS = 8
 """Positions are rounded to 1e-8 Å: what extended XYZ keeps, and coarse enough to hide last-bit differences."""
 CELL_DIGITS = 10
 """Cell vectors are rounded to 1e-10 Å."""
+ATTEMPTS = 30
+"""Most draws of one calibration; one or two do unless distances are tight."""
 MEAN_OF_NORMAL = float(np.sqrt(8 / np.pi))
 """Mean length of a vector of three independent standard normal numbers."""
 
@@ -72,7 +74,7 @@ def rattle(
     mean_displacement: float = 0.1,
     min_distance: float,
     n_iter: int = 10,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
 ) -> Rattled:
     """Return Monte Carlo rattle displacements whose mean length is what was asked.
 
@@ -112,7 +114,7 @@ def rattle(
     free = np.sqrt((len(atoms) - 1) / len(atoms))
     sigma = mean_displacement / (MEAN_OF_NORMAL * np.sqrt(n_iter) * free)
     best: tuple[float, float, Array] | None = None
-    for _ in range(12):
+    for attempt in range(ATTEMPTS):
         displacements, used = _draw(atoms, float(sigma), min_distance, n_iter, seed)
         if used < min_distance:
             notes.append(
@@ -125,7 +127,8 @@ def rattle(
             best = (error, float(sigma), displacements)
         if error <= tolerance or mean == 0:
             break
-        sigma *= mean_displacement / mean
+        # one refused step changes all later draws, so the mean jumps with sigma: varied damping keeps off cycles
+        sigma *= (mean_displacement / mean) ** (1.0 - 0.5 * (0.618 * attempt % 1.0))
     if best is None:  # the loop runs at least once
         raise ConvergenceError("Rattling drew nothing.", "Report this.")
     error, sigma, displacements = best
@@ -147,7 +150,9 @@ def _draw(atoms: Atoms, sigma: float, min_distance: float, n_iter: int, seed: in
     allowed = min_distance
     for _ in range(10):
         try:
-            found = np.asarray(mc_rattle(atoms, sigma, allowed, n_iter=n_iter, seed=seed), dtype=float)
+            found = np.asarray(
+                mc_rattle(atoms, sigma, allowed, n_iter=n_iter, max_attempts=500, seed=seed), dtype=float
+            )
         except Exception as error:
             # hiphive has no exception of its own for a jammed atom
             if "maximum number of attempts" not in str(error):

@@ -182,11 +182,11 @@ def calibrate(works: Sequence[float], core_hours: Sequence[float]) -> CostModel:
         Geometric mean of the ratios; ``spread`` is one standard deviation of their logarithm as a factor (3 for fewer
         than three calculations).
     """
-    if len(works) != len(core_hours) or not works:
+    if len(works) != len(core_hours) or len(works) == 0:
         raise InputError(
             f"{len(works)} sizes and {len(core_hours)} times cannot calibrate the cost model.", "Give as many of each."
         )
-    if min(works) <= 0 or min(core_hours) <= 0:
+    if np.min(works) <= 0 or np.min(core_hours) <= 0:
         raise InputError("Sizes and times of finished calculations must be positive.", "Leave failed ones out.")
     ratios = np.log(np.asarray(core_hours, dtype=float) / np.asarray(works, dtype=float))
     spread = float(np.exp(np.std(ratios, ddof=1))) if len(ratios) > 2 else 3.0

@@ -115,7 +115,7 @@ def clean_structure(structure: Any, name: str = "The structure", notes: Sequence
     InputError
         See ``read_structure``.
     """
-    from pymatgen.core import Element, Species, Structure
+    from pymatgen.core import DummySpecies, Element, Species, Structure
 
     if not isinstance(structure, Structure):
         raise InputError(
@@ -133,7 +133,7 @@ def clean_structure(structure: Any, name: str = "The structure", notes: Sequence
     symbols = []
     for site in structure:
         specie = site.specie
-        if not isinstance(specie, Element | Species):
+        if isinstance(specie, DummySpecies) or not isinstance(specie, Element | Species):
             raise InputError(f"{name} holds {specie}, which is not a chemical element.", "Name every site's element.")
         symbols.append(Element.from_Z(specie.Z))
     if structure.volume < 1e-3 or not np.all(np.isfinite(structure.lattice.matrix)):
