@@ -13,14 +13,8 @@ from ase.calculators.emt import EMT
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.reference.frame_labels import label_frame, labels_of
-from phonosmith.reference.importers.phonopy_files import (
-    atoms_of,
-    attach_forces,
-    displaced_frames,
-    full_force_constants,
-    has_forces,
-    load_phonopy,
-)
+from phonosmith.reference.importers.phonopy_dataset import atoms_of, attach_forces, has_forces
+from phonosmith.reference.importers.phonopy_files import displaced_frames, full_force_constants, load_phonopy
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -211,7 +205,7 @@ def test_forces_are_matched_by_geometry(copper, tmp_path):
         attach_forces(bare, [label_frame(bulk("Ag", cubic=True) * 2, energy=0.0, forces=np.ones((32, 3)))])
 
 
-@pytest.mark.parametrize("name", ["NaCl", "MgB2", "TiO2-anatase", "NaCl-rd"])
+@pytest.mark.parametrize("name", ["Si", "NaCl", "MgB2", "TiO2-anatase", "NaCl-rd"])
 def test_published_examples(shared, name):
     phonon = load_phonopy(shared / "data" / "phonopy" / name)
     assert phonon.force_constants.shape[1] == len(phonon.supercell)

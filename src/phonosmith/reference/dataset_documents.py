@@ -99,7 +99,8 @@ class SourceReport(BaseModel):
     """What came out of one source."""
 
     path: str = Field(description="path as given")
-    kind: str = Field(description="vasprun, outcar, taskdoc, extxyz, phonopy, structures-json, directory, archive, ...")
+    kind: str = Field(description="vasprun, outcar, taskdoc, extxyz, phonopy, structures, mixed or none")
+    kinds: dict[str, int] = Field(default_factory=dict, description="frames by kind, where a source mixes kinds")
     n_files: int = Field(0, description="calculations or files found")
     n_frames: int = Field(0, description="labelled frames taken")
     n_refused: int = Field(0, description="frames or files refused")

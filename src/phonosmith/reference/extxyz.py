@@ -112,21 +112,32 @@ def read_frames(path: str | Path, *, require: Sequence[str] = ()) -> list[Atoms]
 def parse_frames(text: str, where: str, *, require: Sequence[str] = ()) -> list[Atoms]:
     """Read configurations from extended XYZ text; see ``read_frames``."""
     frames = []
+    for item in parse_each(text, where):
+        if isinstance(item, InputError):
+            raise item
+        frames.append(item)
+    if not frames:
+        raise InputError(f"{where} holds no frame.", "Give an extended XYZ file with at least one configuration.")
+    check_frames(frames, where, require)
+    return frames
+
+
+def parse_each(text: str, where: str) -> Iterator[Atoms | InputError]:
+    """Yield every frame, or the error that names it, so that one bad frame need not cost the others.
+
+    A file whose atom counts do not fit its lines still raises: after such a place nothing can be told apart.
+    """
     for index, chunk in enumerate(_chunks(text, where)):
         try:
             atoms = next(iter(read_xyz(io.StringIO(chunk), index=0)))
             _tidy(atoms)
         except InputError as error:
-            raise InputError(f"{where}: frame {index}: {error.message}", error.advice) from error
-        except Exception as error:
-            raise InputError(
-                f"{where}: frame {index}: {_diagnose(chunk) or error}.", "The file is damaged or not extended XYZ."
-            ) from error
-        frames.append(atoms)
-    if not frames:
-        raise InputError(f"{where} holds no frame.", "Give an extended XYZ file with at least one configuration.")
-    check_frames(frames, where, require)
-    return frames
+            yield InputError(f"{where}: frame {index}: {error.message}", error.advice)
+        except Exception as error:  # noqa: BLE001  (ASE's reader raises whatever the broken text leads to)
+            reason = _diagnose(chunk) or str(error)
+            yield InputError(f"{where}: frame {index}: {reason}.", "The file is damaged or not extended XYZ.")
+        else:
+            yield atoms
 
 
 def _tidy(atoms: Atoms) -> None:

@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from bz2 import BZ2File
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -61,12 +61,13 @@ DEFAULT_LIMITS = Limits()
 class Entry:
     """One file of a source: its name below the source (compression ending removed) and its content.
 
-    ``data`` is None and ``refusal`` says why where the file was not read.
+    ``data`` is None and ``refusal`` says why where the file was not read; ``path`` is set for files of a folder.
     """
 
     name: str
     data: bytes | None
     refusal: str | None = None
+    path: Path | None = None
 
 
 class _Forward(io.RawIOBase):
@@ -207,7 +208,7 @@ def _folder(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterat
             elif not file.is_file():
                 yield Entry(relative, None, "not a regular file")
             else:
-                entry = _guarded(relative, partial(read_bounded, file, limits))
+                entry = replace(_guarded(relative, partial(read_bounded, file, limits)), path=file)
                 total += len(entry.data or b"")
                 check_size(total, total, limits.total_bytes, limits, str(path))
                 yield entry

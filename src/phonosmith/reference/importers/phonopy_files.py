@@ -7,7 +7,6 @@ parsed safely, only files that lie beside it under its own name are used, and fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +16,21 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.reference.importers.archives import COMPRESSED, bare_name, read_bounded
+from phonosmith.reference.importers.phonopy_dataset import (
+    atoms_of,
+    attach_forces,
+    calculations_beside,
+    displacements_and_forces,
+    has_forces,
+    require_same_cell,
+)
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
 
 Array = NDArray[np.float64]
 YAML_NAMES = ("phonopy_params.yaml", "phonopy.yaml", "phonopy_disp.yaml", "phono3py_disp.yaml")
+PLANS = ("phonopy_disp.yaml", "phono3py_disp.yaml")
 _ENDINGS = ("", *COMPRESSED)
 
 
@@ -43,7 +50,8 @@ def load_phonopy(
     path
         ``phonopy.yaml``, ``phonopy_params.yaml`` or ``phonopy_disp.yaml`` (plain, .gz, .xz, .lzma, .bz2), or a folder
         that holds one. Forces come from the YAML itself, else from ``FORCE_SETS`` beside it (``x.FORCE_SETS`` for
-        ``x.phonopy.yaml``), else force constants from ``FORCE_CONSTANTS`` or ``force_constants.hdf5``.
+        ``x.phonopy.yaml``), else from ``FORCE_CONSTANTS`` or ``force_constants.hdf5``, else from the vasprun.xml files
+        or archives of them in the folder of a ``phonopy_disp.yaml`` or ``phono3py_disp.yaml``.
     is_nac
         Keep Born charges and dielectric constant (from the YAML or ``BORN`` beside it).
     symprec
@@ -73,8 +81,9 @@ def load_phonopy(
     if phonon.force_constants is None:
         if not has_forces(phonon):
             raise InputError(
-                f"{source} has displacements but no forces, and no FORCE_SETS lies beside it.",
-                "Put FORCE_SETS beside it, or import the displaced calculations and use attach_forces.",
+                f"{source} has displacements but no forces; neither FORCE_SETS nor the displaced calculations lie"
+                " beside it.",
+                "Put FORCE_SETS or the vasprun.xml files beside it.",
             )
         produce_force_constants(phonon, symmetrize=symmetrize, fc_calculator=fc_calculator)
     if not np.all(np.isfinite(phonon.force_constants)):
@@ -169,6 +178,8 @@ def _attach_files(phonon: Phonopy, data: Any, source: Path) -> None:
         constants = _written_constants(source)
         if constants is not None:
             phonon.force_constants = _checked_constants(constants, phonon, source)
+        elif Path(bare_name(source.name)).name in PLANS and (frames := calculations_beside(source.parent)):
+            attach_forces(phonon, frames)
 
 
 def _force_sets(file: Path, count: int) -> Any:
@@ -235,33 +246,6 @@ def _attach_nac(phonon: Phonopy, data: Any, source: Path) -> None:
     phonon.nac_params = params
 
 
-def displacements_and_forces(dataset: Any, count: int) -> tuple[Array, Array | None, Array | None]:
-    """Return displacements (n, atoms, 3) in Å, forces in eV/Å and energies in eV of either kind of phonopy dataset."""
-    if "first_atoms" in dataset:
-        first = dataset["first_atoms"]
-        moved = np.zeros((len(first), count, 3))
-        for index, item in enumerate(first):
-            if not 0 <= item["number"] < count:
-                raise MismatchError(
-                    f"A displacement moves atom {item['number'] + 1} of {count}.", "The files do not belong together."
-                )
-            moved[index, item["number"]] = item["displacement"]
-        forces = np.array([i["forces"] for i in first]) if all(i.get("forces") is not None for i in first) else None
-        complete = all(i.get("supercell_energy") is not None for i in first)
-        energies = np.array([i["supercell_energy"] for i in first], dtype=float) if complete else None
-        return moved, forces, energies
-    moved = np.asarray(dataset["displacements"], dtype=float)
-    forces = dataset.get("forces")
-    return moved, None if forces is None else np.asarray(forces, dtype=float), dataset.get("supercell_energies")
-
-
-def has_forces(phonon: Phonopy) -> bool:
-    """Tell whether every displacement has its forces."""
-    if not phonon.dataset:
-        return False
-    return displacements_and_forces(phonon.dataset, len(phonon.supercell))[1] is not None
-
-
 def _require_same_displacements(planned: Any, found: Any, file: Path, source: Path) -> None:
     count = max(int(np.asarray(found["natom"]) if "natom" in found else np.shape(found["displacements"])[1]), 1)
     before = displacements_and_forces(planned, count)[0]
@@ -306,11 +290,6 @@ def full_force_constants(phonon: Phonopy) -> Array:
     return np.asarray(compact_fc_to_full_fc(phonon.primitive, constants), dtype=float)
 
 
-def atoms_of(cell: PhonopyAtoms) -> Atoms:
-    """Return phonopy's cell as ASE Atoms in the same order."""
-    return Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
-
-
 def displaced_frames(phonon: Phonopy) -> list[Atoms]:
     """Return every displaced supercell with its forces, and its energy where the files give one.
 
@@ -339,77 +318,3 @@ def displaced_frames(phonon: Phonopy) -> list[Atoms]:
             )
         )
     return frames
-
-
-def require_same_cell(ours: Atoms, theirs: Atoms, what: str, tolerance: float = 1e-3) -> None:
-    """Raise MismatchError unless two configurations are the same crystal in the same atom order.
-
-    Parameters
-    ----------
-    ours, theirs
-        Configurations.
-    what
-        Named in the message.
-    tolerance
-        Largest difference of a cell vector or, up to lattice vectors, an atom's position, Å.
-    """
-    if len(ours) != len(theirs) or np.any(ours.numbers != theirs.numbers):
-        raise MismatchError(
-            f"{what}: {theirs.get_chemical_formula()} is not {ours.get_chemical_formula()} in the same atom order.",
-            "The files do not belong together.",
-        )
-    if np.abs(ours.cell.array - theirs.cell.array).max() > tolerance:
-        raise MismatchError(
-            f"{what}: the cells differ by more than {tolerance} Å.", "The files do not belong together."
-        )
-    delta = ours.get_scaled_positions(wrap=False) - theirs.get_scaled_positions(wrap=False)
-    delta -= np.round(delta)
-    if len(ours) and np.abs(delta @ ours.cell.array).max() > tolerance:
-        raise MismatchError(f"{what}: atoms sit elsewhere.", "The files do not belong together.")
-
-
-def attach_forces(phonon: Phonopy, frames: Sequence[Atoms], *, largest: float = 0.5) -> None:
-    """Give a Phonopy object the forces of calculated displaced cells, matched by geometry, not by file order.
-
-    Parameters
-    ----------
-    phonon
-        Object with a supercell; its planned displacements, if any, must all be found.
-    frames
-        Labelled supercells in phonopy's atom order; their displacements are read from their positions.
-    largest
-        Displacements beyond this are taken for another structure, Å.
-    """
-    from phonosmith.reference.frame_labels import labels_of
-
-    perfect = atoms_of(phonon.supercell)
-    moved, forces = [], []
-    for index, frame in enumerate(frames):
-        found = labels_of(frame).forces
-        if found is None:
-            raise InputError(f"Frame {index} has no forces.", "Label it first.")
-        require_same_cell(perfect, frame, f"frame {index} against phonopy's supercell", tolerance=largest)
-        delta = frame.get_scaled_positions(wrap=False) - perfect.get_scaled_positions(wrap=False)
-        moved.append((delta - np.round(delta)) @ perfect.cell.array)
-        forces.append(found)
-    if phonon.dataset:
-        _attach_planned(phonon, np.array(moved), np.array(forces))
-    else:
-        phonon.dataset = {"displacements": np.array(moved), "forces": np.array(forces)}
-
-
-def _attach_planned(phonon: Phonopy, moved: Array, forces: Array) -> None:
-    planned = displacements_and_forces(phonon.dataset, len(phonon.supercell))[0]
-    chosen = []
-    for index, displacement in enumerate(planned):
-        distance = np.abs(moved - displacement).max(axis=(1, 2))
-        best = int(np.argmin(distance))
-        # positions in VASP's files are rounded to 1e-8 of a cell vector; displacements are 0.01 Å
-        if distance[best] > 1e-3:
-            raise MismatchError(
-                f"Displacement {index + 1} of {len(planned)} was not calculated (nearest cell differs by"
-                f" {distance[best]:.3f} Å).",
-                "Import every displaced cell.",
-            )
-        chosen.append(best)
-    phonon.forces = forces[chosen]
