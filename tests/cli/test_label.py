@@ -28,7 +28,9 @@ def frames(tmp_path):
 
 
 def run(tmp_path, *arguments, code=0):
-    result = RUNNER.invoke(app, ["label", str(tmp_path / "frames.xyz"), "--out", str(tmp_path / "out.xyz"), "--json", *arguments])
+    result = RUNNER.invoke(
+        app, ["label", str(tmp_path / "frames.xyz"), "--out", str(tmp_path / "out.xyz"), "--json", *arguments]
+    )
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
@@ -68,8 +70,8 @@ def test_forcefield_with_a_registered_potential(tmp_path, frames):
 
 def test_vasp_in_rehearsal_keeps_its_folders(tmp_path, frames):
     answer = run(
-        tmp_path, "--engine", "vasp", "--rehearsal", "--potential", "tersoff-si", "--protocol", str(tmp_path / "protocol.yaml"),
-        "--workdir", str(tmp_path / "work"),
+        tmp_path, "--engine", "vasp", "--rehearsal", "--potential", "tersoff-si",
+        "--protocol", str(tmp_path / "protocol.yaml"), "--workdir", str(tmp_path / "work"),
     )  # fmt: skip
     assert answer["rehearsal"]
     assert answer["n_labelled"] == 3
@@ -78,7 +80,19 @@ def test_vasp_in_rehearsal_keeps_its_folders(tmp_path, frames):
 
 
 def test_refused_frames_are_reported_with_reasons(tmp_path, frames):
-    answer = run(tmp_path, "--engine", "vasp", "--rehearsal", "--potential", "ase.calculators.emt.EMT", "--attempts", "1", "--protocol", str(tmp_path / "protocol.yaml"), code=1)
+    answer = run(
+        tmp_path,
+        "--engine",
+        "vasp",
+        "--rehearsal",
+        "--potential",
+        "ase.calculators.emt.EMT",
+        "--attempts",
+        "1",
+        "--protocol",
+        str(tmp_path / "protocol.yaml"),
+        code=1,
+    )
     assert answer["n_labelled"] == 0
     assert answer["n_refused"] == 3
     assert [item["index"] for item in answer["refused"]] == [0, 1, 2]

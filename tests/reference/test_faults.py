@@ -5,13 +5,19 @@ import pytest
 from phonosmith.testing.fault_table import CASES, LABEL, markdown, outcome, run_case
 from phonosmith.testing.standin_faults import FAULTS
 
-FAST = {"crash static", "nan static", "wrongcell static", "wrongorder static", "walltime static", "brmix:1 static", "exitcode:1 static x2"}
+FAST = {
+    "crash static",
+    "nan static",
+    "wrongcell static",
+    "wrongorder static",
+    "walltime static",
+    "brmix:1 static",
+    "exitcode:1 static x2",
+}
 
 
 def params():
-    return [
-        pytest.param(case, id=case.name, marks=() if case.name in FAST else pytest.mark.slow) for case in CASES
-    ]
+    return [pytest.param(case, id=case.name, marks=() if case.name in FAST else pytest.mark.slow) for case in CASES]
 
 
 @pytest.mark.parametrize("case", params())

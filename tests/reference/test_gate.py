@@ -17,9 +17,10 @@ ASKED = Frame(
 def good(calculation="static", **changes):
     values = {
         "engine": "vasp", "engine_version": "6.4.2", "calculation": calculation, "protocol_digest": PROTOCOL.digest,
-        "symbols": ASKED.symbols, "cell": ASKED.cell, "positions": ASKED.positions, "energy": -6.8, "energy_sigma0": -6.8,
-        "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (0.01, 0.01, 0.01, 0, 0, 0), "electronic_steps": 15, "last_de": 3e-9,
-        "incar": incar_tags(PROTOCOL, calculation), "kpoints": (4, 4, 4) if calculation != "displacement" else (1, 1, 1),
+        "symbols": ASKED.symbols, "cell": ASKED.cell, "positions": ASKED.positions, "energy": -6.8,
+        "energy_sigma0": -6.8, "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (0.01, 0.01, 0.01, 0, 0, 0),
+        "electronic_steps": 15, "last_de": 3e-9, "incar": incar_tags(PROTOCOL, calculation),
+        "kpoints": (4, 4, 4) if calculation != "displacement" else (1, 1, 1),
         "potcar_titles": ["PAW_PBE Na_pv 19Sep2006", "PAW_PBE Cl 06Sep2000"],
     }  # fmt: skip
     return ReferenceRecord(**(values | changes))
@@ -132,7 +133,8 @@ def test_reasons_have_numbers():
 
 def test_moves_are_judged_modulo_lattice_vectors():
     cell = np.array(ASKED.cell)
-    shifted = (np.array(ASKED.positions) + [cell[0], -cell[1] - cell[2]]).tolist()
+    shifts = np.array([cell[0], -cell[1] - cell[2]])
+    shifted = (np.array(ASKED.positions) + shifts).tolist()
     assert check_structure(ASKED, ASKED.symbols, ASKED.cell, shifted, "static") == []
 
 
@@ -140,7 +142,14 @@ def test_handlers_are_new_for_every_job():
     first, second = fresh_handlers(), fresh_handlers()
     assert not {id(handler) for handler in first} & {id(handler) for handler in second}
     names = {type(handler).__name__ for handler in first}
-    forbidden = {"KspacingMetalHandler", "LargeSigmaHandler", "IncorrectSmearingHandler", "PotimErrorHandler", "PositiveEnergyErrorHandler", "MeshSymmetryErrorHandler"}
+    forbidden = {
+        "KspacingMetalHandler",
+        "LargeSigmaHandler",
+        "IncorrectSmearingHandler",
+        "PotimErrorHandler",
+        "PositiveEnergyErrorHandler",
+        "MeshSymmetryErrorHandler",
+    }
     assert not names & forbidden
     caught = set(first[0].errors_subset_to_catch)
     assert not caught & {"tet", "dentet", "ksymm", "algo_tet", "triple_product", "zpotrf"}

@@ -111,7 +111,9 @@ def test_twenty_frames_of_silicon_through_custodian(store, tmp_path):
 
 def test_a_refused_record_stays_in_the_store_and_a_rerun_replaces_it(store, tmp_path):
     frames = silicon(2, valid=0)
-    flow = LabelMaker(engine=make_engine("forcefield", PROTOCOL, "ase.calculators.emt.EMT"), fraction=0.5).make(frames, "Si")
+    flow = LabelMaker(engine=make_engine("forcefield", PROTOCOL, "ase.calculators.emt.EMT"), fraction=0.5).make(
+        frames, "Si"
+    )
     report = run(flow, store, tmp_path)
     assert report is None  # EMT knows no silicon: nothing could be labelled, the collection fails too
     left = store.query_one({"name": "label si 00"}, load=True)
@@ -155,7 +157,9 @@ def test_frames_come_from_a_sampling_document(tmp_path):
     frames = silicon(3)
     keeper = default_artefacts()
     sample = {
-        split: keeper.put_bytes(format_frames([f for f in frames if f.info["split"] == split]).encode(), "frames", ".extxyz")
+        split: keeper.put_bytes(
+            format_frames([f for f in frames if f.info["split"] == split]).encode(), "frames", ".extxyz"
+        )
         for split in ("train", "valid")
     }
     found = sampled_frames(json.loads(json.dumps({key: ref.model_dump() for key, ref in sample.items()})))
@@ -169,7 +173,9 @@ def test_sampling_starts_the_label_jobs(store, tmp_path):
     frames = silicon(2, valid=1)
     keeper = default_artefacts()
     sample = {
-        split: keeper.put_bytes(format_frames([f for f in frames if f.info["split"] == split]).encode(), "frames", ".extxyz")
+        split: keeper.put_bytes(
+            format_frames([f for f in frames if f.info["split"] == split]).encode(), "frames", ".extxyz"
+        )
         for split in ("train", "valid")
     }
     engine = tersoff_engine()

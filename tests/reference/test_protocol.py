@@ -23,7 +23,8 @@ CRYSTALS = {
 # one table for every crystal: no setting may depend on the material
 COMMON = {
     "ALGO": "Normal", "EDIFF": "1e-08", "ENCUT": "520.0", "GGA": "Pe", "ISMEAR": "0", "ISPIN": "1", "LASPH": "True",
-    "LCHARG": "False", "LMAXMIX": "6", "LREAL": "False", "LWAVE": "False", "NELM": "200", "PREC": "Accurate", "SIGMA": "0.05",
+    "LCHARG": "False", "LMAXMIX": "6", "LREAL": "False", "LWAVE": "False", "NELM": "200",
+    "PREC": "Accurate", "SIGMA": "0.05",
 }  # fmt: skip
 MESH = {"KGAMMA": "True", "KSPACING": "0.1"}
 EXPECTED = {
@@ -83,7 +84,10 @@ def test_spin_and_extra_tags_reach_the_incar(tmp_path):
     assert tags["ADDGRID"] == "True"
 
 
-@pytest.mark.parametrize(("length", "spacing", "n"), [(3.84, 0.1, 17), (5.43, 0.1, 12), (7.7, 0.1, 9), (20, 0.1, 4), (20, 0.628, 1), (5.43, 0.22, 6)])
+@pytest.mark.parametrize(
+    ("length", "spacing", "n"),
+    [(3.84, 0.1, 17), (5.43, 0.1, 12), (7.7, 0.1, 9), (20, 0.1, 4), (20, 0.628, 1), (5.43, 0.22, 6)],
+)
 def test_mesh_is_vasps(length, spacing, n):
     protocol = ReferenceProtocol(kspacing=spacing)
     assert kpoint_mesh(protocol, "static", np.eye(3) * length) == (n, n, n)
@@ -112,8 +116,9 @@ def test_protocol_is_frozen_hashable_and_round_trips():
 def test_every_field_is_part_of_the_identity():
     base = ReferenceProtocol()
     changed = {
-        "encut": 500, "ediff": 1e-7, "kspacing": 0.2, "functional": "PBEsol", "ismear": 1, "sigma": 0.1, "relax_fmax": 1e-3,
-        "potcar_overrides": {"Si": "Si_GW"}, "extra_incar": {"ADDGRID": True}, "displacement_kpoints": "kspacing",
+        "encut": 500, "ediff": 1e-7, "kspacing": 0.2, "functional": "PBEsol", "ismear": 1, "sigma": 0.1,
+        "relax_fmax": 1e-3, "potcar_overrides": {"Si": "Si_GW"}, "extra_incar": {"ADDGRID": True},
+        "displacement_kpoints": "kspacing",
     }  # fmt: skip
     digests = {ReferenceProtocol(**{key: value}).digest for key, value in changed.items()}
     assert len(digests | {base.digest}) == len(changed) + 1

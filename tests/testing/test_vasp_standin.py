@@ -119,7 +119,11 @@ def test_invented_potcars_are_plausible_and_marked(symbol, valence):
 
 def run_standin(folder, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", rehearsal.STANDIN_MODULE, *arguments], cwd=folder, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", rehearsal.STANDIN_MODULE, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from phonosmith.reference.protocol import ReferenceProtocol
 
 
-class EngineChoice(str, Enum):
+class EngineChoice(StrEnum):
     """Engines a user can name."""
 
     vasp = "vasp"
@@ -62,7 +62,7 @@ def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> t
         from phonosmith.potentials.documents import PotentialRef
         from phonosmith.potentials.registry import load
 
-        loaded = load(PotentialRef.model_validate(spec.kwargs["potential"]))
+        loaded = load(PotentialRef.model_validate(spec.arguments["potential"]))
     found = label_with_potential(loaded, frames, name=spec.name, sha256=spec.potential, progress=progress)
     labelled = [atoms for atoms in found if atoms.calc is not None]
     refused = [
@@ -108,17 +108,24 @@ def _with_jobs(
 
 @explained
 def label(
-    frames: Path = typer.Argument(..., metavar="FRAMES.xyz", help="Extended XYZ with the configurations."),
-    engine: EngineChoice = typer.Option(..., "--engine", help="Who computes."),
-    out: Path = typer.Option(..., "--out", metavar="LABELLED.xyz", help="Where the labelled frames go."),
-    potential: str | None = typer.Option(
-        None, "--potential", metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal."
-    ),
-    protocol: Path | None = typer.Option(None, "--protocol", metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ..."),
-    workdir: Path | None = typer.Option(None, "--workdir", help="Folder of the calculations (kept); default a temporary one."),
-    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds configuration errors."),
-    attempts: int = typer.Option(2, "--attempts", min=1, help="How often a transient failure is started."),
-    material: str | None = typer.Option(None, "--material", help="Name in job names; default the formula."),
+    frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
+    potential: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal."),
+    ] = None,
+    protocol: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ...")
+    ] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder of the calculations (kept); default a temporary one.")
+    ] = None,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Play VASP with the stand-in: finds configuration errors.")
+    ] = False,
+    attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
+    material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""

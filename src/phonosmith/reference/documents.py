@@ -137,7 +137,9 @@ class ReferenceRecord(BaseModel):
         atoms.info.update(self.info)
         atoms.info["split"] = self.split
         atoms.info[FUNCTIONAL] = self.functional
-        atoms.info[SETTINGS] = self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
+        atoms.info[SETTINGS] = (
+            self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
+        )
         atoms.info["engine"] = f"{self.engine} {self.engine_version}".strip()
         if self.energy_sigma0 is not None:
             atoms.info[SIGMA0] = self.energy_sigma0
@@ -166,7 +168,9 @@ class LabelReport(BaseModel):
     n_frames: int = Field(description="frames asked")
     labelled: list[int] = Field(default_factory=list, description="frame numbers with a label, ascending")
     counts: dict[str, int] = Field(default_factory=dict, description="labels per split")
-    datasets: dict[str, DatasetRef] = Field(default_factory=dict, description="labels per split, in the order of the frames")
+    datasets: dict[str, DatasetRef] = Field(
+        default_factory=dict, description="labels per split, in the order of the frames"
+    )
     failures: list[LabelFailure] = Field(default_factory=list, description="frames without a label")
     corrected: dict[str, list[str]] = Field(default_factory=dict, description="errors custodian corrected, by job name")
     wall_seconds: float = Field(0.0, description="wall time of all calculations together, s")

@@ -32,9 +32,13 @@ class ReferenceEngine(BaseModel):
 
     name: EngineName = Field(description="vasp, forcefield or gpaw")
     protocol: ReferenceProtocol = Field(description="how calculations are done")
-    calculator: dict[str, Any] | None = Field(None, description="ASE calculator (CalculatorSpec) of forcefield and gpaw")
+    calculator: dict[str, Any] | None = Field(
+        None, description="ASE calculator (CalculatorSpec) of forcefield and gpaw"
+    )
     rehearsal: Rehearsal | None = Field(None, description="play VASP with the stand-in; results are no reference data")
-    wall_time: int | None = Field(None, description="VASP is asked to stop after this many seconds; the result is refused")
+    wall_time: int | None = Field(
+        None, description="VASP is asked to stop after this many seconds; the result is refused"
+    )
     frozen_timeout: float = Field(7200.0, gt=0, description="VASP without output for so long is started again, s")
     custodian: dict[str, Any] = Field(default_factory=dict, description="further arguments of Custodian")
 
@@ -78,11 +82,13 @@ class ReferenceEngine(BaseModel):
                 custodian=dict(self.custodian),
             )
         if calculation == "born":
-            raise ConfigurationError(f"The engine {self.name} computes no Born charges.", "Use the vasp engine for them.")
+            raise ConfigurationError(
+                f"The engine {self.name} computes no Born charges.", "Use the vasp engine for them."
+            )
         from phonosmith.reference.forcefield import CalculatorSpec, ProtocolAseMaker
 
         spec = CalculatorSpec.model_validate(self.calculator)
-        kwargs = dict(spec.kwargs)
+        kwargs = dict(spec.arguments)
         if self.name == "gpaw":
             kwargs |= {"protocol": self.protocol.model_dump(mode="json"), "calculation": calculation}
         return ProtocolAseMaker(
@@ -94,7 +100,9 @@ class ReferenceEngine(BaseModel):
             calculator_kwargs=kwargs,
         )
 
-    def compute(self, frame: Frame, calculation: Calculation = "static", name: str = "static", attempts: int = 1) -> ReferenceRecord:
+    def compute(
+        self, frame: Frame, calculation: Calculation = "static", name: str = "static", attempts: int = 1
+    ) -> ReferenceRecord:
         """Do one calculation in the current folder and return its record, accepted or refused with reasons.
 
         Parameters
@@ -229,7 +237,9 @@ def make_engine(
             raise ConfigurationError("The gpaw engine takes no potential.", "Use --engine forcefield.")
         gpaw_parameters(protocol, "static")
         spec = CalculatorSpec(
-            path=GPAW_CALCULATOR, name=protocol.functional, kwargs={"overrides": dict(options.get("overrides") or {})}
+            path=GPAW_CALCULATOR,
+            name=protocol.functional,
+            arguments={"overrides": dict(options.get("overrides") or {})},
         )
         return ReferenceEngine(name="gpaw", protocol=protocol, calculator=spec.model_dump(mode="json"))
     if potential is None:
@@ -249,4 +259,4 @@ def _rehearsal(
     from phonosmith.reference.forcefield import calculator_spec
 
     spec = calculator_spec(potential)
-    return settings.model_copy(update={"calculator": spec.path, "calculator_kwargs": dict(spec.kwargs)})
+    return settings.model_copy(update={"calculator": spec.path, "calculator_kwargs": dict(spec.arguments)})

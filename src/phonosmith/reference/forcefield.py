@@ -35,7 +35,7 @@ class CalculatorSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     path: str = Field(description="dotted path of a callable that returns an ASE calculator")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="its arguments (JSON)")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments (JSON)")
     name: str = Field(description="human name")
     potential: str | None = Field(None, description="sha256 of the potential, where there is one")
     elements: list[str] = Field(default_factory=list, description="elements it covers; empty when not known")
@@ -43,7 +43,7 @@ class CalculatorSpec(BaseModel):
     def build(self) -> Calculator:
         """Return a new calculator."""
         module, _, attribute = self.path.rpartition(".")
-        return getattr(importlib.import_module(module), attribute)(**self.kwargs)
+        return getattr(importlib.import_module(module), attribute)(**self.arguments)
 
 
 def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any] | str) -> CalculatorSpec:
@@ -75,7 +75,7 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
         potential = resolve(potential)
     return CalculatorSpec(
         path=POTENTIAL_CALCULATOR,
-        kwargs={"potential": potential.model_dump(mode="json")},
+        arguments={"potential": potential.model_dump(mode="json")},
         name=potential.name,
         potential=potential.sha256,
         elements=list(potential.elements),
@@ -91,7 +91,9 @@ def _is_dotted_path(text: str) -> bool:
     except ImportError:
         return False
     if not hasattr(module, parts[-1]):
-        raise ConfigurationError(f"{text} is not there: {module.__name__} has no {parts[-1]}.", "Check the dotted path.")
+        raise ConfigurationError(
+            f"{text} is not there: {module.__name__} has no {parts[-1]}.", "Check the dotted path."
+        )
     return True
 
 
@@ -175,7 +177,12 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
 
 
 def evaluate_frame(
-    calculator: Calculator, atoms: Atoms, asked: Frame, protocol: ReferenceProtocol, calculation: Calculation, **known: Any
+    calculator: Calculator,
+    atoms: Atoms,
+    asked: Frame,
+    protocol: ReferenceProtocol,
+    calculation: Calculation,
+    **known: Any,
 ) -> ReferenceRecord:
     """Evaluate one configuration and return a record that holds both energies; nothing is judged yet."""
     copy = atoms.copy()
@@ -225,7 +232,9 @@ def compute_with_ase(
         if not isinstance(error, LabelError):
             raise
         known.pop("engine")
-        record = refused(asked, protocol, maker.calculation, maker.engine, Reason(code="gate", message=error.message), **known)
+        record = refused(
+            asked, protocol, maker.calculation, maker.engine, Reason(code="gate", message=error.message), **known
+        )
     except Exception as error:  # noqa: BLE001 - whatever a foreign program raises is one refused calculation
         known.pop("engine")
         reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -52,7 +52,7 @@ def check_results(record: ReferenceRecord) -> list[Reason]:
 
 
 def check_energy_sign(record: ReferenceRecord) -> list[Reason]:
-    """A total energy relative to isolated atoms is negative in every crystal worth training on."""
+    """Ask for a negative total energy: relative to isolated atoms every crystal worth training on has one."""
     if record.energy is None or not np.isfinite(record.energy) or record.energy < 0:
         return []
     return [Reason(code="energy_positive", message=f"the total energy is {record.energy:.3f} eV")]
@@ -66,7 +66,7 @@ def check_structure(
     calculation: Calculation,
     where: str = "the output",
 ) -> list[Reason]:
-    """Same species in the same order; same cell and positions unless the calculation moves them."""
+    """Ask for the same species in the same order, and the same cell and positions unless the calculation moves them."""
     if list(symbols) != list(asked.symbols):
         return [Reason(code="species", message=f"{where} lists other species, or in another order, than was asked")]
     if cell is None or positions is None:
@@ -79,7 +79,9 @@ def check_structure(
     if calculation != "relax":
         off = float(np.abs(found - wanted).max())
         if off > STRUCTURE_TOLERANCE:
-            reasons.append(Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å"))
+            reasons.append(
+                Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å")
+            )
     if calculation not in MOVING and not reasons:
         off = _largest_move(at, sent, wanted)
         if off > STRUCTURE_TOLERANCE:
@@ -87,9 +89,7 @@ def check_structure(
     return reasons
 
 
-def _largest_move(
-    positions: NDArray[np.float64], wanted: NDArray[np.float64], cell: NDArray[np.float64]
-) -> float:
+def _largest_move(positions: NDArray[np.float64], wanted: NDArray[np.float64], cell: NDArray[np.float64]) -> float:
     """Largest displacement in Å, modulo lattice vectors."""
     fractional = (positions - wanted) @ np.linalg.inv(cell)
     fractional -= np.round(fractional)
@@ -97,7 +97,7 @@ def _largest_move(
 
 
 def check_scf(record: ReferenceRecord, protocol: ReferenceProtocol) -> list[Reason]:
-    """The last electronic step really changed the energy by less than EDIFF, before NELM was used up."""
+    """Ask that the last electronic step changed the energy by less than EDIFF, before NELM was used up."""
     if record.electronic_steps is None or record.last_de is None:
         return [Reason(code="scf_unknown", message="the output holds no electronic steps", transient=True)]
     if record.electronic_steps >= protocol.nelm:
@@ -116,7 +116,7 @@ def check_scf(record: ReferenceRecord, protocol: ReferenceProtocol) -> list[Reas
 
 
 def check_relaxed(record: ReferenceRecord, protocol: ReferenceProtocol) -> list[Reason]:
-    """Forces are below the threshold where a relaxation was asked."""
+    """Ask for forces below the threshold where a relaxation was asked."""
     limit = protocol.fmax(record.calculation)
     if limit is None or record.forces is None:
         return []
@@ -144,7 +144,7 @@ def _same(found: Any, wanted: Any) -> bool:
 
 
 def check_incar(run: Mapping[str, Any], protocol: ReferenceProtocol, calculation: Calculation) -> list[Reason]:
-    """The INCAR that ran equals the one asked, but for tags that cannot change the result."""
+    """Ask that the INCAR that ran equals the one of the protocol, but for tags that cannot change the result."""
     if not run:
         return [Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)]
     wanted = incar_tags(protocol, calculation)
@@ -169,7 +169,7 @@ def _tighter(key: str, found: Any, wanted: Any) -> bool:
 
 
 def check_kpoints(record: ReferenceRecord, asked: Frame, protocol: ReferenceProtocol) -> list[Reason]:
-    """The k-point mesh that ran is the one of the protocol for this cell."""
+    """Ask that the k-point mesh that ran is the one of the protocol for this cell."""
     if record.kpoints is None:
         return [Reason(code="kpoints_unknown", message="the output names no k-point mesh", transient=True)]
     cell = record.cell if record.calculation == "relax" and record.cell is not None else asked.cell
@@ -223,7 +223,8 @@ def check_corrections(corrections: Sequence[Correction], calculation: Calculatio
             reasons.append(
                 Reason(
                     code="correction",
-                    message=f"{correction.handler} changed {', '.join(tags + files)} after {', '.join(correction.errors)}",
+                    message=f"{correction.handler} changed {', '.join(tags + files)} "
+                    f"after {', '.join(correction.errors)}",
                 )
             )
     return reasons

@@ -55,11 +55,13 @@ def occupations(protocol: ReferenceProtocol) -> dict[str, Any]:
 def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
     """Return the arguments of ``gpaw.GPAW`` that correspond to a protocol (for a test to compare line by line).
 
-    GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density counts
-    points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING.
+    GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density
+    counts points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING.
     """
     if protocol.spin_polarized:
-        raise ConfigurationError("The gpaw engine is not set up for spin.", "Use the vasp engine, or spin_polarized: false.")
+        raise ConfigurationError(
+            "The gpaw engine is not set up for spin.", "Use the vasp engine, or spin_polarized: false."
+        )
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
     if protocol.gamma_only(calculation):

@@ -9,14 +9,14 @@ from typing import Any
 # structure (triple_product, zpotrf).
 SAFE_MESSAGES = (
     "brmix", "zbrent", "edddav", "eddrmm", "eddiag", "zheev", "pssyevx", "pdsyevx", "subspacematrix", "inv_rot_mat",
-    "symprec_noise", "rhosyg", "posmap", "point_group", "pricel", "rot_matrix", "too_few_bands", "real_optlay", "rspher",
-    "nicht_konv", "amin", "coef", "brions", "dfpt_ncore", "grad_not_orth",
+    "symprec_noise", "rhosyg", "posmap", "point_group", "pricel", "rot_matrix", "too_few_bands", "real_optlay",
+    "rspher", "nicht_konv", "amin", "coef", "brions", "dfpt_ncore", "grad_not_orth",
 )  # fmt: skip
 
 CORRECTABLE_TAGS = frozenset(
     {
-        "ALGO", "IALGO", "ISEARCH", "IMIX", "AMIX", "BMIX", "AMIN", "AMIX_MAG", "BMIX_MAG", "NELMDL", "NELMIN", "NELM", "TIME",
-        "NBANDS", "ISTART", "ICHARG", "SYMPREC", "ISYM", "LWAVE", "LCHARG",
+        "ALGO", "IALGO", "ISEARCH", "IMIX", "AMIX", "BMIX", "AMIN", "AMIX_MAG", "BMIX_MAG", "NELMDL", "NELMIN", "NELM",
+        "TIME", "NBANDS", "ISTART", "ICHARG", "SYMPREC", "ISYM", "LWAVE", "LCHARG",
     }
 )  # fmt: skip
 """INCAR tags a correction may change in any calculation: the converged energy and forces stay the same."""

@@ -84,9 +84,7 @@ def collect_labels(
     """
     asked = [Frame.model_validate(frame) for frame in frames]
     before = None if previous is None else LabelReport.model_validate(previous)
-    report = collect(
-        results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before
-    )
+    report = collect(results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before)
     wanted = Counter(frame.split for frame in asked)
     if before is not None:
         wanted.update(before.counts)
@@ -120,7 +118,9 @@ class LabelMaker(Maker):
     """
 
     name: str = "label"
-    engine: ReferenceEngine = field(default_factory=lambda: ReferenceEngine.model_validate({"name": "vasp", "protocol": {}}))
+    engine: ReferenceEngine = field(
+        default_factory=lambda: ReferenceEngine.model_validate({"name": "vasp", "protocol": {}})
+    )
     attempts: int = 2
     minimum: dict[str, int] = field(default_factory=dict)
     fraction: float = 0.8

@@ -12,8 +12,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
 from phonosmith.core.errors import InputError, LabelError
-from phonosmith.reference.datasets import get_dataset, put_dataset
 from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets import get_dataset, put_dataset
 from phonosmith.reference.documents import Frame, LabelFailure, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.extxyz import parse_frames
@@ -93,7 +93,11 @@ def require_minimum(report: LabelReport, minimum: Mapping[str, int], fraction: f
         needed = minimum.get(split, max(1, round(fraction * total)) if fraction > 0 else 0)
         if report.counts.get(split, 0) < needed:
             short.append(f"{split}: {report.counts.get(split, 0)} of {total}, at least {needed} needed")
-    short += [f"{split}: none was asked, at least {n} needed" for split, n in sorted(minimum.items()) if split not in asked and n]
+    short += [
+        f"{split}: none was asked, at least {n} needed"
+        for split, n in sorted(minimum.items())
+        if split not in asked and n
+    ]
     if short:
         raise LabelError(
             f"Too few labels of {report.material} ({'; '.join(short)}).\n{report.explain()}\n",
@@ -160,7 +164,9 @@ def collect(
         n_frames=total,
         labelled=ordered,
         counts=dict(Counter(str(labels[index].info["split"]) for index in ordered)),
-        datasets={split: put_dataset(atoms, name=f"{material} {split}", store=store) for split, atoms in members.items()},
+        datasets={
+            split: put_dataset(atoms, name=f"{material} {split}", store=store) for split, atoms in members.items()
+        },
         failures=failures,
         corrected=corrected,
         wall_seconds=wall,
@@ -170,7 +176,9 @@ def collect(
 def _earlier(previous: LabelReport | None, store: ArtefactStore | None) -> dict[int, Atoms]:
     if previous is None:
         return {}
-    return {int(atoms.info[INDEX]): atoms for ref in previous.datasets.values() for atoms in get_dataset(ref, store=store)}
+    return {
+        int(atoms.info[INDEX]): atoms for ref in previous.datasets.values() for atoms in get_dataset(ref, store=store)
+    }
 
 
 def _plain(result: ReferenceRecord | Mapping[str, Any]) -> Any:

@@ -21,8 +21,8 @@ CALCULATIONS: tuple[Calculation, ...] = ("static", "relax", "elastic_relax", "di
 _GGA_TAG = {"PBE": "PE", "PBEsol": "PS"}
 _OWN_TAGS = frozenset(
     {
-        "GGA", "ENCUT", "EDIFF", "EDIFFG", "KSPACING", "KGAMMA", "ISMEAR", "SIGMA", "ISPIN", "MAGMOM", "PREC", "ALGO", "NELM",
-        "LREAL", "LASPH", "LMAXMIX", "IBRION", "ISIF", "NSW", "LEPSILON", "LWAVE", "LCHARG",
+        "GGA", "ENCUT", "EDIFF", "EDIFFG", "KSPACING", "KGAMMA", "ISMEAR", "SIGMA", "ISPIN", "MAGMOM", "PREC", "ALGO",
+        "NELM", "LREAL", "LASPH", "LMAXMIX", "IBRION", "ISIF", "NSW", "LEPSILON", "LWAVE", "LCHARG",
     }
 )  # fmt: skip
 
@@ -56,8 +56,8 @@ class ReferenceProtocol(BaseModel):
     kspacing: float = Field(
         0.1,
         gt=0,
-        description="k-point spacing in VASP's convention, Å⁻¹ (KSPACING): N_i = max(1, ceil(|b_i| / kspacing)) with |b_i| "
-        "including 2π, mesh centred on Γ. A spacing quoted without 2π is this divided by 2π; GPAW's density is "
+        description="k-point spacing in VASP's convention, Å⁻¹ (KSPACING): N_i = max(1, ceil(|b_i| / kspacing)) with "
+        "|b_i| including 2π, mesh centred on Γ. A spacing quoted without 2π is this divided by 2π; GPAW's density is "
         "1/kspacing points per Å⁻¹ of the same |b_i|",
     )
     displacement_kpoints: Literal["gamma", "kspacing"] = Field(

@@ -75,9 +75,7 @@ def _mesh(kpoints: Any) -> tuple[int, int, int] | None:
     return (int(rows[0][0]), int(rows[0][1]), int(rows[0][2]))
 
 
-def record_from_task(
-    task: Any, asked: Frame, protocol: ReferenceProtocol, calculation: Calculation
-) -> ReferenceRecord:
+def record_from_task(task: Any, asked: Frame, protocol: ReferenceProtocol, calculation: Calculation) -> ReferenceRecord:
     """Build a record from an emmet ``TaskDoc``.
 
     The final structure is taken from the last ionic step of vasprun.xml, beside the energy and forces that belong to
@@ -111,7 +109,9 @@ def record_from_task(
         positions=positions,
         energy=None if last is None or last.e_fr_energy is None else float(last.e_fr_energy),
         energy_sigma0=None if task.output.energy is None else float(task.output.energy),
-        forces=None if last is None or last.forces is None else [tuple(row) for row in np.asarray(last.forces).tolist()],
+        forces=None
+        if last is None or last.forces is None
+        else [tuple(row) for row in np.asarray(last.forces).tolist()],
         stress=None if last is None else voigt_from_kbar(last.stress),
         electronic_steps=len(electronic) or None,
         last_de=abs(known[-1] - known[-2]) if len(known) > 1 else None,

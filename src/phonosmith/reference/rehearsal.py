@@ -31,7 +31,7 @@ class Rehearsal(BaseModel):
 
     calculator: str = Field(
         "morse",
-        description="emt, tersoff-si, morse (any element), or the dotted path of a callable that returns an ASE calculator",
+        description="emt, tersoff-si, morse (any element), or the dotted path of a callable giving an ASE calculator",
     )
     calculator_kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of a dotted path")
     fault: str = Field("", description="fault to inject, NAME[:STARTS][@MATCH]; see phonosmith-vasp-standin --help")
@@ -57,7 +57,7 @@ def invented_valence(symbol: str) -> int:
     """Return a plausible number of valence electrons for a POTCAR symbol."""
     from ase.data import atomic_numbers
 
-    number = atomic_numbers[symbol.split("_")[0]]
+    number = atomic_numbers[symbol.partition("_")[0]]
     valence = number - max(core for core in _CORES if core < number)
     if valence > 16:
         valence -= 14
@@ -70,7 +70,7 @@ def invented_potcar(symbol: str) -> str:
     """Return a POTCAR that programs can parse and nobody could compute with: header fields only, no licensed data."""
     from ase.data import atomic_masses, atomic_numbers
 
-    element = symbol.split("_")[0]
+    element = symbol.partition("_")[0]
     valence = invented_valence(symbol)
     title = f"PAW_PBE {symbol} {INVENTED_MARK}"
     return f"""  {title}

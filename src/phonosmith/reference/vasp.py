@@ -26,8 +26,8 @@ from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_
 from phonosmith.reference.records import record_from_task, refused
 from phonosmith.reference.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 
-_PRODUCTION_POLLING = {"polling_time_step": 2, "monitor_freq": 30}
-_REHEARSAL_POLLING = {"polling_time_step": 0.05, "monitor_freq": 2}
+_PRODUCTION_POLLING: dict[str, float] = {"polling_time_step": 2, "monitor_freq": 30}
+_REHEARSAL_POLLING: dict[str, float] = {"polling_time_step": 0.05, "monitor_freq": 2}
 
 
 def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> VaspInputGenerator:
@@ -132,7 +132,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
         task, record = self.calculate(structure, asked)
         if not record.accepted:
             raise LabelError(
-                f"{self.name}: {record.explain()}.", f"Look into {Path.cwd().name}, repair the cause, run this job again."
+                f"{self.name}: {record.explain()}.",
+                f"Look into {Path.cwd().name}, repair the cause, run this job again.",
             )
         gzip_output_folder(directory=Path.cwd(), setting=SETTINGS.VASP_ZIP_FILES, files_list=_FILES_TO_ZIP)
         return Response(stored_data={"custodian": task.custodian}, output=task)
@@ -244,9 +245,14 @@ def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
         )
     root = PYMATGEN.get("PMG_VASP_PSP_DIR")
     if not root:
-        raise ConfigurationError("PMG_VASP_PSP_DIR is not set.", "Point it at the POTCAR library (see pymatgen's 'pmg config').")
+        raise ConfigurationError(
+            "PMG_VASP_PSP_DIR is not set.", "Point it at the POTCAR library (see pymatgen's 'pmg config')."
+        )
     folder = Path(root) / PotcarSingle.functional_dir.get(protocol.potcar_functional, protocol.potcar_functional)
-    names = {symbol: (f"POTCAR.{symbol}", f"POTCAR.{symbol}.gz", f"{symbol}/POTCAR", f"{symbol}/POTCAR.gz") for symbol in symbols}
+    names = {
+        symbol: (f"POTCAR.{symbol}", f"POTCAR.{symbol}.gz", f"{symbol}/POTCAR", f"{symbol}/POTCAR.gz")
+        for symbol in symbols
+    }
     missing = [symbol for symbol, choices in names.items() if not any((folder / name).is_file() for name in choices)]
     if missing:
         raise ConfigurationError(

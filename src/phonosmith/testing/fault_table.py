@@ -126,8 +126,8 @@ def markdown(rows: Sequence[tuple[FaultCase, ReferenceRecord]]) -> str:
     lines = [
         "# Faults of VASP runs and what becomes of them",
         "",
-        "Each fault is played by the VASP stand-in and passes through the real path: atomate2's job, custodian with our "
-        "handlers, emmet's parser, our gate. `NAME:1` strikes at the first start only. No fault becomes a label; a "
+        "Each fault is played by the VASP stand-in and passes through the real path: atomate2's inputs and parser,",
+        "custodian with our handlers, our gate. `NAME:1` strikes at the first start only. No fault becomes a label; a",
         "transient one is corrected by custodian or started again, and succeeds.",
         "",
         "Rebuilt by `python -m phonosmith.testing.fault_table docs/faults.md`.",
@@ -143,9 +143,8 @@ def markdown(rows: Sequence[tuple[FaultCase, ReferenceRecord]]) -> str:
         )
         why = record.explain().replace("|", "/")
         result = "**label**" if record.accepted else "refused"
-        lines.append(
-            f"| {case.fault or 'none'} | {what} | {case.calculation} | {record.attempts} | {fixed or '-'} | {result} | {why or '-'} |"
-        )
+        cells = (case.fault or "none", what, case.calculation, record.attempts, fixed or "-", result, why or "-")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 

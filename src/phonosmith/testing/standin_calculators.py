@@ -50,8 +50,8 @@ def tersoff_silicon() -> Calculator:
     from ase.calculators.tersoff import Tersoff, TersoffParameters
 
     silicon = TersoffParameters(
-        m=3.0, gamma=1.0, lambda3=0.0, c=1.0039e5, d=16.217, h=-0.59825, n=0.78734, beta=1.1e-6, lambda2=1.73222, B=471.18,
-        R=2.85, D=0.15, lambda1=2.4799, A=1830.8,
+        m=3.0, gamma=1.0, lambda3=0.0, c=1.0039e5, d=16.217, h=-0.59825, n=0.78734, beta=1.1e-6, lambda2=1.73222,
+        B=471.18, R=2.85, D=0.15, lambda1=2.4799, A=1830.8,
     )  # fmt: skip
     return Tersoff({("Si", "Si", "Si"): silicon})
 

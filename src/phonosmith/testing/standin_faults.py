@@ -37,7 +37,7 @@ FAULTS = {
 _MESSAGES = {
     "unknown": " VERY BAD NEWS! something that nobody has a handler for",
     "brmix": " BRMIX: very serious problems\n the old and the new charge density differ",
-    "zbrent": " ZBRENT: fatal error in bracketing\n     please rerun with smaller EDIFF, or copy CONTCAR\n     to POSCAR",
+    "zbrent": " ZBRENT: fatal error in bracketing\n     please rerun with smaller EDIFF, or copy CONTCAR to POSCAR",
 }
 _STARTS = Path(".standin_starts")
 

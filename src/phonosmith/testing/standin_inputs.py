@@ -16,12 +16,12 @@ import numpy as np
 STANDIN_FILE = Path("standin.json")
 _VARIABLE = "PHONOSMITH_STANDIN_"
 _INTEGERS = {
-    "NSW", "IBRION", "ISIF", "ISMEAR", "NELM", "NELMIN", "ISPIN", "ISTART", "ICHARG", "LORBIT", "LMAXMIX", "NPAR", "NCORE",
-    "KPAR", "ISYM", "NBANDS", "NELMDL", "NEDOS", "ISEARCH", "IMIX", "NSIM",
+    "NSW", "IBRION", "ISIF", "ISMEAR", "NELM", "NELMIN", "ISPIN", "ISTART", "ICHARG", "LORBIT", "LMAXMIX", "NPAR",
+    "NCORE", "KPAR", "ISYM", "NBANDS", "NELMDL", "NEDOS", "ISEARCH", "IMIX", "NSIM",
 }  # fmt: skip
 _FLOATS = {
-    "ENCUT", "EDIFF", "EDIFFG", "SIGMA", "KSPACING", "ENAUG", "AMIX", "BMIX", "AMIN", "NELECT", "POTIM", "SYMPREC", "TIME",
-    "AMIX_MAG", "BMIX_MAG",
+    "ENCUT", "EDIFF", "EDIFFG", "SIGMA", "KSPACING", "ENAUG", "AMIX", "BMIX", "AMIN", "NELECT", "POTIM", "SYMPREC",
+    "TIME", "AMIX_MAG", "BMIX_MAG",
 }  # fmt: skip
 
 

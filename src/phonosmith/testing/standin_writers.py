@@ -57,7 +57,9 @@ def energies(value: float, extra: bool = False) -> str:
     """Return an energy element; the last electronic step of VASP carries more terms than the others."""
     names = ("e_fr_energy", "e_wo_entrp", "e_0_energy")
     parts = "".join(f'    <i name="{name}">{0.0:20.8f} </i>\n' for name in _PARTS) if extra else ""
-    return "   <energy>\n" + "".join(f'    <i name="{n}">{value:20.8f} </i>\n' for n in names) + parts + "   </energy>\n"
+    return (
+        "   <energy>\n" + "".join(f'    <i name="{n}">{value:20.8f} </i>\n' for n in names) + parts + "   </energy>\n"
+    )
 
 
 class Writers:
@@ -102,7 +104,9 @@ class Writers:
         self._kpoints()
         write(" <parameters>\n" + "".join(item(k, v) for k, v in self._parameters().items()) + " </parameters>\n")
         write(f" <atominfo>\n  <atoms>{len(task.atoms):8d} </atoms>\n  <types>{len(groups):8d} </types>\n")
-        write('  <array name="atoms" >\n   <dimension dim="1">ion</dimension>\n   <field type="string">element</field>\n')
+        write(
+            '  <array name="atoms" >\n   <dimension dim="1">ion</dimension>\n   <field type="string">element</field>\n'
+        )
         write('   <field type="int">atomtype</field>\n   <set>\n')
         for number, (symbol, count) in enumerate(groups, 1):
             write(f"    <rc><c>{symbol:2s}</c><c>{number:4d}</c></rc>\n" * count)
@@ -124,7 +128,9 @@ class Writers:
         write("".join(f"   TITEL  = {header.title}\n" for header in task.potcars))
         write(f"   ISPIN  = {task.tag('ISPIN', 1):6d}    spin polarized calculation?\n")
         write(f"   IBRION = {task.tag('IBRION', -1):6d}    ionic relax\n   NSW    = {task.tag('NSW', 0)}\n")
-        write(f"   k-points           NKPTS = {len(task.kpoints):6d}   k-points in BZ     NKDIM = {len(task.kpoints):6d}")
+        write(
+            f"   k-points           NKPTS = {len(task.kpoints):6d}   k-points in BZ     NKDIM = {len(task.kpoints):6d}"
+        )
         write(f"   number of bands    NBANDS= {self.n_bands:6d}\n")
         write(f"   NELECT = {task.n_electrons:12.4f}    total number of electrons\n")
         write("   total plane-waves  NPLWV =   32768\n")
@@ -136,7 +142,9 @@ class Writers:
             mesh = tuple(max(1, n - 1) if n > 1 else 2 for n in mesh)  # type: ignore[assignment]
         write = self.xml.write
         write(f' <kpoints>\n  <generation param="{task.mesh_style}">\n')
-        write(f'   <v type="int" name="divisions">{mesh[0]} {mesh[1]} {mesh[2]}</v>\n   <v name="usershift">0 0 0</v>\n')
+        write(
+            f'   <v type="int" name="divisions">{mesh[0]} {mesh[1]} {mesh[2]}</v>\n   <v name="usershift">0 0 0</v>\n'
+        )
         for axis in range(3):
             row = " ".join(f"{1 / mesh[axis] if axis == other else 0.0:.8f}" for other in range(3))
             write(f'   <v name="genvec{axis + 1}">{row}</v>\n')
@@ -147,18 +155,25 @@ class Writers:
         """Return the parameters in force: VASP's defaults under what INCAR says."""
         task = self.task
         defaults: dict[str, Any] = {
-            "PREC": "accura", "ENMAX": float(task.tag("ENCUT", max(header.enmax for header in task.potcars))), "NELM": 60,
-            "EDIFF": 1e-4, "NELECT": float(task.n_electrons), "IBRION": -1, "NSW": 0, "ISIF": 2, "ISPIN": 1, "ISMEAR": 1,
-            "SIGMA": 0.2, "LORBIT": 0, "EDIFFG": 1e-3, "LEPSILON": False, "LASPH": False, "LREAL": False, "ISYM": 2,
+            "PREC": "accura", "ENMAX": float(task.tag("ENCUT", max(header.enmax for header in task.potcars))),
+            "NELM": 60, "EDIFF": 1e-4, "NELECT": float(task.n_electrons), "IBRION": -1, "NSW": 0, "ISIF": 2, "ISPIN": 1,
+            "ISMEAR": 1, "SIGMA": 0.2, "LORBIT": 0, "EDIFFG": 1e-3, "LEPSILON": False, "LASPH": False,
+            "LREAL": False, "ISYM": 2,
             "LCHIMAG": False, "ADDGRID": False,
         }  # fmt: skip
-        asked = {k: v for k, v in task.incar.items() if k not in ("ENCUT", "KSPACING", "KGAMMA") and not isinstance(v, str)}
+        asked = {
+            k: v for k, v in task.incar.items() if k not in ("ENCUT", "KSPACING", "KGAMMA") and not isinstance(v, str)
+        }
         return defaults | asked | {"NBANDS": self.n_bands}
 
     def electronic_step(self, number: int, energy: float, change: float, last: bool) -> None:
         """Write one electronic step."""
-        self.xml.write(f'  <scstep>\n   <time name="total">    0.01    0.01</time>\n{energies(energy, last)}  </scstep>\n')
-        self.oszicar.write(f"DAV: {number:3d}    {energy: .12E}   {change: .5E}   {change: .5E}   100   {abs(change):.3E}\n")
+        self.xml.write(
+            f'  <scstep>\n   <time name="total">    0.01    0.01</time>\n{energies(energy, last)}  </scstep>\n'
+        )
+        self.oszicar.write(
+            f"DAV: {number:3d}    {energy: .12E}   {change: .5E}   {change: .5E}   100   {abs(change):.3E}\n"
+        )
         self.outcar.write(
             f"--------------------------------------- Iteration {self.ionic:6d}({number:4d})  "
             "---------------------------------------\n  eigenvalue-minimisations  :   100\n"
@@ -172,8 +187,12 @@ class Writers:
         """Open an ionic step."""
         self.ionic += 1
         self.xml.write(" <calculation>\n")
-        self.oszicar.write("       N       E                     dE             d eps       ncg     rms          rms(c)\n")
-        rows = "\n".join(" ".join(f"{v:13.8f}" for v in row) for row in self.task.atoms.get_scaled_positions(wrap=False))
+        self.oszicar.write(
+            "       N       E                     dE             d eps       ncg     rms          rms(c)\n"
+        )
+        rows = "\n".join(
+            " ".join(f"{v:13.8f}" for v in row) for row in self.task.atoms.get_scaled_positions(wrap=False)
+        )
         self.xdatcar.write(f"Direct configuration= {self.ionic:5d}\n{rows}\n")
 
     def end_ionic(self, energy: float, forces: Any, stress: Any, *, converged: bool, final: bool) -> None:
@@ -223,7 +242,10 @@ class Writers:
         occupied = round(task.n_electrons / 2)
         edge = gap / 2 if gap else -0.5
         levels = np.concatenate(
-            [np.linspace(FERMI - 6, FERMI - edge, occupied), np.linspace(FERMI + edge, FERMI + 6, self.n_bands - occupied)]
+            [
+                np.linspace(FERMI - 6, FERMI - edge, occupied),
+                np.linspace(FERMI + edge, FERMI + 6, self.n_bands - occupied),
+            ]
         )
         filled = (np.arange(self.n_bands) < occupied).astype(float)
         rows = "".join(f"       <r>{e:12.4f} {f:8.4f} </r>\n" for e, f in zip(levels, filled, strict=True))
@@ -251,7 +273,9 @@ class Writers:
         charges = nominal_charges(symbols)
         write = self.outcar.write
         write("  LEPSILON= T    determine dielectric tensor\n\n")
-        write(" BORN EFFECTIVE CHARGES (including local field effects) (in |e|, cummulative output)\n " + "-" * 81 + "\n")
+        write(
+            " BORN EFFECTIVE CHARGES (including local field effects) (in |e|, cummulative output)\n " + "-" * 81 + "\n"
+        )
         for number, charge in enumerate(charges, 1):
             write(f" ion {number:4d}\n")
             for a in range(3):

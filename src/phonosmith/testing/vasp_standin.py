@@ -151,7 +151,8 @@ def main() -> None:
     task = read_task()
     task.fault = fault
     kinds, ions = len(task.groups), len(task.atoms)
-    print(f" running    1 mpi-ranks, with    1 threads/rank\n phonosmith stand-in, not VASP\n POSCAR found : {kinds} types, {ions} ions")
+    print(" running    1 mpi-ranks, with    1 threads/rank\n phonosmith stand-in, not VASP")
+    print(f" POSCAR found : {kinds} types, {ions} ions")
     run = Run(task)
     run.run()
     run.writers.tail(time.perf_counter() - start)
