@@ -180,6 +180,9 @@ def conditions(value):
     for others in ([], ["zz", 3.5], [None]):
         yield {"$in": [value, *others]}
         yield {"$nin": [value, *others]}
+    for low, high in ((value, "ab"), (value, 1.5), (-1, value), ("", value), (value, value), (value, START)):
+        yield {"$gte": low, "$lt": high}
+        yield {"$lte": high, "$gt": low}
     yield {"$ne": value, "$exists": True}
     yield {"$not": {"$eq": value}}
     yield {"$elemMatch": {"$eq": value}}

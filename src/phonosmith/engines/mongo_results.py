@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 import bson
+from bson.objectid import ObjectId
 from maggma.core import Sort
 from maggma.stores import mongolike
 from pymongo.errors import OperationFailure
@@ -29,58 +31,48 @@ def values_at(document: Mapping[str, Any], key: str) -> list[Any]:
     return [value for value in _filtering.iter_key_candidates(key, document) if value is not _filtering.NOTHING]
 
 
-class SortKey:
-    """A value that compares as MongoDB sorts; fields in descending order compare the other way round."""
+def sort_values(document: Mapping[str, Any], order: list[tuple[str, int]]) -> list[tuple[int, Any]]:
+    """Return what a document is sorted by: for each field its rank among types and its value.
 
-    __slots__ = ("fields",)
-
-    def __init__(self, document: Mapping[str, Any], order: list[tuple[str, int]]) -> None:
-        self.fields = [(direction, _sort_value(document, key, direction)) for key, direction in order]
-
-    def __lt__(self, other: SortKey) -> bool:
-        for (direction, mine), (_, theirs) in zip(self.fields, other.fields, strict=True):
-            first, second = (mine, theirs) if direction > 0 else (theirs, mine)
-            if first < second:
-                return True
-            if second < first:
-                return False
-        return False
+    Of an array the smallest element counts, in descending order the largest, as in MongoDB.
+    """
+    return [_sort_value(document, key, direction) for key, direction in order]
 
 
-def _sort_value(document: Mapping[str, Any], key: str, direction: int) -> Any:
-    """Return what a document is sorted by: its smallest value at the key, or its largest in descending order."""
-    comparable = _filtering.BsonComparable
-    found: list[Any] = []
+def _sort_value(document: Mapping[str, Any], key: str, direction: int) -> tuple[int, Any]:
+    found: list[tuple[int, Any]] = []
     empty = False
     for value in values_at(document, key):
         if isinstance(value, list):
-            found += value
+            found += [_ranked(item) for item in value]
             empty = empty or not value
         else:
-            found.append(value)
-    if empty and not found:
-        # MongoDB puts an empty array before null
-        return _Below()
+            found.append(_ranked(value))
     if not found:
-        return comparable(None)
-    wrapped = [comparable(value) for value in found]
-    return min(wrapped) if direction > 0 else _largest(wrapped)
+        return _EMPTY_ARRAY if empty else _ranked(None)
+    return min(found) if direction > 0 else max(found)
 
 
-def _largest(wrapped: list[Any]) -> Any:
-    largest = wrapped[0]
-    for item in wrapped[1:]:
-        largest = max(largest, item)
-    return largest
+# MongoDB's order of types. Within one plain type Python compares as MongoDB does; bool is asked before int.
+_EMPTY_ARRAY = (0, 0)
+_PLAIN: tuple[tuple[int, tuple[type, ...]], ...] = (
+    (40, (bool,)),
+    (10, (int, float)),
+    (15, (str,)),
+    (35, (ObjectId,)),
+    (45, (datetime,)),
+)
+_COMPOSED: tuple[tuple[int, tuple[type, ...]], ...] = ((20, (dict,)), (25, (list,)), (30, (bytes,)))
 
 
-class _Below:
-    """Sorts before everything, as an empty array does."""
-
-    obj = None
-
-    def __lt__(self, other: object) -> bool:
-        return not isinstance(other, _Below)
+def _ranked(value: Any) -> tuple[int, Any]:
+    if value is None:
+        return 5, 0
+    for rank, kinds in _PLAIN:
+        if isinstance(value, kinds):
+            return rank, value
+    rank = next((rank for rank, kinds in _COMPOSED if isinstance(value, kinds)), 50)
+    return rank, _filtering.BsonComparable(value)
 
 
 def sort_order(sort: Mapping[str, Any] | None) -> list[tuple[str, int]]:
@@ -228,7 +220,7 @@ def grouped(documents: Iterable[dict[str, Any]], keys: list[str]) -> list[tuple[
             groups[name] = (label, [])
         groups[name][1].append(document)
     order = [(key, 1) for key in keys]
-    return sorted(groups.values(), key=lambda group: SortKey(group[0], order))
+    return sorted(groups.values(), key=lambda group: sort_values(group[0], order))
 
 
 def _put(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

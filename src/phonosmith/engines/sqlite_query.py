@@ -132,6 +132,17 @@ def _ordered(expression: str, operator: str, value: Any) -> Clause:
     return f"(({expression} BETWEEN '' AND ?) OR {expression}=x'')", [text]
 
 
+def _between(expression: str, low: Any, high: Any) -> Clause | None:
+    """Return one condition for two bounds of the same kind: a single range of an index; None for other pairs."""
+    if _is_number(low) and _is_number(high):
+        bounds: list[Any] = [_margin(low)[0], _margin(high)[1]]
+    elif _as_text(low) is not None and type(low) is type(high) and _as_text(high) is not None:
+        bounds = [_as_text(low), _as_text(high)]
+    else:
+        return None
+    return f"(({expression} BETWEEN ? AND ?) OR {expression}=x'')", bounds
+
+
 def _differs(expression: str, values: list[Any]) -> Clause:
     # only texts can be told apart exactly; a text that opens like JSON could be a nested document
     texts = [text for text in map(_as_text, values) if text is not None and not text.startswith("{")]
@@ -174,7 +185,17 @@ def _field(key: str, value: Any) -> Clause:
         return f"{expression}>=''", []
     if not _is_operators(value):
         return _ANY if isinstance(value, Mapping | list | tuple) else _equal(expression, value)
-    return _joined([_operator(key, expression, operator, item) for operator, item in value.items()], "AND")
+    asked = dict(value)
+    clauses: list[Clause] = []
+    low = next((name for name in ("$gt", "$gte") if name in asked), None)
+    high = next((name for name in ("$lt", "$lte") if name in asked), None)
+    if low is not None and high is not None:
+        both = _between(expression, asked[low], asked[high])
+        if both is not None:
+            clauses.append(both)
+            del asked[low], asked[high]
+    clauses += [_operator(key, expression, operator, item) for operator, item in asked.items()]
+    return _joined(clauses, "AND")
 
 
 def _joined(clauses: list[Clause], word: str) -> Clause:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +36,12 @@ class _Found:
     """A document that matched: its row, what it is sorted by, and the projected document when the head sufficed."""
 
     row: int
-    order: mongo_results.SortKey | None = None
+    order: list[tuple[int, Any]] = field(default_factory=list)
     document: dict[str, Any] | None = None
 
 
-def _order_of(item: _Found) -> mongo_results.SortKey:
-    if item.order is None:
-        raise ValueError("not collected for sorting")
-    return item.order
+def _value_at(place: int, item: _Found) -> tuple[int, Any]:
+    return item.order[place]
 
 
 class SQLiteStore(Store):
@@ -120,8 +119,8 @@ class SQLiteStore(Store):
         if not complete:
             with self._connection.writing() as raw:
                 self._tables.make(raw)
-                for field in sorted({self.key, *_INDEXED}):
-                    self._tables.make_index(raw, field)
+                for key in sorted({self.key, *_INDEXED}):
+                    self._tables.make_index(raw, key)
                 self._indices = self._tables.indices(raw)
         self._connected = True
 
@@ -171,8 +170,9 @@ class SQLiteStore(Store):
             yield from self._everything(skip, limit)
             return
         found = self._find(criteria or {}, order, projection, 0 if order else skip + limit if limit else 0)
-        if order:
-            found.sort(key=_order_of)
+        # stable, so that sorting by the last field first leaves ties to the fields before it
+        for place, (_, direction) in reversed(list(enumerate(order))):
+            found.sort(key=partial(_value_at, place), reverse=direction < 0)
         found = found[skip : skip + limit] if limit else found[skip:]
         for start in range(0, len(found), _PAGE):
             page = found[start : start + _PAGE]
@@ -254,7 +254,7 @@ class SQLiteStore(Store):
                     document = sqlite_documents.decode_body(self._tables.body(raw, row))
                 if criteria and not mongo_results.matches(criteria, document):
                     continue
-                item = _Found(row, mongo_results.SortKey(document, order) if order else None)
+                item = _Found(row, mongo_results.sort_values(document, order or []))
                 if shown is not None and projection:
                     part = sqlite_documents.visible_part(head, shown)
                     item.document = None if part is None else mongo_results.project(part, projection)
