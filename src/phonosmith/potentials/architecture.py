@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.backend import import_mace
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,7 @@ def _refuse_unsupported(model: Any) -> None:
 
 
 def _arguments(model: Any) -> Description:
+    import_mace()
     from mace.tools.scripts_utils import extract_radial_MLP
 
     radial, last = model.radial_embedding, model.readouts[-1]
@@ -113,7 +115,7 @@ def _correlation(product: Any) -> int:
 
 
 def _readout_irreps(readout: Any, n_heads: int) -> str:
-    import mace  # noqa: F401  # before e3nn, see build
+    import_mace()
     from e3nn import o3
 
     hidden = getattr(readout, "hidden_irreps", None)
@@ -140,7 +142,7 @@ def _gate_name(readout: Any) -> str:
 
 def build(description: Description, dtype: torch.dtype) -> torch.nn.Module:
     """Return an untrained module of this architecture, built by mace's constructor in the given precision."""
-    import mace  # noqa: F401  # before e3nn: it lets e3nn read its own constants under torch >= 2.6
+    import_mace()
     import numpy as np
     from e3nn import o3
     from mace import modules

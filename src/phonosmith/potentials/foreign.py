@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import InputError, PotentialError, UntrustedModelError
 from phonosmith.core.hashing import digest_bytes
+from phonosmith.potentials.backend import import_mace
 from phonosmith.potentials.userfiles import TRUSTED, edited_user_json, read_user_json, user_file
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.M
             f"pinned nor on your trust list ({user_file(TRUSTED)}).{told}",
             f"If you trust where it came from: phonosmith models add {source} --trust.",
         )
+    import_mace()
     try:
         model: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ModuleNotFoundError, AttributeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_file
+from phonosmith.potentials.backend import import_mace
 from phonosmith.potentials.foreign import PINNED
 
 
@@ -52,6 +53,7 @@ def find_foundation(name: str) -> Foundation | None:
 
 def cached_file(foundation: Foundation) -> tuple[Path, str]:
     """Return where mace keeps the file and the address it comes from."""
+    import_mace()
     from mace.calculators.foundations_models import mace_mp_urls
     from mace.tools.utils import get_cache_dir
 
@@ -69,6 +71,7 @@ def fetch_foundation(foundation: Foundation) -> Path:
     PotentialError
         When it cannot be downloaded (saying where to put a copy), or its content is not the published one.
     """
+    import_mace()
     from mace.calculators.foundations_models import download_mace_mp_checkpoint
 
     path, url = cached_file(foundation)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.potentials.backend import import_mace
+
 if TYPE_CHECKING:
     import torch
     from ase import Atoms
@@ -47,6 +49,7 @@ class Graph:
 
 def make_graph(atoms: Atoms, z_table: Sequence[int], r_max: float, index: int = 0) -> Graph:
     """Return a configuration's graph, with mace's own neighbour list."""
+    import_mace()
     from mace.data.neighborhood import get_neighborhood
 
     positions = np.array(atoms.positions, dtype=np.float64)
