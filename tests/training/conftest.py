@@ -1,6 +1,7 @@
 """Small models and labelled structures shared by the training tests."""
 
 import numpy as np
+import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
@@ -77,3 +78,75 @@ def model(
             )
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_model():
+    """Return the builder of small models."""
+    return model
+
+
+@pytest.fixture(scope="session")
+def tiny_frames():
+    """Return the builder of labelled cells."""
+    return frames
+
+
+@pytest.fixture(scope="session")
+def emt_label():
+    """Return the function that labels a structure with EMT."""
+    return label
+
+
+@pytest.fixture(scope="session")
+def copper_phonon():
+    """Return phonopy's object of fcc copper with EMT force constants in a 2x2x2 cubic supercell (32 atoms)."""
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = bulk("Cu", cubic=True)
+    phonon = Phonopy(
+        PhonopyAtoms(numbers=cell.numbers, cell=cell.cell.array, positions=cell.positions),
+        supercell_matrix=np.eye(3, dtype=int) * 2,
+        primitive_matrix="F",
+    )
+    phonon.generate_displacements(distance=0.01)
+    forces = []
+    for displaced in phonon.supercells_with_displacements:
+        atoms = Atoms(numbers=displaced.numbers, positions=displaced.positions, cell=displaced.cell, pbc=True)
+        atoms.calc = EMT()
+        forces.append(atoms.get_forces())
+    phonon.forces = np.array(forces)
+    phonon.produce_force_constants()
+    return phonon
+
+
+def mace_batch(frames_, module, heads=("Default",), head="Default"):
+    """Build a batch with mace's own data pipeline, independent of ours."""
+    from mace import data as mace_data
+    from mace.tools import AtomicNumberTable, torch_geometric
+
+    table = AtomicNumberTable([int(z) for z in module.atomic_numbers])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = []
+        for atoms in frames_:
+            plain = atoms.copy()
+            plain.info["E"] = atoms.get_potential_energy()
+            plain.arrays["F"] = atoms.get_forces()
+            plain.info["S"] = atoms.get_stress()
+            keys = mace_data.KeySpecification(info_keys={"energy": "E", "stress": "S"}, arrays_keys={"forces": "F"})
+            config = mace_data.config_from_atoms(plain, key_specification=keys, head_name=head)
+            found.append(
+                mace_data.AtomicData.from_config(config, z_table=table, cutoff=float(module.r_max), heads=list(heads))
+            )
+        return torch_geometric.Batch.from_data_list(found)
+    finally:
+        torch.set_default_dtype(before)
+
+
+@pytest.fixture(scope="session")
+def mace_own_batch():
+    """Return the builder of batches by mace's own pipeline."""
+    return mace_batch

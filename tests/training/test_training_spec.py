@@ -1,0 +1,52 @@
+"""Presets carry the published hyper-parameters; overrides are validated with a hint."""
+
+import pytest
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.training.spec import PRESETS, TrainSpec, make_spec, parse_settings
+
+
+def test_published_hyper_parameters():
+    for name in PRESETS:
+        spec = make_spec(name)
+        assert spec.strategy == name
+        assert spec.epochs == 200
+        assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == (10, 100, 1000)
+        assert spec.huber_delta == 0.01
+    assert (make_spec("transfer").lr, make_spec("transfer").weight_decay) == (0.01, 5e-3)
+    assert (make_spec("multihead").lr, make_spec("multihead").weight_decay) == (0.01, 5e-7)
+    assert make_spec("multihead").replay_size == 100
+    delta = make_spec("delta")
+    assert (delta.lr, delta.pull, delta.weight_decay, delta.anchor) == (0.01, 10.0, 0.0, "pull")
+    pft = make_spec("pft")
+    assert (pft.curvature_weight, pft.lr, pft.ema, pft.curvature_mode) == (100.0, 1e-4, 0.999, "alternate")
+    assert [make_spec(f"freeze{n}").freeze_blocks for n in range(1, 6)] == [1, 2, 3, 4, 5]
+
+
+def test_overrides_are_recorded_and_checked():
+    spec = make_spec("delta", **parse_settings(["lr=0.003", "pull=1", "dtype=float64", "patience=none"]))
+    assert (spec.lr, spec.pull, spec.dtype, spec.patience) == (0.003, 1.0, "float64", None)
+    assert make_spec("multihead", **parse_settings(["replay=none"])).replay == "none"
+    assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("strategy", "pairs", "hint"),
+    [
+        ("dleta", [], "Did you mean delta"),
+        ("delta", ["learning_rat=1"], "Unknown setting"),
+        ("delta", ["weight_deca=1"], "Did you mean weight_decay"),
+        ("delta", ["lr=-1"], "lr"),
+        ("delta", ["lr=fast"], "lr"),
+        ("delta", ["lr"], "key=value"),
+        ("delta", ["lr=1", "lr=2"], "twice"),
+        ("delta", ["start=fresh"], "fresh start"),
+        ("transfer", ["trainable=freeze"], "freeze_blocks"),
+        ("transfer", ["e0=given"], "e0_values"),
+        ("delta", ["device=tpu"], "device"),
+        ("transfer", ["energy_weight=0", "forces_weight=0", "stress_weight=0"], "nothing to learn"),
+    ],
+)
+def test_impossible_settings_are_explained(strategy, pairs, hint):
+    with pytest.raises(ConfigurationError, match=hint):
+        make_spec(strategy, **parse_settings(pairs))

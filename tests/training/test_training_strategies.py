@@ -1,0 +1,171 @@
+"""Every strategy changes what it should, and nothing else, and exports a plain model."""
+
+import numpy as np
+import pytest
+import torch
+from ase.calculators.calculator import Calculator
+
+from phonosmith.training.deliver import register, write
+from phonosmith.training.finetune import fine_tune
+from phonosmith.training.spec import make_spec
+
+
+def run(module, frames, strategy, *, seed=1, extra=None, **settings):
+    spec = make_spec(strategy, **{"epochs": 3, **settings})
+    return fine_tune(module, frames(6), frames(2, 9), spec, seed=seed, **(extra or {}))
+
+
+def state(module):
+    return {name: value.detach().clone() for name, value in module.named_parameters()}
+
+
+BLOCKS = ("node_embedding", "interactions.0", "products.0", "interactions.1", "products.1", "readouts")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("frozen", [2, 5])
+def test_freeze_keeps_named_blocks_bit_identical(tiny_model, tiny_frames, frozen, dtype):
+    module = tiny_model(numbers=(29,))
+    before = state(module)
+    result = run(module, tiny_frames, f"freeze{frozen}", dtype=dtype)
+    after = state(result.model)
+    for index, block in enumerate(BLOCKS):
+        inside = [name for name in before if name.startswith(block) and before[name].numel()]
+        same = [torch.equal(before[name], after[name]) for name in inside]
+        assert all(same) if index < frozen else not any(same), block
+    assert all(torch.equal(before[name], value) for name, value in state(module).items())
+    document = result.document
+    assert sum(document.changed_by_block[b] for b in BLOCKS[:frozen]) == 0
+    assert document.n_changed == sum(document.changed_by_block.values()) > 0
+    assert document.n_changed <= document.n_trainable < document.n_parameters
+
+
+def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
+    """The plain file predicts what the trained head predicted in training; replay was labelled by the foundation."""
+    from mace.calculators import MACECalculator
+
+    module = tiny_model()
+    pool = [atoms.copy() for atoms in tiny_frames(5, 3, "CuAl")]
+    result = run(module, tiny_frames, "multihead", extra={"replay": pool}, replay_size=4, dtype="float64", lr=0.002)
+    document = result.document
+    assert document.replay.labels == "foundation"
+    assert document.replay.n_structures == 4
+    assert document.replay.visits == 12
+    # labels are the foundation's own: exact for energy, forces and stress
+    assert document.replay.before.mae_forces_mev_per_angstrom < 1e-9
+    assert document.replay.before.mae_stress_mev_per_angstrom3 < 1e-9
+    assert document.replay.after.mae_forces_mev_per_angstrom > 1e-3
+    model_path, _ = write(result, tmp_path)
+    calculator: Calculator = MACECalculator(model_paths=str(model_path), device="cpu", default_dtype="float64")
+    valid = tiny_frames(2, 9)
+    errors = []
+    for atoms in valid:
+        copy = atoms.copy()
+        copy.calc = calculator
+        errors.append(np.abs(copy.get_forces() - atoms.get_forces()).mean())
+    # document: the two-head model's fine-tuned head; file: the extracted single head
+    assert 1000 * np.mean(errors) == pytest.approx(
+        document.metrics["valid"].after.mae_forces_mev_per_angstrom, rel=1e-10
+    )
+    assert list(result.model.heads) == ["Default"]
+
+
+def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
+    """Merged and adapted model agree; the update of a dense layer has the rank asked for."""
+    import copy
+
+    from phonosmith.training.graphs import build_graph, collate, labels_of
+    from phonosmith.training.models import model_e0
+    from phonosmith.training.trainable import merge_adapters, select_trainable
+
+    module = tiny_model(numbers=(29,))
+    adapted = copy.deepcopy(module)
+    spec = make_spec("lora", rank=2)
+    parameters = select_trainable(adapted, spec)
+    assert all("lora_" in name for name, _ in parameters)
+    with torch.no_grad():
+        for index, (_, parameter) in enumerate(parameters):
+            parameter.add_(
+                torch.sin(torch.arange(parameter.numel(), dtype=parameter.dtype) + index).view_as(parameter) / 5
+            )
+    atoms = tiny_frames(1)[0]
+    batch = lambda: collate(  # noqa: E731
+        [build_graph(atoms, labels_of(atoms), numbers=[29], cutoff=3.5, e0=model_e0(module)[0], dtype=torch.float64)]
+    )
+    before = adapted(batch(), training=True)["forces"].detach()
+    original = module(batch())["forces"].detach()
+    plain = merge_adapters(adapted)
+    after = plain(batch())["forces"].detach()
+    assert torch.allclose(before, after, rtol=0, atol=1e-12)
+    assert float((after - original).abs().max()) > 1e-3
+    assert [name for name, _ in plain.named_parameters()] == [name for name, _ in module.named_parameters()]
+    name = "interactions.0.conv_tp_weights.layer1.weight"
+    change = dict(plain.named_parameters())[name] - dict(module.named_parameters())[name]
+    assert int(torch.linalg.matrix_rank(change.detach(), tol=1e-10)) == 2
+
+
+def test_pull_keeps_the_model_nearer(tiny_model, tiny_frames):
+    module = tiny_model(numbers=(29,))
+    norms = [run(module, tiny_frames, "delta", pull=pull, epochs=6).document.change_norm for pull in (0.0, 10.0, 50.0)]
+    assert norms[0] > norms[1] > norms[2] > 0
+
+
+def test_scratch_forgets_the_foundation(tiny_model, tiny_frames):
+    """Two different foundations of one architecture give the same model from scratch, another seed another one."""
+    one = run(tiny_model(numbers=(29,), seed=0), tiny_frames, "scratch")
+    two = run(tiny_model(numbers=(29,), seed=5), tiny_frames, "scratch")
+    other = run(tiny_model(numbers=(29,), seed=0), tiny_frames, "scratch", seed=2)
+    for (name, a), b in zip(one.model.named_parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert not all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
+    assert one.document.n_changed == one.document.n_parameters
+
+
+def test_energy_references(tiny_model, tiny_frames):
+    """A constant offset of the labels is absorbed by refit, kept by foundation, and set by given."""
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    module = tiny_model(numbers=(29,))
+    shifted = []
+    for atoms in tiny_frames(6):
+        copy = atoms.copy()
+        copy.calc = SinglePointCalculator(copy, **{**atoms.calc.results, "energy": atoms.get_potential_energy() - 40.0})
+        shifted.append(copy)
+    plain = fine_tune(module, tiny_frames(6), tiny_frames(6), make_spec("transfer", epochs=1), seed=0).document
+    moved = fine_tune(module, shifted, shifted, make_spec("transfer", epochs=1), seed=0).document
+    assert moved.e0_shift_ev["Cu"] == pytest.approx(plain.e0_shift_ev["Cu"] - 10.0, abs=1e-9)
+    assert moved.metrics["valid"].after.mae_energy_mev_per_atom == pytest.approx(
+        plain.metrics["valid"].after.mae_energy_mev_per_atom, abs=0.1
+    )
+    kept = fine_tune(module, shifted, shifted, make_spec("transfer", epochs=1, e0="foundation"), seed=0).document
+    assert kept.e0_shift_ev["Cu"] == 0.0
+    spec = make_spec("transfer", epochs=1, e0="given", e0_values={"Cu": -3.5})
+    given = fine_tune(module, shifted, shifted, spec, seed=0)
+    assert float(given.model.atomic_energies_fn.atomic_energies.reshape(-1)[0]) == -3.5
+
+
+@pytest.mark.parametrize("strategy", ["pft", "delta+pft"])
+def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
+    module = tiny_model(numbers=(29,))
+    settings = {"lr": 0.003, "ema": None, "epochs": 8} if strategy == "pft" else {"pull": 0.1, "epochs": 8}
+    document = run(module, tiny_frames, strategy, extra={"curvature": copper_phonon}, **settings).document
+    curvature = document.curvature
+    assert curvature.n_columns == 1
+    assert curvature.mae_after_ev_per_angstrom2 < 0.9 * curvature.mae_before_ev_per_angstrom2
+    # 6 structures in batches of 4: two steps of E, F, S an epoch; alternate puts one curvature step before them
+    assert curvature.steps == (8 if strategy == "pft" else 16)
+    assert document.steps == (24 if strategy == "pft" else 16)
+    assert curvature.seconds_per_step > 0
+
+
+def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
+    from phonosmith.potentials.registry import load
+
+    result = run(tiny_model(), tiny_frames, "transfer")
+    document = register(result).document
+    assert document.model.elements == ["Cu"]
+    assert set(document.model.parents) >= {document.manifest.inputs["train"], document.manifest.inputs["valid"]}
+    frames = tiny_frames(2, 9)
+    found = load(document.model, dtype="float64", device="cpu").evaluate(frames)
+    error = 1000 * np.mean([np.abs(e.forces - a.get_forces()).mean() for e, a in zip(found, frames, strict=True)])
+    assert error == pytest.approx(document.metrics["valid"].after.mae_forces_mev_per_angstrom, rel=1e-9)
