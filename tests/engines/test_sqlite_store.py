@@ -271,6 +271,17 @@ def test_wide_documents_keep_small_heads(path):
         assert store.query_one({"uuid": "wide"})["output"] == wide
 
 
+def test_very_long_criteria(path):
+    with opened(path) as store:
+        store.update([{"uuid": f"u{i}", "n": {"m": i}} for i in range(20)])
+        names = [f"u{i}" for i in range(0, 30_000, 5)]
+        assert store.count({"uuid": {"$in": names}}) == 4
+        assert store.count({"$or": [{"uuid": name} for name in names]}) == 4
+        assert store.count({"$and": [{"n.m": {"$gte": 5}}] * 1500}) == 15
+        assert store.count({"$or": [{"name": {"$in": names}}] * 6}) == 0
+        assert store.count({"n.m": {"$in": list(range(3, 20_000, 4))}}) == 5
+
+
 def test_blobs_of_some_megabytes(path):
     import numpy as np
 

@@ -17,6 +17,9 @@ from phonosmith.engines import sqlite_documents, sqlite_query
 from phonosmith.engines.mongo_results import matches
 from phonosmith.engines.sqlite_store import SQLiteStore
 
+# the pool holds long strings on purpose
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")
+
 IDS = [ObjectId("65000000000000000000000" + digit) for digit in "0123"]
 START = datetime(2026, 1, 1)
 

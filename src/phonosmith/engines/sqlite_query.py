@@ -24,6 +24,9 @@ _RELATIVE_MARGIN = 1e-12
 _ABSOLUTE_MARGIN = 1e-290
 _MOST_VALUES = 10_000
 _MOST_RANGES = 100
+# SQLite's own limits are 1000 for the depth of an expression and 32766 for arguments
+_MOST_TERMS = 900
+_MOST_ARGUMENTS = 30_000
 _LOGICAL = ("$and", "$or", "$nor")
 
 Clause = tuple[str, list[Any]]
@@ -209,7 +212,7 @@ def _joined(clauses: list[Clause], word: str) -> Clause:
 
 
 def _branches(criteria: Mapping[str, Any], word: str) -> list[Clause]:
-    return [where(item) if isinstance(item, Mapping) else _ANY for item in criteria[word]]
+    return [_all_of(item) if isinstance(item, Mapping) else _ANY for item in criteria[word]]
 
 
 def where(criteria: Mapping[str, Any], identifying: frozenset[str] = frozenset()) -> Clause:
@@ -229,6 +232,13 @@ def where(criteria: Mapping[str, Any], identifying: frozenset[str] = frozenset()
             clause = _field(key, value)
             if clause[0] != ALWAYS:
                 return clause
+    sql, arguments = _all_of(criteria)
+    if len(arguments) > _MOST_ARGUMENTS or sql.count(" OR ") + sql.count(" AND ") > _MOST_TERMS:
+        return _ANY
+    return sql, arguments
+
+
+def _all_of(criteria: Mapping[str, Any]) -> Clause:
     clauses: list[Clause] = []
     for key, value in criteria.items():
         if key in ("$and", "$or"):
