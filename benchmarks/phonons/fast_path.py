@@ -21,11 +21,10 @@ from pathlib import Path
 
 def routes(ref, structure, matrix):
     """Return the flows to compare by name."""
-    from atomate2.forcefields.flows.phonons import PhononMaker
-
     from phonosmith.evaluation.phonon_jobs import FastPhononMaker, PhononFlowMaker, forcefield_phonon_maker
 
-    shipped: PhononMaker = forcefield_phonon_maker(ref)
+    # atomate2's own defaults for what it computes and stores; only potential, symmetry and tolerances are ours
+    shipped = forcefield_phonon_maker(ref, store_force_constants=True)
     return {
         "fast": lambda: FastPhononMaker().make(structure, ref, supercell_matrix=matrix),
         "flow with our collection": lambda: PhononFlowMaker(maker=forcefield_phonon_maker(ref), potential=ref).make(

@@ -333,7 +333,10 @@ def load_harmonic(
     source = Path(path)
     if ".json" in source.suffixes:
         return _load_document(source, artefacts, nac=nac)
-    phonon = load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
+    with warnings.catch_warnings():
+        # near-cubic supercells of hexagonal crystals have fewer rotations than the crystal; that is meant
+        warnings.filterwarnings("ignore", message="Warning: Point group symmetries")
+        phonon = load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
     # forces come first: both sides then get their force constants in the same way
     if phonon.dataset is not None and not missing_forces(phonon.dataset):
         return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, str(source)), str(source))
