@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.manifest import Manifest
@@ -75,6 +75,12 @@ class PhononDoc(BaseModel):
     potential: PotentialRef | None = Field(None, description="the potential, absent for DFT")
     source: str = Field("", description="where the forces come from: potential name, code or file name")
     manifest: Manifest
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _as_dictionary(cls, value: Any) -> Any:
+        """Accept the Structure that a job store makes of the dictionary when it resolves a reference."""
+        return value.as_dict() if hasattr(value, "as_dict") else value
 
 
 class PhononSide(BaseModel):
