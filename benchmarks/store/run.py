@@ -175,7 +175,7 @@ def page(results: dict) -> str:
         complete = row["written"] == results["count"]
         ratio = f"{row['seconds'] / memory:.2f}" if complete else "-"
         rows.append(
-            f"| {name} | {row['written']} | {row['seconds']:.1f} | {ratio} | {row['first_tenth_ms']:.1f} -> "
+            f"| {name} | {row['written']} | {row['seconds']:.1f} | {ratio} | {row['first_tenth_ms']:.1f} → "
             f"{row['last_tenth_ms']:.1f} | {row['uuid_query_ms']:.2f} | {row['nested_query_ms']:.0f} | "
             f"{row['nested_count_ms']:.0f} | {row['latest_ms']:.0f} |"
         )
