@@ -1,0 +1,179 @@
+"""Determinism, exact resume, early stopping, walltime, and what happens to bad numbers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from ase.calculators.singlepoint import SinglePointCalculator
+
+from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
+from phonosmith.training.finetune import fine_tune
+from phonosmith.training.loop import epoch_order
+from phonosmith.training.spec import make_spec
+
+
+class InterruptedByTestError(Exception):
+    """Raised from the epoch callback to interrupt a training."""
+
+
+def weights(result):
+    return torch.cat([p.detach().reshape(-1) for p in result.model.parameters()])
+
+
+def interrupt_at(monkeypatch, epoch):
+    from contextlib import contextmanager
+
+    @contextmanager
+    def reporter(*_, **__):
+        def report(record):
+            if record.epoch == epoch:
+                raise InterruptedByTestError
+
+        yield report
+
+    monkeypatch.setattr("phonosmith.training.finetune.epoch_reporter", reporter)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "settings"),
+    [
+        ("delta", {"scheduler_patience": 0}),
+        ("transfer", {"ema": 0.9, "dtype": "float64"}),
+        ("pft", {"lr": 0.003, "cotrain_steps": 1}),
+    ],
+)
+def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monkeypatch, strategy, settings):
+    """Interrupted at a random epoch and resumed: the same weights to the last bit, the same log."""
+    module = tiny_model(numbers=(29,))
+    spec = make_spec(strategy, epochs=6, batch_size=2, **settings)
+    extra = {"curvature": copper_phonon} if spec.uses_curvature else {}
+    data = (tiny_frames(6), tiny_frames(2, 9))
+    whole = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "whole", **extra)
+    epoch = int(np.random.default_rng().integers(1, 6))
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, epoch)
+        with pytest.raises(InterruptedByTestError):
+            fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+    assert (tmp_path / "cut" / "checkpoint.pt").is_file()
+    resumed = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+    assert torch.equal(weights(whole), weights(resumed)), f"interrupted after epoch {epoch}"
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert [one["epoch"] for one in lines[1]] == list(range(7))
+    timing = {"seconds", "curvature_seconds"}
+    for one, two in zip(*lines, strict=True):
+        assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in two.items() if k not in timing}
+    # finished: asking again trains nothing and gives the same model
+    again = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+    assert torch.equal(weights(again), weights(whole))
+    with pytest.raises(ConfigurationError, match="another training"):
+        fine_tune(module, *data, spec, seed=4, workdir=tmp_path / "cut", **extra)
+
+
+def test_damaged_checkpoint_is_named(tiny_model, tiny_frames, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(ArtefactError, match=r"checkpoint\.pt"):
+        fine_tune(
+            tiny_model(numbers=(29,)),
+            tiny_frames(2),
+            tiny_frames(1),
+            make_spec("delta", epochs=1),
+            seed=0,
+            workdir=tmp_path,
+        )
+
+
+def test_walltime_leaves_a_resumable_state(tiny_model, tiny_frames, tmp_path):
+    module = tiny_model(numbers=(29,))
+    spec = make_spec("delta", epochs=4)
+    data = (tiny_frames(6), tiny_frames(2, 9))
+    cut = fine_tune(module, *data, spec, seed=1, workdir=tmp_path, walltime=0.001).document
+    assert not cut.finished
+    assert "walltime" in cut.stop_reason
+    assert cut.epochs_run == 1
+    rest = fine_tune(module, *data, spec, seed=1, workdir=tmp_path)
+    assert rest.document.finished
+    assert rest.document.epochs_run == 4
+    whole = fine_tune(module, *data, spec, seed=1)
+    assert torch.equal(weights(rest), weights(whole))
+
+
+def test_start_is_kept_when_nothing_is_better(tiny_model, tiny_frames):
+    """A learning rate that ruins the model: epoch 0 wins, the weights are the foundation's, and it is said loudly."""
+    module = tiny_model(numbers=(29,))
+    spec = make_spec("transfer", lr=0.01, epochs=40, patience=3, dtype="float64")
+    trained = fine_tune(module, tiny_frames(6), tiny_frames(2, 9), make_spec("transfer", epochs=30), seed=1).model
+    valid = tiny_frames(2, 9)
+    # validation labelled by the model itself: nothing can be better than the start
+    from phonosmith.training.replay import label_with
+
+    exact = label_with(trained, valid)
+    result = fine_tune(
+        trained, tiny_frames(6, 4, rattle=0.3), exact, make_spec(**{**spec.model_dump(), "e0": "foundation"}), seed=1
+    )
+    document = result.document
+    assert document.best_epoch == 0
+    assert document.epochs_run == 3
+    assert document.stop_reason == "no improvement for 3 epochs"
+    assert not document.improved
+    assert document.checks.not_improved
+    assert document.n_changed == 0
+    assert torch.equal(weights(result), torch.cat([p.detach().reshape(-1) for p in trained.parameters()]))
+
+
+def test_target_stops_early(tiny_model, tiny_frames):
+    module = tiny_model(numbers=(29,))
+    document = fine_tune(
+        module, tiny_frames(6), tiny_frames(2, 9), make_spec("transfer", epochs=30, target_forces_mae=0.4), seed=1
+    ).document
+    assert document.epochs_run < 30
+    assert "force MAE" in document.stop_reason
+    assert (
+        document.history[-1]["valid_mae_forces_mev_per_angstrom"]
+        <= 400
+        < document.history[-2]["valid_mae_forces_mev_per_angstrom"]
+    )
+
+
+def test_loss_that_is_not_finite_names_the_structure(tiny_model, tiny_frames):
+    module = tiny_model(numbers=(29,))
+    frames = tiny_frames(6)
+    huge = frames[3]
+    # finite as a label, infinite in the float32 loss
+    huge.calc = SinglePointCalculator(huge, **{**huge.calc.results, "energy": 1e39})
+    with pytest.raises(TrainingError, match=r"train\[3\]"):
+        fine_tune(module, frames, tiny_frames(2, 9), make_spec("transfer", epochs=2, e0="foundation"), seed=1)
+
+
+def test_metrics_do_not_depend_on_training_precision(tiny_model, tiny_frames):
+    """Errors of the foundation are evaluated in float64 whatever the training precision."""
+    module = tiny_model(numbers=(29,))
+    found = [
+        fine_tune(module, tiny_frames(4), tiny_frames(2, 9), make_spec("delta", epochs=1, dtype=dtype), seed=1)
+        for dtype in ("float32", "float64")
+    ]
+    before = [one.document.metrics["valid"].before for one in found]
+    assert before[0] == before[1]
+    after = [one.document.metrics["valid"].after.mae_forces_mev_per_angstrom for one in found]
+    assert after[0] == pytest.approx(after[1], rel=1e-3)
+    assert math.isfinite(after[0])
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    assert np.array_equal(epoch_order(1, 5, 20), epoch_order(1, 5, 20))
+    assert not np.array_equal(epoch_order(1, 5, 20), epoch_order(1, 6, 20))
+    assert sorted(epoch_order(2, 3, 20)) == list(range(20))
+
+
+def test_global_precision_is_left_alone(tiny_model, tiny_frames, capsys):
+    before = torch.get_default_dtype()
+    spec = make_spec("scratch", epochs=1)
+    fine_tune(tiny_model(numbers=(29,)), tiny_frames(2), tiny_frames(1), spec, seed=0, progress=True)
+    assert torch.get_default_dtype() == before
+    captured = capsys.readouterr()
+    assert "train" in captured.err
+    assert "train" not in captured.out
