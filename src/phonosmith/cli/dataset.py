@@ -39,6 +39,7 @@ def import_(
         [], "--expect", help="Expected composition: name=Formula, or a CSV/JSON file with columns id and formula."
     ),
     jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
+    allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
@@ -48,7 +49,13 @@ def import_(
     if not paths and not jobstore:
         raise InputError("There is nothing to import.", "Name files, folders or archives, or give --jobstore.")
     document = import_paths(
-        paths or [], out, steps=steps.value, functional=functional, expect=expect, jobstore=jobstore
+        paths or [],
+        out,
+        steps=steps.value,
+        functional=functional,
+        expect=expect,
+        jobstore=jobstore,
+        allow_rehearsal=allow_rehearsal,
     )
     if json_output:
         print_json(document)

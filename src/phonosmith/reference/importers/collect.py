@@ -90,6 +90,7 @@ def import_source(
     steps: Steps = "all",
     functional: str | None = None,
     expect: Mapping[str, str] | None = None,
+    allow_rehearsal: bool = False,
     limits: Limits = DEFAULT_LIMITS,
 ) -> tuple[list[Atoms], SourceReport]:
     """Return the labelled frames at a path and a report on every refusal.
@@ -104,6 +105,8 @@ def import_source(
         Functional of labels whose files do not name one; a file that names another is refused.
     expect
         Expected reduced formula by material name (see ``identity.read_expectations``).
+    allow_rehearsal
+        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
     limits
         Bounds on what is read.
 
@@ -122,6 +125,8 @@ def import_source(
         _take_content(taken, source.name, read_bounded(source, limits), steps, source)
     _refuse_wrong_identity(taken, dict(expect or {}))
     _refuse_twins(taken)
+    if not allow_rehearsal:
+        _refuse_rehearsals(taken)
     _drop_doubles(taken)
     _declare(taken, functional)
     return _report(taken, source)
@@ -275,6 +280,14 @@ def _refuse_wrong_identity(taken: Taken, expected: dict[str, str]) -> None:
                 kept.append(frame)
         taken.by_kind[kind] = kept
         taken.refused += [Refusal(where=name, reason=reason) for name, reason in wrong.items()]
+
+
+def _refuse_rehearsals(taken: Taken) -> None:
+    for kind, frames in taken.by_kind.items():
+        fake = sorted({str(frame.info.get(SOURCE, "?")) for frame in frames if frame.info.get("rehearsal")})
+        reason = "it comes from a rehearsal with the VASP stand-in: its numbers are no DFT"
+        taken.refused += [Refusal(where=name, reason=reason) for name in fake]
+        taken.by_kind[kind] = [frame for frame in frames if not frame.info.get("rehearsal")]
 
 
 def _refuse_twins(taken: Taken) -> None:

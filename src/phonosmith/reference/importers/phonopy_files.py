@@ -28,6 +28,19 @@ from phonosmith.reference.importers.phonopy_dataset import (
 if TYPE_CHECKING:
     from phonopy import Phonopy
 
+__all__ = [
+    "atoms_of",
+    "attach_forces",
+    "displaced_frames",
+    "displacements_and_forces",
+    "find_yaml",
+    "full_force_constants",
+    "has_forces",
+    "load_phonopy",
+    "produce_force_constants",
+    "require_same_cell",
+]
+
 Array = NDArray[np.float64]
 YAML_NAMES = ("phonopy_params.yaml", "phonopy.yaml", "phonopy_disp.yaml", "phono3py_disp.yaml")
 PLANS = ("phonopy_disp.yaml", "phono3py_disp.yaml")

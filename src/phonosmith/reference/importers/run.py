@@ -9,10 +9,10 @@ from pathlib import Path
 from ase import Atoms
 
 from phonosmith.core.manifest import recorded
-from phonosmith.reference.dataset_documents import ImportDocument, SourceReport
+from phonosmith.reference.dataset_documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets import dataset_digest, put_dataset
 from phonosmith.reference.extxyz import write_frames
-from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS
+from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SOURCE
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.identity import read_expectations, reduced_formula
 from phonosmith.reference.importers.vasprun import Steps
@@ -26,6 +26,7 @@ def import_paths(
     functional: str | None = None,
     expect: Sequence[str] = (),
     jobstore: bool = False,
+    allow_rehearsal: bool = False,
 ) -> ImportDocument:
     """Import finished calculations into one dataset.
 
@@ -43,6 +44,8 @@ def import_paths(
         Expected compositions, see ``read_expectations``.
     jobstore
         Take the calculations in jobflow's configured JobStore too.
+    allow_rehearsal
+        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
 
     Returns
     -------
@@ -55,11 +58,13 @@ def import_paths(
         frames: list[Atoms] = []
         reports: list[SourceReport] = []
         for path in paths:
-            found, report = import_source(path, steps=steps, functional=functional, expect=expected)
+            found, report = import_source(
+                path, steps=steps, functional=functional, expect=expected, allow_rehearsal=allow_rehearsal
+            )
             frames += found
             reports.append(report)
         if jobstore:
-            found, report = _from_jobstore(steps)
+            found, report = _from_jobstore(steps, allow_rehearsal)
             frames += found
             reports.append(report)
         dataset = None
@@ -77,12 +82,17 @@ def import_paths(
     )
 
 
-def _from_jobstore(steps: Steps) -> tuple[list[Atoms], SourceReport]:
+def _from_jobstore(steps: Steps, allow_rehearsal: bool) -> tuple[list[Atoms], SourceReport]:
     from jobflow import SETTINGS as JOBFLOW
 
     from phonosmith.reference.importers.taskdoc import read_jobstore
 
     frames, refused = read_jobstore(JOBFLOW.JOB_STORE, steps=steps)
+    fake = [frame for frame in frames if frame.info.get("rehearsal")]
+    if fake and not allow_rehearsal:
+        frames = [frame for frame in frames if not frame.info.get("rehearsal")]
+        reason = "a rehearsal with the VASP stand-in: no DFT"
+        refused += [Refusal(where=str(frame.info.get(SOURCE, "?")), reason=reason) for frame in fake]
     functionals = Counter(str(frame.info.get(FUNCTIONAL, "unknown")) for frame in frames)
     named = next(iter(functionals)) if len(functionals) == 1 else "mixed"
     return frames, SourceReport(

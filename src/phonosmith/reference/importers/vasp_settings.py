@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.hashing import digest_json
+from phonosmith.reference.gate import is_rehearsal
 
 Array = NDArray[np.float64]
 
@@ -155,6 +156,7 @@ def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
         "ediff": settings.number("EDIFF", 1e-4),
         "code": f"VASP {settings.version}".strip(),
         "potcar": ";".join(f"{element}:{title}" for element, title in sorted(settings.titles.items())) or None,
+        "rehearsal": True if is_rehearsal(settings.version, list(settings.titles.values())) else None,
     }
     if settings.mesh is not None:
         info["kmesh"] = "x".join(map(str, settings.mesh)) + ("s" if settings.shifted else "")
@@ -164,7 +166,7 @@ def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
 
 def not_self_consistent(settings: VaspSettings) -> str | None:
     """Say why a run is no ground-state self-consistent calculation, or None."""
-    algorithm = settings.text("ALGO").lower()
+    algorithm = str(settings.tags.get("ALGO", "")).strip().lower()
     if algorithm in _NOT_SELF_CONSISTENT:
         return f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
     if int(settings.number("ICHARG", 2)) >= 10:
