@@ -5,10 +5,12 @@ import math
 import numpy as np
 import pytest
 import yaml
+from phonopy.structure.atoms import PhonopyAtoms
 
 from phonosmith.core.errors import InputError
+from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
 from phonosmith.evaluation.cell_matching import primitive_supercell_matrix
-from phonosmith.evaluation.harmonic import HarmonicModel, load_harmonic
+from phonosmith.evaluation.harmonic import HarmonicModel, load_harmonic, new_phonon
 from phonosmith.evaluation.stability import (
     StabilityConfusion,
     commensurate_qpoints,
@@ -75,13 +77,31 @@ def test_translations_at_gamma_do_not_count():
     assert verdict.stable
 
 
-def test_optical_modes_at_gamma_count(shared):
-    # cubic GeTe: the ferroelectric mode at Γ is imaginary and no translation
-    model = load_harmonic(shared / "data/vasp_pbe_phonons/mace_mp_0b3/mp-2612.phonopy.yaml.xz")
+def test_optical_modes_at_gamma_count():
+    # two atoms that repel their own displacement: ω² = -k/μ three times, translations at rest
+    unit = PhonopyAtoms(symbols=["Na", "Cl"], cell=np.eye(3) * 4, scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]])
+    phonon = new_phonon(unit, [1, 1, 1], np.eye(3))
+    spring = 0.7 * np.eye(3)
+    phonon.force_constants = np.array([[-spring, spring], [spring, -spring]])
+    model = HarmonicModel(phonon, "symfc", "pair")
     acoustic, optical = gamma_modes(model)
-    assert acoustic == pytest.approx([0, 0, 0], abs=2e-4)
-    # published lowest frequency of this potential, at Γ
-    assert optical == pytest.approx([-1.98231963939676] * 3, rel=1e-4)
+    reduced = np.prod(unit.masses) / np.sum(unit.masses)
+    assert acoustic == pytest.approx([0, 0, 0], abs=1e-6)
+    assert optical == pytest.approx([-THZ_PER_SQRT_EV_PER_A2_AMU * np.sqrt(0.7 / reduced)] * 3, rel=2e-6)
+    assert judge_stability(model).n_imaginary == 3
+
+
+def test_translations_mixed_into_optical_modes_do_not_count(shared):
+    # direct force constants of AgTe3 obey the sum rule over one index only: translations couple to optical modes and
+    # the plain dynamical matrix at Γ has the published -0.356 THz, which no motion of the atoms against each other has
+    file = shared / "data/vasp_pbe_phonons/mace_mp_0b3/mp-28246.phonopy.yaml.xz"
+    model = load_harmonic(file, fc_calculator="traditional")
+    model.phonon.run_qpoints([[0, 0, 0]])
+    plain = model.phonon.get_qpoints_dict()["frequencies"][0]
+    assert plain.min() == pytest.approx(-0.3558307761067532, rel=1e-4)
+    assert gamma_modes(model)[1].min() > 1
+    assert judge_stability(model).stable
+    assert model.asr_residual > 1e-2
 
 
 def test_published_confusion_matrices(shared):

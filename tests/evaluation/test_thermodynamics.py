@@ -57,7 +57,9 @@ def test_imaginary_modes_are_left_out_and_counted():
 def test_weights_count():
     frequencies = np.array([[1.0], [10.0]])
     found = thermal_properties(frequencies, [3, 1], [100, 300])
-    expected = [0.75 * mode_entropy(np.array([1.0]), t)[0] + 0.25 * mode_entropy(np.array([10.0]), t)[0] for t in (100, 300)]
+    expected = [
+        0.75 * mode_entropy(np.array([1.0]), t)[0] + 0.25 * mode_entropy(np.array([10.0]), t)[0] for t in (100, 300)
+    ]
     assert found.entropy == pytest.approx(expected)
 
 

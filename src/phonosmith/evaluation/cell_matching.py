@@ -156,6 +156,26 @@ def _formula(model: HarmonicModel) -> str:
     return "".join(f"{symbol}{count}" for symbol, count in _composition(model).items())
 
 
+def require_same_composition(reference: list[str], candidate: list[str], first: str, second: str) -> None:
+    """Raise MismatchError unless two lists of chemical symbols have the same reduced formula.
+
+    Parameters
+    ----------
+    reference, candidate
+        Symbols of either cell.
+    first, second
+        What to call the two in the message.
+    """
+    from phonosmith.evaluation.harmonic import reduced_formula
+
+    ours, theirs = reduced_formula(reference), reduced_formula(candidate)
+    if ours != theirs:
+        raise MismatchError(
+            f"Composition mismatch: {first} is {ours}, {second} is {theirs}.",
+            "Compare phonons of the same material; one of the files is misplaced.",
+        )
+
+
 def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatch:
     """Relate two harmonic models of one crystal.
 
@@ -164,11 +184,9 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
     MismatchError
         When composition, number of atoms, geometry or supercell differ, with both values in the message.
     """
-    if reference.formula != candidate.formula:
-        raise MismatchError(
-            f"Composition mismatch: {reference.source} is {reference.formula}, {candidate.source} is {candidate.formula}.",
-            "Compare phonons of the same material; one of the files is misplaced.",
-        )
+    require_same_composition(
+        reference.phonon.primitive.symbols, candidate.phonon.primitive.symbols, reference.source, candidate.source
+    )
     if _composition(reference) != _composition(candidate):
         raise MismatchError(
             f"Primitive cells differ: {_formula(reference)} ({reference.space_group[0]}) in {reference.source}, "

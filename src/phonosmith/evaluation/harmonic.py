@@ -41,7 +41,7 @@ class HarmonicModel:
     source
         File or name it comes from.
     asr_residual
-        Largest |Σ_j Φ_ij|, eV/Å².
+        See `acoustic_sum_residual`, eV/Å².
     """
 
     phonon: Phonopy
@@ -198,8 +198,16 @@ def check_force_constants(phonon: Phonopy, where: str) -> None:
 
 
 def acoustic_sum_residual(phonon: Phonopy) -> float:
-    """Return the largest |Σ_j Φ_iα,jβ| over atoms i and components, eV/Å²."""
-    return float(np.abs(np.asarray(phonon.force_constants).sum(axis=1)).max())
+    """Return how far a rigid shift is from costing nothing: the largest |Σ_j Φ_iα,jβ| or |Σ_i Φ_iα,jβ|, eV/Å².
+
+    Both sums are needed: direct (traditional) force constants need not be symmetric, so one may vanish alone.
+    """
+    constants = compact_force_constants(phonon)
+    over_second = np.abs(constants.sum(axis=1)).max()
+    # by translation, the sum over all first atoms for one second atom runs over all images of that second atom
+    sublattice = np.array([phonon.primitive.p2p_map[i] for i in phonon.primitive.s2p_map])
+    columns = [constants[:, sublattice == j].sum(axis=(0, 1)) for j in range(len(phonon.primitive))]
+    return float(max(over_second, np.abs(columns).max()))
 
 
 def compact_force_constants(phonon: Phonopy) -> Array:
@@ -297,6 +305,29 @@ def _load_document(source: Path, artefacts: ArtefactStore | None, *, nac: bool) 
     return harmonic_from_document(document, artefacts or default_artefacts(), nac=nac)
 
 
+def _open_phonopy(source: Path, symprec: float = SYMPREC, *, nac: bool = False) -> Phonopy:
+    """Return cells and forces of a phonopy file, before force constants are made."""
+    from phonosmith.reference.importers.phonopy_files import load_phonopy
+
+    with warnings.catch_warnings():
+        # near-cubic supercells of hexagonal crystals have fewer rotations than the crystal; that is meant
+        warnings.filterwarnings("ignore", message="Warning: Point group symmetries")
+        return load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
+
+
+def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: str) -> HarmonicModel:
+    """Make force constants where there are forces (both sides of a comparison then get them alike), else take them."""
+    if phonon.dataset is not None and not missing_forces(phonon.dataset):
+        return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
+    if phonon.force_constants is None:
+        raise InputError(
+            f"{source} has neither forces nor force constants, and none lie beside it.",
+            "Put FORCE_SETS beside it or save phonopy.yaml with forces.",
+        )
+    check_force_constants(phonon, source)
+    return HarmonicModel(phonon, "given", source)
+
+
 def load_harmonic(
     path: str | Path,
     *,
@@ -328,25 +359,10 @@ def load_harmonic(
     InputError
         Naming the file, when forces or force constants are missing, not finite or of another supercell.
     """
-    from phonosmith.reference.importers.phonopy_files import load_phonopy
-
     source = Path(path)
     if ".json" in source.suffixes:
         return _load_document(source, artefacts, nac=nac)
-    with warnings.catch_warnings():
-        # near-cubic supercells of hexagonal crystals have fewer rotations than the crystal; that is meant
-        warnings.filterwarnings("ignore", message="Warning: Point group symmetries")
-        phonon = load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
-    # forces come first: both sides then get their force constants in the same way
-    if phonon.dataset is not None and not missing_forces(phonon.dataset):
-        return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, str(source)), str(source))
-    if phonon.force_constants is None:
-        raise InputError(
-            f"{source} has neither forces nor force constants, and none lie beside it.",
-            "Put FORCE_SETS beside it or save phonopy.yaml with forces.",
-        )
-    check_force_constants(phonon, str(source))
-    return HarmonicModel(phonon, "given", str(source))
+    return _with_force_constants(_open_phonopy(source, symprec, nac=nac), fc_calculator, str(source))
 
 
 def load_pair(
@@ -364,12 +380,19 @@ def load_pair(
     """
     if calculator not in {"auto", "traditional", "symfc"}:
         raise InputError(f"Unknown force-constants calculator {calculator!r}.", "Choose auto, traditional or symfc.")
-    chosen: FcCalculator = "symfc" if calculator == "symfc" else "traditional"
-    sides = [load_harmonic(reference, fc_calculator=chosen), load_harmonic(candidate, fc_calculator=chosen)]
-    made = {side.fc_calculator for side in sides}
-    if calculator == "auto" and made == {"symfc", "traditional"}:
-        sides = [
-            load_harmonic(path, fc_calculator="symfc") if side.fc_calculator == "traditional" else side
-            for path, side in zip((reference, candidate), sides, strict=True)
-        ]
-    return sides[0], sides[1]
+    from phonosmith.evaluation.cell_matching import require_same_composition
+
+    paths = (Path(reference), Path(candidate))
+    opened = [_load_document(p, None, nac=False) if ".json" in p.suffixes else _open_phonopy(p) for p in paths]
+    cells = [side.phonon.primitive if isinstance(side, HarmonicModel) else side.primitive for side in opened]
+    # a misplaced file is told before the expensive part
+    require_same_composition(cells[0].symbols, cells[1].symbols, str(reference), str(candidate))
+    stored = {side.fc_calculator for side in opened if isinstance(side, HarmonicModel)}
+    fit: FcCalculator = (
+        "symfc" if calculator == "symfc" or (calculator == "auto" and "symfc" in stored) else "traditional"
+    )
+    first, second = (
+        side if isinstance(side, HarmonicModel) else _with_force_constants(side, fit, str(path))
+        for side, path in zip(opened, paths, strict=True)
+    )
+    return first, second

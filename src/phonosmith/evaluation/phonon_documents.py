@@ -63,7 +63,7 @@ class PhononDoc(BaseModel):
     displacement: float | None = Field(None, description="displacement length, Å")
     force_constants: ArtefactRef = Field(description="compact force constants with the cells they belong to (npz)")
     fc_calculator: str = Field(description="symfc or traditional")
-    asr_residual: float = Field(description="largest |Σ_j Φ_ij| over atoms and components, eV/Å²")
+    asr_residual: float = Field(description="largest violation of the acoustic sum rule over either index, eV/Å²")
     energy: float | None = Field(None, description="energy of the cell, eV")
     volume: float = Field(description="volume of the primitive cell, Å³")
     omega_min_thz: float = Field(description="lowest frequency on the band path, THz (imaginary negative)")

@@ -212,7 +212,9 @@ def replace_collection(flow: Flow, **options: Any) -> Flow:
     options
         Further arguments of `collect_phonons`.
     """
-    found = [i for i, member in enumerate(flow.jobs) if isinstance(member, Job) and _function(member) == COLLECT_FUNCTION]
+    found = [
+        i for i, member in enumerate(flow.jobs) if isinstance(member, Job) and _function(member) == COLLECT_FUNCTION
+    ]
     if len(found) != 1:
         raise ConfigurationError(
             f"The flow {flow.name!r} has {len(found)} jobs named {COLLECT_FUNCTION}, one was expected.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,7 +77,7 @@ def summarise_phonons(
         formula=model.formula,
         space_group=symbol,
         space_group_number=number,
-        structure=structure.as_dict(),
+        structure=json.loads(structure.to_json()),
         supercell_matrix=np.asarray(phonon.supercell_matrix).tolist(),
         primitive_matrix=np.asarray(phonon.primitive_matrix).tolist(),
         n_atoms_supercell=len(phonon.supercell),

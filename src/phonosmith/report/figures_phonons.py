@@ -75,7 +75,9 @@ def draw_bands_and_dos(
     left.set_title(found.result.formula, loc="left", fontsize="medium")
     right.plot(found.reference_dos, found.dos_grid, **styles[0])
     right.plot(found.candidate_dos, found.dos_grid, **styles[1])
-    right.fill_betweenx(found.dos_grid, found.reference_dos, found.candidate_dos, color=CANDIDATE_COLOUR, alpha=0.15, lw=0)
+    right.fill_betweenx(
+        found.dos_grid, found.reference_dos, found.candidate_dos, color=CANDIDATE_COLOUR, alpha=0.15, lw=0
+    )
     right.axhline(0, color="0.6", lw=0.6, zorder=0)
     right.set_xlim(left=0)
     right.set_xlabel("DOS (1/THz)")
@@ -165,4 +167,3 @@ def comparison_figure(
 ) -> Path:
     """Write the full comparison of two sides to an image file."""
     return save_figure(full_figure(found, names), path)
-

@@ -1,0 +1,74 @@
+"""The compare command: keys, exit codes and reasons."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from phonosmith.cli.main import app
+
+SIDE_KEYS = {
+    "omega_min_thz",
+    "omega_max_thz",
+    "omega_mean_thz",
+    "heat_capacity",
+    "entropy",
+    "free_energy",
+    "volume",
+    "n_imaginary_commensurate",
+    "stable",
+}
+runner = CliRunner()
+
+
+@pytest.fixture
+def folder(shared):
+    return shared / "data/vasp_pbe_phonons"
+
+
+def test_json_has_the_promised_keys(folder, tmp_path):
+    # forces of the reference lie in FORCE_SETS beside its file
+    sides = [str(folder / side / "mp-603640.phonopy.yaml.xz") for side in ("dft", "mace_mp_0b3")]
+    figure = tmp_path / "pair.png"
+    done = runner.invoke(app, ["compare", *sides, "--mesh", "10", "--figure", str(figure), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert {"mae_thz", "rmse_thz", "scaled_rmse_thz", "reference", "candidate"} <= found.keys()
+    assert found.keys() >= {"dos_error_percent", "same_space_group", "notes"}
+    for side in ("reference", "candidate"):
+        assert found[side].keys() >= SIDE_KEYS
+        assert found[side]["stable"] is False
+    assert found["mesh"] == [10, 10, 10]
+    assert found["reference"]["volume"] == pytest.approx(38.712062, rel=1e-6)
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_table(folder):
+    sides = [str(folder / side / "mp-938.phonopy.yaml.xz") for side in ("dft", "mace_mp_0b3")]
+    done = runner.invoke(app, ["compare", *sides, "--mesh", "6"])
+    assert done.exit_code == 0, done.output
+    assert "GeTe" in done.stdout
+    assert "R3m (160)" in done.stdout
+
+
+def test_misplaced_file_is_refused_with_the_reason(folder):
+    sides = [str(folder / side / "mp-2201.phonopy.yaml.xz") for side in ("dft", "mace_mp_0b3")]
+    done = runner.invoke(app, ["compare", *sides, "--json"])
+    assert done.exit_code == 2
+    assert json.loads(done.stdout)["error"].startswith("Composition mismatch")
+    assert "GeSb" in done.stderr
+    assert "PbSe" in done.stderr
+
+
+def test_missing_and_foreign_files_are_refused(tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text("a: 1\n")
+    (tmp_path / "some.json").write_text("{}")
+    for first, reason in (
+        (str(tmp_path / "none.yaml"), "none.yaml"),
+        (str(other), "not a phonopy file"),
+        (str(tmp_path / "some.json"), "no phonon document"),
+    ):
+        done = runner.invoke(app, ["compare", first, str(other)])
+        assert done.exit_code == 2, done.output
+        assert reason in done.stderr

@@ -1,0 +1,83 @@
+"""The phonons command: files, keys, and refusals before work."""
+
+import json
+
+import numpy as np
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from phonosmith.cli.main import app
+
+runner = CliRunner()
+
+
+@pytest.fixture
+def silicon(tmp_path):
+    file = tmp_path / "Si.cif"
+    Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.45), ["Si"], [[0, 0, 0]]).to(filename=str(file))
+    return file
+
+
+def test_phonons_then_compare(silicon, tmp_path):
+    out = tmp_path / "out"
+    command = ["phonons", str(silicon), "--potential", "embedded-reference", "--mesh", "6"]
+    done = runner.invoke(app, [*command, "--supercell", "2 2 2", "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["formula"] == "Si"
+    assert found["stability"]["stable"] is True
+    assert found["n_atoms_supercell"] == 64
+    assert found["files"]["phonopy"] == str(out / "phonopy.yaml")
+    assert "forces:" in (out / "phonopy.yaml").read_text()
+    still = tmp_path / "still"
+    done = runner.invoke(
+        app, [*command, "--supercell", "2 2 2", "--no-relax", "--temperature", "100", "--out", str(still)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "100 K: C_v" in done.stdout
+    done = runner.invoke(app, ["compare", str(out / "phonopy.yaml"), str(still), "--mesh", "6", "--json"])
+    assert done.exit_code == 0, done.output
+    compared = json.loads(done.stdout)
+    assert 0 < compared["mae_thz"] < 0.5
+    assert compared["candidate"]["volume"] == pytest.approx(5.45**3 / 4)
+    done = runner.invoke(app, ["compare", str(out / "phonons.json"), str(out), "--mesh", "6", "--json"])
+    assert json.loads(done.stdout)["mae_thz"] == pytest.approx(0, abs=1e-6)
+
+
+def test_minimum_length(silicon, tmp_path):
+    done = runner.invoke(
+        app,
+        ["phonons", str(silicon), "--potential", "embedded-reference", "--min-length", "7", "--mesh", "4"]
+        + ["--out", str(tmp_path / "o"), "--json"],
+    )
+    assert done.exit_code == 0, done.output
+    matrix = np.array(json.loads(done.stdout)["supercell_matrix"])
+    assert np.linalg.norm(matrix.T @ np.eye(3) * 5.43, axis=1).min() >= 7
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        (["--supercell", "2 2"], "no supercell"),
+        (["--supercell", "2 2 2", "--min-length", "10"], "exclude each other"),
+        (["--force-constants", "alm"], "symfc or traditional"),
+        (["--displacement", "-1"], "not positive"),
+        (["--min-length", "0"], "not positive"),
+    ],
+)
+def test_bad_options_are_refused(silicon, tmp_path, extra, reason):
+    done = runner.invoke(
+        app, ["phonons", str(silicon), "--potential", "embedded-reference", "--out", str(tmp_path / "o"), *extra]
+    )
+    assert done.exit_code == 2, done.output
+    assert reason in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_missing_structure_is_named(tmp_path):
+    done = runner.invoke(
+        app, ["phonons", str(tmp_path / "no.cif"), "--potential", "embedded-reference", "--out", str(tmp_path)]
+    )
+    assert done.exit_code == 2
+    assert "no.cif" in done.stderr
