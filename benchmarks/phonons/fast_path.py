@@ -1,10 +1,10 @@
 """Fast path against atomate2's PhononMaker with our collection and as shipped, in one process and one run.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/phonons/fast_path.py [--potential embedded-reference] [--supercell 3] [--out FILE]``.
+Run: ``OMP_NUM_THREADS=1 python benchmarks/phonons/fast_path.py [--potential NAME] [--supercell 3] [--out FILE]``.
 
-All routes relax the same cell of silicon with symmetry kept, displace it in the same supercell and end in frequencies. The
-first route is run once before the clock starts, so that imports and model loading count for nobody. Wall seconds depend on the
-machine and its load; the ratio is what to quote.
+All routes relax the same cell of silicon with symmetry kept, displace it in the same supercell and end in frequencies.
+One route is run once in a small cell before the clock starts, so that imports count for nobody. Wall seconds depend on
+the machine and its load; the ratio is what to quote.
 """
 
 from __future__ import annotations

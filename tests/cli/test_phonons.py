@@ -46,11 +46,8 @@ def test_phonons_then_compare(silicon, tmp_path):
 
 
 def test_minimum_length(silicon, tmp_path):
-    done = runner.invoke(
-        app,
-        ["phonons", str(silicon), "--potential", "embedded-reference", "--min-length", "7", "--mesh", "4"]
-        + ["--out", str(tmp_path / "o"), "--json"],
-    )
+    command = ["phonons", str(silicon), "--potential", "embedded-reference", "--mesh", "4", "--json"]
+    done = runner.invoke(app, [*command, "--min-length", "7", "--out", str(tmp_path / "o")])
     assert done.exit_code == 0, done.output
     matrix = np.array(json.loads(done.stdout)["supercell_matrix"])
     assert np.linalg.norm(matrix.T @ np.eye(3) * 5.43, axis=1).min() >= 7

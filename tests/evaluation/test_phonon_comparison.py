@@ -80,12 +80,12 @@ def test_another_primitive_basis_is_recognised():
 
 
 def test_different_compositions_are_refused():
-    with pytest.raises(MismatchError, match="is Al, .* is Ga"):
+    with pytest.raises(MismatchError, match=r"is Al, .* is Ga"):
         compare_phonons(springs(), springs(symbol="Ga"))
 
 
 def test_different_supercells_are_refused():
-    with pytest.raises(MismatchError, match="Supercell mismatch: springs has 27 atoms .* 8"):
+    with pytest.raises(MismatchError, match=r"Supercell mismatch: springs has 27 atoms .* 8"):
         compare_phonons(springs(), springs(n=2))
 
 
@@ -111,7 +111,7 @@ def test_unequal_primitive_cells_are_refused():
     unit = PhonopyAtoms(symbols=["Al", "Al"], cell=np.diag([3.0, 3, 6.2]), scaled_positions=[[0, 0, 0], [0, 0, 0.48]])
     phonon = new_phonon(unit, [3, 3, 1], np.eye(3))
     phonon.force_constants = np.zeros((18, 18, 3, 3))
-    with pytest.raises(MismatchError, match="Primitive cells differ: Al1 .* Al2"):
+    with pytest.raises(MismatchError, match=r"Primitive cells differ: Al1 .* Al2"):
         match_models(simple, HarmonicModel(phonon, "symfc", "doubled"))
 
 

@@ -69,7 +69,7 @@ def test_residual_stress_is_what_a_fresh_calculation_gives():
 def test_no_convergence_is_an_error_or_a_result():
     atoms = bulk("Cu", "fcc", 3.9, cubic=True)
     atoms.rattle(0.2, seed=1)
-    with pytest.raises(ConvergenceError, match="stopped after .* largest force of"):
+    with pytest.raises(ConvergenceError, match=r"stopped after .* largest force of"):
         relax_atoms(atoms, emt(), symmetry=False, steps=2)
     assert not relax_atoms(atoms, emt(), symmetry=False, steps=2, must_converge=False).converged
 

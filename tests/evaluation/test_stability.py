@@ -134,7 +134,7 @@ def test_undefined_ratios_are_nan():
     assert math.isnan(nothing.precision)
     assert math.isnan(nothing.recall)
     assert math.isnan(nothing.f1)
-    with pytest.raises(ValueError, match="shorter|longer"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         confusion([True, False], [True])
     with pytest.raises(InputError, match="negative"):
         StabilityConfusion(1, -1, 0, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,8 +20,8 @@ def _print_table(result: PhononComparison) -> None:
     console = Console()
     console.print(f"[bold]{result.formula}[/bold]  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
     console.print(
-        f"MAE {result.mae_thz:.4f} THz   RMSE {result.rmse_thz:.4f} THz   scaled RMSE {result.scaled_rmse_thz:.4f} THz   "
-        f"ΔDOS {result.dos_error_percent:.1f} %"
+        f"MAE {result.mae_thz:.4f} THz   RMSE {result.rmse_thz:.4f} THz   "
+        f"scaled RMSE {result.scaled_rmse_thz:.4f} THz   ΔDOS {result.dos_error_percent:.1f} %"
     )
     table = Table("", "reference", "candidate", "difference")
     rows = (
@@ -51,16 +51,18 @@ def register(app: typer.Typer) -> None:
     @app.command()
     @explained
     def compare(
-        reference: Path = typer.Argument(
-            help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json"
-        ),
-        candidate: Path = typer.Argument(help="the same of the potential"),
-        mesh: int = typer.Option(20, help="q-points along each axis"),
-        temperature: float = typer.Option(300.0, help="K, for C_v, S and F"),
-        force_constants: str = typer.Option(
-            "auto", help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)"
-        ),
-        figure: Path | None = typer.Option(None, help="write bands, DOS and parity of the two to this image"),
+        reference: Annotated[
+            Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
+        ],
+        candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
+        mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
+        temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
+        force_constants: Annotated[
+            str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
+        ] = "auto",
+        figure: Annotated[
+            Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")
+        ] = None,
         json_output: bool = JSON_OPTION,
     ) -> None:
         """Compare candidate phonons with reference phonons on one q-mesh."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -15,17 +16,21 @@ def register(app: typer.Typer) -> None:
     @app.command()
     @explained
     def phonons(
-        structure: Path = typer.Argument(help="CIF, POSCAR or other structure file"),
-        potential: str = typer.Option(..., help="foundation name, embedded, own name, sha256 prefix or model file"),
-        out: Path = typer.Option(..., help="folder for phonopy.yaml (with forces) and phonons.json"),
-        supercell: str | None = typer.Option(None, help='"4 4 4" or nine integers; default by --min-length'),
-        min_length: float | None = typer.Option(None, help="shortest supercell edge, Å [default: 20]"),
-        no_relax: bool = typer.Option(False, "--no-relax", help="take cell and positions as they are"),
-        mesh: int = typer.Option(20, help="q-points along each axis for thermodynamics"),
-        temperature: list[float] = typer.Option([300.0], help="K; repeat for several"),
-        force_constants: str = typer.Option("symfc", help="symfc or traditional"),
-        displacement: float = typer.Option(0.01, help="Å"),
-        trust: bool = typer.Option(False, "--trust", help="open a foreign model file that could run code"),
+        structure: Annotated[Path, typer.Argument(help="CIF, POSCAR or other structure file")],
+        potential: Annotated[
+            str, typer.Option(help="foundation name, embedded, own name, sha256 prefix or model file")
+        ],
+        out: Annotated[Path, typer.Option(help="folder for phonopy.yaml (with forces) and phonons.json")],
+        supercell: Annotated[
+            str | None, typer.Option(help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length')
+        ] = None,
+        min_length: Annotated[float | None, typer.Option(help="shortest supercell edge, Å [default: 20]")] = None,
+        no_relax: Annotated[bool, typer.Option("--no-relax", help="take cell and positions as they are")] = False,
+        mesh: Annotated[int, typer.Option(help="q-points along each axis for thermodynamics")] = 20,
+        temperature: Annotated[list[float] | None, typer.Option(help="K; repeat for several [default: 300]")] = None,
+        force_constants: Annotated[str, typer.Option(help="symfc or traditional")] = "symfc",
+        displacement: Annotated[float, typer.Option(help="Å")] = 0.01,
+        trust: Annotated[bool, typer.Option("--trust", help="open a foreign model file that could run code")] = False,
         json_output: bool = JSON_OPTION,
     ) -> None:
         """Relax a crystal with a potential and compute its phonons in one go."""
@@ -51,7 +56,7 @@ def register(app: typer.Typer) -> None:
             min_length=min_length,
             relax=not no_relax,
             mesh=mesh,
-            temperatures=temperature,
+            temperatures=temperature or [300.0],
             displacement=displacement,
             fc_calculator="symfc" if force_constants == "symfc" else "traditional",
             ref=ref,
@@ -64,14 +69,13 @@ def register(app: typer.Typer) -> None:
             print_json({**kept, "files": {name: str(path) for name, path in files.items()}})
             return
         typer.echo(
-            f"{document.formula} {document.space_group}: ω {document.omega_min_thz:.3f} to {document.omega_max_thz:.3f} THz, "
+            f"{document.formula} {document.space_group}: "
+            f"ω {document.omega_min_thz:.3f} to {document.omega_max_thz:.3f} THz, "
             f"mean {document.omega_mean_thz:.3f} THz; "
             + ("stable" if document.stability.stable else f"{document.stability.n_imaginary} imaginary modes")
         )
-        for index, kelvin in enumerate(document.thermal.temperatures):
-            typer.echo(
-                f"{kelvin:g} K: C_v {document.thermal.heat_capacity[index]:.3f} J/K/mol, S {document.thermal.entropy[index]:.3f} "
-                f"J/K/mol, F {document.thermal.free_energy[index]:.4f} kJ/mol"
-            )
+        heat = document.thermal
+        for kelvin, c, s, f in zip(heat.temperatures, heat.heat_capacity, heat.entropy, heat.free_energy, strict=True):
+            typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")
         for path in files.values():
             typer.echo(str(path))

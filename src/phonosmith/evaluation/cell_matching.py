@@ -190,7 +190,8 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
     if _composition(reference) != _composition(candidate):
         raise MismatchError(
             f"Primitive cells differ: {_formula(reference)} ({reference.space_group[0]}) in {reference.source}, "
-            f"{_formula(candidate)} ({candidate.space_group[0]}) in {candidate.source}: they relaxed into different structures.",
+            f"{_formula(candidate)} ({candidate.space_group[0]}) in {candidate.source}: "
+            "they relaxed into different structures.",
             "Branches cannot be paired; compare stability and thermodynamics of each side instead.",
         )
     ours, theirs = primitive_supercell_matrix(reference), primitive_supercell_matrix(candidate)

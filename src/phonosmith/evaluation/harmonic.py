@@ -145,7 +145,8 @@ def check_forces(forces: Any, n_atoms: int, where: str) -> Array:
     for number, block in enumerate(blocks, start=1):
         if block.shape != (n_atoms, 3):
             raise InputError(
-                f"{where}: displaced cell {number} has forces of shape {block.shape}, but the supercell has {n_atoms} atoms.",
+                f"{where}: displaced cell {number} has forces of shape {block.shape}, "
+                f"but the supercell has {n_atoms} atoms.",
                 "The forces belong to another supercell; give the one they were computed for.",
             )
         if not np.isfinite(block).all():
@@ -190,7 +191,8 @@ def check_force_constants(phonon: Phonopy, where: str) -> None:
     n_super, n_prim = len(phonon.supercell), len(phonon.primitive)
     if constants.shape not in {(n_prim, n_super, 3, 3), (n_super, n_super, 3, 3)}:
         raise InputError(
-            f"{where}: force constants of shape {constants.shape} do not fit {n_prim} primitive and {n_super} supercell atoms.",
+            f"{where}: force constants of shape {constants.shape} do not fit {n_prim} primitive "
+            f"and {n_super} supercell atoms.",
             "They belong to another supercell.",
         )
     if not np.isfinite(constants).all():
@@ -218,7 +220,7 @@ def compact_force_constants(phonon: Phonopy) -> Array:
     return constants
 
 
-# --- storage -----------------------------------------------------------------------------------------------------------
+# --- storage ---------------------------------------------------------------------------------------------------------
 
 
 def pack_force_constants(model: HarmonicModel) -> bytes:
@@ -288,7 +290,7 @@ def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore, *, nac
     return unpack_force_constants(artefacts.get_bytes(document.force_constants), nac=nac)
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def _load_document(source: Path, artefacts: ArtefactStore | None, *, nac: bool) -> HarmonicModel:

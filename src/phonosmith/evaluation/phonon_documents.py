@@ -110,7 +110,7 @@ class PhononComparison(BaseModel):
     mae_thz: float = Field(description="mean |Δω| over mesh and branches (sorted), THz")
     rmse_thz: float = Field(description="root mean square Δω, THz")
     scaled_rmse_thz: float = Field(
-        description="rmse after the candidate's mesh is scaled to the reference's highest mesh frequency: band shape, THz"
+        description="rmse after scaling the candidate to the reference's highest mesh frequency: shape of bands, THz"
     )
     relative_rmse: float = Field(description="rmse over the root mean square of the reference's frequencies")
     omega_max_error_thz: float = Field(description="candidate minus reference, THz")

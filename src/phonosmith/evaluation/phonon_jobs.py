@@ -199,7 +199,8 @@ def compare_phonon_documents(
         else side
         for side in (reference, candidate)
     ]
-    return compare_phonons(*(harmonic_from_document(side, default_artefacts()) for side in documents), mesh)
+    sides = [harmonic_from_document(side, default_artefacts()) for side in documents]
+    return compare_phonons(sides[0], sides[1], mesh)
 
 
 def replace_collection(flow: Flow, **options: Any) -> Flow:

@@ -2,11 +2,11 @@
 
 Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwise):
 
-- The mesh is phonopy's: n x n x n, for even n shifted by half a step so that Γ is no point of it. Both sides use the same
-  q-points and weights, reduced by the point group both have in common, else by time reversal alone.
+- The mesh is phonopy's: n x n x n, for even n shifted by half a step so that Γ is no point of it. Both sides use the
+  same q-points and weights, reduced by the point group where both have the same, else by time reversal alone.
 - Branches are paired by their order at every q-point. mae = Σ_q w_q Σ_b |Δω| / (Σ_q w_q · n_branches); rmse likewise.
 - scaled rmse: the candidate is multiplied by (highest reference / highest candidate mesh frequency) first.
-- ω_mean: weighted mean over the positive mesh frequencies. ω_min, ω_max: extremes on each side's own standard band path.
+- ω_mean: weighted mean over the positive mesh frequencies. ω_min, ω_max: extremes on each side's own standard path.
 - C_v, S, F: sums over the same mesh, see `phonosmith.evaluation.thermodynamics`.
 """
 

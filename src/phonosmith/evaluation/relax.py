@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -153,7 +154,7 @@ def relax_atoms(
 def _optimize(work: Atoms, cell: CellFreedom, fmax: float, smax_gpa: float, steps: int) -> int:
     """Minimise in rounds until forces and stress both meet their thresholds; return the steps taken."""
     from ase.filters import FrechetCellFilter
-    from ase.optimize import BFGSLineSearch, FIRE
+    from ase.optimize import FIRE, BFGSLineSearch
 
     taken = 0
     threshold = fmax
@@ -165,10 +166,9 @@ def _optimize(work: Atoms, cell: CellFreedom, fmax: float, smax_gpa: float, step
         # says little about GPa: it is tightened until both thresholds hold
         target = work if cell == "fixed" else FrechetCellFilter(work, constant_volume=cell == "fixed_volume")
         optimisation = optimizer(target, logfile=None)
-        try:
+        # the line search raises when it gives up at the noise floor; the residuals decide what that is worth
+        with contextlib.suppress(RuntimeError):
             optimisation.run(fmax=threshold, steps=steps - taken)
-        except RuntimeError:
-            pass  # the line search gives up at the noise floor; the residuals below decide
         taken += max(int(optimisation.nsteps), 1)
         threshold *= 0.2
     return taken

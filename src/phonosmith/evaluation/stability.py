@@ -1,4 +1,4 @@
-"""Dynamical stability, judged at the q-points where a finite supercell is exact, and how well a potential predicts it."""
+"""Dynamical stability, judged at the q-points where a supercell is exact, and how well a potential predicts it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Harmonic thermodynamics of a crystal from its mesh frequencies.
 
-Rule for modes that are not real: every mode at or below ``cutoff`` (0 THz by default, so every imaginary mode) is left out of
-all sums, as phonopy does, and the share left out is reported. The sums are not rescaled: C_v of an unstable crystal is too
-low by k_B for every mode left out, which is why the share belongs beside the number.
+Rule for modes that are not real: every mode at or below ``cutoff`` (0 THz by default, so every imaginary mode) is left
+out of all sums, as phonopy does, and the share left out is reported. The sums are not rescaled: C_v of an unstable
+crystal is too low by k_B for every mode left out, which is why the share belongs beside the number.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.thermodynamics import thermal_properties
@@ -58,7 +60,7 @@ def draw_bands_and_dos(
 ) -> None:
     """Draw bands of both sides over each other and their densities of states beside them, on one frequency axis."""
     left, right = axes
-    styles = (
+    styles: tuple[dict[str, Any], dict[str, Any]] = (
         {"color": REFERENCE_COLOUR, "lw": 1.0},
         {"color": CANDIDATE_COLOUR, "lw": 1.0, "ls": (0, (4, 2))},
     )
@@ -113,7 +115,7 @@ def draw_thermal(
     """Draw C_v, S and F of one or more meshes against temperature on three axes."""
     if len(axes) != 3:
         raise InputError("Thermal curves need three axes.", "Give axes for C_v, S and F.")
-    styles = [{"color": REFERENCE_COLOUR}, {"color": CANDIDATE_COLOUR, "ls": (0, (4, 2))}]
+    styles: list[dict[str, Any]] = [{"color": REFERENCE_COLOUR}, {"color": CANDIDATE_COLOUR, "ls": (0, (4, 2))}]
     for index, (side, name) in enumerate(zip(sides, names, strict=True)):
         found = thermal_properties(side.frequencies, side.weights, temperatures)
         style = styles[index] if index < len(styles) else {"color": f"C{index}"}
@@ -141,7 +143,7 @@ def full_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 7.0), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1.25, 1])
+    top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[1.25, 1])).tolist()
     left, middle = top.subplots(1, 2, sharey=True, width_ratios=[3.4, 1])
     draw_bands_and_dos((left, middle), found, names)
     panels = bottom.subplots(1, 4, width_ratios=[1.15, 1, 1, 1])
