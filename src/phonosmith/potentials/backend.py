@@ -6,6 +6,10 @@ import contextlib
 import io
 import sys
 import warnings
+from typing import Any
+
+_SETTLED: set[str] = set()
+"""Devices on which the scripted functions of this process ran often enough to be optimised."""
 
 
 def import_mace() -> None:
@@ -20,3 +24,20 @@ def import_mace() -> None:
         warnings.simplefilter("ignore")
         import mace.modules
         import mace.tools.scripts_utils  # noqa: F401
+
+
+def settle(model: Any) -> None:
+    """Make a model's first evaluation in a process equal to all later ones, to the last bit.
+
+    e3nn's spherical harmonics are one TorchScript function per process, which torch runs unoptimised once and optimised
+    from then on; the two differ in the last bit of forces.
+    """
+    import torch
+
+    device = str(next(model.parameters()).device)
+    if device in _SETTLED:
+        return
+    _SETTLED.add(device)
+    vectors = torch.tensor([[1.0, 2.0, 3.0], [0.4, 0.1, -2.0]], dtype=torch.float64, device=device, requires_grad=True)
+    for _ in range(2):
+        torch.autograd.grad(model.spherical_harmonics(vectors).sum(), vectors)

@@ -96,7 +96,8 @@ def collate(
     owner = np.repeat(np.arange(len(graphs)), sizes)
 
     def real(values: NDArray[np.float64]) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=dtype).to(device)
+        # torch.tensor copies into memory aligned by torch: the last bit of a sum depends on alignment
+        return torch.tensor(values, dtype=dtype).to(device)
 
     def whole(values: NDArray[np.int64]) -> torch.Tensor:
         return torch.as_tensor(values, dtype=torch.int64).to(device)

@@ -10,6 +10,7 @@ import numpy as np
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.backend import settle
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class MacePotential:
         self.device = str(parameter.device)
         self.dtype = str(parameter.dtype).removeprefix("torch.")
         self.r_max = float(self.model.r_max)
+        settle(self.model)
         self.z_table = tuple(int(number) for number in self.model.atomic_numbers)
         self.elements = tuple(chemical_symbols[number] for number in sorted(self.z_table))
         self.heads = tuple(getattr(self.model, "heads", None) or ("Default",))

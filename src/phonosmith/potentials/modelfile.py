@@ -18,6 +18,7 @@ import numpy as np
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.architecture import build, describe, differences
+from phonosmith.potentials.backend import settle
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.graphs import collate, make_graph
 
@@ -52,6 +53,7 @@ def probe(model: Any) -> dict[str, Any]:
     r_max = float(model.r_max)
     reference = next(model.parameters())
     graphs = [make_graph(atoms, numbers, r_max) for atoms in probe_frames(numbers, r_max)]
+    settle(model)
     heads = len(getattr(model, "heads", None) or ["Default"])
     found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
     for head in range(heads):
