@@ -28,6 +28,10 @@ POTENTIAL_CALCULATOR = "phonosmith.potentials.calculator.PotentialCalculator"
 _STEPS_PER_VASP_STEP = 10
 """ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
 
+_ELASTIC_MARGIN = 0.1
+"""Potentials relax strained cells this much further: steps are cheap, and in silicon forces of 1 meV/Å left by FIRE
+shift C44 by 0.3 GPa."""
+
 
 class CalculatorSpec(BaseModel):
     """An ASE calculator as plain data: every worker can build it."""
@@ -143,7 +147,8 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
             most = protocol.relax_steps if self.calculation == "relax" else protocol.elastic_steps
             self.steps = _STEPS_PER_VASP_STEP * most
             # the optimiser judges by the largest force as the gate does, which asks for strictly less
-            self.relax_kwargs = {"fmax": 0.95 * fmax}
+            tighter = _ELASTIC_MARGIN if self.calculation == "elastic_relax" and self.engine == "forcefield" else 0.95
+            self.relax_kwargs = {"fmax": tighter * fmax}
         super().__post_init__()
 
     def _protocol(self) -> ReferenceProtocol:
