@@ -18,7 +18,7 @@ def silicon() -> Structure:
 
 
 def test_job_keeps_frames_in_the_artefact_store(tmp_path):
-    job = SamplingMaker(settings={"cell": "small", "max_steps": 5}, seed=3).make(silicon(), "embedded-reference")
+    job = SamplingMaker(settings={"cell": "small", "max_steps": 40}, seed=3).make(silicon(), "embedded-reference")
     assert job.name == "sample si small"
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     responses = run_locally(job, store=store, root_dir=tmp_path, create_folders=True, ensure_success=True)

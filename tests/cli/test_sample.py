@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from pymatgen.core import Lattice, Structure
+from typer.testing import CliRunner
+
+from phonosmith.cli.main import app
+from phonosmith.core.hashing import digest_atoms
+from phonosmith.sampling.documents import SamplingDoc
+from phonosmith.sampling.protocol import frames_from_extxyz
+
+KEYS = {
+    "supercell_matrix", "n_atoms", "lengths", "mean_displacement_angstrom", "volume_factors", "n_train", "n_valid",
+    "converged", "warnings",
+}  # fmt: skip
+
+
+@pytest.fixture
+def silicon(tmp_path):
+    path = tmp_path / "Si.cif"
+    Structure.from_spacegroup(227, Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).to(filename=str(path))
+    return path
+
+
+def sample(*arguments):
+    return CliRunner().invoke(app, ["sample", *map(str, arguments)])
+
+
+def test_sample_writes_frames_and_document(silicon, tmp_path):
+    out = tmp_path / "out"
+    options = ["--foundation", "embedded-reference", "--cell", "small", "--seed", 4, "--out", out]
+    result = sample(silicon, *options, "--max-steps", 60, "--plot", "--json")
+    assert result.exit_code == 0, result.output
+    payload = json.loads(result.stdout)
+    assert set(payload) >= KEYS
+    assert payload["n_atoms"] == 8
+    assert (payload["n_train"], payload["n_valid"]) == (16, 4)
+    assert payload["mean_displacement_angstrom"] == pytest.approx([0.1] * 5, rel=0.1)
+    assert payload["volume_factors"] == [0.95, 0.975, 1.0, 1.025, 1.05]
+    assert len(payload["converged"]) == 5
+    train = frames_from_extxyz((out / "train.xyz").read_bytes())
+    valid = frames_from_extxyz((out / "valid.xyz").read_bytes())
+    document = SamplingDoc.model_validate_json((out / "sampling.json").read_text())
+    assert [digest_atoms(atoms) for atoms in train] == document.train_digests == payload["train_digests"]
+    assert [digest_atoms(atoms) for atoms in valid] == document.valid_digests
+    assert [atoms.info["volume_factor"] for atoms in train[:4]] == [0.95, 1.05, 0.975, 1.025]
+    assert (out / "energy_ladder.svg").read_text().count("<svg") == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "energy_ladder.svg",
+        "sampling.json",
+        "train.xyz",
+        "valid.xyz",
+    ]
+
+
+def test_table_for_people(silicon, tmp_path):
+    result = sample(
+        silicon, "--foundation", "embedded-reference", "--cell", "primitive", "--out", tmp_path / "o", "--max-steps", 5
+    )
+    assert result.exit_code == 0, result.output
+    assert re.search(r"\d+ training and \d validation frames", result.stdout)
+    assert "not converged after 5 steps" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--max-steps", "-1"], "max_steps"),
+        (["--strain", "0.7"], "strain"),
+        (["--fmax", "0"], "fmax"),
+    ],
+)
+def test_bad_options_exit_2(silicon, tmp_path, options, text):
+    result = sample(silicon, "--foundation", "embedded-reference", "--out", tmp_path / "o", *options, "--json")
+    assert result.exit_code == 2
+    assert text in json.loads(result.stdout)["error"]
+    assert not (tmp_path / "o").exists()
+
+
+def test_element_unknown_to_the_foundation_exits_2(tmp_path):
+    path = tmp_path / "POSCAR"
+    salt = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    salt.to(filename=str(path))
+    result = sample(path, "--foundation", "embedded-reference", "--out", tmp_path / "o", "--json")
+    assert result.exit_code == 2
+    assert "does not know Cl, Na" in json.loads(result.stdout)["error"]
+    assert not (tmp_path / "o").exists()
+
+
+def test_bad_structure_and_bad_folder_exit_2(silicon, tmp_path):
+    empty = tmp_path / "empty.cif"
+    empty.write_text("")
+    options = ["--foundation", "embedded-reference", "--json"]
+    result = sample(empty, *options, "--out", tmp_path / "o")
+    assert result.exit_code == 2
+    assert "empty.cif is empty" in json.loads(result.stdout)["error"]
+    result = sample(silicon, *options, "--out", silicon)
+    assert result.exit_code == 2
+    assert "not a folder" in json.loads(result.stdout)["error"]
