@@ -128,6 +128,7 @@ class Fitter:
             self.optimizer, factor=spec.scheduler_factor, patience=spec.scheduler_patience, min_lr=spec.min_lr
         )
         self.state = FitState()
+        self._curvature_seconds = 0.0
         self.log = MetricsLog(workdir)
 
     # one optimizer step
@@ -263,7 +264,6 @@ class Fitter:
             Called after every epoch (progress bars); what it raises interrupts training after a checkpoint.
         """
         begin = time.perf_counter()
-        self._curvature_seconds = 0.0
         if not self._resume():
             self.state.ema = [p.detach().clone() for p in self.parameters] if self.spec.ema is not None else []
             self._record(self._judge(0, None, 0.0), begin)
