@@ -30,8 +30,8 @@ DEFAULT_STRATEGIES = ("transfer", "delta")
 class FineTuneMaterialMaker(Maker):
     """Fine-tune a foundation for one material with several strategies and judge each by its phonons.
 
-    Labels and reference phonons are computed once and shared by all strategies. Job names begin with their stage and the
-    material (``sample si small``, ``label si 07``, ``train si delta``, ``phonon si delta``): routing keys on them.
+    Labels and reference phonons are computed once and shared by all strategies. Job names begin with their stage and
+    the material (``sample si small``, ``label si 07``, ``train si delta``, ``phonon si delta``): routing keys on them.
 
     Attributes
     ----------

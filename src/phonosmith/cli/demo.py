@@ -1,0 +1,157 @@
+"""``phonosmith demo``: the whole pipeline in a few minutes, without DFT, database or GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from phonosmith.flows.documents import MaterialReport, PotentialReport
+
+
+OUT = typer.Option("demo-out", "--out", help="Folder for store, artefacts, models, figures.")
+MATERIAL = typer.Option("Si", "--material", help="Embedded material: Si, Ge, C or SiC.")
+STRATEGIES = typer.Option("", "--strategies", help="Comma-separated presets; five of them by default.")
+EPOCHS = typer.Option(60, "--epochs", min=1, help="Largest number of epochs per training.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(demo)
+
+
+@explained
+def demo(
+    out: Path = OUT,
+    material: str = MATERIAL,
+    strategies: str = STRATEGIES,
+    epochs: int = EPOCHS,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Fine-tune the embedded foundation for one crystal with several strategies and judge each by its phonons.
+
+    A small MACE trained on one published empirical potential is the foundation; another published potential stands in
+    for DFT. Everything else is the real pipeline: sampling, labels, audit, training, phonons on both sides, verdict.
+    Interrupt it as you like: the same command continues where it stopped.
+
+    Example: phonosmith demo --out demo-out
+    """
+    from phonosmith.core.errors import PhonosmithError
+    from phonosmith.settings import get_settings
+
+    out = out.resolve()
+    # the demonstration keeps to its folder unless the user already has an artefact store
+    os.environ.setdefault("PHONOSMITH_ARTEFACTS", str(out / "artefacts"))
+    get_settings.cache_clear()
+    from phonosmith.engines.identity import fix_identities
+    from phonosmith.engines.runner import LocalRunner
+    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow
+    from phonosmith.flows.documents import MaterialReport
+    from phonosmith.flows.jobs import read_document
+
+    names = [name.strip() for name in strategies.split(",") if name.strip()] or list(DEMO_STRATEGIES)
+    flow = fix_identities(demo_flow(material, names, epochs))
+    store = open_embedded_jobstore(out / "store.sqlite")
+    store.connect()
+    runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
+    runner.retry()
+    summary = runner.run(flow)
+    report_job = next(job for job, _ in flow.iterflow() if job.name.startswith("report"))
+    for row in summary.failed:
+        typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
+    if any(row.uuid == report_job.uuid for row in [*summary.failed, *summary.skipped]):
+        raise PhonosmithError("The demonstration did not reach its report.", "Look at the folders named above.")
+    report = read_document(MaterialReport, store.get_output(report_job.uuid, load=True))
+    written = _write(report, store, flow, out)
+    if json_output:
+        print_json(_summary(report) | {"seconds": summary.seconds, "jobs_run": summary.executed, "files": written})
+    else:
+        _show(report, written, summary.seconds)
+
+
+def _line(entry: PotentialReport) -> dict[str, Any]:
+    return {
+        "strategy": entry.strategy,
+        "phonon_mae_thz": entry.phonons.mae_thz,
+        "omega_max_error_percent": entry.phonons.omega_max_error_percent,
+        "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
+        "training_seconds": entry.training_seconds,
+        "verdict": "fit" if entry.verdict.fit else "not fit",
+        "reasons": entry.verdict.reasons,
+        "potential": entry.potential.sha256,
+    }
+
+
+def _summary(report: MaterialReport) -> dict[str, Any]:
+    return {
+        "material": report.material,
+        "reference": report.reference,
+        "n_train": report.labels.train.n_frames,
+        "n_valid": report.labels.valid.n_frames,
+        "foundation": _line(report.foundation),
+        "strategies": [_line(entry) for entry in report.strategies],
+        "failed": report.failed,
+        "best": report.best,
+        "gain": report.gain,
+    }
+
+
+def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str]:
+    """Write the report, one figure per potential and the best model as a plain file; return their names."""
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
+    from phonosmith.evaluation.harmonic import harmonic_from_document
+    from phonosmith.evaluation.phonon_documents import PhononDoc
+    from phonosmith.evaluation.phonons import compare_phonons_in_full
+    from phonosmith.flows.jobs import read_document
+    from phonosmith.potentials.modelfile import export_plain
+    from phonosmith.report.figures_phonons import bands_figure, save_figure
+
+    write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
+    key = report.material.lower()
+    uuids = {job.name: job.uuid for job, _ in flow.iterflow()}
+
+    def model(name: str) -> Any:
+        document = store.get_output(uuids[f"phonon {key} {name}"], load=True)
+        return harmonic_from_document(read_document(PhononDoc, document), default_artefacts())
+
+    reference, written = model("reference"), [str(out / "report.json")]
+    for entry in [report.foundation, *report.strategies]:
+        found = compare_phonons_in_full(reference, model(entry.strategy), 12)
+        figure = bands_figure(found, ("reference", entry.strategy))
+        written.append(str(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png")))
+    if report.strategies:
+        path = out / f"{key}-{report.strategies[0].strategy}.model"
+        export_plain(report.strategies[0].potential, path)
+        written.append(str(path))
+    return written
+
+
+def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{report.material}: phonons against {report.reference} ({seconds:.0f} s)")
+    for name in ("potential", "phonon MAE / THz", "ω_max error / %", "force MAE / meV/Å", "training / s", "verdict"):
+        table.add_column(name, justify="left" if name in ("potential", "verdict") else "right")
+    for entry in [report.foundation, *report.strategies]:
+        error = entry.phonons.omega_max_error_percent
+        table.add_row(
+            entry.strategy,
+            f"{entry.phonons.mae_thz:.3f}",
+            "-" if error is None else f"{error:+.2f}",
+            "-" if entry.valid_force_mae is None else f"{entry.valid_force_mae:.1f}",
+            "-" if entry.training_seconds is None else f"{entry.training_seconds:.0f}",
+            "fit" if entry.verdict.fit else "not fit: " + "; ".join(entry.verdict.reasons),
+        )
+    console = Console()
+    console.print(table)
+    if report.gain is not None:
+        console.print(f"{report.best}: phonon MAE {report.gain:.1f} times below the foundation's.")
+    for path in written:
+        console.print(f"  {path}", style="dim")
