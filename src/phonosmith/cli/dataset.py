@@ -115,6 +115,9 @@ def audit(
         print_json(document)
     else:
         _show_audit(document, dataset)
+    if out is not None and document.verdict == "refuse":
+        typer.secho(f"{out} was not written: the set was refused.", fg="red", err=True)
+        raise typer.Exit(InputError.exit_code)
     if out is not None:
         write_frames(out, kept_frames(frames, document))
 
