@@ -5,7 +5,8 @@ import json
 
 import numpy as np
 import pytest
-from ase.build import bulk, make_supercell
+from ase import Atoms
+from ase.build import bulk
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
@@ -278,17 +279,15 @@ def test_gpaw_campaign_of_silicon(tmp_path):
     phonon.generate_displacements(distance=0.01)
     forces = []
     for supercell in phonon.supercells_with_displacements:
-        moved = make_supercell(primitive, np.eye(3))
-        moved = type(moved)(symbols=supercell.symbols, cell=supercell.cell, positions=supercell.positions, pbc=True)
+        moved = Atoms(symbols=supercell.symbols, cell=supercell.cell, positions=supercell.positions, pbc=True)
         job = engine.displacement().make(AseAtomsAdaptor.get_structure(moved))
         done = run_locally(job, log=False, store=store, create_folders=True, root_dir=tmp_path, ensure_success=True)
         forces.append(done[job.uuid][1].output.output.forces)
     phonon.forces = forces
     phonon.produce_force_constants()
     phonon.symmetrize_force_constants()
-    frequencies = phonon.run_qpoints([[0, 0, 0], [0.5, 0.5, 0]]) or phonon.get_qpoints_dict()["frequencies"]
-    frequencies = getattr(frequencies, "frequencies", frequencies)
-    gamma = np.asarray(frequencies)[0]
+    phonon.run_qpoints([[0, 0, 0]])
+    gamma = np.asarray(phonon.qpoints.frequencies)[0]
     # optical mode of silicon in PBE: 15.1 THz; acoustic sum rule exact after symmetrisation
     assert gamma[-1] == pytest.approx(15.1, abs=0.4)
     assert np.abs(gamma[:3]).max() < 1e-3

@@ -25,6 +25,8 @@ def test_outcome_of_a_fault(case, tmp_path):
     record = run_case(case, tmp_path)
     assert case.expected in outcome(record).split(", ")
     assert record.rehearsal or not record.accepted
+    if case.fault == "brmix:1":  # the first fix of a fresh handler, whatever ran before in this process
+        assert record.corrections[0].tags == ["IMIX"]
     if case.expected == LABEL:
         assert record.energy < 0
         assert case.attempts == 1 or record.attempts == 2

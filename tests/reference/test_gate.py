@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from phonosmith.reference.documents import Correction, Frame, ReferenceRecord
-from phonosmith.reference.gate import check_label, check_scf, check_structure
+from phonosmith.reference.gate import check_incar, check_label, check_scf, check_structure
 from phonosmith.reference.handlers import fresh_handlers
 from phonosmith.reference.protocol import ReferenceProtocol, incar_tags
 
@@ -167,3 +167,16 @@ def test_real_vasp_output_passes_the_scf_check(shared):
     assert check_scf(complete, protocol) == []
     cut = good(electronic_steps=len(energies) - 5, last_de=abs(energies[-6] - energies[-7]))
     assert [reason.code for reason in check_scf(cut, protocol)] == ["scf"]
+
+
+def test_tags_as_real_vasp_repeats_them_compare_equal(shared):
+    """VASP 4.6 output: what a matching protocol asks is recognised; only tags that were not in that INCAR are named."""
+    from pymatgen.io.vasp import Vasprun
+
+    run = Vasprun(shared / "data/phonopy/Si/vasprun.xml", parse_dos=False, parse_eigen=False, parse_potcar_file=False)
+    (reason,) = check_incar(dict(run.incar), ReferenceProtocol(encut=300), "displacement")
+    assert "ran as" not in reason.message
+    assert "ADDGRID = True was not asked" in reason.message
+    (reason,) = check_incar(dict(run.incar), ReferenceProtocol(encut=520, sigma=0.1), "displacement")
+    assert "ENCUT was 520.0, ran as 300.0" in reason.message
+    assert "SIGMA was 0.1, ran as 0.05" in reason.message

@@ -160,3 +160,16 @@ def test_fixture_serves_any_atomate2_maker(vasp_standin, monkeypatch, tmp_path):
     document = run_locally(job, log=False, ensure_success=True)[job.uuid][1].output
     atoms.calc = make_calculator("emt", {})
     assert document.output.energy == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+
+
+def test_production_refuses_the_standin(vasp_standin, monkeypatch, tmp_path):
+    """The stand-in installed as VASP, with a library of invented POTCARs: everything fits, nothing is a label."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    monkeypatch.chdir(tmp_path)
+    maker = make_engine("vasp", PROTOCOL).static()
+    maker.run_vasp_kwargs = vasp_standin(calculator="tersoff-si")
+    atoms = bulk("Si")
+    _, record = maker.calculate(AseAtomsAdaptor.get_structure(atoms), Frame.from_atoms(atoms))
+    assert [reason.code for reason in record.reasons] == ["rehearsal"]
+    assert record.energy < 0

@@ -149,22 +149,27 @@ def check_incar(run: Mapping[str, Any], protocol: ReferenceProtocol, calculation
         return [Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)]
     wanted = incar_tags(protocol, calculation)
     free = CORRECTABLE_TAGS | PARALLEL_TAGS | (RELAXATION_TAGS if calculation in MOVING else frozenset())
-    found = {key.upper(): value for key, value in run.items()}
+    found = {key.strip().upper(): value for key, value in run.items()}
     changed = []
     for key, value in wanted.items():
         if key in free:
             continue
         if key not in found:
             changed.append(f"{key} was {value}, is gone")
-        elif not (_same(found[key], value) or _tighter(key, found[key], value)):
+        elif not (_same(found[key], value) or _harmless(key, found[key], value)):
             changed.append(f"{key} was {value}, ran as {found[key]}")
     magnetic = {"MAGMOM"} if protocol.spin_polarized else set()
     changed += [f"{key} = {found[key]} was not asked" for key in sorted(set(found) - set(wanted) - free - magnetic)]
     return [Reason(code="incar", message="; ".join(changed))] if changed else []
 
 
-def _tighter(key: str, found: Any, wanted: Any) -> bool:
-    """EDIFF below the one asked is what custodian sets after ZBRENT, and no harm."""
+def _harmless(key: str, found: Any, wanted: Any) -> bool:
+    """Tell whether a difference is harmless.
+
+    EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
+    """
+    if key == "PREC":
+        return str(found).strip().lower()[:6] == str(wanted).lower()[:6]
     return key == "EDIFF" and float(found) <= float(wanted)
 
 

@@ -77,7 +77,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
     """Run one VASP calculation of a protocol; its document leaves the job only through the gate.
 
     Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
-    from its own charge density, so that a label does not depend on the order of the campaign.
+    from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
+    is not honoured either: what atomate2's elastic flow puts there describes another deformation.
 
     Parameters
     ----------
