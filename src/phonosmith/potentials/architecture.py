@@ -7,6 +7,7 @@ one by one, so that a model rebuilt on another machine predicts the same numbers
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import PotentialError
@@ -161,7 +162,8 @@ def build(description: Description, dtype: torch.dtype) -> torch.nn.Module:
     arguments["gate"] = modules.gate_dict[arguments["gate"]]
     for name in ("hidden_irreps", "MLP_irreps", "edge_irreps"):
         arguments[name] = None if arguments[name] is None else o3.Irreps(arguments[name])
-    with default_dtype(dtype):
+    with default_dtype(dtype), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript comments on e3nn's annotations
         model = model_class(**arguments)
     for path, value in constants.items():
         owner, _, name = path.rpartition(".")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ase.calculators.calculator import Calculator, all_changes
 
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.documents import PotentialRef
@@ -66,6 +67,8 @@ class PotentialCalculator(LoadedCalculator):
         **kwargs: Any,
     ) -> None:
         ref = _as_ref(potential)
+        # read and verified every time, although a model built before in this process is used again
+        default_artefacts().get_bytes(ref.artefact)
         super().__init__(_loaded(ref.model_dump_json(), dtype, device), **kwargs)
         self.ref = ref
         self.parameters.update({"potential": ref.sha256, "name": ref.name, "dtype": dtype or ref.dtype})

@@ -303,7 +303,8 @@ def _unknown(name: str) -> PotentialError:
         *(foundation.name for foundation in FOUNDATIONS),
         *read_user_json(INDEX),
     ]
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    spelled = {one.lower(): one for one in names}
+    close = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.8)]
     if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json")):
         return PotentialError(f"There is no model file {name}.", "Check the path.")
     guess = f"Did you mean {close[0]}? " if close else ""
