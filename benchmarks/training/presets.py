@@ -3,21 +3,17 @@
 Run: ``OMP_NUM_THREADS=1 python benchmarks/training/presets.py [--foundation embedded] [--epochs 100] [--out FILE]``.
 
 Silicon, labels by the embedded reference potential, foundation the embedded MACE model. 16 training and 4 validation
-structures of 8 atoms (rattle 0.1 Å, strain 2 %, volume -5, -2.5, +2.5, +5 %; validation at 0 %). Phonons of every model in
-its own relaxed cell, 64-atom supercell, 12x12x12 mesh, against the reference's in its own. Curvature: force constants of
-the reference in the same 64-atom supercell. Replay: rattled cells of other elements the foundation knows, labelled by it.
+structures of 8 atoms (rattle 0.1 Å, strain 2 %, volume ±2.5 and ±5 %; validation at 0 %). Phonons of every model in its
+own relaxed cell, 64-atom supercell, 12x12x12 mesh, against the reference's in its own. Curvature: force constants of
+the reference in the same 64-atom supercell. Replay: rattled cells of other elements of the foundation, labelled by it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import warnings
 from pathlib import Path
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-warnings.filterwarnings("ignore")
 
 import numpy as np
 from ase.build import bulk
@@ -120,6 +116,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
     from phonosmith.potentials.mace import MacePotential
     from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune

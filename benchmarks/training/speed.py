@@ -1,6 +1,6 @@
-"""Seconds per epoch and time to equal accuracy: our loop, mace's loop, Equitrain; same model, data, precision, one thread.
+"""Seconds per epoch and time to equal accuracy: our loop, mace's, Equitrain; same model, data, precision, one thread.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/training/speed.py [--rounds 5] [--atoms 32] [--out FILE]``.
+Run: ``OMP_NUM_THREADS=1 python benchmarks/training/speed.py [--rounds 5] [--repeat 2 2 1] [--out FILE]``.
 
 Per epoch: rounds are interleaved (ours, mace, Equitrain, ours, ...), medians are quoted and their ratios are what to
 trust. mace's loop is its own ``train_one_epoch`` and ``evaluate`` with its data loader and loss, in process, so that
@@ -17,14 +17,10 @@ import copy
 import io
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
 from pathlib import Path
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-warnings.filterwarnings("ignore")
 
 import numpy as np
 from ase.build import bulk
@@ -161,7 +157,8 @@ def per_epoch(module, train, valid, dtype, rounds, folder):
     ours, theirs = our_epochs(module, train, valid, dtype, rounds + 1), MaceLoop(module, train, valid, dtype)
     found = {"phonosmith": [], "mace": [], "equitrain": []}
     torch.set_default_dtype(torch.float32)
-    next(ours), theirs.epoch()
+    next(ours)
+    theirs.epoch()
     for round_ in range(rounds):
         torch.set_default_dtype(torch.float32)
         found["phonosmith"].append(next(ours))
@@ -169,7 +166,7 @@ def per_epoch(module, train, valid, dtype, rounds, folder):
         if round_ < 2 and (folder / "train.h5").is_file():
             try:
                 found["equitrain"].append(equitrain_epoch(model_file, folder, dtype))
-            except Exception as error:
+            except (RuntimeError, TypeError, ValueError, OSError, ImportError) as error:
                 print(f"equitrain did not run: {error}")
                 (folder / "train.h5").unlink()
     medians = {name: float(np.median(values)) for name, values in found.items() if values}
@@ -248,6 +245,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     from phonosmith.potentials.registry import load
 

@@ -1,5 +1,7 @@
 """Small models and labelled structures shared by the training tests."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -82,8 +84,16 @@ def model(
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """Return the builder of small models."""
-    return model
+    """Return the builder of small models; each kind is compiled once and copied."""
+    built = {}
+
+    def copy_of(**settings):
+        key = repr(sorted(settings.items()))
+        if key not in built:
+            built[key] = model(**settings)
+        return copy.deepcopy(built[key])
+
+    return copy_of
 
 
 @pytest.fixture(scope="session")

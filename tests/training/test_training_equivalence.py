@@ -137,8 +137,13 @@ def test_delta_equals_equitrain(tiny_model, tiny_frames, mace_own_batch, clip):
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("first", ["RealAgnosticInteractionBlock", "RealAgnosticDensityInteractionBlock"])
-@pytest.mark.parametrize("extra", [{}, {"pair_repulsion": True, "distance_transform": "Agnesi"}])
+@pytest.mark.parametrize(
+    ("first", "extra"),
+    [
+        ("RealAgnosticDensityInteractionBlock", {"pair_repulsion": True, "distance_transform": "Agnesi"}),
+        pytest.param("RealAgnosticInteractionBlock", {}, marks=pytest.mark.slow),
+    ],
+)
 def test_pruning_and_heads_keep_predictions(tiny_model, tiny_frames, first, extra):
     module = tiny_model(numbers=(8, 13, 14, 29), first=first, **extra)
     frames = tiny_frames(2) + tiny_frames(1, 3, "CuAl")

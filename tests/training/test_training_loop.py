@@ -40,8 +40,8 @@ def interrupt_at(monkeypatch, epoch):
     ("strategy", "settings"),
     [
         ("delta", {"scheduler_patience": 0}),
-        ("transfer", {"ema": 0.9, "dtype": "float64"}),
-        ("pft", {"lr": 0.003, "cotrain_steps": 1}),
+        pytest.param("transfer", {"ema": 0.9, "dtype": "float64"}, marks=pytest.mark.slow),
+        pytest.param("pft", {"lr": 0.003, "cotrain_steps": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monkeypatch, strategy, settings):

@@ -22,8 +22,7 @@ def state(module):
 BLOCKS = ("node_embedding", "interactions.0", "products.0", "interactions.1", "products.1", "readouts")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("frozen", [2, 5])
+@pytest.mark.parametrize(("frozen", "dtype"), [(2, "float32"), (5, "float64")])
 def test_freeze_keeps_named_blocks_bit_identical(tiny_model, tiny_frames, frozen, dtype):
     module = tiny_model(numbers=(29,))
     before = state(module)
@@ -104,12 +103,14 @@ def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
     assert int(torch.linalg.matrix_rank(change.detach(), tol=1e-10)) == 2
 
 
+@pytest.mark.slow
 def test_pull_keeps_the_model_nearer(tiny_model, tiny_frames):
     module = tiny_model(numbers=(29,))
     norms = [run(module, tiny_frames, "delta", pull=pull, epochs=6).document.change_norm for pull in (0.0, 10.0, 50.0)]
     assert norms[0] > norms[1] > norms[2] > 0
 
 
+@pytest.mark.slow
 def test_scratch_forgets_the_foundation(tiny_model, tiny_frames):
     """Two different foundations of one architecture give the same model from scratch, another seed another one."""
     one = run(tiny_model(numbers=(29,), seed=0), tiny_frames, "scratch")
@@ -144,7 +145,7 @@ def test_energy_references(tiny_model, tiny_frames):
     assert float(given.model.atomic_energies_fn.atomic_energies.reshape(-1)[0]) == -3.5
 
 
-@pytest.mark.parametrize("strategy", ["pft", "delta+pft"])
+@pytest.mark.parametrize("strategy", [pytest.param("pft", marks=pytest.mark.slow), "delta+pft"])
 def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
     module = tiny_model(numbers=(29,))
     settings = {"lr": 0.003, "ema": None, "epochs": 8} if strategy == "pft" else {"pull": 0.1, "epochs": 8}
