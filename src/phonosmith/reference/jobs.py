@@ -141,6 +141,8 @@ class LabelMaker(Maker):
         """Return a job that starts the label jobs once a ``SamplingDoc`` exists (its output is the ``LabelReport``)."""
         start = start_labels(sample, self, material)
         start.name = f"{self.name} {material.lower()} start"
+        # the label jobs belong to the worker of the reference program, not to the one that starts them
+        start.config = JobConfig(pass_manager_config=False)
         return start
 
     def retry(self, report: LabelReport) -> Flow:
