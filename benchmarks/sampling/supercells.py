@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from atomate2.common.utils import get_supercell_matrix
 from pymatgen.core import Lattice, Structure
 
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
@@ -47,8 +48,6 @@ CRYSTALS = {
 
 
 def atomate2_choice(structure: Structure, low: float, high: float | None, queue) -> None:
-    from atomate2.common.utils import get_supercell_matrix
-
     start = time.perf_counter()
     try:
         matrix = np.array(
@@ -64,7 +63,7 @@ def atomate2_choice(structure: Structure, low: float, high: float | None, queue)
 
 
 def limited(structure: Structure, low: float, high: float | None, limit: float) -> dict:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")
     queue = context.Queue()
     worker = context.Process(target=atomate2_choice, args=(structure, low, high, queue))
     worker.start()

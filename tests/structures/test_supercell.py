@@ -85,7 +85,7 @@ def test_smallest_cell_agrees_with_brute_force(name):
         for k in np.flatnonzero(near[i] & near[j])
         if abs(np.linalg.det(rows[[i, j, k]])) > 0.5
     )
-    choice = choose_supercell(one_atom(lattice), window, shape_bonus=1.0)
+    choice = choose_supercell(one_atom(lattice), window, symmetry_bonus=1.0, right_angle_bonus=1.0)
     assert choice.n_atoms == best
 
 
@@ -133,6 +133,26 @@ def test_phonopy_gets_the_transpose():
     lengths, angles = lengths_and_angles(np.array(phonon.supercell.cell))
     assert lengths == pytest.approx(choice.lengths)
     assert angles == pytest.approx(choice.angles)
+
+
+@pytest.mark.parametrize(
+    ("group", "lattice", "species", "sites"),
+    [
+        (227, Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]),
+        (136, Lattice.tetragonal(4.594, 2.959), ["Ti", "O"], [[0, 0, 0], [0.305, 0.305, 0]]),
+        (186, Lattice.hexagonal(3.25, 5.207), ["Zn", "O"], [[1 / 3, 2 / 3, 0], [1 / 3, 2 / 3, 0.382]]),
+        (15, Lattice.monoclinic(4.684, 3.423, 5.129, 99.5), ["Cu", "O"], [[0.25, 0.25, 0], [0, 0.418, 0.25]]),
+    ],
+)
+def test_never_larger_than_pymatgens_cell(group, lattice, species, sites):
+    from pymatgen.transformations.advanced_transformations import CubicSupercellTransformation
+
+    cell = standard_primitive(Structure.from_spacegroup(group, lattice, species, sites))
+    theirs = CubicSupercellTransformation(min_length=10.0, max_length=15.0, max_atoms=500).apply_transformation(cell)
+    ours = sampling_supercell(cell, "large")
+    assert ours.warnings == ()
+    assert min(ours.lengths) >= 10
+    assert ours.n_atoms <= len(theirs)
 
 
 def test_bad_rules_and_matrices_are_refused():

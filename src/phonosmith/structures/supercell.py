@@ -7,10 +7,11 @@ Every supercell of the crystal is a triple of vectors of its lattice. Among all 
 
 1. the edges shall lie in the length window, and the cell shall hold at most ``max_atoms`` atoms;
 2. the smallest such cell is the yardstick;
-3. a better shaped cell is taken when it needs at most ``shape_bonus`` times as many atoms. Best is a right-angled
-   cell (all angles within 0.5° of 90°) that keeps every rotation of the crystal (phonons then need the fewest
-   displacements), then a cell that keeps the rotations, then a right-angled one;
-4. within a class the smallest cell wins, ties go to the most cubic one (edge ratio, then angles).
+3. a cell that keeps every rotation of the crystal is taken instead when it needs at most ``symmetry_bonus`` times as
+   many atoms: phonons then need the fewest displacements, and cubic crystals get cubes;
+4. a right-angled cell (all angles within 0.5° of 90°) is taken instead of a tilted one of the same kind when it needs
+   at most ``right_angle_bonus`` times as many atoms;
+5. otherwise the smallest cell wins, ties go to the most cubic one (edge ratio, then angles).
 
 When no triple fits, those that break the window least (sum over the edges of the distance to the window, in Å) compete
 by the same rule, and the choice says so in ``warnings``. The search covers all lattice vectors of the needed length,
@@ -191,22 +192,23 @@ def _candidates(
 def _keeps_rotations(matrices: Ints, rotations: Ints) -> NDArray[np.bool_]:
     """Tell which supercell lattices every rotation (integer, acting on column coefficients) maps onto themselves."""
     inverse = np.linalg.inv(matrices.astype(float))
-    kept = np.ones(len(matrices), dtype=bool)
+    kept = np.arange(len(matrices))
     for rotation in rotations:
-        mapped = (matrices @ rotation.T) @ inverse
-        kept &= np.all(np.abs(mapped - np.rint(mapped)) < 1e-6, axis=(1, 2))
-    return kept
+        # few survive the first rotation: only they meet the next
+        mapped = (matrices[kept] @ rotation.T) @ inverse[kept]
+        kept = kept[np.all(np.abs(mapped - np.rint(mapped)) < 1e-6, axis=(1, 2))]
+    mask = np.zeros(len(matrices), dtype=bool)
+    mask[kept] = True
+    return mask
 
 
-def _best(found: _Candidates, rotations: Ints, bonus: float) -> Ints:
+def _best(found: _Candidates, rotations: Ints, symmetry_bonus: float, right_angle_bonus: float) -> Ints:
     """Apply the rule to candidates that fit the window equally well."""
-    affordable = found.take(found.atoms <= bonus * found.atoms.min())
+    affordable = found.take(found.atoms <= symmetry_bonus * found.atoms.min())
     symmetric = _keeps_rotations(affordable.matrices, rotations)
-    right = affordable.tilt <= RIGHT_ANGLE
-    for wanted in (symmetric & right, symmetric, right):
-        if wanted.any():
-            return affordable.take(wanted).smallest()
-    return affordable.smallest()
+    kind = affordable.take(symmetric) if symmetric.any() else found
+    right = kind.take((kind.tilt <= RIGHT_ANGLE) & (kind.atoms <= right_angle_bonus * kind.atoms.min()))
+    return right.smallest() if len(right.atoms) else kind.smallest()
 
 
 def _rotations(structure: Structure, coefficients: Ints) -> Ints:
@@ -234,7 +236,8 @@ def choose_supercell(
     *,
     max_atoms: int | None = 500,
     angle_tolerance: float = 15.0,
-    shape_bonus: float = 2.0,
+    symmetry_bonus: float = 2.0,
+    right_angle_bonus: float = 1.3,
 ) -> SupercellChoice:
     """Return the supercell that fits a length window, by the rule in this module's description.
 
@@ -248,13 +251,14 @@ def choose_supercell(
         Most atoms allowed; None for no cap.
     angle_tolerance
         Largest deviation of any angle from 90°, degrees.
-    shape_bonus
-        How many times as many atoms a better shaped cell may have.
+    symmetry_bonus, right_angle_bonus
+        How many times as many atoms a cell may have to keep the crystal's rotations, or right angles.
     """
-    if not 0 < window[0] <= window[1] or angle_tolerance <= 0 or shape_bonus < 1:
+    if not 0 < window[0] <= window[1] or angle_tolerance <= 0 or min(symmetry_bonus, right_angle_bonus) < 1:
         raise InputError(
-            f"Window {window} Å, angle tolerance {angle_tolerance}°, shape bonus {shape_bonus} are not a rule.",
-            "Give 0 < shortest <= longest, a positive angle and a bonus of at least 1.",
+            f"Window {window} Å, angle tolerance {angle_tolerance}°, bonuses {symmetry_bonus} and {right_angle_bonus} "
+            "are not a rule.",
+            "Give 0 < shortest <= longest, a positive angle and bonuses of at least 1.",
         )
     if max_atoms is not None and max_atoms < len(structure):
         raise InputError(
@@ -285,7 +289,9 @@ def choose_supercell(
                 break
         found = found.take(found.misfit <= found.misfit.min(initial=np.inf) + 1e-4)
     # a reduced basis always has angles within 60° of 90°, so the last resort is rarely more than a formality
-    chosen = _best(found, rotations, shape_bonus) if len(found.atoms) else np.eye(3, dtype=np.int64)
+    chosen = (
+        _best(found, rotations, symmetry_bonus, right_angle_bonus) if len(found.atoms) else np.eye(3, dtype=np.int64)
+    )
     matrix = _orient(chosen @ coefficients, np.array(structure.lattice.matrix, dtype=float))
     choice = describe_supercell(structure, matrix)
     if not warnings:
