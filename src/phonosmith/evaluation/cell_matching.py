@@ -156,22 +156,19 @@ def _formula(model: HarmonicModel) -> str:
     return "".join(f"{symbol}{count}" for symbol, count in _composition(model).items())
 
 
-def require_same_composition(reference: list[str], candidate: list[str], first: str, second: str) -> None:
-    """Raise MismatchError unless two lists of chemical symbols have the same reduced formula.
+def require_same_formula(reference: str, candidate: str, first: str, second: str) -> None:
+    """Raise MismatchError unless two reduced formulas are the same.
 
     Parameters
     ----------
     reference, candidate
-        Symbols of either cell.
+        Reduced formulas.
     first, second
         What to call the two in the message.
     """
-    from phonosmith.evaluation.harmonic import reduced_formula
-
-    ours, theirs = reduced_formula(reference), reduced_formula(candidate)
-    if ours != theirs:
+    if reference != candidate:
         raise MismatchError(
-            f"Composition mismatch: {first} is {ours}, {second} is {theirs}.",
+            f"Composition mismatch: {first} is {reference}, {second} is {candidate}.",
             "Compare phonons of the same material; one of the files is misplaced.",
         )
 
@@ -184,9 +181,7 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
     MismatchError
         When composition, number of atoms, geometry or supercell differ, with both values in the message.
     """
-    require_same_composition(
-        reference.phonon.primitive.symbols, candidate.phonon.primitive.symbols, reference.source, candidate.source
-    )
+    require_same_formula(reference.formula, candidate.formula, reference.source, candidate.source)
     if _composition(reference) != _composition(candidate):
         raise MismatchError(
             f"Primitive cells differ: {_formula(reference)} ({reference.space_group[0]}) in {reference.source}, "

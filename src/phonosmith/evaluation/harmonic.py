@@ -382,13 +382,15 @@ def load_pair(
     """
     if calculator not in {"auto", "traditional", "symfc"}:
         raise InputError(f"Unknown force-constants calculator {calculator!r}.", "Choose auto, traditional or symfc.")
-    from phonosmith.evaluation.cell_matching import require_same_composition
+    from phonosmith.evaluation.cell_matching import require_same_formula
+    from phonosmith.reference.importers.identity import quick_formula
 
     paths = (Path(reference), Path(candidate))
+    # a misplaced file is told from its first lines, before the expensive part
+    seen = [quick_formula(path) if path.is_file() and ".json" not in path.suffixes else None for path in paths]
+    if seen[0] and seen[1]:
+        require_same_formula(seen[0], seen[1], str(reference), str(candidate))
     opened = [_load_document(p, None, nac=False) if ".json" in p.suffixes else _open_phonopy(p) for p in paths]
-    cells = [side.phonon.primitive if isinstance(side, HarmonicModel) else side.primitive for side in opened]
-    # a misplaced file is told before the expensive part
-    require_same_composition(cells[0].symbols, cells[1].symbols, str(reference), str(candidate))
     stored = {side.fc_calculator for side in opened if isinstance(side, HarmonicModel)}
     fit: FcCalculator = (
         "symfc" if calculator == "symfc" or (calculator == "auto" and "symfc" in stored) else "traditional"

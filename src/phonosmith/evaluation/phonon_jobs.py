@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
+RESIDUAL_STRESS_GPA = 0.05
+"""A relaxed cell under more stress than this is not relaxed: it changes the volume by about 0.1 %."""
 _CALCULATOR = {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"}
 
 
@@ -107,19 +109,22 @@ def collect_phonons(
     born: Any = None,
     epsilon_static: Any = None,
     relaxed: bool | None = None,
+    residual_stress: Any = None,
     potential: PotentialRef | dict[str, Any] | None = None,
     source: str = "",
 ) -> PhononDoc:
     """Collect displaced-cell forces into a `PhononDoc`: symfc, mesh thermodynamics, compact storage.
 
-    ``relaxed`` is the convergence flag of the relaxation before; False stops here instead of reporting phonons of a
-    cell that is under force. ``total_dft_energy`` is in eV per cell, as atomate2's static job reports it.
+    ``relaxed`` is the convergence flag of the relaxation before and ``residual_stress`` its last stress (kbar, as
+    atomate2 keeps it): atomate2 goes on when a relaxation fails, and its flag sees forces only. Here the flow stops
+    instead of reporting phonons of a cell that is under load. ``total_dft_energy`` is in eV per cell.
     """
     from phonosmith.evaluation.phonon_summary import summarise_phonons
 
-    if relaxed is False:
+    stress = 0.0 if residual_stress is None else float(np.abs(np.asarray(residual_stress, dtype=float)).max()) / 10
+    if relaxed is False or stress > RESIDUAL_STRESS_GPA:
         raise ConvergenceError(
-            f"The relaxation before the phonons of {structure.formula} did not converge.",
+            f"The relaxation before the phonons of {structure.formula} did not converge (stress {stress:.3f} GPa).",
             "Give the relaxation more steps or start closer to the minimum.",
         )
     ref = PotentialRef.model_validate(potential) if isinstance(potential, dict) else potential
@@ -278,6 +283,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
             potential=self.potential,
             source=self.source,
             relaxed=None if relaxation is None else relaxation.output.is_force_converged,
+            residual_stress=None if relaxation is None else relaxation.output.output.stress,
         )
         flow.jobs[-1].name = self.name
         return flow
