@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import random
 import re
 import tarfile
 from pathlib import Path
@@ -221,6 +222,91 @@ def test_rehearsals_are_refused_unless_asked_for(tmp_path, vasp):
     assert "rehearsal" in report.refused[0].reason
     (frame,), _ = import_source(tmp_path, allow_rehearsal=True)
     assert frame.info["rehearsal"] is True
+
+
+def damaged(data, draw):
+    """Flip, cut, repeat and insert bytes."""
+    text = bytearray(data)
+    for _ in range(draw.randint(1, 4)):
+        place, kind = draw.randrange(len(text)), draw.randrange(5)
+        if kind == 0:
+            text[place : place + 1] = bytes([draw.randrange(256)])
+        elif kind == 1:
+            del text[place : place + draw.randint(1, 40)]
+        elif kind == 2 and draw.random() < 0.3:
+            del text[place:]
+        elif kind == 3:
+            other = draw.randrange(len(text))
+            text[place:place] = text[other : other + draw.randint(1, 60)]
+        else:
+            text[place:place] = draw.choice([b"nan", b"-", b"1e999", b"<v>", b"null", b"{", b"\n", b" 0 ", b"****"])
+        text = text or bytearray(b"x")
+    return bytes(text)
+
+
+@pytest.mark.parametrize("name", ["vasprun.xml", "vasprun.xml.xz", "frames.xyz", "list.json"])
+def test_damaged_files_never_end_in_anything_but_a_refusal(tmp_path, vasp, name):
+    """What is read from a damaged file is finite and whole, or refused; nothing else is ever raised."""
+    made = [label_frame(bulk("Si"), energy=-1.5, forces=np.full((2, 3), 0.25), stress=np.full(6, 0.125), note="x")] * 2
+    site = {"species": [{"element": "Si", "occu": 1}], "abc": [0.0, 0.0, 0.0]}
+    structure = {"lattice": {"matrix": (4 * np.eye(3)).tolist()}, "sites": [site]}
+    outputs = {"energy": -1.0, "forces": [[0.0, 0.0, 0.0]], "virial_stress": [1, 2, 3, 4, 5, 6]}
+    sound = {
+        "vasprun.xml": vasp.vasprun(),
+        "vasprun.xml.xz": lzma.compress(vasp.vasprun()),
+        "frames.xyz": format_frames(made).encode(),
+        "list.json": json.dumps([{"structure": structure, "outputs": outputs}]).encode(),
+    }[name]
+    draw = random.Random(name)
+    outcomes = set()
+    for _ in range(80):
+        (tmp_path / name).write_bytes(damaged(sound, draw))
+        frames, report = import_source(tmp_path / name)
+        outcomes.add(bool(frames))
+        for frame in frames:
+            labels = labels_of(frame)
+            assert np.all(np.isfinite(labels.forces))
+            assert labels.energy is None or np.isfinite(labels.energy)
+            assert labels.forces.shape == (len(frame), 3)
+        assert frames or report.refused or report.notes
+    assert False in outcomes
+
+
+def test_the_stand_in_through_the_importer(tmp_path, monkeypatch):
+    """A run of the VASP stand-in: its vasprun.xml agrees with the calculator and does not pass for DFT."""
+    import subprocess
+    import sys
+
+    from ase.calculators.emt import EMT
+    from ase.io import write
+
+    from phonosmith.reference.rehearsal import write_invented_potcars
+
+    atoms = bulk("Cu", cubic=True)
+    atoms.positions[0] += [0.05, 0.02, -0.03]
+    library = write_invented_potcars(tmp_path / "potcars", {"Cu": "Cu"})
+    run = tmp_path / "run"
+    run.mkdir()
+    write(run / "POSCAR", atoms, format="vasp")
+    (run / "POTCAR").write_bytes(next(Path(library).rglob("POTCAR.Cu")).read_bytes())
+    (run / "KPOINTS").write_text("k\n0\nGamma\n2 2 2\n0 0 0\n")
+    (run / "INCAR").write_text("ENCUT = 300\nEDIFF = 1E-8\nIBRION = -1\nNSW = 0\nISMEAR = 0\nSIGMA = 0.05\nISIF = 3\n")
+    monkeypatch.setenv("PHONOSMITH_STANDIN_CALCULATOR", "emt")
+    subprocess.run([sys.executable, "-m", "phonosmith.testing.vasp_standin"], cwd=run, check=True, capture_output=True)
+    frames, report = import_source(run)
+    assert frames == []
+    assert any("rehearsal" in refusal.reason for refusal in report.refused)
+    (frame,), report = import_source(run, allow_rehearsal=True)
+    assert report.kind == "vasprun"
+    copy = frame.copy()
+    copy.calc = EMT()
+    assert labels_of(frame).energy == pytest.approx(copy.get_potential_energy(), abs=1e-7)
+    assert np.allclose(labels_of(frame).forces, copy.get_forces(), atol=1e-7)
+    assert np.allclose(labels_of(frame).stress, copy.get_stress(), atol=1e-7)
+    (run / "vasprun.xml").unlink()
+    frames, report = import_source(run, allow_rehearsal=True)
+    assert frames == []
+    assert [refusal.where for refusal in report.refused] == ["OUTCAR"]
 
 
 COUNTS = [

@@ -195,7 +195,7 @@ def iter_entries(path: Path, wanted: Callable[[str], bool], limits: Limits = DEF
 def _folder(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Entry]:
     count = total = 0
     for root, folders, files in os.walk(path, followlinks=False):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             count += 1
             _check_count(count, limits, path)

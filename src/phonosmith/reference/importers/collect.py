@@ -113,16 +113,20 @@ def import_source(
     Raises
     ------
     InputError
-        When the path does not exist or is a bomb.
+        When the path does not exist.
     """
     source = Path(path)
     if not source.exists():
         raise InputError(f"{source} does not exist.", "Check the path.")
     taken = Taken()
-    if source.is_dir() or is_archive(source):
-        _take_many(taken, source, steps, limits, prefix="")
-    else:
-        _take_content(taken, source.name, read_bounded(source, limits), steps, source)
+    try:
+        if source.is_dir() or is_archive(source):
+            _take_many(taken, source, steps, limits, prefix="")
+        else:
+            _take_content(taken, source.name, read_bounded(source, limits), steps, source)
+    except InputError as error:
+        # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
+        taken.refuse(source.name, error.message)
     _refuse_wrong_identity(taken, dict(expect or {}))
     _refuse_twins(taken)
     if not allow_rehearsal:

@@ -83,8 +83,7 @@ class _Reader:
                 self.current.scf.append(value)
         if found := _SIGMA0.search(line):
             self.current.energy_sigma0 = float(found.group(1))
-            if self.current.energy is not None:
-                self._close()
+            self._close_if_whole()
 
     def _stress(self, line: str) -> None:
         xx, yy, zz, xy, yz, zx = (float(value) for value in line.split()[2:8])
@@ -103,10 +102,13 @@ class _Reader:
         self.current.cell = self.cell
         self.current.positions = np.asarray(np.linalg.solve(self.cell.T, table[:, :3].T).T, dtype=float)
         self.current.forces = table[:, 3:6]
+        self._close_if_whole()
 
-    def _close(self) -> None:
-        self.steps.append(self.current)
-        self.current = IonicStep()
+    def _close_if_whole(self) -> None:
+        """End the ionic step when its energy and forces are both there, in whichever order this version prints them."""
+        if self.current.energy is not None and self.current.forces is not None:
+            self.steps.append(self.current)
+            self.current = IonicStep()
 
 
 def _split(line: str) -> list[str]:

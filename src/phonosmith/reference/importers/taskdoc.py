@@ -55,11 +55,10 @@ def frames_of_task(
     refused: list[Refusal] = []
     for calculation in reversed(document.get("calcs_reversed") or []):
         try:
-            run = _run_of(calculation)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            taken, left = frames_of(_run_of(calculation), name, steps=steps)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             refused.append(Refusal(where=name, reason=f"it cannot be read: {type(error).__name__} {error}"))
             continue
-        taken, left = frames_of(run, name, steps=steps)
         frames += taken
         refused += left
     return frames, refused

@@ -115,7 +115,7 @@ def parse_vasprun(data: bytes, where: str) -> VaspRun:
                 reader.take(element)
     except ET.ParseError as error:
         reader.damage = f"the file breaks off or is damaged ({error}): the run did not finish"
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         reader.damage = f"a number cannot be read ({error})"
     if not reader.whole and reader.damage is None:
         reader.damage = "the closing tag is missing"
