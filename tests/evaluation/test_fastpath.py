@@ -221,7 +221,7 @@ def test_unconverged_relaxation_stops_the_atomate2_flow(tmp_path):
 
 
 @pytest.mark.slow
-def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_standin):
+def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_standin):  # noqa: F811
     # the stand-in computes EMT and prints eight decimals, so forces of 0.01 Å displacements are good to 1e-6 relative
     from ase.calculators.emt import EMT
     from atomate2.vasp.flows.phonons import PhononMaker

@@ -171,3 +171,27 @@ def test_silicon_of_phonopys_example(shared, tmp_path):
     assert found.reference.omega_max_thz == pytest.approx(theirs.get_qpoints_dict()["frequencies"].max(), rel=1e-6)
     assert found.reference.omega_max_thz == pytest.approx(15.1, abs=0.2)
     assert found.mae_thz < 2e-3  # symfc against direct: only the sum rule differs
+
+
+def test_dipole_term_splits_optical_modes(shared, tmp_path):
+    # next to Γ the longitudinal mode of NaCl lies far above the transverse ones; phonopy's own reading is the judge
+    import phonopy
+
+    folder = shared / "data/phonopy/NaCl"
+    model = load_harmonic(folder / "phonopy_disp.yaml", fc_calculator="traditional", nac=True)
+    theirs = phonopy.load(
+        folder / "phonopy_disp.yaml",
+        force_sets_filename=folder / "FORCE_SETS",
+        born_filename=folder / "BORN",
+        symprec=1e-4,
+        symmetrize_fc=False,
+        fc_calculator="traditional",
+    )
+    near = [[1e-3, 0, 1e-3]]
+    split = frequencies(model.phonon, near)
+    assert split == pytest.approx(frequencies(theirs, near), abs=1e-6)
+    assert split[0, 5] - split[0, 4] > 2
+    again = unpack_force_constants(pack_force_constants(model), nac=True)
+    assert frequencies(again.phonon, near) == pytest.approx(split, abs=1e-6)
+    plain = unpack_force_constants(pack_force_constants(model))
+    assert np.ptp(frequencies(plain.phonon, near)[0, 3:]) < 0.1

@@ -46,6 +46,17 @@ def test_symmetry_is_kept():
     assert check_symmetry(found.atoms, symprec=1e-4)["number"] == start["number"]
 
 
+def test_rounding_noise_of_the_input_is_healed():
+    # coordinates as a CIF with three decimals would give them; phonons look for symmetry within 1e-4 Å afterwards
+    from ase.spacegroup.symmetrize import check_symmetry
+
+    atoms = bulk("Cu", "fcc", 3.65, cubic=True)
+    atoms.positions += np.random.default_rng(0).uniform(-3e-4, 3e-4, (4, 3))
+    assert check_symmetry(atoms, symprec=1e-5)["number"] == 1
+    found = relax_atoms(atoms, emt())
+    assert check_symmetry(found.atoms, symprec=1e-5)["number"] == 225
+
+
 def test_fixed_volume_and_fixed_cell():
     atoms = bulk("Cu", "fcc", 3.5, cubic=True)
     atoms.set_cell(np.diag([3.6, 3.5, 3.5]), scale_atoms=True)

@@ -53,7 +53,8 @@ def density_of_states(frequencies: Array, weights: Array, grid: Array, smearing:
         index = centre + offset
         inside = (index >= 0) & (index < len(grid))
         distance = grid[index[inside]] - values[inside]
-        np.add.at(density, index[inside], share[inside] * np.exp(-0.5 * (distance / smearing) ** 2))
+        height = share[inside] * np.exp(-0.5 * (distance / smearing) ** 2)
+        density += np.bincount(index[inside], weights=height, minlength=len(grid))
     return density / (smearing * np.sqrt(2 * np.pi))
 
 

@@ -22,6 +22,7 @@ from phonosmith.evaluation.harmonic import (
 )
 from phonosmith.evaluation.phonon_summary import summarise_phonons
 from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
+from phonosmith.evaluation.relax import SYMPREC as RELAX_SYMPREC
 from phonosmith.reference.importers.phonopy_files import atoms_of
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def evaluate_phonons(
             from pymatgen.io.ase import AseAtomsAdaptor
 
             atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, 1e-4))
+            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, RELAX_SYMPREC))
             energy = relaxation.energy
             structure = AseAtomsAdaptor.get_structure(relaxation.atoms)
         matrix = (

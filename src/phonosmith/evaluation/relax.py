@@ -106,7 +106,7 @@ def relax_atoms(
     cell
         ``full``, ``fixed_volume`` (shape only) or ``fixed``.
     symmetry
-        Keep the space group found at ``symprec``.
+        Take up the space group found at ``symprec`` and keep it.
     fmax
         Threshold of the largest force, eV/Å.
     smax_gpa
@@ -134,7 +134,10 @@ def relax_atoms(
         work.calc = potential
     if symmetry:
         from ase.constraints import FixSymmetry
+        from ase.spacegroup.symmetrize import refine_symmetry
 
+        # symmetrised forces cannot heal rounding noise of the input, so it is taken out first
+        refine_symmetry(work, symprec=symprec)
         work.set_constraint(FixSymmetry(work, symprec=symprec))
     taken = _optimize(work, cell, fmax, smax_gpa, steps)
     force, stress, pressure = _residuals(work, cell)
