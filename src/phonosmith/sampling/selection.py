@@ -16,6 +16,10 @@ FLAT = 1e-6
 """An energy drop in eV per atom below which a trajectory counts as already converged."""
 
 
+FAR = 0.2
+"""Distance to a rung, as a part of the energy drop, from which it is reported."""
+
+
 @dataclass(frozen=True)
 class Selection:
     """Frames chosen from one trajectory.
@@ -90,6 +94,10 @@ def select_by_energy(
     # steps after the lowest energy only oscillate around the minimum
     chosen = _nearest_increasing(kept[: lowest + 1], rungs)
     fractions = tuple(float((kept[0] - kept[index]) / drop) for index in chosen)
+    wanted_fractions = np.linspace(0.0, fraction, wanted) if wanted > 1 else np.zeros(1)
+    missed = float(np.abs(np.array(fractions) - wanted_fractions).max())
+    if missed > FAR:
+        reasons.append(f"the energy falls in coarse steps: rungs are missed by up to {100 * missed:.0f} % of the drop")
     return Selection(
         tuple(int(allowed[index]) for index in chosen), tuple(float(rung) for rung in rungs), fractions, tuple(reasons)
     )
