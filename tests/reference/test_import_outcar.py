@@ -28,6 +28,8 @@ def outcar(steps=((-5.0, -5.4, -5.42, -5.42),), gga="--", finished=True, count=2
         "   NELM   =     60;   NELMIN=  2; NELMDL= -5     # of ELM steps ",
         "   EDIFF  = 0.1E-07   stopping-criterion for ELM",
         "   LREAL  =      F    real-space projection",
+        # a logical of VASP 5 that has nothing to do with the functional
+        "   METAGGA=      F    non-selfconsistent MetaGGA calc.",
         "   ISMEAR =     0;   SIGMA  =   0.05  broadening in eV -4-tet -1-fermi 0-gaus",
         f"   GGA     =    {gga}    GGA type",
     ]
@@ -93,6 +95,19 @@ def test_equal_to_ases_reader(tmp_path):
 def test_gga_tag_decides_over_the_potcar():
     (frame,), _ = frames_of(parse_outcar(outcar(gga="PS"), "OUTCAR"), "OUTCAR")
     assert frame.info["functional"] == "PBEsol"
+
+
+def test_hubbard_u_is_found_where_no_tag_names_it():
+    lines = (
+        b" LDA+U is selected, type is set to LDAUTYPE =  2\n"
+        b"   angular momentum for each species LDAUL =     2\n"
+        b"   U (eV)           for each species LDAUU =   4.7\n"
+    )
+    data = outcar(gga="PS").replace(b"   LREAL", lines + b"   LREAL", 1)
+    (frame,), _ = frames_of(parse_outcar(data, "OUTCAR"), "OUTCAR")
+    assert frame.info["functional"] == "PBEsol+U"
+    (other,), _ = frames_of(parse_outcar(data.replace(b"4.7", b"4.0"), "OUTCAR"), "OUTCAR")
+    assert frame.info["settings"] != other.info["settings"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ _TAGS = re.compile(
     r"LSORBIT|LEPSILON|LCALCEPS|ICHARG|NSW|LDAUTYPE)\s*=\s*(\S+)"
 )
 _INLINE = re.compile(r";\s*(SIGMA|NELMIN|ISMEAR)\s*=\s*(\S+)")
+_SPECIES = re.compile(r"for each species (LDAU[LUJ]) =\s*(.*)")
 _ENERGY = re.compile(r"free\s+energy\s+TOTEN\s*=\s*(\S+)\s*eV")
 _SIGMA0 = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
 _MESH = re.compile(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)")
@@ -72,6 +73,11 @@ class _Reader:
             self.tags.setdefault(found.group(1), found.group(2).rstrip(";"))
             if inline := _INLINE.search(line):
                 self.tags.setdefault(inline.group(1), inline.group(2))
+        elif "LDA+U is selected" in line:
+            self.tags["LDAU"] = "T"
+            self.tags["LDAUTYPE"] = line.rsplit("=", maxsplit=1)[-1].strip()
+        elif found := _SPECIES.search(line):
+            self.tags[found.group(1)] = " ".join(found.group(2).split())
 
     def _energies(self, line: str) -> None:
         if found := _ENERGY.search(line):

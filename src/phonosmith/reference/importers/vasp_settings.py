@@ -79,7 +79,9 @@ class VaspSettings:
 
 def functional_of(settings: VaspSettings) -> str | None:
     """Name the functional from GGA, METAGGA, hybrid, dispersion and +U tags and the POTCARs; None when unknown."""
-    meta = settings.text("METAGGA").upper()
+    # OUTCAR of VASP 5 prints a logical METAGGA of another meaning
+    meta = settings.text("METAGGA").upper().strip(".")
+    meta = "" if meta in ("F", "T", "FALSE", "TRUE") else meta
     base = {"R2SCAN": "r2SCAN", "RTPSS": "revTPSS"}.get(meta, meta) if meta else _gga_name(settings)
     if base is None:
         return None
