@@ -265,3 +265,25 @@ def test_plain_and_compressed_files_are_the_same(shared, tmp_path):
 def test_unknown_calculator_is_refused(tmp_path):
     with pytest.raises(InputError, match="Choose auto, traditional or symfc"):
         load_pair(tmp_path / "a.yaml", tmp_path / "b.yaml", "alm")
+
+
+def test_plain_force_sets_beside_a_named_file(tmp_path):
+    # one phonopy file in the folder: FORCE_SETS can be no other's; with two it is left alone
+    from phonopy.file_IO import write_FORCE_SETS
+
+    from phonosmith.testing.model_crystals import harmonic_forces
+
+    phonon, constants = spring_crystal(3)
+    harmonic_forces(phonon, constants)
+    phonon.save(tmp_path / "reference.yaml", settings={"force_sets": False, "displacements": False})
+    write_FORCE_SETS(phonon.dataset, filename=str(tmp_path / "FORCE_SETS"))
+    found = compare_phonons(load_harmonic(tmp_path / "reference.yaml"), springs(), mesh=4)
+    assert found.mae_thz < 1e-4  # FORCE_SETS holds ten decimals
+    (tmp_path / "other.yaml").write_text((tmp_path / "reference.yaml").read_text())
+    with pytest.raises(InputError, match="neither forces nor force constants"):
+        load_harmonic(tmp_path / "reference.yaml")
+    (tmp_path / "other.yaml").unlink()
+    small = spring_crystal(2)[0]
+    small.save(tmp_path / "reference.yaml", settings={"force_sets": False, "displacements": False})
+    with pytest.raises(MismatchError, match="does not fit a supercell of 8 atoms"):
+        load_harmonic(tmp_path / "reference.yaml")

@@ -124,9 +124,6 @@ def to_structure(cell: PhonopyAtoms) -> Structure:
     return Structure(cell.cell, cell.symbols, cell.scaled_positions)
 
 
-# --- force constants -------------------------------------------------------------------------------------------------
-
-
 def check_forces(forces: Any, n_atoms: int, where: str) -> Array:
     """Return forces of displaced cells as an array after checking shape and finiteness.
 
@@ -220,9 +217,6 @@ def compact_force_constants(phonon: Phonopy) -> Array:
     return constants
 
 
-# --- storage ---------------------------------------------------------------------------------------------------------
-
-
 def pack_force_constants(model: HarmonicModel) -> bytes:
     """Return everything needed to rebuild the model as compressed npz bytes (compact force constants, cells, NAC)."""
     phonon = model.phonon
@@ -290,9 +284,6 @@ def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore, *, nac
     return unpack_force_constants(artefacts.get_bytes(document.force_constants), nac=nac)
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
 def _load_document(source: Path, artefacts: ArtefactStore | None, *, nac: bool) -> HarmonicModel:
     from pydantic import ValidationError
 
@@ -309,12 +300,16 @@ def _load_document(source: Path, artefacts: ArtefactStore | None, *, nac: bool) 
 
 def _open_phonopy(source: Path, symprec: float = SYMPREC, *, nac: bool = False) -> Phonopy:
     """Return cells and forces of a phonopy file, before force constants are made."""
+    from phonosmith.evaluation.phonon_files import attach_plain_force_sets
     from phonosmith.reference.importers.phonopy_files import load_phonopy
 
     with warnings.catch_warnings():
         # near-cubic supercells of hexagonal crystals have fewer rotations than the crystal; that is meant
         warnings.filterwarnings("ignore", message="Warning: Point group symmetries")
-        return load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
+        phonon = load_phonopy(source, is_nac=nac, symprec=symprec, produce=False)
+    if phonon.force_constants is None and (phonon.dataset is None or missing_forces(phonon.dataset)):
+        attach_plain_force_sets(phonon, source)
+    return phonon
 
 
 def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: str) -> HarmonicModel:
