@@ -113,6 +113,11 @@ def test_relaxations_must_be_relaxed_and_may_move():
     assert "incar" not in codes(good("relax", incar=incar_tags(PROTOCOL, "relax") | {"POTIM": 0.2, "IBRION": 1}))
 
 
+def test_wall_time_is_one_reason_however_often_it_was_noticed():
+    stops = [Correction(handler="WalltimeHandler", errors=["Walltime reached"])] * 5
+    assert len(check_label(good(corrections=stops), ASKED, PROTOCOL)) == 1
+
+
 def test_rehearsals_pass_only_where_they_are_meant_to():
     record = good(rehearsal=True)
     assert codes(record, allow_rehearsal=True) == set()

@@ -219,7 +219,8 @@ def check_corrections(corrections: Sequence[Correction], calculation: Calculatio
     free = CORRECTABLE_TAGS | {"EDIFF"} | (RELAXATION_TAGS if calculation in MOVING else frozenset())
     for correction in corrections:
         if "walltime" in correction.handler.lower() or any("walltime" in text.lower() for text in correction.errors):
-            reasons.append(Reason(code="walltime", message="the wall time ended the calculation", transient=True))
+            ended = Reason(code="walltime", message="the wall time ended the calculation", transient=True)
+            reasons += [] if ended in reasons else [ended]  # the handler reports at every look
             continue
         tags = sorted(set(correction.tags) - free)
         # going on from CONTCAR is harmless: the structure that comes back is compared with the one sent

@@ -281,6 +281,7 @@ def run_failure(error: Exception) -> Reason:
     )
 
     text = " ".join(str(error).split())[:300] or type(error).__name__
+    text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
     if isinstance(error, MaxCorrectionsError | MaxCorrectionsPerJobError | MaxCorrectionsPerHandlerError):
         return Reason(code="too_many_corrections", message=f"custodian gave up after its corrections: {text}")
     if isinstance(error, NonRecoverableError):

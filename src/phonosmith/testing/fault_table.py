@@ -39,6 +39,8 @@ class FaultCase:
         Starts allowed for transient failures.
     wall_time
         Seconds after which custodian asks VASP to stop; None for no limit.
+    frozen
+        Seconds without output after which custodian takes VASP for dead.
     """
 
     fault: str
@@ -46,6 +48,7 @@ class FaultCase:
     calculation: Calculation = "static"
     attempts: int = 1
     wall_time: int | None = None
+    frozen: float = 600.0
 
     @property
     def name(self) -> str:
@@ -83,8 +86,8 @@ CASES: tuple[FaultCase, ...] = (
     FaultCase("zbrent:1", LABEL, "relax"),
     FaultCase("oom", "not_recoverable"),
     FaultCase("oom:1", LABEL, attempts=2),
-    FaultCase("hang", "not_recoverable"),
-    FaultCase("hang:1", LABEL, attempts=2),
+    FaultCase("hang", "not_recoverable", frozen=3.0),
+    FaultCase("hang:1", LABEL, attempts=2, frozen=8.0),
     FaultCase("walltime", "scf"),
     FaultCase("walltime:1", LABEL, attempts=2),
     FaultCase("walltime", "not_relaxed", "relax"),
@@ -110,7 +113,7 @@ def run_case(case: FaultCase, folder: Path) -> ReferenceRecord:
         ReferenceProtocol(kspacing=0.6, nelm=40),
         rehearsal=Rehearsal(fault=case.fault, step_seconds=slow),
         wall_time=case.wall_time,
-        frozen_timeout=2.0,
+        frozen_timeout=case.frozen,
     )
     with contextlib.chdir(folder):
         return engine.compute(Frame.from_atoms(atoms), case.calculation, "fault case", case.attempts)
@@ -138,9 +141,8 @@ def markdown(rows: Sequence[tuple[FaultCase, ReferenceRecord]]) -> str:
     for case, record in rows:
         name = case.fault.partition(":")[0]
         what = FAULTS.get(name, "custodian's wall-time handler stops the run" if case.wall_time else "nothing")
-        fixed = ", ".join(
-            f"{' '.join(item.errors)} ({' '.join(item.tags) or 'restart'})" for item in record.corrections
-        )
+        done = [f"{' '.join(item.errors)} ({' '.join(item.tags) or 'STOPCAR'})" for item in record.corrections]
+        fixed = ", ".join(dict.fromkeys(done))
         why = record.explain().replace("|", "/")
         result = "**label**" if record.accepted else "refused"
         cells = (case.fault or "none", what, case.calculation, record.attempts, fixed or "-", result, why or "-")
