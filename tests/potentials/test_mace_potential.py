@@ -175,20 +175,26 @@ def test_hessian_column_that_does_not_exist(potential, crystal):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {
-            "interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock",
-            "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
-            "edge_irreps": "4x0e+4x1o",
-        },
-        {
-            "heads": ["pt_head", "Default"],
-            "atomic_energies": np.array([[-1.0, -2.0, -3.0], [-1.5, -2.5, -3.5]]),
-            "atomic_inter_scale": [1.0, 1.1],
-            "atomic_inter_shift": [0.0, 0.1],
-        },
+        pytest.param({}, id="density", marks=pytest.mark.slow),
+        pytest.param(
+            {
+                "interaction_cls": "RealAgnosticResidualNonLinearInteractionBlock",
+                "interaction_cls_first": "RealAgnosticResidualNonLinearInteractionBlock",
+                "edge_irreps": "4x0e+4x1o",
+            },
+            id="nonlinear",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {
+                "heads": ["pt_head", "Default"],
+                "atomic_energies": np.array([[-1.0, -2.0, -3.0], [-1.5, -2.5, -3.5]]),
+                "atomic_inter_scale": [1.0, 1.1],
+                "atomic_inter_shift": [0.0, 0.1],
+            },
+            id="two-heads",
+        ),
     ],
-    ids=["density", "nonlinear", "two-heads"],
 )
 def test_pruned_model_predicts_the_same(make_mace, crystal, changes):
     changes = {"atomic_energies": np.array([[-1.0, -2.0, -3.0]]), **changes}
@@ -206,6 +212,7 @@ def test_pruned_model_predicts_the_same(make_mace, crystal, changes):
     assert pair.z_table == (6, 32)
 
 
+@pytest.mark.slow
 def test_pruning_agrees_with_maces_own(make_mace, crystal):
     """mace's fine-tuning tool does the same for a model with one head."""
     from mace.tools import AtomicNumberTable

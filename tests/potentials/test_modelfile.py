@@ -61,8 +61,6 @@ def exactly_equal(left, right):
 FAST = [
     ("density-agnesi-zbl", "float64"),
     ("two-heads", "float32"),
-    ("plain-blocks-gaussian", "float64"),
-    ("nonlinear-block", "float64"),
 ]
 SLOW = [(name, "float64") for name in VARIANTS if (name, "float64") not in FAST] + [
     ("density-agnesi-zbl", "float32"),
@@ -78,6 +76,7 @@ def test_rebuilt_model_predicts_bit_for_bit(make_mace, variant, dtype):
     assert exactly_equal(unpack_model(data, "float64"), model.double())
 
 
+@pytest.mark.slow
 def test_plain_mace_without_scale_shift(make_mace):
     model = make_mace(scale_shift=False)
     rebuilt = unpack_model(pack_model(model))

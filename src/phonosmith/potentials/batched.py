@@ -98,7 +98,7 @@ def _evaluate_group(
 
     try:
         yield from _evaluate(potential, group, frames, stress=stress)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         if len(group) == 1:
             raise PotentialError(
                 f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {potential.device}.",
