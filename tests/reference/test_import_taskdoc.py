@@ -11,6 +11,9 @@ from phonosmith.reference.frame_labels import labels_of
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.importers.vasprun import frames_of, parse_vasprun
+from phonosmith.testing.fixtures import vasp_standin
+
+__all__ = ["vasp_standin"]
 
 _spec = importlib.util.spec_from_file_location(
     "vasprun_writer_for_tasks", Path(__file__).with_name("test_import_vasprun.py")
@@ -105,3 +108,39 @@ def test_json_files_and_jobstores(tmp_path):
     assert labels_of(frames[0]).energy == vasp.SCF[-1]
     assert read_jobstore(store, {"name": "other"}) == ([], [])
     assert list(task_documents({"a": 1})) == []
+
+
+def test_what_atomate2_really_writes(tmp_path, monkeypatch, vasp_standin):
+    """atomate2, custodian and emmet on a stand-in run: the TaskDoc gives the frame of the vasprun.xml beside it."""
+    from ase.build import bulk
+    from atomate2.vasp.jobs.core import StaticMaker
+    from atomate2.vasp.sets.core import StaticSetGenerator
+    from jobflow import JobStore, run_locally
+    from maggma.stores import MemoryStore
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    monkeypatch.chdir(tmp_path)
+    atoms = bulk("Cu", cubic=True)
+    atoms.positions[0] += [0.05, 0.0, 0.02]
+    tags = {"GGA": "PE", "ENCUT": 520, "EDIFF": 1e-8, "KSPACING": 0.5, "ISMEAR": 0, "SIGMA": 0.05, "ISPIN": 1}
+    generator = StaticSetGenerator(
+        user_incar_settings={**tags, "IBRION": -1, "MAGMOM": None, "LDAU": False, "NELM": 200},
+        auto_ismear=False,
+        auto_ispin=False,
+        user_potcar_functional="PBE_54",
+    )
+    maker = StaticMaker(name="label cu", input_set_generator=generator, run_vasp_kwargs=vasp_standin(calculator="emt"))
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    run_locally(maker.make(AseAtomsAdaptor.get_structure(atoms)), store=store, create_folders=True, ensure_success=True)
+    (frame,), refused = read_jobstore(store)
+    assert refused == []
+    (other,), report = import_source(tmp_path, allow_rehearsal=True)
+    assert report.kind == "vasprun"
+    mine, theirs = labels_of(frame), labels_of(other)
+    assert mine.energy == theirs.energy
+    assert np.allclose(mine.forces, theirs.forces, atol=1e-12)
+    assert np.allclose(mine.stress, theirs.stress, atol=1e-12)
+    assert np.allclose(frame.positions, other.positions, atol=1e-12)
+    for key in ("functional", "settings", "encut", "ediff", "potcar", "energy_sigma0", "kmesh", "rehearsal"):
+        assert frame.info.get(key) == other.info.get(key), key
+    assert frame.info["functional"] == "PBE"
