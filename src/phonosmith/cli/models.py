@@ -187,5 +187,7 @@ def _quiet_libraries() -> Any:
     stack.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
     stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-    logging.getLogger().setLevel(max(logging.getLogger().level, logging.ERROR))
+    root = logging.getLogger()
+    stack.callback(root.setLevel, root.level)
+    root.setLevel(max(root.level, logging.ERROR))
     return stack
