@@ -117,8 +117,9 @@ def atomic_energies(frames: Sequence[Frame]) -> np.ndarray:
 
 def build_model(energies: np.ndarray, neighbours: float, seed: int) -> torch.nn.Module:
     """Return an untrained model in torch's default dtype."""
-    from e3nn import o3
-    from mace import modules
+    from mace import modules  # before e3nn, whose constants newer torch opens only with a setting that mace makes
+
+    from e3nn import o3  # isort: skip
 
     torch.manual_seed(seed)
     block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
