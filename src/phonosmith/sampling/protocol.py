@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from phonosmith.sampling.fire import Trajectory, relax_batch
 from phonosmith.sampling.ladder import Start, shortest_distance, volume_ladder
 from phonosmith.sampling.rattle import round_cell, round_positions
 from phonosmith.sampling.selection import (
+    Selection,
     near_duplicates,
     select_by_energy,
     training_order,
@@ -231,14 +232,7 @@ def _choose(
 ) -> tuple[ConfigurationRecord, list[Atoms], list[str]]:
     """Select the frames of one relaxation; returns the record, its rounded frames and what to warn of."""
     warnings = list(start.rattled.warnings)
-    usable = _usable(trajectory, settings, limit)
-    selection = select_by_energy(
-        trajectory.energies,
-        settings.n_select,
-        fraction=settings.energy_fraction,
-        usable=usable,
-        n_atoms=len(start.atoms),
-    )
+    selection = _distinct(trajectory, settings, _usable(trajectory, settings, limit))
     warnings.extend(selection.reasons)
     if not trajectory.converged:
         falls = trajectory.energies[-1] < trajectory.energies[0]
@@ -271,6 +265,24 @@ def _choose(
             )
         )
     return _record(start, trajectory, records), frames, warnings
+
+
+def _distinct(trajectory: Trajectory, settings: SamplingSettings, usable: list[bool]) -> Selection:
+    """Select by energy, passing over steps that nearly repeat an outer one as long as there are others to take."""
+    options: dict[str, Any] = {"fraction": settings.energy_fraction, "n_atoms": len(trajectory.frames[0])}
+    first = select_by_energy(trajectory.energies, settings.n_select, usable=usable, **options)
+    current, free = first, list(usable)
+    while settings.duplicates == "drop":
+        positions = [trajectory.frames[step].positions for step in current.steps]
+        repeated = near_duplicates(positions, settings.duplicate_tolerance)
+        if not repeated:
+            return replace(current, reasons=first.reasons)
+        for index in repeated:
+            free[current.steps[index]] = False
+        current = select_by_energy(trajectory.energies, settings.n_select, usable=free, **options)
+        if len(current.steps) < len(first.steps):
+            break
+    return first
 
 
 def _usable(trajectory: Trajectory, settings: SamplingSettings, limit: float) -> list[bool]:

@@ -20,8 +20,10 @@ POSITION_DIGITS = 8
 """Positions are rounded to 1e-8 Å: what extended XYZ keeps, and coarse enough to hide last-bit differences."""
 CELL_DIGITS = 10
 """Cell vectors are rounded to 1e-10 Å."""
-ATTEMPTS = 30
-"""Most draws of one calibration; one or two do unless distances are tight."""
+ATTEMPTS = 12
+"""Most draws of one calibration with one stream of random numbers; one or two do unless distances are tight."""
+STREAMS = 5
+"""Most streams tried: in a cell of few atoms a single refused step can make the asked mean unreachable."""
 MEAN_OF_NORMAL = float(np.sqrt(8 / np.pi))
 """Mean length of a vector of three independent standard normal numbers."""
 
@@ -80,7 +82,7 @@ def rattle(
 
     hiphive's amplitude is the standard deviation of one step, not of the result. Here that amplitude is adjusted, with
     the stream of random numbers held fixed, until the mean length of the displacements (rigid translation removed)
-    agrees with the asked one.
+    agrees with the asked one. Where a stream cannot give it, the next one derived from the seed is tried.
 
     Parameters
     ----------
@@ -112,30 +114,35 @@ def rattle(
         return Rattled(still, 0.0, 0.0, min_distance, (note,))
     notes: list[str] = []
     free = np.sqrt((len(atoms) - 1) / len(atoms))
-    sigma = mean_displacement / (MEAN_OF_NORMAL * np.sqrt(n_iter) * free)
-    best: tuple[float, float, Array] | None = None
-    for attempt in range(ATTEMPTS):
-        displacements, used = _draw(atoms, float(sigma), min_distance, n_iter, seed)
-        if used < min_distance:
-            notes.append(
-                f"no acceptable rattle steps at {min_distance:.2f} Å: shortest distance lowered to {used:.2f} Å"
-            )
-            min_distance = used
-        mean = mean_length(displacements)
-        error = abs(mean / mean_displacement - 1)
-        if best is None or error < best[0]:
-            best = (error, float(sigma), displacements)
-        if error <= tolerance or mean == 0:
+    first = float(mean_displacement / (MEAN_OF_NORMAL * np.sqrt(n_iter) * free))
+    best = (np.inf, first, still)
+    for stream in range(STREAMS):
+        sigma = first
+        for attempt in range(ATTEMPTS):
+            drawn = seed if stream == 0 else draw_seed(seed, "stream", stream)
+            displacements, used = _draw(atoms, sigma, min_distance, n_iter, drawn)
+            if used < min_distance:
+                notes.append(
+                    f"no acceptable rattle steps at {min_distance:.2f} Å: shortest distance lowered to {used:.2f} Å"
+                )
+                min_distance = used
+            mean = mean_length(displacements)
+            error = abs(mean / mean_displacement - 1)
+            if error < best[0]:
+                best = (error, sigma, displacements)
+            if error <= tolerance or mean == 0:
+                break
+            # one refused step changes all later draws, so the mean jumps with sigma: varied damping keeps off cycles
+            sigma *= float((mean_displacement / mean) ** (1.0 - 0.5 * (0.618 * attempt % 1.0)))
+        if best[0] <= tolerance:
             break
-        # one refused step changes all later draws, so the mean jumps with sigma: varied damping keeps off cycles
-        sigma *= (mean_displacement / mean) ** (1.0 - 0.5 * (0.618 * attempt % 1.0))
-    if best is None:  # the loop runs at least once
-        raise ConvergenceError("Rattling drew nothing.", "Report this.")
     error, sigma, displacements = best
     achieved = mean_length(displacements)
     if error > 0.1:
-        notes.append(f"mean displacement {achieved:.3f} Å instead of {mean_displacement:.3f} Å (distances forbid more)")
-    return Rattled(displacements, float(sigma), achieved, min_distance, tuple(notes))
+        notes.append(
+            f"mean displacement {achieved:.3f} Å instead of {mean_displacement:.3f} Å (the least deviation found)"
+        )
+    return Rattled(displacements, sigma, achieved, min_distance, tuple(notes))
 
 
 def mean_length(displacements: Array) -> float:
