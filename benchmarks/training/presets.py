@@ -5,7 +5,7 @@ Run: ``OMP_NUM_THREADS=1 python benchmarks/training/presets.py [--foundation emb
 Silicon, labels by the embedded reference potential, foundation the embedded MACE model. 16 training and 4 validation
 structures of 8 atoms (rattle 0.1 Å, strain 2 %, volume ±2.5 and ±5 %; validation at 0 %). Phonons of every model in its
 own relaxed cell, 64-atom supercell, 12x12x12 mesh, against the reference's in its own. Curvature: force constants of
-the reference in the same 64-atom supercell. Replay: rattled cells of other elements of the foundation, labelled by it.
+the reference in a cubic supercell (``--curvature-repeat``). Replay: rattled cells of other elements of the foundation, labelled by it.
 """
 
 from __future__ import annotations
@@ -108,6 +108,8 @@ def main() -> None:
     parser.add_argument("--foundation", default="embedded")
     parser.add_argument("--reference", default="embedded-reference")
     parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--per-volume", type=int, default=4, help="training structures at each of the four volumes")
+    parser.add_argument("--curvature-repeat", type=int, default=2, help="supercell of the force constants trained on")
     parser.add_argument("--replay-size", type=int, default=24)
     parser.add_argument("--presets", nargs="*", default=list(PRESET_ORDER))
     parser.add_argument("--set", dest="settings", nargs="*", default=[])
@@ -127,7 +129,8 @@ def main() -> None:
     cell = relaxed_silicon(reference)
     target = phonons(reference, cell)
     truth = frequencies(target)
-    train = label_all(reference, sample(cell, (-0.05, -0.025, 0.025, 0.05), 4, 1))
+    taught = target if arguments.curvature_repeat == 2 else phonons(reference, cell, arguments.curvature_repeat)
+    train = label_all(reference, sample(cell, (-0.05, -0.025, 0.025, 0.05), arguments.per_volume, 1))
     valid = label_all(reference, sample(cell, (0.0,), 4, 2))
     pool = replay_pool(foundation, 3)
     rows = []
@@ -155,7 +158,7 @@ def main() -> None:
                 valid,
                 spec,
                 replay=pool if spec.uses_replay else None,
-                curvature=target if spec.uses_curvature else None,
+                curvature=taught if spec.uses_curvature else None,
                 seed=0,
             )
             document = result.document

@@ -57,6 +57,8 @@ def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monke
         with pytest.raises(InterruptedByTestError):
             fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
+    with pytest.raises(ConfigurationError, match="another unfinished training"):
+        fine_tune(module, *data, spec, seed=4, workdir=tmp_path / "cut", **extra)
     resumed = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert torch.equal(weights(whole), weights(resumed)), f"interrupted after epoch {epoch}"
     lines = [
@@ -70,8 +72,6 @@ def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monke
     # finished: asking again trains nothing and gives the same model
     again = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert torch.equal(weights(again), weights(whole))
-    with pytest.raises(ConfigurationError, match="another training"):
-        fine_tune(module, *data, spec, seed=4, workdir=tmp_path / "cut", **extra)
 
 
 def test_damaged_checkpoint_is_named(tiny_model, tiny_frames, tmp_path):

@@ -35,7 +35,7 @@ def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
     ArtefactError
         When the file is damaged.
     ConfigurationError
-        When it belongs to a training with other data, foundation, strategy or seed.
+        When it belongs to an unfinished training with other data, foundation, strategy or seed.
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():
@@ -47,8 +47,11 @@ def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
             f"The checkpoint {path} cannot be read: {error}.", "Delete it to start the training again."
         ) from error
     if content.get("format") != FORMAT or content.get("identity") != identity:
+        if content.get("state", {}).get("finished"):
+            # nothing is lost: that training is done, this one replaces it
+            return None
         raise ConfigurationError(
-            f"The checkpoint {path} belongs to another training (other data, foundation, strategy or seed).",
+            f"The checkpoint {path} belongs to another unfinished training (other data, foundation, strategy or seed).",
             "Use another folder, or delete the checkpoint to start again.",
         )
     return content
