@@ -7,6 +7,7 @@ parsed safely, only files that lie beside it under its own name are used, and fo
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,12 @@ def _assemble(data: Any, source: Path, symprec: float) -> Phonopy:
     matrix = np.eye(3, dtype=int) if data.supercell_matrix is None else data.supercell_matrix
     primitive = "auto" if data.primitive_matrix is None else data.primitive_matrix
     try:
-        phonon = Phonopy(data.unitcell, matrix, primitive_matrix=primitive, symprec=symprec, calculator=data.calculator)
+        with warnings.catch_warnings():
+            # old files name no primitive cell; "auto" is what phonopy.load takes for them too
+            warnings.simplefilter("ignore")
+            phonon = Phonopy(
+                data.unitcell, matrix, primitive_matrix=primitive, symprec=symprec, calculator=data.calculator
+            )
     except Exception as error:
         raise InputError(
             f"{source}: phonopy cannot build its supercell: {error}.", "Check cell and symprec."
