@@ -5,7 +5,8 @@ Run: ``OMP_NUM_THREADS=1 python benchmarks/training/presets.py [--foundation emb
 Silicon, labels by the embedded reference potential, foundation the embedded MACE model. 16 training and 4 validation
 structures of 8 atoms (rattle 0.1 Å, strain 2 %, volume ±2.5 and ±5 %; validation at 0 %). Phonons of every model in its
 own relaxed cell, 64-atom supercell, 12x12x12 mesh, against the reference's in its own. Curvature: force constants of
-the reference in a cubic supercell (``--curvature-repeat``). Replay: rattled cells of other elements of the foundation, labelled by it.
+the reference in a cubic supercell (``--curvature-repeat``). Replay: rattled
+cells of other elements of the foundation, labelled by it.
 """
 
 from __future__ import annotations

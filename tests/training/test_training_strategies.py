@@ -148,7 +148,11 @@ def test_energy_references(tiny_model, tiny_frames):
 @pytest.mark.parametrize("strategy", [pytest.param("pft", marks=pytest.mark.slow), "delta+pft"])
 def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
     module = tiny_model(numbers=(29,))
-    settings = {"lr": 0.003, "ema": None, "epochs": 8} if strategy == "pft" else {"pull": 0.1, "epochs": 8}
+    settings = (
+        {"lr": 0.003, "ema": None, "epochs": 8}
+        if strategy == "pft"
+        else {"pull": 0.1, "epochs": 8, "curvature_weight": 20.0}
+    )
     document = run(module, tiny_frames, strategy, extra={"curvature": copper_phonon}, **settings).document
     curvature = document.curvature
     assert curvature.n_columns == 1
