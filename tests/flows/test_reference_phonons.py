@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from jobflow import run_locally
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.evaluation.harmonic import harmonic_from_document
+from phonosmith.evaluation.phonon_documents import PhononDoc
+from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.flows.reference_phonons import reference_phonons
+from phonosmith.potentials.embedded import demo_structure
+from phonosmith.reference.engines import make_engine
+
+TWO = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+
+
+def silicon():
+    return AseAtomsAdaptor.get_structure(demo_structure("Si"))
+
+
+def phonons(engine, folder, structure=None, matrix=TWO):
+    folder.mkdir()
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    store.connect()
+    member = reference_phonons(structure or silicon(), engine, matrix, "phonon si reference", 4)
+    run_locally(member, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
+    uuid = member.uuid if not hasattr(member, "jobs") else member.output.uuid
+    found = store.get_output(uuid, load=True)
+    document = PhononDoc.model_validate({key: value for key, value in found.items() if not key.startswith("@")})
+    return harmonic_from_document(document, default_artefacts())
+
+
+def frequencies_at(phonon):
+    phonon.run_qpoints([[0, 0, 0], [0.5, 0, 0], [0.5, 0.5, 0], [0.3, 0.2, 0.1]])
+    return np.asarray(phonon.qpoints.frequencies)
+
+
+@pytest.mark.slow
+def test_vasp_flow_through_the_standin_gives_the_phonons_of_the_fast_path(tmp_path):
+    # both sides: one potential, relaxed below 0.5 meV/Å (VASP) or 0.01 meV/Å, forces printed with eight decimals
+    strained = silicon()
+    strained.scale_lattice(strained.volume * 1.03)  # so that the relaxation in front has something to do
+    fast = phonons(make_engine("forcefield", potential="embedded-reference"), tmp_path / "fast", strained)
+    engine = make_engine("vasp", rehearsal=True, potential="embedded-reference")
+    played = phonons(engine, tmp_path / "played", strained)
+    assert played.phonon.unitcell.volume == pytest.approx(fast.phonon.unitcell.volume, rel=1e-4)
+    assert abs(played.phonon.unitcell.volume / strained.volume - 1) > 0.01
+    frequencies = [frequencies_at(model.phonon) for model in (fast, played)]
+    assert float(frequencies[0].max()) > 10  # THz: silicon's optical modes
+    np.testing.assert_allclose(frequencies[1], frequencies[0], atol=1e-3)
+    assert compare_phonons(fast, played, 4).mae_thz < 1e-3
