@@ -97,22 +97,24 @@ def _expand(
     )
 
 
-def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium: Array) -> float:
+def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium: Array | None = None) -> float:
     """Return how far stresses scatter about a smooth (quadratic) function of each strain, over their size.
 
+    The stress of the unstrained cell is one more point where it is known.
     A linear elastic crystal gives 0, anharmonicity enters at third order in a 1 % strain (a few 1e-4), noise directly.
     """
     scatter, size = [], []
     for direction in np.unique(directions):
         chosen = directions == direction
-        x = np.append(strains[chosen, direction], 0.0)
-        y = np.vstack([stresses[chosen], equilibrium])
+        x, y = strains[chosen, direction], stresses[chosen]
+        if equilibrium is not None:
+            x, y = np.append(x, 0.0), np.vstack([y, equilibrium])
         if len(x) < 4:
             continue
         design = np.vander(x / np.abs(x).max(), 3)
         coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
         scatter.append(((y - design @ coefficients) ** 2).sum() / (len(x) - 3))
-        size.append(((y - equilibrium) ** 2).sum() / len(x))
+        size.append(((y - coefficients[-1]) ** 2).sum() / len(x))
     return float(np.sqrt(sum(scatter) / sum(size))) if size and sum(size) > 0 else float("inf")
 
 
@@ -134,7 +136,7 @@ def fit_elastic(
     stresses
         Cauchy stress of each strained cell, 3x3, GPa, positive = tension.
     equilibrium_stress
-        Cauchy stress of the unstrained cell, 3x3, GPa; zero when not given.
+        Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
     max_residual
         Limit above which the tensor is called unreliable.
 
@@ -161,7 +163,8 @@ def fit_elastic(
     matrix = 0.5 * (tensor.voigt + tensor.voigt.T)
     eigenvalues = np.linalg.eigvalsh(matrix)
     stable = bool(eigenvalues[0] > 0)
-    residual = fit_residual(voigt_strains, voigt_stresses, directions, Stress(base).voigt)
+    known = None if equilibrium_stress is None else Stress(base).voigt
+    residual = fit_residual(voigt_strains, voigt_stresses, directions, known)
     density = float(structure.composition.weight) / structure.volume * KG_PER_M3_PER_AMU_PER_A3
     moduli, v_t, v_l = _averages(matrix, density, stable=stable)
     warnings = []

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from phonosmith.core.errors import InputError
+from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
 from phonosmith.core.units import GPA_PER_EV_PER_A3
@@ -113,11 +113,7 @@ def evaluate_eos(
         volumes = [float(frame.get_volume()) for frame in frames]
         energies = [trajectory.energies[-1] for trajectory in found]
         good = [i for i, trajectory in enumerate(found) if trajectory.converged]
-        if len(good) < len(found) // 2 + 1:
-            raise InputError(
-                f"Only {len(good)} of {len(found)} volumes relaxed below {fmax:g} eV/Å.",
-                "Allow more steps, loosen the criterion, or look at the structure: the potential may not hold it.",
-            )
+        require_enough_volumes(len(good), len(found), f"relaxed below {fmax:g} eV/Å")
         fit = fit_birch_murnaghan([volumes[i] for i in good], [energies[i] for i in good], len(atoms))
     # indices of the fit count converged points only; the document counts all
     fit = fit.model_copy(update={"excluded": [good[i] for i in fit.excluded]})
@@ -173,9 +169,22 @@ def evaluate_elastic(
     if missed:
         note = f"{missed} of {len(found)} strained cells did not relax below {fmax:g} eV/Å"
         fit = fit.model_copy(update={"warnings": [*fit.warnings, note]})
-    primitive = structure.get_primitive_structure()
+    return elastic_document(structure, fit, manifest, method=method, temperature=temperature, n_unconverged=missed)
+
+
+def elastic_document(
+    structure: Structure,
+    fit: ElasticFit,
+    manifest: Manifest,
+    *,
+    method: str = "",
+    temperature: float = 300.0,
+    n_unconverged: int = 0,
+) -> ElasticDoc:
+    """Return the document of a fit, with the Slack conductivity of a stable crystal at a temperature in K."""
     slack = None
     if fit.born_stable and fit.moduli is not None:
+        primitive = structure.get_primitive_structure()
         slack = slack_conductivity(
             fit.moduli.bulk_vrh,
             fit.moduli.shear_vrh,
@@ -189,9 +198,35 @@ def evaluate_elastic(
         method=method,
         fit=fit,
         slack=slack,
-        n_unconverged=missed,
+        n_unconverged=n_unconverged,
         manifest=manifest,
     )
+
+
+def require_enough_volumes(good: int, tried: int, what: str) -> None:
+    """Raise unless more than half of the volumes of an equation of state can be used."""
+    if good < tried // 2 + 1:
+        raise InputError(
+            f"Only {good} of {tried} volumes {what}.",
+            "Allow more steps, loosen the criterion, or look at the structure: the potential may not hold it.",
+        )
+
+
+def require_reliable(document: ElasticDoc) -> ElasticDoc:
+    """Return the document, or raise when its tensor cannot be trusted.
+
+    Raises
+    ------
+    ConvergenceError
+        When strained cells did not relax, or stresses scatter about a smooth function of strain.
+    """
+    if document.n_unconverged or not document.fit.reliable:
+        reasons = "; ".join(document.fit.warnings)
+        raise ConvergenceError(
+            f"The elastic tensor of {document.formula} by {document.method or 'this method'} is refused: {reasons}.",
+            "Allow more steps, evaluate the potential in float64, or tighten SCF and forces.",
+        )
+    return document
 
 
 def _tensor(voigt: Any) -> Any:
