@@ -20,8 +20,8 @@ FOUNDATION, REFERENCE = "embedded", "embedded-reference"
 def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES, epochs: int = DEMO_EPOCHS) -> Flow:
     """Return the flow of one demonstration material.
 
-    Smaller than the published protocol so that it ends within minutes on two cores: small supercells, 10 Å phonon
-    cells, at most 60 epochs. Sampling, labels, audit, training, phonons and verdict are those of a real campaign.
+    Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight
+    primitive cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons and verdict are those of a real campaign.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
         name="demo",
         engine=make_engine("forcefield", potential=REFERENCE),
         strategies=tuple(strategies),
-        sampling={"cell": "small"},
+        sampling={"supercell_matrix": [[2, 0, 0], [0, 2, 0], [0, 0, 2]]},
         training={"epochs": epochs, "batch_size": 4},
         min_length=10.0,
         curvature_min_length=5.0,
