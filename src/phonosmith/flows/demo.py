@@ -20,8 +20,9 @@ FOUNDATION, REFERENCE = "embedded", "embedded-reference"
 def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES, epochs: int = DEMO_EPOCHS) -> Flow:
     """Return the flow of one demonstration material.
 
-    Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight
-    primitive cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons and verdict are those of a real campaign.
+    Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight primitive
+    cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons and verdict are those of a
+    real campaign.
 
     Parameters
     ----------
