@@ -46,3 +46,37 @@ def test_an_element_the_potential_does_not_know(tmp_path):
     result = run("elastic", str(tmp_path / "Au.cif"), "--potential", "embedded-reference", "--json")
     assert result.exit_code == 2
     assert "Au" in json.loads(result.stdout)["error"]
+
+
+def test_a_figure_of_two_methods(silicon, tmp_path):
+    for name, *more in (
+        ("embedded-reference", "--out", str(tmp_path / "reference")),
+        ("embedded", "--figure", str(tmp_path / "eos.svg"), "--against", str(tmp_path / "reference" / "eos.json")),
+    ):
+        result = run("eos", silicon, "--potential", name, *more)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "eos.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--figure", "eos.txt"], "no image format"),
+        (["--against", "x.json"], "--against is for the figure"),
+        (["--figure", "eos.png", "--against", "no-such.json"], "holds no equation of state"),
+    ],
+)
+def test_options_of_the_figure_are_checked_before_anything_runs(silicon, options, message):
+    result = run("eos", silicon, "--potential", "embedded-reference", "--json", *options)
+    assert result.exit_code == 2
+    assert message in json.loads(result.stdout)["error"]
+
+
+def test_a_tensor_that_cannot_be_trusted_is_refused_but_kept(silicon, tmp_path, monkeypatch):
+    from phonosmith.evaluation import elastic
+
+    monkeypatch.setattr(elastic, "fit_residual", lambda *_: 0.05)
+    result = run("elastic", silicon, "--potential", "embedded-reference", "--json", "--out", str(tmp_path / "out"))
+    assert result.exit_code == 1
+    assert "cannot be trusted" in json.loads(result.stdout)["error"]
+    assert not json.loads((tmp_path / "out" / "elastic.json").read_text())["fit"]["reliable"]

@@ -12,6 +12,7 @@ from phonosmith.cli.output import JSON_OPTION, explained, print_json
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from phonosmith.evaluation.mechanics import EosDoc
     from phonosmith.potentials.base import Potential
 
 STRUCTURE = typer.Argument(help="Crystal: CIF, POSCAR or anything pymatgen reads.")
@@ -21,6 +22,10 @@ POTENTIAL = typer.Option(
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
 OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
+FIGURE = typer.Option(None, "--figure", help="Image of energy against volume (.png, .svg, .pdf).")
+AGAINST = typer.Option(
+    None, "--against", help="Stored equation of state (eos.json) of another method, drawn as the reference."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +60,22 @@ def _keep(document: Any, out: Path | None, name: str) -> None:
         write_atomic(out / name, document.model_dump_json(indent=2).encode())
 
 
+def _stored_eos(path: Path) -> EosDoc:
+    """Return a stored equation of state."""
+    from pydantic import ValidationError
+
+    from phonosmith.core.errors import InputError
+    from phonosmith.evaluation.mechanics import EosDoc
+
+    try:
+        return EosDoc.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"{path} holds no equation of state ({type(error).__name__}).",
+            "Give the eos.json that phonosmith eos --out wrote.",
+        ) from error
+
+
 @explained
 def elastic(
     structure: Path = STRUCTURE,
@@ -67,14 +88,16 @@ def elastic(
     """Elastic tensor, moduli, Born stability, sound velocities and Slack conductivity.
 
     Strains of ±0.5 and ±1 % as atomate2's ElasticMaker applies them, atoms relaxed in each, all cells in one batch.
+    A tensor whose stresses do not follow the strains is refused (exit code 1); --out keeps its document all the same.
 
     Example: phonosmith elastic Si.cif --potential embedded
     """
-    from phonosmith.evaluation.mechanics import evaluate_elastic
+    from phonosmith.evaluation.mechanics import evaluate_elastic, require_reliable
 
     crystal, loaded, name = _start(structure, potential, relax=relax)
     document = evaluate_elastic(crystal, loaded, method=name, fmax=fmax)
     _keep(document, out, "elastic.json")
+    require_reliable(document)
     if json_output:
         print_json(document)
         return
@@ -98,19 +121,31 @@ def eos(
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
+    figure: Path | None = FIGURE,
+    against: Path | None = AGAINST,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Birch-Murnaghan equation of state over ±5 % volume in steps of 1 %.
 
     Atoms relax at each fixed volume; points the others cannot explain are left out and listed.
 
-    Example: phonosmith eos Si.cif --potential embedded --json
+    Example: phonosmith eos Si.cif --potential embedded --figure eos.png
     """
+    from phonosmith.core.errors import InputError
     from phonosmith.evaluation.mechanics import evaluate_eos
+    from phonosmith.report.figures_mechanics import eos_figure
+    from phonosmith.report.figures_phonons import image_format
 
+    if against is not None and figure is None:
+        raise InputError("--against is for the figure.", "Name one with --figure.")
+    if figure is not None:
+        image_format(figure)
+    others = [] if against is None else [_stored_eos(against)]
     crystal, loaded, name = _start(structure, potential, relax=relax)
     document = evaluate_eos(crystal, loaded, method=name, fmax=fmax)
     _keep(document, out, "eos.json")
+    if figure is not None:
+        eos_figure([*others, document], figure)
     if json_output:
         print_json(document)
         return

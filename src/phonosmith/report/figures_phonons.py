@@ -152,12 +152,18 @@ def full_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "
     return figure
 
 
+def image_format(path: str | Path) -> str:
+    """Return the format a file name asks for: png, svg or pdf."""
+    kind = Path(path).suffix.lstrip(".").lower()
+    if kind not in {"png", "svg", "pdf"}:
+        raise InputError(f"{path} has no image format.", "End the name in .png, .svg or .pdf.")
+    return kind
+
+
 def save_figure(figure: Figure, path: str | Path) -> Path:
     """Write a figure whole or not at all; the suffix names the format (png, svg, pdf)."""
     target = Path(path)
-    kind = target.suffix.lstrip(".").lower()
-    if kind not in {"png", "svg", "pdf"}:
-        raise InputError(f"{target} has no image format.", "End the name in .png, .svg or .pdf.")
+    kind = image_format(target)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=200)
     write_atomic(target, buffer.getvalue())
