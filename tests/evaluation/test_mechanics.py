@@ -55,6 +55,20 @@ def test_both_routes_give_one_bulk_modulus(name):
     assert eos.fit.bulk_modulus == pytest.approx(elastic.fit.moduli.bulk_vrh, rel=0.01)
 
 
+def test_both_routes_give_one_bulk_modulus_of_rock_salt():
+    from phonosmith.evaluation.relax import relax_atoms
+    from phonosmith.testing.standin_calculators import PairMorse
+
+    potential = AsePotential(PairMorse, ["Na", "Cl"])
+    relaxed = relax_atoms(bulk("NaCl", "rocksalt", a=5.6), potential)
+    crystal = AseAtomsAdaptor.get_structure(relaxed.atoms)
+    elastic, eos = evaluate_elastic(crystal, potential), evaluate_eos(crystal, potential)
+    assert elastic.fit.reliable
+    assert all(eos.converged)
+    assert eos.fit.volume == pytest.approx(crystal.volume, rel=1e-3)
+    assert eos.fit.bulk_modulus == pytest.approx(elastic.fit.moduli.bulk_vrh, rel=0.01)
+
+
 def test_atoms_relax_under_strain():
     # diamond has an internal degree of freedom under shear: clamped atoms give a larger C44
     from phonosmith.potentials.embedded import demo_structure

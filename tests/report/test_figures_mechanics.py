@@ -57,7 +57,7 @@ def test_points_left_out_are_crossed_and_named():
     (axes,) = energy_volume_figure([doc]).axes
     np.testing.assert_allclose(points(axes, "x")[0].get_xdata(), np.array(doc.volumes)[[2, 9]] / 2)
     assert len(points(axes, "o")[0].get_xdata()) == 9
-    assert "left out" in [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "left out of the fit" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 def test_two_materials_or_none_are_refused(tmp_path):

@@ -70,11 +70,11 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
         )
         axes.plot(volumes[~out], energies[~out], marker, color=colour, ms=4)
         if out.any():
-            axes.plot(
-                volumes[out], energies[out], "x", color=colour, ms=8, mew=1.6, label=None if left_out else "left out"
-            )
+            axes.plot(volumes[out], energies[out], "x", color=colour, ms=8, mew=1.6)
             left_out = True
         axes.axvline(fit.volume / atoms, ymax=0.06, color=colour, ls=dashes, lw=1.1)
+    if left_out:
+        axes.plot([], [], "x", color="0.4", ms=7, mew=1.4, label="left out of the fit")
     axes.set_xlabel("volume (Å³/atom)")
     axes.set_ylabel("energy above minimum (meV/atom)")
     axes.set_title(sides[0].formula, loc="left", fontsize="medium")
