@@ -20,6 +20,18 @@ def test_folders_default_to_the_home_folder(tmp_path):
     assert Settings(home=tmp_path, cache=tmp_path / "c").cache_dir == tmp_path / "c"
 
 
+def test_relative_folders_stay_where_they_were_named(tmp_path, monkeypatch):
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PHONOSMITH_HOME", "mine")
+    monkeypatch.setenv("PHONOSMITH_CACHE", "near/cache")
+    settings = load_settings()
+    monkeypatch.chdir(tmp_path / "job")
+    assert settings.artefacts_dir == tmp_path / "mine" / "artefacts"
+    assert settings.cache_dir == tmp_path / "near" / "cache"
+    assert Settings.model_validate_json(settings.model_dump_json()).home_dir == tmp_path / "mine"
+
+
 def test_an_invalid_value_names_its_variable(monkeypatch):
     monkeypatch.setenv("PHONOSMITH_BATCH_ATOMS", "many")
     with pytest.raises(ConfigurationError, match=r"PHONOSMITH_BATCH_ATOMS: .*'many'"):

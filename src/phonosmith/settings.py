@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from phonosmith.core.errors import ConfigurationError
@@ -53,7 +53,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", validate_assignment=True)
 
-    home: Path = Field(Path("~/.phonosmith"), description="folder of the default artefact store, cache and trust list")
+    home: Path = Field(
+        Path("~/.phonosmith"),
+        validate_default=True,
+        description="folder of the default artefact store, cache and trust list",
+    )
     artefacts: Path | None = Field(None, description="artefact store every worker reaches; default HOME/artefacts")
     artefacts_store: dict[str, Any] | None = Field(
         None, description="a maggma store as JSON (GridFSStore, S3Store, ...) used for artefacts instead of a folder"
@@ -82,25 +86,31 @@ class Settings(BaseSettings):
         """Order the sources: arguments, environment, YAML file."""
         return init_settings, env_settings, _YamlSource(cls)
 
+    @field_validator("home", "artefacts", "cache", "database")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """Fix relative folders once: jobs run in folders of their own."""
+        return None if path is None else path.expanduser().absolute()
+
     @property
     def home_dir(self) -> Path:
         """Folder of everything this user keeps."""
-        return self.home.expanduser()
+        return self.home
 
     @property
     def artefacts_dir(self) -> Path:
         """Folder of the artefact store."""
-        return (self.artefacts or self.home_dir / "artefacts").expanduser()
+        return self.artefacts or self.home_dir / "artefacts"
 
     @property
     def cache_dir(self) -> Path:
         """Folder of the worker-side artefact cache."""
-        return (self.cache or self.home_dir / "cache").expanduser()
+        return self.cache or self.home_dir / "cache"
 
     @property
     def database_file(self) -> Path:
         """SQLite file of the embedded job store."""
-        return (self.database or self.home_dir / "store.sqlite").expanduser()
+        return self.database or self.home_dir / "store.sqlite"
 
 
 def load_settings() -> Settings:

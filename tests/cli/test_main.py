@@ -45,6 +45,21 @@ def test_errors_become_one_line_with_advice_and_a_code(capsys):
     assert "Traceback" not in result.output
 
 
+def test_a_file_the_system_refuses_is_one_line(tmp_path):
+    mini = typer.Typer()
+
+    @mini.command()
+    @explained
+    def fail(json_output: bool = JSON_OPTION) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "file" / "below").write_text("")
+
+    result = CliRunner().invoke(mini, ["--json"])
+    assert result.exit_code == 2
+    assert "Not a directory" in json.loads(result.stdout)["error"]
+    assert "Traceback" not in result.output
+
+
 def test_json_is_one_strict_object(capsys):
     import numpy as np
 

@@ -8,6 +8,7 @@ from pymatgen.core import Lattice, Structure
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.hashing import digest_atoms
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.sampling.protocol import frames_from_extxyz
@@ -46,6 +47,8 @@ def test_sample_writes_frames_and_document(silicon, tmp_path):
     document = SamplingDoc.model_validate_json((out / "sampling.json").read_text())
     assert [digest_atoms(atoms) for atoms in train] == document.train_digests == payload["train_digests"]
     assert [digest_atoms(atoms) for atoms in valid] == document.valid_digests
+    assert default_artefacts().get_bytes(document.train) == (out / "train.xyz").read_bytes()
+    assert default_artefacts().get_bytes(document.valid) == (out / "valid.xyz").read_bytes()
     assert [atoms.info["volume_factor"] for atoms in train[:4]] == [0.95, 1.05, 0.975, 1.025]
     assert (out / "energy_ladder.svg").read_text().count("<svg") == 1
     assert sorted(path.name for path in out.iterdir()) == [
@@ -54,6 +57,16 @@ def test_sample_writes_frames_and_document(silicon, tmp_path):
         "train.xyz",
         "valid.xyz",
     ]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_runs(silicon, tmp_path, monkeypatch):
+    from phonosmith.sampling import protocol
+
+    monkeypatch.setattr(protocol, "sample_configurations", None)
+    (tmp_path / "file").write_text("")
+    result = sample(silicon, "--foundation", "embedded-reference", "--out", tmp_path / "file" / "below", "--json")
+    assert result.exit_code == 2, result.output
+    assert "file is not a folder" in json.loads(result.stdout)["error"]
 
 
 def test_table_for_people(silicon, tmp_path):

@@ -126,6 +126,44 @@ def test_corrupt_pickle_is_one_line_and_not_trusted(pickled, tmp_path, kind):
     assert read_user_json(TRUSTED) == {}
 
 
+@pytest.mark.parametrize("kind", ["garbage", "cut short", "text"])
+def test_what_is_no_model_file_is_refused_outright(pickled, tmp_path, kind):
+    path = tmp_path / "broken.model"
+    whole = pickled.read_bytes()
+    path.write_bytes({"garbage": b"\x93\x02garbage", "cut short": whole[: len(whole) // 2], "text": b"hello"}[kind])
+    with pytest.raises(PotentialError, match="not a readable model file") as error:
+        resolve(str(path))
+    assert one_line(error)
+    assert "--trust" not in str(error.value)
+
+
+def test_a_file_cut_after_an_archive_inside_it_is_cut_short(tmp_path):
+    import io
+    import zipfile
+
+    inner, outer = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("code", "x" * 100)
+    with zipfile.ZipFile(outer, "w") as archive:
+        archive.writestr("archive/data.pkl", "y" * 100)
+        archive.writestr("archive/compiled", inner.getvalue())
+        archive.writestr("archive/weights", "z" * 100)
+    data = outer.getvalue()
+    path = tmp_path / "cut.model"
+    path.write_bytes(data[: data.index(inner.getvalue()) + len(inner.getvalue())])
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(PotentialError, match="cut short"):
+        resolve(str(path))
+
+
+def test_the_advised_command_can_be_typed(pickled, tmp_path):
+    copy = tmp_path / "my model.model"
+    copy.write_bytes(pickled.read_bytes())
+    with pytest.raises(UntrustedModelError) as error:
+        resolve(str(copy))
+    assert f"models add '{copy}' --trust" in error.value.advice
+
+
 def test_wrong_architecture_is_one_line(tmp_path):
     import torch
 
@@ -154,6 +192,7 @@ def test_class_that_is_not_installed(tmp_path):
         ("mace-mp-0b4", "Did you mean MACE-MP-0b3"),
         ("abcdef0123", "No potential in the artefact store begins with abcdef0123"),
         ("quite unknown", "no potential called"),
+        ("98ab", "six digits or more"),
     ],
 )
 def test_unknown_names(name, told):

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import typer
 
-from phonosmith.core.errors import PhonosmithError
+from phonosmith.core.errors import InputError, PhonosmithError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +44,8 @@ def _plain(value: Any) -> Any:
 def explained(command: Callable[P, R]) -> Callable[P, R]:
     """Turn our errors into one line with advice and the right exit code; anything else keeps its traceback.
 
-    With ``--json`` the object ``{"error": ..., "advice": ...}`` is printed as well, so that scripts see the reason.
+    With ``--json`` the object ``{"error": ..., "advice": ...}`` is printed as well, so that scripts see the reason. A
+    file the system refuses (no permission, no space, a file where a folder should be) is the user's to mend, too.
     """
 
     @functools.wraps(command)
@@ -52,11 +53,19 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except PhonosmithError as error:
-            if kwargs.get("json_output"):
-                print_json({"error": error.message, "advice": error.advice})
-            typer.secho(f"Error: {error.message}", fg="red", err=True)
-            if error.advice:
-                typer.secho(f"  -> {error.advice}", err=True)
-            raise typer.Exit(error.exit_code) from error
+            problem: PhonosmithError = error
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            problem = InputError(
+                f"Cannot use {error.filename}: {error.strerror}.", "Check the path, its permissions and the disk space."
+            )
+            problem.__cause__ = error
+        if kwargs.get("json_output"):
+            print_json({"error": problem.message, "advice": problem.advice})
+        typer.secho(f"Error: {problem.message}", fg="red", err=True)
+        if problem.advice:
+            typer.secho(f"  -> {problem.advice}", err=True)
+        raise typer.Exit(problem.exit_code) from problem
 
     return wrapper

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,10 +76,10 @@ def sample(
         relax_cell=relax_cell.value,
     )
     crystal = read_structure(structure)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is not a folder.", "Choose another --out.")
-    from phonosmith.core.artefacts import write_atomic
+    _require_writable(out)
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.potentials import registry
+    from phonosmith.sampling.jobs import store_frames
     from phonosmith.sampling.protocol import frames_to_extxyz, sample_configurations
 
     reference = registry.resolve(foundation, trust=trust)
@@ -86,7 +87,7 @@ def sample(
     with _progress(max_steps) as on_step:
         result = sample_configurations(crystal, potential, settings, seed, reference=reference, on_step=on_step)
     train, valid = frames_to_extxyz(result.train), frames_to_extxyz(result.valid)
-    document = result.document
+    document = store_frames(result, default_artefacts())
     for name, data in (("train.xyz", train), ("valid.xyz", valid)):
         write_atomic(out / name, data)
     summary = summarise(document)
@@ -131,6 +132,15 @@ def _settings(**values: Any) -> SamplingSettings:
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise InputError(f"These options cannot be sampled: {wrong}.", "See 'phonosmith sample --help'.") from error
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written to before the relaxations, not after them."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is not a folder.", "Choose another --out.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
 
 
 class _progress:  # noqa: N801 - used as a function

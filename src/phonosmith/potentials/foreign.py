@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import pickle
+import shlex
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,9 @@ PINNED = {
     "d4b14be9afa294eebdbe31a0280b26a0fa29715771e978cbfd3ca24e0d90307a": "MACE-OMAT-0",
 }
 """sha256 of published files that are opened without asking."""
+
+PICKLE = b"\x80"
+"""First byte of a pickle of protocol 2 or later, the only kind torch has ever written."""
 
 EXPECTED_PREFIXES = ("mace.", "e3nn.", "torch.", "collections.", "numpy.", "opt_einsum_fx.")
 """Where the classes of an ordinary MACE file come from; anything else is named in the refusal."""
@@ -72,6 +77,23 @@ def _harmless(name: str) -> bool:
     return name in ("builtins.set", "builtins.slice", "builtins.getattr", "__builtin__.set", "functools.partial")
 
 
+def _refuse_other_formats(data: bytes, source: str) -> None:
+    """Refuse what torch did not write, or what was cut short, before anybody is asked to trust it."""
+    if data[:1] == PICKLE:
+        return
+    reason = "it is neither a torch file nor one of ours"
+    if data[:2] == b"PK":
+        reason = "it is cut short"
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                # compiled parts are archives within the archive: what is left of a file may end in a whole inner one
+                if min((entry.header_offset for entry in archive.infolist()), default=0) == 0:
+                    return
+        except (zipfile.BadZipFile, ValueError, NotImplementedError):
+            pass
+    raise PotentialError(f"{source} is not a readable model file ({reason}).", "Fetch it again and compare its sha256.")
+
+
 def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.Module:
     """Unpickle a foreign torch model whose digest is trusted.
 
@@ -93,6 +115,7 @@ def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.M
     """
     import torch
 
+    _refuse_other_formats(data, source)
     sha256 = digest_bytes(data)
     if not (trust or is_trusted(sha256)):
         odd = unusual_imports(data)
@@ -100,7 +123,7 @@ def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.M
         raise UntrustedModelError(
             f"{source} was not opened: it is a pickle, which can run any code, and its sha256 {sha256[:16]} is neither "
             f"pinned nor on your trust list ({user_file(TRUSTED)}).{told}",
-            f"If you trust where it came from: phonosmith models add {source} --trust.",
+            f"If you trust where it came from: phonosmith models add {shlex.quote(source)} --trust.",
         )
     import_mace()
     try:

@@ -21,6 +21,7 @@ from phonosmith.potentials.userfiles import IMPORTS, INDEX, edited_user_json, re
 EMBEDDED = "embedded"
 EMBEDDED_REFERENCE = "embedded-reference"
 _HEX = re.compile(r"[0-9a-fA-F]{6,64}")
+_SHORT = re.compile(r"(?=.*[0-9])[0-9a-fA-F]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
 _DTYPES = ("float32", "float64")
 
@@ -307,6 +308,10 @@ def _unknown(name: str) -> PotentialError:
     close = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.8)]
     if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json")):
         return PotentialError(f"There is no model file {name}.", "Check the path.")
+    if _SHORT.fullmatch(name):
+        return PotentialError(
+            f"There is no potential called {name!r}.", "To name one by its sha256, give six digits or more."
+        )
     guess = f"Did you mean {close[0]}? " if close else ""
     return PotentialError(
         f"There is no potential called {name!r}.",
