@@ -31,6 +31,16 @@ def cubic(c11, c12, c44):
     return c
 
 
+@pytest.mark.parametrize("crystal", [SILICON, HEXAGONAL, TRICLINIC])
+def test_the_same_strained_cells_as_atomate2(crystal):
+    from atomate2.common.jobs.elastic import generate_elastic_deformations
+
+    theirs = generate_elastic_deformations.original(
+        crystal, strain_magnitudes=[-0.01, -0.005, 0.005, 0.01], symprec=1e-3, sym_reduce=True
+    )
+    np.testing.assert_allclose(elastic_deformations(crystal), np.array(theirs), atol=1e-12)
+
+
 @pytest.mark.parametrize("symmetry", [True, False])
 def test_a_linear_crystal_is_recovered_exactly(symmetry):
     # the crystal's own axes: conventional, so that the IEEE orientation is the given one

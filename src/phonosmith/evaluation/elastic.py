@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 
 STRAIN_MAGNITUDES = (-0.01, -0.005, 0.005, 0.01)
 SYMPREC = 1e-3
+_SAME_STRAIN = 1e-7
 MAX_RESIDUAL = 0.02
 """A fit whose stresses scatter by more than this share of their size is refused."""
 
@@ -74,9 +75,31 @@ def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list
     from atomate2.common.jobs.elastic import generate_elastic_deformations
 
     made = generate_elastic_deformations.original(
-        structure, strain_magnitudes=list(STRAIN_MAGNITUDES), symprec=SYMPREC, sym_reduce=symmetry
+        structure, strain_magnitudes=list(STRAIN_MAGNITUDES), symprec=SYMPREC, sym_reduce=False
     )
-    return [np.array(deformation, dtype=float) for deformation in made]
+    deformations = [np.array(deformation, dtype=float) for deformation in made]
+    return _inequivalent(deformations, structure) if symmetry else deformations
+
+
+def _inequivalent(deformations: Sequence[Array], structure: Structure) -> list[Array]:
+    """Return the first of each set of deformations whose strains a symmetry operation maps onto each other.
+
+    What atomate2's reduction (``symmetry_reduce`` of pymatgen) returns, all operations at a time: that one takes more
+    time than everything else in the elastic constants of a cheap potential.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    operations = SpacegroupAnalyzer(structure, SYMPREC).get_symmetry_operations(cartesian=True)
+    rotations = np.array([operation.rotation_matrix for operation in operations])
+    kept: list[Array] = []
+    images = np.empty((0, 3, 3))
+    for deformation in deformations:
+        strain = 0.5 * (deformation.T @ deformation - np.eye(3))
+        if (np.abs(images - strain) < _SAME_STRAIN).all(axis=(1, 2)).any():
+            continue
+        kept.append(deformation)
+        images = np.concatenate([images, rotations @ strain @ rotations.transpose(0, 2, 1)])
+    return kept
 
 
 def _expand(
