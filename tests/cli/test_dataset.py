@@ -80,6 +80,7 @@ def test_import_without_any_frame_fails_and_writes_nothing(tmp_path):
         (["import", "absent", "--out", "o.xyz", "--json"], "absent does not exist"),
         (["import", "--out", "o.xyz", "--json"], "nothing to import"),
         (["import", ".", "--expect", "a=%", "--out", "o.xyz", "--json"], "not a chemical formula"),
+        (["import", ".", "--out", ".", "--json"], "Cannot write .: it is a folder"),
         (["audit", "absent.xyz", "--json"], "absent.xyz does not exist"),
     ],
 )
@@ -112,6 +113,15 @@ def test_audit_verdicts(tmp_path, frames):
     assert "functional" in done.output
 
 
+def test_every_frame_of_a_rehearsal_counts_as_refused(tmp_path, frames):
+    for atoms in frames[:3]:
+        atoms.info.update(rehearsal=True, source="si")
+    write_frames(tmp_path / "played.xyz", frames[:5])
+    _, found = invoke("import", tmp_path / "played.xyz", "--out", tmp_path / "o.xyz", "--json")
+    assert (found["n_frames"], found["n_refused"]) == (2, 3)
+    assert "rehearsal" in found["sources"][0]["refused"][0]["reason"]
+
+
 def test_a_refused_set_is_not_written(tmp_path, frames):
     for index, atoms in enumerate(made := [a.copy() for a in frames]):
         atoms.calc = frames[index].calc
@@ -130,7 +140,7 @@ def test_tables_name_what_happened(tmp_path, frames):
     path = write_frames(tmp_path / "a.xyz", frames)
     done, _ = invoke("import", path, "--out", tmp_path / "o.xyz")
     assert done.exit_code == 0
-    assert "20 frames ->" in done.output
+    assert "20 frames ->" in " ".join(done.output.split())
     done, _ = invoke("audit", path)
     assert "20 of 20 frames remain" in " ".join(done.output.split())
 

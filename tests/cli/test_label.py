@@ -115,6 +115,23 @@ def test_bad_input_is_explained_with_code_two(tmp_path, frames, arguments, messa
     assert answer["advice"]
 
 
+@pytest.mark.parametrize(("out", "message"), [("here", "it is a folder"), ("frames.xyz/l.xyz", "is a file")])
+def test_a_place_that_cannot_be_written_is_noticed_before_anything_runs(tmp_path, frames, monkeypatch, out, message):
+    from phonosmith.reference import labels
+
+    def computed(*arguments, **options):
+        raise AssertionError("frames were computed")
+
+    monkeypatch.setattr(labels, "label_with_potential", computed)
+    (tmp_path / "here").mkdir()
+    options = ["--engine", "forcefield", "--potential", "embedded-reference", "--json"]
+    done = RUNNER.invoke(app, ["label", str(tmp_path / "frames.xyz"), *options, "--out", str(tmp_path / out)])
+    assert done.exit_code == 2
+    answer = json.loads(done.stdout)
+    assert message in answer["error"]
+    assert answer["advice"]
+
+
 def test_vasp_that_is_not_there_is_noticed_before_anything_runs(tmp_path, frames, monkeypatch):
     from atomate2 import SETTINGS
 

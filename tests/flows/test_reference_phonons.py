@@ -8,8 +8,13 @@ from phonosmith.engines.sqlite_store import open_embedded_jobstore
 from phonosmith.evaluation.harmonic import harmonic_from_document
 from phonosmith.evaluation.phonon_documents import PhononDoc
 from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.flows.documents import MaterialReport
+from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference_phonons import reference_phonons
 from phonosmith.potentials.embedded import demo_structure
+from phonosmith.potentials.registry import load, resolve
+from phonosmith.reference.audit import audit
+from phonosmith.reference.datasets import get_dataset
 from phonosmith.reference.engines import make_engine
 
 TWO = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
@@ -50,3 +55,31 @@ def test_vasp_flow_through_the_standin_gives_the_phonons_of_the_fast_path(tmp_pa
     assert float(frequencies[0].max()) > 10  # THz: silicon's optical modes
     np.testing.assert_allclose(frequencies[1], frequencies[0], atol=1e-3)
     assert compare_phonons(fast, played, 4).mae_thz < 1e-3
+
+
+@pytest.mark.slow
+def test_a_material_is_rehearsed_from_crystal_to_verdicts(tmp_path):
+    """The campaign about to be submitted, every VASP calculation played: labels and phonons stay marked."""
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    maker = FineTuneMaterialMaker(
+        engine=make_engine("vasp", rehearsal=True, potential="embedded-reference"),
+        strategies=("transfer",),
+        sampling={"cell": "primitive", "max_steps": 20, "n_select": 1},
+        training={"epochs": 2},
+        min_length=6.0,
+        mesh=6,
+    )
+    flow = maker.make(silicon(), resolve("embedded"))
+    run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)
+    answer = store.get_output(flow.jobs[-1].uuid, load=True)
+    report = MaterialReport.model_validate({key: value for key, value in answer.items() if not key.startswith("@")})
+    assert report.failed == []
+    assert report.rehearsal
+    assert report.labels.train.n_frames >= 2
+    frames = [*get_dataset(report.labels.train), *get_dataset(report.labels.valid)]
+    assert all(frame.info["rehearsal"] for frame in frames)
+    assert "rehearsal" in {finding.check for finding in audit(frames).findings}
+    computed = load("embedded-reference").evaluate(frames)
+    for frame, found in zip(frames, computed, strict=True):
+        np.testing.assert_allclose(frame.get_forces(), found.forces, atol=1e-7)  # printed with eight decimals

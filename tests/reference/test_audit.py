@@ -259,11 +259,12 @@ def test_empty_sets_and_wrong_limits():
         AuditOptions(majority=0.4)
 
 
-def test_forces_only_frames_are_usable(frames):
+def test_forces_only_frames_pass_with_a_warning(frames):
     mixed = [label_frame(a, energy=None, forces=labels_of(a).forces) if k < 5 else a for k, a in enumerate(frames)]
     document = audit(mixed)
     assert document.verdict == "pass"
     assert checks(document) == ["missing_energy", "missing_stress"]
+    assert "phonosmith train needs one for every frame" in document.findings[0].message
 
 
 def test_energy_work_is_exact_to_third_order():

@@ -124,6 +124,11 @@ def test_defects(data, reason):
     assert reason in refused[0].reason
 
 
+def test_an_outcar_of_the_standin_says_what_it_is():
+    with pytest.raises(InputError, match="rehearsal with the VASP stand-in"):
+        parse_outcar(b" vasp-standin.0.1.standin (phonosmith stand-in, not VASP) complex\n", "OUTCAR")
+
+
 def test_not_an_outcar():
     with pytest.raises(InputError, match="is empty"):
         parse_outcar(b"", "OUTCAR")

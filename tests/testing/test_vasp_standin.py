@@ -136,6 +136,40 @@ def test_command_explains_itself_and_its_needs(tmp_path):
     assert "INCAR, POSCAR, POTCAR" in nothing.stdout
 
 
+def by_hand(folder, **files):
+    write(folder / "POSCAR", bulk("Si"), format="vasp")
+    content = {"INCAR": "ENCUT = 300\n", "POTCAR": invented_potcar("Si")} | files
+    for name, text in content.items():
+        (folder / name).write_text(text)
+    return run_standin(folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"standin.json": "{broken"}, "standin.json is not valid JSON"),
+        ({"standin.json": "[]"}, "must hold one JSON object"),
+        ({"standin.json": '{"fualt": "nan"}'}, "has no settings fualt"),
+        ({"standin.json": '{"gap": "wide"}'}, "gap is 'wide', not a number"),
+        ({"standin.json": '{"calculator": "no.such.thing"}'}, "'no.such.thing' cannot be imported"),
+        ({"POSCAR": "garbage\n"}, "POSCAR cannot be read"),
+        ({"INCAR": "ENCUT = many\n"}, "INCAR cannot be read"),
+    ],
+)
+def test_mistakes_of_the_one_who_sets_it_up_are_said_in_one_line(tmp_path, files, message):
+    done = by_hand(tmp_path, **files)
+    assert done.returncode in (1, 2)
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_of_the_environment_that_is_no_number(monkeypatch, tmp_path):
+    monkeypatch.setenv("PHONOSMITH_STANDIN_GAP", "abc")
+    done = by_hand(tmp_path)
+    assert done.returncode == 2
+    assert "PHONOSMITH_STANDIN_GAP is not valid JSON" in done.stdout
+
+
 def test_potcar_of_another_element_is_refused(tmp_path):
     write(tmp_path / "POSCAR", bulk("Si"), format="vasp")
     (tmp_path / "INCAR").write_text("ENCUT = 300\nNSW = 0\n")

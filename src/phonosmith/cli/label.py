@@ -131,8 +131,10 @@ def label(
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
     from phonosmith.reference.datasets import read_frames, write_frames
     from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.extxyz import require_writable
     from phonosmith.reference.labels import as_frames, material_name
 
+    require_writable(out)
     asked = as_frames(read_frames(frames))
     settings = _protocol(protocol)
     if engine is EngineChoice.forcefield:

@@ -27,6 +27,13 @@ def formula_of(atoms: Atoms) -> str:
     return str(atoms.symbols.formula.reduce()[0].format("hill"))
 
 
+_WITHOUT = {
+    "energy": "phonosmith train needs one for every frame (displaced cells of phonopy supervise curvature instead); "
+    "mace_run_train takes such frames with energy weight 0",
+    "stress": "they teach energies and forces only",
+}
+
+
 def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     """Frames without forces, with labels that are not finite, or with impossible geometry; frames without energy."""
     findings = []
@@ -38,7 +45,7 @@ def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     for name, check in (("energy", "missing_energy"), ("stress", "missing_stress")):
         bare = [i for i, a in enumerate(frames) if i not in broken and getattr(labels_of(a), name) is None]
         if bare:
-            message = f"{len(bare)} of {len(frames)} frames have no {name}: they teach the other labels only"
+            message = f"{len(bare)} of {len(frames)} frames have no {name}: {_WITHOUT[name]}"
             findings.append(Finding(check=check, severity="warn", message=message, frames=bare))
     return findings
 

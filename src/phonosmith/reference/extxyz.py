@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -80,6 +81,24 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> Path:
     except OSError as error:
         raise InputError(f"Cannot write {target}: {error.strerror or error}.", "Choose a writable folder.") from error
     return target
+
+
+def require_writable(path: str | Path) -> None:
+    """Check that frames can be written to a path, before the work whose result they are.
+
+    Raises
+    ------
+    InputError
+        When the path is a folder, or a file or a missing permission stands in its way.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"Cannot write {target}: it is a folder.", "Name a file in it, e.g. labels.xyz.")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(f"Cannot write {target}: {parent} is a file, not a folder.", "Choose a writable folder.")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write {target}: {parent} is not writable.", "Choose a writable folder.")
 
 
 def read_frames(path: str | Path, *, require: Sequence[str] = ()) -> list[Atoms]:

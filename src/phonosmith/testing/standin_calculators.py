@@ -69,4 +69,8 @@ def make_calculator(name: str, kwargs: Mapping[str, Any]) -> Calculator:
     module, _, attribute = name.rpartition(".")
     if not module:
         raise SystemExit(f"The stand-in knows no calculator '{name}': emt, tersoff-si, morse or a dotted path.")
-    return getattr(importlib.import_module(module), attribute)(**kwargs)
+    try:
+        factory = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SystemExit(f"The stand-in's calculator '{name}' cannot be imported: {error}.") from error
+    return factory(**kwargs)

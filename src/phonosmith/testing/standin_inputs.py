@@ -9,7 +9,7 @@ import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -73,10 +73,30 @@ def read_settings() -> dict[str, Any]:
     for name, default in list(settings.items()):
         value = os.environ.get(_VARIABLE + name.upper())
         if value is not None:
-            settings[name] = value if isinstance(default, str) else json.loads(value)
+            settings[name] = value if isinstance(default, str) else _parsed(value, _VARIABLE + name.upper())
     if STANDIN_FILE.is_file():
-        settings |= json.loads(STANDIN_FILE.read_text(encoding="utf-8"))
+        found = _parsed(STANDIN_FILE.read_text(encoding="utf-8"), str(STANDIN_FILE))
+        if not isinstance(found, dict) or (unknown := sorted(set(found) - set(settings))):
+            told = f"has no settings {', '.join(unknown)}" if isinstance(found, dict) else "must hold one JSON object"
+            stop(f"{STANDIN_FILE} {told}; known: {', '.join(settings)}.")
+        settings |= found
+    for name in ("gap", "scf_steps", "step_seconds"):
+        if isinstance(settings[name], bool) or not isinstance(settings[name], int | float):
+            stop(f"The stand-in's setting {name} is {settings[name]!r}, not a number.")
     return settings
+
+
+def stop(message: str) -> NoReturn:
+    """End with the exit code of bad input, saying why where VASP would."""
+    print(f" {message}")
+    sys.exit(2)
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        stop(f"{where} is not valid JSON: {error}.")
 
 
 def read_incar(path: Path) -> dict[str, Any]:
@@ -162,8 +182,14 @@ def read_task() -> Task:
     from ase.io import read
 
     settings = read_settings()
-    incar = read_incar(Path("INCAR"))
-    atoms = read("POSCAR", format="vasp")
+    try:
+        incar = read_incar(Path("INCAR"))
+    except ValueError as error:
+        stop(f"INCAR cannot be read: {error}.")
+    try:
+        atoms = read("POSCAR", format="vasp")
+    except (ValueError, IndexError, KeyError, RuntimeError) as error:
+        stop(f"POSCAR cannot be read: {error}.")
     potcars = read_potcar(Path("POTCAR"))
     groups: list[tuple[str, int]] = []
     for symbol in atoms.get_chemical_symbols():
@@ -173,8 +199,7 @@ def read_task() -> Task:
             groups.append((symbol, 1))
     if [symbol for symbol, _ in groups] != [header.element for header in potcars]:
         found = [header.element for header in potcars]
-        print(f" ERROR: POSCAR lists {groups}, POTCAR lists {found}")
-        sys.exit(2)
+        stop(f"ERROR: POSCAR lists {groups}, POTCAR lists {found}")
     style, mesh = k_mesh(incar, atoms.cell.array)
     kpoints, weights = irreducible_kpoints(mesh, atoms)
     return Task(

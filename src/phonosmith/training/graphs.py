@@ -61,7 +61,8 @@ def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> li
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(
             f"Labels cannot be used: {'; '.join(wrong[:5])}{more}.",
-            "Every frame needs finite labels 'energy' and 'forces' under ASE's names ('stress' where periodic).",
+            "Every frame needs finite labels 'energy' and 'forces' under ASE's names ('stress' where periodic). "
+            "Displaced cells of phonopy have no energies: give their phonopy file as curvature supervision instead.",
         )
     return [labels_of(atoms) for atoms in frames]
 

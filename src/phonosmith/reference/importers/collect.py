@@ -288,7 +288,9 @@ def _refuse_wrong_identity(taken: Taken, expected: dict[str, str]) -> None:
 
 def _refuse_rehearsals(taken: Taken) -> None:
     for kind, frames in taken.by_kind.items():
-        fake = sorted({str(frame.info.get(SOURCE, "?")) for frame in frames if frame.info.get("rehearsal")})
+        fake = sorted(str(frame.info.get(SOURCE, "?")) for frame in frames if frame.info.get("rehearsal"))
+        if kind != "extxyz":  # one calculation, one refusal; a dataset is refused frame by frame
+            fake = sorted(set(fake))
         reason = "it comes from a rehearsal with the VASP stand-in: its numbers are no DFT"
         taken.refused += [Refusal(where=name, reason=reason) for name in fake]
         taken.by_kind[kind] = [frame for frame in frames if not frame.info.get("rehearsal")]

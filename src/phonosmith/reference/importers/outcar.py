@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
+from phonosmith.reference.gate import STANDIN_MARK
 from phonosmith.reference.importers.vasp_settings import VaspSettings
 from phonosmith.reference.importers.vasprun import IonicStep, VaspRun, _symbol
 
@@ -133,6 +134,11 @@ def parse_outcar(data: bytes, where: str) -> VaspRun:
     text = data.decode("utf-8", errors="replace")
     if not text.strip():
         raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")
+    if STANDIN_MARK in text[:200]:
+        raise InputError(
+            f"{where} comes from a rehearsal with the VASP stand-in: its numbers are no DFT.",
+            "Import the vasprun.xml beside it with --allow-rehearsal if that is what you want.",
+        )
     if "vasp." not in text[:2000]:
         raise InputError(f"{where} is not an OUTCAR.", "Give VASP's own file.")
     reader = _Reader(text.splitlines())

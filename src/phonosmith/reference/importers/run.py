@@ -11,7 +11,7 @@ from ase import Atoms
 from phonosmith.core.manifest import recorded
 from phonosmith.reference.dataset_documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets import dataset_digest, put_dataset
-from phonosmith.reference.extxyz import write_frames
+from phonosmith.reference.extxyz import require_writable, write_frames
 from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SOURCE
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.identity import read_expectations, reduced_formula
@@ -52,6 +52,8 @@ def import_paths(
     ImportDocument
         One report per source with counts and reasons; the dataset is kept in the artefact store as well.
     """
+    if out is not None:
+        require_writable(out)
     expected = read_expectations(expect)
     settings = {"steps": steps, "functional": functional, "expect": expected}
     with recorded(settings=settings) as manifest:
