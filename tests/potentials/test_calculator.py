@@ -7,15 +7,15 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.potentials.calculator import PotentialCalculator
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.modelfile import register_model
+from phonosmith.potentials.modelfile import model_ref
 from phonosmith.potentials.registry import resolve
 
 DOTTED = "phonosmith.potentials.calculator.PotentialCalculator"
 
 
 @pytest.fixture
-def ref(make_mace):
-    return register_model(make_mace(), "tiny")
+def ref(mace_bytes):
+    return model_ref(mace_bytes, default_artefacts(), "tiny", (), "float64")
 
 
 def test_same_numbers_as_the_potential(ref, potential, crystal):

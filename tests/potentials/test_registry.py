@@ -322,9 +322,18 @@ def test_foundation_is_downloaded_once_and_checked(mace_cache, pickled, monkeypa
         resolve("MACE-MP-0b3")
 
 
-def test_name_added_by_the_user_wins(mace_cache, ours):
-    ref = add(ours, name="MACE-MP-0b3")
-    assert resolve("MACE-MP-0b3") == ref
+def test_a_published_name_is_for_the_published_file(mace_cache, ours, pickled, monkeypatch):
+    from phonosmith.potentials import foreign
+
+    for name in ("MACE-MP-0b3", "mace-mp-0b3", "medium-0b3"):
+        with pytest.raises(InputError, match="the published MACE-MP-0b3"):
+            add(ours, name=name)
+        with pytest.raises(InputError, match="the published MACE-MP-0b3"):
+            add(pickled, name=name, trust=True)
+    monkeypatch.setattr(foreign, "PINNED", {digest_bytes(pickled.read_bytes()): "MACE-MP-0b3"})
+    # a copy brought by hand to a machine without network
+    ref = add(pickled, name="MACE-MP-0b3")
+    assert resolve("MACE-MP-0b3") == resolve("mp-0b3") == ref
 
 
 def test_another_architecture_can_be_plugged_in(ours, monkeypatch):

@@ -187,8 +187,9 @@ def check_name(name: str) -> None:
 
 
 def remember(ref: PotentialRef, *, source: str = "") -> None:
-    """Make a reference findable by its name on this machine."""
+    """Make a reference findable by its name on this machine; a foundation's name is for its published file alone."""
     check_name(ref.name)
+    _keep_published_names(ref)
     with edited_user_json(INDEX) as index:
         there = index.get(ref.name)
         if there is not None and there["ref"]["sha256"] != ref.sha256:
@@ -200,6 +201,21 @@ def remember(ref: PotentialRef, *, source: str = "") -> None:
             "source": source,
             "added": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _keep_published_names(ref: PotentialRef) -> None:
+    from phonosmith.potentials import foreign
+    from phonosmith.potentials.foundations import find_foundation
+
+    foundation = find_foundation(ref.name)
+    if foundation is None:
+        return
+    published = [parent for parent in ref.parents if foreign.PINNED.get(parent) == foundation.name]
+    if ref.name != foundation.name or not published:
+        raise InputError(
+            f"{ref.name} is the name of the published {foundation.name}, and this is another file or spelling.",
+            f"Choose another --name, or add the published file as {foundation.name}.",
+        )
 
 
 def list_named() -> list[tuple[PotentialRef, str]]:
