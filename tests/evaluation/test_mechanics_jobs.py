@@ -13,9 +13,8 @@ from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.evaluation.elastic import elastic_deformations
 from phonosmith.evaluation.eos import birch_murnaghan_energy
 from phonosmith.evaluation.mechanics import require_reliable
+from phonosmith.evaluation.mechanics_flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics_jobs import (
-    ElasticFlowMaker,
-    EosFlowMaker,
     FastElasticMaker,
     FastEosMaker,
     collect_elastic,
@@ -213,9 +212,25 @@ def test_volumes_that_failed_are_left_out_and_counted():
         collect_eos.original(SILICON, eos_points(failed=range(6)))
 
 
-def test_an_unconverged_relaxation_stops_the_flow(tmp_path, reference):
-    """atomate2 alone would fit whatever is there."""
-    engine = make_engine("forcefield", ReferenceProtocol(kspacing=0.6, relax_steps=1), "embedded-reference")
+@pytest.mark.parametrize(("field", "message"), [("relax_steps", "left a stress"), ("elastic_steps", "have no stress")])
+def test_a_relaxation_that_fails_stops_the_flow(tmp_path, caplog, field, message):
+    """atomate2 alone would fit whatever is there; its convergence flag sees forces, zero here by symmetry."""
+    engine = make_engine("forcefield", ReferenceProtocol(kspacing=0.6, **{field: 1}), "embedded-reference")
     stretched = SILICON.copy()
     stretched.scale_lattice(1.2 * SILICON.volume)
-    assert run(ElasticFlowMaker(engine=engine).make(stretched), tmp_path, success=False) is None
+    with caplog.at_level("INFO", logger="jobflow.managers.local"):
+        assert run(ElasticFlowMaker(engine=engine).make(stretched), tmp_path, success=False) is None
+    assert message in caplog.text
+
+
+@pytest.mark.parametrize("name", ["vasp", "forcefield", "gpaw"])
+def test_every_engine_has_both_flows(name):
+    potential = "embedded-reference" if name == "forcefield" else None
+    engine = make_engine(name, PROTOCOL, potential)
+    elastic, eos = ElasticFlowMaker(engine=engine).make(SILICON), EosFlowMaker(engine=engine).make(SILICON)
+    assert [member.function.__name__ for member in elastic.jobs][-1] == "collect_elastic"
+    assert "fit_elastic_tensor" not in [member.function.__name__ for member in elastic.jobs]
+    # relaxation, scaling, 11 volumes, collection; VASP has a static of each cell on top
+    assert len(eos.jobs) == (26 if name == "vasp" else 14)
+    again = json.loads(json.dumps(eos, cls=MontyEncoder), cls=MontyDecoder)
+    assert again.jobs[-1].name == "eos"
