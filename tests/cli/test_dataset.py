@@ -1,5 +1,6 @@
 """The commands import and audit: keys of the contract, exit codes, one JSON object, advice."""
 
+import copy
 import json
 import tarfile
 
@@ -72,6 +73,9 @@ def test_import_without_any_frame_fails_and_writes_nothing(tmp_path):
     done, _ = invoke("import", tmp_path / "x.json", "--out", tmp_path / "o.xyz")
     assert done.exit_code == 2
     assert "Nothing was imported" in done.output
+    (tmp_path / "empty").mkdir()
+    _, found = invoke("import", tmp_path / "empty", "--out", tmp_path / "o.xyz", "--json")
+    assert "nothing in it is vasprun.xml" in found["sources"][0]["notes"][0]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +118,10 @@ def test_audit_verdicts(tmp_path, frames):
 
 
 def test_every_frame_of_a_rehearsal_counts_as_refused(tmp_path, frames):
-    for atoms in frames[:3]:
+    played = copy.deepcopy(frames[:5])
+    for atoms in played[:3]:
         atoms.info.update(rehearsal=True, source="si")
-    write_frames(tmp_path / "played.xyz", frames[:5])
+    write_frames(tmp_path / "played.xyz", played)
     _, found = invoke("import", tmp_path / "played.xyz", "--out", tmp_path / "o.xyz", "--json")
     assert (found["n_frames"], found["n_refused"]) == (2, 3)
     assert "rehearsal" in found["sources"][0]["refused"][0]["reason"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,7 +89,9 @@ def _with_jobs(
     flow = LabelMaker(engine=engine, attempts=attempts, fraction=0.0).make(frames, material)
     store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
     workdir.mkdir(parents=True, exist_ok=True)
-    responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=workdir)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="jobflow")  # one for every job
+        responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=workdir)
     collected = responses.get(flow.jobs[-1].uuid, {}).get(1)
     if collected is None:
         raise LabelError("The labels could not be collected.", f"Look into {workdir}.")

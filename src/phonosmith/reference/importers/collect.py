@@ -133,6 +133,8 @@ def import_source(
         _refuse_rehearsals(taken)
     _drop_doubles(taken)
     _declare(taken, functional)
+    if not (taken.by_kind or taken.refused or taken.notes or taken.force_constants):
+        taken.notes.append("nothing in it is vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or atomate2 JSON")
     return _report(taken, source)
 
 
