@@ -224,7 +224,7 @@ def require_reliable(document: ElasticDoc) -> ElasticDoc:
         reasons = "; ".join(document.fit.warnings)
         raise ConvergenceError(
             f"The elastic tensor of {document.formula} by {document.method or 'this method'} is refused: {reasons}.",
-            "Allow more steps, evaluate the potential in float64, or tighten SCF and forces.",
+            "Evaluate a potential in float64 or loosen its force criterion (fmax); for DFT, tighten SCF and forces.",
         )
     return document
 
