@@ -72,6 +72,8 @@ def changed_incar(**tags):
         ({"incar": changed_incar(KSPACING=0.22)}, "incar"),
         ({"incar": changed_incar(ISMEAR=1)}, "incar"),
         ({"incar": changed_incar(EDIFF=1e-6)}, "incar"),
+        ({"incar": changed_incar(EDIFF="********")}, "incar"),
+        ({"incar": changed_incar(EDIFF=-1.0)}, "incar"),
         ({"incar": changed_incar(SIGMA=None)}, "incar"),
         ({"incar": changed_incar(LDAU=True)}, "incar"),
         ({"incar": changed_incar(POTIM=0.1)}, "incar"),

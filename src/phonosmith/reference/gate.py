@@ -170,7 +170,10 @@ def _harmless(key: str, found: Any, wanted: Any) -> bool:
     """
     if key == "PREC":
         return str(found).strip().lower()[:6] == str(wanted).lower()[:6]
-    return key == "EDIFF" and float(found) <= float(wanted)
+    try:
+        return key == "EDIFF" and 0 < float(found) <= float(wanted)
+    except (TypeError, ValueError):
+        return False
 
 
 def check_kpoints(record: ReferenceRecord, asked: Frame, protocol: ReferenceProtocol) -> list[Reason]:
