@@ -78,6 +78,19 @@ def test_import_without_any_frame_fails_and_writes_nothing(tmp_path):
     assert "nothing in it is vasprun.xml" in found["sources"][0]["notes"][0]
 
 
+def test_a_missing_path_is_noticed_before_the_others_are_read(tmp_path, frames, monkeypatch):
+    from phonosmith.reference.importers import run
+
+    def read(*arguments, **options):
+        raise AssertionError("a source was read")
+
+    monkeypatch.setattr(run, "import_source", read)
+    path = write_frames(tmp_path / "a.xyz", frames)
+    done, found = invoke("import", path, tmp_path / "absent", "--out", tmp_path / "o.xyz", "--json")
+    assert done.exit_code == 2
+    assert "absent does not exist" in found["error"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [

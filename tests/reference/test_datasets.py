@@ -317,3 +317,10 @@ def test_merge_keeps_provenance_and_labels():
     assert merged[4].info["source_index"] == 2
     same(merged[3], second[1])
     assert "source" not in first[0].info
+
+
+def test_a_symbol_that_is_no_element_is_named(tmp_path):
+    path = tmp_path / "x.xyz"
+    path.write_text('1\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3 pbc="T T T"\nQq 0 0 0\n')
+    with pytest.raises(InputError, match="frame 0: atom 0 is called 'Qq', which is no element"):
+        read_frames(path)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.data import atomic_numbers
 from ase.io.extxyz import key_val_str_to_dict, read_xyz
 from ase.stress import voigt_6_to_full_3x3_stress
 
@@ -220,6 +221,8 @@ def _diagnose(chunk: str) -> str | None:
                     float(value)
             except ValueError:
                 return f"field '{name}' of atom {number} is {value!r}, not a number"
+            if name == "species" and kind == "S" and value not in atomic_numbers:
+                return f"atom {number} is called {value!r}, which is no element"
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ase import Atoms
 
+from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
 from phonosmith.reference.dataset_documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets import dataset_digest, put_dataset
@@ -54,6 +55,9 @@ def import_paths(
     """
     if out is not None:
         require_writable(out)
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist.", "Check the path.")
     expected = read_expectations(expect)
     settings = {"steps": steps, "functional": functional, "expect": expected}
     with recorded(settings=settings) as manifest:
