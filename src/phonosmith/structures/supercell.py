@@ -236,7 +236,7 @@ def choose_supercell(
     *,
     max_atoms: int | None = 500,
     angle_tolerance: float = 15.0,
-    symmetry_bonus: float = 2.0,
+    symmetry_bonus: float = 3.0,
     right_angle_bonus: float = 1.3,
 ) -> SupercellChoice:
     """Return the supercell that fits a length window, by the rule in this module's description.
