@@ -61,14 +61,14 @@ def relaxed_silicon(potential):
     return bulk("Si", "diamond", a=float(found.x), cubic=True)
 
 
-def phonons(potential, cell, repeat=2):
+def phonons(potential, cell, repeat=2, primitive="F"):
     """Return phonopy's object with force constants of a potential."""
     from ase import Atoms
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 
     unit = PhonopyAtoms(numbers=cell.numbers, cell=cell.cell.array, positions=cell.positions)
-    phonon = Phonopy(unit, supercell_matrix=np.eye(3, dtype=int) * repeat, primitive_matrix="F")
+    phonon = Phonopy(unit, supercell_matrix=np.eye(3, dtype=int) * repeat, primitive_matrix=primitive)
     phonon.generate_displacements(distance=0.01)
     frames = [
         Atoms(numbers=d.numbers, positions=d.positions, cell=d.cell, pbc=True)
