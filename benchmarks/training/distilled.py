@@ -4,7 +4,7 @@ Run, in an environment with ``nequix`` and JAX for the CPU beside phonosmith:
 ``JAX_PLATFORMS=cpu OMP_NUM_THREADS=1 python benchmarks/training/distilled.py MODELS --work FOLDER [--out FILE]``
 with MODELS the folder that holds ``nequix-mp-1.nqx`` and ``nequix-oam-1-pft.nqx``.
 
-1. Foundation: 64 channels, L=0, two layers, cutoff 6 Å, fitted to ``nequix-mp-1`` (a stand-in for a foundation model) on
+1. Foundation: 64 channels, L=0, two layers, cutoff 6 Å, fitted to ``nequix-mp-1`` (stands in for a foundation model) on
    rattled and strained rocksalt SnTe and GeTe.
 2. Training set: the sampling protocol with that foundation, in a 16-atom cell of SnTe, one relaxation per volume.
 3. Labels: ``nequix-oam-1-pft``, a stand-in for the reference method; nothing here is a first-principles result.
@@ -101,7 +101,7 @@ def lattice_constant(potential, name="SnTe"):
 
 
 def teaching_frames():
-    """Return unlabelled cells for the distillation: 16 atoms of both compounds, 64 atoms of SnTe; the last are held out."""
+    """Return unlabelled cells for the distillation: 16 atoms of both compounds, 64 atoms of SnTe, in random order."""
     frames = []
     for index, rattle in enumerate((0.08, 0.2, 0.35)):
         small = rocksalt("SnTe", LATTICE["SnTe"])
