@@ -137,7 +137,7 @@ def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
     from rich.table import Table
 
     table = Table(title=f"{report.material}: phonons against {report.reference} ({seconds:.0f} s)")
-    for name in ("potential", "phonon MAE / THz", "ω_max error / %", "force MAE / meV/Å", "training / s", "verdict"):
+    for name in ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", "verdict"):
         table.add_column(name, justify="left" if name in ("potential", "verdict") else "right")
     for entry in [report.foundation, *report.strategies]:
         error = entry.phonons.omega_max_error_percent
@@ -147,10 +147,13 @@ def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
             "-" if error is None else f"{error:+.2f}",
             "-" if entry.valid_force_mae is None else f"{entry.valid_force_mae:.1f}",
             "-" if entry.training_seconds is None else f"{entry.training_seconds:.0f}",
-            "fit" if entry.verdict.fit else "not fit: " + "; ".join(entry.verdict.reasons),
+            "fit" if entry.verdict.fit else "not fit",
         )
     console = Console()
     console.print(table)
+    for entry in [report.foundation, *report.strategies]:
+        if not entry.verdict.fit:
+            console.print(f"{entry.strategy} is not fit: {'; '.join(entry.verdict.reasons)}.", highlight=False)
     if report.gain is not None:
         console.print(f"{report.best}: phonon MAE {report.gain:.1f} times below the foundation's.")
     for path in written:
