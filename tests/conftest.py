@@ -8,6 +8,12 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# continuous integration judges a change by the same examples every time; developers' runs keep looking for new ones
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

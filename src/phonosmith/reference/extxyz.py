@@ -174,7 +174,8 @@ def _tidy(atoms: Atoms) -> None:
 
 def _chunks(text: str, where: str) -> Iterator[str]:
     """Split a file into frames by their atom counts."""
-    lines = text.splitlines(keepends=True)
+    # only real line ends: str.splitlines also breaks at characters that may stand in a comment (U+0085, U+2028, ...)
+    lines = list(io.StringIO(text))
     position, index = 0, 0
     while position < len(lines):
         if not lines[position].strip():
@@ -201,7 +202,7 @@ def _chunks(text: str, where: str) -> Iterator[str]:
 
 def _diagnose(chunk: str) -> str | None:
     """Find the first atom line that does not fit the announced columns and say which field breaks."""
-    lines = chunk.splitlines()
+    lines = chunk.rstrip("\n").split("\n")
     try:
         properties = key_val_str_to_dict(lines[1]).get("Properties", "species:S:1:pos:R:3").split(":")
     except Exception:  # noqa: BLE001  (whatever is wrong with the comment line, ASE's own message is shown instead)
