@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.bonds import Bonds, Derivatives, Floats, angles, collect, scatter
+from phonosmith.potentials.triplets import triplet_table
 
 NAMES = ("epsilon", "sigma", "a", "lambda", "gamma", "costheta0", "A", "B", "p", "q")
 """Parameters of one ordered triplet; ε in eV, σ in Å, the rest without unit."""
@@ -42,21 +42,7 @@ class StillingerWeber:
     @classmethod
     def from_triplets(cls, elements: Sequence[str], triplets: Mapping[str, Mapping[str, float]]) -> StillingerWeber:
         """Build from parameters by triplet, e.g. ``"Si-Si-Si"`` (centre first)."""
-        n = len(elements)
-        table = {name: np.zeros((n, n, n)) for name in NAMES}
-        for where in product(range(n), repeat=3):
-            key = "-".join(elements[index] for index in where)
-            if key not in triplets:
-                raise PotentialError(
-                    f"No Stillinger-Weber parameters for the triplet {key}.", "Add it to the parameter file."
-                )
-            missing = [name for name in NAMES if name not in triplets[key]]
-            if missing:
-                raise PotentialError(
-                    f"The Stillinger-Weber triplet {key} lacks {', '.join(missing)}.", "Add the value."
-                )
-            for name in NAMES:
-                table[name][where] = triplets[key][name]
+        table = triplet_table(elements, triplets, NAMES, "Stillinger-Weber")
         for name in ("epsilon", "lambda", "costheta0"):
             if not np.allclose(table[name], table[name].transpose(0, 2, 1), rtol=1e-12):
                 raise PotentialError(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.bonds import Bonds, Derivatives, Floats, Integers, angles, collect, scatter
+from phonosmith.potentials.triplets import triplet_table
 
 NAMES = ("m", "gamma", "lambda3", "c", "d", "costheta0", "n", "beta", "lambda2", "B", "R", "D", "lambda1", "A")
 """Parameters of one ordered triplet (centre, bonded atom, third atom), in the order LAMMPS files list them.
@@ -127,17 +128,7 @@ class Tersoff:
     @classmethod
     def from_triplets(cls, elements: Sequence[str], triplets: Mapping[str, Mapping[str, float]]) -> Tersoff:
         """Build from parameters by triplet, e.g. ``"Si-C-C"`` (centre, bonded, third)."""
-        n = len(elements)
-        table = {name: np.zeros((n, n, n)) for name in NAMES}
-        for where in product(range(n), repeat=3):
-            key = "-".join(elements[index] for index in where)
-            if key not in triplets:
-                raise PotentialError(f"No Tersoff parameters for the triplet {key}.", "Add it to the parameter file.")
-            missing = [name for name in NAMES if name not in triplets[key]]
-            if missing:
-                raise PotentialError(f"The Tersoff triplet {key} lacks {', '.join(missing)}.", "Add the value.")
-            for name in NAMES:
-                table[name][where] = triplets[key][name]
+        table = triplet_table(elements, triplets, NAMES, "Tersoff")
         return cls(tuple(elements), table)
 
     @property
