@@ -57,7 +57,8 @@ class ElasticDoc(BaseModel):
     manifest: Manifest = Field(description="provenance")
 
 
-def _atoms(structure: Structure) -> Atoms:
+def as_atoms(structure: Structure) -> Atoms:
+    """Return ASE's view of a structure."""
     from pymatgen.io.ase import AseAtomsAdaptor
 
     return AseAtomsAdaptor.get_atoms(structure, msonable=False)
@@ -68,6 +69,11 @@ def _deformed(atoms: Atoms, gradient: Any) -> Atoms:
     moved = atoms.copy()
     moved.set_cell(atoms.cell.array @ np.asarray(gradient, dtype=float).T, scale_atoms=True)
     return moved
+
+
+def scaled_cell(atoms: Atoms, factor: float) -> Atoms:
+    """Return a copy of ``factor`` times the volume, fractional coordinates kept."""
+    return _deformed(atoms, np.eye(3) * factor ** (1 / 3))
 
 
 def _relaxed(frames: list[Atoms], potential: Potential, fmax: float, max_steps: int) -> list[Trajectory]:
@@ -104,11 +110,11 @@ def evaluate_eos(
     -----
     Points whose atoms did not converge are left out of the fit and can be seen in ``converged``.
     """
-    atoms = _atoms(structure)
+    atoms = as_atoms(structure)
     chosen = sorted(float(factor) for factor in factors)
     settings = {"factors": chosen, "fmax": fmax, "max_steps": max_steps}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
-        frames = [_deformed(atoms, np.eye(3) * factor ** (1 / 3)) for factor in chosen]
+        frames = [scaled_cell(atoms, factor) for factor in chosen]
         found = _relaxed(frames, potential, fmax, max_steps)
         volumes = [float(frame.get_volume()) for frame in frames]
         energies = [trajectory.energies[-1] for trajectory in found]
@@ -157,7 +163,7 @@ def evaluate_elastic(
     temperature
         Of the Slack conductivity, K.
     """
-    atoms = _atoms(structure)
+    atoms = as_atoms(structure)
     settings = {"fmax": fmax, "max_steps": max_steps}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
         deformations = elastic_deformations(structure)
