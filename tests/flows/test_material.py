@@ -3,9 +3,9 @@ from ase.build import bulk
 from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.engines.sqlite_store import open_embedded_jobstore
-from phonosmith.flows.documents import MaterialReport
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve

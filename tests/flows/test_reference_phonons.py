@@ -3,12 +3,12 @@ import pytest
 from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.engines.sqlite_store import open_embedded_jobstore
 from phonosmith.evaluation.harmonic import harmonic_from_document
 from phonosmith.evaluation.phonon_documents import PhononDoc
 from phonosmith.evaluation.phonons import compare_phonons
-from phonosmith.flows.documents import MaterialReport
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference_phonons import reference_phonons
 from phonosmith.potentials.embedded import demo_structure

@@ -11,7 +11,7 @@ import typer
 from phonosmith.cli.output import JSON_OPTION, explained, print_json
 
 if TYPE_CHECKING:
-    from phonosmith.flows.documents import MaterialReport, PotentialReport
+    from phonosmith.analysis.documents import MaterialReport, PotentialReport
 
 
 OUT = typer.Option("demo-out", "--out", help="Folder for store, artefacts, models, figures.")
@@ -48,11 +48,11 @@ def demo(
     # the demonstration keeps to its folder unless the user already has an artefact store
     os.environ.setdefault("PHONOSMITH_ARTEFACTS", str(out / "artefacts"))
     get_settings.cache_clear()
+    from phonosmith.analysis.documents import MaterialReport
     from phonosmith.engines.identity import fix_identities
     from phonosmith.engines.runner import LocalRunner
     from phonosmith.engines.sqlite_store import open_embedded_jobstore
     from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow
-    from phonosmith.flows.documents import MaterialReport
     from phonosmith.flows.jobs import read_document
 
     names = [name.strip() for name in strategies.split(",") if name.strip()] or list(DEMO_STRATEGIES)
@@ -76,6 +76,7 @@ def demo(
 
 
 def _line(entry: PotentialReport) -> dict[str, Any]:
+    assert entry.phonons is not None  # the demonstration always compares phonons
     return {
         "strategy": entry.strategy,
         "phonon_mae_thz": entry.phonons.mae_thz,
@@ -140,6 +141,7 @@ def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
     for name in ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", "verdict"):
         table.add_column(name, justify="left" if name in ("potential", "verdict") else "right")
     for entry in [report.foundation, *report.strategies]:
+        assert entry.phonons is not None
         error = entry.phonons.omega_max_error_percent
         table.add_row(
             entry.strategy,

@@ -7,11 +7,18 @@ from typing import Any, TypeVar
 from jobflow import JobConfig, OnMissing, job
 from pydantic import BaseModel
 
+from phonosmith.analysis.documents import (
+    AuditedLabels,
+    MaterialReport,
+    PhononSummary,
+    PotentialReport,
+    ReferenceReport,
+    TrainingCurve,
+)
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonon_documents import PhononDoc
-from phonosmith.flows.documents import AuditedLabels, MaterialReport, PotentialReport
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.training.documents import TrainingDocument
@@ -104,13 +111,36 @@ def _entry(
         strategy=strategy,
         potential=ref,
         phonons=comparison,
+        summary=PhononSummary.of(phonons),
         verdict=judge(comparison, get_settings(), foundation, improved=improved),
         n_train=0,
         training_seconds=None if training is None else training.seconds,
+        train_force_mae=None if training is None else training.metrics["train"].after.mae_forces_mev_per_angstrom,
         valid_force_mae=None if after is None else after.mae_forces_mev_per_angstrom,
         valid_energy_mae=None if after is None else after.mae_energy_mev_per_atom,
+        valid_stress_mae=None if after is None else after.mae_stress_mev_per_angstrom3,
+        curve=None if training is None else training_curve(training),
+        n_parameters=None if training is None else training.n_parameters,
         n_changed=None if training is None else training.n_changed,
         improved=None if training is None else training.improved,
+    )
+
+
+def _phonon_mae(entry: PotentialReport) -> float:
+    """Return the phonon MAE, THz; infinite where phonons were not compared."""
+    return float("inf") if entry.phonons is None else entry.phonons.mae_thz
+
+
+def training_curve(training: TrainingDocument) -> TrainingCurve:
+    """Take the course of a training from its record of epochs."""
+    lines = training.history
+    return TrainingCurve(
+        epoch=[line["epoch"] for line in lines],
+        train_loss=[line.get("train_loss") for line in lines],
+        valid_loss=[line.get("valid_loss") for line in lines],
+        valid_force_mae=[line.get("valid_mae_forces_mev_per_angstrom") for line in lines],
+        best_epoch=training.best_epoch,
+        stop_reason=training.stop_reason,
     )
 
 
@@ -152,19 +182,23 @@ def report_material(
             made = read_document(TrainingDocument, training)
             entry = _entry(strategy, read_document(PhononDoc, found), model, base.phonons, made, mesh)
             entries.append(entry.model_copy(update={"n_train": audited.train.n_frames}))
-    entries.sort(key=lambda entry: entry.phonons.mae_thz)
+    entries.sort(key=_phonon_mae)
     best = entries[0] if entries else None
     return MaterialReport(
         material=material,
         formula=truth.formula,
         reference=engine,
         rehearsal=rehearsal,
+        structure=truth.structure,
+        space_group=truth.space_group,
+        space_group_number=truth.space_group_number,
         labels=audited,
+        reference_result=ReferenceReport(phonons=PhononSummary.of(truth)),
         foundation=base,
         strategies=entries,
         failed=failed,
         best=None if best is None else best.strategy,
-        gain=None if best is None else base.phonons.mae_thz / best.phonons.mae_thz,
+        gain=None if best is None else _phonon_mae(base) / _phonon_mae(best),
         manifest=manifest,
     )
 

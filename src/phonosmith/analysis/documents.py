@@ -1,0 +1,163 @@
+"""What a material's flow reports: the documents that queries, tables, figures and the HTML report are made of."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.manifest import Manifest
+from phonosmith.evaluation.forgetting_documents import ForgettingDoc
+from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
+from phonosmith.evaluation.phonon_documents import PhononComparison, PhononDoc
+from phonosmith.evaluation.transition_documents import TransitionDoc
+from phonosmith.evaluation.verdict import Verdict
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.dataset_documents import DatasetRef
+
+MATERIAL_SCHEMA = 2
+
+
+class Cost(BaseModel):
+    """What one job, or a group of equal jobs, took."""
+
+    stage: str = Field(description="sample, label, audit, train, phonon, elastic, eos, follow, ...")
+    name: str = Field(description="job name")
+    wall_seconds: float = Field(description="wall time of all calculations together, s")
+    cores: int = Field(1, description="processor cores available to it")
+    gpus: int = Field(0, description="GPUs used")
+    n_atoms: int | None = Field(None, description="atoms of one calculation")
+    n_calculations: int = Field(1, description="calculations in it")
+
+
+class SamplingSummary(BaseModel):
+    """How the configurations of a material were made, small enough to keep in every report."""
+
+    cell: str = Field(description="primitive, small or large")
+    supercell_matrix: list[list[int]] = Field(description="integer rows: supercell = matrix @ primitive vectors")
+    n_atoms: int = Field(description="atoms of the sampling supercell")
+    volume_factors: list[float] = Field(description="one per trajectory")
+    steps: list[list[int]] = Field(description="steps shown of each trajectory (thinned)")
+    energies: list[list[float]] = Field(description="foundation energy at those steps above the last, eV per atom")
+    selected_steps: list[list[int]] = Field(description="steps of the selected frames of each trajectory")
+    selected_energies: list[list[float]] = Field(description="their energies above the last, eV per atom")
+    warnings: list[str] = Field(default_factory=list)
+
+
+class AuditedLabels(BaseModel):
+    """Labels of one material after the audit."""
+
+    material: str = Field(description="material")
+    train: DatasetRef = Field(description="training labels, outermost first")
+    valid: DatasetRef = Field(description="validation labels")
+    verdict: str = Field(description="pass or pass_with_exclusions")
+    n_excluded: int = Field(description="labels the audit left out")
+    n_failed: int = Field(description="frames without a label")
+    findings: list[str] = Field(default_factory=list, description="what the audit found, in sentences")
+    label_seconds: float = Field(description="wall time of all reference calculations together, s")
+
+
+class TrainingCurve(BaseModel):
+    """Course of one training, epoch 0 (the start) first."""
+
+    epoch: list[int] = Field(description="epoch")
+    train_loss: list[float | None] = Field(description="loss over the training set")
+    valid_loss: list[float | None] = Field(description="loss over the validation set")
+    valid_force_mae: list[float | None] = Field(description="validation force MAE, meV/Å")
+    best_epoch: int = Field(description="epoch the weights are from")
+    stop_reason: str = Field("", description="why training ended")
+
+
+class PhononSummary(BaseModel):
+    """What a report needs to draw the phonons of one side again."""
+
+    force_constants: ArtefactRef = Field(description="compact force constants with the cells they belong to (npz)")
+    supercell_matrix: list[list[int]] = Field(description="supercell of the phonon cell")
+    n_atoms_supercell: int
+    n_displacements: int = Field(description="displaced cells that were (or would have been) calculated")
+    space_group: str = Field(description="international symbol of the relaxed cell")
+    omega_max_thz: float = Field(description="highest frequency, THz")
+    stable: bool = Field(description="no commensurate mode below the strict threshold")
+    seconds: float = Field(description="wall time, s")
+
+    @classmethod
+    def of(cls, document: PhononDoc) -> PhononSummary:
+        """Take from a phonon document what the report keeps."""
+        return cls(
+            force_constants=document.force_constants,
+            supercell_matrix=document.supercell_matrix,
+            n_atoms_supercell=document.n_atoms_supercell,
+            n_displacements=document.n_displacements,
+            space_group=document.space_group,
+            omega_max_thz=document.omega_max_thz,
+            stable=document.stability.stable,
+            seconds=document.manifest.wall_seconds,
+        )
+
+
+class ReferenceReport(BaseModel):
+    """The reference's own results; every part that was not computed is null."""
+
+    phonons: PhononSummary | None = Field(None, description="null in production mode")
+    elastic: ElasticDoc | None = None
+    eos: EosDoc | None = None
+    transitions: TransitionDoc | None = None
+
+
+class PotentialReport(BaseModel):
+    """One potential of one material: how it was made and how it compares with the reference."""
+
+    strategy: str = Field(description="strategy, or 'foundation'")
+    potential: PotentialRef = Field(description="the potential")
+    n_train: int = Field(description="training structures; 0 for the foundation")
+    verdict: Verdict = Field(description="fit for phonons of this material?")
+    phonons: PhononComparison | None = Field(
+        None, description="against the reference, on one mesh; null in production mode"
+    )
+    summary: PhononSummary | None = Field(None, description="its own phonons")
+    elastic: ElasticDoc | None = None
+    eos: EosDoc | None = None
+    transitions: TransitionDoc | None = None
+    forgetting: ForgettingDoc | None = Field(None, description="errors where it was not tuned, beside the foundation's")
+    training_seconds: float | None = Field(None, description="wall time of the training, s")
+    train_force_mae: float | None = Field(None, description="training force MAE, meV/Å")
+    valid_force_mae: float | None = Field(None, description="validation force MAE, meV/Å")
+    valid_energy_mae: float | None = Field(None, description="validation energy MAE, meV/atom")
+    valid_stress_mae: float | None = Field(None, description="validation stress MAE, meV/Å³")
+    n_parameters: int | None = Field(None, description="parameters of the model")
+    n_changed: int | None = Field(None, description="parameters that differ from the foundation's")
+    improved: bool | None = Field(None, description="validation loss below the foundation's")
+    curve: TrainingCurve | None = Field(None, description="course of the training")
+
+
+class MaterialReport(BaseModel):
+    """Everything about one material, foundation, cell size and seed, from sampling to verdicts."""
+
+    schema_version: int = Field(MATERIAL_SCHEMA, description="version of this document's layout")
+    material: str = Field(description="name given to the material")
+    formula: str = Field(description="reduced formula")
+    campaign: str = Field("", description="campaign it belongs to")
+    mode: Literal["comparison", "production"] = Field(
+        "comparison", description="comparison: reference phonons exist; production: they were not paid for"
+    )
+    structure: dict[str, Any] | None = Field(None, description="crystal, pymatgen Structure as a dictionary")
+    space_group: str = Field("", description="international symbol")
+    space_group_number: int | None = Field(None, description="international number")
+    cell: str = Field("", description="size of the sampling cell: primitive, small or large")
+    seed: int = Field(0, description="seed of every random draw")
+    reference: str = Field(description="who played or was DFT")
+    rehearsal: bool = Field(description="reference data made by the VASP stand-in")
+    sampling: SamplingSummary | None = None
+    labels: AuditedLabels = Field(description="labels used")
+    reference_result: ReferenceReport = Field(default_factory=ReferenceReport, description="the reference's results")
+    foundation: PotentialReport = Field(description="the foundation as it came")
+    strategies: list[PotentialReport] = Field(
+        description="each fine-tuned potential (strategy and number of training structures), best phonons first"
+    )
+    failed: list[str] = Field(default_factory=list, description="strategies without a result")
+    notes: list[str] = Field(default_factory=list, description="what a reader should know")
+    best: str | None = Field(None, description="strategy with the smallest phonon MAE")
+    gain: float | None = Field(None, description="foundation's phonon MAE over the best strategy's")
+    costs: list[Cost] = Field(default_factory=list, description="what each job took")
+    manifest: Manifest = Field(description="provenance")
