@@ -54,6 +54,10 @@ class AuditedLabels(BaseModel):
     verdict: str = Field(description="pass or pass_with_exclusions")
     n_excluded: int = Field(description="labels the audit left out")
     n_failed: int = Field(description="frames without a label")
+    subsets: dict[str, DatasetRef] = Field(
+        default_factory=dict,
+        description="the first training labels, by the number asked (fewer where there are not more)",
+    )
     findings: list[str] = Field(default_factory=list, description="what the audit found, in sentences")
     label_seconds: float = Field(description="wall time of all reference calculations together, s")
 
@@ -96,6 +100,15 @@ class PhononSummary(BaseModel):
         )
 
 
+class DisplacementCheck(BaseModel):
+    """Forces of a potential in a few displaced cells that the reference calculated as well."""
+
+    n_cells: int = Field(description="displaced cells")
+    n_atoms: int = Field(description="atoms in each")
+    force_mae: float = Field(description="mean |ΔF| over components, meV/Å")
+    relative_percent: float = Field(description="norm of all ΔF over the norm of all reference forces, percent")
+
+
 class ReferenceReport(BaseModel):
     """The reference's own results; every part that was not computed is null."""
 
@@ -116,6 +129,10 @@ class PotentialReport(BaseModel):
         None, description="against the reference, on one mesh; null in production mode"
     )
     summary: PhononSummary | None = Field(None, description="its own phonons")
+    phonon_change_thz: float | None = Field(
+        None, description="phonon MAE against the same strategy's next smaller training set, THz"
+    )
+    check: DisplacementCheck | None = Field(None, description="forces in displaced cells the reference calculated")
     elastic: ElasticDoc | None = None
     eos: EosDoc | None = None
     transitions: TransitionDoc | None = None
@@ -137,6 +154,7 @@ class MaterialReport(BaseModel):
     schema_version: int = Field(MATERIAL_SCHEMA, description="version of this document's layout")
     material: str = Field(description="name given to the material")
     formula: str = Field(description="reduced formula")
+    key: str = Field("", description="what its job names call it: material, with what tells apart variants of it")
     campaign: str = Field("", description="campaign it belongs to")
     mode: Literal["comparison", "production"] = Field(
         "comparison", description="comparison: reference phonons exist; production: they were not paid for"
@@ -155,7 +173,10 @@ class MaterialReport(BaseModel):
     strategies: list[PotentialReport] = Field(
         description="each fine-tuned potential (strategy and number of training structures), best phonons first"
     )
-    failed: list[str] = Field(default_factory=list, description="strategies without a result")
+    failed: list[str] = Field(
+        default_factory=list,
+        description="strategies (with the number of training structures asked, where several) without a result",
+    )
     notes: list[str] = Field(default_factory=list, description="what a reader should know")
     best: str | None = Field(None, description="strategy with the smallest phonon MAE")
     gain: float | None = Field(None, description="foundation's phonon MAE over the best strategy's")

@@ -1,53 +1,5 @@
-"""Job identities from content, so that the same work asked for twice is done once."""
+"""Job identities from content; kept here under the name engines know it by."""
 
-from __future__ import annotations
+from phonosmith.core.identity import fix_identities, has_content_identity
 
-import json
-import uuid as uuid_module
-from typing import TYPE_CHECKING, Any
-
-from phonosmith.core.hashing import digest_json
-
-if TYPE_CHECKING:
-    from jobflow import Flow
-
-NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
-VOLATILE = ("uuid", "hosts", "index", "output")
-
-
-def _plain_floats(value: Any) -> Any:
-    """Return JSON data as it comes back from text: what is hashed is what is stored."""
-    return json.loads(json.dumps(value))
-
-
-def fix_identities(flow: Flow) -> Flow:
-    """Return the flow with every job's uuid derived from what the job does and what it depends on.
-
-    Two flows built from the same inputs get the same uuids, so a store that holds the outputs of one holds those of the
-    other: adding a strategy to a finished campaign leaves only the new jobs to run. Jobs that are equal in everything
-    (name, function, arguments, configuration) are told apart by counting.
-
-    Parameters
-    ----------
-    flow
-        Freshly built flow; its jobs must not have run under their old uuids.
-    """
-    from monty.json import MontyDecoder, MontyEncoder
-
-    ordered = [job for job, _ in flow.iterflow()]
-    text = json.dumps(flow, cls=MontyEncoder)
-    seen: dict[str, int] = {}
-    renamed: dict[str, str] = {}
-    for job in ordered:
-        document = json.loads(_rename(json.dumps(job, cls=MontyEncoder), renamed))
-        content = digest_json(_plain_floats({k: v for k, v in document.items() if k not in VOLATILE}))
-        seen[content] = seen.get(content, 0) + 1
-        renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{seen[content]}"))
-    fixed: Flow = MontyDecoder().decode(_rename(text, renamed))
-    return fixed
-
-
-def _rename(text: str, renamed: dict[str, str]) -> str:
-    for old, new in renamed.items():
-        text = text.replace(old, new)
-    return text
+__all__ = ["fix_identities", "has_content_identity"]
