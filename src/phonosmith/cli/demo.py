@@ -111,7 +111,8 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.evaluation.phonons import compare_phonons_in_full
     from phonosmith.flows.jobs import read_document
     from phonosmith.potentials.modelfile import export_plain
-    from phonosmith.report.figures_phonons import bands_figure, save_figure
+    from phonosmith.report.figures_phonons import bands_figure
+    from phonosmith.report.style import save_figure
 
     write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
     key = report.material.lower()

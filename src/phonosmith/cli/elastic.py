@@ -134,7 +134,7 @@ def eos(
     from phonosmith.core.errors import InputError
     from phonosmith.evaluation.mechanics import evaluate_eos
     from phonosmith.report.figures_mechanics import eos_figure
-    from phonosmith.report.figures_phonons import image_format
+    from phonosmith.report.style import image_format
 
     if against is not None and figure is None:
         raise InputError("--against is for the figure.", "Name one with --figure.")

@@ -1,14 +1,23 @@
-"""Figures of mechanical properties: energy against volume of a reference and its candidates, in the look of phonons."""
+"""Figures of mechanical properties: energy against volume and elastic constants of a reference and its candidates."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.eos import birch_murnaghan_energy
-from phonosmith.report.figures_phonons import CANDIDATE_COLOUR, REFERENCE_COLOUR, save_figure
+from phonosmith.report.style import (
+    NAMED,
+    REFERENCE,
+    LineStyle,
+    escape_math,
+    line_style,
+    new_figure,
+    save_figure,
+    styled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,15 +26,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phonosmith.evaluation.mechanics import EosDoc
+    from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
 
 _MEV = 1000.0
 
 
-def _style(index: int) -> tuple[str, Any, str]:
-    """Return colour, dashes and marker of a side: the first is the reference, the second the candidate."""
-    first: list[tuple[str, Any, str]] = [(REFERENCE_COLOUR, "-", "o"), (CANDIDATE_COLOUR, (0, (4, 2)), "s")]
-    return first[index] if index < len(first) else (f"C{index - len(first)}", (0, (1, 1)), "^Dv<>"[index % 5])
+def _style(index: int, name: str) -> LineStyle:
+    """Return how a side is drawn: the first is the reference, an unnamed second one the candidate."""
+    if index == 0:
+        return REFERENCE
+    return line_style("foundation" if index == 1 and name not in NAMED else name)
 
 
 def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> None:
@@ -53,7 +63,8 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
     labels = list(names) if names is not None else [side.method or f"side {i}" for i, side in enumerate(sides, 1)]
     left_out = False
     for index, (side, name) in enumerate(zip(sides, labels, strict=True)):
-        colour, dashes, marker = _style(index)
+        style = _style(index, name)
+        colour, dashes, marker = style.colour, style.dashes, style.marker
         fit, atoms = side.fit, side.n_atoms
         volumes, energies = np.array(side.volumes) / atoms, _MEV * (np.array(side.energies) - fit.energy) / atoms
         out = np.array([i in fit.excluded or not side.converged[i] for i in range(len(volumes))])
@@ -66,7 +77,7 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
             color=colour,
             ls=dashes,
             lw=1.1,
-            label=f"{name}: $V_0$ = {fit.volume / atoms:.3f} Å³, $B_0$ = {fit.bulk_modulus:.1f} GPa",
+            label=f"{escape_math(name)}: $V_0$ = {fit.volume / atoms:.3f} Å³, $B_0$ = {fit.bulk_modulus:.1f} GPa",
         )
         axes.plot(volumes[~out], energies[~out], marker, color=colour, ms=4)
         if out.any():
@@ -84,11 +95,10 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
     axes.legend(frameon=False, fontsize="small", loc="upper center")
 
 
+@styled
 def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> Figure:
     """Return the figure of energy against volume."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.8, 3.8), layout="constrained")
+    figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
     draw_energy_volume(figure.subplots(), sides, names)
     return figure
 
@@ -96,3 +106,58 @@ def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = 
 def eos_figure(sides: Sequence[EosDoc], path: str | Path, names: Sequence[str] | None = None) -> Path:
     """Write energy against volume of one or more methods to an image file."""
     return save_figure(energy_volume_figure(sides, names), path)
+
+
+def independent_constants(tensor: Sequence[Sequence[float]], floor: float = 0.5) -> list[tuple[int, int]]:
+    """Return the entries of a Voigt tensor that differ from those before them by more than ``floor`` GPa.
+
+    Entries that symmetry makes equal (C22 = C11 of a cubic crystal) or zero are left out.
+    """
+    values = np.array(tensor, dtype=float)
+    pairs = [(i, i) for i in range(6)] + [(i, j) for i in range(6) for j in range(i + 1, 6)]
+    chosen: list[tuple[int, int]] = []
+    for pair in pairs:
+        known = [values[other] for other in chosen if (other[0] == other[1]) == (pair[0] == pair[1])]
+        if abs(values[pair]) > floor and all(abs(values[pair] - value) > floor for value in known):
+            chosen.append(pair)
+    return chosen
+
+
+@styled
+def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
+    """Return the figure of elastic constants, moduli and Slack conductivity of one material by several methods.
+
+    Parameters
+    ----------
+    sides
+        The reference first when there is one; entries shown are the independent ones of the first.
+    names
+        Strategy of each side, 'reference' for the reference.
+    """
+    if not sides:
+        raise InputError("There are no elastic constants to draw.", "Pass at least one document.")
+    pairs = independent_constants(sides[0].fit.tensor)[:13]
+    ticks = [f"$C_{{{i + 1}{j + 1}}}$" for i, j in pairs] + ["$K$", "$G$"]
+    figure = new_figure(7.2, 3.0)
+    left, right = figure.subplots(1, 2, width_ratios=[max(len(ticks), 4), 1.6])
+    for index, (side, name) in enumerate(zip(sides, names, strict=True)):
+        style = line_style(name)
+        moduli = side.fit.moduli
+        values = [side.fit.tensor[i][j] for i, j in pairs]
+        values += [float("nan")] * 2 if moduli is None else [moduli.bulk_vrh, moduli.shear_vrh]
+        shift = 0.6 * ((index + 0.5) / len(sides) - 0.5)
+        look = {"color": style.colour, "marker": style.marker, "ls": "none", "ms": 5}
+        left.plot(np.arange(len(ticks)) + shift, values, label=escape_math(name), **look)
+        right.plot([shift], [float("nan") if side.slack is None else side.slack.kappa], **look)
+    for edge in np.arange(len(ticks) - 1) + 0.5:
+        left.axvline(edge, color="0.92" if edge < len(pairs) - 1 else "0.7", lw=0.6, zorder=0)
+    left.set_xticks(range(len(ticks)), ticks)
+    left.set_xlim(-0.5, len(ticks) - 0.5)
+    left.set_ylabel("elastic constant (GPa)")
+    left.axhline(0, color="0.6", lw=0.6, zorder=0)
+    right.set_xticks([0], [r"$\kappa_\mathrm{Slack}$, 300 K"])
+    right.set_xlim(-0.5, 0.5)
+    right.set_ylabel("conductivity (W/m/K)")
+    right.set_ylim(bottom=0)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(sides), 6))
+    return figure

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.thermodynamics import thermal_properties
+from phonosmith.report.style import OKABE_ITO, save_figure, styled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.bands import BandStructure
     from phonosmith.evaluation.phonons import ComparedPhonons, MeshFrequencies
 
-REFERENCE_COLOUR = "0.15"
-CANDIDATE_COLOUR = "#c1272d"
-"""Red against near-black: told apart by every common colour vision and in grey print (dashed as well)."""
+REFERENCE_COLOUR = OKABE_ITO["black"]
+CANDIDATE_COLOUR = OKABE_ITO["vermillion"]
+"""Told apart by every common colour vision and in grey print (dashed as well)."""
 _GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "SIGMA": "Σ", "LAMBDA": "Λ"}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
@@ -34,7 +33,7 @@ def point_label(name: str) -> str:
     return _GREEK.get(head, head) + tail.translate(_SUBSCRIPTS)
 
 
-def _ticks(bands: BandStructure) -> tuple[list[float], list[str]]:
+def path_ticks(bands: BandStructure) -> tuple[list[float], list[str]]:
     """Return positions and labels of path corners; where the path jumps both names share one tick."""
     positions = [float(bands.distances[0][0])]
     labels = [point_label(bands.path.labels[0][0])]
@@ -66,7 +65,7 @@ def draw_bands_and_dos(
     )
     _draw_bands(left, found.reference_bands, found.reference_bands, styles[0], names[0])
     _draw_bands(left, found.candidate_bands, found.reference_bands, styles[1], names[1])
-    positions, labels = _ticks(found.reference_bands)
+    positions, labels = path_ticks(found.reference_bands)
     for position in positions[1:-1]:
         left.axvline(position, color="0.8", lw=0.6, zorder=0)
     left.axhline(0, color="0.6", lw=0.6, zorder=0)
@@ -128,6 +127,7 @@ def draw_thermal(
     axes[0].legend(frameon=False, fontsize="small", loc="lower right")
 
 
+@styled
 def bands_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
     """Return the figure of bands and densities of states."""
     from matplotlib.figure import Figure
@@ -138,6 +138,7 @@ def bands_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", 
     return figure
 
 
+@styled
 def full_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
     """Return one figure of bands, densities of states, parity and thermal curves."""
     from matplotlib.figure import Figure
@@ -150,24 +151,6 @@ def full_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "
     draw_parity(panels[0], found, names)
     draw_thermal(panels[1:], (found.reference_mesh, found.candidate_mesh), names)
     return figure
-
-
-def image_format(path: str | Path) -> str:
-    """Return the format a file name asks for: png, svg or pdf."""
-    kind = Path(path).suffix.lstrip(".").lower()
-    if kind not in {"png", "svg", "pdf"}:
-        raise InputError(f"{path} has no image format.", "End the name in .png, .svg or .pdf.")
-    return kind
-
-
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure whole or not at all; the suffix names the format (png, svg, pdf)."""
-    target = Path(path)
-    kind = image_format(target)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=200)
-    write_atomic(target, buffer.getvalue())
-    return target
 
 
 def comparison_figure(
