@@ -1,0 +1,200 @@
+"""A potential that keeps each crystal's symmetry while it relaxes, and gives up the ones that run away.
+
+Batched FIRE takes forces as they come. Between the two stands this wrapper: it projects forces and stress onto the
+symmetry a crystal had when it started, so that rounding cannot lower it, and it takes a crystal that collapses, flies
+apart or meets numbers that are not finite out of the batch with a note instead of ending every other relaxation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.potentials.base import Evaluation
+from phonosmith.sampling.ladder import shortest_distance
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from phonosmith.potentials.base import Potential
+
+Array = NDArray[np.float64]
+
+CONSTRAINT_SYMPREC = 1e-3
+"""Å. Symmetry that is kept. The tolerance that names phases (0.1 Å) would see most displaced crystals as undisplaced,
+and keeping that symmetry would only lead back."""
+LARGEST_VOLUME_FACTOR = 1.5
+"""Displacive transitions change volumes by a few percent; half again as much (or two thirds) is another crystal."""
+SHORTEST_DISTANCE_FRACTION = 0.5
+"""Of the shortest distance at the start: below it potentials are extrapolating into overlapping atoms."""
+LARGEST_ENERGY_CHANGE = 1.0
+"""eV/atom. Displacive transitions gain meV per atom; an eV is a hole of the potential."""
+_TAG = "phonosmith_relaxation"
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """Operations of one crystal in fractions of its cell.
+
+    Attributes
+    ----------
+    rotations
+        Shape (n, 3, 3).
+    maps
+        Shape (n, n_atoms): atom i goes to atom maps[k, i].
+    """
+
+    rotations: NDArray[np.int_]
+    maps: NDArray[np.int_]
+
+    @classmethod
+    def of(cls, atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Symmetry:
+        """Return the operations spglib finds (the identity alone where it finds none); symprec in Å."""
+        import spglib
+        from scipy.spatial import cKDTree
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = spglib.get_symmetry((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec)
+        except spglib.SpglibError:
+            found = None
+        if found is None:
+            return cls(np.eye(3, dtype=int)[None], np.arange(len(atoms))[None])
+        positions = _wrapped(atoms.get_scaled_positions())
+        tree = cKDTree(positions, boxsize=1.0)
+        pairs = zip(found["rotations"], found["translations"], strict=True)
+        maps = [tree.query(_wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
+        return cls(np.array(found["rotations"]), np.array(maps))
+
+    def project(self, cell: Array, forces: Array, stress: Array) -> tuple[Array, Array]:
+        """Return the invariant parts of forces (eV/Å) and Voigt stress (eV/Å³) in a cell (rows, Å)."""
+        if len(self.rotations) == 1:
+            return forces, stress
+        from ase.spacegroup.symmetrize import symmetrize_rank1, symmetrize_rank2
+        from ase.stress import full_3x3_to_voigt_6_stress, voigt_6_to_full_3x3_stress
+
+        inverse = np.linalg.inv(cell)
+        # ASE's function asks for translations as well and does not use them
+        kept = symmetrize_rank1(cell, inverse, forces, self.rotations, self.rotations, self.maps)
+        tension = symmetrize_rank2(cell, inverse, voigt_6_to_full_3x3_stress(stress), self.rotations)
+        return np.asarray(kept), np.asarray(full_3x3_to_voigt_6_stress(tension))
+
+
+def _wrapped(positions: Array) -> Array:
+    inside = np.mod(positions, 1.0)
+    # rounding takes -1e-17 to 1, which is outside the periodic box
+    inside[inside >= 1.0] = 0.0
+    return inside
+
+
+def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
+    """Return the primitive cell of a crystal with rounding noise taken out; the cell as it is where that fails.
+
+    Only a primitive cell has room for the whole symmetry: a doubled cell of a cubic crystal may relax to a tetragonal
+    one although each of its own operations is kept. It also has the fewest atoms.
+    """
+    import spglib
+    from ase import Atoms
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
+            found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
+    except spglib.SpglibError:
+        found = None
+    if found is not None and len(atoms) % len(found[2]) == 0:
+        reduced = Atoms(numbers=found[2], cell=found[0], scaled_positions=found[1], pbc=True)
+        ratio = reduced.get_volume() * len(atoms) / len(reduced) / atoms.get_volume()
+        if abs(ratio - 1) < 0.01 and reduced.symbols.formula.reduce()[0] == atoms.symbols.formula.reduce()[0]:
+            return reduced
+    copy = atoms.copy()
+    copy.calc = None
+    copy.set_constraint()
+    return copy
+
+
+class GuardedPotential:
+    """Evaluates crystals that relax together, each with its own symmetry and limits.
+
+    Parameters
+    ----------
+    potential
+        What is really evaluated.
+    starts
+        Starting configurations.
+    symprec
+        Tolerance of the symmetry that is kept, Å.
+
+    Attributes
+    ----------
+    frames
+        Primitive cells of the starting configurations, to be relaxed; they carry their place in the list.
+    notes
+        Why a crystal was given up, by its place.
+    """
+
+    def __init__(self, potential: Potential, starts: Sequence[Atoms], symprec: float = CONSTRAINT_SYMPREC) -> None:
+        self._potential = potential
+        self.frames = [smallest_cell(atoms, symprec) for atoms in starts]
+        for place, atoms in enumerate(self.frames):
+            atoms.info = {_TAG: place}
+        self._symmetries = [Symmetry.of(atoms, symprec) for atoms in self.frames]
+        self._volumes = [float(atoms.get_volume()) for atoms in self.frames]
+        self._distances = [shortest_distance(atoms) for atoms in self.frames]
+        self._energies: dict[int, float] = {}
+        self.notes: dict[int, str] = {}
+
+    def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
+        """Return projected results; a crystal that is given up gets no forces, which ends its relaxation."""
+        places = [int(atoms.info[_TAG]) for atoms in frames]
+        for place, atoms in zip(places, frames, strict=True):
+            problem = self._geometry_problem(place, atoms)
+            if problem:
+                self.notes[place] = problem
+        good = [k for k, place in enumerate(places) if place not in self.notes]
+        found = self._potential.evaluate([frames[k] for k in good], stress=stress, progress=progress) if good else []
+        results = [Evaluation(0.0, np.zeros((len(atoms), 3)), np.zeros(6)) for atoms in frames]
+        for k, item in zip(good, found, strict=True):
+            problem = self._number_problem(places[k], item, len(frames[k]))
+            if problem:
+                self.notes[places[k]] = problem
+                continue
+            cell = frames[k].cell.array
+            results[k] = Evaluation(
+                item.energy, *self._symmetries[places[k]].project(cell, item.forces, np.asarray(item.stress))
+            )
+        return results
+
+    def _geometry_problem(self, place: int, atoms: Atoms) -> str:
+        """Return what makes a configuration not worth evaluating."""
+        if not (np.all(np.isfinite(atoms.positions)) and np.all(np.isfinite(atoms.cell.array))):
+            return "diverged: positions or cell are not finite"
+        factor = float(atoms.get_volume()) / self._volumes[place]
+        if not 1 / LARGEST_VOLUME_FACTOR <= factor <= LARGEST_VOLUME_FACTOR:
+            return f"diverged: the volume became {factor:.2f} times that of the start"
+        limit = SHORTEST_DISTANCE_FRACTION * self._distances[place]
+        if _closer_than(atoms, limit):
+            return f"diverged: two atoms came closer than {limit:.2f} Å"
+        return ""
+
+    def _number_problem(self, place: int, found: Evaluation, n_atoms: int) -> str:
+        """Return what is wrong with the results for a configuration."""
+        if not (np.isfinite(found.energy) and np.all(np.isfinite(found.forces)) and np.all(np.isfinite(found.stress))):
+            return "diverged: the potential gave no finite energy, forces and stress"
+        change = (found.energy - self._energies.setdefault(place, found.energy)) / n_atoms
+        if abs(change) > LARGEST_ENERGY_CHANGE:
+            return f"diverged: the energy changed by {change:+.2f} eV/atom"
+        return ""
+
+
+def _closer_than(atoms: Atoms, limit: float) -> bool:
+    from ase.neighborlist import neighbor_list
+
+    return bool(len(neighbor_list("i", atoms, limit)))
