@@ -51,20 +51,30 @@ class FollowedMode(BaseModel):
     multiplicity: int = Field(description="number of real modes in the subspace: dimension of the grid")
     band_indices: list[int] = Field(description="bands of the subspace, lowest first")
     exact: bool = Field(description="q is commensurate with the phonon supercell: not an interpolated frequency")
+    q_refined: list[float] | None = Field(
+        None, description="band minimum that q stands for: q is the commensurate point next to it"
+    )
     skipped: str | None = Field(None, description="why it was not followed")
-    supercell_matrix: list[list[int]] | None = Field(None, description="smallest supercell commensurate with q")
+    supercell_matrix: list[list[int]] | None = Field(
+        None, description="smallest supercell commensurate with q: integer rows, supercell = matrix @ primitive vectors"
+    )
     n_atoms: int | None = Field(None, description="atoms in it")
     grid_shape: list[int] = Field(default_factory=list, description="points along each amplitude")
     amplitudes: list[float] = Field(default_factory=list, description="grid values along each axis, Å√amu")
     energies: list[float | None] = Field(
         default_factory=list, description="energies above the undisplaced crystal, row-major, eV per atom"
     )
+    max_displacement: float | None = Field(
+        None, description="largest displacement of an atom at the end of the axes, Å"
+    )
+    n_symmetry: int = Field(1, description="operations of the crystal that act differently on the amplitudes")
     n_energies: int = Field(0, description="energies calculated, all attempts at the range together")
     n_energies_plain: int = Field(0, description="energies plain grids of the same ranges would have taken")
     single_minimum: bool | None = Field(None, description="no minimum away from zero: harmonic or stable along it")
     fit_r2: float | None = Field(None, description="R² of a parabola through the curve")
     minima: list[GridMinimum] = Field(default_factory=list, description="inequivalent minima away from zero")
     pathways: list[Pathway] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list, description="what a reader should know about this mode")
     seconds: float = Field(0.0, description="wall time, s")
 
 
