@@ -145,6 +145,44 @@ def test_energy_references(tiny_model, tiny_frames):
     assert float(given.model.atomic_energies_fn.atomic_energies.reshape(-1)[0]) == -3.5
 
 
+def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
+    """The mean offset that training leaves goes into the atomic energies; forces keep every bit."""
+    from phonosmith.training.energies import final_shift
+    from phonosmith.training.graphs import build_graph, collate, labels_of
+    from phonosmith.training.models import model_e0
+
+    module = tiny_model()
+    train = tiny_frames(4) + tiny_frames(4, 1, "CuAl")
+    # validation of the training distribution (here even from it): eight frames do not teach the model to generalise
+    runs = {
+        on: fine_tune(module, train, train[2:6], make_spec("transfer", epochs=4, e0_final_shift=on), seed=1)
+        for on in (False, True)
+    }
+    plain, moved = runs[False], runs[True]
+    assert plain.document.e0_final_shift_ev == {}
+    shift = moved.document.e0_final_shift_ev
+    assert set(shift) == {"Al", "Cu"}
+    energies = [model_e0(run.model)[0] for run in (plain, moved)]
+    assert np.allclose(energies[1] - energies[0], [shift["Al"], shift["Cu"]], rtol=0, atol=1e-12)
+    assert moved.document.e0_shift_ev["Cu"] == pytest.approx(plain.document.e0_shift_ev["Cu"] + shift["Cu"], abs=1e-12)
+    before, after = (run.document.metrics["valid"].after for run in (plain, moved))
+    assert after.mae_energy_mev_per_atom < before.mae_energy_mev_per_atom
+    assert after.mae_forces_mev_per_angstrom == before.mae_forces_mev_per_angstrom
+    for one, two in zip(plain.model.parameters(), moved.model.parameters(), strict=True):
+        assert torch.equal(one, two)
+    # a validation set that says otherwise is believed: labels of the model itself leave nothing to gain
+    graphs = [
+        build_graph(a, labels_of(a), numbers=[13, 29], cutoff=3.5, e0=energies[0], dtype=torch.float64)
+        for a in tiny_frames(3)
+    ]
+    predicted = plain.model(collate(graphs[2:]), training=False)["energy"].detach().numpy()
+    exact = tiny_frames(3)[2]
+    exact.calc.results["energy"] = float(predicted[0])
+    valid = build_graph(exact, labels_of(exact), numbers=[13, 29], cutoff=3.5, e0=energies[0], dtype=torch.float64)
+    assert not final_shift(plain.model, 0, graphs[:2], [valid]).any()
+    assert np.array_equal(model_e0(plain.model)[0], energies[0])
+
+
 @pytest.mark.parametrize("strategy", [pytest.param("pft", marks=pytest.mark.slow), "delta+pft"])
 def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
     module = tiny_model(numbers=(29,))

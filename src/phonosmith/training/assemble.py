@@ -23,8 +23,8 @@ from phonosmith.training.curvature import (
     check_target,
     curvature_target,
 )
-from phonosmith.training.energies import composition_matrix, given_energies, least_squares_shift
-from phonosmith.training.graphs import Graph, adapted, build_graph, check_frames, collate, frame_name, fresh
+from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift, relative_to
+from phonosmith.training.graphs import Graph, build_graph, check_frames, collate, frame_name, fresh
 from phonosmith.training.models import (
     MAIN_HEAD,
     REPLAY_HEAD,
@@ -141,7 +141,7 @@ def assemble(
         valid=[],
         replay=[],
         unshifted=raw,
-        shifted={s: _relative(raw[s], frames, numbers, suited - own, 0) for s, frames in splits.items()},
+        shifted={split: relative_to(graphs, suited - own, 0) for split, graphs in raw.items()},
         n_parameters=n_parameters,
         e0_shift={chemical_symbols[z]: float(e - o) for z, e, o in zip(numbers, energies, own, strict=True)},
         target=target,
@@ -149,8 +149,8 @@ def assemble(
         digests=digests,
         notes=notes,
     )
-    for split, frames in splits.items():
-        setattr(assembly, split, _relative(raw[split], frames, numbers, energies - own, assembly.main_head))
+    for split, graphs in raw.items():
+        setattr(assembly, split, relative_to(graphs, energies - own, assembly.main_head))
     # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
     # the foundation is kept
     if replayed:
@@ -228,23 +228,6 @@ def _graphs(
     ]
 
 
-def _relative(
-    graphs: Sequence[Graph], frames: Sequence[Atoms], numbers: Sequence[int], shift: np.ndarray, head: int
-) -> list[Graph]:
-    """Return graphs whose interaction energies are relative to shifted atomic energies (eV per element)."""
-    removed = composition_matrix(frames, numbers) @ shift
-    return [
-        adapted(
-            graph,
-            dtype=torch.float64,
-            device=torch.device("cpu"),
-            energy=float(graph.tensors["energy"]) - float(amount),
-            head=head,
-        )
-        for graph, amount in zip(graphs, removed, strict=True)
-    ]
-
-
 def _reference_energies(
     model: torch.nn.Module, spec: TrainSpec, train: Sequence[Atoms], graphs: Sequence[Graph]
 ) -> np.ndarray:
@@ -255,13 +238,7 @@ def _reference_energies(
         return own
     if spec.e0 == "given":
         return given_energies(spec.e0_values or {}, numbers)
-    residuals = []
-    with frozen(model):
-        for graph in graphs:
-            batch = collate([graph])
-            output = model(fresh(batch), training=False, compute_force=False)
-            residuals.append(float((batch["energy"] - output["interaction_energy"]).detach()))
-    return own + least_squares_shift(train, numbers, np.array(residuals))
+    return own + least_squares_shift(train, numbers, energy_residuals(model, graphs))
 
 
 def _start_model(

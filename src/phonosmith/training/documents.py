@@ -75,7 +75,13 @@ class TrainingDocument(BaseModel):
     change_relative: float = Field(description="that norm over the norm of the foundation's parameters")
     changed_by_block: dict[str, int] = Field(description="changed parameters by block")
     n_parameters_foundation: int = Field(description="parameters of the foundation before pruning")
-    e0_shift_ev: dict[str, float] = Field(description="change of the atomic reference energies by element, eV")
+    e0_shift_ev: dict[str, float] = Field(
+        description="change of the atomic reference energies by element, eV, final shift included"
+    )
+    e0_final_shift_ev: dict[str, float] = Field(
+        default_factory=dict,
+        description="the part of it made after training, eV; empty where none was made (setting e0_final_shift)",
+    )
     curvature: CurvatureErrors | None = Field(None, description="force-constant term, where used")
     replay: ReplayUse | None = Field(None, description="replay, where used")
     checks: TrainingChecks = Field(description="did what was asked for happen?")

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
@@ -17,11 +18,12 @@ from phonosmith.core.manifest import recorded
 from phonosmith.training.assemble import Assembly, CurvatureInput, assemble, curvature_term
 from phonosmith.training.checks import changes, check_training
 from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
+from phonosmith.training.energies import final_shift, relative_to
 from phonosmith.training.graphs import Graph, adapted, in_batches
 from phonosmith.training.loop import FitState, Fitter
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.metrics import Errors, errors
-from phonosmith.training.models import MAIN_HEAD, cast, resolve_device, single_head
+from phonosmith.training.models import MAIN_HEAD, cast, model_numbers, resolve_device, single_head
 from phonosmith.training.progress import epoch_reporter
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import merge_adapters, select_trainable
@@ -117,7 +119,10 @@ def fine_tune(
         seconds = time.perf_counter() - begin
         trained = _weights(model, fitter, spec)
         final = _transplant(assembly.start, start, trained)
-        document = _document(assembly, spec, state, fitter, final, name=name, seed=seed, seconds=seconds)
+        settled = _settle_energies(assembly, final, spec, state)
+        document = _document(
+            assembly, spec, state, fitter, final, name=name, seed=seed, seconds=seconds, settled=settled
+        )
     document.manifest = manifest
     plain = single_head(final, MAIN_HEAD)
     for parameter in plain.parameters():
@@ -174,6 +179,17 @@ def _transplant(
     return final
 
 
+def _settle_energies(assembly: Assembly, final: torch.nn.Module, spec: TrainSpec, state: FitState) -> dict[str, float]:
+    """Shift the trained head's atomic energies where asked for and helpful; labels follow. Return eV per element."""
+    if not spec.e0_final_shift or spec.e0 != "refit" or state.best_epoch == 0:
+        return {}
+    shift = final_shift(final, assembly.main_head, assembly.train, assembly.valid)
+    if not shift.any():
+        return {}
+    assembly.train, assembly.valid = relative_to(assembly.train, shift), relative_to(assembly.valid, shift)
+    return {chemical_symbols[z]: float(e) for z, e in zip(model_numbers(final), shift, strict=True)}
+
+
 def _errors(model: torch.nn.Module, graphs: Sequence[Graph], spec: TrainSpec) -> Errors:
     return errors(model, in_batches(graphs, 2 * spec.batch_size), LossTerms.of(spec))
 
@@ -188,6 +204,7 @@ def _document(
     name: str,
     seed: int,
     seconds: float,
+    settled: dict[str, float],
 ) -> TrainingDocument:
     foundation, plain = assembly.foundation, single_head(final, MAIN_HEAD)
     splits = {}
@@ -244,7 +261,8 @@ def _document(
         change_relative=relative,
         changed_by_block=by_block,
         n_parameters_foundation=assembly.n_parameters,
-        e0_shift_ev=assembly.e0_shift,
+        e0_shift_ev={symbol: value + settled.get(symbol, 0.0) for symbol, value in assembly.e0_shift.items()},
+        e0_final_shift_ev=settled,
         curvature=_curvature_errors(assembly, spec, state, final, term.method if term else ""),
         replay=replay,
         checks=checks,

@@ -40,6 +40,11 @@ class TrainSpec(BaseModel):
         "refit", description="atomic reference energies: kept, shifted by least squares on residuals, or given"
     )
     e0_values: dict[str, float] | None = Field(None, description="with e0=given: eV per element")
+    e0_final_shift: bool = Field(
+        True,
+        description="with e0=refit: take the mean energy offset training left out of the atomic energies, where that "
+        "lowers the validation error; forces do not change",
+    )
     energy_weight: float = Field(10.0, ge=0, description="weight of the energy term")
     forces_weight: float = Field(100.0, ge=0, description="weight of the force term")
     stress_weight: float = Field(1000.0, ge=0, description="weight of the stress term")
