@@ -22,22 +22,28 @@ TEMPERATURES = tuple(range(0, 801, 20))
 _SHOWN_IMAGINARY_THZ = -0.05
 
 
-def _line(name: str, width: float = 0.9) -> dict[str, Any]:
+def _line(name: str, place: int, width: float = 0.9) -> dict[str, Any]:
+    """Return matplotlib's settings of a line; sides named first lie on top, the reference above all."""
     style = line_style(name)
     return {
         "color": style.colour,
         "ls": style.dashes,
         "lw": 1.3 if name == "reference" else width,
-        "zorder": 2.5 if name == "reference" else 2,
+        "zorder": 3 if name == "reference" else 2.9 - 0.05 * place,
     }
+
+
+def base_dos(curves: PhononCurves) -> float:
+    """Return the highest density of states of the side that gives the path, 1/THz."""
+    return float(curves.sides[0].dos.max())
 
 
 def draw_many_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
     """Draw bands of every side over one path and the densities of states beside them; imaginary modes below zero."""
     left, right = axes
     base = curves.sides[0].bands
-    for side in curves.sides:
-        style = _line(side.name)
+    for place, side in enumerate(curves.sides):
+        style = _line(side.name, place)
         for distances, frequencies in zip(base.distances, side.bands.frequencies, strict=True):
             left.plot(distances, frequencies, **style)
         left.plot([], [], label=escape_math(side.name), **style)
@@ -59,7 +65,8 @@ def draw_many_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
             va="top", fontsize=7, color=GREY,
         )  # fmt: skip
         left.set_ylim(bottom=1.08 * lowest)
-    right.set_xlim(left=0)
+    # a flat spurious branch of one potential must not flatten everybody else's curve
+    right.set_xlim(0, min(max(side.dos.max() for side in curves.sides), 2 * base_dos(curves)) * 1.05)
     right.set_xlabel("DOS (1/THz)")
     right.tick_params(labelleft=False)
 
@@ -67,7 +74,7 @@ def draw_many_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
 @styled
 def many_bands_figure(curves: PhononCurves) -> Figure:
     """Return the figure of bands and densities of states: reference black, potentials in their colours."""
-    figure = new_figure(7.2, 4.0)
+    figure = new_figure(6.6, 3.9)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3.6, 1])
     draw_many_bands((left, right), curves)
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))
@@ -76,10 +83,10 @@ def many_bands_figure(curves: PhononCurves) -> Figure:
 
 def draw_many_thermal(axes: Sequence[Axes], curves: PhononCurves, temperatures: Sequence[float] = TEMPERATURES) -> None:
     """Draw C_v, S and F of every side against temperature on three axes."""
-    for side in curves.sides:
+    for place, side in enumerate(curves.sides):
         found = thermal_properties(side.mesh.frequencies, side.mesh.weights, temperatures)
         for panel, values in zip(axes, (found.heat_capacity, found.entropy, found.free_energy), strict=True):
-            panel.plot(temperatures, values, label=escape_math(side.name), **_line(side.name, 1.2))
+            panel.plot(temperatures, values, label=escape_math(side.name), **_line(side.name, place, 1.2))
     for panel, label in zip(axes, ("$C_v$ (J/K/mol)", "$S$ (J/K/mol)", "$F$ (kJ/mol)"), strict=True):
         panel.set_xlabel("temperature (K)")
         panel.set_ylabel(label)
@@ -89,7 +96,7 @@ def draw_many_thermal(axes: Sequence[Axes], curves: PhononCurves, temperatures: 
 @styled
 def many_thermal_figure(curves: PhononCurves) -> Figure:
     """Return the figure of harmonic thermodynamics, per mole of primitive cells."""
-    figure = new_figure(7.2, 2.7)
+    figure = new_figure(6.6, 2.6)
     panels = np.asarray(figure.subplots(1, 3)).tolist()
     draw_many_thermal(panels, curves)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))

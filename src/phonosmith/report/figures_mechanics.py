@@ -88,7 +88,7 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
         axes.plot([], [], "x", color="0.4", ms=7, mew=1.4, label="left out of the fit")
     axes.set_xlabel("volume (Å³/atom)")
     axes.set_ylabel("energy above minimum (meV/atom)")
-    axes.set_title(sides[0].formula, loc="left", fontsize="medium")
+    axes.set_title(escape_math(sides[0].formula), loc="left", fontsize="medium")
     # room for the legend above the curves, and for the marks of the volumes below
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), high + 0.08 * (high - low) * (1 + len(axes.get_legend_handles_labels()[1])))
@@ -138,7 +138,7 @@ def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
         raise InputError("There are no elastic constants to draw.", "Pass at least one document.")
     pairs = independent_constants(sides[0].fit.tensor)[:13]
     ticks = [f"$C_{{{i + 1}{j + 1}}}$" for i, j in pairs] + ["$K$", "$G$"]
-    figure = new_figure(7.2, 3.0)
+    figure = new_figure(6.6, 3.0)
     left, right = figure.subplots(1, 2, width_ratios=[max(len(ticks), 4), 1.6])
     for index, (side, name) in enumerate(zip(sides, names, strict=True)):
         style = line_style(name)

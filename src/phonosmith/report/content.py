@@ -1,0 +1,178 @@
+"""What a report page is made of, before it becomes HTML: texts, tables, pictures, links."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Tone = Literal["good", "bad", "warn", "plain"]
+NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    text
+        What is shown; always escaped.
+    key
+        What the cell is sorted by; the text when None.
+    href
+        Where it links to.
+    tone
+        Good, bad and warn are shown as badges.
+    """
+
+    text: str
+    key: float | str | None = None
+    href: str = ""
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first cell of each row is its header."""
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    sortable: bool = False
+    numeric: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An embedded picture.
+
+    Attributes
+    ----------
+    source
+        ``data:`` address.
+    alt
+        What it shows, for those who cannot see it.
+    caption
+        Below it.
+    width, height
+        Pixels it was drawn with.
+    """
+
+    source: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file to download."""
+
+    text: str
+    href: str
+    size: int
+
+
+@dataclass
+class Block:
+    """One part of a material's section."""
+
+    heading: str
+    texts: list[str] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether there is anything to show."""
+        return not any((self.texts, self.facts, self.tables, self.pictures, self.links, self.problems))
+
+
+@dataclass
+class MaterialSection:
+    """One material's part of the page."""
+
+    anchor: str
+    heading: str
+    badges: list[Cell]
+    summary: list[str]
+    potentials: Table | None
+    blocks: list[Block]
+    missing: list[str]
+
+
+@dataclass
+class Page:
+    """The whole page."""
+
+    title: str
+    badges: list[Cell]
+    lead: list[str]
+    warnings: list[str]
+    overview: Table | None
+    statistics: list[Table]
+    unfinished: Table | None
+    pictures: list[Picture]
+    materials: list[MaterialSection]
+    costs: list[Table]
+    provenance: list[Table]
+    problems: list[str]
+    footer: str
+
+
+def slug(text: str) -> str:
+    """Return a name that is safe in addresses and file names: lower-case letters, digits, dots and hyphens."""
+    plain = re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-.")
+    return plain[:60] or "material"
+
+
+def unique_slugs(names: Sequence[str]) -> list[str]:
+    """Return one slug per name, numbered where two names give the same."""
+    taken: set[str] = set()
+    found = []
+    for name in names:
+        base = slug(name)
+        chosen, number = base, 2
+        while chosen in taken:
+            chosen, number = f"{base}-{number}", number + 1
+        taken.add(chosen)
+        found.append(chosen)
+    return found
+
+
+def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Cell:
+    """Return a number with fixed decimals that sorts by its value; what is not known sorts last."""
+    if value is None or not math.isfinite(value):
+        return Cell(NOTHING, math.inf)
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return Cell(text, float(value))
+
+
+def whole(value: int | None) -> Cell:
+    """Return an integer with thin spaces between thousands."""
+    return Cell(NOTHING, math.inf) if value is None else Cell(f"{value:,}".replace(",", "\u2009"), value)
+
+
+def duration(seconds: float | None) -> Cell:
+    """Return a time in the unit a reader would choose."""
+    if seconds is None or not math.isfinite(seconds):
+        return Cell(NOTHING, math.inf)
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129_600, "h", 3600)):
+        if seconds < limit:
+            return Cell(f"{seconds / size:.3g} {unit}", seconds)
+    return Cell(f"{seconds / 86_400:.3g} d", seconds)
+
+
+def file_size(size: int) -> str:
+    """Return a size in bytes as a reader would say it."""
+    for limit, unit, divisor in ((1e3, "B", 1), (1e6, "kB", 1e3), (1e9, "MB", 1e6)):
+        if size < limit:
+            return f"{size / divisor:.3g} {unit}"
+    return f"{size / 1e9:.3g} GB"
