@@ -27,6 +27,7 @@ COMMAND_MODULES = (
     "train",
     "phonons",
     "compare",
+    "score_phases",
     "elastic",
     "demo",
 )
