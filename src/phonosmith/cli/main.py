@@ -24,10 +24,12 @@ COMMAND_MODULES = (
     "sample",
     "label",
     "dataset",
+    "from_phonons",
     "train",
     "phonons",
     "compare",
     "score_phases",
+    "forgetting",
     "elastic",
     "demo",
 )
