@@ -86,6 +86,7 @@ class TrainingDocument(BaseModel):
     replay: ReplayUse | None = Field(None, description="replay, where used")
     checks: TrainingChecks = Field(description="did what was asked for happen?")
     model: PotentialRef | None = Field(None, description="the trained model in the artefact store")
+    checkpoint: ArtefactRef | None = Field(None, description="where an unfinished training goes on, in the store")
     log: ArtefactRef | None = Field(None, description="metrics log (JSON lines) in the artefact store")
     history: list[dict[str, Any]] = Field(default_factory=list, description="one record per epoch")
     notes: list[str] = Field(default_factory=list, description="choices made on the way")

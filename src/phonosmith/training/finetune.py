@@ -56,6 +56,7 @@ def fine_tune(
     seed: int,
     workdir: Path | str | None = None,
     walltime: float | None = None,
+    since: float | None = None,
     progress: bool = False,
     name: str = "",
 ) -> TrainingResult:
@@ -79,6 +80,8 @@ def fine_tune(
         Folder of the metrics log and the checkpoint; an unfinished training there is resumed.
     walltime
         Seconds after which a checkpoint is written and the best model so far is returned, marked unfinished.
+    since
+        ``time.perf_counter()`` from which the walltime counts; default: the call of this function.
     progress
         Show a bar on standard error.
     name
@@ -91,6 +94,7 @@ def fine_tune(
     TrainingError
         When a loss or gradient stops being finite.
     """
+    since = time.perf_counter() if since is None else since
     device = resolve_device(spec.device)
     _check_extras(spec, replay, curvature)
     assembly = assemble(foundation, train, valid, spec, replay=replay, curvature=curvature, seed=seed)
@@ -115,8 +119,9 @@ def fine_tune(
         )
         begin = time.perf_counter()
         with epoch_reporter(spec, name or spec.strategy, show=progress) as report:
-            state = fitter.run(walltime=walltime, on_epoch=report)
-        seconds = time.perf_counter() - begin
+            state = fitter.run(walltime=walltime, since=since, on_epoch=report)
+        # a resumed training counts what it took before
+        seconds = max(time.perf_counter() - begin, state.seconds)
         trained = _weights(model, fitter, spec)
         final = _transplant(assembly.start, start, trained)
         settled = _settle_energies(assembly, final, spec, state)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobflow import Job, Maker, job
+from jobflow import CURRENT_JOB, Job, Maker, Response, job
 
-from phonosmith.core.artefacts import ArtefactRef, default_artefacts
+from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
 from phonosmith.core.errors import TrainingError
+from phonosmith.core.hashing import digest_json
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.training.checkpoint import CHECKPOINT_NAME
 from phonosmith.training.documents import TrainingDocument
+from phonosmith.training.spec import TrainSpec, make_spec
 
 
 @dataclass
@@ -32,7 +34,11 @@ class FineTuneMaker(Maker):
     seed
         Of every random draw.
     walltime
-        Seconds after which the best model so far is returned, marked unfinished.
+        Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
+    continuations
+        How often a training stopped by its walltime goes on in a job that replaces the stopped one (on whatever
+        machine: the checkpoint travels through the artefact store). After the last the best model so far is
+        returned, marked unfinished.
     refuse
         Fail when the model did not become better, or when what was asked for did not happen.
     """
@@ -42,7 +48,12 @@ class FineTuneMaker(Maker):
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     walltime: float | None = None
+    continuations: int = 20
     refuse: bool = False
+
+    def spec(self) -> TrainSpec:
+        """Return the strategy with its settings; impossible ones are explained."""
+        return make_spec(self.strategy, **self.settings)
 
     def make(
         self,
@@ -80,6 +91,7 @@ class FineTuneMaker(Maker):
             replay=replay,
             force_constants=force_constants,
             walltime=self.walltime,
+            continuations=self.continuations,
             refuse=self.refuse,
         )
         made.name = " ".join(part for part in (self.name, material.lower(), self.strategy) if part)
@@ -87,36 +99,46 @@ class FineTuneMaker(Maker):
 
 
 @job(output_schema=TrainingDocument)
-def train_model(foundation: PotentialRef, train: DatasetRef, valid: DatasetRef, **settings: Any) -> TrainingDocument:
-    """Fine-tune one model; see :class:`FineTuneMaker` for the settings."""
-    return run_training(foundation, train, valid, **settings)
-
-
-@job
-def train_models(tasks: Sequence[dict[str, Any]], workers: int = 4) -> list[TrainingDocument]:
-    """Run several small trainings side by side on one device; the order of results is that of the tasks.
+def train_model(
+    foundation: PotentialRef,
+    train: DatasetRef,
+    valid: DatasetRef,
+    *,
+    continuations: int = 0,
+    part: int = 1,
+    refuse: bool = False,
+    **settings: Any,
+) -> TrainingDocument | Response[TrainingDocument]:
+    """Fine-tune one model; see :class:`FineTuneMaker` for the settings.
 
     Parameters
     ----------
-    tasks
-        Arguments of :func:`run_training`, one mapping per training.
-    workers
-        Trainings at a time; a small model leaves most of a GPU idle.
+    continuations
+        How often a training stopped by its walltime may still go on in a job that replaces this one.
+    part
+        Which job of one training this is, counted from one.
     """
-    return pack(tasks, workers)
+    document = run_training(foundation, train, valid, **settings)
+    if not document.finished and continuations > 0:
+        following = train_model(
+            foundation,
+            train,
+            valid,
+            continuations=continuations - 1,
+            part=part + 1,
+            refuse=refuse,
+            **{**settings, "checkpoint": document.checkpoint},
+        )
+        following.name = f"{_own_name().removesuffix(f' part {part}')} part {part + 1}"
+        return Response(replace=following)
+    if refuse:
+        refuse_bad(document)
+    return document
 
 
-def pack(tasks: Sequence[dict[str, Any]], workers: int) -> list[TrainingDocument]:
-    """Run trainings in processes of their own (one CUDA context each), at most ``workers`` at a time."""
-    if workers == 1 or len(tasks) == 1:
-        return [run_training(**task) for task in tasks]
-    import multiprocessing
-
-    # a forked child cannot use CUDA
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(workers, len(tasks)), mp_context=context) as pool:
-        pending = [pool.submit(run_training, **task) for task in tasks]
-        return [one.result() for one in pending]
+def _own_name() -> str:
+    running = CURRENT_JOB.job
+    return running.name if running is not None else "train"
 
 
 def run_training(
@@ -131,24 +153,32 @@ def run_training(
     replay: DatasetRef | None = None,
     force_constants: ArtefactRef | None = None,
     walltime: float | None = None,
-    refuse: bool = False,
+    checkpoint: ArtefactRef | None = None,
     workdir: str = "training",
 ) -> TrainingDocument:
     """Fetch the inputs by identity, train, register the model; the work of one job.
 
-    Raises
-    ------
-    TrainingError
-        With ``refuse``, when the model is not better than the foundation or a check failed.
+    The checkpoint of a training stopped by its walltime goes into the artefact store beside the best model so far, so
+    that it can go on in another folder or on another machine.
+
+    Parameters
+    ----------
+    checkpoint
+        Where an earlier attempt stopped; one in the folder itself goes before it.
+    workdir
+        Folder of the metrics log and the checkpoint, a subfolder per training.
     """
+    begin = time.perf_counter()
     from phonosmith.potentials.registry import load
     from phonosmith.reference.datasets import get_dataset
     from phonosmith.training.deliver import register
     from phonosmith.training.finetune import fine_tune
-    from phonosmith.training.spec import make_spec
 
     spec = make_spec(strategy, **(settings or {}))
     label = "-".join(part for part in (material.lower(), strategy) if part)
+    folder = Path(workdir) / f"{label}-{foundation.short}-{train.short}-{seed}-{digest_json(spec.model_dump())[:8]}"
+    if checkpoint is not None and not (folder / CHECKPOINT_NAME).is_file():
+        write_atomic(folder / CHECKPOINT_NAME, default_artefacts().get_bytes(checkpoint))
     result = fine_tune(
         load(foundation, dtype="float64", device="cpu"),
         get_dataset(train),
@@ -157,17 +187,24 @@ def run_training(
         replay=get_dataset(replay) if replay is not None else None,
         curvature=_phonon(force_constants) if force_constants is not None else None,
         seed=seed,
-        workdir=Path(workdir) / f"{label}-{foundation.short}-{train.short}-{seed}",
+        workdir=folder,
         walltime=walltime,
+        since=begin,
         name=label,
     )
-    document = register(result, foundation).document
-    if refuse and not document.checks.passed:
+    if not result.document.finished:
+        state = (folder / CHECKPOINT_NAME).read_bytes()
+        result.document.checkpoint = default_artefacts().put_bytes(state, kind="checkpoint", suffix=".pt")
+    return register(result, foundation).document
+
+
+def refuse_bad(document: TrainingDocument) -> None:
+    """Raise TrainingError when a model is not better than its foundation or a check failed."""
+    if not document.checks.passed:
         raise TrainingError(
-            f"The training {label} is refused: {' '.join(document.checks.findings)}",
+            f"The training {document.name} is refused: {' '.join(document.checks.findings)}",
             "Label more structures, try another strategy or learning rate, or allow it with refuse=False.",
         )
-    return document
 
 
 def _phonon(ref: ArtefactRef) -> Any:

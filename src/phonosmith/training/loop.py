@@ -253,17 +253,27 @@ class Fitter:
 
     # the whole fit
 
-    def run(self, *, walltime: float | None = None, on_epoch: Callable[[EpochRecord], None] | None = None) -> FitState:
+    def run(
+        self,
+        *,
+        walltime: float | None = None,
+        since: float | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+    ) -> FitState:
         """Train until done, out of time or interrupted; the best weights are in the model when it is finished.
 
         Parameters
         ----------
         walltime
-            Seconds after which a checkpoint is written and an unfinished state is returned.
+            Seconds after which a checkpoint is written and an unfinished state is returned; one epoch is always
+            trained, so that a training in parts comes to its end.
+        since
+            ``time.perf_counter()`` from which they count; default: now.
         on_epoch
             Called after every epoch (progress bars); what it raises interrupts training after a checkpoint.
         """
         begin = time.perf_counter()
+        since = begin if since is None else since
         if not self._resume():
             self.state.ema = [p.detach().clone() for p in self.parameters] if self.spec.ema is not None else []
             self._record(self._judge(0, None, 0.0), begin)
@@ -279,7 +289,7 @@ class Fitter:
             self.state.finished = bool(self.state.reason)
             self._record(record, begin)
             now = time.perf_counter()
-            late = walltime is not None and now - begin + 1.2 * (now - start) > walltime
+            late = walltime is not None and now - since + 1.2 * (now - start) > walltime
             if self.state.finished or late or now - saved > CHECKPOINT_SECONDS:
                 self._save()
                 saved = now
