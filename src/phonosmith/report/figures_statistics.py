@@ -171,7 +171,12 @@ def learning_figure(reports: Sequence[MaterialReport]) -> Figure:
     if base:
         axes.axhline(float(np.median(base)), color=line_style("foundation").colour, ls=(0, (4, 2)), label="foundation")
     log_axis(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if one_size:
+        (size,) = {n for row in table.values() for n in row}
+        axes.set_xticks([size])
+        axes.set_xlim(size - 0.5, size + 0.5)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("training structures")
     axes.set_ylabel("validation force MAE (meV/Å)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(table) + 1, 6))

@@ -1,0 +1,155 @@
+"""Blocks of a material's section about what lies beyond its harmonic phonons: phase transitions, forgetting."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.report.content import NOTHING, Block, Cell, Table, number, whole
+from phonosmith.report.potential_tables import entry_name, one_per_strategy
+
+if TYPE_CHECKING:
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.evaluation.transition_documents import TransitionDoc
+    from phonosmith.report.pictures import Gallery
+
+_KINDS = {
+    "far": "same material, far from equilibrium",
+    "strain": "strained",
+    "eos": "other volumes",
+    "replay": "replay pool",
+    "other": "another material",
+}
+
+
+def _drawing(module: str, name: str) -> Callable[..., Any] | None:
+    """Return a drawing function of a sibling module, None where this installation has none."""
+    full = f"phonosmith.report.{module}"
+    if importlib.util.find_spec(full) is None:
+        return None
+    return getattr(importlib.import_module(full), name, None)
+
+
+def transition_sides(report: MaterialReport) -> dict[str, TransitionDoc]:
+    """Return what following imaginary modes found, the reference first."""
+    sides = {}
+    if report.reference_result.transitions is not None:
+        sides["reference"] = report.reference_result.transitions
+    for name, entry in one_per_strategy(report):
+        if entry.transitions is not None:
+            sides[name] = entry.transitions
+    return sides
+
+
+def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
+    """Return imaginary modes, energies along them and the phases they lead to."""
+    block = Block("Phase transitions")
+    sides = transition_sides(report)
+    modes, phases = [], []
+    for name, document in sides.items():
+        for mode in document.modes:
+            deepest = min((minimum.energy_ev_per_atom for minimum in mode.minima), default=None)
+            ends = sorted({path.final.space_group for path in mode.pathways if path.final is not None})
+            q = ", ".join(f"{value:.3g}" for value in mode.q)
+            modes.append(
+                [
+                    Cell(name),
+                    Cell(f"{mode.label} ({q})" if mode.label else f"({q})"),
+                    number(mode.frequency_thz, 3),
+                    whole(mode.multiplicity),
+                    Cell("exact" if mode.exact else "interpolated", tone="plain" if mode.exact else "warn"),
+                    number(None if deepest is None else 1000 * deepest, 2),
+                    Cell(mode.skipped or ", ".join(ends) or "no other phase"),
+                ]
+            )
+        phases += [
+            [
+                Cell(name),
+                Cell(f"{phase.space_group} ({phase.space_group_number})"),
+                whole(phase.n_atoms_primitive),
+                number(1000 * phase.energy_difference_ev_per_atom, 2, signed=True),
+            ]
+            for phase in document.phases
+        ]
+        if not document.modes:
+            block.texts.append(f"{name}: no imaginary mode to follow.")
+    if modes:
+        columns = (
+            "potential", "wave vector", "frequency, THz", "multiplicity", "at its wave vector", "deepest, meV/atom",
+            "leads to",
+        )  # fmt: skip
+        block.tables.append(Table(f"Imaginary modes of {report.material}", columns, modes))
+    if phases:
+        names = ("potential", "phase", "atoms in the primitive cell", "energy above the start, meV/atom")
+        block.tables.append(Table(f"Phases the modes of {report.material} lead to", names, phases))
+    if sides:
+        _draw_transitions(block, report, sides, gallery)
+    return block
+
+
+def _draw_transitions(block: Block, report: MaterialReport, sides: dict[str, TransitionDoc], gallery: Gallery) -> None:
+    names = ", ".join(sides)
+    energies = _drawing("figures_modes", "mode_energies_figure")
+    pathways = _drawing("figures_modes", "pathways_figure")
+    if energies is not None and any(mode.energies for document in sides.values() for mode in document.modes):
+        block.pictures += gallery.draw(
+            "modes",
+            lambda: energies(sides),
+            f"Energy along the imaginary modes of {report.material} by {names}; depths are in the table.",
+            "Energy along imaginary modes",
+        )
+    if pathways is not None and any(document.phases for document in sides.values()):
+        block.pictures += gallery.draw(
+            "pathways",
+            lambda: pathways(sides),
+            f"Energies of the phases that the modes of {report.material} lead to, by {names}; see the table.",
+            "Pathways to other phases",
+        )
+
+
+def forgetting_block(report: MaterialReport, gallery: Gallery) -> Block:
+    """Return errors where potentials were not tuned, beside the foundation's."""
+    block = Block("Forgetting")
+    rows = []
+    sides = {}
+    for name, entry in one_per_strategy(report):
+        document = entry.forgetting
+        if document is None:
+            continue
+        sides[name] = document
+        for item in document.sets:
+            ours, base = item.tuned_force_mae, item.foundation_force_mae
+            rows.append(
+                [
+                    Cell(entry_name(entry, report)),
+                    Cell(item.name),
+                    Cell(_KINDS.get(item.kind, item.kind)),
+                    whole(item.n_structures),
+                    Cell("the reference" if item.truth == "reference" else "the foundation (drift)"),
+                    number(base, 1),
+                    number(ours, 1),
+                    number(ours / base if ours is not None and base else None, 2),
+                ]
+            )
+        block.texts += [f"{name}: not used: {why}" for why in document.skipped]
+    if not sides:
+        return block
+    columns = (
+        "potential", "structures", "kind", "number", "compared with", "foundation, meV/Å", "tuned, meV/Å", "ratio",
+    )  # fmt: skip
+    caption = f"Force MAE of the potentials of {report.material} where they were not tuned"
+    block.tables = [
+        Table(caption, columns, rows or [[Cell(NOTHING)] * 8], sortable=True, numeric=frozenset({3, 5, 6, 7}))
+    ]
+    draw = _drawing("figures_forgetting", "forgetting_figure")
+    if draw is not None and rows:
+        block.pictures = gallery.draw(
+            "forgetting",
+            lambda: draw(sides),
+            f"Force errors of {', '.join(sides)} on structures they were not tuned on, beside the foundation's; "
+            "the values are in the table.",
+            "Errors where the potentials were not tuned",
+        )
+    return block
