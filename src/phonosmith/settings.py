@@ -73,6 +73,15 @@ class Settings(BaseSettings):
     )
     verdict_omega_max_percent: float = Field(3.0, gt=0, description="largest error of the highest frequency, percent")
     verdict_thermal_percent: float = Field(2.0, gt=0, description="largest error of C_v and S at 300 K, percent")
+    production_force_mae: float = Field(
+        20.0, gt=0, description="largest validation force MAE where no reference phonons exist, meV/Å"
+    )
+    production_change_thz: float = Field(
+        0.05, gt=0, description="phonons must not move more than this between the last two training sets, THz"
+    )
+    production_check_percent: float = Field(
+        5.0, gt=0, description="largest relative force error in displaced cells the reference calculated, percent"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -1,7 +1,7 @@
 import pytest
 
 from phonosmith.evaluation.phonon_documents import PhononComparison, PhononSide
-from phonosmith.evaluation.verdict import judge
+from phonosmith.evaluation.verdict import judge, judge_production
 from phonosmith.settings import Settings
 
 SIDE = {
@@ -55,3 +55,24 @@ def test_worse_than_the_foundation_or_untrained_is_never_fit():
 
 def test_thresholds_come_from_the_settings():
     assert judge(comparison(mae=0.2), Settings(verdict_phonon_mae_thz=0.3)).fit
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, None),
+        ({"valid_force_mae": 20.1}, "validation force MAE 20.1"),
+        ({"valid_force_mae": None}, "no validation errors"),
+        ({"phonon_change_thz": 0.051}, "still move"),
+        ({"phonon_change_thz": None}, "convergence is unknown"),
+        ({"check_percent": 5.1}, "displaced cells"),
+        ({"check_percent": float("nan")}, "displaced cells"),
+        ({"improved": False}, "did not lower"),
+        ({"stable": False}, "imaginary"),
+    ],
+)
+def test_without_reference_phonons_each_reason_speaks_alone(change, words):
+    good = {"valid_force_mae": 19.9, "phonon_change_thz": 0.049, "check_percent": 4.9, "improved": True, "stable": True}
+    verdict = judge_production(Settings(), **(good | change))
+    assert verdict.fit == (words is None)
+    assert [words in reason for reason in verdict.reasons] == ([] if words is None else [True])

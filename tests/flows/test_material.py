@@ -4,11 +4,18 @@ from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.evaluation.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.harmonic import harmonic_from_document
+from phonosmith.evaluation.phonon_documents import PhononDoc
+from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.flows.checks import check_cells
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.embedded import demo_structure
-from phonosmith.potentials.registry import resolve
+from phonosmith.potentials.registry import load, resolve
+from phonosmith.reference.datasets import get_dataset
 from phonosmith.reference.engines import make_engine
 
 TINY = {
@@ -22,7 +29,7 @@ TINY = {
 
 def maker(**changes):
     engine = make_engine("forcefield", potential="embedded-reference")
-    return FineTuneMaterialMaker(engine=engine, strategies=("transfer", "delta+pft"), **(TINY | changes))
+    return FineTuneMaterialMaker(engine=engine, **({"strategies": ("transfer", "delta+pft")} | TINY | changes))
 
 
 def silicon():
@@ -71,7 +78,9 @@ def test_making_a_flow_changes_nothing_in_the_maker():
     [
         ({"strategies": ("detla",)}, "detla"),
         ({"training": {"learning": 1}}, "learning"),
-        ({"strategies": ("multihead",)}, "replay"),
+        ({"evaluate": ("phonon",)}, "phonon"),
+        ({"n_train": (0,)}, "0 structures"),
+        ({"training": {"lora": {"rank": 2}}}, "lora"),
         ({"engine": None}, "no engine"),
     ],
 )
@@ -84,3 +93,80 @@ def test_what_cannot_work_is_said_before_any_job_exists(changes, message):
 def test_a_foundation_that_lacks_an_element():
     with pytest.raises(PotentialError, match="Au"):
         maker().make(AseAtomsAdaptor.get_structure(bulk("Au")), resolve("embedded"))
+
+
+def run(made, folder):
+    folder.mkdir(exist_ok=True)
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    store.connect()
+    run_locally(made, store=store, log=False, create_folders=True, root_dir=folder)
+    found = store.get_output(made.output.uuid, load=True)
+    return MaterialReport.model_validate({k: v for k, v in found.items() if not k.startswith("@")}), store
+
+
+@pytest.mark.slow
+def test_sizes_share_everything_but_training_and_its_results(tmp_path):
+    chosen = {"training": {"epochs": 2, "multihead": {"replay_size": 12}}, "evaluate": ("phonons", "elastic", "eos")}
+    made = maker(strategies=("delta", "multihead"), n_train=(12, 4), **chosen)
+    flow = made.make(silicon(), resolve("embedded"))
+    names = [job.name for job, _ in flow.iterflow()]
+    assert len(set(names)) == len(names)
+    assert {"train si delta 4", "train si delta 12", "phonon si multihead 4", "eos si reference"} <= set(names)
+    report, store = run(flow, tmp_path / "run")
+    found = {(entry.strategy, entry.n_train): entry for entry in report.strategies}
+    assert set(found) == {(name, n) for name in ("delta", "multihead") for n in (4, 12)}
+    # only what the largest set needs is labelled: 12 of 16 training frames, and the validation frames
+    labelled = store.docs_store.count({"name": {"$regex": r"^label si \d"}})
+    assert labelled == 12 + report.labels.valid.n_frames
+    # nested: the smaller set is the beginning of the larger
+    small, large = (get_dataset(report.labels.subsets[n]) for n in ("4", "12"))
+    assert all((a.positions == b.positions).all() for a, b in zip(small, large, strict=False))
+    # the change between sizes is the phonon MAE of one against the other, by the comparison every other number uses
+    documents = [store.query_one({"name": f"phonon si delta {n}"}, load=True)["output"] for n in (4, 12)]
+    models = [harmonic_from_document(PhononDoc.model_validate(document), default_artefacts()) for document in documents]
+    assert found["delta", 12].phonon_change_thz == compare_phonons(models[0], models[1], 6).mae_thz
+    assert found["delta", 4].phonon_change_thz is None
+    for entry in [report.foundation, *report.strategies]:
+        assert entry.elastic.fit.moduli.bulk_vrh > 0
+        assert entry.eos.fit.bulk_modulus == pytest.approx(entry.elastic.fit.moduli.bulk_vrh, rel=0.1)
+    assert report.reference_result.elastic is not None
+    stages = {cost.stage for cost in report.costs}
+    assert stages == {"sample", "label", "train", "phonon", "elastic", "eos"}
+    assert all(cost.wall_seconds > 0 and cost.cores >= 1 for cost in report.costs)
+    assert report.sampling.selected_energies[0][0] > report.sampling.selected_energies[0][-1] > 0
+    assert len(report.model_dump_json()) < 200_000
+
+
+@pytest.mark.slow
+def test_production_pays_for_no_reference_phonons(tmp_path):
+    made = maker(strategies=("delta",), mode="production", n_checks=1, check_min_length=5.0)
+    flow = made.make(silicon(), resolve("embedded"))
+    names = [job.name for job, _ in flow.iterflow()]
+    assert not [name for name in names if "reference" in name]
+    assert {"train si delta 8", "train si delta 16", "label si check 00"} <= set(names)
+    report, _ = run(flow, tmp_path / "run")
+    assert report.mode == "production"
+    assert report.gain is None
+    assert report.reference_result.phonons is None
+    small, large = sorted(report.strategies, key=lambda entry: entry.n_train)
+    assert large.phonons is None
+    assert large.phonon_change_thz > 0
+    assert any("convergence is unknown" in reason for reason in small.verdict.reasons)
+    # the check is the plain force difference in the displaced cell
+    assert large.check.n_cells == 1
+    (cell,) = check_cells(silicon(), choose_phonon_supercell(silicon(), 5.0), 1)
+    ours = load(large.potential).evaluate([cell])[0].forces
+    theirs = load("embedded-reference").evaluate([cell])[0].forces
+    assert large.check.force_mae == pytest.approx(1000 * abs(ours - theirs).mean(), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_failed_optional_evaluation_is_named_and_the_report_survives(tmp_path):
+    flow = maker(strategies=("transfer",), evaluate=("phonons", "eos")).make(silicon(), resolve("embedded"))
+    (broken,) = [job for job, _ in flow.iterflow() if job.name == "eos si transfer"]
+    broken.function_kwargs["factors"] = [1.0]  # no equation of state goes through one point
+    report, _ = run(flow, tmp_path / "run")
+    assert [entry.strategy for entry in report.strategies] == ["transfer"]
+    assert report.strategies[0].eos is None
+    assert report.foundation.eos is not None
+    assert report.notes == ["eos of transfer: no result, its job failed"]

@@ -60,6 +60,7 @@ class AuditedLabels(BaseModel):
     )
     findings: list[str] = Field(default_factory=list, description="what the audit found, in sentences")
     label_seconds: float = Field(description="wall time of all reference calculations together, s")
+    label_cores: int = Field(1, description="processor cores of one reference calculation")
 
 
 class TrainingCurve(BaseModel):
@@ -83,6 +84,7 @@ class PhononSummary(BaseModel):
     space_group: str = Field(description="international symbol of the relaxed cell")
     omega_max_thz: float = Field(description="highest frequency, THz")
     stable: bool = Field(description="no commensurate mode below the strict threshold")
+    stable_practical: bool | None = Field(None, description="no commensurate mode below the practical threshold")
     seconds: float = Field(description="wall time, s")
 
     @classmethod
@@ -96,6 +98,7 @@ class PhononSummary(BaseModel):
             space_group=document.space_group,
             omega_max_thz=document.omega_max_thz,
             stable=document.stability.stable,
+            stable_practical=document.stability.stable_practical,
             seconds=document.manifest.wall_seconds,
         )
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class PhonosmithError(Exception):
     """Base of every error a user may meet; carries advice.
@@ -69,3 +72,9 @@ class TrainingError(PhonosmithError):
 
 class ConvergenceError(PhonosmithError):
     """A relaxation or fit did not converge."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean ...? " for the known name closest to a mistyped one, or nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {found[0]}? " if found else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -48,13 +49,27 @@ class Manifest(BaseModel):
 
 def host_kind() -> dict[str, Any]:
     """Describe the machine without naming it: system, processor architecture, cores available to this process."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": platform.system(),
         "machine": platform.machine(),
         "python": platform.python_version(),
-        "cores": cores,
+        "cores": available_cores(),
     }
+
+
+def available_cores() -> int:
+    """Return the cores a calculation started here may use: those of the SLURM job, else of this process."""
+    tasks = os.environ.get("SLURM_NTASKS", "")
+    if tasks.isdigit():
+        each = os.environ.get("SLURM_CPUS_PER_TASK", "")
+        return int(tasks) * (int(each) if each.isdigit() else 1)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus_in_use() -> int:
+    """Return 1 when this process has touched a GPU through torch, else 0; torch is never imported for it."""
+    torch = sys.modules.get("torch")
+    return int(torch is not None and bool(torch.cuda.is_initialized()))
 
 
 @contextmanager
@@ -77,3 +92,4 @@ def recorded(
         yield manifest
     finally:
         manifest.wall_seconds = time.perf_counter() - start
+        manifest.host["gpus"] = gpus_in_use()

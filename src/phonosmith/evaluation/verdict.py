@@ -16,7 +16,7 @@ class Verdict(BaseModel):
 
     fit: bool = Field(description="the potential may be trusted for harmonic phonons of this material")
     reasons: list[str] = Field(description="what speaks against it; empty when fit")
-    thresholds: dict[str, float] = Field(description="limits that were applied, THz and percent")
+    thresholds: dict[str, float] = Field(description="limits that were applied, THz, percent and meV/Å")
 
 
 def judge(
@@ -70,4 +70,65 @@ def judge(
         reasons.append(f"worse than the foundation ({comparison.mae_thz:.3f} > {foundation.mae_thz:.3f} THz)")
     if not improved:
         reasons.append("training did not lower the validation loss")
+    return Verdict(fit=not reasons, reasons=reasons, thresholds=limits)
+
+
+def judge_production(
+    settings: Settings,
+    *,
+    valid_force_mae: float | None,
+    phonon_change_thz: float | None,
+    check_percent: float | None = None,
+    improved: bool = True,
+    stable: bool | None = None,
+    trained: bool = True,
+) -> Verdict:
+    """Judge a potential where nobody paid for reference phonons: what is not known speaks against it.
+
+    Parameters
+    ----------
+    settings
+        Holds the thresholds ``production_*``.
+    valid_force_mae
+        Validation force MAE, meV/Å.
+    phonon_change_thz
+        Phonon MAE between this potential and the one of the next smaller training set (or the round before), THz.
+    check_percent
+        Relative force error in displaced cells that the reference calculated, percent; None when none were asked.
+    improved
+        Whether training lowered the validation loss.
+    stable
+        Whether the potential finds the crystal dynamically stable; an unstable one is not trusted unseen.
+    trained
+        False for the foundation, which has no training set to converge with.
+    """
+    limits = {
+        "force_mae_mev_per_angstrom": settings.production_force_mae,
+        "phonon_change_thz": settings.production_change_thz,
+        "check_percent": settings.production_check_percent,
+    }
+    reasons = []
+    if valid_force_mae is None:
+        reasons.append("no validation errors")
+    elif not valid_force_mae <= limits["force_mae_mev_per_angstrom"]:
+        reasons.append(
+            f"validation force MAE {valid_force_mae:.1f} meV/Å exceeds {limits['force_mae_mev_per_angstrom']:g} meV/Å"
+        )
+    if not trained:
+        pass
+    elif phonon_change_thz is None:
+        reasons.append("no smaller training set to compare its phonons with: convergence is unknown")
+    elif not phonon_change_thz <= limits["phonon_change_thz"]:
+        reasons.append(
+            f"phonons still move with the training set: {phonon_change_thz:.3f} THz, "
+            f"allowed {limits['phonon_change_thz']:g} THz"
+        )
+    if check_percent is not None and not check_percent <= limits["check_percent"]:
+        reasons.append(
+            f"forces of displaced cells off by {check_percent:.1f} %, allowed {limits['check_percent']:g} %"
+        )
+    if not improved:
+        reasons.append("training did not lower the validation loss")
+    if stable is False:
+        reasons.append("predicts imaginary modes, which only reference phonons could confirm")
     return Verdict(fit=not reasons, reasons=reasons, thresholds=limits)

@@ -1,27 +1,22 @@
-"""Jobs that join stages: audit of labels, force constants for curvature supervision, the material's report."""
+"""Jobs that join stages: needed labels, audit, replay structures, force constants for curvature supervision."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from jobflow import JobConfig, OnMissing, job
+from jobflow import CURRENT_JOB, Response, job
 from pydantic import BaseModel
 
-from phonosmith.analysis.documents import (
-    AuditedLabels,
-    MaterialReport,
-    PhononSummary,
-    PotentialReport,
-    ReferenceReport,
-    TrainingCurve,
-)
+from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError
-from phonosmith.core.manifest import recorded
+from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.evaluation.phonon_documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.dataset_documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
-from phonosmith.training.documents import TrainingDocument
+from phonosmith.reference.jobs import LabelMaker
+from phonosmith.reference.labels import sampled_frames
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -33,16 +28,45 @@ def read_document(kind: type[Document], value: Any) -> Document:
     return kind.model_validate({key: item for key, item in dict(value).items() if not key.startswith("@")})
 
 
+@job
+def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: int | None = None) -> Response[Any]:
+    """Replace this job by one label job for each frame that will be used.
+
+    Where this job has an identity from its content, its label jobs get one too: asking for a larger training set later
+    labels only the frames that are new.
+
+    Parameters
+    ----------
+    sample
+        ``SamplingDoc``.
+    maker
+        Makes the label jobs.
+    material
+        Name in the names of the jobs.
+    n_train
+        Label only the first so many training frames (outermost first) besides the validation frames; all when None.
+    """
+    frames = sampled_frames(sample)
+    train = [frame for frame in frames if frame.split == "train"]
+    others = [frame for frame in frames if frame.split != "train"]
+    # validation frames first: their job names do not depend on the number of training frames
+    flow = maker.make([*others, *train[:n_train]], material)
+    current = CURRENT_JOB.job
+    if current is not None and has_content_identity(current.uuid):
+        flow = fix_identities(flow)
+    return Response(replace=flow)
+
+
 @job(output_schema=AuditedLabels)
-def audit_material(report: Any, n_train: int | None = None) -> AuditedLabels:
+def audit_material(report: Any, sizes: list[int] | None = None) -> AuditedLabels:
     """Audit the labels of one material and keep what may be trained on.
 
     Parameters
     ----------
     report
         ``LabelReport`` of the labelling.
-    n_train
-        Use only the first so many training labels (outermost first); all when None.
+    sizes
+        Numbers of training labels to keep as nested subsets, outermost first.
 
     Raises
     ------
@@ -61,20 +85,54 @@ def audit_material(report: Any, n_train: int | None = None) -> AuditedLabels:
         raise LabelError(f"The labels of {labels.material} are refused: {'; '.join(words)}.", "Repair them and rerun.")
     excluded = set(document.excluded)
     first = len(splits["train"])
-    train = [atoms for index, atoms in enumerate(splits["train"]) if index not in excluded][:n_train]
+    train = [atoms for index, atoms in enumerate(splits["train"]) if index not in excluded]
     valid = [atoms for index, atoms in enumerate(splits["valid"], start=first) if index not in excluded]
     if not train or not valid:
         raise LabelError(f"The audit of {labels.material} leaves no labels to train or validate on.", "; ".join(words))
+    name = f"{labels.material} train"
+    kept = put_dataset(train, name=name)
+    subsets = {}
+    for size in sizes or []:
+        subsets[str(size)] = (
+            kept if size >= len(train) else put_dataset(train[:size], name=f"{name}[:{size}]", parents=[kept.sha256])
+        )
     return AuditedLabels(
         material=labels.material,
-        train=put_dataset(train, name=f"{labels.material} train"),
+        train=kept,
         valid=put_dataset(valid, name=f"{labels.material} valid"),
         verdict=document.verdict,
         n_excluded=len(excluded),
         n_failed=len(labels.failures),
+        subsets=subsets,
         findings=words,
         label_seconds=labels.wall_seconds,
+        label_cores=labels.cores,
     )
+
+
+@job(output_schema=DatasetRef)
+def replay_material(foundation: Any, elements: list[str], size: int = 100, seed: int = 0) -> DatasetRef:
+    """Make replay structures of what the foundation knows and label them with the foundation itself.
+
+    Parameters
+    ----------
+    foundation
+        The potential.
+    elements
+        Of the material; they come first.
+    size
+        Structures.
+    seed
+        Of every draw.
+    """
+    from phonosmith.flows.replay import elemental_pool, label_pool
+    from phonosmith.potentials.registry import load
+    from phonosmith.reference.datasets import put_dataset
+
+    ref = read_document(PotentialRef, foundation)
+    pool = elemental_pool(ref.elements, elements, size, seed)
+    frames = label_pool(load(ref), pool, ref.name)
+    return put_dataset(frames, name=f"replay of {ref.name}", parents=[ref.sha256])
 
 
 @job(output_schema=ArtefactRef)
@@ -90,117 +148,6 @@ def force_constants_file(phonons: Any) -> ArtefactRef:
         path = Path(folder) / "phonopy.yaml"
         model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})
         return default_artefacts().put_file(path, kind="force_constants")
-
-
-def _entry(
-    strategy: str, phonons: PhononDoc, reference: Any, foundation: Any, training: TrainingDocument | None, mesh: int
-) -> PotentialReport:
-    from phonosmith.evaluation.harmonic import harmonic_from_document
-    from phonosmith.evaluation.phonons import compare_phonons
-    from phonosmith.evaluation.verdict import judge
-    from phonosmith.settings import get_settings
-
-    candidate = harmonic_from_document(phonons, default_artefacts())
-    comparison = compare_phonons(reference, candidate, mesh)
-    improved = True if training is None else training.improved
-    ref = phonons.potential
-    if ref is None:
-        raise LabelError(f"The phonons of {strategy} do not name their potential.", "Use FastPhononMaker.")
-    after = training.metrics["valid"].after if training is not None else None
-    return PotentialReport(
-        strategy=strategy,
-        potential=ref,
-        phonons=comparison,
-        summary=PhononSummary.of(phonons),
-        verdict=judge(comparison, get_settings(), foundation, improved=improved),
-        n_train=0,
-        training_seconds=None if training is None else training.seconds,
-        train_force_mae=None if training is None else training.metrics["train"].after.mae_forces_mev_per_angstrom,
-        valid_force_mae=None if after is None else after.mae_forces_mev_per_angstrom,
-        valid_energy_mae=None if after is None else after.mae_energy_mev_per_atom,
-        valid_stress_mae=None if after is None else after.mae_stress_mev_per_angstrom3,
-        curve=None if training is None else training_curve(training),
-        n_parameters=None if training is None else training.n_parameters,
-        n_changed=None if training is None else training.n_changed,
-        improved=None if training is None else training.improved,
-    )
-
-
-def _phonon_mae(entry: PotentialReport) -> float:
-    """Return the phonon MAE, THz; infinite where phonons were not compared."""
-    return float("inf") if entry.phonons is None else entry.phonons.mae_thz
-
-
-def training_curve(training: TrainingDocument) -> TrainingCurve:
-    """Take the course of a training from its record of epochs."""
-    lines = training.history
-    return TrainingCurve(
-        epoch=[line["epoch"] for line in lines],
-        train_loss=[line.get("train_loss") for line in lines],
-        valid_loss=[line.get("valid_loss") for line in lines],
-        valid_force_mae=[line.get("valid_mae_forces_mev_per_angstrom") for line in lines],
-        best_epoch=training.best_epoch,
-        stop_reason=training.stop_reason,
-    )
-
-
-@job(output_schema=MaterialReport, config=JobConfig(on_missing_references=OnMissing.NONE))
-def report_material(
-    material: str,
-    engine: str,
-    rehearsal: bool,
-    labels: Any,
-    reference: Any,
-    foundation: Any,
-    strategies: list[str],
-    trainings: list[Any],
-    phonons: list[Any],
-    mesh: int = 20,
-) -> MaterialReport:
-    """Compare every potential with the reference and judge it; strategies without a result are named.
-
-    Raises
-    ------
-    LabelError
-        When labels, reference or foundation phonons are missing: nothing can be compared.
-    """
-    from phonosmith.evaluation.harmonic import harmonic_from_document
-
-    for name, value in (("labels", labels), ("reference phonons", reference), ("foundation phonons", foundation)):
-        if value is None:
-            raise LabelError(f"{material} has no {name}.", "Look at the failed job and run it again.")
-    audited = read_document(AuditedLabels, labels)
-    truth = read_document(PhononDoc, reference)
-    with recorded({"train": audited.train.sha256, "valid": audited.valid.sha256}, {"mesh": mesh}) as manifest:
-        model = harmonic_from_document(truth, default_artefacts())
-        base = _entry("foundation", read_document(PhononDoc, foundation), model, None, None, mesh)
-        entries, failed = [], []
-        for strategy, training, found in zip(strategies, trainings, phonons, strict=True):
-            if training is None or found is None:
-                failed.append(strategy)
-                continue
-            made = read_document(TrainingDocument, training)
-            entry = _entry(strategy, read_document(PhononDoc, found), model, base.phonons, made, mesh)
-            entries.append(entry.model_copy(update={"n_train": audited.train.n_frames}))
-    entries.sort(key=_phonon_mae)
-    best = entries[0] if entries else None
-    return MaterialReport(
-        material=material,
-        formula=truth.formula,
-        reference=engine,
-        rehearsal=rehearsal,
-        structure=truth.structure,
-        space_group=truth.space_group,
-        space_group_number=truth.space_group_number,
-        labels=audited,
-        reference_result=ReferenceReport(phonons=PhononSummary.of(truth)),
-        foundation=base,
-        strategies=entries,
-        failed=failed,
-        best=None if best is None else best.strategy,
-        gain=None if best is None else _phonon_mae(base) / _phonon_mae(best),
-        manifest=manifest,
-    )
 
 
 @job(output_schema=PotentialRef)

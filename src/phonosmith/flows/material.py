@@ -1,37 +1,57 @@
-"""One material from crystal to verdicts: sampling, labels, audit, every strategy, phonons on both sides."""
+"""One material from crystal to verdicts: sampling, labels, audit, every strategy and size, results on both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobflow import Flow, Job, Maker
 
-from phonosmith.core.errors import ConfigurationError, PotentialError
-from phonosmith.evaluation.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonon_jobs import FastPhononMaker
-from phonosmith.flows.jobs import audit_material, force_constants_file, report_material
-from phonosmith.flows.reference_phonons import reference_phonons
+from phonosmith.core.errors import ConfigurationError, PotentialError, did_you_mean
+from phonosmith.flows.parts import MaterialParts
+from phonosmith.flows.reporting import report_material
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.dataset_documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.jobs import LabelMaker
-from phonosmith.sampling.jobs import SamplingMaker
+from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.training.jobs import FineTuneMaker
-from phonosmith.training.spec import make_spec
+from phonosmith.training.spec import TrainSpec, make_spec
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 DEFAULT_STRATEGIES = ("transfer", "delta")
+EVALUATIONS = ("phonons", "elastic", "eos", "forgetting", "transitions")
+Mode = Literal["comparison", "production"]
+
+
+@dataclass(frozen=True)
+class VariantNames:
+    """What the jobs of one variant (foundation, cell, seed) of a material call it.
+
+    Attributes
+    ----------
+    labels
+        In the names of sampling, label and audit jobs.
+    foundation
+        In the names of the foundation's own jobs.
+    variant
+        In the names of trainings, of the results of trained potentials and of the report.
+    """
+
+    labels: str
+    foundation: str
+    variant: str
 
 
 @dataclass
 class FineTuneMaterialMaker(Maker):
     """Fine-tune a foundation for one material with several strategies and judge each by its phonons.
 
-    Labels and reference phonons are computed once and shared by all strategies. Job names begin with their stage and
-    the material (``sample si small``, ``label si 07``, ``train si delta``, ``phonon si delta``): routing keys on them.
+    Labels and reference results are computed once and shared by all strategies and training-set sizes. Job names begin
+    with their stage and the material (``sample si small``, ``label si 07``, ``train si delta``, ``phonon si delta``;
+    with several sizes ``train si delta 12``): routing keys on them.
 
     Attributes
     ----------
@@ -46,15 +66,32 @@ class FineTuneMaterialMaker(Maker):
     sampling
         Settings of ``SamplingSettings`` that differ from the protocol.
     n_train
-        Use only the first so many training labels (outermost first).
+        Training-set sizes: nested sets of the first so many labels, outermost first; all labels when empty (in
+        production mode half of them and all: the difference shows whether phonons have converged).
+    evaluate
+        What to compute of reference, foundation and every fine-tuned potential: ``phonons`` (always), ``elastic``,
+        ``eos``, ``forgetting``, ``transitions``.
+    mode
+        ``comparison`` with reference phonons, or ``production`` without: the verdict then rests on validation errors,
+        convergence with the training set and a few displaced cells.
+    n_checks
+        Displaced cells that the reference calculates in production mode, 0 to 3.
+    check_min_length
+        Shortest edge of the supercell of those, Å.
     min_length
         Shortest edge of the phonon supercell, Å.
     curvature_min_length
         Shortest edge of the supercell whose reference force constants supervise curvature, Å.
     mesh
         q-mesh of the comparison.
+    replay
+        Replay structures of strategies that use them; simple crystals labelled by the foundation when None.
     seed
-        Of every random draw.
+        Of every random draw in training, and of the sampling unless ``sampling_seed`` says otherwise.
+    sampling_seed
+        Of the sampling: trainings with different seeds share one set of labels when it is given.
+    campaign
+        Name of the campaign in the report.
     """
 
     name: str = "fine-tune"
@@ -62,13 +99,22 @@ class FineTuneMaterialMaker(Maker):
     training: dict[str, Any] = field(default_factory=dict)
     engine: ReferenceEngine | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
-    n_train: int | None = None
+    n_train: tuple[int, ...] = ()
+    evaluate: tuple[str, ...] = ("phonons",)
+    mode: Mode = "comparison"
+    n_checks: int = 2
+    check_min_length: float = 10.0
     min_length: float = 20.0
     curvature_min_length: float = 5.0
     mesh: int = 20
+    replay: DatasetRef | None = None
     seed: int = 0
+    sampling_seed: int | None = None
+    campaign: str = ""
 
-    def make(self, structure: Structure, foundation: PotentialRef, material: str = "") -> Flow:
+    def make(
+        self, structure: Structure, foundation: PotentialRef, material: str = "", sampler: PotentialRef | None = None
+    ) -> Flow:
         """Return the flow; its output is a ``MaterialReport``.
 
         Parameters
@@ -79,80 +125,137 @@ class FineTuneMaterialMaker(Maker):
             Potential to start from.
         material
             Short name used in job names; the formula by default.
+        sampler
+            Potential that relaxes the configurations; the foundation by default.
 
         Raises
         ------
         ConfigurationError
-            For an unknown strategy or setting, a strategy whose data this flow does not make, a missing engine, or a
-            foundation that lacks an element - before any job exists.
+            For an unknown strategy or setting, a missing engine, or a size that cannot be - before any job exists.
+        PotentialError
+            For a foundation that lacks an element.
         """
-        if self.engine is None:
-            raise ConfigurationError("FineTuneMaterialMaker has no engine.", "Pass engine=make_engine('vasp').")
-        specs = {name: self._settings(name) for name in dict.fromkeys(self.strategies)}
-        for name, settings in specs.items():
-            if make_spec(name, **settings).uses_replay:
-                raise ConfigurationError(
-                    f"Strategy {name!r} needs replay structures.", "Train it with FineTuneMaker and a replay dataset."
+        self.check(structure, foundation)
+        label = material or structure.composition.reduced_formula
+        key = "-".join(label.lower().split())
+        parts = MaterialParts(self, structure, key)
+        report = self.add_variant(parts, foundation, label, VariantNames(key, key, key), sampler or foundation)
+        return Flow(parts.jobs, output=report.output, name=f"{self.name} {key}")
+
+    def add_variant(
+        self, parts: MaterialParts, foundation: PotentialRef, label: str, names: VariantNames, sampler: PotentialRef
+    ) -> Job:
+        """Add the jobs of one foundation, cell and seed to those of a material and return the report's."""
+        parts.maker = self
+        engine, specs = self.require_engine(), self.specs()
+        sample, audited = parts.labels(sampler, names.labels)
+        reference, checks = parts.reference(), parts.checks()
+        base = parts.potential(foundation, f"foundation {foundation.sha256}", f"{names.foundation} foundation")
+        base |= parts.transitions(foundation, f"foundation {foundation.sha256}", f"{names.foundation} foundation")
+        curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
+        size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
+        replay = parts.replay(foundation, names.foundation, size) if size else None
+
+        results: list[dict[str, Any]] = []
+        for strategy, spec in specs.items():
+            for number in self.sizes or (None,):
+                suffix = f"{strategy} {number}" if len(self.sizes) > 1 else strategy
+                train = FineTuneMaker(strategy=strategy, settings=self._settings(strategy), seed=self.seed).make(
+                    foundation,
+                    audited.train if number is None else audited.subsets[str(number)],
+                    audited.valid,
+                    material=names.variant,
+                    replay=replay if spec.uses_replay else None,
+                    force_constants=curvature if spec.uses_curvature else None,
                 )
+                train.name = f"train {names.variant} {suffix}"
+                parts.jobs.append(train)
+                owner = f"{names.variant} {suffix}"
+                found = parts.potential(train.output.model, owner, owner)
+                found |= parts.transitions(train.output.model, owner, owner)
+                found |= parts.forgetting(train.output.model, foundation, owner)
+                results.append({"strategy": strategy, "n_train": number, "training": train.output} | found)
+        report = report_material(
+            {
+                "material": label,
+                "key": names.variant,
+                "campaign": self.campaign,
+                "mode": self.mode,
+                "cell": str(self.sampling.get("cell", "large")),
+                "seed": self.seed,
+                "reference": engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
+                "rehearsal": engine.rehearsal is not None,
+                "mesh": self.mesh,
+                "evaluate": list(self.evaluate),
+            },
+            sample,
+            audited,
+            reference | {"checks": checks},
+            base | {"potential": foundation},
+            results,
+            parts.structure,
+        )
+        report.name = f"report {names.variant}"
+        parts.jobs.append(report)
+        return report
+
+    def check(self, structure: Structure, foundation: PotentialRef) -> None:
+        """Refuse what cannot work, before any job exists."""
+        self.require_engine()
+        self.specs()
+        SamplingSettings.model_validate(self.sampling)
+        for kind in self.evaluate:
+            if kind not in EVALUATIONS:
+                raise ConfigurationError(
+                    f"Unknown evaluation {kind!r}.",
+                    f"{did_you_mean(kind, EVALUATIONS)}Known: {', '.join(EVALUATIONS)}.",
+                )
+        wrong = [number for number in self.n_train if number < 1]
+        if wrong:
+            raise ConfigurationError(f"A training set of {wrong[0]} structures was asked.", "Ask for 1 or more.")
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))
         if missing:
             raise PotentialError(
                 f"The foundation {foundation.name} does not know {', '.join(missing)}.",
                 "Choose a foundation that covers every element of the material.",
             )
-        label = material or structure.composition.reduced_formula
-        key = label.lower()
-        engine = self.engine
-        matrix = choose_phonon_supercell(structure, self.min_length)
 
-        sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
-        sample.name = f"sample {key} {self.sampling.get('cell', 'large')}"
-        labels = LabelMaker(engine=engine).after_sampling(sample.output, label)
-        audited = audit_material(labels.output, self.n_train)
-        audited.name = f"audit {key}"
-        reference = reference_phonons(structure, engine, matrix, f"phonon {key} reference", self.mesh)
-        base = FastPhononMaker(name=f"phonon {key} foundation", mesh=self.mesh).make(structure, foundation, matrix)
-        jobs: list[Job | Flow] = [sample, labels, audited, reference, base]
+    def require_engine(self) -> ReferenceEngine:
+        """Return the engine."""
+        if self.engine is None:
+            raise ConfigurationError(f"{type(self).__name__} has no engine.", "Pass engine=make_engine('vasp').")
+        return self.engine
 
-        curvature = None
-        if any(make_spec(name, **settings).uses_curvature for name, settings in specs.items()):
-            small = choose_phonon_supercell(structure, self.curvature_min_length)
-            supervising = reference_phonons(structure, engine, small, f"phonon {key} curvature", self.mesh)
-            curvature = force_constants_file(supervising.output)
-            curvature.name = f"curvature {key}"
-            jobs += [supervising, curvature]
+    def specs(self) -> dict[str, TrainSpec]:
+        """Return the full settings of every strategy; those ``training`` names must be asked for."""
+        chosen = list(dict.fromkeys(self.strategies))
+        for name, value in self.training.items():
+            if isinstance(value, Mapping) and name not in chosen and name not in TrainSpec.model_fields:
+                raise ConfigurationError(
+                    f"The training settings name {name!r}, which is not among the strategies.",
+                    f"{did_you_mean(name, chosen)}Strategies asked: {', '.join(chosen)}.",
+                )
+        return {name: make_spec(name, **self._settings(name)) for name in chosen}
 
-        trainings, phonons = [], []
-        for name, settings in specs.items():
-            uses = make_spec(name, **settings).uses_curvature
-            train = FineTuneMaker(strategy=name, settings=settings, seed=self.seed).make(
-                foundation,
-                audited.output.train,
-                audited.output.valid,
-                material=key,
-                force_constants=curvature.output if uses and curvature is not None else None,
-            )
-            phonon = FastPhononMaker(name=f"phonon {key} {name}", mesh=self.mesh).make(
-                structure, train.output.model, matrix
-            )
-            trainings.append(train)
-            phonons.append(phonon)
-        report = report_material(
-            label,
-            engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
-            engine.rehearsal is not None,
-            audited.output,
-            reference.output,
-            base.output,
-            list(specs),
-            [train.output for train in trainings],
-            [phonon.output for phonon in phonons],
-            self.mesh,
-        )
-        report.name = f"report {key}"
-        return Flow([*jobs, *trainings, *phonons, report], output=report.output, name=f"{self.name} {key}")
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Training-set sizes, ascending; empty: one training with all labels."""
+        if self.n_train or self.mode == "comparison":
+            return tuple(sorted(set(self.n_train)))
+        settings = SamplingSettings.model_validate(self.sampling)
+        total = (len(settings.volume_factors) - 1) * settings.n_select
+        return (max(1, total // 2), total)
+
+    @property
+    def draw_seed(self) -> int:
+        """Seed of the sampling."""
+        return self.seed if self.sampling_seed is None else self.sampling_seed
 
     def _settings(self, strategy: str) -> dict[str, Any]:
         """Return the training settings of one strategy: those for all, then its own."""
-        common = {key: value for key, value in self.training.items() if not isinstance(value, Mapping)}
+        common = {
+            key: value
+            for key, value in self.training.items()
+            if not isinstance(value, Mapping) or key in TrainSpec.model_fields
+        }
         return common | dict(self.training.get(strategy, {}))

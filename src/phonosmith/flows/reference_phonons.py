@@ -21,12 +21,21 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine) -> Any:
-    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate."""
+def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
+    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
+
+    Parameters
+    ----------
+    engine
+        Who computes.
+    owner
+        What follows the stage in the names of its calculations: ``relax``, ``static`` and ``displace``, stages of the
+        reference program's worker.
+    """
     common = {
-        "bulk_relax_maker": engine.relax("phonon relax"),
-        "static_energy_maker": engine.static("phonon energy"),
-        "phonon_displacement_maker": engine.displacement("phonon displacement"),
+        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
+        "static_energy_maker": engine.static(f"static {owner}".strip()),
+        "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
         "symprec": SYMPREC,
         "create_thermal_displacements": False,
         "store_force_constants": False,
@@ -61,5 +70,7 @@ def reference_phonons(
     potential = engine_potential(engine)
     if potential is not None:
         return FastPhononMaker(name=name, mesh=mesh).make(structure, potential, matrix)
-    maker = PhononFlowMaker(name=name, maker=atomate2_phonon_maker(engine), mesh=mesh, source=engine.name)
+    maker = PhononFlowMaker(
+        name=name, maker=atomate2_phonon_maker(engine, name.removeprefix("phonon ")), mesh=mesh, source=engine.name
+    )
     return maker.make(structure, matrix)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from phonosmith.core.manifest import available_cores
 from phonosmith.reference.dataset_documents import DatasetRef
 from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
 from phonosmith.reference.protocol import Calculation
@@ -102,6 +103,7 @@ class ReferenceRecord(BaseModel):
     reasons: list[Reason] = Field(default_factory=list, description="why it is refused; empty when it is a label")
     attempts: int = Field(1, description="how often it was started")
     wall_seconds: float = Field(0.0, description="wall time of all attempts, s")
+    cores: int = Field(default_factory=available_cores, description="processor cores the calculation could use")
     directory: str = Field("", description="last part of the folder it ran in")
     split: str = Field("train", description="split the frame belongs to")
     info: dict[str, Any] = Field(default_factory=dict, description="what the sampler said about the frame")
@@ -174,6 +176,7 @@ class LabelReport(BaseModel):
     failures: list[LabelFailure] = Field(default_factory=list, description="frames without a label")
     corrected: dict[str, list[str]] = Field(default_factory=dict, description="errors custodian corrected, by job name")
     wall_seconds: float = Field(0.0, description="wall time of all calculations together, s")
+    cores: int = Field(1, description="processor cores of one calculation (largest over all)")
 
     @property
     def n_labelled(self) -> int:

@@ -138,12 +138,13 @@ def collect(
     total = len(frames) if previous is None else previous.n_frames
     labels: dict[int, Atoms] = _earlier(previous, store)
     failures, corrected = [], dict(previous.corrected) if previous else {}
-    wall = previous.wall_seconds if previous else 0.0
+    wall, cores = (previous.wall_seconds, previous.cores) if previous else (0.0, 1)
     for index, frame, result in zip(numbers, frames, results, strict=True):
         name = job_name(material, index, total)
         record = None if result is None else ReferenceRecord.model_validate(_plain(result))
         reasons = _refusals(record, frame, engine)
         wall += record.wall_seconds if record else 0.0
+        cores = max(cores, record.cores if record else 1)
         if record and record.corrections:
             corrected[name] = [error for correction in record.corrections for error in correction.errors]
         if reasons or record is None:
@@ -170,6 +171,7 @@ def collect(
         failures=failures,
         corrected=corrected,
         wall_seconds=wall,
+        cores=cores,
     )
 
 

@@ -1,0 +1,66 @@
+"""Displaced cells that the reference calculates as well, where nobody pays for its phonons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phonosmith.analysis.documents import DisplacementCheck
+from phonosmith.core.errors import InputError
+from phonosmith.evaluation.fastpath import displaced_cells
+from phonosmith.evaluation.harmonic import SYMPREC, new_phonon, to_phonopy_atoms
+from phonosmith.potentials.base import Potential
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+CHECK_DISPLACEMENT = 0.03
+"""Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
+
+
+def check_cells(structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int) -> list[Atoms]:
+    """Return a few symmetry-inequivalent displaced supercells, evenly picked from all of them.
+
+    Parameters
+    ----------
+    structure
+        Relaxed crystal.
+    matrix
+        Supercell, phonopy's convention.
+    n_cells
+        How many; fewer where symmetry leaves fewer.
+    """
+    if n_cells < 1:
+        raise InputError(f"{n_cells} check displacements were asked.", "Ask for 1 to 3, or leave them out.")
+    phonon = new_phonon(to_phonopy_atoms(structure), matrix, "auto", SYMPREC)
+    cells = displaced_cells(phonon, CHECK_DISPLACEMENT)
+    picked = np.unique(np.linspace(0, len(cells) - 1, min(n_cells, len(cells))).round().astype(int))
+    chosen = [cells[index] for index in picked]
+    for atoms in chosen:
+        atoms.info["split"] = "check"
+    return chosen
+
+
+def check_forces(potential: Potential, labelled: Sequence[Atoms]) -> DisplacementCheck:
+    """Compare a potential's forces with the reference's in displaced cells.
+
+    Parameters
+    ----------
+    potential
+        To be judged.
+    labelled
+        Displaced cells with the reference's forces.
+    """
+    truth = [np.asarray(atoms.get_forces()) for atoms in labelled]
+    found = [answer.forces for answer in potential.evaluate(labelled, stress=False)]
+    difference = np.concatenate([(a - b).ravel() for a, b in zip(found, truth, strict=True)])
+    size = float(np.linalg.norm(np.concatenate([forces.ravel() for forces in truth])))
+    return DisplacementCheck(
+        n_cells=len(labelled),
+        n_atoms=len(labelled[0]),
+        force_mae=1000 * float(np.abs(difference).mean()),
+        relative_percent=100 * float(np.linalg.norm(difference)) / size if size > 0 else float("inf"),
+    )
