@@ -1,0 +1,241 @@
+"""Columns of the frames that queries return: name with unit, meaning, and where the number is in a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Kind = Literal["text", "integer", "number", "boolean"]
+DTYPES: dict[str, str] = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a frame.
+
+    Attributes
+    ----------
+    name
+        Name in the frame; ends with the unit where there is one.
+    unit
+        THz, percent, meV/Å, ...; empty for names, counts and yes or no.
+    description
+        What it is.
+    kind
+        text, integer, number or boolean.
+    """
+
+    name: str
+    unit: str
+    description: str
+    kind: Kind = "number"
+
+
+@dataclass(frozen=True)
+class Metric(Column):
+    """A number or judgement of one potential.
+
+    Attributes
+    ----------
+    path
+        Dotted path within the potential's part of a report.
+    relative_to
+        Path of the reference's value within the whole report (``report:``) or within the same part: the metric is then
+        100 (value - reference) / |reference|.
+    """
+
+    path: str = ""
+    relative_to: str = ""
+
+    def paths(self) -> list[str]:
+        """Return the paths it reads within a potential's part of a report."""
+        inner = [self.path]
+        if self.relative_to and not self.relative_to.startswith("report:"):
+            inner.append(self.relative_to)
+        return inner
+
+    def value(self, potential: Mapping[str, Any], report: Mapping[str, Any]) -> Any:
+        """Return the metric, None where a part is missing."""
+        found = at(potential, self.path)
+        if not self.relative_to:
+            return found
+        whole, _, path = self.relative_to.rpartition(":")
+        truth = at(report if whole else potential, path)
+        return percent(found, truth)
+
+
+def at(document: Any, path: str) -> Any:
+    """Return what a dotted path leads to through nested dictionaries; None where it ends early."""
+    for part in path.split("."):
+        if not isinstance(document, Mapping):
+            return None
+        document = document.get(part)
+    return document
+
+
+def percent(value: float | None, truth: float | None) -> float | None:
+    """Return 100 (value - truth) / |truth|; None without both or for a truth of zero."""
+    return None if value is None or not truth else 100 * (value - truth) / abs(truth)
+
+
+IDENTITY: tuple[Column, ...] = (
+    Column("material", "", "name of the material", "text"),
+    Column("formula", "", "reduced formula", "text"),
+    Column("campaign", "", "campaign it belongs to", "text"),
+    Column("mode", "", "comparison (reference phonons exist) or production", "text"),
+    Column("foundation", "", "name of the foundation", "text"),
+    Column("strategy", "", "training strategy, or 'foundation' for the potential as it came", "text"),
+    Column("training_set", "", "training structures asked for, 'all' where no number was asked, '' untrained", "text"),
+    Column("n_train", "", "training structures used", "integer"),
+    Column("cell", "", "size of the sampling cell: primitive, small or large", "text"),
+    Column("seed", "", "seed of every random draw", "integer"),
+    Column("reference", "", "who played or was DFT", "text"),
+    Column("rehearsal", "", "reference data made by the VASP stand-in", "boolean"),
+    Column("potential_sha256", "", "identity of the potential", "text"),
+)
+"""What tells apart the rows of the frame of potentials."""
+
+
+def _same(name: str, unit: str, path: str, description: str, kind: Kind = "number") -> Metric:
+    return Metric(name, unit, description, kind, path)
+
+
+def _percent(name: str, path: str, relative_to: str, what: str) -> Metric:
+    return Metric(f"{name}_error_percent", "percent", f"error of {what}", "number", path, relative_to)
+
+
+_SIDE = ("phonons.candidate", "phonons.reference")
+METRICS: tuple[Metric, ...] = (
+    _same("phonon_mae_thz", "THz", "phonons.mae_thz", "phonon MAE over mesh and branches"),
+    _same("phonon_rmse_thz", "THz", "phonons.rmse_thz", "root mean square phonon error"),
+    _same("phonon_scaled_rmse_thz", "THz", "phonons.scaled_rmse_thz", "RMSE after scaling to the highest frequency"),
+    _same("omega_max_error_percent", "percent", "phonons.omega_max_error_percent", "error of the highest frequency"),
+    _same("omega_mean_error_percent", "percent", "phonons.omega_mean_error_percent", "error of the mean frequency"),
+    _percent(
+        "omega_mean_scaled",
+        "phonons.omega_mean_scaled_thz",
+        "phonons.reference.omega_mean_thz",
+        "the mean frequency after scaling to the reference's highest (what the published table lists)",
+    ),
+    _same("omega_min_error_thz", "THz", "phonons.omega_min_error_thz", "error of the lowest frequency"),
+    _same("dos_error_percent", "percent", "phonons.dos_error_percent", "integrated difference of the DOS"),
+    *(
+        _percent(name, f"{_SIDE[0]}.{name}", f"{_SIDE[1]}.{name}", what)
+        for name, what in (
+            ("heat_capacity", "C_v at the comparison's temperature"),
+            ("entropy", "S at the comparison's temperature"),
+            ("free_energy", "F at the comparison's temperature"),
+            ("volume", "the volume of the relaxed cell"),
+        )
+    ),
+    _same("stable", "", "phonons.candidate.stable", "no commensurate mode below the strict threshold", "boolean"),
+    _same("reference_stable", "", "phonons.reference.stable", "the same of the reference", "boolean"),
+    _same("stable_practical", "", "phonons.candidate.stable_practical", "none below the practical one", "boolean"),
+    _same("reference_stable_practical", "", "phonons.reference.stable_practical", "same of the reference", "boolean"),
+    _same("same_space_group", "", "phonons.same_space_group", "relaxes to the reference's space group", "boolean"),
+    _percent(
+        "bulk_modulus", "eos.fit.bulk_modulus", "report:reference_result.eos.fit.bulk_modulus", "B0 of the E(V) curve"
+    ),
+    _percent(
+        "bulk_modulus_vrh",
+        "elastic.fit.moduli.bulk_vrh",
+        "report:reference_result.elastic.fit.moduli.bulk_vrh",
+        "the Voigt-Reuss-Hill bulk modulus",
+    ),
+    _percent(
+        "shear_modulus",
+        "elastic.fit.moduli.shear_vrh",
+        "report:reference_result.elastic.fit.moduli.shear_vrh",
+        "the Voigt-Reuss-Hill shear modulus",
+    ),
+    _percent("slack", "elastic.slack.kappa", "report:reference_result.elastic.slack.kappa", "Slack's conductivity"),
+    _same("valid_force_mae_mev_per_angstrom", "meV/Å", "valid_force_mae", "validation force MAE"),
+    _same("valid_energy_mae_mev_per_atom", "meV/atom", "valid_energy_mae", "validation energy MAE"),
+    _same("valid_stress_mae_mev_per_angstrom3", "meV/Å³", "valid_stress_mae", "validation stress MAE"),
+    _same("train_force_mae_mev_per_angstrom", "meV/Å", "train_force_mae", "training force MAE"),
+    _same("phonon_change_thz", "THz", "phonon_change_thz", "phonon MAE against the next smaller training set"),
+    _same("check_force_error_percent", "percent", "check.relative_percent", "force error in displaced cells"),
+    _same("training_seconds", "s", "training_seconds", "wall time of the training"),
+    _same("phonon_seconds", "s", "summary.seconds", "wall time of the phonons"),
+    _same("n_parameters", "", "n_parameters", "parameters of the model", "integer"),
+    _same("n_changed", "", "n_changed", "parameters that differ from the foundation's", "integer"),
+    _same("improved", "", "improved", "validation loss below the foundation's", "boolean"),
+    _same("fit", "", "verdict.fit", "verdict: fit for phonons of this material", "boolean"),
+)
+"""What is known about a potential."""
+
+MATERIAL: tuple[Column, ...] = (
+    *IDENTITY[:5],
+    Column("cell", "", "size of the sampling cell", "text"),
+    Column("seed", "", "seed of every random draw", "integer"),
+    Column("reference", "", "who played or was DFT", "text"),
+    Column("rehearsal", "", "reference data made by the VASP stand-in", "boolean"),
+    Column("space_group", "", "international symbol", "text"),
+    Column("space_group_number", "", "international number", "integer"),
+    Column("n_atoms", "", "atoms in the cell of the report", "integer"),
+    Column("n_potentials", "", "fine-tuned potentials with a result", "integer"),
+    Column("n_failed", "", "strategies without a result", "integer"),
+    Column("best", "", "strategy with the smallest phonon MAE", "text"),
+    Column("gain", "", "phonon MAE of the foundation over that of the best strategy"),
+    Column("n_labels_excluded", "", "labels the audit left out", "integer"),
+    Column("n_labels_failed", "", "frames without a label", "integer"),
+    Column("n_displaced_cells", "", "displaced cells of the phonons", "integer"),
+    Column("uuid", "", "job whose output the report is", "text"),
+    Column("completed_at", "", "when that job ended, ISO 8601", "text"),
+)
+"""One row per report."""
+
+COST: tuple[Column, ...] = (
+    *(column for column in MATERIAL if column.name in ("material", "campaign", "foundation", "cell", "seed")),
+    Column("stage", "", "sample, label, train, phonon, ...", "text"),
+    Column("name", "", "job", "text"),
+    Column("wall_seconds", "s", "wall time of all its calculations"),
+    Column("cores", "", "processor cores", "integer"),
+    Column("gpus", "", "GPUs", "integer"),
+    Column("core_hours", "core-hours", "wall time times cores"),
+    Column("gpu_hours", "GPU-hours", "wall time times GPUs"),
+    Column("n_atoms", "", "atoms of one calculation", "integer"),
+    Column("n_calculations", "", "calculations in it", "integer"),
+)
+"""One row per job, or group of equal jobs, of a report."""
+
+FAILURE: tuple[Column, ...] = (
+    *(column for column in MATERIAL if column.name in ("material", "campaign", "foundation", "cell", "seed")),
+    Column("what", "", "strategy (and training structures asked) without a result", "text"),
+)
+"""One row per strategy without a result."""
+
+
+def frame(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Any:
+    """Return rows as a pandas frame with fixed columns and types, units in ``attrs['units']``; also for no rows."""
+    import pandas as pd
+
+    made = {
+        column.name: pd.array([row.get(column.name) for row in rows], dtype=DTYPES[column.kind])
+        if column.kind != "text"
+        else pd.Series([row.get(column.name) or "" for row in rows], dtype=object)
+        for column in columns
+    }
+    table = pd.DataFrame(made, columns=[column.name for column in columns])
+    table.attrs["units"] = {column.name: column.unit for column in columns}
+    return table
+
+
+def checked(column: Column, value: Any) -> Any:
+    """Return a value after checking that it is of the column's kind.
+
+    Raises
+    ------
+    TypeError
+        Naming the column.
+    """
+    tests: dict[str, Callable[[Any], bool]] = {
+        "text": lambda found: isinstance(found, str),
+        "integer": lambda found: isinstance(found, int) and not isinstance(found, bool),
+        "number": lambda found: isinstance(found, int | float) and not isinstance(found, bool),
+        "boolean": lambda found: isinstance(found, bool),
+    }
+    if value is not None and not tests[column.kind](value):
+        raise TypeError(f"{column.name} is {value!r}, not a {column.kind}")
+    return value
