@@ -1,0 +1,318 @@
+"""Fine-tune per material on real DFT force constants, with and without curvature supervision.
+
+Run: ``OMP_NUM_THREADS=1 python benchmarks/studies/real_dft/run.py DATA --foundation MACE-MP-0b3 --work FOLDER``
+with DATA a folder of ``NAME.phonopy.yaml[.xz]`` files that hold forces or force constants. Where no published MACE
+file is at hand, ``--teacher nequix-mp-1.nqx`` (environment with ``nequix``) first distils, for each material, a
+64-channel MACE from that model; it then plays the foundation.
+
+For each material:
+
+1. Truth: force constants of the file, all q-points.
+2. Training data: the harmonic energy of those force constants in a *small* supercell (edges of ``--min-length``): the
+   perfect cell (zero forces and stress) and a few cells with small random displacements; for curvature supervision
+   the columns of the small supercell's force constants. Validation: other displaced cells of it.
+3. Evaluation: every potential relaxes the crystal itself, then phonons in the *full* supercell of the calculation,
+   against its force constants on one mesh. Wave vectors not commensurate with the small supercell were not trained on
+   directly, though they are of the same calculation.
+
+Every stage is kept in FOLDER; a second run goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))
+from distilled import Nequix, cached, cached_frames, untrained
+
+STRATEGIES = {
+    "transfer": ("transfer", {"lr": 0.003}),
+    "delta": ("delta", {}),
+    "transfer+curvature": ("transfer", {"lr": 0.003, "curvature_weight": 10.0, "curvature_columns": 2}),
+    "delta+pft": ("delta+pft", {}),
+}
+
+
+def label_all(potential, frames):
+    """Label configurations with a potential."""
+    from phonosmith.reference.datasets import label_frame
+
+    found = potential.evaluate(frames)
+    return [
+        label_frame(a, energy=e.energy, forces=e.forces, stress=e.stress) for a, e in zip(frames, found, strict=True)
+    ]
+
+
+def teaching_frames(model, min_length, count, seed=0):
+    """Return unlabelled rattled and strained cells of one material."""
+    from phonosmith.evaluation.harmonic import new_phonon
+    from phonosmith.evaluation.harmonic_oracle import small_supercell
+    from phonosmith.reference.importers.phonopy_files import atoms_of
+
+    primitive = model.phonon.primitive
+    perfect = atoms_of(new_phonon(primitive, small_supercell(model, min_length), np.eye(3)).supercell)
+    rng = np.random.default_rng(seed)
+    frames = []
+    for index in range(count):
+        atoms = perfect.copy()
+        tensor = rng.uniform(-0.02, 0.02, (3, 3))
+        scale = (1 + rng.uniform(-0.05, 0.05)) ** (1 / 3)
+        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (tensor + tensor.T) / 2) * scale, scale_atoms=True)
+        rattle = (0.05, 0.12, 0.25)[index % 3]
+        atoms.positions += rng.normal(0, rattle / np.sqrt(8 / np.pi), atoms.positions.shape)
+        frames.append(atoms)
+    return frames
+
+
+def distil(work, labelled, epochs, held_out=4):
+    """Fit a MACE to the teacher's labels, or load it; return module and errors on held-out cells."""
+    import torch
+
+    from phonosmith.training.finetune import fine_tune
+    from phonosmith.training.spec import make_spec
+
+    path = work / "foundation.model"
+    if not path.exists():
+        spec = make_spec(
+            "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=4, patience=None, e0="refit"
+        )
+        result = fine_tune(untrained(labelled[:-held_out]), labelled[:-held_out], labelled[-held_out:], spec, seed=0)
+        after = result.document.metrics["valid"].after
+        record = {
+            "n_train": len(labelled) - held_out,
+            "atoms_per_cell": len(labelled[0]),
+            "epochs": result.document.epochs_run,
+            "forces_mae_mev_per_angstrom": after.mae_forces_mev_per_angstrom,
+            "energy_mae_mev_per_atom": after.mae_energy_mev_per_atom,
+            "seconds": result.document.seconds,
+        }
+        (work / "distillation.json").write_text(json.dumps(record, indent=2))
+        partial = path.with_suffix(".partial")
+        torch.save(result.model, partial)
+        partial.rename(path)
+    return torch.load(path, weights_only=False), json.loads((work / "distillation.json").read_text())
+
+
+def compare(truth, potential, mesh):
+    """Return the phonon comparison of a potential in its own relaxed cell, as a row."""
+    from phonosmith.evaluation.fastpath import evaluate_phonons
+    from phonosmith.evaluation.harmonic import to_structure
+    from phonosmith.evaluation.phonons import compare_phonons
+
+    phonon = truth.phonon
+    found = evaluate_phonons(
+        to_structure(phonon.unitcell),
+        potential,
+        supercell_matrix=np.array(phonon.supercell_matrix).tolist(),
+        fc_calculator="traditional",
+        mesh=8,
+        fmax=1e-4,
+        steps=300,
+    )
+    return comparison_row(compare_phonons(truth, found.model, mesh))
+
+
+def comparison_row(comparison):
+    """Return the numbers the study reports from one comparison."""
+    from phonosmith.evaluation.verdict import judge
+    from phonosmith.settings import get_settings
+
+    left, right = comparison.reference, comparison.candidate
+    verdict = judge(comparison, get_settings())
+    return {
+        "phonon_mae_thz": comparison.mae_thz,
+        "omega_max_error_percent": comparison.omega_max_error_percent,
+        "omega_min_reference_thz": left.omega_min_thz,
+        "omega_min_thz": right.omega_min_thz,
+        "heat_capacity_error_percent": 100 * (right.heat_capacity / left.heat_capacity - 1),
+        "entropy_error_percent": 100 * (right.entropy / left.entropy - 1),
+        "free_energy_error_kj_mol": right.free_energy - left.free_energy,
+        "volume_error_percent": 100 * (right.volume / left.volume - 1),
+        "stable_reference": left.stable_practical,
+        "stable": right.stable_practical,
+        "fit": verdict.fit,
+        "reasons": verdict.reasons,
+    }
+
+
+def gamma_optical(model):
+    """Return the lowest optical frequency at Γ, THz (imaginary negative)."""
+    return float(np.sort(model.phonon.run_qpoints([[0, 0, 0]]).frequencies[0])[0])
+
+
+def material(path, work, arguments, nequix):
+    """Run what is missing for one material and return its rows."""
+    from phonosmith.evaluation.harmonic import load_harmonic
+    from phonosmith.evaluation.harmonic_oracle import dataset_from_phonons
+    from phonosmith.potentials.mace import MacePotential
+    from phonosmith.potentials.registry import load
+    from phonosmith.training.finetune import fine_tune
+    from phonosmith.training.spec import make_spec
+
+    work.mkdir(parents=True, exist_ok=True)
+    loaded = []
+
+    def truth():
+        if not loaded:
+            loaded.append(load_harmonic(path, fc_calculator="traditional", symprec=1e-4))
+        return loaded[0]
+
+    header = {}
+    if arguments.teacher is not None:
+        frames = cached_frames(
+            work / "teaching.xyz",
+            lambda: label_all(
+                nequix(arguments.teacher.stem), teaching_frames(truth(), arguments.min_length, arguments.teaching)
+            ),
+        )
+        foundation_model, header["distillation"] = distil(work, frames, arguments.distil_epochs)
+        foundation = MacePotential(foundation_model)
+    else:
+        foundation = load(arguments.foundation, dtype="float64")
+        foundation_model = foundation
+    rows = [
+        {"strategy": "foundation"}
+        | cached(work / "foundation.json", lambda: compare(truth(), foundation, arguments.mesh))
+    ]
+    for other in arguments.beside:
+        candidates = [f for f in other.iterdir() if f.name.split(".")[0] == path.name.split(".")[0]]
+        for found in candidates[:1]:
+
+            def published(found=found):
+                from phonosmith.evaluation.phonons import compare_phonons
+
+                model = load_harmonic(found, fc_calculator="traditional", symprec=1e-4)
+                return comparison_row(compare_phonons(truth(), model, arguments.mesh))
+
+            rows.append({"strategy": other.name} | cached(work / f"beside-{other.name}.json", published))
+    for seed in arguments.seeds:
+        for name in arguments.strategies:
+
+            def train(name=name, seed=seed):
+                preset, changes = STRATEGIES[name]
+                spec = make_spec(preset, **{"epochs": arguments.epochs, "batch_size": 2} | changes)
+                data = dataset_from_phonons(
+                    truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=3, seed=seed
+                )
+                result = fine_tune(
+                    foundation_model, data.train, data.valid, spec, seed=seed,
+                    curvature=data.phonon if spec.uses_curvature else None,
+                )  # fmt: skip
+                document = result.document
+                valid = document.metrics["valid"]
+                row = {
+                    "n_train": len(data.train),
+                    "atoms_per_cell": len(data.train[0]),
+                    "epochs": document.epochs_run,
+                    "best_epoch": document.best_epoch,
+                    "seconds": document.seconds,
+                    "improved": document.improved,
+                    "forces_mae_before_mev_per_angstrom": valid.before.mae_forces_mev_per_angstrom,
+                    "forces_mae_mev_per_angstrom": valid.after.mae_forces_mev_per_angstrom,
+                }
+                if document.curvature is not None:
+                    row["curvature_mae_before"] = document.curvature.mae_before_ev_per_angstrom2
+                    row["curvature_mae"] = document.curvature.mae_after_ev_per_angstrom2
+                return row | compare(truth(), MacePotential(result.model), arguments.mesh)
+
+            row = cached(work / f"{name}-{seed}.json", train)
+            rows.append({"strategy": name, "seed": seed} | row)
+            print(path.name.split(".")[0], name, seed, round(row["phonon_mae_thz"], 4), "from",
+                  round(rows[0]["phonon_mae_thz"], 4), flush=True)  # fmt: skip
+    header["formula"] = cached(work / "formula.json", lambda: {"formula": truth().formula, "space_group": truth().space_group[0],
+        "n_atoms_supercell": len(truth().phonon.supercell)})  # fmt: skip
+    return header | {"rows": rows}
+
+
+def summary(materials):
+    """Return medians and interquartile ranges over materials (mean over seeds first)."""
+    strategies = list(dict.fromkeys(row["strategy"] for found in materials.values() for row in found["rows"]))
+    table = {}
+    for strategy in strategies:
+        values, gains, forces, tops, worse = [], [], [], [], []
+        for name, found in materials.items():
+            rows = [row for row in found["rows"] if row["strategy"] == strategy]
+            if not rows:
+                continue
+            mae = float(np.mean([row["phonon_mae_thz"] for row in rows]))
+            base = found["rows"][0]["phonon_mae_thz"]
+            values.append(mae)
+            gains.append(base / mae)
+            tops.append(float(np.mean([abs(row["omega_max_error_percent"]) for row in rows])))
+            forces += [row["forces_mae_mev_per_angstrom"] for row in rows if "forces_mae_mev_per_angstrom" in row]
+            if any(row["phonon_mae_thz"] > base and row["fit"] for row in rows):
+                worse.append(name)
+        table[strategy] = {
+            "n_materials": len(values),
+            "phonon_mae_thz_median": float(np.median(values)),
+            "phonon_mae_thz_iqr": float(np.subtract(*np.percentile(values, [75, 25]))),
+            "gain_median": float(np.median(gains)),
+            "gain_min": float(np.min(gains)),
+            "abs_omega_max_error_percent_median": float(np.median(tops)),
+            "forces_mae_mev_per_angstrom_median": float(np.median(forces)) if forces else None,
+            "worse_than_foundation_yet_judged_fit": worse,
+        }
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder of NAME.phonopy.yaml[.xz] files with forces or force constants")
+    parser.add_argument("--foundation", default="MACE-MP-0b3")
+    parser.add_argument("--teacher", type=Path, help="nequix-*.nqx to distil a foundation from, for each material")
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", default=[], help="folders of published phonons to compare too"
+    )
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
+    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--min-length", type=float, default=9.0, help="edge of the training supercell, Å")
+    parser.add_argument("--frames", type=int, default=8)
+    parser.add_argument("--teaching", type=int, default=36)
+    parser.add_argument("--distil-epochs", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--mesh", type=int, default=16)
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    nequix = Nequix(arguments.teacher.parent) if arguments.teacher is not None else None
+    files = {f.name.split(".")[0]: f for f in sorted(arguments.data.iterdir()) if ".phonopy.yaml" in f.name}
+    unknown = [name for name in arguments.materials if name not in files]
+    if unknown:
+        parser.error(f"{arguments.data} has no {', '.join(unknown)}; it holds {', '.join(files)}")
+    results, failures = {}, {}
+    for name in arguments.materials or files:
+        start = time.perf_counter()
+        try:
+            results[name] = material(files[name], arguments.work / name, arguments, nequix)
+        except Exception as error:  # noqa: BLE001 one material must not end the study
+            failures[name] = f"{type(error).__name__}: {error}"
+            print(name, "failed", failures[name], file=sys.stderr, flush=True)
+            traceback.print_exc()
+            continue
+        print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
+        if arguments.out is not None:
+            teacher = arguments.teacher
+            kept = ("seeds", "min_length", "frames", "epochs", "mesh")
+            document = {
+                "foundation": f"MACE distilled from {teacher.stem} for each material" if teacher else arguments.foundation,
+                "settings": {key: getattr(arguments, key) for key in kept},
+                "summary": summary(results), "materials": results, "failures": failures,
+            }  # fmt: skip
+            arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
