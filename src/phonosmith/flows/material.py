@@ -90,6 +90,8 @@ class FineTuneMaterialMaker(Maker):
         Of every random draw in training, and of the sampling unless ``sampling_seed`` says otherwise.
     sampling_seed
         Of the sampling: trainings with different seeds share one set of labels when it is given.
+    walltime
+        Seconds of one training job, after which the training goes on in a following job.
     campaign
         Name of the campaign in the report.
     """
@@ -110,6 +112,7 @@ class FineTuneMaterialMaker(Maker):
     replay: DatasetRef | None = None
     seed: int = 0
     sampling_seed: int | None = None
+    walltime: float | None = None
     campaign: str = ""
 
     def make(
@@ -160,7 +163,10 @@ class FineTuneMaterialMaker(Maker):
         for strategy, spec in specs.items():
             for number in self.sizes or (None,):
                 suffix = f"{strategy} {number}" if len(self.sizes) > 1 else strategy
-                train = FineTuneMaker(strategy=strategy, settings=self._settings(strategy), seed=self.seed).make(
+                trainer = FineTuneMaker(
+                    strategy=strategy, settings=self._settings(strategy), seed=self.seed, walltime=self.walltime
+                )
+                train = trainer.make(
                     foundation,
                     audited.train if number is None else audited.subsets[str(number)],
                     audited.valid,
