@@ -31,6 +31,8 @@ COMMAND_MODULES = (
     "score_phases",
     "forgetting",
     "elastic",
+    "report",
+    "run",
     "demo",
 )
 

@@ -147,7 +147,7 @@ def forgetting_block(report: MaterialReport, gallery: Gallery) -> Block:
     if draw is not None and rows:
         block.pictures = gallery.draw(
             "forgetting",
-            lambda: draw(sides),
+            lambda: draw(list(sides.values()), list(sides)),
             f"Force errors of {', '.join(sides)} on structures they were not tuned on, beside the foundation's; "
             "the values are in the table.",
             "Errors where the potentials were not tuned",

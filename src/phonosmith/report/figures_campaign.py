@@ -125,7 +125,8 @@ def elements_figure(reports: Sequence[MaterialReport]) -> Figure:
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
     norm = mpl.colors.Normalize(0, max(counts.values(), default=1))
-    shades = mpl.colormaps["cividis_r"]
+    # without the palest blues, which could not be told from the cells of absent elements
+    shades = mpl.colors.ListedColormap(mpl.colormaps["Blues"](np.linspace(0.25, 1, 128)))
     for number in range(1, 104):
         column, row, symbol = _cell(number)
         count = counts.get(symbol, 0)

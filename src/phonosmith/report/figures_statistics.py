@@ -185,7 +185,7 @@ def learning_figure(reports: Sequence[MaterialReport]) -> Figure:
 
 def core_hours(report: MaterialReport, stage: str, word: str = "") -> float:
     """Return the core hours of a stage's costs whose job name contains a word."""
-    chosen = [cost for cost in report.costs if cost.stage == stage and word in cost.name.split()]
+    chosen = [cost for cost in report.costs if cost.stage == stage and (not word or word in cost.name.split())]
     return sum(cost.wall_seconds * cost.cores for cost in chosen) / 3600 if chosen else 0.0
 
 

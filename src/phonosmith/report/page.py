@@ -153,7 +153,7 @@ def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> li
             "learning",
             lambda: learning_figure(reports),
             "Validation force error of each strategy against the number of training structures.",
-            "Force error against training structures: medians over materials, bands are quartiles",
+            "Force error against training structures: medians and quartiles over materials",
         )
     errors = errors_by_strategy(reports)
     if max((len(values) for row in errors.values() for values in row.values()), default=0) > 1:

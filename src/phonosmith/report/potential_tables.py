@@ -155,7 +155,8 @@ def data_cell(report: MaterialReport) -> Cell:
 def _median_and_quartiles(values: Sequence[float], digits: int, *, signed: bool) -> Cell:
     low, middle, high = np.percentile(values, [25, 50, 75])
     sign = "+" if signed else ""
-    text = f"{middle:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+    # a line may break before the quartiles, never within them
+    text = f"{middle:{sign}.{digits}f} [{low:{sign}.{digits}f},\u00a0{high:{sign}.{digits}f}]"
     return Cell(text, float(middle))
 
 
@@ -175,11 +176,11 @@ def statistics_table(reports: Sequence[MaterialReport]) -> Table | None:
             cells.append(
                 Cell(NOTHING, float("inf"))
                 if not values
-                else _median_and_quartiles(values, 2 if percent else 3, signed=percent)
+                else _median_and_quartiles(values, 1 if percent else 3, signed=percent)
             )
         rows.append(cells)
     columns = ["potential", "materials", *(f"{key}, {units[key]}" for key in errors)]
-    caption = "Deviation from the reference over all materials: median (first to third quartile)"
+    caption = "Deviation from the reference over all materials: median [first and third quartile]"
     return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(1, len(columns))))
 
 
