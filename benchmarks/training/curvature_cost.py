@@ -1,9 +1,14 @@
-"""Cost of a curvature step against a force step, and how it grows with the number of atoms.
+"""Cost of a curvature step against a force step, and how it grows with the number of atoms: time and peak memory.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/training/curvature_cost.py [--sizes 1 2 3] [--out FILE]``.
+Run: ``OMP_NUM_THREADS=1 python benchmarks/training/curvature_cost.py [--sizes 2 3 4 5] [--out FILE]``.
 
-Times are medians over ``--repeats`` steps, force and curvature steps interleaved; ``peak_mb`` is the growth of the
-process's largest resident size in a process of its own per measurement.
+The model has the size of a small published foundation, pruned to two elements: 64 scalar channels, two layers, cutoff
+6 Å, correlation 3, random weights, float32. The cells are 4 n³ atoms at the density of SnTe (32, 108, 256, 500 atoms).
+Kinds of step: ``force`` (energy, forces and stress), ``autograd`` (one Hessian column, exact, everything at once),
+``autograd4`` (four columns sharing one force graph), ``blocks`` (one column, exact, in blocks of atoms within
+``--memory`` GB), ``fd`` (one column by central difference of forces). Times are medians over ``--repeats`` steps;
+``peak_mb`` is the growth of the largest resident size over that after a step on a four-atom cell, in a process of its
+own per measurement.
 """
 
 from __future__ import annotations
@@ -18,78 +23,122 @@ from pathlib import Path
 
 import numpy as np
 
-KINDS = ("force", "autograd", "autograd4", "fd")
+KINDS = ("force", "autograd", "autograd4", "blocks", "fd")
+LATTICE = 5.03
+"""Å; four atoms per cube at the density of SnTe."""
+
+
+def small_model():
+    """Random MACE of the size of a small foundation, pruned to tin and tellurium."""
+    import torch
+
+    from phonosmith.potentials.backend import import_mace
+
+    import_mace()
+    from e3nn import o3
+    from mace import modules
+
+    torch.manual_seed(0)
+    return modules.ScaleShiftMACE(
+        r_max=6.0, num_bessel=8, num_polynomial_cutoff=5, max_ell=3,
+        interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
+        interaction_cls_first=modules.interaction_classes["RealAgnosticInteractionBlock"],
+        num_interactions=2, num_elements=2, hidden_irreps=o3.Irreps("64x0e"), MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(2), avg_num_neighbors=28.0, atomic_numbers=[50, 52], correlation=3,
+        gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64], radial_type="bessel",
+        atomic_inter_scale=1.0, atomic_inter_shift=0.0,
+    )  # fmt: skip
 
 
 def measure(task):
-    """Return (median s, growth of the peak in MB, atoms) of one kind of step on one cell."""
+    """Return (median s, growth of the peak in MB, atoms, edges, block) of one kind of step on one cell."""
     warnings.filterwarnings("ignore")
     import torch
     from ase.build import bulk
 
-    from phonosmith.potentials.registry import load
     from phonosmith.training.curvature import CurvatureTerm
     from phonosmith.training.graphs import build_graph, collate, fresh
     from phonosmith.training.losses import LossTerms, efs_loss
-    from phonosmith.training.models import cast, model_e0, model_numbers, prune
 
     torch.set_num_threads(1)
-    kind, size, repeats = task
-    model = cast(prune(load("embedded", dtype="float64", device="cpu").model, [14]), "float32")
+    kind, size, repeats, memory = task
+    model = small_model()
     parameters = [p.requires_grad_(True) for _, p in model.named_parameters() if p.numel()]
-    cells = size if isinstance(size, int) else tuple(size)
-    atoms = bulk("Si", "diamond", a=5.43, cubic=True) * cells
-    shape = {"numbers": model_numbers(model), "cutoff": float(model.r_max), "e0": model_e0(model)[0]}
-    batch = collate([build_graph(atoms, None, dtype=torch.float32, **shape)])
-    columns = 4 if kind == "autograd4" else 1
-    term = CurvatureTerm(
-        batch, torch.zeros(columns, 3 * len(atoms)), tuple(range(columns)), torch.ones(columns), 100.0,
-        per_step=columns, method="fd" if kind == "fd" else "autograd",
-    )  # fmt: skip
 
-    def step():
-        start = time.perf_counter()
-        if kind == "force":
-            data = fresh(batch)
-            efs_loss(model(data, training=True, compute_stress=True), data, LossTerms()).backward(inputs=parameters)
-        else:
-            term.accumulate(model, parameters)
-        return time.perf_counter() - start
+    def stepper(repeat):
+        atoms = bulk("Sn", "fcc", a=LATTICE, cubic=True)
+        atoms.symbols[2:] = "Te"
+        atoms = atoms * repeat
+        atoms.rattle(0.05, seed=0)
+        shape = {"numbers": [50, 52], "cutoff": 6.0, "e0": np.zeros(2)}
+        batch = collate([build_graph(atoms, None, dtype=torch.float32, **shape)])
+        columns = 4 if kind == "autograd4" else 1
+        term = CurvatureTerm(
+            batch, torch.zeros(columns, 3 * len(atoms)), tuple(range(columns)), torch.ones(columns), 100.0,
+            per_step=columns, method="fd" if kind == "fd" else "autograd",
+            memory_gb=memory if kind == "blocks" else None,
+        )  # fmt: skip
 
+        def step():
+            start = time.perf_counter()
+            if kind == "force":
+                data = fresh(batch)
+                efs_loss(model(data, training=True, compute_stress=True), data, LossTerms()).backward(inputs=parameters)
+            else:
+                term.accumulate(model, parameters)
+            return time.perf_counter() - start
+
+        return step, term, len(atoms), batch["edge_index"].shape[1]
+
+    warm, *_ = stepper(1)
+    warm()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    spent = [step() for _ in range(repeats)]
+    step, term, n_atoms, n_edges = stepper(size)
+    spent = [step() for _ in range(repeats + 1)][1:]
     peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return float(np.median(spent)), peak, len(atoms)
+    return float(np.median(spent)), peak, n_atoms, n_edges, term.block(model)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--sizes", type=int, nargs="*", default=[1, 2, 3, 4], help="multiples of the 8-atom cell, cubed"
+        "--sizes", type=int, nargs="*", default=[2, 3, 4, 5], help="multiples of the 4-atom cell, cubed"
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", type=float, default=0.5, help="GB for the steps in blocks")
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     rows = []
     context = multiprocessing.get_context("spawn")
     for size in arguments.sizes:
         row = {}
-        for kind in KINDS:
+        for kind in arguments.kinds:
             with context.Pool(1) as pool:
-                seconds, peak, n_atoms = pool.map(measure, [(kind, size, arguments.repeats)])[0]
-            row.update({"n_atoms": n_atoms, f"{kind}_s": seconds, f"{kind}_peak_mb": peak})
-        for kind in KINDS[1:]:
-            row[f"{kind}/force"] = row[f"{kind}_s"] / row["force_s"]
+                task = (kind, size, arguments.repeats, arguments.memory)
+                seconds, peak, n_atoms, n_edges, block = pool.map(measure, [task])[0]
+            row.update({"n_atoms": n_atoms, "n_edges": n_edges, f"{kind}_s": seconds, f"{kind}_peak_mb": peak})
+            if kind == "blocks":
+                row["block_atoms"] = block
+        for kind in arguments.kinds:
+            if kind != "force" and "force" in arguments.kinds:
+                row[f"{kind}/force"] = row[f"{kind}_s"] / row["force_s"]
         rows.append(row)
         print(json.dumps(row), flush=True)
     atoms = np.log([row["n_atoms"] for row in rows])
     growth = {
-        kind: float(np.polyfit(atoms[-2:], np.log([row[f"{kind}_s"] for row in rows])[-2:], 1)[0]) for kind in KINDS
+        quantity: {
+            kind: float(
+                np.polyfit(atoms[-3:], np.log([max(row[f"{kind}_{quantity}"], 1e-3) for row in rows])[-3:], 1)[0]
+            )
+            for kind in arguments.kinds
+        }
+        for quantity in ("s", "peak_mb")
     }
-    print(json.dumps({"exponent of the time over atoms, last two sizes": growth}))
+    print(json.dumps({"exponent over atoms, last three sizes": growth}))
     if arguments.out is not None:
-        arguments.out.write_text(json.dumps({"rows": rows, "exponents": growth}, indent=2) + "\n")
+        content = {"memory_gb": arguments.memory, "rows": rows, "exponents": growth}
+        arguments.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -16,13 +16,7 @@ from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets import dataset_digest
 from phonosmith.reference.frame_labels import Labels
-from phonosmith.training.curvature import (
-    LARGEST_AUTOGRAD_CELL,
-    CurvatureTarget,
-    CurvatureTerm,
-    check_target,
-    curvature_target,
-)
+from phonosmith.training.curvature import CurvatureTarget, CurvatureTerm, check_target, curvature_target
 from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift, relative_to
 from phonosmith.training.graphs import Graph, build_graph, check_frames, collate, frame_name, fresh
 from phonosmith.training.models import (
@@ -271,7 +265,7 @@ def curvature_term(
     if target is None:
         return None
     base = assembly.foundation
-    differences = spec.curvature_method == "fd" or len(target.atoms) > LARGEST_AUTOGRAD_CELL
+    differences = spec.curvature_method == "fd"
     graph = build_graph(
         target.atoms,
         None,
@@ -295,4 +289,5 @@ def curvature_term(
         per_step=spec.curvature_columns,
         method=spec.curvature_method,
         step=spec.curvature_step,
+        memory_gb=spec.curvature_memory_gb,
     )

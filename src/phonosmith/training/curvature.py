@@ -11,11 +11,10 @@ import torch
 from ase import Atoms
 
 from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.training.blocks import block_size, in_blocks
 from phonosmith.training.graphs import Batch, fresh
 from phonosmith.training.models import frozen
 
-LARGEST_AUTOGRAD_CELL = 256
-"""Atoms above which method ``auto`` takes finite differences: the memory of one force step instead of two to three."""
 DIRECTION_TOLERANCE = 1e-3
 """Smallest singular value of a set of unit vectors that still counts as independent."""
 
@@ -258,6 +257,8 @@ class CurvatureTerm:
         Columns per step.
     method, step
         See :func:`hessian_columns`; ``auto`` becomes definite at the first step.
+    memory_gb
+        Memory an exact step may take, GB: above it, it is taken in blocks of atoms (None: never).
     used
         Columns used so far; with it a resumed training goes on where it was.
     """
@@ -272,8 +273,11 @@ class CurvatureTerm:
     per_step: int = 1
     method: str = "auto"
     step: float = 0.01
+    memory_gb: float | None = None
     used: int = 0
     notes: list[str] = field(default_factory=list)
+    _block: int | None = None
+    _sized: bool = False
 
     def next_columns(self) -> list[int]:
         """Return the positions (in ``columns``) of the next columns, cycling."""
@@ -286,12 +290,7 @@ class CurvatureTerm:
         """Add the gradient of the next columns' loss to the parameters' gradients; return the loss."""
         chosen = self.next_columns()
         if self.method == "auto":
-            n_atoms = len(self.batch["positions"])
-            if n_atoms > LARGEST_AUTOGRAD_CELL:
-                self.method = "fd"
-                self.notes.append(f"curvature by finite differences: {n_atoms} atoms")
-            else:
-                return self._try_autograd(model, parameters, chosen)
+            return self._try_autograd(model, parameters, chosen)
         run = self._finite if self.method == "fd" else self._autograd
         return run(model, parameters, chosen)
 
@@ -309,6 +308,17 @@ class CurvatureTerm:
         self.method = "autograd"
         return value
 
+    def block(self, model: torch.nn.Module) -> int | None:
+        """Return how many atoms at a time the exact derivative is taken, None for all at once."""
+        if not self._sized and self.memory_gb is not None:
+            self._block, self._sized = block_size(model, self.batch, self.memory_gb), True
+            if self._block is not None:
+                self.notes.append(
+                    f"curvature in blocks of {self._block} of {len(self.batch['positions'])} atoms, "
+                    f"to stay within {self.memory_gb:g} GB"
+                )
+        return self._block
+
     def _equilibrium(self, forces: torch.Tensor, stress: torch.Tensor | None) -> torch.Tensor:
         loss = self.forces_weight * forces.norm(dim=1).mean() if self.forces_weight else forces.new_zeros(())
         if stress is not None and self.stress_weight:
@@ -322,11 +332,12 @@ class CurvatureTerm:
     def _autograd(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
         data = fresh(self.batch)
         positions = data["positions"]
-        output = model(data, training=True, compute_stress=self.stress_weight > 0)
-        numbers = [self.columns[k] for k in chosen]
-        found = _reverse_columns(output["forces"], positions, numbers, create_graph=True)
-        loss = self._error(found, chosen) + self._equilibrium(output["forces"], output["stress"])
-        loss.backward(inputs=list(parameters))
+        with in_blocks(model, self.block(model)):
+            output = model(data, training=True, compute_stress=self.stress_weight > 0)
+            numbers = [self.columns[k] for k in chosen]
+            found = _reverse_columns(output["forces"], positions, numbers, create_graph=True)
+            loss = self._error(found, chosen) + self._equilibrium(output["forces"], output["stress"])
+            loss.backward(inputs=list(parameters))
         return float(loss.detach())
 
     def _finite(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
@@ -356,7 +367,7 @@ class CurvatureTerm:
     def mae(self, model: torch.nn.Module) -> float:
         """Return the weighted mean absolute error over all irreducible columns, eV/Å²."""
         method: Literal["autograd", "fd"] = "fd" if self.method == "fd" else "autograd"
-        with frozen(model):
+        with frozen(model), in_blocks(model, None if method == "fd" else self.block(model)):
             found = torch.stack(
                 [
                     hessian_columns(model, self.batch, [column], method=method, step=self.step)[0].detach()

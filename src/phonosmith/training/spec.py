@@ -66,6 +66,12 @@ class TrainSpec(BaseModel):
         "auto", description="reverse-over-reverse, central difference of forces, or (auto) the former where it works"
     )
     curvature_step: float = Field(0.01, gt=0, description="displacement of the finite difference, Å")
+    curvature_memory_gb: float = Field(
+        8.0,
+        gt=0,
+        description="memory a curvature step may take, GB: above it the exact derivative is taken in blocks of atoms, "
+        "recomputed on the way back; the same numbers for more time",
+    )
     lr: float = Field(0.01, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
     epochs: int = Field(200, ge=1, description="largest number of epochs")
