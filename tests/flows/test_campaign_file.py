@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.flows.campaign_file import read_campaign
+
+GOOD = """\
+name: test
+materials:
+  - embedded:Si
+  - structure: embedded:Ge
+    name: germanium
+foundations: [embedded]
+strategies:
+  - delta
+  - transfer
+engine:
+  name: forcefield
+  potential: embedded-reference
+training:
+  epochs: 3
+  delta: {lr: 0.002}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "campaign.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_file_is_a_campaign(tmp_path):
+    found = read_campaign(write(tmp_path, GOOD))
+    assert list(found.structures) == ["Si", "germanium"]
+    assert [ref.name for ref in found.foundations] == ["embedded"]
+    names = {job.name for job, _ in found.flow().iterflow()}
+    assert {"train si delta", "train germanium transfer", "report si"} <= names
+
+
+def test_the_example_is_a_campaign():
+    path = Path(__file__).parents[2] / "workflows" / "campaign.yaml"
+    if not path.is_file():
+        pytest.skip("the tests run without the rest of the source tree")
+    found = read_campaign(path)
+    assert "train si multihead 16" in {job.name for job, _ in found.flow().iterflow()}
+
+
+def test_files_are_found_beside_the_campaign(tmp_path, monkeypatch):
+    from ase.build import bulk
+
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    bulk("Si").write(folder / "mine.cif")
+    path = write(folder, GOOD.replace("- embedded:Si", "- mine.cif"))
+    monkeypatch.chdir(tmp_path)
+    assert list(read_campaign(path).structures) == ["mine", "germanium"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "words"),
+    [
+        ("  - transfer", "  - trasnfer", 9, ("strategies[1]", "trasnfer", "Did you mean transfer?")),
+        ("name: test", "nam: test", 1, ("nam: unknown field", "Did you mean name?")),
+        ("    name: germanium", "    nme: germanium", 5, ("materials[1].nme", "Did you mean name?")),
+        ("  name: forcefield", "  name: forcefeld", 11, ("engine.name", "Did you mean forcefield?")),
+        ("delta: {lr: 0.002}", "delta: {lrr: 0.002}", 15, ("training.delta.lrr", "Did you mean lr?")),
+        ("  epochs: 3", "  epochs: -3", 14, ("training.epochs", "-3")),
+        ("  delta: {lr: 0.002}", "  lora: {lr: 0.002}", 15, ("training.lora", "not among the strategies")),
+        ("- embedded:Si", "- Missing.cif", 3, ("materials[0]", "Missing.cif", "not a file")),
+        ("- embedded:Si", "- embedded:Uo", 3, ("materials[0]", "Si, Ge, C, SiC")),
+        ("[embedded]", "[embeded]", 6, ("foundations[0]", "Did you mean embedded?")),
+        ("[embedded]", "[embedded, embedded]", 6, ("foundations[1]", "given twice")),
+        ("  potential: embedded-reference\n", "", 10, ("engine", "needs a potential")),
+        ("  name: germanium", "  name: si", 4, ("materials[1]", "second material")),
+        ("foundations: [embedded]\n", "", 1, ("foundations: missing",)),
+        ("name: test", "sampling: {n_selct: 3}", 1, ("sampling.n_selct", "Did you mean n_select?")),
+        ("name: test", "evaluate: [elastc]", 1, ("evaluate[0]", "Did you mean elastic?")),
+        ("name: test", "n_train: [0]", 1, ("n_train[0]",)),
+        ("name: test", "name: test\nname: again", 2, ("given twice, first in line 1",)),
+        ("materials:", "materials: [", 15, ("not valid YAML",)),
+        ("  name: forcefield", "  name: forcefield\n  protocol: {encutt: 400}", 12, ("protocol.encutt", "encut")),
+    ],
+)
+def test_every_mistake_is_said_with_its_line_and_field(tmp_path, old, new, line, words):
+    assert old in GOOD
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(ConfigurationError) as caught:
+        read_campaign(path)
+    found = caught.value.message.splitlines()
+    ours = [text for text in found if f"{path}, line {line}" in text or ("YAML" in text and "line" in text)]
+    assert any(all(word in text for word in words) for text in ours), caught.value.message
+    assert caught.value.exit_code == 2
+
+
+def test_all_mistakes_are_said_at_once(tmp_path):
+    text = GOOD.replace("- transfer", "- trasnfer").replace("[embedded]", "[embeded]").replace("epochs: 3", "epochs: 0")
+    with pytest.raises(ConfigurationError) as caught:
+        read_campaign(write(tmp_path, text))
+    assert len(caught.value.message.splitlines()) == 3
+
+
+def test_a_foundation_that_lacks_an_element_is_refused_with_the_material(tmp_path):
+    from ase.build import bulk
+
+    bulk("Au").write(tmp_path / "gold.cif")
+    with pytest.raises(ConfigurationError, match=r"line 3: materials\[0\]: gold: the foundation embedded .* Au"):
+        read_campaign(write(tmp_path, GOOD.replace("- embedded:Si", "- gold.cif")))
+
+
+def test_a_file_that_is_none(tmp_path):
+    with pytest.raises(ConfigurationError, match="Cannot read"):
+        read_campaign(tmp_path / "no.yaml")
+    with pytest.raises(ConfigurationError, match="field: value"):
+        read_campaign(write(tmp_path, "- a\n- b\n"))
