@@ -204,13 +204,13 @@ def _potential(part: Mapping[str, Any], report: Mapping[str, Any], common: Mappi
     identity = dict(common) | {
         "strategy": part["strategy"],
         "n_train": part["n_train"],
-        "training_set": _training_set(part, report),
+        "training_set": training_set(part, report),
         "potential_sha256": c.at(part, "potential.sha256"),
     }
     return _filled(c.IDENTITY, identity) | values
 
 
-def _training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     """Return the number of structures that was asked for, which the audit may have made smaller."""
     if part["n_train"] == 0:
         return ""
