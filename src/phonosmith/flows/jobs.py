@@ -58,15 +58,13 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
 
 
 @job(output_schema=AuditedLabels)
-def audit_material(report: Any, sizes: list[int] | None = None) -> AuditedLabels:
+def audit_material(report: Any) -> AuditedLabels:
     """Audit the labels of one material and keep what may be trained on.
 
     Parameters
     ----------
     report
         ``LabelReport`` of the labelling.
-    sizes
-        Numbers of training labels to keep as nested subsets, outermost first.
 
     Raises
     ------
@@ -89,25 +87,26 @@ def audit_material(report: Any, sizes: list[int] | None = None) -> AuditedLabels
     valid = [atoms for index, atoms in enumerate(splits["valid"], start=first) if index not in excluded]
     if not train or not valid:
         raise LabelError(f"The audit of {labels.material} leaves no labels to train or validate on.", "; ".join(words))
-    name = f"{labels.material} train"
-    kept = put_dataset(train, name=name)
-    subsets = {}
-    for size in sizes or []:
-        subsets[str(size)] = (
-            kept if size >= len(train) else put_dataset(train[:size], name=f"{name}[:{size}]", parents=[kept.sha256])
-        )
     return AuditedLabels(
         material=labels.material,
-        train=kept,
+        train=put_dataset(train, name=f"{labels.material} train"),
         valid=put_dataset(valid, name=f"{labels.material} valid"),
         verdict=document.verdict,
         n_excluded=len(excluded),
         n_failed=len(labels.failures),
-        subsets=subsets,
         findings=words,
         label_seconds=labels.wall_seconds,
         label_cores=labels.cores,
     )
+
+
+@job(output_schema=DatasetRef)
+def training_subset(train: Any, size: int) -> DatasetRef:
+    """Keep the first ``size`` training labels (all where there are not more) as a dataset of their own."""
+    from phonosmith.reference.datasets import subset
+
+    ref = read_document(DatasetRef, train)
+    return ref if size >= ref.n_frames else subset(ref, size)
 
 
 @job(output_schema=DatasetRef)

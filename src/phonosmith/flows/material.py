@@ -168,7 +168,7 @@ class FineTuneMaterialMaker(Maker):
                 )
                 train = trainer.make(
                     foundation,
-                    audited.train if number is None else audited.subsets[str(number)],
+                    parts.training_set(audited, number, names.labels),
                     audited.valid,
                     material=names.variant,
                     replay=replay if spec.uses_replay else None,
@@ -196,6 +196,7 @@ class FineTuneMaterialMaker(Maker):
             },
             sample,
             audited,
+            {str(number): parts.training_set(audited, number, names.labels) for number in self.sizes},
             reference | {"checks": checks},
             base | {"potential": foundation},
             results,

@@ -13,7 +13,13 @@ from phonosmith.evaluation.mechanics_flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics_jobs import FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.phonon_jobs import FastPhononMaker
 from phonosmith.flows.checks import check_cells
-from phonosmith.flows.jobs import audit_material, force_constants_file, replay_material, start_needed_labels
+from phonosmith.flows.jobs import (
+    audit_material,
+    force_constants_file,
+    replay_material,
+    start_needed_labels,
+    training_subset,
+)
 from phonosmith.flows.reference_phonons import engine_potential, reference_phonons
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.sampling.jobs import SamplingMaker
@@ -167,13 +173,25 @@ class MaterialParts:
             return made
 
         def make_audit() -> Job:
-            made = audit_material(labels, list(maker.sizes))
+            made = audit_material(labels)
             made.name = f"audit {key}"
             return made
 
         sample = self._once(("sample", key), make_sample)
         labels = self._once(("label", key), make_labels)
         return sample, self._once(("audit", key), make_audit)
+
+    def training_set(self, audited: Any, size: int | None, key: str) -> Any:
+        """Return the training labels, or the first so many of them."""
+        if size is None:
+            return audited.train
+
+        def make() -> Job:
+            made = training_subset(audited.train, size)
+            made.name = f"subset {key} {size}"
+            return made
+
+        return self._once(("subset", key, str(size)), make)
 
     def checks(self) -> Any:
         """Return the labels of a few displaced cells, or None where none are asked."""

@@ -30,6 +30,7 @@ from phonosmith.evaluation.verdict import Verdict, judge, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import read_document
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.dataset_documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.settings import get_settings
@@ -236,6 +237,7 @@ def report_material(
     about: dict[str, Any],
     sample: Any,
     labels: Any,
+    subsets: dict[str, Any],
     reference: dict[str, Any],
     foundation: dict[str, Any],
     results: list[dict[str, Any]],
@@ -247,8 +249,8 @@ def report_material(
     ----------
     about
         Names, mode, mesh.
-    sample, labels
-        ``SamplingDoc`` and ``AuditedLabels``.
+    sample, labels, subsets
+        ``SamplingDoc``, ``AuditedLabels``, and the training sets by the number of labels asked.
     reference, foundation
         Results by kind.
     results
@@ -268,6 +270,7 @@ def report_material(
         missing = "labels" if labels is None else "reference phonons"
         raise LabelError(f"{about['material']} has no {missing}.", "Look at the failed job and run it again.")
     audited = read_document(AuditedLabels, labels)
+    audited.subsets = {size: read_document(DatasetRef, ref) for size, ref in subsets.items() if ref is not None}
     truth = None if production else read_document(PhononDoc, reference["phonons"])
     key = about["key"]
     inputs = {"train": audited.train.sha256, "valid": audited.valid.sha256}
