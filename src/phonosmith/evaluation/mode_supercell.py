@@ -85,6 +85,8 @@ def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINAT
     if reduced is None:
         return plain
     matrix = np.rint(reduced @ np.linalg.inv(cell)).astype(np.int64)
+    if np.abs(matrix @ cell - reduced).max() > 1e-3:
+        return plain
     return matrix if round(float(np.linalg.det(matrix))) > 0 else -matrix
 
 

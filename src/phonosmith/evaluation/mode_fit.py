@@ -1,0 +1,94 @@
+"""Minima between grid points, their symmetry, and how parabolic a grid of energies is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def _exponents(dimension: int, degree: int) -> NDArray[np.int64]:
+    every = itertools.product(range(degree + 1), repeat=dimension)
+    return np.array([powers for powers in every if sum(powers) <= degree])
+
+
+def _monomials(points: Array, powers: NDArray[np.int64]) -> Array:
+    return np.asarray(np.prod(points[:, None, :] ** powers[None], axis=2))
+
+
+def _slopes(points: Array, powers: NDArray[np.int64], axis: int) -> Array:
+    lower = powers.copy()
+    lower[:, axis] = np.maximum(lower[:, axis] - 1, 0)
+    return powers[:, axis] * _monomials(points, lower)
+
+
+def interpolated_minimum(
+    point: Array, energy: float, samples: Sequence[tuple[Array, float, Array | None]], width: float
+) -> tuple[Array, float]:
+    """Return position and energy of the minimum of a polynomial through the neighbourhood of a grid minimum.
+
+    With slopes the polynomial is of fourth degree, with energies alone of second. The grid point itself is returned
+    where the samples do not determine the polynomial or its minimum lies outside the box of neighbours.
+
+    Parameters
+    ----------
+    point, energy
+        The grid minimum, Å√amu and eV.
+    samples
+        (position, energy, gradient or None) of the points of its box, itself included.
+    width
+        Grid step, Å√amu.
+    """
+    from scipy.optimize import minimize
+
+    dimension = len(point)
+    places = np.array([(place - point) / width for place, _, _ in samples])
+    slopes = [None if slope is None else slope * width for _, _, slope in samples]
+    powers = _exponents(dimension, 4 if all(slope is not None for slope in slopes) else 2)
+    rows, values = [_monomials(places, powers)], [np.array([value for _, value, _ in samples]) - energy]
+    if len(powers) > 0 and powers.max() == 4:
+        for axis in range(dimension):
+            rows.append(_slopes(places, powers, axis))
+            values.append(np.array([slope[axis] for slope in slopes if slope is not None]))
+    matrix, target = np.vstack(rows), np.concatenate(values)
+    scale = float(np.abs(target).max())
+    coefficients, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=1e-9)
+    if rank < len(powers) or scale == 0:
+        return point, energy
+
+    def polynomial(x: Array) -> tuple[float, Array]:
+        where = x[None]
+        slope = [float((_slopes(where, powers, axis) @ coefficients)[0]) for axis in range(dimension)]
+        return float((_monomials(where, powers) @ coefficients)[0]) / scale, np.array(slope) / scale
+
+    found = minimize(polynomial, np.zeros(dimension), jac=True, method="L-BFGS-B", bounds=[(-1.0, 1.0)] * dimension)
+    if not np.all(np.isfinite(found.x)) or np.abs(found.x).max() > 0.999 or found.fun > 1e-6:
+        return point, energy
+    return point + width * found.x, energy + scale * float(found.fun)
+
+
+def symmetrised(point: Array, operations: Array, tolerance: float) -> Array:
+    """Return a point averaged over its images closer than a tolerance: minima lie on symmetry or well off it."""
+    images = operations @ point
+    near = np.linalg.norm(images - point, axis=1) < tolerance
+    return np.asarray(images[near].mean(axis=0))
+
+
+def parabola_r2(axis: Array, energies: Array) -> float | None:
+    """Return R² of the best quadratic form Σ c_kl Q_k Q_l through a grid of energies (nan: not known)."""
+    dimension = energies.ndim
+    grid = np.stack(np.meshgrid(*[axis] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
+    values = energies.ravel()
+    known = np.isfinite(values)
+    pairs = list(itertools.combinations_with_replacement(range(dimension), 2))
+    points, values = grid[known], values[known]
+    if len(values) <= len(pairs):
+        return None
+    matrix = np.column_stack([np.ones(len(points)), *(points[:, i] * points[:, j] for i, j in pairs)])
+    spread = float(((values - values.mean()) ** 2).sum())
+    left = values - matrix @ np.linalg.lstsq(matrix, values, rcond=None)[0]
+    return 1 - float((left**2).sum()) / spread if spread > 0 else None
