@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import CURRENT_JOB, Response, job
 from pydantic import BaseModel
@@ -17,6 +17,9 @@ from phonosmith.reference.dataset_documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import sampled_frames
+
+if TYPE_CHECKING:
+    from ase import Atoms
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -71,11 +74,17 @@ def audit_material(report: Any) -> AuditedLabels:
     LabelError
         When the audit refuses the set or leaves a split empty.
     """
-    from phonosmith.reference.audit import AuditOptions, audit
-    from phonosmith.reference.datasets import get_dataset, put_dataset
+    from phonosmith.reference.datasets import get_dataset
 
     labels = read_document(LabelReport, report)
-    splits = {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")}
+    return audited(labels, {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")})
+
+
+def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabels:
+    """Audit training and validation labels together; see ``audit_material``."""
+    from phonosmith.reference.audit import AuditOptions, audit
+    from phonosmith.reference.datasets import put_dataset
+
     frames = [*splits["train"], *splits["valid"]]
     document = audit(frames, AuditOptions(allow_rehearsal=labels.rehearsal))
     words = [str(finding.message) for finding in document.findings]

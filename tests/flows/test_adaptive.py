@@ -1,0 +1,104 @@
+import pytest
+from jobflow import run_locally
+from pymatgen.io.ase import AseAtomsAdaptor
+
+from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.evaluation.harmonic import harmonic_from_document
+from phonosmith.evaluation.phonon_documents import PhononDoc
+from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.evaluation.verdict import judge_production
+from phonosmith.flows.adaptive import AdaptiveMaker, _reason
+from phonosmith.potentials.embedded import demo_structure
+from phonosmith.potentials.registry import resolve
+from phonosmith.reference.engines import make_engine
+from phonosmith.settings import Settings
+
+
+def maker(**changes):
+    tiny = {
+        "engine": make_engine("forcefield", potential="embedded-reference"),
+        "strategy": "transfer",
+        "training": {"epochs": 1},
+        "sampling": {"cell": "primitive", "max_steps": 10},
+        "min_length": 6.0,
+        "mesh": 4,
+    }
+    return AdaptiveMaker(**(tiny | changes))
+
+
+def run(one, folder):
+    folder.mkdir()
+    flow = one.make(AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded"))
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    store.connect()
+    run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
+    found = store.get_output(flow.output.uuid, load=True)
+    return AdaptiveReport.model_validate({k: v for k, v in found.items() if not k.startswith("@")}), store
+
+
+def rounds(*changes, forces=10.0, spread=None):
+    found = []
+    for number, change in enumerate(changes, start=1):
+        verdict = judge_production(
+            Settings(), valid_force_mae=forces, phonon_change_thz=change if spread is None else spread
+        )
+        found.append(
+            AdaptiveRound.model_construct(
+                number=number, phonon_change_thz=change, spread_thz=spread, verdict=verdict, valid_force_mae=forces
+            )
+        )
+    return found
+
+
+def test_it_stops_when_phonons_and_verdict_stand_still():
+    assert _reason(maker(), rounds(None)) is None
+    assert _reason(maker(), rounds(None, 0.051)) is None
+    assert "0.049 THz" in _reason(maker(), rounds(None, 0.2, 0.049))
+    # force errors fell below their limit in this round: the verdict moved, one more round shows whether it stays
+    changed = [*rounds(None, forces=30.0), rounds(None, 0.01)[1]]
+    assert _reason(maker(), changed) is None
+    # a potential that stays bad has converged to a bad one: more of the same labels will not help
+    assert _reason(maker(), rounds(None, 0.01, forces=30.0)) is not None
+
+
+def test_a_committee_may_stop_after_the_first_round():
+    assert "committee" in _reason(maker(committee=2), rounds(None, spread=0.04))
+    assert _reason(maker(committee=2), rounds(None, 0.01, spread=0.06)) is None
+
+
+def test_what_it_cannot_do_is_said_at_once():
+    crystal = AseAtomsAdaptor.get_structure(demo_structure("Si"))
+    for changes, word in (
+        ({"strategy": "pft"}, "force constants"),
+        ({"engine": None}, "engine"),
+        ({"n_valid": 0}, "1"),
+    ):
+        with pytest.raises(ConfigurationError, match=word):
+            maker(**changes).make(crystal, resolve("embedded"))
+
+
+@pytest.mark.slow
+def test_labels_are_made_layer_by_layer_and_the_saved_ones_counted(tmp_path):
+    report, store = run(maker(change_thz=1e3, n_valid=2), tmp_path / "run")
+    assert report.stopped
+    assert [one.n_labels for one in report.rounds] == [2 + 4, 2 + 8]
+    assert (report.n_labels, report.n_labels_protocol, report.n_labels_saved) == (10, 20, 10)
+    names = [document["name"] for document in store.query({}, ["name"])]
+    assert sum(name.startswith("label si r") and name[-1].isdigit() for name in names) == 10
+    assert {"train si transfer r1", "train si transfer r2", "phonon si transfer r2"} <= set(names)
+    documents = [store.query_one({"name": f"phonon si transfer r{n}"}, load=True)["output"] for n in (1, 2)]
+    models = [harmonic_from_document(PhononDoc.model_validate(one), default_artefacts()) for one in documents]
+    assert report.rounds[1].phonon_change_thz == compare_phonons(*models, 4).mae_thz
+    assert report.potential.sha256 == documents[1]["potential"]["sha256"]
+
+
+@pytest.mark.slow
+def test_a_committee_that_disagrees_ends_with_everything_allowed_labelled(tmp_path):
+    report, _ = run(maker(committee=2, spread_thz=1e-9, max_rounds=1, n_valid=1), tmp_path / "run")
+    assert not report.stopped
+    assert report.rounds[0].spread_thz > 1e-9
+    assert "largest number of rounds" in report.reason
+    assert sum(cost.stage == "train" for cost in report.costs) == 2
