@@ -143,6 +143,16 @@ def test_bain_path_ends_in_the_face_centred_crystal(copper):
     assert all(np.array_equal(a, atoms.positions) for a, atoms in zip(before, frames, strict=True))
 
 
+def test_relaxing_one_after_the_other_changes_nothing(copper, monkeypatch):
+    frames = [stretched(copper.atoms, 1.05), stretched(copper.atoms, 1.12)]
+    together = relax_displaced(frames, [START] * 2, emt(), phase_of(copper.atoms))
+    monkeypatch.setattr("phonosmith.evaluation.phases._BATCH_STEPS", 1)
+    apart = relax_displaced(frames, [START] * 2, emt(), phase_of(copper.atoms))
+    assert [one.n_steps for one in apart] == [one.n_steps for one in together]
+    for one, other in zip(apart, together, strict=True):
+        assert one.final.energy_difference_ev_per_atom == pytest.approx(other.final.energy_difference_ev_per_atom)
+
+
 def test_without_the_initial_structure_energies_count_from_the_starts(copper):
     frame = stretched(copper.atoms, 1.12)
     (found,) = emt().evaluate([frame])
