@@ -79,6 +79,7 @@ _STYLES = {
     "lora": LineStyle(OKABE_ITO["orange"], _MIXED, "<"),
 }
 NAMED = frozenset(_STYLES)
+LONGEST_NAME = 28
 _FREEZE_MARKERS = "123+x"
 _ORDER = ("foundation", "scratch", "transfer", "freeze", "multihead", "lora", "delta", "pft", "delta+pft")
 
@@ -143,7 +144,8 @@ def say_nothing_to_show(axes: Axes, why: str) -> None:
 
 
 def escape_math(text: str) -> str:
-    """Return text that matplotlib prints as it is: a dollar sign from a name starts no formula."""
+    """Return text that matplotlib prints as it is: a dollar sign starts no formula; cut where it would fill a figure."""
+    text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
     return text.replace("\\", r"\\").replace("$", r"\$") if "$" in text else text
 
 
