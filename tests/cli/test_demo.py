@@ -21,6 +21,10 @@ def test_the_demonstration_ends_with_verdicts_and_continues_where_it_was(tmp_pat
         assert found["foundation"]["omega_max_error_percent"] < -3
         assert (tmp_path / "figures" / "si-delta.png").stat().st_size > 10_000
         assert (tmp_path / "si-delta.model").is_file()
+        assert str(tmp_path / "report.html") in found["files"]
+        page = (tmp_path / "report.html").read_text()
+        assert "delta" in page
+        assert found["foundation"]["valid_force_mae_mev_per_angstrom"] > delta["valid_force_mae_mev_per_angstrom"] > 0
         again = CliRunner().invoke(app, arguments)
         assert json.loads(again.stdout)["jobs_run"] == 0
         assert json.loads(again.stdout)["strategies"] == found["strategies"]

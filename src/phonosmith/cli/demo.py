@@ -104,7 +104,7 @@ def _summary(report: MaterialReport) -> dict[str, Any]:
 
 
 def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str]:
-    """Write the report, one figure per potential and the best model as a plain file; return their names."""
+    """Write the report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.evaluation.harmonic import harmonic_from_document
     from phonosmith.evaluation.phonon_documents import PhononDoc
@@ -112,6 +112,7 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.flows.jobs import read_document
     from phonosmith.potentials.modelfile import export_plain
     from phonosmith.report.figures_phonons import bands_figure
+    from phonosmith.report.html import write_report
     from phonosmith.report.style import save_figure
 
     write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
@@ -131,7 +132,8 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
         path = out / f"{key}-{report.strategies[0].strategy}.model"
         export_plain(report.strategies[0].potential, path)
         written.append(str(path))
-    return written
+    page = write_report([report], out / "report.html", title=f"phonosmith demonstration: {report.material}")
+    return [*written, str(page.path)]
 
 
 def _show(report: MaterialReport, written: list[str], seconds: float) -> None:

@@ -248,5 +248,7 @@ def _show(payload: dict[str, Any]) -> None:
     for failed in payload["failed"]:
         console.print(f"  failed: {failed['job']}: {failed['error']}", style="red", markup=False)
         console.print(f"          {failed['folder']}", style="dim", markup=False)
+    if payload["materials"]:
+        console.print(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite", markup=False)
     if payload["failed"]:
         console.print(f"Mend the cause, then: phonosmith retry {payload['folder']}", markup=False)

@@ -179,7 +179,7 @@ class FineTuneMaterialMaker(Maker):
                 owner = f"{names.variant} {suffix}"
                 found = parts.potential(train.output.model, owner, owner)
                 found |= parts.transitions(train.output.model, owner, owner)
-                found |= parts.forgetting(train.output.model, foundation, owner)
+                found |= parts.forgetting(train.output.model, foundation, owner, replay if spec.uses_replay else None)
                 results.append({"strategy": strategy, "n_train": number, "training": train.output} | found)
         report = report_material(
             {

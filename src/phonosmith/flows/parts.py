@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, Job, JobConfig
 
 from phonosmith.evaluation.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.forgetting_jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics_flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics_jobs import FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.phonon_jobs import FastPhononMaker
@@ -133,15 +134,16 @@ class MaterialParts:
         """Return what following the imaginary modes of a potential finds, where asked."""
         return {}
 
-    def forgetting(self, tuned: Any, foundation: PotentialRef, name: str) -> dict[str, Any]:
-        """Return a trained potential's errors where it was not tuned, where asked."""
+    def forgetting(self, tuned: Any, foundation: PotentialRef, name: str, replay: Any = None) -> dict[str, Any]:
+        """Return a trained potential's errors where it was not tuned, where asked.
+
+        They are against the reference where it is a potential itself, else against the foundation.
+        """
         if "forgetting" not in self.maker.evaluate:
             return {}
-        from phonosmith.evaluation.forgetting_jobs import ForgettingMaker
-
         known = engine_potential(self.maker.require_engine())
         made = ForgettingMaker(name=f"forgetting {name}", seed=self.maker.draw_seed).make(
-            self.structure, tuned, foundation, reference=known
+            self.structure, tuned, foundation, reference=known, replay=replay
         )
         self.jobs.append(made)
         return {"forgetting": made.output}
