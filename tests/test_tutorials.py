@@ -1,0 +1,55 @@
+"""Every tutorial runs as it stands and is a valid percent script."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "tutorials"
+SCRIPTS = sorted(FOLDER.glob("[0-9]*.py"))
+EXPECTED = {
+    "01": "phonon MAE",
+    "02": "rehearsal: True",
+    "03": "foundation",
+    "04": "highest frequency",
+    "05": "Phases",
+    "06": "detla",
+    "07": "report.html",
+    "08": "against",
+}
+
+
+def test_there_are_eight():
+    assert [path.name[:2] for path in SCRIPTS] == list(EXPECTED)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name[:2])
+def test_it_says_what_one_will_have_and_what_is_next(script):
+    text = script.read_text(encoding="utf-8")
+    assert "**What you will have at the end:**" in text
+    assert "**Next:**" in text
+    names = {path.stem for path in SCRIPTS}
+    assert {Path(link).stem for link in re.findall(r"\]\((\d\d_\w+)\.md\)", text)} <= names
+    jupytext = pytest.importorskip("jupytext")
+    cells = jupytext.reads(text, fmt="py:percent").cells
+    assert cells[0].cell_type == "markdown"
+    assert sum(cell.cell_type == "code" for cell in cells) >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name[:2])
+def test_it_runs(script, tmp_path):
+    if script.name.startswith("08") and importlib.util.find_spec("gpaw") is None:
+        pytest.skip("GPAW is not installed (tools/install_gpaw.sh)")
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PHONOSMITH_", "JOBFLOW_", "JFREMOTE"))
+    } | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
+    assert EXPECTED[script.name[:2]] in done.stdout

@@ -1,0 +1,100 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 02 · Your own structure with MACE-MP-0b3 and VASP
+#
+# **What you will have at the end:** a flow for your crystal that is ready to submit, and the certainty that every VASP
+# input of it can be written, run and read - rehearsed here with a stand-in for VASP, without a licence.
+
+# %%
+import os
+import tempfile
+from pathlib import Path
+
+work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
+os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+
+from pymatgen.core import Lattice, Structure
+
+Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).to(filename=str(work / "Si.cif"))
+structure = Structure.from_file(work / "Si.cif")  # your file goes here
+
+# %% [markdown]
+# Before anything is submitted: how many calculations, of how many atoms, at what cost? (The same as
+# `phonosmith plan Si.cif`.)
+
+# %%
+import subprocess
+import sys
+
+
+def phonosmith(*arguments):
+    """Run the command line of this environment."""
+    return subprocess.run([sys.executable, "-m", "phonosmith.cli.main", *arguments], check=True)
+
+
+phonosmith("plan", str(work / "Si.cif"))
+
+# %% [markdown]
+# With VASP and the published foundation the flow would be
+#
+# ```
+# engine = make_engine("vasp")                    # VASP_CMD and POTCARs as atomate2 finds them
+# flow = FineTuneMaterialMaker(engine=engine).make(structure, resolve("MACE-MP-0b3"))
+# ```
+#
+# The foundation is downloaded by name where the network allows it, or added with `phonosmith models add FILE`. Here the
+# embedded foundation takes its place, and `rehearsal=True` runs the very same jobs with a program that reads the VASP
+# inputs and writes VASP outputs. Rehearsed labels are marked and never mix with real ones.
+
+# %%
+from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.potentials.registry import resolve
+from phonosmith.reference.engines import make_engine
+
+engine = make_engine("vasp", rehearsal=True, potential="tersoff-si")
+maker = FineTuneMaterialMaker(
+    engine=engine,
+    strategies=("delta",),
+    sampling={"cell": "primitive", "max_steps": 30},
+    training={"epochs": 3},
+    min_length=6.0,
+    mesh=6,
+)
+flow = maker.make(structure, resolve("embedded"))
+
+# %%
+from phonosmith.engines.runner import LocalRunner
+from phonosmith.engines.sqlite_store import open_embedded_jobstore
+
+store = open_embedded_jobstore(work / "store.sqlite")
+store.connect()
+summary = LocalRunner(store, work / "run", progress=True).run(flow)
+print(f"{summary.done} jobs done in {summary.seconds:.0f} s; failed: {[row.name for row in summary.failed]}")
+assert summary.ok, summary.failed
+
+# %% [markdown]
+# Every VASP input that will be used is there to look at:
+
+# %%
+folder = next(path.parent for path in sorted((work / "run").rglob("INCAR*")))
+print(sorted(path.name for path in folder.iterdir()))
+
+# %%
+from phonosmith.analysis.documents import MaterialReport
+from phonosmith.flows.jobs import read_document
+
+report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
+print(
+    "rehearsal:", report.rehearsal, "-", report.labels.train.n_frames, "labels,", report.labels.n_excluded, "excluded"
+)
+assert report.rehearsal
+
+# %% [markdown]
+# **Next:** submit it for real ([06](06_to_the_cluster.md)); an unstable crystal ([05](05_unstable_crystals.md)).
+# `phonosmith doctor` tells whether VASP, POTCARs and stores are found.
