@@ -68,6 +68,16 @@ class FollowOptions:
     grid: GridOptions = field(default_factory=GridOptions)
     max_minima: int = MAX_MINIMA
 
+    @classmethod
+    def of(cls, content: FollowOptions | dict[str, Any] | None) -> FollowOptions:
+        """Take options from a dictionary (grid options nested), as jobs carry them."""
+        if isinstance(content, cls):
+            return content
+        values = {key: value for key, value in dict(content or {}).items() if not key.startswith("@")}  # type: ignore[arg-type]
+        grid = values.pop("grid", None) or {}
+        known = {key: tuple(value) if key == "points" else value for key, value in grid.items() if key[:1] != "@"}
+        return cls(**values, grid=GridOptions(**known))
+
     def __post_init__(self) -> None:
         if self.max_atoms < 1 or self.max_denominator < 1 or self.max_minima < 1:
             raise InputError("Largest cell, denominator and number of minima must be at least one.", "Raise them.")

@@ -135,6 +135,27 @@ class ModeSpace:
         weighted = np.asarray(forces, dtype=float) / np.sqrt(self.masses)[:, None]
         return np.asarray(-np.tensordot(self.patterns, weighted, axes=2))
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values, for jobs of their own."""
+        return {
+            "symbols": self.atoms.get_chemical_symbols(),
+            "cell": self.atoms.cell.array.tolist(),
+            "positions": self.atoms.positions.tolist(),
+            "matrix": self.matrix.tolist(),
+            "patterns": self.patterns.tolist(),
+            "masses": self.masses.tolist(),
+            "operations": self.operations.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ModeSpace:
+        """Rebuild a space from `as_dict`."""
+        from ase import Atoms
+
+        atoms = Atoms(content["symbols"], positions=content["positions"], cell=content["cell"], pbc=True)
+        arrays = [np.array(content[name], dtype=float) for name in ("patterns", "masses", "operations")]
+        return cls(atoms, np.array(content["matrix"], dtype=np.int64), *arrays)
+
     @property
     def reach(self) -> float:
         """Largest displacement of an atom along an axis per amplitude, 1/√amu."""
