@@ -104,7 +104,7 @@ def _summary(report: MaterialReport) -> dict[str, Any]:
 
 
 def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str]:
-    """Write the report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
+    """Write report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.evaluation.harmonic import harmonic_from_document
     from phonosmith.evaluation.phonon_documents import PhononDoc
