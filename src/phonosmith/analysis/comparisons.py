@@ -8,7 +8,7 @@ from typing import Any
 
 from phonosmith.analysis.choice import FOUNDATION, in_order
 from phonosmith.analysis.statistics import FENCE, correlation, learning_curve, outliers, paired_tests
-from phonosmith.analysis.table_format import DASH, Block, Table, number
+from phonosmith.analysis.table_format import DASH, Block, Table, number, tidy
 from phonosmith.analysis.tables import QUARTILES, SOURCE, Sources
 
 FORCE, PHONON = "valid_force_mae_mev_per_angstrom", "phonon_mae_thz"
@@ -61,7 +61,7 @@ def verdict_table(sources: Sources) -> Table | None:
         [row["strategy"], str(row["n"]), str(row["n_fit"]), number(100 * row["n_fit"] / row["n"], 0)] for row in data
     ]
     title = f"Verdicts, fit for phonons of the material: {sources.choice}"
-    return Table("verdicts", title, [Block(["strategy", "materials", "fit", "fit, %"], texts)], _frame(data))
+    return Table("verdicts", title, [Block(["strategy", "materials", "fit", "fit, %"], texts)], tidy(data))
 
 
 def paired_table(sources: Sources, metric: str = PHONON) -> Table | None:
@@ -126,7 +126,7 @@ def correlation_table(sources: Sources) -> Table | None:
     ]
     header = ["potentials", "pairs", "Spearman", "p", "Pearson", "p", "Pearson of logarithms"]
     title = f"Validation force MAE and phonon MAE: {sources.choice}"
-    return Table("correlation_force_phonon", title, [Block(header, texts)], _frame(data))
+    return Table("correlation_force_phonon", title, [Block(header, texts)], tidy(data))
 
 
 def outlier_table(sources: Sources) -> Table | None:
@@ -154,12 +154,6 @@ def outlier_table(sources: Sources) -> Table | None:
     header = ["material", "strategy", "metric", "value", "fences"]
     notes = [rule] if texts else [rule, "there is none"]
     return Table("outliers", f"Outliers: {sources.choice}", [Block(header, texts)], data.assign(source=SOURCE), notes)
-
-
-def _frame(rows: list[dict[str, Any]]) -> Any:
-    import pandas as pd
-
-    return pd.DataFrame(rows)
 
 
 COMPARISON_TABLES: tuple[Callable[[Sources], Table | None], ...] = (

@@ -121,7 +121,7 @@ def find_reports(
 ) -> Iterator[dict[str, Any]]:
     """Yield projected documents whose output is a report of a version that can be read; note the others."""
     criteria = dict(REPORTS) | ({"output.campaign": campaign} if campaign is not None else {})
-    for document in _query(store, criteria, properties):
+    for document in store_query(store, criteria, properties):
         version = document["output"].get("schema_version")
         if isinstance(version, int) and OLDEST_SCHEMA <= version <= MATERIAL_SCHEMA:
             yield document
@@ -137,7 +137,14 @@ def find_reports(
         )
 
 
-def _query(store: JobStore, criteria: dict[str, Any], properties: tuple[str, ...]) -> list[dict[str, Any]]:
+def store_query(store: JobStore, criteria: dict[str, Any], properties: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return projected documents of a job store, connected where it is not.
+
+    Raises
+    ------
+    ConfigurationError
+        When the store cannot be read.
+    """
     try:
         store.connect()
         return list(store.query(criteria, properties=list(properties), load=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import write_atomic
 
@@ -151,6 +151,18 @@ def number(value: float | None, digits: int = 2) -> str:
 def median_and_iqr(found: Spread, digits: int = 2) -> str:
     """Return ``median (IQR)``, a dash without values."""
     return f"{number(found.median, digits)} ({number(found.iqr, digits)})" if found.n else DASH
+
+
+def tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame; whole numbers stay whole where some are missing."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    for name in frame.columns:
+        known = [row[name] for row in rows if row.get(name) is not None]
+        if known and all(isinstance(value, int) and not isinstance(value, bool) for value in known):
+            frame[name] = frame[name].astype("Int64")
+    return frame
 
 
 def write_tables(tables: list[Table], folder: Path) -> list[Path]:

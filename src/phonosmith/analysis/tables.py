@@ -11,7 +11,7 @@ from phonosmith.analysis.choice import CELLS, FOUNDATION, Choice, choose, in_ord
 from phonosmith.analysis.columns import METRICS
 from phonosmith.analysis.published import Published
 from phonosmith.analysis.statistics import distribution, over_seeds, spread
-from phonosmith.analysis.table_format import DASH, Block, Table, median_and_iqr, number
+from phonosmith.analysis.table_format import DASH, Block, Table, median_and_iqr, number, tidy
 from phonosmith.evaluation.stability import StabilityConfusion, confusion
 
 if TYPE_CHECKING:
@@ -86,12 +86,6 @@ class Sources:
         return selected(self.averaged, self.choice)
 
 
-def _frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(rows)
-
-
 def _strategies(rows: pd.DataFrame) -> list[str]:
     return in_order(list(rows["strategy"]))
 
@@ -153,7 +147,7 @@ def phonon_mae_table(sources: Sources) -> Table | None:
         block, more = _published_pairs(sources.published.label, sources.published.phonon_mae, "cell", {}, 2)
         blocks, data = [*blocks, block], data + more
     title = f"Phonon MAE, median (IQR), THz: {sources.choice}"
-    return Table("table1_phonon_mae", title, blocks, _frame(data), [QUARTILES, _counted(rows)])
+    return Table("table1_phonon_mae", title, blocks, tidy(data), [QUARTILES, _counted(rows)])
 
 
 def _counted(rows: pd.DataFrame) -> str:
@@ -177,7 +171,7 @@ def _errors_table(sources: Sources, key: str, title: str, metrics: dict[str, str
     if sources.published and set(metrics) & set(sources.published.phonon_errors):
         block, more = _published_pairs(sources.published.label, sources.published.phonon_errors, "error", metrics, 1)
         blocks, data = [*blocks, block], data + more
-    return Table(key, f"{title}: {sources.choice}", blocks, _frame(data), [QUARTILES, _counted(rows)])
+    return Table(key, f"{title}: {sources.choice}", blocks, tidy(data), [QUARTILES, _counted(rows)])
 
 
 def phonon_error_table(sources: Sources) -> Table | None:
@@ -253,7 +247,7 @@ def stability_table(sources: Sources, *, practical: bool = False) -> Table | Non
         f"table3_stability{'_practical' if practical else ''}",
         f"Dynamical stability, {which} threshold: {sources.choice}",
         blocks,
-        _frame(data),
+        tidy(data),
         notes,
     )
 
@@ -271,7 +265,7 @@ def foundation_table(sources: Sources) -> Table | None:
     rows = rows.groupby(["foundation", "material"], sort=False)["phonon_mae_thz"].mean().reset_index()
     if not len(rows):
         return None
-    found = {one: spread(group["phonon_mae_thz"]) for one, group in rows.groupby("foundation", sort=False)}
+    found = {one: spread(group["phonon_mae_thz"]) for one, group in rows.groupby("foundation")}
     blocks = [Block(list(found), [[median_and_iqr(item, 3) for item in found.values()]])]
     data: list[dict[str, Any]] = [
         {"source": SOURCE, "foundation": one, "n": item.n, "median": item.median, "iqr": item.iqr}
@@ -285,9 +279,7 @@ def foundation_table(sources: Sources) -> Table | None:
             {"source": sources.published.label, "foundation": one, "median": middle, "iqr": width}
             for one, (middle, width) in figures.items()
         ]
-    return Table(
-        "table5_foundations", "Phonon MAE of foundations, median (IQR), THz", blocks, _frame(data), [QUARTILES]
-    )
+    return Table("table5_foundations", "Phonon MAE of foundations, median (IQR), THz", blocks, tidy(data), [QUARTILES])
 
 
 def cost_table(sources: Sources) -> Table | None:
@@ -317,7 +309,7 @@ def cost_table(sources: Sources) -> Table | None:
             {"source": sources.published.label, "at_least": count, "saving_percent": saving}
             for count, saving in figures.saving_percent.items()
         ]
-        data = _frame([*data.to_dict("records"), *more])
+        data = tidy([*data.to_dict("records"), *more])
     notes = [
         "means per material; labels include validation frames; saving: 1 − labels / phonons of the means",
         "median saving: median of the materials' savings",
@@ -344,7 +336,7 @@ def training_cost_table(sources: Sources) -> Table | None:
         texts = [["mean, one A100", *(number(figures[one], 1) for one in theirs)]]
         blocks.append(Block(["training, min", *theirs], texts, sources.published.label))
         more = [{"source": sources.published.label, "strategy": one, "mean_minutes": figures[one]} for one in theirs]
-        data = _frame([*data.to_dict("records"), *more])
+        data = tidy([*data.to_dict("records"), *more])
     return Table("training_times", f"Training times: {sources.choice}", blocks, data)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from phonosmith.analysis.choice import FOUNDATION, Choice, in_order
 from phonosmith.analysis.columns import at
 from phonosmith.analysis.queries import find_reports, newest, training_set
-from phonosmith.analysis.table_format import DASH, Block, Table, number
+from phonosmith.analysis.table_format import DASH, Block, Table, number, tidy
 from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.phase_scores import MaterialPhases, NamedPhase, PhaseScores, score_material, score_phases
 
@@ -96,8 +96,6 @@ def phase_table(
     notes: list[str] | None = None,
 ) -> Table | None:
     """Return precision, recall and F1 of the phases found along imaginary modes (published table 4)."""
-    import pandas as pd
-
     if not found:
         return None
     strategies = in_order(list(found))
@@ -127,7 +125,7 @@ def phase_table(
         "table4_new_phases",
         f"New phases along imaginary modes: {choice}",
         blocks,
-        pd.DataFrame(data),
+        tidy(data),
         [words, *(notes or [])],
     )
 

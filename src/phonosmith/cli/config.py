@@ -1,0 +1,145 @@
+"""``phonosmith config``: every setting, its value and where that comes from."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("config")(config)
+
+
+@explained
+def config(
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a settings file with every setting commented out; never overwrites.")
+    ] = False,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Show every setting, its value and its source: environment, settings file or default.
+
+    The settings file is ~/.phonosmith.yaml, or what PHONOSMITH_CONFIG_FILE names.
+
+    [bold]Example[/bold]: phonosmith config --init
+    """
+    from phonosmith.settings import config_file
+
+    path = config_file()
+    if init:
+        _write_template(path)
+    rows = setting_rows()
+    if json_output:
+        print_json({"file": str(path), "file_exists": path.is_file(), "written": init, "settings": rows})
+        return
+    if init:
+        typer.echo(f"Wrote {path}.")
+    _show(rows, path)
+
+
+def setting_rows() -> list[dict[str, Any]]:
+    """Return every setting with value, source (environment, file, default), variable and description.
+
+    Raises
+    ------
+    ConfigurationError
+        When a setting is invalid, naming it.
+    """
+    import yaml
+
+    from phonosmith.settings import ENV_PREFIX, Settings, config_file, load_settings
+
+    settings = load_settings()
+    path = config_file()
+    # load_settings has just read it
+    written = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    # pydantic-settings reads variables in any case
+    variables = {name.upper() for name in os.environ}
+    effective = {"artefacts": "artefacts_dir", "cache": "cache_dir", "database": "database_file"}
+    rows = []
+    for name, field in Settings.model_fields.items():
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        source = "environment" if variable in variables else "file" if name in written else "default"
+        value = getattr(settings, effective.get(name, name))
+        rows.append(
+            {
+                "name": name,
+                "value": value if isinstance(value, bool | int | float | dict) or value is None else str(value),
+                "source": source,
+                "variable": variable,
+                "description": field.description or "",
+            }
+        )
+    return rows
+
+
+def template() -> str:
+    """Return a settings file that changes nothing: every setting commented out, with its default."""
+    import yaml
+
+    from phonosmith.settings import ENV_PREFIX, Settings
+
+    lines = [
+        "# Settings of phonosmith. Remove the leading '# ' of a line 'name: value' to change it.",
+        f"# A variable {ENV_PREFIX}NAME in the environment wins over this file. 'phonosmith config' shows what holds.",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = None if field.default is None else field.default
+        plain = default if isinstance(default, bool | int | float) or default is None else str(default)
+        text = yaml.safe_dump({name: plain}, default_flow_style=False).strip()
+        lines += ["", f"# {field.description}", f"# {text}"]
+    return "\n".join(lines) + "\n"
+
+
+def _write_template(path: Path) -> None:
+    """Write the template where no file is; whoever writes first wins, and the file is whole or absent."""
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.core.errors import ConfigurationError, InputError
+
+    taken = InputError(f"{path} exists and is left as it is.", "Edit it, or move it away first.")
+    if path.exists():
+        raise taken
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write_atomic(fresh, template().encode())
+        try:
+            # a hard link, unlike a rename, fails where somebody else has just written the file
+            os.link(fresh, path)
+        finally:
+            fresh.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise taken from error
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Make the folder writable or name another file with PHONOSMITH_CONFIG_FILE.",
+        ) from error
+
+
+def _show(rows: list[dict[str, Any]], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("source", overflow="fold")
+    table.add_column("meaning", overflow="fold")
+    for row in rows:
+        value = "" if row["value"] is None else str(row["value"])
+        source = row["variable"] if row["source"] == "environment" else row["source"]
+        style = None if row["source"] == "default" else "bold"
+        table.add_row(row["name"], Text(value), Text(source), Text(row["description"]), style=style)
+    console = Console()
+    console.print(table)
+    there = "" if path.is_file() else " (not there: 'phonosmith config --init' writes it)"
+    console.print(Text(f"settings file: {path}{there}"))

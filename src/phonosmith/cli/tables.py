@@ -1,0 +1,143 @@
+"""``phonosmith tables``: medians, tests and costs of a campaign, beside published figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+
+if TYPE_CHECKING:
+    from phonosmith.analysis.campaign_tables import CampaignTables
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("tables")(tables)
+
+
+@explained
+def tables(
+    store: Path | None = STORE_OPTION,
+    jobflow: bool = JOBFLOW_OPTION,
+    campaign: Annotated[str | None, typer.Option("--campaign", help="Only reports of this campaign.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write each table as .csv, .md and .tex into this folder.")
+    ] = None,
+    foundation: Annotated[
+        str | None, typer.Option("--foundation", help="Foundation to compare for [most results].")
+    ] = None,
+    training_set: Annotated[
+        str | None, typer.Option("--n-train", help="Training structures asked for, or 'all' [most results].")
+    ] = None,
+    cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published/--no-published", help="Put the figures of arXiv:2604.01017 beside (other data)."),
+    ] = True,
+    calibration: Annotated[
+        bool, typer.Option("--calibration", help="With --out: also write what 'plan --calibration' reads.")
+    ] = False,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.
+
+    Made from the reports in a job store alone. A store without reports gives no table and says so.
+
+    [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --out tables
+    """
+    from phonosmith.analysis.campaign_tables import campaign_tables
+    from phonosmith.analysis.table_format import write_tables
+    from phonosmith.core.errors import InputError
+
+    if calibration and out is None:
+        raise InputError("--calibration writes files.", "Add --out FOLDER.")
+    job_store = open_store(store, jobflow=jobflow)
+    found = campaign_tables(
+        job_store, campaign, foundation=foundation, training_set=training_set, cell=cell, published=published
+    )
+    files: list[Path] = []
+    if out is not None and found.tables:
+        files = write_tables(found.tables, out)
+    factor = _calibrate(job_store, campaign, out if calibration else None, found.notes, files)
+    if json_output:
+        print_json(_payload(found, files, factor))
+        return
+    for table in found.tables:
+        _show(table)
+    for note in found.notes:
+        typer.secho(f"note: {note}", err=True)
+    for path in files:
+        typer.echo(f"  {path}")
+
+
+def _calibrate(
+    store: Any, campaign: str | None, out: Path | None, notes: list[str], files: list[Path]
+) -> dict[str, Any] | None:
+    """Return the cost model of ``plan`` fitted to the VASP labels of the store; None where there are none."""
+    from phonosmith.analysis.costs import calibrated_model, calibration_points, write_calibration
+    from phonosmith.reference.protocol import ReferenceProtocol
+    from phonosmith.structures.cost import CostModel
+
+    protocol = ReferenceProtocol()
+    points, lost = calibration_points(store, campaign)
+    notes.extend(lost if points else [])
+    if not points:
+        if out is not None:
+            notes.append("no VASP labels to calibrate 'plan' with: rehearsals and other engines do not count")
+        return None
+    model = calibrated_model(points, kspacing=protocol.kspacing, encut=protocol.encut)
+    if out is not None:
+        files.append(write_calibration(points, out / "calibration", kspacing=protocol.kspacing))
+    return {
+        "prefactor": model.prefactor,
+        "over_default": model.prefactor / CostModel().prefactor,
+        "spread": model.spread,
+        "n_calculations": model.n_calibration,
+    }
+
+
+def _payload(found: CampaignTables, files: list[Path], factor: dict[str, Any] | None) -> dict[str, Any]:
+    choice = found.choice
+    return {
+        "n_materials": int(found.results.materials["material"].nunique()),
+        "n_reports": len(found.results.materials),
+        "n_potentials": len(found.results.potentials),
+        "compared": None
+        if choice is None
+        else {"foundation": choice.foundation, "training_set": choice.training_set, "cell": choice.cell},
+        "tables": {
+            table.key: {"title": table.title, "notes": table.notes, "rows": _records(table.data)}
+            for table in found.tables
+        },
+        "calibration": factor,
+        "notes": found.notes,
+        "files": [str(path) for path in files],
+    }
+
+
+def _records(data: Any) -> list[dict[str, Any]]:
+    """Return a frame's rows as plain data, unknown numbers as null."""
+    rows: list[dict[str, Any]] = data.astype(object).where(data.notna(), None).to_dict("records")
+    return rows
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    console.print(Text(f"\n{table.title}", style="bold"))
+    for block in table.blocks:
+        shown = Table(title=Text(f"published, {block.label}") if block.label else None, title_justify="left")
+        for place, name in enumerate(block.header):
+            shown.add_column(Text(name), justify="left" if place == 0 else "right")
+        for row in block.rows:
+            shown.add_row(*map(Text, row), style="dim" if block.label else None)
+        console.print(shown)
+    for note in table.notes:
+        console.print(Text(f"  {note}", style="dim"))
