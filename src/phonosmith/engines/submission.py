@@ -1,0 +1,239 @@
+"""What is new in a flow about to be submitted, and whether the machinery is there for it; common to both engines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.core.identity import fix_identities, has_content_identity
+from phonosmith.flows.routing import EngineName, Routing
+
+if TYPE_CHECKING:
+    from jobflow import Flow, Job, JobStore
+
+PATIENCE_MS = 3000
+"""How long a database may take to answer, ms."""
+BLOB_STORE = "data"
+_CHUNK = 500
+_EXPANDED = "start_needed_labels"
+"""Job whose labels are known as soon as its sampling is done, so that those there are need not be asked for again."""
+
+
+class Submission(BaseModel):
+    """What a submission did, or would do."""
+
+    schema_version: int = Field(1, description="version of this document's layout")
+    engine: EngineName = Field(description="who runs it")
+    target: str = Field(description="project of jobflow-remote, or launchpad file of FireWorks")
+    submitted: bool = Field(description="False for a dry run, and where nothing is new")
+    workers: dict[str, dict[str, int]] = Field(
+        description="new jobs by worker and first word of their names; jobs they will make come on top"
+    )
+    n_new: int = Field(description="jobs submitted now")
+    n_finished: int = Field(description="jobs whose results are in the store already")
+    n_queued: int = Field(description="jobs submitted earlier that have not finished")
+    failed: list[str] = Field(description="jobs submitted earlier that failed; they are not submitted again")
+    held_back: list[str] = Field(description="new jobs that wait for those; submit again when they are done")
+    warnings: list[str] = Field(default_factory=list, description="what may go wrong")
+    ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
+
+
+class Selection(BaseModel):
+    """Jobs of a flow by what is to be done about them."""
+
+    model_config = {"arbitrary_types_allowed": True}
+
+    new: list[Any] = Field(default_factory=list, description="jobs to submit")
+    finished: list[str] = Field(default_factory=list, description="names")
+    queued: list[str] = Field(default_factory=list, description="names")
+    failed: list[str] = Field(default_factory=list, description="names")
+    held_back: list[str] = Field(default_factory=list, description="names")
+
+    def flow(self, name: str) -> Flow:
+        """Return the flow of the new jobs; what they need of finished ones is an external reference."""
+        from jobflow import Flow
+
+        for member in self.new:
+            member.hosts = []
+        return Flow(self.new, name=name)
+
+    def counts(self, rules: Routing) -> dict[str, dict[str, int]]:
+        """Count new jobs by worker and stage."""
+        found: dict[str, Counter[str]] = {}
+        for member in self.new:
+            found.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
+        return {worker: dict(sorted(stages.items())) for worker, stages in sorted(found.items())}
+
+
+def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
+    """Return those jobs whose final output is in a store; refused labels and replaced jobs do not count."""
+    wanted, found = list(uuids), set()
+    for start in range(0, len(wanted), _CHUNK):
+        criteria = {"uuid": {"$in": wanted[start : start + _CHUNK]}, "output": {"$ne": None}}
+        for document in store.query(criteria, properties=["uuid", "metadata"]):
+            if not (document.get("metadata") or {}).get("refused"):
+                found.add(str(document["uuid"]))
+    return found
+
+
+def select(flow: Flow, finished: set[str], queued: Mapping[str, bool], *, check_content: bool = True) -> Selection:
+    """Sort the jobs of a flow with content identities into finished, queued, failed, held back and new.
+
+    Parameters
+    ----------
+    flow
+        With identities from its content.
+    finished
+        Jobs whose outputs exist.
+    queued
+        Jobs the engine knows, with whether they failed.
+    check_content
+        Refuse a flow whose identities are random, which nothing could be found by.
+    """
+    chosen = Selection()
+    waiting: set[str] = set()
+    for member, parents in flow.iterflow():
+        if check_content and not has_content_identity(member.uuid):
+            raise ConfigurationError(f"The job {member.name!r} has a random identity.", "Call fix_identities first.")
+        if member.uuid in finished:
+            chosen.finished.append(member.name)
+        elif member.uuid in queued:
+            (chosen.failed if queued[member.uuid] else chosen.queued).append(member.name)
+            waiting.add(member.uuid)
+        elif any(parent in waiting for parent in parents if parent != member.uuid):
+            chosen.held_back.append(member.name)
+            waiting.add(member.uuid)
+        else:
+            chosen.new.append(member)
+    return chosen
+
+
+def prepare(flow: Flow, store: JobStore) -> Flow:
+    """Return the flow with identities from content, and with the label jobs that finished samplings ask for.
+
+    Label jobs are made by a running job. Once the sampling is done they can be made here as well, where it can be seen
+    which of them have run already: a larger training set then labels only the frames that are new.
+    """
+    from jobflow import Flow
+
+    members = [member for member, _ in flow.iterflow()]
+    fixed = fix_identities(flow) if not all(has_content_identity(member.uuid) for member in members) else flow
+    found: list[Job] = []
+    for member, parents in fixed.iterflow():
+        done = finished_uuids(store, [member.uuid, *parents])
+        if member.function.__name__ == _EXPANDED and member.uuid not in done and done.issuperset(parents):
+            found += _expand(member, store)
+        else:
+            found.append(member)
+    for member in found:
+        member.hosts = []
+    return Flow(found, name=fixed.name)
+
+
+def _expand(member: Job, store: JobStore) -> list[Job]:
+    """Run a job that only makes others and return those, the one that carries its output included."""
+    from jobflow import CURRENT_JOB
+    from jobflow.core.job import prepare_replace
+
+    ready = deepcopy(member)
+    ready.resolve_args(store=store)
+    CURRENT_JOB.job = ready
+    try:
+        response = ready.function.original(*ready.function_args, **ready.function_kwargs)
+    finally:
+        CURRENT_JOB.reset()
+    return [made for made, _ in prepare_replace(response.replace, member).iterflow()]
+
+
+def check_job_store(store: JobStore, source: str) -> None:
+    """Refuse a job store that lacks the blob store or cannot be reached.
+
+    Parameters
+    ----------
+    store
+        Where results will go.
+    source
+        File that describes it.
+    """
+    if type(store.docs_store).__name__ == "MemoryStore":
+        raise ConfigurationError(
+            f"{source} names no job store: results would vanish with each job.", "See workflows/jobflow.yaml."
+        )
+    if BLOB_STORE not in store.additional_stores:
+        known = ", ".join(store.additional_stores) or "none"
+        raise ConfigurationError(
+            f"{source}: the job store has no additional store {BLOB_STORE!r} (it has: {known}).",
+            "Large outputs go there; add it as in workflows/jobflow.yaml.",
+        )
+    for part, kept in {"docs_store": store.docs_store, **store.additional_stores}.items():
+        problem = unreachable(kept)
+        if problem:
+            raise ConfigurationError(
+                f"{source}: {part} cannot be reached: {problem}.", "Start the server, or repair host and port there."
+            )
+
+
+def unreachable(store: Any) -> str:
+    """Return why a maggma store cannot be read, or ''; a server gets a few seconds."""
+    try:
+        probe = type(store).from_dict(store.as_dict())
+        options = getattr(probe, "mongoclient_kwargs", None)
+        if isinstance(options, dict):
+            probe.mongoclient_kwargs = {"serverSelectionTimeoutMS": PATIENCE_MS, **options}
+        probe.connect()
+        probe.query_one({})
+        probe.close()
+    except Exception as error:  # noqa: BLE001 every store has errors of its own
+        return f"{type(error).__name__}: {str(error).split(', Timeout')[0]}"
+    return ""
+
+
+def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str, *, field: str = "worker") -> None:
+    """Refuse workers that do not exist, naming who would have gone there.
+
+    Parameters
+    ----------
+    flow
+        To be submitted; the label jobs it will make are counted in.
+    rules
+        Workers by kind.
+    known
+        Workers there are.
+    source
+        File or project that has them.
+    field
+        ``worker`` or ``category``.
+    """
+    there = list(known)
+    asked: dict[str, str] = {}
+    for name in [*(member.name for member, _ in flow.iterflow()), "label (each frame)"]:
+        target = rules.target(name)
+        asked.setdefault(target.worker if field == "worker" else target.category or target.worker, name)
+    for worker, name in asked.items():
+        if worker not in there:
+            raise ConfigurationError(
+                f"{source} has no {field} {worker!r}, which {name!r} and jobs like it ask for.",
+                f"{did_you_mean(worker, there)}There is: {', '.join(there) or 'none'}. Add it, or name another one in "
+                "the routing section.",
+            )
+
+
+def artefact_warnings() -> list[str]:
+    """Check that artefacts can be kept and say when their store is one that other machines do not see."""
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.settings import get_settings
+
+    settings = get_settings()
+    default_artefacts().put_bytes(b"written before a submission", "probe")
+    if settings.artefacts_store is None and settings.artefacts is None:
+        message = (
+            f"Models and labels are kept in {settings.artefacts_dir}, the default of this machine: unless every worker "
+            "sees that folder, set PHONOSMITH_ARTEFACTS to a shared one (or PHONOSMITH_ARTEFACTS_STORE) here and there."
+        )
+        return [message]
+    return []

@@ -1,0 +1,271 @@
+"""A database, and copies of the files in workflows/ that point at it."""
+
+import json
+import os
+import sys
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import yaml
+
+WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
+_MONGO = os.environ.get("PHONOSMITH_TEST_MONGO_URI", "")
+
+JOBS = """
+import os
+from jobflow import Flow, JobConfig, OnMissing, Response, job
+
+@job
+def where(fail=False):
+    if fail:
+        raise ValueError("not this one")
+    return os.environ.get("PS_WORKER", "")
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def collect(values):
+    return values
+
+def named(member, name):
+    member.name = name
+    return member
+
+@job
+def fan_out(material):
+    labels = [named(where(fail=index == 1), f"label {material} 0{index}") for index in range(2)]
+    inner = named(hand_on(material), f"audit {material}")
+    last = named(collect([label.output for label in labels] + [inner.output]), f"label {material} collect")
+    return Response(replace=Flow([*labels, inner, last], output=last.output))
+
+@job
+def hand_on(material):
+    return Response(replace=named(where(), f"train {material} delta"))
+"""
+
+
+@pytest.fixture(scope="session")
+def mongo():
+    """Address of a MongoDB: the real one a workflow provides, else the wire-protocol test server."""
+    if _MONGO:
+        yield _MONGO
+        return
+    from phonosmith.testing.mongo_server import running_server
+
+    with running_server() as address:
+        yield address
+
+
+@dataclass
+class Cluster:
+    """Edited copies of the files in workflows/, as a user would make them, and the environment that names them."""
+
+    folder: Path
+    address: str
+    database: str
+    environment: dict = field(default_factory=dict)
+
+    @property
+    def place(self):
+        host, _, port = self.address.removeprefix("mongodb://").rstrip("/").partition(":")
+        return {"host": host, "port": int(port or 27017)}
+
+    def read(self, name):
+        return yaml.safe_load((WORKFLOWS / name).read_text())
+
+    def write(self, name, content):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content))
+        return path
+
+    def stores(self, section, database=None):
+        """Point the stores of a job store section at the database."""
+        for kept in [section["docs_store"], *section["additional_stores"].values()]:
+            kept.update(self.place, database=database or self.database)
+        return section
+
+    def jobflow_yaml(self, change=lambda _: None):
+        content = self.read("jobflow.yaml")
+        self.stores(content["JOB_STORE"])
+        change(content)
+        path = self.write("jobflow.yaml", content)
+        self.environment["JOBFLOW_CONFIG_FILE"] = str(path)
+        return path
+
+    def job_store(self):
+        from jobflow import JobStore
+
+        store = JobStore.from_dict_spec(yaml.safe_load((self.folder / "jobflow.yaml").read_text())["JOB_STORE"])
+        store.connect()
+        return store
+
+    def fireworks(self, scheduler=None):
+        """Write launchpad, workers and queue adapters; return the launchpad file."""
+        pad = self.read("fireworks/my_launchpad.yaml") | self.place | {"name": f"{self.database}_fw"}
+        path = self.write("fireworks/my_launchpad.yaml", pad)
+        for kind in ("dft", "gpu", "inference"):
+            worker = self.write(f"fireworks/fworker_{kind}.yaml", self.read(f"fireworks/fworker_{kind}.yaml"))
+            adapter = self.read(f"fireworks/qadapter_{kind}.yaml")
+            assert adapter["pre_rocket"].count("export") >= 3
+            adapter["rocket_launch"] = f"{self.program('rlaunch')} -l {path} -w {worker} singleshot"
+            exports = self.environment | {"PS_WORKER": kind}
+            adapter["pre_rocket"] = "\n".join(f'export {key}="{value}"' for key, value in exports.items())
+            self.write(f"fireworks/qadapter_{kind}.yaml", adapter | (scheduler or {}))
+        return path
+
+    def project(self, scheduler="shell", resources=None, change=lambda _: None):
+        """Write jobflow-remote's project; return its name."""
+        content = self.read("jobflow-remote/phonosmith.yaml")
+        content["runner"] |= {f"delay_{what}": 1 for what in ("checkout", "check_run_status", "advance_status")}
+        content["runner"] |= {"delay_refresh_limited": 5, "max_step_attempts": 1}
+        for kind, worker in content["workers"].items():
+            worker["scheduler_type"] = scheduler
+            worker["work_dir"] = str(self.folder / "work" / kind)
+            worker["resources"] = dict((resources or {}).get(kind, {}))
+            worker["max_jobs"] = 2
+            exports = self.environment | {"PS_WORKER": kind}
+            worker["pre_run"] = "\n".join(f'export {key}="{value}"' for key, value in exports.items())
+            worker["execution_cmd"] = f"{self.program('jf')} -fe execution run {{}}"
+        for execution in content["exec_config"].values():
+            execution |= {"modules": None, "pre_run": None, "export": {"PS_EXEC": "set"}}
+        content["queue"]["store"] |= self.place | {"database": f"{self.database}_jf"}
+        self.stores(content["jobstore"])
+        change(content)
+        self.write("jfremote/phonosmith.yaml", content)
+        self.environment["JFREMOTE_PROJECTS_FOLDER"] = str(self.folder / "jfremote")
+        return "phonosmith"
+
+    def program(self, name):
+        return str(Path(sys.executable).parent / name)
+
+    def routing(self):
+        from phonosmith.flows.routing import read_routing
+
+        return read_routing(self.read("routing.yaml")["routing"])
+
+
+@pytest.fixture
+def cluster(mongo, tmp_path, monkeypatch):
+    """Return a cluster with a database of its own; jobs find the module ``routed_jobs`` and this test's settings."""
+    (tmp_path / "routed_jobs.py").write_text(JOBS)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PHONOSMITH_")}
+    made = Cluster(tmp_path, mongo, f"ps_{uuid.uuid4().hex[:10]}", {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("routed_jobs", None)
+    yield made
+    sys.modules.pop("routed_jobs", None)
+    import pymongo
+
+    with pymongo.MongoClient(mongo, serverSelectionTimeoutMS=5000) as client:
+        for suffix in ("", "_fw", "_jf"):
+            client.drop_database(made.database + suffix)
+
+
+# ---- one flow, several engines
+
+TRANSIENT = {"manifest", "costs", "training_seconds", "label_seconds", "label_cores", "wall_seconds"}
+"""Fields of a report that tell how long something took and where."""
+
+
+def rehearsal_flow():
+    """Return a material from crystal to verdicts, every VASP calculation played by the stand-in; small."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.flows.material import FineTuneMaterialMaker
+    from phonosmith.potentials.embedded import demo_structure
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.reference.engines import make_engine
+
+    maker = FineTuneMaterialMaker(
+        engine=make_engine("vasp", rehearsal=True, potential="embedded-reference"),
+        strategies=("transfer",),
+        sampling={"cell": "primitive", "max_steps": 20, "n_select": 1, "volume_factors": [0.98, 1.0, 1.02]},
+        training={"epochs": 2},
+        min_length=6.0,
+        mesh=6,
+    )
+    return maker.make(AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded"))
+
+
+def metrics(value):
+    """Return a report without what differs from run to run by nature: every number and every digest stays."""
+    if isinstance(value, dict):
+        return {
+            key: metrics(item) for key, item in value.items() if key not in TRANSIENT and not str(key).startswith("@")
+        }
+    if isinstance(value, list):
+        return [metrics(item) for item in value]
+    return value
+
+
+def read_report(store):
+    """Return the report in a store, after checking that every stage says what it took."""
+    (found,) = store.query({"name": "report si"}, properties=["uuid", "output"], load=True)
+    costs = {cost["stage"]: cost for cost in found["output"]["costs"]}
+    assert {"sample", "label", "train", "phonon"} <= set(costs)
+    for cost in costs.values():
+        assert cost["wall_seconds"] > 0
+        assert cost["cores"] >= 1
+    return found["output"]
+
+
+@dataclass(frozen=True)
+class OneFlow:
+    """A flow kept as a file, and the report the local runner makes of it."""
+
+    file: Path
+    expected: dict
+
+    def load(self):
+        """Return the same flow object again: same jobs, same uuids."""
+        return load_flow(self.file)
+
+    def metrics(self, store):
+        """Return what is to be compared of the report in a store."""
+        return json.loads(json.dumps(metrics(read_report(store)), default=str))
+
+
+@pytest.fixture(scope="session")
+def one_flow(tmp_path_factory):
+    """Return the flow and what the local runner makes of it; computed once for all test processes."""
+    from filelock import FileLock
+    from monty.json import MontyEncoder
+
+    from phonosmith.settings import get_settings
+
+    root = tmp_path_factory.getbasetemp()
+    root = (root.parent if os.environ.get("PYTEST_XDIST_WORKER") else root) / "one_flow"
+    root.mkdir(exist_ok=True)
+    flow_file, answer_file = root / "flow.json", root / "answer.json"
+    with FileLock(f"{root}.lock"):
+        if not answer_file.is_file():
+            patch = pytest.MonkeyPatch()
+            patch.setenv("PHONOSMITH_HOME", str(root / "home"))
+            get_settings.cache_clear()
+            try:
+                flow_file.write_text(json.dumps(rehearsal_flow(), cls=MontyEncoder))
+                answer_file.write_text(json.dumps(_local_answer(flow_file, root), default=str))
+            finally:
+                patch.undo()
+                get_settings.cache_clear()
+    return OneFlow(flow_file, json.loads(answer_file.read_text()))
+
+
+def _local_answer(flow_file, folder):
+    from phonosmith.engines.runner import LocalRunner, Slot
+    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    runner = LocalRunner(store, folder / "run", slots=[Slot("cpu"), Slot("cpu")], progress=False)
+    summary = runner.run(load_flow(flow_file))
+    assert summary.ok, summary
+    return metrics(read_report(store))
+
+
+def load_flow(path):
+    """Return the same flow object again: same jobs, same uuids."""
+    from monty.json import MontyDecoder
+
+    return MontyDecoder().decode(path.read_text())

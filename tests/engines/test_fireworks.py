@@ -1,0 +1,101 @@
+"""Flows through real FireWorks workers: everything lands where its name says."""
+
+import pytest
+from jobflow import Flow
+
+from phonosmith.flows.routing import route
+
+
+def run_workers(launchpad_file, kinds=("inference", "dft", "gpu")):
+    """Let the workers of the files take what is theirs in turn until nobody finds anything."""
+    from fireworks import FWorker, LaunchPad
+    from fireworks.core.rocket_launcher import rapidfire
+
+    launchpad = LaunchPad.from_file(str(launchpad_file))
+    workers = [FWorker.from_file(str(launchpad_file.parent / f"fworker_{kind}.yaml")) for kind in kinds]
+    while launchpad.run_exists():
+        before = launchpad.launches.count_documents({})
+        for worker in workers:
+            rapidfire(launchpad, fworker=worker, nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
+        if launchpad.launches.count_documents({}) == before:
+            break
+    return launchpad
+
+
+def places(launchpad):
+    """Return the worker each job ran on, by its name."""
+    found = {}
+    for firework in launchpad.fireworks.find({}, {"name": 1, "launches": 1, "spec._category": 1}):
+        launch = launchpad.launches.find_one({"launch_id": {"$in": firework["launches"]}})
+        found[firework["name"]] = (launch or {}).get("fworker", {}).get("name")
+    return found
+
+
+@pytest.fixture
+def launchpad_file(cluster, monkeypatch, tmp_path):
+    from fireworks import LaunchPad
+
+    cluster.jobflow_yaml()
+    path = cluster.fireworks()
+    LaunchPad.from_file(str(path)).reset("", require_password=False)
+    (tmp_path / "launch").mkdir()
+    monkeypatch.chdir(tmp_path / "launch")
+    return path
+
+
+@pytest.mark.slow
+def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, launchpad_file):
+    import routed_jobs as jobs
+    from jobflow.managers.fireworks import flow_to_workflow
+
+    def build(material):
+        start = jobs.named(jobs.fan_out(material), f"label {material} start")
+        return start, Flow([start, jobs.named(jobs.where(), f"phonon {material} foundation")])
+
+    store = cluster.job_store()
+    start, flow = build("gete-relax")
+    launchpad = run_workers(launchpad_file, kinds=())
+    launchpad.add_wf(flow_to_workflow(route(flow, cluster.routing(), "fireworks"), store=store))
+    run_workers(launchpad_file)
+    found = places(launchpad)
+    assert found == {
+        "label gete-relax start": "inference",
+        "label gete-relax 00": "dft",
+        "label gete-relax 01": "dft",
+        "label gete-relax collect": "inference",
+        "audit gete-relax": "inference",
+        "train gete-relax delta": "gpu",
+        "phonon gete-relax foundation": "inference",
+        "store_inputs": "inference",
+    }
+    # the collecting job kept its tolerance: label 01 failed
+    assert store.get_output(start.uuid) == ["", None, ""]
+
+    # without route, with jobflow's own filters: the labels follow the job that made them
+    launchpad.reset("", require_password=False)
+    start, flow = build("trap")
+    for name, worker in (("start", "inference"), ("label", "inference"), ("label trap 0", "dft"), ("train", "gpu")):
+        flow.update_config({"manager_config": {"_category": worker}}, name_filter=name)
+    launchpad.add_wf(flow_to_workflow(flow, store=store))
+    run_workers(launchpad_file)
+    assert places(launchpad)["label trap 00"] == "inference"
+
+
+@pytest.mark.slow
+def test_two_workers_get_what_the_local_runner_gets(cluster, launchpad_file, one_flow):
+    from fireworks import FWorker, LaunchPad
+    from fireworks.core.rocket_launcher import rapidfire
+    from jobflow.managers.fireworks import flow_to_workflow
+
+    launchpad, store = LaunchPad.from_file(str(launchpad_file)), cluster.job_store()
+    launchpad.add_wf(flow_to_workflow(route(one_flow.load(), cluster.routing(), "fireworks"), store=store))
+    program = FWorker.from_file(str(launchpad_file.parent / "fworker_dft.yaml"))
+    potentials = FWorker(name="potentials", category=["gpu", "inference"])
+    while launchpad.run_exists():
+        for worker in (potentials, program):
+            rapidfire(launchpad, fworker=worker, nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
+    assert set(launchpad.fireworks.distinct("state")) == {"COMPLETED"}
+    assert one_flow.metrics(store) == one_flow.expected
+    ran = {name: worker for name, worker in places(launchpad).items() if name.split()[0] in ("label", "relax", "train")}
+    assert ran["label si 00"] == ran["relax si reference"] == "dft"
+    assert ran["train si transfer"] == ran["label si collect"] == "potentials"
