@@ -30,11 +30,17 @@ def _empirical(data: bytes, *, dtype: str, device: str, name: str) -> Potential:
     return potential
 
 
-_ADAPTERS: dict[str, Loader] = {"mace": _mace, "empirical": _empirical}
+def _nequix(data: bytes, *, dtype: str, device: str, name: str) -> Potential:
+    from phonosmith.potentials.nequix import load_nequix
+
+    return load_nequix(data, dtype=dtype, device=device, name=name)
+
+
+_ADAPTERS: dict[str, Loader] = {"mace": _mace, "empirical": _empirical, "nequix": _nequix}
 
 
 def register_adapter(architecture: str, loader: Loader) -> None:
-    """Add a loader, e.g. ``register_adapter("nequix", load_nequix)``; an existing name is refused."""
+    """Add a loader, e.g. ``register_adapter("mine", load_mine)``; an existing name is refused."""
     if architecture in _ADAPTERS:
         raise PotentialError(f"There is already an adapter for {architecture}.", "Choose another architecture name.")
     _ADAPTERS[architecture] = loader

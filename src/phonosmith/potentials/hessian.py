@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from phonosmith.potentials.mace import MacePotential
 
 
-def _checked(atoms: Atoms, columns: Sequence[int]) -> list[int]:
+def checked_columns(atoms: Atoms, columns: Sequence[int]) -> list[int]:
+    """Return the column numbers after checking that the structure has them."""
     size = 3 * len(atoms)
     wanted = [int(column) for column in columns]
     wrong = [column for column in wanted if not 0 <= column < size]
@@ -39,7 +40,7 @@ def autograd_columns(potential: MacePotential, atoms: Atoms, columns: Sequence[i
 
     from phonosmith.potentials.mace import numpy64
 
-    wanted = _checked(atoms, columns)
+    wanted = checked_columns(atoms, columns)
     graph = make_graph(atoms, potential.z_table, potential.r_max)
     batch = collate(
         [graph],
@@ -68,7 +69,7 @@ def difference_columns(potential: Potential, atoms: Atoms, columns: Sequence[int
     step
         Displacement, Å. The error grows as its square; 1e-3 Å gives about 1e-6 of the largest element in float64.
     """
-    wanted = _checked(atoms, columns)
+    wanted = checked_columns(atoms, columns)
     frames = []
     for column in wanted:
         for sign in (1.0, -1.0):

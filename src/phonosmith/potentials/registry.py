@@ -125,7 +125,8 @@ def choose_device(device: str) -> str:
 def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:
     """Bring a model file into the artefact store and return its reference.
 
-    A file of ours and an empirical parameter file are taken as they are; a foreign MACE pickle is opened (if trusted)
+    A file of ours, an empirical parameter file and a Nequix ``.nqx`` file (a line of JSON and plain arrays) are taken as
+    they are; a foreign MACE pickle is opened (if trusted)
     and kept as weights and architecture description. A pickle that was imported before is not opened again.
     """
     from phonosmith.potentials.foreign import read_model_bytes
@@ -138,11 +139,16 @@ def import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) ->
     """Bring a model file's content into the artefact store (see ``import_file``)."""
     from phonosmith.potentials.foreign import is_trusted, open_foreign, trust_digest
     from phonosmith.potentials.modelfile import is_model_file, model_ref, register_model
+    from phonosmith.potentials.nequix_backend import is_nequix_file
 
     if is_model_file(data):
         return model_ref(data, default_artefacts(), name, (), "float64")
     if _is_empirical(data):
         return _empirical_ref(data, name)
+    if is_nequix_file(data):
+        from phonosmith.potentials.nequix import register_nequix
+
+        return register_nequix(data, name)
     sha256 = digest_bytes(data)
     before = read_user_json(IMPORTS).get(sha256)
     if before is not None:
@@ -264,10 +270,15 @@ def _by_digest(prefix: str) -> PotentialRef:
 
 def _describe_artefact(sha256: str) -> PotentialRef | None:
     from phonosmith.potentials.modelfile import is_model_file, model_ref
+    from phonosmith.potentials.nequix_backend import is_nequix_file
 
     data = default_artefacts().get_bytes(sha256)
     if is_model_file(data):
         return model_ref(data, default_artefacts(), sha256[:12], (), "float64")
+    if is_nequix_file(data):
+        from phonosmith.potentials.nequix import register_nequix
+
+        return register_nequix(data, sha256[:12])
     return _empirical_ref(data, sha256[:12]) if _is_empirical(data) else None
 
 
@@ -322,7 +333,7 @@ def _unknown(name: str) -> PotentialError:
     ]
     spelled = {one.lower(): one for one in names}
     close = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.8)]
-    if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json")):
+    if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json", ".nqx")):
         return PotentialError(f"There is no model file {name}.", "Check the path.")
     if _SHORT.fullmatch(name):
         return PotentialError(
