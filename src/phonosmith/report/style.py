@@ -144,7 +144,7 @@ def say_nothing_to_show(axes: Axes, why: str) -> None:
 
 
 def escape_math(text: str) -> str:
-    """Return text that matplotlib prints as it is: a dollar sign starts no formula; cut where it would fill a figure."""
+    """Return text that matplotlib prints as it is: a dollar sign starts no formula; long names are cut."""
     text = text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}…"
     return text.replace("\\", r"\\").replace("$", r"\$") if "$" in text else text
 
