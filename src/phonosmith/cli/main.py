@@ -28,6 +28,7 @@ COMMAND_MODULES = (
     "train",
     "phonons",
     "compare",
+    "follow",
     "score_phases",
     "forgetting",
     "elastic",

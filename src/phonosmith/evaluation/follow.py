@@ -189,7 +189,7 @@ def follow_modes(
     method: str,
     options: FollowOptions | None = None,
     potential: PotentialRef | None = None,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> TransitionDoc:
     """Find the imaginary modes of a crystal, survey their amplitudes and relax from every minimum.
 
@@ -208,19 +208,20 @@ def follow_modes(
     potential
         Identity of the potential.
     on_progress
-        Is told in words what happens.
+        Is told in words what happens, how many modes are done, and of how many.
     """
     chosen = options or FollowOptions()
-    tell = on_progress or (lambda _: None)
+    tell = on_progress or (lambda *_: None)
     inputs = {} if potential is None else {"potential": potential.sha256}
     with recorded(inputs=inputs, settings=asdict(chosen)) as manifest:
-        tell("looking for imaginary modes")
+        tell("looking for imaginary modes", 0, 1)
         initial = initial_phase(model)
         planned = plan_modes(model, chosen)
         for number, (document, space) in enumerate(planned, start=1):
             if space is not None:
-                tell(f"mode {number} of {len(planned)}: {describe(document)}")
+                tell(describe(document), number - 1, len(planned))
                 _follow_one(document, space, sample, relax, initial, chosen)
+        tell("done", len(planned), len(planned))
     return transition_document(model, [document for document, _ in planned], initial, method, potential, manifest)
 
 
@@ -251,7 +252,9 @@ def _follow_one(
 def describe(document: FollowedMode) -> str:
     """Return a mode in a few words: point, frequency, size."""
     place = document.label or "q = " + " ".join(f"{value:.4g}" for value in document.q)
-    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold, {document.n_atoms} atoms"
+    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold" + (
+        "" if document.n_atoms is None else f", {document.n_atoms} atoms"
+    )
 
 
 def initial_phase(model: HarmonicModel) -> Phase:
@@ -291,7 +294,7 @@ def follow_with_potential(
     ref: PotentialRef | None = None,
     options: FollowOptions | None = None,
     relax: bool = True,
-    on_progress: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> TransitionDoc:
     """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
 
@@ -308,7 +311,7 @@ def follow_with_potential(
     relax
         Relax from the minima.
     on_progress
-        Is told in words what happens.
+        Is told in words what happens, how many modes are done, and of how many.
     """
 
     def sample(frames: list[Atoms]) -> list[tuple[float, Array]]:
