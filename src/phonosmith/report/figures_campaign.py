@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phonosmith.report.figures_material import largest_trainings
+from phonosmith.report.potential_tables import chosen_potential
 from phonosmith.report.style import (
     GREY,
     OKABE_ITO,
@@ -166,21 +167,21 @@ def verdict_counts(reports: Sequence[MaterialReport]) -> dict[str, tuple[int, in
     }
 
 
-def _best_pairs(reports: Sequence[MaterialReport]) -> list[tuple[float, float, bool]]:
+def _chosen_pairs(reports: Sequence[MaterialReport]) -> list[tuple[float, float, bool]]:
     pairs = []
     for report in reports:
-        found = [entry for entry in largest_trainings(report.strategies) if entry.phonons is not None]
-        if report.foundation.phonons is None or not found:
-            continue
-        best = min(found, key=lambda entry: entry.phonons.mae_thz if entry.phonons else float("inf"))
-        if best.phonons is not None:
-            pairs.append((report.foundation.phonons.mae_thz, best.phonons.mae_thz, best.verdict.fit))
+        chosen = chosen_potential(report)
+        if chosen is not None and chosen.phonons is not None and report.foundation.phonons is not None:
+            pairs.append((report.foundation.phonons.mae_thz, chosen.phonons.mae_thz, chosen.verdict.fit))
     return pairs
 
 
 @styled
 def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
-    """Return verdicts by strategy, and phonon errors of each material's best potential against the foundation's."""
+    """Return verdicts by strategy, and the phonon error of each material's chosen potential against the foundation's.
+
+    Chosen is the best potential that is fit, or the best there is.
+    """
     from matplotlib.ticker import MaxNLocator
 
     counts = verdict_counts(reports)
@@ -206,7 +207,7 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
     left.set_xlabel("materials")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
-    pairs = _best_pairs(reports)
+    pairs = _chosen_pairs(reports)
     if not pairs:
         say_nothing_to_show(right, "No reference phonons to compare with.")
         return figure
@@ -214,13 +215,11 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
     fit = np.array([pair[2] for pair in pairs])
     ends = 0.7 * found.min(), 1.4 * found.max()
     right.plot(ends, ends, color="0.6", lw=0.8, label="equal")
-    right.plot(found[fit, 0], found[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="best is fit")
-    right.plot(
-        found[~fit, 0], found[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="best is not fit"
-    )
+    right.plot(found[fit, 0], found[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
+    right.plot(found[~fit, 0], found[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
     log_axis(right, "x")
     log_axis(right, "y")
     right.set_xlabel("phonon MAE of the foundation (THz)")
-    right.set_ylabel("phonon MAE of the best (THz)")
+    right.set_ylabel("phonon MAE of the chosen (THz)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.3)
     return figure

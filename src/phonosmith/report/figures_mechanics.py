@@ -158,6 +158,6 @@ def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
     right.set_xticks([0], [r"$\kappa_\mathrm{Slack}$, 300 K"])
     right.set_xlim(-0.5, 0.5)
     right.set_ylabel("conductivity (W/m/K)")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.12 * max([side.slack.kappa for side in sides if side.slack is not None], default=1))
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(sides), 6))
     return figure

@@ -144,9 +144,9 @@ def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> li
         pictures += gallery.draw(
             "verdicts",
             lambda: verdicts_figure(reports),
-            f"Verdicts by potential over {n} materials, and phonon errors of each material's best potential against "
+            f"Verdicts by potential over {n} materials, and phonon errors of each material's chosen potential against "
             "the foundation's. The numbers are in the table of verdicts.",
-            "Verdicts by potential; phonon errors of the best potential against the foundation's",
+            "Verdicts by potential; phonon errors of the chosen potential against the foundation's",
         )
     if forces and (len(reports) > 1 or len({size for row in forces.values() for size in row}) > 1):
         pictures += gallery.draw(
