@@ -76,6 +76,12 @@ def test_a_material_is_rehearsed_from_crystal_to_verdicts(tmp_path):
     report = MaterialReport.model_validate({key: value for key, value in answer.items() if not key.startswith("@")})
     assert report.failed == []
     assert report.rehearsal
+    # every calculation of the program is in the costs: relaxation, energy, and the two displaced cells of silicon
+    calculated = {cost.name: cost for cost in report.costs if cost.name.split()[0] in ("relax", "static", "displace")}
+    assert set(calculated) == {"relax si reference", "static si reference", "displace si reference"}
+    assert calculated["displace si reference"].n_calculations == report.reference_result.phonons.n_displacements
+    assert calculated["displace si reference"].n_atoms == report.reference_result.phonons.n_atoms_supercell
+    assert all(cost.wall_seconds > 0 and cost.stage == "phonon" for cost in calculated.values())
     assert report.labels.train.n_frames >= 2
     frames = [*get_dataset(report.labels.train), *get_dataset(report.labels.valid)]
     assert all(frame.info["rehearsal"] for frame in frames)

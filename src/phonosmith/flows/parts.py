@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, JobConfig
@@ -21,6 +22,7 @@ from phonosmith.flows.jobs import (
     start_needed_labels,
     training_subset,
 )
+from phonosmith.flows.program_costs import program_cost_job
 from phonosmith.flows.reference_phonons import engine_potential, reference_phonons
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.sampling.jobs import SamplingMaker
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
     from phonosmith.flows.material import FineTuneMaterialMaker
     from phonosmith.potentials.documents import PotentialRef
+
+
+_STAGES = {"phonons": "phonon", "elastic": "elastic", "eos": "eos"}
 
 
 @dataclass
@@ -53,12 +58,14 @@ class MaterialParts:
     key: str
     jobs: list[Job | Flow] = field(default_factory=list)
     _made: dict[tuple[str, ...], Any] = field(default_factory=dict)
+    _flows: dict[tuple[str, ...], Job | Flow] = field(default_factory=dict)
 
     def _once(self, what: tuple[str, ...], make: Callable[[], Job | Flow]) -> Any:
         """Return the output of a job, made the first time it is asked for."""
         if what not in self._made:
             member = make()
             self.jobs.append(member)
+            self._flows[what] = member
             self._made[what] = member.output
         return self._made[what]
 
@@ -93,6 +100,13 @@ class MaterialParts:
                 ("reference", "eos"),
                 lambda: EosFlowMaker(name=f"eos {key} reference", engine=engine).make(self.structure),
             )
+        if engine.name == "vasp":
+            found["costs"] = [
+                self._once(
+                    ("cost", kind), partial(program_cost_job, _STAGES[kind], key, self._flows["reference", kind])
+                )
+                for kind in list(found)
+            ]
         return found
 
     def _properties(self, potential: Any, owner: str, name: str) -> dict[str, Any]:

@@ -284,6 +284,8 @@ def report_material(
         case.costs.append(costs.label_cost(f"label {key}", audited))
         if truth is not None:
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))
+        for group in reference.get("costs") or []:
+            case.costs += [read_document(Cost, one) for one in group or []]
         side = ReferenceReport(
             phonons=None if truth is None else PhononSummary.of(truth), **case.optional(reference, "reference")
         )
