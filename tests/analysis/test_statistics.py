@@ -89,6 +89,22 @@ def test_wilcoxon_is_exact_by_enumeration():
     assert found.low < found.median_difference < found.high
 
 
+@pytest.mark.parametrize("count", [2, 9, 30, 50, 80])
+def test_signed_ranks_agree_with_scipy(count):
+    values = np.random.default_rng(count).normal(0.3, 1, count)
+    method = "exact" if count <= statistics.EXACT_PAIRS else "asymptotic"
+    expected = scipy.stats.wilcoxon(values, method=method).pvalue
+    assert statistics.signed_rank_p([*values, 0.0]) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ties_are_exact_by_enumeration():
+    values = np.array([0.1, -0.1, 0.2, 0.2, 0.2, -0.3, 0.4])
+    ranks = scipy.stats.rankdata(np.abs(values))
+    observed = min(ranks[values > 0].sum(), ranks[values < 0].sum())
+    sums = np.array([np.dot(signs, ranks) for signs in product((0, 1), repeat=7)])
+    assert statistics.signed_rank_p(values) == pytest.approx(2 * np.mean(sums <= observed))
+
+
 def test_signed_errors_are_compared_by_size_and_missing_pairs_left_out():
     found = statistics.paired_test([-1.0, np.nan, 2.0, -0.5], [3.0, 1.0, -4.0, np.nan])
     assert (found.n, found.n_better, found.median_difference) == (2, 2, -2.0)

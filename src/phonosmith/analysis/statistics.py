@@ -22,6 +22,7 @@ POTENTIAL = ["foundation", "cell", "strategy", "training_set"]
 FENCE = 1.5
 """Interquartile ranges beyond the quartiles at which a value becomes an outlier (Tukey, as in box plots)."""
 RESAMPLES = 9999
+EXACT_PAIRS = 50
 LEVEL = 0.95
 
 
@@ -144,6 +145,32 @@ def bootstrap_median(
     return float(low), float(high)
 
 
+def signed_rank_p(differences: ArrayLike) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test; differences of zero are left out.
+
+    Up to 50 differences the distribution of the rank sum is exact, ties included (each of the 2^n choices of signs
+    is as likely as another); beyond, scipy's normal approximation.
+    """
+    from scipy.stats import rankdata, wilcoxon
+
+    numbers = _numbers(differences)
+    numbers = numbers[numbers != 0]
+    if not len(numbers):
+        return 1.0
+    if len(numbers) > EXACT_PAIRS:
+        return float(wilcoxon(numbers, method="asymptotic").pvalue)
+    # ranks of ties are halves: doubled they are whole
+    ranks = np.rint(2 * rankdata(np.abs(numbers))).astype(int)
+    ways = np.zeros(ranks.sum() + 1)
+    ways[0] = 1.0
+    for rank in ranks:
+        shifted = np.zeros_like(ways)
+        shifted[rank:] = ways[: len(ways) - rank]
+        ways = 0.5 * (ways + shifted)
+    lower = min(int(ranks[numbers > 0].sum()), int(ranks[numbers < 0].sum()))
+    return float(min(1.0, 2 * ways[: lower + 1].sum()))
+
+
 def paired_test(
     first: ArrayLike, second: ArrayLike, names: tuple[str, str] = ("first", "second"), *, seed: int = 0
 ) -> PairedTest:
@@ -162,20 +189,13 @@ def paired_test(
     -----
     Wilcoxon's test leaves out materials without any difference; when there is no difference at all p is 1.
     """
-    from scipy.stats import wilcoxon
-
     ours, theirs = np.abs(_numbers(first)), np.abs(_numbers(second))
     if len(ours) != len(theirs):
         raise InputError(f"{len(ours)} and {len(theirs)} values are no pairs.", "Give one value of each per material.")
     both = ~(np.isnan(ours) | np.isnan(theirs))
     difference = ours[both] - theirs[both]
     low, high = bootstrap_median(difference, seed=seed)
-    if len(difference) < 2:
-        p = float("nan")
-    elif not difference.any():
-        p = 1.0
-    else:
-        p = float(wilcoxon(difference).pvalue)
+    p = signed_rank_p(difference) if len(difference) > 1 else float("nan")
     middle = float(np.median(difference)) if len(difference) else float("nan")
     return PairedTest(*names, len(difference), middle, low, high, int((difference < 0).sum()), p)
 
