@@ -115,9 +115,7 @@ class NequixPotential:
             energies, forces, stresses = (np.asarray(array, dtype=np.float64) for array in arrays)
         rows = split_rows([graph.n_atoms for graph in graphs])
         return [
-            Evaluation(
-                float(energies[place]), forces[atoms], np.asarray(full_3x3_to_voigt_6_stress(stresses[place]))
-            )
+            Evaluation(float(energies[place]), forces[atoms], np.asarray(full_3x3_to_voigt_6_stress(stresses[place])))
             for place, atoms in enumerate(rows)
         ]
 

@@ -125,9 +125,9 @@ def choose_device(device: str) -> str:
 def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:
     """Bring a model file into the artefact store and return its reference.
 
-    A file of ours, an empirical parameter file and a Nequix ``.nqx`` file (a line of JSON and plain arrays) are taken as
-    they are; a foreign MACE pickle is opened (if trusted)
-    and kept as weights and architecture description. A pickle that was imported before is not opened again.
+    A file of ours, an empirical parameter file and a Nequix ``.nqx`` file (a line of JSON, then plain arrays) are taken
+    as they are; a foreign MACE pickle is opened (if trusted) and kept as weights and architecture description. A pickle
+    that was imported before is not opened again.
     """
     from phonosmith.potentials.foreign import read_model_bytes
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
+from phonosmith.potentials.documents import PotentialRef
 from phonosmith.training.finetune import TrainingResult
 
 MODEL_NAME = "model.model"
+NEQUIX_NAME = "model.nqx"
 DOCUMENT_NAME = "training.json"
 
 
@@ -23,27 +25,47 @@ def register(result: TrainingResult, foundation: Any = None) -> TrainingResult:
     foundation
         PotentialRef of the foundation, recorded as parent with the datasets.
     """
-    from phonosmith.potentials.modelfile import register_model
-
     document = result.document
     inputs = document.manifest.inputs if document.manifest else {}
     parents = [inputs[key] for key in ("train", "valid", "replay") if key in inputs]
     if foundation is not None:
         parents.insert(0, foundation.sha256)
-    document.model = register_model(result.model, name=document.name, parents=parents)
+    document.model = _register_model(result.model, document.name, parents)
     lines = "".join(json.dumps(line) + "\n" for line in document.history)
     document.log = default_artefacts().put_bytes(lines.encode(), kind="metrics", suffix=".jsonl")
     return result
 
 
-def write(result: TrainingResult, folder: str | Path) -> tuple[Path, Path]:
-    """Write ``model.model`` (plain MACE, loads without us) and ``training.json``; return both paths."""
-    import copy
+def _register_model(model: Any, name: str, parents: list[str]) -> PotentialRef:
+    if _is_nequix(model):
+        from phonosmith.potentials.nequix import register_nequix
+        from phonosmith.potentials.nequix_backend import write_weights
 
-    from phonosmith.potentials.modelfile import plain_bytes
+        return register_nequix(write_weights(model.weights), name, parents)
+    from phonosmith.potentials.modelfile import register_model
+
+    return register_model(model, name=name, parents=parents)
+
+
+def _is_nequix(model: Any) -> bool:
+    return getattr(model, "architecture", "mace") == "nequix"
+
+
+def write(result: TrainingResult, folder: str | Path) -> tuple[Path, Path]:
+    """Write the model (``model.model``, or ``model.nqx`` of a Nequix) and ``training.json``; return both paths.
+
+    The model is a plain file of its architecture that loads without us.
+    """
+    import copy
 
     target = Path(folder)
     model_path, document_path = target / MODEL_NAME, target / DOCUMENT_NAME
-    write_atomic(model_path, plain_bytes(copy.deepcopy(result.model)))
+    if _is_nequix(result.model):
+        model_path = target / NEQUIX_NAME
+        result.model.save_plain(model_path)
+    else:
+        from phonosmith.potentials.modelfile import plain_bytes
+
+        write_atomic(model_path, plain_bytes(copy.deepcopy(result.model)))
     write_atomic(document_path, (result.document.model_dump_json(indent=2) + "\n").encode())
     return model_path, document_path

@@ -1,4 +1,4 @@
-"""Fine-tune a MACE model: from labelled structures and a strategy to a plain model and the evidence."""
+"""Fine-tune a model: from labelled structures and a strategy to a plain model and the evidence."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class TrainingResult:
     Attributes
     ----------
     model
-        Plain single-head ScaleShiftMACE in float64 on the CPU.
+        Plain single-head ScaleShiftMACE in float64 on the CPU, or the trained Nequix potential.
     document
         Metrics, checks, settings, history.
     """
 
-    model: torch.nn.Module
+    model: Any
     document: TrainingDocument
 
 
@@ -65,7 +65,7 @@ def fine_tune(
     Parameters
     ----------
     foundation
-        Loaded potential with a MACE torch module, or the module itself; it is not changed.
+        Loaded potential with a MACE torch module, the module itself, or a Nequix potential; it is not changed.
     train, valid
         Labelled structures (energy, forces, stress under ASE's names).
     spec
@@ -97,6 +97,23 @@ def fine_tune(
     since = time.perf_counter() if since is None else since
     device = resolve_device(spec.device)
     _check_extras(spec, replay, curvature)
+    if getattr(foundation, "architecture", "mace") == "nequix":
+        from phonosmith.training.jax_finetune import fine_tune_nequix
+
+        return fine_tune_nequix(
+            foundation,
+            train,
+            valid,
+            spec,
+            replay=replay,
+            curvature=curvature,
+            seed=seed,
+            workdir=workdir,
+            walltime=walltime,
+            since=since,
+            progress=progress,
+            name=name,
+        )
     assembly = assemble(foundation, train, valid, spec, replay=replay, curvature=curvature, seed=seed)
     folder = Path(workdir) if workdir is not None else None
     inputs = {"foundation": _model_digest(assembly.foundation), **assembly.digests}

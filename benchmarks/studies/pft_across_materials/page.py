@@ -1,0 +1,91 @@
+"""Write the page of the study from its results: ``python page.py results.json > README.md``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+COLUMNS = {
+    "phonon_mae_thz": "phonon MAE (THz)",
+    "omega_max_percent": "abs. ω_max error (%)",
+    "entropy_percent": "abs. S(300 K) error (%)",
+    "free_energy_kj_mol": "abs. F(300 K) error (kJ/mol)",
+    "heat_capacity_percent": "abs. C_v(300 K) error (%)",
+}
+
+
+def interval(values, seed=0, draws=10000):
+    """Return mean and 95 % bootstrap interval over materials."""
+    values = np.asarray(values)
+    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table(headings, rows):
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def main():
+    """Print the page."""
+    results = json.loads(Path(sys.argv[1]).read_text())
+    found, parts, cells = results["potentials"], results["split"], results["cells"]
+    training = results["training"]
+    formulas = {role: ", ".join(f"{cells[n]['formula']} ({n})" for n in names) for role, names in parts.items()}
+    summary, per_material = [], []
+    for label, one in found.items():
+        rows = list(one["held_out"]["materials"].values())
+        lost = one["forgetting"]
+        summary.append(
+            [f"{label} ({one['file']})"]
+            + [interval([abs(row[key]) for row in rows]) for key in COLUMNS]
+            + [f"{lost['energy_mev_per_atom']:.1f}", f"{lost['forces_mev_per_angstrom']:.1f}"]
+        )
+    for name in parts["held_out"]:
+        row = [cells[name]["formula"], cells[name]["n_atoms"]]
+        for one in found.values():
+            entry = one["held_out"]["materials"][name]
+            row.append(f"{entry['phonon_mae_thz']:.3f} / {entry['omega_max_percent']:+.1f}")
+        per_material.append(row)
+    curvature = training["curvature"]
+    history = training["history"]
+    best = history[training["best_epoch"]]
+    print(f"""# Phonon fine-tuning across materials
+
+Foundation {results["foundation"]}; {len(parts["train"])} materials to train on, {len(parts["validation"])} to choose
+the epoch, {len(parts["held_out"])} held out, by a draw with seed {results["settings"]["seed"]}. Made by `run.py`
+(its first lines say how and how to run it on other materials), page by `page.py`.
+
+## Held-out materials
+
+Mean over the {len(parts["held_out"])} held-out materials with a 95 % bootstrap interval over materials; the last two
+columns are how far energies (meV/atom) and forces (meV/Å) of rattled held-out cells moved from the foundation's
+labels (mean force there {found["foundation"]["forgetting"]["mean_force_mev_per_angstrom"]:.0f} meV/Å).
+
+{table(["potential", *COLUMNS.values(), "ΔE", "ΔF"], summary)}
+
+Phonon MAE (THz) / ω_max error (%) per material:
+
+{table(["material", "atoms", *found], per_material)}
+
+## Training
+
+{training["steps"]} steps in {training["epochs_run"]} epochs and {training["seconds"] / 60:.0f} minutes ({training["stop_reason"]}); epoch {training["best_epoch"]} kept.
+Column error of the training materials {curvature["mae_before_ev_per_angstrom2"]:.3f} → {curvature["mae_after_ev_per_angstrom2"]:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; of the
+validation materials {history[0]["curvature_mae_ev_per_angstrom2"]:.3f} → {best["curvature_mae_ev_per_angstrom2"]:.3f}. Force error on the foundation's own labels of rattled validation
+cells {best["valid_mae_forces_mev_per_angstrom"]:.1f} meV/Å. Weights changed by {100 * training["change_relative"]:.2f} % of their norm.
+
+- training: {formulas["train"]}
+- validation: {formulas["validation"]}
+- held out: {formulas["held_out"]}
+- left out: {", ".join(f"{name} ({why})" for name, why in results["left_out"].items()) or "none"}
+""")
+
+
+if __name__ == "__main__":
+    main()
