@@ -11,6 +11,7 @@ from phonosmith.evaluation.phonon_documents import PhononDoc
 from phonosmith.evaluation.phonons import compare_phonons
 from phonosmith.evaluation.verdict import judge_production
 from phonosmith.flows.adaptive import AdaptiveMaker, _reason
+from phonosmith.flows.jobs import read_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
@@ -35,8 +36,7 @@ def run(one, folder):
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()
     run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
-    found = store.get_output(flow.output.uuid, load=True)
-    return AdaptiveReport.model_validate({k: v for k, v in found.items() if not k.startswith("@")}), store
+    return read_document(AdaptiveReport, store.get_output(flow.output.uuid, load=True)), store
 
 
 def rounds(*changes, forces=10.0, spread=None):

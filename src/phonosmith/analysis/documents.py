@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.manifest import Manifest
@@ -185,3 +185,9 @@ class MaterialReport(BaseModel):
     gain: float | None = Field(None, description="foundation's phonon MAE over the best strategy's")
     costs: list[Cost] = Field(default_factory=list, description="what each job took")
     manifest: Manifest = Field(description="provenance")
+
+    @field_validator("structure", mode="before")
+    @classmethod
+    def _as_dictionary(cls, value: Any) -> Any:
+        """Accept the Structure that a job store makes of the dictionary when it resolves a reference."""
+        return value.as_dict() if hasattr(value, "as_dict") else value
