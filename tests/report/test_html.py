@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from phonosmith.core.errors import InputError
+from phonosmith.report.content import space_group_text, unique_slugs
 from phonosmith.report.html import write_report
 from phonosmith.testing.synthetic import synthetic_reports
 
@@ -150,6 +151,13 @@ def test_hostile_names_stay_text(tmp_path):
     for link in page.all("a"):
         if not link["href"].startswith("#"):
             assert (tmp_path / link["href"]).is_file(), link
+
+
+def test_names_become_safe_addresses():
+    assert unique_slugs(["Si", "si", "Bi₂Te₃ (R-3m)", "../..", "<b>", ""]) == [
+        "si", "si-2", "bi-te-r-3m", "material", "b", "material-2",
+    ]  # fmt: skip
+    assert space_group_text("P4_2/mnm") == "P4₂/mnm"
 
 
 def test_no_report_at_all_is_a_page_that_says_so(tmp_path):

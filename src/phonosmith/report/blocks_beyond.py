@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from phonosmith.report.content import NOTHING, Block, Cell, Table, number, whole
+from phonosmith.report.content import NOTHING, Block, Cell, Table, number, space_group_text, whole
 from phonosmith.report.potential_tables import entry_name, one_per_strategy
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
     for name, document in sides.items():
         for mode in document.modes:
             deepest = min((minimum.energy_ev_per_atom for minimum in mode.minima), default=None)
-            ends = sorted({path.final.space_group for path in mode.pathways if path.final is not None})
+            ends = sorted(
+                {space_group_text(path.final.space_group) for path in mode.pathways if path.final is not None}
+            )
             q = ", ".join(f"{value:.3g}" for value in mode.q)
             modes.append(
                 [
@@ -67,7 +69,7 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
         phases += [
             [
                 Cell(name),
-                Cell(f"{phase.space_group} ({phase.space_group_number})"),
+                Cell(f"{space_group_text(phase.space_group)} ({phase.space_group_number})"),
                 whole(phase.n_atoms_primitive),
                 number(1000 * phase.energy_difference_ev_per_atom, 2, signed=True),
             ]

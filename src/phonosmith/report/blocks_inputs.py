@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from phonosmith.report.content import NOTHING, Block, Cell, Table, duration, number, whole
+from phonosmith.report.content import NOTHING, Block, Cell, Table, duration, number, space_group_text, whole
 from phonosmith.report.figures_campaign import crystal_system
 from phonosmith.report.figures_material import ladder_figure, largest_trainings, structure_figure, training_figure
 from phonosmith.report.potential_tables import entry_name
@@ -38,7 +38,10 @@ def structure_block(report: MaterialReport, gallery: Gallery) -> Block:
     alpha, beta, gamma = structure.lattice.angles
     block.facts = [
         ("formula", report.formula),
-        ("space group", f"{report.space_group or NOTHING} ({report.space_group_number or 'number unknown'})"),
+        (
+            "space group",
+            f"{space_group_text(report.space_group) or NOTHING} ({report.space_group_number or 'number unknown'})",
+        ),
         ("crystal system", crystal_system(report.space_group_number) or NOTHING),
         ("edges a, b, c", f"{a:.4f}, {b:.4f}, {c:.4f} Å"),
         ("angles α, β, γ", f"{alpha:.2f}°, {beta:.2f}°, {gamma:.2f}°"),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.report.blocks_inputs import matrix_text
-from phonosmith.report.content import NOTHING, Block, Cell, Table, number, whole
+from phonosmith.report.content import NOTHING, Block, Cell, Table, number, space_group_text, whole
 from phonosmith.report.figures_bands import many_bands_figure, many_thermal_figure
 from phonosmith.report.figures_mechanics import elastic_figure, energy_volume_figure
 from phonosmith.report.phonon_curves import PhononCurves, load_model, phonon_curves
@@ -240,26 +240,21 @@ def stability_block(report: MaterialReport) -> Block:
                 Cell("stable", tone="good") if side.stable_practical else Cell("unstable", tone="warn"),
                 whole(side.n_imaginary_commensurate),
                 number(side.omega_min_thz, 3),
-                Cell(f"{side.space_group} ({side.space_group_number})"),
+                Cell(f"{space_group_text(side.space_group)} ({side.space_group_number})"),
             ]
         )
     if rows:
-        columns = (
+        names = (
             "potential", "strict (1e-4 THz)", "practical", "imaginary modes", "lowest on path, THz",
             "space group after relaxation",
         )  # fmt: skip
-        block.tables = [Table(f"Dynamical stability of {report.material}", columns, rows)]
+        block.tables = [Table(f"Dynamical stability of {report.material}", names, rows)]
         return block
-    alone = summaries(report)
+    alone = [
+        [Cell(name), Cell("stable" if side.stable else "unstable"), Cell(space_group_text(side.space_group) or NOTHING)]
+        for name, side in summaries(report).items()
+    ]
     if alone:
-        block.tables = [
-            Table(
-                f"Dynamical stability of {report.material} (no reference)",
-                ("potential", "strict (1e-4 THz)", "space group after relaxation"),
-                [
-                    [Cell(name), Cell("stable" if side.stable else "unstable"), Cell(side.space_group or NOTHING)]
-                    for name, side in alone.items()
-                ],
-            )
-        ]
+        columns = ("potential", "strict (1e-4 THz)", "space group after relaxation")
+        block.tables = [Table(f"Dynamical stability of {report.material} (no reference)", columns, alone)]
     return block

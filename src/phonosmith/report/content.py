@@ -102,7 +102,9 @@ class MaterialSection:
     anchor: str
     heading: str
     badges: list[Cell]
-    summary: list[str]
+    headline: str
+    reasons: list[str]
+    notes: list[str]
     potentials: Table | None
     blocks: list[Block]
     missing: list[str]
@@ -125,6 +127,11 @@ class Page:
     provenance: list[Table]
     problems: list[str]
     footer: str
+
+
+def space_group_text(symbol: str) -> str:
+    """Return an international symbol with its screw axes as subscripts: P4_2/mnm -> P4₂/mnm."""
+    return re.sub(r"_(\d)", lambda found: "₀₁₂₃₄₅₆₇₈₉"[int(found[1])], symbol)
 
 
 def slug(text: str) -> str:

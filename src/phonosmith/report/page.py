@@ -36,6 +36,7 @@ from phonosmith.report.content import (
     Table,
     duration,
     number,
+    space_group_text,
     unique_slugs,
     whole,
 )
@@ -121,14 +122,16 @@ def _section(
         blocks.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
     if gallery.problems:
         blocks.append(Block("Figures that could not be drawn", problems=gallery.problems))
-    badges = [Cell(report.space_group)] if report.space_group else []
+    badges = [Cell(space_group_text(report.space_group))] if report.space_group else []
     badges += [Cell(f"{report.cell} cell")] if report.cell else []
     badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
     return MaterialSection(
         anchor=anchor_of(name),
         heading=label if report.formula == report.material else f"{label} ({report.formula})",
         badges=badges,
-        summary=[headline(report), *reasons(report), *report.notes],
+        headline=headline(report),
+        reasons=reasons(report),
+        notes=report.notes,
         potentials=potentials_table(report),
         blocks=[block for block in blocks if not block.empty],
         missing=[block.heading.lower() for block in blocks if block.empty],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.report.content import NOTHING, Cell, Table, duration, number, slug, whole
+from phonosmith.report.content import NOTHING, Cell, Table, duration, number, slug, space_group_text, whole
 from phonosmith.report.figures_material import largest_trainings
 from phonosmith.report.figures_statistics import errors_by_strategy, property_errors
 from phonosmith.report.style import strategy_order
@@ -123,7 +123,7 @@ def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) ->
         ours = None if entry is None else entry.phonons
         base = None if report.foundation.phonons is None else report.foundation.phonons.mae_thz
         mae = None if ours is None else ours.mae_thz
-        symbol = Cell(report.space_group or NOTHING, float(report.space_group_number or 999))
+        symbol = Cell(space_group_text(report.space_group) or NOTHING, float(report.space_group_number or 999))
         rows.append(
             [
                 Cell(report_label(report, reports), href=f"#{anchor}"),
