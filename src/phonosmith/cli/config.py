@@ -113,10 +113,10 @@ def _write_template(path: Path) -> None:
         try:
             # a hard link, unlike a rename, fails where somebody else has just written the file
             os.link(fresh, path)
+        except FileExistsError as error:
+            raise taken from error
         finally:
             fresh.unlink(missing_ok=True)
-    except FileExistsError as error:
-        raise taken from error
     except OSError as error:
         raise ConfigurationError(
             f"Cannot write {path}: {error.strerror or error}.",
