@@ -1,0 +1,64 @@
+"""How far materials are, from the names of jobs in a store of any kind."""
+
+from phonosmith.analysis.status import owner, read_status
+from phonosmith.testing.synthetic import store_reports, synthetic_reports
+
+
+def finished(store, names, **metadata):
+    """Put finished jobs into a store."""
+    for name in names:
+        document = {
+            "uuid": f"{name} {metadata}",
+            "index": 1,
+            "name": name,
+            "output": {"value": 1},
+            "metadata": metadata,
+        }
+        store.update(document, key=["uuid", "index"])
+
+
+def test_stages_of_a_half_finished_campaign(job_store):
+    ends = ["sample {} large", "label {} 00", "label {} 01", "audit {}", "phonon {} reference", "train {} delta"]
+    finished(job_store, [end.format("si") for end in ends])
+    finished(job_store, [end.format("ge") for end in ends[:3]])
+    finished(job_store, ["label si start", "label si collect", "phonon displacement 3/7"])
+    # a replaced job leaves a document without output
+    job_store.update({"uuid": "r", "index": 1, "name": "train ge delta", "output": None})
+    found = read_status(job_store)
+    assert sorted(found.materials) == ["ge", "si"]
+    silicon, germanium = found.materials["si"].as_dict(), found.materials["ge"].as_dict()
+    assert list(silicon["stages"]) == ["sample", "label", "audit", "train", "phonon"]
+    assert silicon["stages"]["label"] == {"done": 2, "failed": 0, "missing": 0, "running": 0, "waiting": 0}
+    assert silicon["missing"] == []
+    assert germanium["stages"]["label"]["done"] == 2
+    assert germanium["missing"] == ["audit ge", "phonon ge reference", "train ge delta"]
+    assert germanium["stages"]["train"] == {"done": 0, "failed": 0, "missing": 1, "running": 0, "waiting": 0}
+    assert found.n_jobs == 12
+
+
+def test_refused_labels_count_as_failed_until_one_of_the_name_succeeds(job_store):
+    finished(job_store, ["sample si large", "label si 00"])
+    finished(job_store, ["label si 01", "label si 02"], refused=True)
+    finished(job_store, ["label si 02"], second=True)
+    material = read_status(job_store).materials["si"]
+    assert material.failed == {"label si 01": "refused by the label gate"}
+    assert (material.stages["label"].done, material.stages["label"].failed) == (2, 1)
+
+
+def test_reports_end_a_material_and_tell_what_failed(job_store):
+    store_reports(job_store, synthetic_reports(2, ("transfer", "delta"), failed={"TiO2": ("delta",)}, seeds=2))
+    finished(job_store, ["sample si large"])
+    found = read_status(job_store).materials
+    assert sorted(found) == ["bi2te3", "si", "tio2"]
+    assert (found["tio2"].n_reports, found["tio2"].missing) == (2, [])
+    assert found["tio2"].failed == {"train tio2 delta": "no result, see the report"}
+    assert found["bi2te3"].n_fit >= 1
+    assert found["si"].n_reports == 0
+
+
+def test_owner_is_the_longest_name_word_by_word():
+    keys = ["si", "sio2", "si small"]
+    assert owner("train si small delta", keys) == "si small"
+    assert owner("train sio2 delta", keys) == "sio2"
+    assert owner("train sic delta", keys) is None
+    assert owner("train", keys) is None
