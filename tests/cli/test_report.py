@@ -45,7 +45,7 @@ def test_a_half_finished_campaign_names_what_is_missing(tmp_path, database):
     assert result.exit_code == 0, result.output
     assert found["n_reports"] == 1
     assert list(found["unfinished"]) == ["late"]
-    assert "train late delta" in found["unfinished"]["late"]
+    assert "train 1 done" in found["unfinished"]["late"]
     assert any("Damaged cannot be read" in problem and "labels" in problem for problem in found["problems"])
     page = (tmp_path / "page.html").read_text()
     assert "Materials without a report yet" in page

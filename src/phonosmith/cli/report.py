@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 
 from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
 
 if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
-STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
-JOBFLOW = typer.Option(False, "--jobflow", help="Read the JobStore of jobflow.yaml (MongoDB, ...).")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only materials of this campaign.")
 OUT = typer.Option("report.html", "--out", help="The HTML file.")
 FILES = typer.Option(False, "--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
@@ -29,8 +28,8 @@ def register(app: typer.Typer) -> None:
 
 @explained
 def report(
-    store: Path | None = STORE,
-    jobflow: bool = JOBFLOW,
+    store: Path | None = STORE_OPTION,
+    jobflow: bool = JOBFLOW_OPTION,
     campaign: str | None = CAMPAIGN,
     out: Path = OUT,
     files: bool = FILES,
@@ -48,7 +47,7 @@ def report(
     from phonosmith.report.html import write_report
     from phonosmith.report.reading import read_reports
 
-    job_store = _open_store(store, jobflow=jobflow)
+    job_store = open_store(store, jobflow=jobflow)
     with _Progress() as progress:
         found = read_reports(job_store, campaign)
         written = write_report(
@@ -85,26 +84,6 @@ def report(
         typer.echo(f"Without a report yet: {', '.join(found.unfinished)}.")
 
 
-def _open_store(path: Path | None, *, jobflow: bool) -> Any:
-    from phonosmith.core.errors import InputError
-    from phonosmith.settings import get_settings
-
-    if jobflow:
-        if path is not None:
-            raise InputError("--store and --jobflow name two stores.", "Give one of them.")
-        from jobflow import SETTINGS
-
-        return SETTINGS.JOB_STORE
-    file = path or get_settings().database_file
-    if not file.is_file():
-        raise InputError(
-            f"There is no job store {file}.", "Name one with --store, or use --jobflow for that of jobflow.yaml."
-        )
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
-
-    return open_embedded_jobstore(file)
-
-
 def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
     """Return the artefact store: the one named, the one beside a demonstration's job store, or the configured one."""
     from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
@@ -113,7 +92,7 @@ def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
     if folder is not None and not folder.is_dir():
         raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
     if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
-        beside = store.parent / "artefacts"
+        beside = (store if store.is_dir() else store.parent) / "artefacts"
         folder = beside if beside.is_dir() else None
     return default_artefacts() if folder is None else ArtefactStore(DirectoryBackend(folder))
 

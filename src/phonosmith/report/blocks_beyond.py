@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phonosmith.report.content import NOTHING, Block, Cell, Table, number, space_group_text, whole
+from phonosmith.report.figures_forgetting import forgetting_figure
+from phonosmith.report.figures_modes import mode_energies_figure, pathways_figure
 from phonosmith.report.potential_tables import entry_name, one_per_strategy
 
 if TYPE_CHECKING:
@@ -15,6 +14,7 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.transition_documents import TransitionDoc
     from phonosmith.report.pictures import Gallery
 
+MOST_PATHWAYS = 3
 _KINDS = {
     "far": "same material, far from equilibrium",
     "strain": "strained",
@@ -24,20 +24,13 @@ _KINDS = {
 }
 
 
-def _drawing(module: str, name: str) -> Callable[..., Any] | None:
-    """Return a drawing function of a sibling module, None where this installation has none."""
-    full = f"phonosmith.report.{module}"
-    if importlib.util.find_spec(full) is None:
-        return None
-    return getattr(importlib.import_module(full), name, None)
-
-
 def transition_sides(report: MaterialReport) -> dict[str, TransitionDoc]:
-    """Return what following imaginary modes found, the reference first."""
+    """Return what following imaginary modes found: reference, potentials with the best first, foundation."""
     sides = {}
     if report.reference_result.transitions is not None:
         sides["reference"] = report.reference_result.transitions
-    for name, entry in one_per_strategy(report):
+    base, *tuned = one_per_strategy(report)
+    for name, entry in [*tuned, base]:
         if entry.transitions is not None:
             sides[name] = entry.transitions
     return sides
@@ -93,20 +86,20 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
 
 def _draw_transitions(block: Block, report: MaterialReport, sides: dict[str, TransitionDoc], gallery: Gallery) -> None:
     names = ", ".join(sides)
-    energies = _drawing("figures_modes", "mode_energies_figure")
-    pathways = _drawing("figures_modes", "pathways_figure")
-    if energies is not None and any(mode.energies for document in sides.values() for mode in document.modes):
+    if any(mode.energies for document in sides.values() for mode in document.modes):
         block.pictures += gallery.draw(
             "modes",
-            lambda: energies(sides),
+            lambda: mode_energies_figure(sides),
             f"Energy along the imaginary modes of {report.material} by {names}; depths are in the table.",
             "Energy along imaginary modes",
         )
-    if pathways is not None and any(document.phases for document in sides.values()):
+    # one panel each: more than three cannot be read
+    shown = dict(list(sides.items())[:MOST_PATHWAYS])
+    if any(document.phases for document in shown.values()):
         block.pictures += gallery.draw(
             "pathways",
-            lambda: pathways(sides),
-            f"Energies of the phases that the modes of {report.material} lead to, by {names}; see the table.",
+            lambda: pathways_figure(shown),
+            f"Energies of the phases that the modes of {report.material} lead to, by {', '.join(shown)}.",
             "Pathways to other phases",
         )
 
@@ -145,11 +138,10 @@ def forgetting_block(report: MaterialReport, gallery: Gallery) -> Block:
     block.tables = [
         Table(caption, columns, rows or [[Cell(NOTHING)] * 8], sortable=True, numeric=frozenset({3, 5, 6, 7}))
     ]
-    draw = _drawing("figures_forgetting", "forgetting_figure")
-    if draw is not None and rows:
+    if rows:
         block.pictures = gallery.draw(
             "forgetting",
-            lambda: draw(list(sides.values()), list(sides)),
+            lambda: forgetting_figure(list(sides.values()), list(sides)),
             f"Force errors of {', '.join(sides)} on structures they were not tuned on, beside the foundation's; "
             "the values are in the table.",
             "Errors where the potentials were not tuned",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.queries import find_reports, newest
+from phonosmith.analysis.status import MaterialStatus, read_status
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -18,7 +18,7 @@ _IDENTITY = (
     "uuid", "index", "completed_at", "output.schema_version", "output.material", "output.cell", "output.seed",
     "output.foundation.potential.sha256",
 )  # fmt: skip
-_SAMPLED = re.compile(r"sample (?P<key>.+) (?:primitive|small|large)")
+_MOST_MISSING = 4
 
 
 @dataclass
@@ -30,7 +30,7 @@ class StoredReports:
     reports
         The newest of each material, foundation, cell and seed, by material.
     unfinished
-        Materials that were sampled but have no report, with how far they came.
+        Materials with jobs but no report, with how far they came.
     notes
         Reports that were left out, with the reason.
     """
@@ -62,21 +62,22 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             notes.append(f"The report of {found['output'].get('material')} cannot be read: {place}: {first['msg']}.")
-    unfinished = {} if campaign is not None else unfinished_materials(store, reports)
+    unfinished = {} if campaign is not None else unfinished_materials(store)
     return StoredReports(reports, unfinished, notes)
 
 
-def unfinished_materials(store: JobStore, reports: list[MaterialReport]) -> dict[str, str]:
-    """Return materials whose sampling is in the store but whose report is not, with their last finished job."""
-    finished = {report.material.lower() for report in reports} | {report.key for report in reports if report.key}
-    jobs: list[dict[str, Any]] = list(store.query({}, properties=["name", "completed_at"], load=False))
-    names = [str(job.get("name") or "") for job in jobs]
-    keys = {match["key"] for match in map(_SAMPLED.fullmatch, names) if match}
-    open_keys = sorted(key for key in keys if not any(done == key or done.startswith(f"{key} ") for done in finished))
-    states = {}
-    for key in open_keys:
-        own = [job for job, name in zip(jobs, names, strict=True) if f" {key} " in f"{name} "]
-        last = max(own, key=lambda job: str(job.get("completed_at") or ""))
-        jobs_word = "job" if len(own) == 1 else "jobs"
-        states[key] = f"{len(own)} {jobs_word} finished, the last one: {last['name']}"
-    return states
+def unfinished_materials(store: JobStore) -> dict[str, str]:
+    """Return materials with jobs in the store but no report, with how far each is and what failed."""
+    return {name: _state(status) for name, status in read_status(store).materials.items() if not status.n_reports}
+
+
+def _state(status: MaterialStatus) -> str:
+    stages = status.as_dict()["stages"]
+    parts = [f"{stage} {counts['done']} done" for stage, counts in stages.items() if counts["done"]]
+    if status.failed:
+        parts.append("failed: " + ", ".join(f"{name} ({why})" for name, why in status.failed.items()))
+    if status.missing:
+        more = len(status.missing) - _MOST_MISSING
+        named = ", ".join(status.missing[:_MOST_MISSING]) + (f" and {more} more" if more > 0 else "")
+        parts.append(f"still to come: {named}")
+    return "; ".join(parts)
