@@ -39,7 +39,7 @@ def main():
     formulas = {role: ", ".join(f"{cells[n]['formula']} ({n})" for n in names) for role, names in parts.items()}
     summary, per_material = [], []
     for label, one in found.items():
-        rows = list(one["held_out"]["materials"].values())
+        rows = list(one["held_out"].values())
         lost = one["forgetting"]
         summary.append(
             [f"{label} ({one['file']})"]
@@ -49,12 +49,13 @@ def main():
     for name in parts["held_out"]:
         row = [cells[name]["formula"], cells[name]["n_atoms"]]
         for one in found.values():
-            entry = one["held_out"]["materials"][name]
+            entry = one["held_out"][name]
             row.append(f"{entry['phonon_mae_thz']:.3f} / {entry['omega_max_percent']:+.1f}")
         per_material.append(row)
     curvature = training["curvature"]
     history = training["history"]
-    best = history[training["best_epoch"]]
+    best, key = history[training["best_epoch"]], "curvature_mae_ev_per_angstrom2"
+    before, after = (curvature[f"mae_{when}_ev_per_angstrom2"] for when in ("before", "after"))
     print(f"""# Phonon fine-tuning across materials
 
 Foundation {results["foundation"]}; {len(parts["train"])} materials to train on, {len(parts["validation"])} to choose
@@ -75,10 +76,12 @@ Phonon MAE (THz) / ω_max error (%) per material:
 
 ## Training
 
-{training["steps"]} steps in {training["epochs_run"]} epochs and {training["seconds"] / 60:.0f} minutes ({training["stop_reason"]}); epoch {training["best_epoch"]} kept.
-Column error of the training materials {curvature["mae_before_ev_per_angstrom2"]:.3f} → {curvature["mae_after_ev_per_angstrom2"]:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; of the
-validation materials {history[0]["curvature_mae_ev_per_angstrom2"]:.3f} → {best["curvature_mae_ev_per_angstrom2"]:.3f}. Force error on the foundation's own labels of rattled validation
-cells {best["valid_mae_forces_mev_per_angstrom"]:.1f} meV/Å. Weights changed by {100 * training["change_relative"]:.2f} % of their norm.
+{training["steps"]} steps in {training["epochs_run"]} epochs and {training["seconds"] / 60:.0f} minutes
+({training["stop_reason"]}); epoch {training["best_epoch"]} kept. Column error of the training materials
+{before:.3f} → {after:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; of the validation materials
+{history[0][key]:.3f} → {best[key]:.3f}. Force error on the foundation's own labels of rattled validation cells
+{best["valid_mae_forces_mev_per_angstrom"]:.1f} meV/Å. Weights changed by {100 * training["change_relative"]:.2f} %
+of their norm.
 
 - training: {formulas["train"]}
 - validation: {formulas["validation"]}

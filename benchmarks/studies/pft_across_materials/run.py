@@ -65,7 +65,7 @@ def prepare(source, args):
     from phonosmith.reference.importers.phonopy_files import atoms_of
 
     try:
-        model = load_harmonic(source)
+        model = load_harmonic(source, fc_calculator=args.fc_calculator)
     except Exception as error:  # noqa: BLE001  # a damaged file must not end the study; it is named in the results
         return {"error": str(error)}
     matrix = small_supercell(model, args.min_length)
@@ -142,15 +142,18 @@ def train(foundation, materials, parts, args):
     def targets(role):
         return [curvature_target(phonon_of(materials[name]), source=name) for name in parts[role]]
 
-    def frames(role, count, seed):
-        drawn = [one for k, name in enumerate(parts[role]) for one in rattled(materials[name], count, [seed, k])]
-        return label_with_potential(foundation, drawn)
+    # one call: one shape, one compilation
+    drawn = {
+        role: [one for k, name in enumerate(parts[role]) for one in rattled(materials[name], 1, [seed, k])]
+        for seed, role in enumerate(("train", "validation"), start=1)
+    }
+    labelled = label_with_potential(foundation, [*drawn["train"], *drawn["validation"]])
 
     spec = make_spec("pft", **SETTINGS)
     result = fine_tune_nequix(
         foundation,
-        frames("train", 1, 1),
-        frames("validation", 1, 2),
+        labelled[: len(drawn["train"])],
+        labelled[len(drawn["train"]) :],
         spec,
         curvature=targets("train"),
         valid_curvature=targets("validation"),
@@ -164,26 +167,29 @@ def train(foundation, materials, parts, args):
     return args.work / "training" / "model.nqx"
 
 
-def judge(path, materials, names):
-    """Compare a potential's phonons in the small supercells with the reference's, all cells in one evaluation."""
+def judge(potential, materials, names):
+    """Compare a potential's phonons in the small supercells with the reference's.
+
+    Returns the comparison by material, the evaluations of rattled cells of the same materials, and seconds; everything
+    is evaluated in one call.
+    """
     from phonosmith.evaluation.fastpath import displaced_cells
     from phonosmith.evaluation.harmonic import HarmonicModel, make_force_constants
     from phonosmith.evaluation.phonons import compare_phonons
-    from phonosmith.potentials.registry import load
 
-    potential = load(str(path), dtype="float64")
     phonons = {name: phonon_of(materials[name]) for name in names}
-    fresh = {name: phonon_of(materials[name]) for name in names}
-    cells = {name: displaced_cells(phonon, 0.01) for name, phonon in fresh.items()}
+    cells = {name: displaced_cells(phonon, 0.01) for name, phonon in phonons.items()}
+    shaken = [one for k, name in enumerate(names) for one in rattled(materials[name], 2, [9, k])]
     start = time.perf_counter()
-    found = iter(potential.evaluate([atoms for name in names for atoms in cells[name]]))
+    evaluated = potential.evaluate([*(atoms for name in names for atoms in cells[name]), *shaken])
     seconds = time.perf_counter() - start
+    found = iter(evaluated)
     results = {}
     for name in names:
-        phonon = fresh[name]
+        phonon = phonons[name]
         phonon.forces = [next(found).forces for _ in cells[name]]
-        candidate = HarmonicModel(phonon, make_force_constants(phonon, "symfc", str(path)), Path(path).stem)
-        reference = HarmonicModel(phonons[name], "folded", name)
+        candidate = HarmonicModel(phonon, make_force_constants(phonon, "symfc", name), potential.name)
+        reference = HarmonicModel(phonon_of(materials[name]), "folded", name)
         compared = compare_phonons(reference, candidate, MESH)
         one, other = compared.reference, compared.candidate
         results[name] = {
@@ -197,23 +203,18 @@ def judge(path, materials, names):
             "omega_min_thz": other.omega_min_thz,
             "omega_min_reference_thz": one.omega_min_thz,
         }
-    return {"materials": results, "seconds_of_evaluation": seconds}
+    return results, list(found), seconds
 
 
-def forgetting(path, foundation, materials, names):
-    """Return how far rattled cells of materials not trained on moved from the foundation's labels."""
-    from phonosmith.potentials.registry import load
-
-    frames = [one for k, name in enumerate(names) for one in rattled(materials[name], 2, [9, k])]
-    before = load(str(foundation), dtype="float64").evaluate(frames)
-    after = load(str(path), dtype="float64").evaluate(frames)
-    energies = [(a.energy - b.energy) / len(atoms) for a, b, atoms in zip(after, before, frames, strict=True)]
+def forgetting(before, after):
+    """Return how far the labels of rattled cells not trained on moved from the foundation's."""
+    energies = [(a.energy - b.energy) / len(b.forces) for a, b in zip(after, before, strict=True)]
     forces = np.concatenate([(a.forces - b.forces).ravel() for a, b in zip(after, before, strict=True)])
     return {
         "energy_mev_per_atom": 1000 * float(np.mean(np.abs(energies))),
         "forces_mev_per_angstrom": 1000 * float(np.mean(np.abs(forces))),
         "mean_force_mev_per_angstrom": 1000 * float(np.mean([np.abs(one.forces).mean() for one in before])),
-        "n_cells": len(frames),
+        "n_cells": len(before),
     }
 
 
@@ -226,12 +227,14 @@ def parse():
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="where results.json goes (default: the work folder)")
     parser.add_argument("--minutes", type=float, default=25.0, help="of training; a second run goes on")
-    parser.add_argument("--min-length", type=float, default=4.0)
+    parser.add_argument("--min-length", type=float, default=5.0)
+    parser.add_argument("--fc-calculator", default="symfc", choices=["symfc", "traditional"])
     parser.add_argument("--max-atoms", type=int, default=10)
     parser.add_argument("--max-edges", type=int, default=600)
     parser.add_argument("--held-out", type=int, default=5)
     parser.add_argument("--validation", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", default="float64", choices=["float32", "float64"], help="precision of evaluation")
     parser.add_argument("--prepare-only", action="store_true")
     parser.add_argument("--progress", action="store_true")
     return parser.parse_args()
@@ -276,11 +279,14 @@ def main():
     keys = ("epochs_run", "best_epoch", "steps", "seconds", "stop_reason", "n_changed", "change_relative", "curvature")
     results["training"] = {key: document[key] for key in keys}
     results["training"]["history"] = document["history"]
+    shaken = {}
     for label, path in potentials.items():
+        compared, shaken[label], seconds = judge(load(str(path), dtype=args.judge), materials, parts["held_out"])
         results["potentials"][label] = {
             "file": path.name,
-            "held_out": judge(path, materials, parts["held_out"]),
-            "forgetting": forgetting(path, args.foundation, materials, parts["held_out"]),
+            "held_out": compared,
+            "seconds_of_evaluation": seconds,
+            "forgetting": forgetting(shaken["foundation"], shaken[label]),
         }
     target = (args.out or args.work) / "results.json"
     target.write_text(json.dumps(results, indent=1) + "\n")

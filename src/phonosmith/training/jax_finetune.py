@@ -136,7 +136,8 @@ class _Judge:
     def errors(self, weights: NequixWeights, graphs: Sequence[LabelledGraph]) -> Errors:
         with precision("float64", self.foundation.device):
             leaves = [np.asarray(leaf, dtype=np.float64) for leaf in weights.leaves]
-            return split_errors(self.key, leaves, graphs, LossTerms.of(self.spec), self.spec, "float64")
+            terms = LossTerms.of(self.spec)
+            return split_errors(self.key, leaves, graphs, terms, self.spec, self.fitter.shape, "float64")
 
     def curvature(self, final: NequixWeights, state: FitState) -> CurvatureErrors | None:
         assembly, columns = self.assembly, self.assembly.columns

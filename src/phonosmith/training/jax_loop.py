@@ -92,7 +92,7 @@ class JaxFitter:
         self.train, self.valid = list(train), list(valid)
         self.columns, self.valid_columns = list(columns), list(valid_columns) or list(columns)
         self.terms = LossTerms.of(spec)
-        self.shape = common_shape([one.graph for one in self.train], spec.batch_size)
+        self.shape = common_shape([one.graph for one in [*self.train, *self.valid]], spec.batch_size)
         per_step = min(spec.curvature_columns, len(self.columns))
         self.column_shape = common_shape([one.graph for one in [*self.columns, *self.valid_columns]], max(1, per_step))
         self.per_step = per_step
@@ -189,7 +189,7 @@ class JaxFitter:
 
     def _judge(self, epoch: int, train_loss: float | None, seconds: float) -> EpochRecord:
         weights = self.averaged
-        found = split_errors(self.key, weights, self.valid, self.terms, self.spec)
+        found = split_errors(self.key, weights, self.valid, self.terms, self.spec, self.shape)
         mae = self.column_mae(weights, self.valid_columns) if self.valid_columns else None
         monitor = found.loss + (self.spec.curvature_weight * mae if mae is not None else 0.0)
         if epoch == 0 or monitor < self.state.best_monitor:

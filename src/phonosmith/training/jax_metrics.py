@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from phonosmith.potentials.nequix_functions import compiled
-from phonosmith.training.jax_data import LabelledGraph, common_shape, labelled_batch
+from phonosmith.potentials.nequix_graphs import Shape
+from phonosmith.training.jax_data import LabelledGraph, labelled_batch
 from phonosmith.training.jax_losses import efs_loss
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.metrics import Errors
@@ -24,6 +25,7 @@ def split_errors(
     graphs: Sequence[LabelledGraph],
     terms: LossTerms,
     spec: TrainSpec,
+    shape: Shape,
     dtype: str = "",
 ) -> Errors:
     """Return mean absolute errors and loss of a split, in the precision in force (call inside ``precision``).
@@ -36,10 +38,11 @@ def split_errors(
         The split.
     terms, spec
         Loss and batch size.
+    shape
+        Of a batch; the training's own, so that nothing is compiled for the occasion.
     dtype
         Precision of the batches; default that of training.
     """
-    shape = common_shape([one.graph for one in graphs], spec.batch_size)
     evaluate = compiled(key).evaluate
     loss = energy = force = tension = 0.0
     components = tensors = 0
