@@ -3,6 +3,7 @@
 import pytest
 from jobflow import Flow
 
+from phonosmith.engines.fireworks_queue import submit_fireworks
 from phonosmith.flows.routing import route
 
 
@@ -85,10 +86,15 @@ def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, launc
 def test_two_workers_get_what_the_local_runner_gets(cluster, launchpad_file, one_flow):
     from fireworks import FWorker, LaunchPad
     from fireworks.core.rocket_launcher import rapidfire
-    from jobflow.managers.fireworks import flow_to_workflow
 
     launchpad, store = LaunchPad.from_file(str(launchpad_file)), cluster.job_store()
-    launchpad.add_wf(flow_to_workflow(route(one_flow.load(), cluster.routing(), "fireworks"), store=store))
+
+    def submit(flow, **options):
+        return submit_fireworks(flow, cluster.routing(), launchpad_file, store=store, **options)
+
+    assert submit(one_flow.load()).submitted
+    waiting = submit(one_flow.load())
+    assert (waiting.n_new, waiting.submitted) == (0, False)
     program = FWorker.from_file(str(launchpad_file.parent / "fworker_dft.yaml"))
     potentials = FWorker(name="potentials", category=["gpu", "inference"])
     while launchpad.run_exists():
@@ -96,6 +102,12 @@ def test_two_workers_get_what_the_local_runner_gets(cluster, launchpad_file, one
             rapidfire(launchpad, fworker=worker, nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
     assert set(launchpad.fireworks.distinct("state")) == {"COMPLETED"}
     assert one_flow.metrics(store) == one_flow.expected
-    ran = {name: worker for name, worker in places(launchpad).items() if name.split()[0] in ("label", "relax", "train")}
+    ran = places(launchpad)
     assert ran["label si 00"] == ran["relax si reference"] == "dft"
     assert ran["train si transfer"] == ran["label si collect"] == "potentials"
+    again = submit(one_flow.load())
+    assert (again.n_new, again.n_queued, again.submitted) == (0, 0, False)
+    more = submit(one_flow.changed(strategies=("transfer", "delta")), dry_run=True)
+    assert more.workers == {"gpu": {"train": 1}, "inference": {"phonon": 1, "report": 1}}
+    fewer = submit(one_flow.changed(n_train=(1,)), dry_run=True)
+    assert "dft" not in fewer.workers

@@ -1,59 +1,22 @@
 """Flows through a real jobflow-remote runner and local workers."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 from jobflow import Flow
 
+from phonosmith.engines.remote_queue import submit_remote
 from phonosmith.flows.routing import route
-
-RUN = """
-import sys
-from jobflow_remote.jobs.runner import Runner
-Runner(sys.argv[1]).run_all_jobs(max_seconds=float(sys.argv[2]))
-"""
-
-
-@pytest.fixture
-def project(cluster, monkeypatch):
-    """Return the controller of a project whose database is set up."""
-    return open_project(cluster, monkeypatch)
-
-
-def open_project(cluster, monkeypatch, **options):
-    from jobflow_remote import SETTINGS
-    from jobflow_remote.config.manager import ConfigManager
-
-    name = cluster.project(**options)
-    monkeypatch.setattr(SETTINGS, "projects_folder", cluster.environment["JFREMOTE_PROJECTS_FOLDER"])
-    monkeypatch.setattr(SETTINGS, "project", name)
-    controller = ConfigManager().get_project(name).get_job_controller()
-    controller.reset(reset_output=False)
-    return controller
-
-
-def run_runner(cluster, seconds=240):
-    environment = os.environ | cluster.environment
-    subprocess.run(
-        [sys.executable, "-c", RUN, "phonosmith", str(seconds)],
-        env=environment,
-        check=True,
-        timeout=seconds + 60,
-        capture_output=True,
-    )
 
 
 @pytest.mark.slow
-def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, project):
+def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, remote):
     import routed_jobs as jobs
     from jobflow_remote import submit_flow
 
+    project = remote.open()
     start = jobs.named(jobs.fan_out("gete-relax"), "label gete-relax start")
     flow = Flow([start, jobs.named(jobs.where(), "phonon gete-relax foundation")])
     submit_flow(route(flow, cluster.routing(), "jobflow-remote"), worker="inference", project="phonosmith")
-    run_runner(cluster)
+    remote.run()
 
     found = {item["job"]["name"]: item for item in project.get_jobs({})}
     routed = {name: item["worker"] for name, item in found.items() if name != "store_inputs"}
@@ -74,3 +37,25 @@ def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, proje
     store.connect()
     # where they really ran, and the collecting job's tolerance survived
     assert store.get_output(start.uuid) == ["dft", None, "gpu"]
+
+
+@pytest.mark.slow
+def test_local_workers_get_what_the_local_runner_gets(cluster, remote, one_flow):
+    project = remote.open()
+    assert submit_remote(one_flow.load(), cluster.routing(), "phonosmith").submitted
+    waiting = submit_remote(one_flow.load(), cluster.routing(), "phonosmith")
+    assert (waiting.n_new, waiting.submitted) == (0, False)
+    remote.run()
+    states = {item["job"]["name"]: item["state"] for item in project.get_jobs({})}
+    assert set(states.values()) == {"COMPLETED"}, states
+    store = project.project.get_jobstore()
+    store.connect()
+    assert one_flow.metrics(store) == one_flow.expected
+    again = submit_remote(one_flow.load(), cluster.routing(), "phonosmith")
+    assert (again.n_new, again.n_queued, again.submitted) == (0, 0, False)
+    # a strategy more, and fewer labels than there are: only what is new runs, and no label twice
+    more = submit_remote(one_flow.changed(strategies=("transfer", "delta")), cluster.routing(), dry_run=True)
+    assert more.workers == {"gpu": {"train": 1}, "inference": {"phonon": 1, "report": 1}}
+    fewer = submit_remote(one_flow.changed(n_train=(1,)), cluster.routing(), dry_run=True)
+    assert "dft" not in fewer.workers
+    assert fewer.workers["gpu"] == {"train": 1}

@@ -25,15 +25,17 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
     """Check this installation and say what to do about each finding.
 
     Looked at: settings, package versions, torch and its device, the artefact store, the embedded job store, jobflow's
-    job store, the VASP command, the POTCAR folder, the cache of foundation models and the embedded potentials.
+    job store, the VASP command, the POTCAR folder, the cache of foundation models, the embedded potentials, and, where
+    they are configured, jobflow-remote's projects and FireWorks' launchpad.
 
     Ends with 0 when everything essential works and with 1 otherwise. What is missing for DFT on this machine only
     (VASP, POTCAR files) is a note, not a failure.
     """
     from phonosmith import __version__
     from phonosmith.cli.doctor_checks import CHECKS
+    from phonosmith.cli.doctor_engines import ENGINE_CHECKS
 
-    findings = [finding for check in CHECKS for finding in run_check(check)]
+    findings = [finding for check in (*CHECKS, *ENGINE_CHECKS) for finding in run_check(check)]
     healthy = not any(item["status"] == "error" and item["essential"] for item in findings)
     if json_output:
         print_json({"ok": healthy, "version": __version__, "checks": findings})

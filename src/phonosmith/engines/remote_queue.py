@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.submission import (
@@ -34,14 +37,30 @@ def open_project(name: str | None) -> Any:
         return ConfigManager(warn=False).get_project(name)
     except ConfigError as error:
         raise ConfigurationError(
-            f"jobflow-remote's project {name or '(default)'} cannot be used: {error}.",
+            f"jobflow-remote's project {name or '(default)'} cannot be used: {_broken_file(folder, name) or error}.",
             f"Put it into {folder} (or set JFREMOTE_PROJECTS_FOLDER), name it with --project; a ready one is in "
             "workflows/jobflow-remote.",
         ) from error
 
 
-def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
-    """Refuse a project that lacks a store, worker or exec_config, or whose database is not there; return warnings."""
+def _broken_file(folder: str, name: str | None) -> str:
+    """Return what is wrong with a project's file, which jobflow-remote passes over; '' when nothing is."""
+    from jobflow_remote.config.base import Project
+    from pydantic import ValidationError
+
+    for path in sorted(Path(folder).expanduser().glob(f"{name or '*'}.yaml")):
+        try:
+            Project.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            first = error.errors()[0]
+            return f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        except yaml.YAMLError as error:
+            return f"{path} is not valid YAML: {error}"
+    return ""
+
+
+def check_databases(project: Any) -> None:
+    """Refuse a project whose databases do not answer, lack the blob store, or have never been set up."""
     source = f"jobflow-remote's project {project.name!r}"
     queue = project.get_queue_store()
     problem = unreachable(queue)
@@ -50,13 +69,6 @@ def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
             f"{source}: the queue's MongoDB cannot be reached: {problem}.", "Start it, or repair queue.store there."
         )
     check_job_store(project.get_jobstore(), source)
-    check_workers(flow, rules, project.workers, source)
-    for target in rules.targets:
-        if isinstance(target.exec_config, str) and target.exec_config not in project.exec_config:
-            raise ConfigurationError(
-                f"{source} has no exec_config {target.exec_config!r}.",
-                f"There is: {', '.join(project.exec_config) or 'none'}.",
-            )
     controller = project.get_job_controller()
     try:
         if controller.auxiliary.find_one({"next_id": {"$exists": True}}) is None:
@@ -65,6 +77,19 @@ def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
             )
     finally:
         controller.close()
+
+
+def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
+    """Refuse a project without the databases, workers and exec_configs that a flow asks for; return warnings."""
+    source = f"jobflow-remote's project {project.name!r}"
+    check_databases(project)
+    check_workers(flow, rules, project.workers, source)
+    for target in rules.targets:
+        if isinstance(target.exec_config, str) and target.exec_config not in project.exec_config:
+            raise ConfigurationError(
+                f"{source} has no exec_config {target.exec_config!r}.",
+                f"There is: {', '.join(project.exec_config) or 'none'}.",
+            )
     return artefact_warnings()
 
 

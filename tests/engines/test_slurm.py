@@ -1,0 +1,115 @@
+"""The same flow through a real SLURM: jobflow-remote, and FireWorks' qlaunch. Skipped where there is no SLURM."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from phonosmith.engines.fireworks_queue import submit_fireworks
+from phonosmith.engines.remote_queue import submit_remote
+
+NODE = Path(__file__).resolve().parents[2] / "tools" / "slurm_node.sh"
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+ONE_CORE = {"ntasks": 1, "cpus_per_task": 1, "gres": None}
+
+
+def answering():
+    """Say whether the SLURM that is configured has the partitions of the test."""
+    if shutil.which("sinfo", path=PATH) is None:
+        return False
+    found = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30)
+    return found.returncode == 0 and {"cpu", "gpu"} <= set(found.stdout.split())
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Use the SLURM there is, or start one on this machine; one test at a time, its ports are fixed."""
+    if answering():
+        yield
+        return
+    missing = [name for name in ("slurmctld", "slurmd", "munged") if shutil.which(name, path=PATH) is None]
+    if missing:
+        pytest.skip(f"no SLURM here ({', '.join(missing)} missing): tools/install_slurm.sh installs it")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM of our own can only be started by root")
+    from filelock import FileLock
+
+    with FileLock(Path(tempfile.gettempdir()) / "phonosmith-slurm.lock"):
+        folder = tmp_path / "slurm"
+        started = subprocess.run([str(NODE), "start", str(folder)], capture_output=True, text=True, timeout=120)
+        if started.returncode != 0:
+            pytest.skip(f"SLURM did not start here: {started.stderr[-500:]}")
+        monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        try:
+            yield
+        finally:
+            subprocess.run([str(NODE), "stop", str(folder)], check=False, timeout=60)
+
+
+@pytest.mark.slow
+def test_jobflow_remote_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, remote, one_flow):
+    asked = {"ntasks": 1, "time": "00:20:00"}
+    partitions = {"dft": "cpu", "gpu": "gpu", "inference": "cpu"}
+    controller = remote.open(
+        scheduler="slurm", resources={kind: asked | {"partition": name} for kind, name in partitions.items()}
+    )
+    done = submit_remote(one_flow.load(), cluster.routing(), "phonosmith")
+    assert done.submitted
+    remote.run()
+    states = {item["job"]["name"]: item["state"] for item in controller.get_jobs({})}
+    assert set(states.values()) == {"COMPLETED"}, states
+    scripts = list((cluster.folder / "work" / "gpu").rglob("submit.sh"))
+    assert scripts
+    assert all("--partition=gpu" in script.read_text() for script in scripts)
+    store = controller.project.get_jobstore()
+    store.connect()
+    assert one_flow.metrics(store) == one_flow.expected
+
+
+@pytest.mark.slow
+def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_flow, monkeypatch):
+    from fireworks import FWorker, LaunchPad
+
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
+    path = cluster.fireworks(ONE_CORE)
+    launchpad = LaunchPad.from_file(str(path))
+    launchpad.reset("", require_password=False)
+    assert submit_fireworks(one_flow.load(), cluster.routing(), path).submitted
+    folder = cluster.folder / "launch"
+    folder.mkdir()
+    workers = {
+        kind: FWorker.from_file(str(path.parent / f"fworker_{kind}.yaml")) for kind in ("dft", "gpu", "inference")
+    }
+    end = time.monotonic() + 480
+    while set(launchpad.fireworks.distinct("state")) != {"COMPLETED"}:
+        assert time.monotonic() < end, launchpad.fireworks.distinct("state")
+        assert not launchpad.fireworks.count_documents({"state": "FIZZLED"})
+        for kind, worker in workers.items():
+            if launchpad.run_exists(worker):
+                files = [
+                    "-l",
+                    path,
+                    "-w",
+                    path.parent / f"fworker_{kind}.yaml",
+                    "-q",
+                    path.parent / f"qadapter_{kind}.yaml",
+                ]
+                command = [
+                    cluster.program("qlaunch"),
+                    "-r",
+                    *map(str, files),
+                    "rapidfire",
+                    "--nlaunches",
+                    "0",
+                    "-m",
+                    "0",
+                ]
+                subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+        time.sleep(1)
+    queues = {script.read_text().split("--partition=")[1].split()[0] for script in folder.rglob("FW_submit.script")}
+    assert queues == {"cpu", "gpu"}
+    assert one_flow.metrics(cluster.job_store()) == one_flow.expected
