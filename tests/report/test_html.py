@@ -209,3 +209,39 @@ def test_a_reader_without_a_display(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MPLBACKEND": "TkAgg"}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=300)
     assert run.returncode == 0, run.stderr
+
+
+def test_transitions_and_forgetting_have_tables_and_figures(tmp_path):
+    from phonosmith.core.manifest import Manifest
+    from phonosmith.evaluation.forgetting_documents import ForgettingDoc, ForgettingSet
+    from phonosmith.evaluation.transition_documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
+
+    start = Phase(
+        space_group="P6_3/mmc", space_group_number=194, n_atoms_primitive=8, energy_difference_ev_per_atom=0.0
+    )
+    low = start.model_copy(update={"space_group": "P6_3cm", "space_group_number": 185, "n_atoms_primitive": 24,
+                                   "energy_difference_ev_per_atom": -0.0123})  # fmt: skip
+    minimum = GridMinimum(amplitudes=[2.0], energy_ev_per_atom=-0.01)
+    mode = FollowedMode(
+        q=[1 / 3, 1 / 3, 0.0], label="K", frequency_thz=-1.234, multiplicity=1, band_indices=[0], exact=True,
+        grid_shape=[5], amplitudes=[-4.0, -2.0, 0.0, 2.0, 4.0], energies=[0.03, -0.01, 0.0, -0.01, 0.03],
+        minima=[minimum],
+        pathways=[Pathway(start=minimum, displaced=low, final=low, converged=True, n_steps=10)],
+    )  # fmt: skip
+    found = TransitionDoc(
+        formula="K3Sb", method="delta", initial=start, modes=[mode], phases=[low], manifest=Manifest()
+    )
+    elsewhere = ForgettingSet(name="other material Ge", kind="other", n_structures=5, truth="reference",
+                              foundation_force_mae=80.0, tuned_force_mae=120.0)  # fmt: skip
+    forgotten = ForgettingDoc(potential_sha256="a", foundation_sha256="b", sets=[elsewhere],
+                              skipped=["replay pool: no labels"], manifest=Manifest())  # fmt: skip
+    (report,) = synthetic_reports(1, strategies=("delta",))
+    report.strategies[0].transitions, report.strategies[0].forgetting = found, forgotten
+    report.reference_result.transitions = found.model_copy(update={"method": "DFT"})
+    page = outline(write_report([report], tmp_path / "a.html").path)
+    text = " ".join(page.text)
+    for word in ("-1.234", "-12.30", "P6₃cm (185)", "120.0", "1.50", "replay pool: no labels"):
+        assert word in text, word
+    captions = [image["alt"] for image in page.all("img")]
+    for word in ("Energy along the imaginary modes", "Energies of the phases", "Force errors of delta"):
+        assert any(caption.startswith(word) for caption in captions), word
