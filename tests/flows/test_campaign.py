@@ -40,7 +40,7 @@ def test_what_belongs_to_a_material_is_there_once_whatever_the_variants():
     maker = campaign(
         strategies=("delta", "multihead", "delta+pft"),
         n_train=(4, 16),
-        evaluate=("phonons", "elastic"),
+        evaluate=("phonons", "elastic", "forgetting", "transitions"),
         cells=("primitive", "small"),
         seeds=(0, 7),
     )
@@ -51,9 +51,10 @@ def test_what_belongs_to_a_material_is_there_once_whatever_the_variants():
     assert stages["train"] == 2 * 2 * 2 * 2 * 3 * 2  # material, foundation, cell, seed, strategy, size
     assert stages["sample"] == stages["audit"] == stages["label"] == 2 * 2  # material, cell
     assert stages["report"] == 2 * 2 * 2 * 2
+    assert stages["forgetting"] == stages["train"]
     assert stages["replay"] == 2 * 2  # material, foundation
     assert [name for name in names if name.endswith(" reference")] == [
-        f"{kind} {key} reference" for key in ("si", "ge") for kind in ("phonon", "elastic")
+        f"{kind} {key} reference" for key in ("si", "ge") for kind in ("phonon", "elastic", "follow")
     ]
     assert sum(name.startswith("phonon") and name.endswith("foundation") for name in names) == 4
     assert {"train si delta 4", "train si-other-2-small-s7 delta 16", "label ge-small start"} <= set(names)

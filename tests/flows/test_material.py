@@ -138,6 +138,22 @@ def test_sizes_share_everything_but_training_and_its_results(tmp_path):
 
 
 @pytest.mark.slow
+def test_forgetting_and_transitions_are_in_the_report(tmp_path):
+    """The other evaluations, on a crystal whose modes are real: there is nothing to follow, and that is said."""
+    made = maker(strategies=("transfer",), evaluate=("phonons", "forgetting", "transitions"))
+    report, _ = run(made.make(silicon(), resolve("embedded")), tmp_path / "run")
+    (entry,) = report.strategies
+    assert report.notes == []
+    assert entry.forgetting.potential_sha256 == entry.potential.sha256
+    assert entry.forgetting.foundation_sha256 == report.foundation.potential.sha256
+    assert all(one.truth == "reference" for one in entry.forgetting.sets)
+    assert report.foundation.forgetting is None
+    found = [report.reference_result.transitions, report.foundation.transitions, entry.transitions]
+    assert [document.modes for document in found] == [[], [], []]
+    assert {cost.stage for cost in report.costs} >= {"follow", "forgetting"}
+
+
+@pytest.mark.slow
 def test_production_pays_for_no_reference_phonons(tmp_path):
     made = maker(strategies=("delta",), mode="production", n_checks=1, check_min_length=5.0)
     flow = made.make(silicon(), resolve("embedded"))

@@ -154,7 +154,6 @@ class FineTuneMaterialMaker(Maker):
         sample, audited = parts.labels(sampler, names.labels)
         reference, checks = parts.reference(), parts.checks()
         base = parts.potential(foundation, f"foundation {foundation.sha256}", f"{names.foundation} foundation")
-        base |= parts.transitions(foundation, f"foundation {foundation.sha256}", f"{names.foundation} foundation")
         curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
         size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
         replay = parts.replay(foundation, names.foundation, size) if size else None
@@ -178,7 +177,6 @@ class FineTuneMaterialMaker(Maker):
                 parts.jobs.append(train)
                 owner = f"{names.variant} {suffix}"
                 found = parts.potential(train.output.model, owner, owner)
-                found |= parts.transitions(train.output.model, owner, owner)
                 found |= parts.forgetting(train.output.model, foundation, owner, replay if spec.uses_replay else None)
                 results.append({"strategy": strategy, "n_train": number, "training": train.output} | found)
         report = report_material(

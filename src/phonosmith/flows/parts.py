@@ -14,6 +14,7 @@ from phonosmith.evaluation.forgetting_jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics_flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics_jobs import FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.phonon_jobs import FastPhononMaker
+from phonosmith.evaluation.transition_flows import ModeFollowingMaker, TransitionMaker
 from phonosmith.flows.checks import check_cells
 from phonosmith.flows.jobs import (
     audit_material,
@@ -89,7 +90,10 @@ class MaterialParts:
                 lambda: reference_phonons(self.structure, engine, self.matrix, f"phonon {key} reference", maker.mesh),
             )
         if known is not None:
-            return found | self._properties(known, "reference", f"{key} reference")
+            found |= self._properties(known, "reference", f"{key} reference")
+            if "phonons" in found:
+                found |= self._followed(found["phonons"], known, "reference", f"{key} reference")
+            return found
         if maker.mode == "comparison" and "elastic" in maker.evaluate:
             found["elastic"] = self._once(
                 ("reference", "elastic"),
@@ -100,12 +104,16 @@ class MaterialParts:
                 ("reference", "eos"),
                 lambda: EosFlowMaker(name=f"eos {key} reference", engine=engine).make(self.structure),
             )
+        if "phonons" in found and "transitions" in maker.evaluate:
+            follow = partial(TransitionMaker(engine=engine).make, found["phonons"], f"{key} reference")
+            found["transitions"] = self._once(("reference", "transitions"), follow)
         if engine.name == "vasp":
             found["costs"] = [
                 self._once(
                     ("cost", kind), partial(program_cost_job, _STAGES[kind], key, self._flows["reference", kind])
                 )
-                for kind in list(found)
+                for kind in _STAGES
+                if kind in found
             ]
         return found
 
@@ -142,11 +150,15 @@ class MaterialParts:
                 self.structure, potential, self.matrix
             ),
         )
-        return {"phonons": phonons} | self._properties(potential, owner, name)
+        found = {"phonons": phonons} | self._properties(potential, owner, name)
+        return found | self._followed(phonons, potential, owner, name)
 
-    def transitions(self, potential: Any, owner: str, name: str) -> dict[str, Any]:  # noqa: ARG002
+    def _followed(self, phonons: Any, potential: Any, owner: str, name: str) -> dict[str, Any]:
         """Return what following the imaginary modes of a potential finds, where asked."""
-        return {}
+        if "transitions" not in self.maker.evaluate:
+            return {}
+        make = partial(ModeFollowingMaker(name=f"follow {name}").make, phonons, potential)
+        return {"transitions": self._once((owner, "transitions"), make)}
 
     def forgetting(self, tuned: Any, foundation: PotentialRef, name: str, replay: Any = None) -> dict[str, Any]:
         """Return a trained potential's errors where it was not tuned, where asked.

@@ -20,11 +20,12 @@ from phonosmith.analysis.documents import (
     TrainingCurve,
 )
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.errors import LabelError, PhonosmithError
+from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting_documents import ForgettingDoc
 from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
 from phonosmith.evaluation.phonon_documents import PhononComparison, PhononDoc
+from phonosmith.evaluation.scenarios import classify
 from phonosmith.evaluation.transition_documents import TransitionDoc
 from phonosmith.evaluation.verdict import Verdict, judge, judge_production
 from phonosmith.flows import costs
@@ -97,6 +98,7 @@ class _Case:
     notes: list[str] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     base: PhononComparison | None = None
+    transitions: TransitionDoc | None = None
     models: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     @property
@@ -114,6 +116,11 @@ class _Case:
                 self.notes.append(f"{kind} of {owner}: no result, its job failed")
                 continue
             found[kind] = read_document(document, results[kind])
+            if kind == "transitions" and self.transitions is not None:
+                try:
+                    found[kind] = classify(self.transitions, found[kind])
+                except MismatchError as error:
+                    self.notes.append(f"transitions of {owner}: {error.message}")
             name = f"{kind} {self.about['key']} {owner}"
             if kind in ("elastic", "eos"):
                 self.costs.append(costs.mechanics_cost(kind, name, found[kind]))
@@ -289,6 +296,7 @@ def report_material(
         side = ReferenceReport(
             phonons=None if truth is None else PhononSummary.of(truth), **case.optional(reference, "reference")
         )
+        case.transitions = side.transitions
         base = case.entry("foundation", foundation, None, 0, "foundation")
         case.base = base.phonons
         entries, failed, several = [], [], len({item["n_train"] for item in results}) > 1
