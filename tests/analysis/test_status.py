@@ -36,6 +36,14 @@ def test_stages_of_a_half_finished_campaign(job_store):
     assert found.n_jobs == 12
 
 
+def test_numbers_of_displaced_cells_are_not_expected_of_other_materials(job_store):
+    finished(job_store, ["sample si large", "displace si reference 1/2", "displace si reference 2/2"])
+    finished(job_store, ["sample ge large", "train si delta", "train si delta part 2"])
+    found = read_status(job_store).materials
+    assert found["ge"].missing == ["train ge delta"]
+    assert found["si"].stages["displace"].done == 2
+
+
 def test_refused_labels_count_as_failed_until_one_of_the_name_succeeds(job_store):
     finished(job_store, ["sample si large", "label si 00"])
     finished(job_store, ["label si 01", "label si 02"], refused=True)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from phonosmith.analysis import costs, tables
 from phonosmith.analysis.campaign_tables import campaign_tables
 from phonosmith.analysis.choice import Choice, in_order
+from phonosmith.analysis.documents import Cost
 from phonosmith.analysis.published import grandel2026
 from phonosmith.analysis.queries import read_results
 from phonosmith.analysis.table_format import Block, Table, escape_latex, number, write_tables
@@ -149,6 +150,14 @@ def test_saving_curve_and_seeds_do_not_count_twice(fill):
     curve = costs.saving_curve(once)
     assert curve["at_least"].tolist() == sorted(displaced_cells(i) for i in range(4))
     assert curve["n"].tolist() == [4, 3, 2, 1]
+
+
+def test_calculations_of_a_program_count_as_reference_phonons_and_curvature_does_not(fill):
+    (report,) = synthetic_reports(1, ("delta",))
+    extra = {"stage": "phonon", "wall_seconds": 7200.0, "cores": 48, "n_calculations": 3}
+    report.costs += [Cost(name="displace tio2 reference", **extra), Cost(name="displace tio2 curvature", **extra)]
+    (row,) = costs.cost_per_material(read_results(fill([report]))).to_dict("records")
+    assert row["phonon_core_hours"] == pytest.approx(DISPLACEMENT_CORE_HOURS * displaced_cells(0) + 96)
 
 
 def test_published_figures_are_labelled_and_can_be_left_out(fill, thirteen):

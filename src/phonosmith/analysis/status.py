@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
 STAGES = (
-    "sample", "replay", "label", "audit", "subset", "curvature", "train", "phonon", "elastic", "eos", "follow",
-    "forgetting", "report",
+    "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
+    "elastic", "eos", "follow", "forgetting", "cost", "report",
 )  # fmt: skip
 """Order in which stages are shown; others follow by name."""
 _SAMPLED = re.compile(r"sample (?P<key>.+) (?:primitive|small|large)")
 _SIDE = re.compile(r"(?:phonon|elastic|eos) (?P<key>.+) (?:reference|foundation)")
 _PASSING = ("start", "collect")
+_COUNTED = re.compile(r" (?:\d+/\d+|part \d+)$")
+"""Ends of names whose number differs between materials: displaced cells, parts of a training."""
 
 
 @dataclass
@@ -148,7 +150,8 @@ def read_status(store: JobStore) -> StoreStatus:
         if stage == "label" and rest.split(" ")[-1] in _PASSING:
             continue
         have[key].add((stage, rest))
-        ends.add((stage, rest))
+        if not _COUNTED.search(name):
+            ends.add((stage, rest))
         if name in refused:
             materials[key].stage(stage).failed += 1
             materials[key].failed[name] = "refused by the label gate"
