@@ -31,7 +31,8 @@ def interpolated_minimum(
 ) -> tuple[Array, float]:
     """Return position and energy of the minimum of a polynomial through the neighbourhood of a grid minimum.
 
-    With slopes the polynomial is of fourth degree, with energies alone of second. The grid point itself is returned
+    With slopes, or five points in one dimension, the polynomial is of fourth degree, else of second. The grid point
+    itself is returned
     where the samples do not determine the polynomial or its minimum lies outside the box of neighbours.
 
     Parameters
@@ -48,9 +49,10 @@ def interpolated_minimum(
     dimension = len(point)
     places = np.array([(place - point) / width for place, _, _ in samples])
     slopes = [None if slope is None else slope * width for _, _, slope in samples]
-    powers = _exponents(dimension, 4 if all(slope is not None for slope in slopes) else 2)
+    known = all(slope is not None for slope in slopes)
+    powers = _exponents(dimension, 4 if known or (dimension == 1 and len(places) >= 5) else 2)
     rows, values = [_monomials(places, powers)], [np.array([value for _, value, _ in samples]) - energy]
-    if len(powers) > 0 and powers.max() == 4:
+    if known:
         for axis in range(dimension):
             rows.append(_slopes(places, powers, axis))
             values.append(np.array([slope[axis] for slope in slopes if slope is not None]))

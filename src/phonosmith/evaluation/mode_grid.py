@@ -283,9 +283,9 @@ def _fill(table: _Table, dimension: int, level: int, *, coarse: bool) -> Generat
     return sorted(done)
 
 
-def _box(point: Point, step: int, half: int) -> list[Point]:
-    """Return the 3^d neighbourhood of a point inside the grid, itself included."""
-    moves = itertools.product((-step, 0, step), repeat=len(point))
+def _box(point: Point, step: int, half: int, reach: int = 1) -> list[Point]:
+    """Return the neighbourhood of a point inside the grid, itself included: 3^d points for a reach of one step."""
+    moves = itertools.product([k * step for k in range(-reach, reach + 1)], repeat=len(point))
     near = (tuple(p + m for p, m in zip(point, move, strict=True)) for move in moves)
     return [other for other in near if max(abs(value) for value in other) <= half * step]
 
@@ -314,7 +314,9 @@ def _result(
     width = float(step * table.unit)
     minima: list[Minimum] = []
     for point in sorted(points, key=table.energy):
-        box = [other for other in _box(point, step, half) if table.known(other) and np.isfinite(table.energy(other))]
+        reach = 2 if dimension == 1 and table.gradient(point) is None else 1
+        near = _box(point, step, half, reach)
+        box = [other for other in near if table.known(other) and np.isfinite(table.energy(other))]
         samples = [(np.array(other) * table.unit, table.energy(other), table.gradient(other)) for other in box]
         found = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
         place = symmetrised(found[0], space.operations, 0.5 * width)

@@ -312,6 +312,7 @@ def _at_minimum(
     crystal: _Crystal, q: Array, band: int, value: float, threshold: float, max_denominator: int, tolerance: float
 ) -> ImaginaryMode:
     """Return the mode at the commensurate point next to a band minimum, or the reason why there is none."""
+    q = q - np.rint(q)
     crude = ImaginaryMode(q, "", (band,), value, np.empty((0, 0), dtype=complex), crystal.exact(q))
     near = commensurate(q, max_denominator, tolerance)
     if near is None:
