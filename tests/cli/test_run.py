@@ -87,9 +87,53 @@ def test_a_campaign_runs_continues_and_takes_a_fifth_strategy(campaign, tmp_path
     code, more = call("run", campaign, "--out", out, "--workers", 1, "--json")
     assert (code, more["jobs_run"]) == (0, 3)  # its training, its phonons, the report
     assert len(more["materials"][0]["strategies"]) == 5
+    # what is taken out again is left aside, and nothing is left to try again
+    campaign.write_text(CAMPAIGN)
+    code, back = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, back["jobs_run"], back["materials"]) == (0, 0, first["materials"])
+    code, retried = call("retry", out, "--json")
+    assert (code, retried["ok"], retried["jobs_run"]) == (0, True, 0)
     names = [row[2] for row in rows(out)]
     assert sum(name == "report si" for name in names) == 2
     assert sum(name.startswith("label si 0") for name in names) == 10
+
+
+@pytest.mark.slow
+def test_a_failed_training_is_marked_and_given_other_settings_the_campaign_ends_well(campaign, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("the failure is a training that asks for a GPU where there is none")
+    out = tmp_path / "out"
+    few = CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer, delta]")
+    campaign.write_text(few.replace("{epochs: 1}", "{epochs: 1, delta: {device: cuda}}"))
+    code, first = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, first["ok"]) == (1, False)
+    assert [failed["job"] for failed in first["failed"]] == ["train si delta"]
+    assert "GPU" in first["failed"][0]["error"]
+    assert first["skipped"] == ["phonon si delta"]
+    assert first["materials"][0]["failed"] == ["delta"]
+    code, found = call("retry", out, "--job", "train si lora", "--json")
+    assert code == 2
+    assert "train si delta" in found["advice"]
+    code, again = call("retry", out, "--workers", 1, "--json")
+    assert (code, again["jobs_run"]) == (1, 1)
+    campaign.write_text(few)
+    code, mended = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, mended["ok"], mended["jobs_run"]) == (0, True, 3)
+    assert mended["materials"][0]["failed"] == []
+
+
+def test_a_folder_is_for_one_runner_at_a_time(campaign, tmp_path):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        code, found = call("run", campaign, "--out", out, "--json")
+    assert code == 2
+    assert "Another phonosmith" in found["error"]
 
 
 def started(folder, stage):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,20 +145,24 @@ def _work(
     from phonosmith.engines.runner import LocalRunner
     from phonosmith.engines.sqlite_store import open_embedded_jobstore
 
-    store = open_embedded_jobstore(folder / "store.sqlite")
-    store.connect()
-    runner = LocalRunner(store, folder / "run", slots=places, progress=not quiet or os.isatty(2))
-    if again is not None:
-        failed = {row.name for row in runner.state.rows("failed")}
-        unknown = [name for name in again if name not in failed]
-        if unknown:
-            raise InputError(
-                f"No failed job is called {unknown[0]!r}.", f"Failed: {', '.join(sorted(failed)) or 'none'}."
-            )
-        runner.retry(again or None)
-    summary = runner.run(flow)
-    wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow() if job.name.startswith("report ")}
-    reports = _reports(store, runner, wanted)
+    with _alone(folder):
+        store = open_embedded_jobstore(folder / "store.sqlite")
+        store.connect()
+        runner = LocalRunner(store, folder / "run", slots=places, progress=not quiet or os.isatty(2))
+        if again is not None:
+            failed = {row.name for row in runner.state.rows("failed")}
+            unknown = [name for name in again if name not in failed]
+            if unknown:
+                raise InputError(
+                    f"No failed job is called {unknown[0]!r}.", f"Failed: {', '.join(sorted(failed)) or 'none'}."
+                )
+            runner.retry(again or None)
+        dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
+        summary = runner.run(flow)
+        summary.failed = [row for row in summary.failed if row.uuid not in dropped]
+        summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
+        wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow() if job.name.startswith("report ")}
+        reports = _reports(store, runner, wanted)
     payload = _payload(folder, summary, reports)
     if json_output:
         print_json(payload)
@@ -164,6 +170,47 @@ def _work(
         _show(payload)
     if not summary.ok:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second runner out of the folder; the lock ends with this process, however it ends."""
+    import fcntl
+
+    from phonosmith.core.errors import ConfigurationError
+
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"Another phonosmith is running the campaign in {folder}.", "Wait for it, or choose another --out."
+            ) from error
+        yield
+
+
+def _drop_what_is_no_longer_asked(folder: Path, runner: LocalRunner, flow: Flow | None) -> set[str]:
+    """Leave aside jobs of an earlier version of the campaign file; return their uuids.
+
+    A strategy that failed and was then taken out, or given other settings, must not keep the campaign from ending well.
+    """
+    import json
+
+    from phonosmith.core.artefacts import write_atomic
+
+    file = folder / "asked.json"
+    before = json.loads(file.read_text()) if file.is_file() else {"now": [], "ever": []}
+    now = before["now"] if flow is None else [job.uuid for job, _ in flow.iterflow()]
+    ever = sorted({*before["ever"], *now})
+    write_atomic(file, json.dumps({"now": now, "ever": ever}).encode())
+    dropped = set(ever) - set(now)
+    for row in runner.state.rows("waiting", "running"):
+        if row.uuid in dropped:
+            runner.state.update(row.key, state="skipped")
+    for row in runner.state.rows("skipped"):
+        if row.uuid not in dropped:
+            runner.state.update(row.key, state="waiting")
+    return dropped
 
 
 def _reports(store: JobStore, runner: LocalRunner, wanted: set[str] | None) -> list[MaterialReport]:
