@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types layers sizes check wheel clean
+.PHONY: demo test test-slow lint types layers sizes check docs wheel clean
 
 # torch first and pinned: an unpinned torch brings gigabytes of GPU packages
 $(STAMP): pyproject.toml constraints.txt
@@ -39,10 +39,14 @@ sizes: $(STAMP)
 
 check: lint types layers sizes
 
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 wheel: $(STAMP)
 	rm -rf dist
 	$(BIN)/python -m build --quiet --wheel
 	$(BIN)/python tools/check_wheel.py dist
 
 clean:
-	rm -rf $(VENV) dist build demo-out
+	rm -rf $(VENV) dist build demo-out docs/_build docs/api docs/tutorials

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import sys
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -18,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 project = "phonosmith"
 author = "The phonosmith developers"
 copyright = author  # noqa: A001
-release = version("phonosmith")
+release = metadata.version("phonosmith")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -53,4 +56,18 @@ myst_heading_anchors = 3
 nitpicky = False
 suppress_warnings = ["myst.xref_missing", "autodoc.mocked_object"]
 
+# autodoc imports with typing.TYPE_CHECKING set, which some pydantic models do not survive: import them before it does
+for _name in ("atomate2.vasp.jobs.base", "atomate2.forcefields.jobs"):
+    importlib.import_module(_name)
+
 write_tutorial_pages(ROOT / "tutorials", ROOT / "docs" / "tutorials")
+
+
+def _escape_bars(_app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
+    """Keep |x| for an absolute value: reStructuredText would look for a substitution of that name."""
+    lines[:] = [re.sub(r"\|(?=\S)([^|`]*\S)\|", r"\\|\1\\|", line) if "`" not in line else line for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Register what happens to docstrings."""
+    app.connect("autodoc-process-docstring", _escape_bars)
