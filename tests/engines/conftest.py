@@ -312,7 +312,7 @@ class Remote:
         controller.reset(reset_output=False)
         return controller
 
-    def run(self, seconds=480):
+    def run(self, seconds=1200):
         """Let a runner in a process of its own work until nothing is left to do."""
         command = [sys.executable, "-c", _RUN, "phonosmith", str(seconds)]
         environment = os.environ | self.cluster.environment

@@ -83,6 +83,7 @@ def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, launc
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_two_workers_get_what_the_local_runner_gets(cluster, launchpad_file, one_flow):
     from fireworks import FWorker, LaunchPad
     from fireworks.core.rocket_launcher import rapidfire

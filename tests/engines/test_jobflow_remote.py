@@ -40,6 +40,7 @@ def test_jobs_made_by_jobs_land_on_the_worker_their_name_asks_for(cluster, remot
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_local_workers_get_what_the_local_runner_gets(cluster, remote, one_flow):
     project = remote.open()
     assert submit_remote(one_flow.load(), cluster.routing(), "phonosmith").submitted

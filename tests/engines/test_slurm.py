@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from phonosmith.engines.fireworks_queue import submit_fireworks
 from phonosmith.engines.remote_queue import submit_remote
 
-NODE = Path(__file__).resolve().parents[2] / "tools" / "slurm_node.sh"
+ROOT = Path(__file__).resolve().parents[2]
+NODE = ROOT / "tools" / "slurm_node.sh"
+WORKFLOWS = ROOT / "workflows"
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 ONE_CORE = {"ntasks": 1, "cpus_per_task": 1, "gres": None}
 
@@ -51,6 +54,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_jobflow_remote_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, remote, one_flow):
     asked = {"ntasks": 1, "time": "00:20:00"}
     partitions = {"dft": "cpu", "gpu": "gpu", "inference": "cpu"}
@@ -71,6 +75,7 @@ def test_jobflow_remote_on_slurm_gets_what_the_local_runner_gets(slurm, cluster,
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_flow, monkeypatch):
     from fireworks import FWorker, LaunchPad
 
@@ -79,36 +84,21 @@ def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_fl
     launchpad = LaunchPad.from_file(str(path))
     launchpad.reset("", require_password=False)
     assert submit_fireworks(one_flow.load(), cluster.routing(), path).submitted
+    shutil.copy(WORKFLOWS / "fireworks" / "launch.sh", path.parent)
     folder = cluster.folder / "launch"
-    folder.mkdir()
+    monkeypatch.setenv("LAUNCH_DIR", str(folder))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{PATH}")
     workers = {
         kind: FWorker.from_file(str(path.parent / f"fworker_{kind}.yaml")) for kind in ("dft", "gpu", "inference")
     }
-    end = time.monotonic() + 480
+    end = time.monotonic() + 1200
     while set(launchpad.fireworks.distinct("state")) != {"COMPLETED"}:
         assert time.monotonic() < end, launchpad.fireworks.distinct("state")
         assert not launchpad.fireworks.count_documents({"state": "FIZZLED"})
         for kind, worker in workers.items():
             if launchpad.run_exists(worker):
-                files = [
-                    "-l",
-                    path,
-                    "-w",
-                    path.parent / f"fworker_{kind}.yaml",
-                    "-q",
-                    path.parent / f"qadapter_{kind}.yaml",
-                ]
-                command = [
-                    cluster.program("qlaunch"),
-                    "-r",
-                    *map(str, files),
-                    "rapidfire",
-                    "--nlaunches",
-                    "0",
-                    "-m",
-                    "0",
-                ]
-                subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120)
+                command = [str(path.parent / "launch.sh"), "--once", kind]
+                subprocess.run(command, cwd=cluster.folder, check=True, capture_output=True, timeout=180)
         time.sleep(1)
     queues = {script.read_text().split("--partition=")[1].split()[0] for script in folder.rglob("FW_submit.script")}
     assert queues == {"cpu", "gpu"}
