@@ -129,6 +129,17 @@ class TestAgainstNequix:
         np.testing.assert_allclose(found.forces, atoms.get_forces(), atol=1e-5)
         assert not found.stress.any()
 
+    def test_slab_keeps_its_periodic_images(self, tiny_file):
+        """A slab equals the periodic crystal with a vacuum wider than the range of two layers; 1e-9 in float64."""
+        slab = crystal(11)
+        slab.center(vacuum=9.0, axis=2)
+        everywhere = slab.copy()
+        slab.pbc = (True, True, False)
+        one, other = load(str(tiny_file)).evaluate([slab, everywhere])
+        np.testing.assert_allclose(one.forces, other.forces, atol=1e-9)
+        assert not one.stress.any()
+        assert other.stress.any()
+
     def test_no_compilation_for_another_model_of_the_same_architecture(self, tiny_file, tmp_path):
         from phonosmith.potentials.nequix_functions import compiled
 
@@ -182,3 +193,20 @@ def compare_with_nequix(path, atoms):
     np.testing.assert_allclose(found.stress, atoms.get_stress(), atol=1e-5)
     full = theirs.get_hessian(atoms).swapaxes(1, 2).reshape(24, 24)
     np.testing.assert_allclose(rows, full[:, columns].T, atol=1e-5 * np.abs(full).max())
+
+
+@needs_nequix
+def test_phonons_from_the_command_line(tiny_file, tmp_path):
+    """``phonosmith phonons`` takes a .nqx file like any other potential."""
+    from typer.testing import CliRunner
+
+    from phonosmith.cli.main import app
+
+    path = tmp_path / "si.vasp"
+    bulk("Si").write(path)
+    arguments = ["phonons", str(path), "--potential", str(tiny_file), "--supercell", "2 2 2", "--no-relax", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["formula"] == "Si"
+    assert found["potential"]["architecture"] == "nequix"

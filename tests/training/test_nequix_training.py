@@ -7,6 +7,7 @@ import pytest
 from ase.build import bulk
 
 from phonosmith.core.errors import ConfigurationError, TrainingError
+from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials.nequix_backend import nequix_installed
 from phonosmith.reference.frame_labels import label_frame, labels_of
 from phonosmith.testing.tiny_nequix import write_tiny_nequix
@@ -300,3 +301,24 @@ def test_loss_that_is_not_finite_stops(foundation, reference, monkeypatch):
     spec = make_spec("transfer", lr=1e30, epochs=3, clip_norm=None, e0="foundation")
     with pytest.raises(TrainingError, match="not finite"):
         fine_tune_nequix(foundation, labelled(reference, 4), labelled(reference, 2, 50), spec, seed=0)
+
+
+@pytest.mark.slow
+def test_train_command(file, reference, tmp_path):
+    """``phonosmith train`` takes a .nqx foundation and writes model.nqx and training.json."""
+    from ase.io import write
+    from typer.testing import CliRunner
+
+    from phonosmith.cli.main import app
+
+    write(tmp_path / "train.xyz", labelled(reference, 4))
+    write(tmp_path / "valid.xyz", labelled(reference, 2, 50))
+    arguments = ["train", "--foundation", str(file), "--train", str(tmp_path / "train.xyz"), "--json"]
+    arguments += ["--valid", str(tmp_path / "valid.xyz"), "--strategy", "transfer", "--set", "epochs=3"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["model"]["architecture"] == "nequix"
+    assert found["model_file"].endswith("model.nqx")
+    assert found["improved"]
+    assert found["model"]["parents"][0] == digest_bytes(file.read_bytes())

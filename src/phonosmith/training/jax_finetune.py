@@ -27,6 +27,7 @@ from phonosmith.training.jax_trainable import blocks_of, changes, check, require
 from phonosmith.training.loop import FitState
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.metrics import Errors
+from phonosmith.training.models import resolve_device
 from phonosmith.training.progress import epoch_reporter
 from phonosmith.training.spec import TrainSpec
 
@@ -58,6 +59,7 @@ def fine_tune_nequix(
     """
     since = time.perf_counter() if since is None else since
     require_supported(spec)
+    place = resolve_device(spec.device).type
     targets = as_targets(curvature)
     assembly = assemble_jax(
         foundation, train, valid, spec, replay=replay, targets=targets, valid_targets=valid_curvature, seed=seed
@@ -78,7 +80,7 @@ def fine_tune_nequix(
             seed=seed,
             identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
             workdir=Path(workdir) if workdir is not None else None,
-            device=foundation.device,
+            device=place,
         )
         begin = time.perf_counter()
         with epoch_reporter(spec, name or spec.strategy, show=progress) as report:
@@ -134,7 +136,7 @@ class _Judge:
         self.key = architecture_key(foundation.weights.config)
 
     def errors(self, weights: NequixWeights, graphs: Sequence[LabelledGraph]) -> Errors:
-        with precision("float64", self.foundation.device):
+        with precision("float64", self.fitter.device):
             leaves = [np.asarray(leaf, dtype=np.float64) for leaf in weights.leaves]
             terms = LossTerms.of(self.spec)
             return split_errors(self.key, leaves, graphs, terms, self.spec, self.fitter.shape, "float64")
@@ -144,7 +146,7 @@ class _Judge:
         if not columns:
             return None
         found = []
-        with precision(self.spec.dtype, self.foundation.device):
+        with precision(self.spec.dtype, self.fitter.device):
             for weights in (assembly.foundation, final):
                 leaves = [np.asarray(leaf, dtype=self.spec.dtype) for leaf in weights.leaves]
                 found.append(self.fitter.column_mae(leaves, columns))
