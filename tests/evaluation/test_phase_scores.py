@@ -154,3 +154,9 @@ def test_documents_become_files_and_come_back(tmp_path):
     assert read_phase_file(file) == {"mp-2612": expected, "1": expected}
     (tmp_path / "one.json").write_text(document().model_dump_json())
     assert read_phase_file(tmp_path / "one.json") == {"GeTe": expected}
+    (tmp_path / "one.json").write_text("{")
+    with pytest.raises(InputError, match="is no valid JSON"):
+        read_phase_file(tmp_path / "one.json")
+    (tmp_path / "one.json").write_text('{"formula": "GeTe", "initial": 1, "modes": [], "phases": []}')
+    with pytest.raises(InputError, match="is no transition document"):
+        read_phase_file(tmp_path / "one.json")

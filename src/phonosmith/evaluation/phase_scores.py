@@ -7,6 +7,7 @@ those for which the reference does; F1 is the harmonic mean of the two averages.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -204,12 +205,7 @@ def read_phase_file(path: str | Path) -> dict[str, MaterialPhases]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}.", "Give a YAML file of phases.") from error
-    try:
-        content = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is no valid YAML: {' '.join(str(error).split())}.", _FORMAT) from error
-    except InputError as error:
-        raise InputError(f"{file}: {error.message}", error.advice) from error
+    content = _parsed(text, file)
     if isinstance(content, dict) and {"initial", "modes", "phases", "formula"} <= content.keys():
         try:
             document = TransitionDoc.model_validate(content)
@@ -219,6 +215,21 @@ def read_phase_file(path: str | Path) -> dict[str, MaterialPhases]:
     if not isinstance(content, dict) or not content:
         raise InputError(f"{file} holds no materials.", _FORMAT)
     return {str(name): _material(entry, f"{file}, {name}") for name, entry in content.items()}
+
+
+def _parsed(text: str, file: Path) -> Any:
+    if file.suffix == ".json":
+        # a transition document is long, and YAML's own parser takes seconds for what this one reads at once
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{file} is no valid JSON: {error}.", "Write it again.") from error
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is no valid YAML: {' '.join(str(error).split())}.", _FORMAT) from error
+    except InputError as error:
+        raise InputError(f"{file}: {error.message}", error.advice) from error
 
 
 def _material(entry: Any, where: str) -> MaterialPhases:
