@@ -1,7 +1,11 @@
 """Figures of one material: what they show, and in which style."""
 
+import io
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 from pymatgen.core import Lattice, Structure
 
 from phonosmith.core.errors import InputError
@@ -120,5 +124,9 @@ def test_the_same_figure_gives_the_same_bytes(report):
     assert first == second
     assert b"meV/atom" in first
     small = webp_bytes(ladder_figure(report.sampling))
+    pixels = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).reshape(-1, 3)
+    for colour in ("#ffffff", "#0072B2", "#56B4E9", "#E69F00", "#D55E00"):
+        # thin lines keep their colour: within half a step of sixteen
+        assert np.abs(pixels - np.array(to_rgb(colour)) * 255).max(axis=1).min() <= 8.5, colour
     assert small[:4] == b"RIFF"
     assert len(small) < 0.5 * len(figure_bytes(ladder_figure(report.sampling), "png", 130))

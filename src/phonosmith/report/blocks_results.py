@@ -83,8 +83,8 @@ def phonons_block(report: MaterialReport, curves: PhononCurves | None, gallery: 
     if reference is not None:
         block.facts = [
             (
-                "reference phonons",
-                f"{reference.n_displacements} cells of {reference.n_atoms_supercell} atoms",
+                "displaced cells of the reference",
+                f"{reference.n_displacements} with {reference.n_atoms_supercell} atoms",
             ),
             ("supercell", matrix_text(reference.supercell_matrix)),
             ("highest frequency of the reference", f"{reference.omega_max_thz:.3f} THz"),

@@ -186,9 +186,9 @@ def webp_bytes(figure: Figure, dpi: float = 130) -> bytes:
         canvas = FigureCanvasAgg(figure)
         # savefig would draw twice: once for the layout, once for the file
         canvas.draw()
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    # 48 colours are enough for lines on white with soft edges, and halve the file
-    reduced = pixels.quantize(colors=48, dither=Image.Dither.NONE).convert("RGB")
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.int16)
+    # sixteen steps per channel: no eye tells the difference, and soft edges shrink the file to a half
+    reduced = Image.fromarray(((pixels + 8) // 17 * 17).astype(np.uint8))
     buffer = io.BytesIO()
     reduced.save(buffer, format="WEBP", lossless=True, quality=60, method=4)
     return buffer.getvalue()
