@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -53,8 +55,25 @@ def run_task(task: dict[str, Any], store: Any) -> dict[str, Any]:
     return {"ok": True}
 
 
+def end_with_parent(interval: float = 0.5) -> None:
+    """End this process soon after its runner is gone, even in the middle of a job.
+
+    A runner that was killed is started again at once by many users: an orphan still at work would then write into the
+    folder of the job that is being repeated.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def main() -> None:
     """Serve tasks until standard input closes."""
+    end_with_parent()
     from monty.json import MontyDecoder
 
     answers = os.fdopen(int(os.environ[FD_VARIABLE]), "w", buffering=1)
