@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from phonosmith.training.finetune import TrainingResult
 from phonosmith.training.jax_assemble import JaxAssembly, as_targets, assemble_jax, shifted
 from phonosmith.training.jax_data import LabelledGraph
 from phonosmith.training.jax_loop import JaxFitter
-from phonosmith.training.jax_metrics import split_errors
+from phonosmith.training.jax_metrics import energy_residuals, split_errors
 from phonosmith.training.jax_trainable import blocks_of, changes, check, require_supported, select_moved
 from phonosmith.training.loop import FitState
 from phonosmith.training.losses import LossTerms
@@ -87,7 +87,7 @@ def fine_tune_nequix(
             state = fitter.run(walltime=walltime, since=since, on_epoch=report)
         seconds = max(time.perf_counter() - begin, state.seconds)
         final = NequixWeights(foundation.weights.config, [np.asarray(leaf, dtype=np.float32) for leaf in state.best])
-        final, settled = _settle_energies(assembly, final, spec, state, foundation)
+        final, settled = _settle_energies(assembly, final, fitter, foundation.row_of)
         document = _Judge(foundation, assembly, spec, fitter).document(
             state, final, name=name, seed=seed, seconds=seconds, settled=settled
         )
@@ -103,29 +103,25 @@ def weights_digest(weights: NequixWeights) -> str:
 
 
 def _settle_energies(
-    assembly: JaxAssembly, final: NequixWeights, spec: TrainSpec, state: FitState, foundation: NequixPotential
+    assembly: JaxAssembly, final: NequixWeights, fitter: JaxFitter, row_of: Mapping[int, int]
 ) -> tuple[NequixWeights, dict[str, float]]:
     """Take the mean energy offset training left out of the atomic energies where that helps; forces do not change."""
-    if not spec.e0_final_shift or spec.e0 != "refit" or state.best_epoch == 0:
+    spec = fitter.spec
+    if not spec.e0_final_shift or spec.e0 != "refit" or fitter.state.best_epoch == 0:
         return final, {}
-    potential = NequixPotential(final, dtype="float64", device=foundation.device)
-    left = {split: _residuals(potential, getattr(assembly, split)) for split in ("train", "valid")}
-    shift = shift_of_compositions(left["train"][0], left["train"][1])
-    counts, residuals = left["valid"]
-    sizes = counts.sum(axis=1)
-    if not np.mean(np.abs(residuals - counts @ shift) / sizes) < np.mean(np.abs(residuals) / sizes):
+    counts, left = {}, {}
+    with precision("float64", fitter.device):
+        leaves = [np.asarray(leaf, dtype=np.float64) for leaf in final.leaves]
+        for split, graphs in (("train", assembly.train), ("valid", assembly.valid)):
+            left[split] = energy_residuals(fitter.key, leaves, graphs, spec, fitter.shape)
+            counts[split] = np.array([np.bincount(one.graph.species, minlength=len(row_of)) for one in graphs], float)
+    shift = shift_of_compositions(counts["train"], left["train"])
+    sizes = counts["valid"].sum(axis=1)
+    after = left["valid"] - counts["valid"] @ shift
+    if not np.mean(np.abs(after) / sizes) < np.mean(np.abs(left["valid"]) / sizes):
         return final, {}
-    named = {chemical_symbols[z]: float(shift[row]) for z, row in foundation.row_of.items() if shift[row]}
+    named = {chemical_symbols[number]: float(shift[row]) for number, row in row_of.items() if shift[row]}
     return shifted(final, shift), named
-
-
-def _residuals(potential: NequixPotential, graphs: Sequence[LabelledGraph]) -> tuple[np.ndarray, np.ndarray]:
-    """Return compositions and label minus predicted energy of labelled graphs, eV."""
-    found = potential.evaluate_graphs([one.graph for one in graphs])
-    counts = [np.bincount(one.graph.species, minlength=len(potential.row_of)) for one in graphs]
-    return np.array(counts, dtype=float), np.array([one.energy for one in graphs]) - np.array(
-        [one.energy for one in found]
-    )
 
 
 class _Judge:

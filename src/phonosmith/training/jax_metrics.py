@@ -67,3 +67,15 @@ def split_errors(
         mae_forces_mev_per_angstrom=1000 * force / components,
         mae_stress_mev_per_angstrom3=1000 * tension / (6 * tensors) if tensors else None,
     )
+
+
+def energy_residuals(
+    key: str, leaves: Sequence[Any], graphs: Sequence[LabelledGraph], spec: TrainSpec, shape: Shape
+) -> np.ndarray:
+    """Return label minus predicted energy of every graph, eV, in float64 (call inside ``precision``)."""
+    found: list[float] = []
+    for start in range(0, len(graphs), spec.batch_size):
+        chosen = graphs[start : start + spec.batch_size]
+        energies, _, _ = compiled(key).evaluate(leaves, labelled_batch(chosen, shape, "float64"))
+        found += [one.energy - float(energy) for one, energy in zip(chosen, energies, strict=False)]
+    return np.array(found)

@@ -75,7 +75,10 @@ def make_update(
         average = found
         if spec.ema is not None:
             decay = jnp.minimum(spec.ema, (1 + count) / (10 + count))
-            average = [old * decay + new * (1 - decay) for old, new in zip(state["ema"], found, strict=True)]
+            # what is not trained keeps every bit
+            average = list(state["ema"])
+            for place in chosen:
+                average[place] = average[place] * decay + found[place] * (1 - decay)
         return found, {"adam": adam_state, "ema": average}, norm
 
     return jax.jit(update), state
