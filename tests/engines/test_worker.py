@@ -3,7 +3,7 @@ import subprocess
 import sys
 import time
 
-CHILD = "from phonosmith.engines.worker import end_with_parent; import time; end_with_parent(0.05); time.sleep(120)"
+CHILD = "from phonosmith.engines.worker import end_with_parent; import time; end_with_parent(0.05); print(flush=True); time.sleep(120)"
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.DEVNULL)
@@ -28,7 +28,7 @@ def test_a_worker_ends_when_its_runner_is_killed():
         pytest.skip("needs /proc")
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
     child = int(parent.stdout.readline())
-    time.sleep(1.0)
+    parent.stdout.readline()  # the child watches now
     assert runs(child)
     parent.kill()
     parent.wait()
