@@ -17,7 +17,7 @@ from phonosmith.analysis.choice import Choice, in_order
 from phonosmith.analysis.documents import Cost
 from phonosmith.analysis.published import grandel2026
 from phonosmith.analysis.queries import read_results
-from phonosmith.analysis.table_format import Block, Table, escape_latex, number, write_tables
+from phonosmith.analysis.table_format import Block, Table, escape_latex, number, significant, write_tables
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import Manifest
 from phonosmith.engines.sqlite_store import open_embedded_jobstore
@@ -140,7 +140,7 @@ def test_costs_and_savings_are_those_of_the_formula(thirteen):
         assert row["saving_percent"] == pytest.approx(100 * (1 - labels / phonons))
         single = [100 * (1 - labels / (DISPLACEMENT_CORE_HOURS * count)) for count in cells]
         assert row["median_saving_percent"] == pytest.approx(np.median(single))
-    assert thirteen["training_times"].blocks[0].rows[0] == ["mean", "1.2", "1.2", "8.3", "7.3"]
+    assert thirteen["training_times"].blocks[0].rows[0] == ["mean", "1.20", "1.20", "8.30", "7.30"]
 
 
 def test_saving_curve_and_seeds_do_not_count_twice(fill):
@@ -341,6 +341,16 @@ def test_numbers_as_text():
     assert [number(value, 1) for value in (None, float("nan"), -0.04, 2.25, -1.0)] == ["–", "–", "0.0", "2.2", "-1.0"]
 
 
+def test_core_hours_as_text():
+    assert [significant(value) for value in (6480.0, 12.345, 0.000120178, 0.0, None)] == [
+        "6480",
+        "12.3",
+        "0.000120",
+        "0",
+        "–",
+    ]
+
+
 def test_plan_learns_from_finished_labels(fill, tmp_path):
     from phonosmith.cli.main import app
     from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
@@ -381,4 +391,5 @@ def test_every_builder_survives_one_material(fill):
     for table in found.tables:
         assert "nan" not in table.markdown()
         assert all(len(row) == len(block.header) for block in table.blocks for row in block.rows)
-    assert tables.QUARTILES in found.tables[0].notes
+    assert found.tables[0].blocks[0].rows == [["large", "0.270", "0.216", "0.068", "0.081", "0.054"]]
+    assert found.tables[0].notes == [tables.QUARTILES, "1 material"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,9 +149,18 @@ def number(value: float | None, digits: int = 2) -> str:
     return text.removeprefix("-") if float(text) == 0 else text
 
 
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return a number with so many significant digits and no exponent, a dash for none."""
+    if value is None or value != value or value == 0:  # noqa: PLR0124 - not a number
+        return number(value, 0)
+    return number(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
 def median_and_iqr(found: Spread, digits: int = 2) -> str:
-    """Return ``median (IQR)``, a dash without values."""
-    return f"{number(found.median, digits)} ({number(found.iqr, digits)})" if found.n else DASH
+    """Return ``median (IQR)``; a single value has no range, no value is a dash."""
+    if found.n < 2:
+        return number(found.median, digits)
+    return f"{number(found.median, digits)} ({number(found.iqr, digits)})"
 
 
 def tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from phonosmith.analysis.choice import CELLS, FOUNDATION, Choice, choose, in_ord
 from phonosmith.analysis.columns import METRICS
 from phonosmith.analysis.published import Published
 from phonosmith.analysis.statistics import distribution, over_seeds, spread
-from phonosmith.analysis.table_format import DASH, Block, Table, median_and_iqr, number, tidy
+from phonosmith.analysis.table_format import DASH, Block, Table, median_and_iqr, number, significant, tidy
 from phonosmith.evaluation.stability import StabilityConfusion, confusion
 
 if TYPE_CHECKING:
@@ -153,7 +153,9 @@ def phonon_mae_table(sources: Sources) -> Table | None:
 def _counted(rows: pd.DataFrame) -> str:
     counts = rows.groupby("strategy")["material"].nunique()
     few, many = int(counts.min()), int(counts.max())
-    return f"{many} materials" if few == many else f"{few} to {many} materials, as far as results exist"
+    if few == many:
+        return "1 material" if many == 1 else f"{many} materials"
+    return f"{few} to {many} materials, as far as results exist"
 
 
 def _errors_table(sources: Sources, key: str, title: str, metrics: dict[str, str]) -> Table | None:
@@ -292,7 +294,7 @@ def cost_table(sources: Sources) -> Table | None:
     header = ["displaced cells", "materials", "phonons, core-h", "labels, core-h", "saving, %", "median saving, %"]
     rows = [
         [f"≥ {row['at_least']}", str(row["n"])]
-        + [number(row[name], 1) for name in ("mean_phonon_core_hours", "mean_label_core_hours")]
+        + [significant(row[name]) for name in ("mean_phonon_core_hours", "mean_label_core_hours")]
         + [number(row[name], 0) for name in ("saving_percent", "median_saving_percent")]
         for row in found.to_dict("records")
     ]
@@ -326,8 +328,8 @@ def training_cost_table(sources: Sources) -> Table | None:
     names = in_order(list(by_name))
     header = ["training, min", *names]
     rows = [
-        ["mean", *(number(by_name[one]["mean_minutes"], 1) for one in names)],
-        ["median", *(number(by_name[one]["median_minutes"], 1) for one in names)],
+        ["mean", *(number(by_name[one]["mean_minutes"]) for one in names)],
+        ["median", *(number(by_name[one]["median_minutes"]) for one in names)],
     ]
     blocks, data = [Block(header, rows)], found.assign(source=SOURCE)
     if sources.published:

@@ -122,14 +122,15 @@ def _show(found: StoreStatus, counts: dict[str, int] | None) -> None:
         console.print("The store holds no job of a material yet.")
     else:
         entries = [material.as_dict() for material in found.materials.values()]
-        stages = list(dict.fromkeys(name for entry in entries for name in entry["stages"]))
         table = Table()
-        for name in ("material", *stages, "fit", "best"):
-            table.add_column(Text(name), justify="left" if name in ("material", "best") else "right")
+        table.add_column("material", no_wrap=True)
+        table.add_column("jobs by stage")
+        table.add_column("fit", justify="right")
+        table.add_column("best")
         for entry in entries:
-            cells = [_cell(entry["stages"].get(name)) for name in stages]
+            stages = "  ".join(f"{name} {_cell(jobs)}" for name, jobs in entry["stages"].items())
             best = ", ".join(dict.fromkeys(entry["best"])) if entry["n_reports"] else "no report yet"
-            table.add_row(Text(entry["material"]), *cells, str(entry["n_fit"]), Text(best))
+            table.add_row(Text(entry["material"]), stages, str(entry["n_fit"]), Text(best))
         console.print(table)
         console.print("done, [red]✗ failed[/red], [yellow]… missing or waiting[/yellow], [cyan]▶ running[/cyan]")
         for entry in entries:
@@ -141,9 +142,7 @@ def _show(found: StoreStatus, counts: dict[str, int] | None) -> None:
         typer.secho(f"note: {note}", err=True)
 
 
-def _cell(entry: dict[str, Any] | None) -> str:
-    if entry is None:
-        return ""
+def _cell(entry: dict[str, Any]) -> str:
     parts = [str(entry["done"])]
     parts += [f"[red]✗{entry['failed']}[/red]"] * bool(entry["failed"])
     parts += [f"[cyan]▶{entry['running']}[/cyan]"] * bool(entry["running"])
