@@ -3,7 +3,13 @@ import subprocess
 import sys
 import time
 
-CHILD = "from phonosmith.engines.worker import end_with_parent; import time; end_with_parent(0.05); print(flush=True); time.sleep(120)"
+CHILD = """
+import time
+from phonosmith.engines.worker import end_with_parent
+end_with_parent(0.05)
+print(flush=True)
+time.sleep(120)
+"""
 PARENT = f"""
 import subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", {CHILD!r}], stdin=subprocess.DEVNULL)
