@@ -13,7 +13,12 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "phonosmith"
-REQUIRED = (f"{PACKAGE}/py.typed", f"{PACKAGE}/cli/main.py", f"{PACKAGE}/potentials/embedded/foundation.safetensors")
+REQUIRED = (
+    f"{PACKAGE}/py.typed",
+    f"{PACKAGE}/cli/main.py",
+    f"{PACKAGE}/potentials/embedded/foundation.safetensors",
+    f"{PACKAGE}/report/templates/report.html.j2",
+)
 
 
 def check_content(wheel: Path) -> list[str]:

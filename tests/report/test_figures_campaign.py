@@ -17,9 +17,11 @@ from phonosmith.report.figures_statistics import (
     costs_figure,
     errors_by_strategy,
     errors_figure,
+    force_errors,
     learning_figure,
     property_errors,
 )
+from phonosmith.report.page import variants
 from phonosmith.testing.synthetic import synthetic_reports, target
 
 
@@ -94,6 +96,21 @@ def test_errors_are_relative_to_the_reference(reports):
     sides = reports[0].foundation.phonons
     change = sides.candidate.free_energy - sides.reference.free_energy
     assert found["F, 300 K"] == pytest.approx(100 * change / abs(sides.reference.free_energy))
+
+
+def test_seeds_of_a_material_are_averaged_and_variants_kept_apart():
+    seeds = synthetic_reports(4, strategies=("delta",), seeds=3)
+    found = errors_by_strategy(seeds)["phonon MAE"]["delta"]
+    assert len(found) == 4
+    first = [report.strategies[0].phonons.mae_thz for report in seeds[:3]]
+    assert len(set(first)) == 3
+    assert found[0] == pytest.approx(np.mean(first))
+    assert [len(row) for row in force_errors(seeds)["delta"].values()] == [4]
+    assert list(variants(seeds)) == [""]
+    mixed = variants(synthetic_reports(2, strategies=("delta",), cells=("small", "large"), foundations=("a", "b")))
+    assert {name: len(group) for name, group in mixed.items()} == {
+        "small cell, a": 2, "large cell, a": 2, "small cell, b": 2, "large cell, b": 2,
+    }  # fmt: skip
 
 
 def test_boxes_with_and_without_outliers(reports):

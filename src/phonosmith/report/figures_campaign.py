@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.report.figures_material import largest_trainings
+from phonosmith.report.figures_material import distinct_materials, largest_trainings
 from phonosmith.report.potential_tables import chosen_potential
 from phonosmith.report.style import (
     GREY,
@@ -38,11 +38,6 @@ def crystal_system(number: int | None) -> str | None:
     if number is None or not 1 <= number <= 230:
         return None
     return next(name for last, name in _SYSTEMS if number <= last)
-
-
-def distinct_materials(reports: Sequence[MaterialReport]) -> list[MaterialReport]:
-    """Return one report per material: other seeds, cells and foundations do not make it another crystal."""
-    return list({report.material: report for report in reversed(reports)}.values())[::-1]
 
 
 def atoms_per_primitive_cell(report: MaterialReport) -> int | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.report.figures_material import largest_trainings
+from phonosmith.report.figures_material import distinct_materials, largest_trainings
 from phonosmith.report.style import (
     GREY,
     OKABE_ITO,
@@ -20,7 +20,7 @@ from phonosmith.report.style import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -67,13 +67,20 @@ def property_errors(entry: PotentialReport, reference: ReferenceReport) -> dict[
 
 
 def errors_by_strategy(reports: Sequence[MaterialReport]) -> dict[str, dict[str, list[float]]]:
-    """Return property -> strategy -> deviations over materials; of several training-set sizes the largest counts."""
-    table: dict[str, dict[str, list[float]]] = {name: {} for name, _ in PROPERTIES}
+    """Return property -> strategy -> deviations, one per material: several seeds are averaged first.
+
+    Of several training-set sizes the largest counts.
+    """
+    table: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name, _ in PROPERTIES}
     for report in reports:
         for entry in [report.foundation, *largest_trainings(report.strategies)]:
             for name, value in property_errors(entry, report.reference_result).items():
-                table[name].setdefault(entry.strategy, []).append(value)
-    return {name: row for name, row in table.items() if row}
+                table[name].setdefault(entry.strategy, {}).setdefault(report.material, []).append(value)
+    return {name: {strategy: _means(found) for strategy, found in row.items()} for name, row in table.items() if row}
+
+
+def _means(by_material: Mapping[str, list[float]]) -> list[float]:
+    return [float(np.mean(values)) for values in by_material.values()]
 
 
 def _boxes(axes: Axes, row: dict[str, list[float]], names: list[str], *, outliers: bool) -> None:
@@ -132,13 +139,16 @@ def errors_figure(reports: Sequence[MaterialReport], *, outliers: bool) -> Figur
 
 
 def force_errors(reports: Sequence[MaterialReport]) -> dict[str, dict[int, list[float]]]:
-    """Return strategy -> number of training structures -> validation force MAE over materials, meV/Å."""
-    table: dict[str, dict[int, list[float]]] = {}
+    """Return strategy -> number of training structures -> validation force MAE of each material, meV/Å."""
+    table: dict[str, dict[int, dict[str, list[float]]]] = {}
     for report in reports:
         for entry in report.strategies:
             if entry.valid_force_mae is not None:
-                table.setdefault(entry.strategy, {}).setdefault(entry.n_train, []).append(entry.valid_force_mae)
-    return {name: dict(sorted(table[name].items())) for name in strategy_order([*table])}
+                row = table.setdefault(entry.strategy, {}).setdefault(entry.n_train, {})
+                row.setdefault(report.material, []).append(entry.valid_force_mae)
+    return {
+        name: {size: _means(table[name][size]) for size in sorted(table[name])} for name in strategy_order([*table])
+    }
 
 
 @styled
@@ -183,18 +193,18 @@ def learning_figure(reports: Sequence[MaterialReport]) -> Figure:
     return figure
 
 
-def core_hours(report: MaterialReport, stage: str, word: str = "") -> float:
-    """Return the core hours of a stage's costs whose job name contains a word."""
-    chosen = [cost for cost in report.costs if cost.stage == stage and (not word or word in cost.name.split())]
+def core_hours(report: MaterialReport, stage: str, ending: str = "") -> float:
+    """Return the core hours of a stage's costs whose job name ends so."""
+    chosen = [cost for cost in report.costs if cost.stage == stage and cost.name.endswith(ending)]
     return sum(cost.wall_seconds * cost.cores for cost in chosen) / 3600 if chosen else 0.0
 
 
 def costs_compared(reports: Sequence[MaterialReport]) -> list[tuple[int, float, float]]:
-    """Return displaced cells, core hours of the reference's phonons, and of the labels, where both are known."""
+    """Return displaced cells, core hours of the reference's phonons, and of the labels of materials with both."""
     rows = []
-    for report in reports:
+    for report in distinct_materials(reports):
         phonons = report.reference_result.phonons
-        displaced, labels = core_hours(report, "phonon", "reference"), core_hours(report, "label")
+        displaced, labels = core_hours(report, "phonon", " reference"), core_hours(report, "label")
         if phonons is not None and displaced > 0 and labels > 0:
             rows.append((phonons.n_displacements, displaced, labels))
     return rows

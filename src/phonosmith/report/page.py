@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,11 +36,13 @@ from phonosmith.report.content import (
     Table,
     duration,
     number,
+    slug,
     space_group_text,
     unique_slugs,
     whole,
 )
-from phonosmith.report.figures_campaign import crystals_figure, distinct_materials, elements_figure, verdicts_figure
+from phonosmith.report.figures_campaign import crystals_figure, elements_figure, verdicts_figure
+from phonosmith.report.figures_material import distinct_materials
 from phonosmith.report.figures_statistics import (
     costs_compared,
     costs_figure,
@@ -138,44 +140,29 @@ def _section(
     )
 
 
+def variants(reports: Sequence[MaterialReport]) -> dict[str, list[MaterialReport]]:
+    """Return reports by sampling cell and foundation, whose errors must not be mixed; one kind has no name."""
+    groups: dict[tuple[str, str], list[MaterialReport]] = defaultdict(list)
+    for report in reports:
+        groups[report.cell, report.foundation.potential.name].append(report)
+    cells, foundations = ({key[place] for key in groups} for place in range(2))
+    return {
+        ", ".join([f"{cell or 'unnamed'} cell"] * (len(cells) > 1) + [foundation] * (len(foundations) > 1)): group
+        for (cell, foundation), group in groups.items()
+    }
+
+
 def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> list[Picture]:
     """Return the figures over all materials; those that need several are left out for one."""
-    n = len(distinct_materials(reports))
     pictures: list[Picture] = []
-    forces = force_errors(reports)
-    if len(reports) > 1:
-        pictures += gallery.draw(
-            "verdicts",
-            lambda: verdicts_figure(reports),
-            f"Verdicts by potential over {n} materials, and phonon errors of each material's chosen potential against "
-            "the foundation's. The numbers are in the table of verdicts.",
-            "Verdicts by potential; phonon errors of the chosen potential against the foundation's",
+    for name, group in variants(reports).items():
+        drawn = variant_pictures(group, gallery, f"-{slug(name)}" if name else "")
+        pictures += (
+            [replace(one, caption=f"{one.caption} ({name})", alt=f"{name}: {one.alt}") for one in drawn]
+            if name
+            else drawn
         )
-    if forces and (len(reports) > 1 or len({size for row in forces.values() for size in row}) > 1):
-        pictures += gallery.draw(
-            "learning",
-            lambda: learning_figure(reports),
-            "Validation force error of each strategy against the number of training structures.",
-            "Force error against training structures: medians and quartiles over materials",
-        )
-    errors = errors_by_strategy(reports)
-    if max((len(values) for row in errors.values() for values in row.values()), default=0) > 1:
-        for outliers, words in ((False, "without outliers"), (True, "with outliers")):
-            pictures += gallery.draw(
-                f"errors-{words.replace(' ', '-')}",
-                lambda shown=outliers: errors_figure(reports, outliers=shown),  # type: ignore[misc]
-                f"Box plots of deviations from the reference by property and potential, {words}; medians and quartiles "
-                "are in the table above.",
-                f"Deviations from the reference over materials, {words}",
-            )
-    if costs_compared(reports):
-        pictures += gallery.draw(
-            "costs",
-            lambda: costs_figure(reports),
-            "Core hours of displaced supercells and of labels for materials that need at least so many displaced "
-            "cells.",
-            "Cost of reference phonons and of labels against the number of displaced cells",
-        )
+    n = len(distinct_materials(reports))
     if n > 1:
         pictures += gallery.draw(
             "crystals",
@@ -188,6 +175,47 @@ def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> li
             lambda: elements_figure(reports),
             "Periodic table coloured by the number of materials each element occurs in.",
             "Elements by the number of materials that contain them",
+        )
+    return pictures
+
+
+def variant_pictures(reports: Sequence[MaterialReport], gallery: Gallery, ending: str) -> list[Picture]:
+    """Return the figures of errors and costs of one sampling cell and foundation."""
+    n = len(distinct_materials(reports))
+    pictures: list[Picture] = []
+    forces = force_errors(reports)
+    if len(reports) > 1:
+        pictures += gallery.draw(
+            f"verdicts{ending}",
+            lambda: verdicts_figure(reports),
+            f"Verdicts by potential over {n} materials, and phonon errors of each material's chosen potential against "
+            "the foundation's. The numbers are in the table of verdicts.",
+            "Verdicts by potential; phonon errors of the chosen potential against the foundation's",
+        )
+    if forces and (len(reports) > 1 or len({size for row in forces.values() for size in row}) > 1):
+        pictures += gallery.draw(
+            f"learning{ending}",
+            lambda: learning_figure(reports),
+            "Validation force error of each strategy against the number of training structures.",
+            "Force error against training structures: medians and quartiles over materials",
+        )
+    errors = errors_by_strategy(reports)
+    if max((len(values) for row in errors.values() for values in row.values()), default=0) > 1:
+        for outliers, words in ((False, "without outliers"), (True, "with outliers")):
+            pictures += gallery.draw(
+                f"errors-{words.replace(' ', '-')}{ending}",
+                lambda shown=outliers: errors_figure(reports, outliers=shown),  # type: ignore[misc]
+                f"Box plots of deviations from the reference by property and potential, {words}; medians and quartiles "
+                "are in the table above.",
+                f"Deviations from the reference over materials, {words}",
+            )
+    if costs_compared(reports):
+        pictures += gallery.draw(
+            f"costs{ending}",
+            lambda: costs_figure(reports),
+            "Core hours of displaced supercells and of labels for materials that need at least so many displaced "
+            "cells.",
+            "Cost of reference phonons and of labels against the number of displaced cells",
         )
     return pictures
 
@@ -300,7 +328,7 @@ def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root
     progress(len(reports), len(reports), "")
     gallery = Gallery(root / FOLDER / "figures" if options.files else None)
     badges, warnings = _warnings(reports)
-    statistics = statistics_table(reports) if len(reports) > 1 else None
+    statistics = [statistics_table(group, name) for name, group in variants(reports).items() if len(group) > 1]
     unfinished = [[Cell(name), Cell(state)] for name, state in options.unfinished.items()]
     return Page(
         title=options.title,
@@ -308,7 +336,7 @@ def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root
         lead=_lead(reports) if reports else [],
         warnings=[*options.notes, *warnings],
         overview=overview_table(reports, [section.anchor for section in sections]) if reports else None,
-        statistics=[] if statistics is None else [statistics],
+        statistics=[table for table in statistics if table is not None],
         unfinished=Table("Materials without a report yet", ("material", "state"), unfinished) if unfinished else None,
         pictures=campaign_pictures(reports, gallery) if reports else [],
         materials=sections,

@@ -160,8 +160,8 @@ def _median_and_quartiles(values: Sequence[float], digits: int, *, signed: bool)
     return Cell(text, float(middle))
 
 
-def statistics_table(reports: Sequence[MaterialReport]) -> Table | None:
-    """Return medians and quartiles of each strategy's deviations over all materials."""
+def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Table | None:
+    """Return medians and quartiles of each strategy's deviations over all materials (of one cell and foundation)."""
     errors = errors_by_strategy(reports)
     names = strategy_order({name for row in errors.values() for name in row})
     if not names:
@@ -180,7 +180,8 @@ def statistics_table(reports: Sequence[MaterialReport]) -> Table | None:
             )
         rows.append(cells)
     columns = ["potential", "materials", *(f"{key}, {units[key]}" for key in errors)]
-    caption = "Deviation from the reference over all materials: median [first and third quartile]"
+    of = f" ({variant})" if variant else ""
+    caption = f"Deviation from the reference over all materials{of}: median [first and third quartile]"
     return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(1, len(columns))))
 
 
