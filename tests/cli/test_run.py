@@ -163,6 +163,7 @@ def report_of(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_in_every_stage_it_goes_on_and_ends_with_the_same_documents(tmp_path):
     campaign = tmp_path / "tiny.yaml"
     campaign.write_text(CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer]"))
