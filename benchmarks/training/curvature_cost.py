@@ -6,9 +6,9 @@ The model has the size of a small published foundation, pruned to two elements: 
 6 Å, correlation 3, random weights, float32. The cells are 4 n³ atoms at the density of SnTe (32, 108, 256, 500 atoms).
 Kinds of step: ``force`` (energy, forces and stress), ``autograd`` (one Hessian column, exact, everything at once),
 ``autograd4`` (four columns sharing one force graph), ``blocks`` (one column, exact, in blocks of atoms within
-``--memory`` GB), ``fd`` (one column by central difference of forces). Times are medians over ``--repeats`` steps;
-``peak_mb`` is the growth of the largest resident size over that after a step on a four-atom cell, in a process of its
-own per measurement.
+``--memory`` GB), ``fd`` (one column by central difference of forces). Times are CPU seconds of the one thread, medians
+over ``--repeats`` steps; ``peak_mb`` is the growth of the largest resident size over that after a step on a four-atom
+cell. Each kind has a process of its own, which goes through the cells from the smallest to the largest.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LATTICE = 5.03
 """Å; four atoms per cube at the density of SnTe."""
 
 
-def small_model():
-    """Random MACE of the size of a small foundation, pruned to tin and tellurium."""
+def small_model(numbers=(50, 52), cutoff=6.0, neighbours=28.0):
+    """Random MACE of the size of a small foundation; of two elements unless said otherwise."""
     import torch
 
     from phonosmith.potentials.backend import import_mace
@@ -40,18 +40,19 @@ def small_model():
 
     torch.manual_seed(0)
     return modules.ScaleShiftMACE(
-        r_max=6.0, num_bessel=8, num_polynomial_cutoff=5, max_ell=3,
+        r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=3,
         interaction_cls=modules.interaction_classes["RealAgnosticResidualInteractionBlock"],
         interaction_cls_first=modules.interaction_classes["RealAgnosticInteractionBlock"],
-        num_interactions=2, num_elements=2, hidden_irreps=o3.Irreps("64x0e"), MLP_irreps=o3.Irreps("16x0e"),
-        atomic_energies=np.zeros(2), avg_num_neighbors=28.0, atomic_numbers=[50, 52], correlation=3,
+        num_interactions=2, num_elements=len(numbers), hidden_irreps=o3.Irreps("64x0e"), MLP_irreps=o3.Irreps("16x0e"),
+        atomic_energies=np.zeros(len(numbers)), avg_num_neighbors=neighbours, atomic_numbers=list(numbers),
+        correlation=3,
         gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64], radial_type="bessel",
         atomic_inter_scale=1.0, atomic_inter_shift=0.0,
     )  # fmt: skip
 
 
 def measure(task):
-    """Return (median s, growth of the peak in MB, atoms, edges, block) of one kind of step on one cell."""
+    """Return (median s, growth of the peak in MB, atoms, edges, block) of one kind of step on every cell."""
     warnings.filterwarnings("ignore")
     import torch
     from ase.build import bulk
@@ -61,7 +62,7 @@ def measure(task):
     from phonosmith.training.losses import LossTerms, efs_loss
 
     torch.set_num_threads(1)
-    kind, size, repeats, memory = task
+    kind, sizes, repeats, memory = task
     model = small_model()
     parameters = [p.requires_grad_(True) for _, p in model.named_parameters() if p.numel()]
 
@@ -80,23 +81,26 @@ def measure(task):
         )  # fmt: skip
 
         def step():
-            start = time.perf_counter()
+            start = time.process_time()
             if kind == "force":
                 data = fresh(batch)
                 efs_loss(model(data, training=True, compute_stress=True), data, LossTerms()).backward(inputs=parameters)
             else:
                 term.accumulate(model, parameters)
-            return time.perf_counter() - start
+            return time.process_time() - start
 
         return step, term, len(atoms), batch["edge_index"].shape[1]
 
     warm, *_ = stepper(1)
     warm()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step, term, n_atoms, n_edges = stepper(size)
-    spent = [step() for _ in range(repeats + 1)][1:]
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return float(np.median(spent)), peak, n_atoms, n_edges, term.block(model)
+    found = []
+    for size in sorted(sizes):
+        step, term, n_atoms, n_edges = stepper(size)
+        spent = [step() for _ in range(repeats + 1)][1:]
+        peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        found.append((float(np.median(spent)), peak, n_atoms, n_edges, term.block(model)))
+    return found
 
 
 def main() -> None:
@@ -109,22 +113,19 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
-    rows = []
+    rows = [{} for _ in arguments.sizes]
     context = multiprocessing.get_context("spawn")
-    for size in arguments.sizes:
-        row = {}
-        for kind in arguments.kinds:
-            with context.Pool(1) as pool:
-                task = (kind, size, arguments.repeats, arguments.memory)
-                seconds, peak, n_atoms, n_edges, block = pool.map(measure, [task])[0]
+    for kind in arguments.kinds:
+        with context.Pool(1) as pool:
+            task = (kind, arguments.sizes, arguments.repeats, arguments.memory)
+            measured = pool.map(measure, [task])[0]
+        for row, (seconds, peak, n_atoms, n_edges, block) in zip(rows, measured, strict=True):
             row.update({"n_atoms": n_atoms, "n_edges": n_edges, f"{kind}_s": seconds, f"{kind}_peak_mb": peak})
             if kind == "blocks":
                 row["block_atoms"] = block
-        for kind in arguments.kinds:
-            if kind != "force" and "force" in arguments.kinds:
+            if kind != "force" and "force_s" in row:
                 row[f"{kind}/force"] = row[f"{kind}_s"] / row["force_s"]
-        rows.append(row)
-        print(json.dumps(row), flush=True)
+        print(kind, json.dumps(measured), flush=True)
     atoms = np.log([row["n_atoms"] for row in rows])
     growth = {
         quantity: {

@@ -86,7 +86,7 @@ def test_missing_stress_is_left_out_of_the_mean(tiny_model, tiny_frames):
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("clip", [None, 10.0])
+@pytest.mark.parametrize("clip", [pytest.param(None, marks=pytest.mark.slow), 10.0])
 def test_delta_equals_equitrain(tiny_model, tiny_frames, mace_own_batch, clip):
     pytest.importorskip("mace")
     finetune = pytest.importorskip("equitrain.finetune")

@@ -57,7 +57,7 @@ def test_gpu_asked_for_but_absent(tiny_model, tiny_frames, monkeypatch):
 
 
 def test_data_and_strategy_must_agree(tiny_model, tiny_frames, copper_phonon):
-    module, good = tiny_model(), tiny_frames(3)
+    module, good = tiny_model(numbers=(29,)), tiny_frames(3)
     with pytest.raises(InputError, match="replays structures, but none"):
         attempt(module, good, good, "multihead")
     with pytest.raises(InputError, match="does not use it"):
@@ -70,7 +70,7 @@ def test_data_and_strategy_must_agree(tiny_model, tiny_frames, copper_phonon):
         attempt(module, good, good, "multihead", {"replay": []})
     aluminium = tiny_frames(3, symbols="Al")
     with pytest.raises(MismatchError, match="is of Cu"):
-        attempt(module, aluminium, aluminium, "delta+pft", {"curvature": copper_phonon})
+        attempt(tiny_model(), aluminium, aluminium, "delta+pft", {"curvature": copper_phonon})
     with pytest.raises(ConfigurationError, match="leaves nothing to train"):
         attempt(module, good, good, "transfer", trainable="freeze", freeze_blocks=6)
 

@@ -50,6 +50,7 @@ def tmp_path_of(path):
     return other
 
 
+@pytest.mark.slow
 def test_refuses_what_did_not_improve(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"lr": 1e-9, "epochs": 1, "dtype": "float32"}

@@ -1,4 +1,4 @@
-"""MACE modules taken apart and put together: prune elements, add and remove heads, start afresh."""
+"""MACE modules taken apart and put together: keep some elements, add and remove heads, start afresh."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 
 from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.potentials.prune import prune_model
 
 REPLAY_HEAD = "pt_head"
 MAIN_HEAD = "Default"
@@ -184,7 +186,8 @@ def prune(model: torch.nn.Module, numbers: Sequence[int]) -> torch.nn.Module:
     """Return a copy of a single-head model restricted to some elements, with identical predictions."""
     if sorted(numbers) == sorted(model_numbers(model)):
         return copy.deepcopy(model)
-    return rebuild(model, numbers, model_heads(model))
+    pruned: torch.nn.Module = prune_model(model, [chemical_symbols[z] for z in numbers])
+    return pruned
 
 
 def block_names(model: torch.nn.Module) -> list[str]:

@@ -26,7 +26,11 @@ class TrainSpec(BaseModel):
     start: Literal["foundation", "fresh"] = Field("foundation", description="initial weights")
     trainable: Literal["all", "freeze", "readouts"] = Field("all", description="which part of the model may change")
     freeze_blocks: int = Field(0, ge=0, description="with trainable=freeze: how many leading blocks stay as they are")
-    anchor: Literal["none", "pull", "low_rank"] = Field("none", description="what ties the model to the foundation")
+    anchor: Literal["none", "pull", "low_rank"] = Field(
+        "none",
+        description="what ties the model to the foundation: nothing, a pull of all weights, or a low-rank update of "
+        "linear and radial layers (skip connections and symmetric contractions keep their weights)",
+    )
     pull: float = Field(10.0, ge=0, description="strength of the pull p += lr*pull*(p0-p) before each Adam update")
     rank: int = Field(4, ge=1, description="rank of the low-rank update")
     alpha: float = Field(4.0, gt=0, description="scale of the low-rank update: delta W = alpha/rank * A B")

@@ -52,6 +52,16 @@ def select_trainable(model: torch.nn.Module, spec: TrainSpec) -> list[tuple[str,
     return chosen
 
 
+def adapted_layers(model: torch.nn.Module) -> list[str]:
+    """Return the layers that carry a low-rank update.
+
+    These are mace's own choice: equivariant linear layers and the layers of the radial networks. The element-dependent
+    skip connections and the weights of the symmetric contractions have no matrix form to take a low-rank factor of;
+    they stay as they were.
+    """
+    return sorted({name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name})
+
+
 def _insert_adapters(model: torch.nn.Module, spec: TrainSpec) -> None:
     try:
         from mace.modules.lora import inject_lora
