@@ -16,7 +16,7 @@ README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding=
 
 def test_every_command_named_exists():
     known = set(typer.main.get_command(app).commands)
-    named = set(re.findall(r"`phonosmith ([a-z]+)", README))
+    named = set(re.findall(r"(?:`|^)phonosmith ([a-z-]+)", README, flags=re.MULTILINE))
     assert named
     assert named <= known
 

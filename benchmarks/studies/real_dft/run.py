@@ -8,9 +8,9 @@ file is at hand, ``--teacher nequix-mp-1.nqx`` (environment with ``nequix``) fir
 For each material:
 
 1. Truth: force constants of the file, all q-points.
-2. Training data: the harmonic energy of those force constants in a *small* supercell (edges of ``--min-length``): the
-   perfect cell (zero forces and stress) and a few cells with small random displacements; for curvature supervision
-   the columns of the small supercell's force constants. Validation: other displaced cells of it.
+2. Training data: the harmonic energy of those force constants in *small* supercells of different shape (up to the
+   number of atoms of one with edges of ``--min-length``): a few cells with small random displacements and a perfect
+   one (zero forces and stress); for curvature supervision its columns of force constants. Validation: other cells.
 3. Evaluation: every potential relaxes the crystal itself, then phonons in the *full* supercell of the calculation,
    against its force constants on one mesh. Wave vectors not commensurate with the small supercell were not trained on
    directly, though they are of the same calculation.
@@ -33,11 +33,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))
 from distilled import Nequix, cached, cached_frames, untrained
 
+COMMON = {"batch_size": 3, "stress_weight": 100.0, "scheduler_patience": 12}
 STRATEGIES = {
-    "transfer": ("transfer", {"lr": 0.003}),
-    "delta": ("delta", {}),
-    "transfer+curvature": ("transfer", {"lr": 0.003, "curvature_weight": 10.0, "curvature_columns": 2}),
-    "delta+pft": ("delta+pft", {}),
+    "transfer": ("transfer", COMMON),
+    "transfer+curvature": ("transfer", COMMON | {"curvature_weight": 2.0}),
+    "delta": ("delta", COMMON),
+    "delta+pft": ("delta+pft", COMMON),
 }
 
 
@@ -198,9 +199,9 @@ def material(path, work, arguments, nequix):
 
             def train(name=name, seed=seed):
                 preset, changes = STRATEGIES[name]
-                spec = make_spec(preset, **{"epochs": arguments.epochs, "batch_size": 2} | changes)
+                spec = make_spec(preset, **{"epochs": arguments.epochs} | changes)
                 data = dataset_from_phonons(
-                    truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=3, seed=seed
+                    truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed
                 )
                 result = fine_tune(
                     foundation_model, data.train, data.valid, spec, seed=seed,
@@ -276,10 +277,10 @@ def main() -> None:
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--min-length", type=float, default=9.0, help="edge of the training supercell, Å")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--teaching", type=int, default=36)
-    parser.add_argument("--distil-epochs", type=int, default=40)
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--frames", type=int, default=20)
+    parser.add_argument("--teaching", type=int, default=28)
+    parser.add_argument("--distil-epochs", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=100)
     parser.add_argument("--mesh", type=int, default=16)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()

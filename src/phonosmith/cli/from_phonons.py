@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from phonosmith.evaluation.harmonic_oracle import Shapes
 
 PHONONS = typer.Argument(..., help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside it) with forces.")
 OUT = typer.Option(..., "--out", help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")
 MIN_LENGTH = typer.Option(9.0, "--min-length", min=3.0, help="Shortest edge of the training supercell, Å.")
 N_TRAIN = typer.Option(8, "--train", min=1, help="Displaced training cells.")
 N_VALID = typer.Option(3, "--valid", min=1, help="Displaced validation cells.")
+SHAPES = typer.Option("varied", "--shapes", help="varied: every cell of another shape; one: all alike.")
 DISPLACEMENT = typer.Option(0.03, "--displacement", help="Mean displacement, Å: keep it small, labels are harmonic.")
 STRESS_FREE = typer.Option(True, help="The calculation's cell was relaxed: label the perfect cell with zero stress.")
 SEED = typer.Option(0, "--seed", help="Of the displacements.")
@@ -25,6 +30,14 @@ def register(app: typer.Typer) -> None:
     app.command("from-phonons")(from_phonons)
 
 
+def _shapes(text: str) -> Shapes:
+    from phonosmith.core.errors import InputError
+
+    if text not in ("varied", "one"):
+        raise InputError(f"--shapes {text} is unknown.", "Choose varied or one.")
+    return cast("Shapes", text)
+
+
 @explained
 def from_phonons(
     phonons: Path = PHONONS,
@@ -32,6 +45,7 @@ def from_phonons(
     min_length: float = MIN_LENGTH,
     n_train: int = N_TRAIN,
     n_valid: int = N_VALID,
+    shapes: str = SHAPES,
     displacement: float = DISPLACEMENT,
     stress_free: bool = STRESS_FREE,
     seed: int = SEED,
@@ -40,7 +54,7 @@ def from_phonons(
     """Turn force constants you already have into labelled cells to fine-tune with.
 
     Energies and forces of small displacements follow from the force constants; cells too large to train on are brought
-    to a smaller supercell.
+    to smaller supercells, of different shape so that together they see many wave vectors.
 
     Example: phonosmith from-phonons phonopy.yaml --out data && phonosmith train --foundation MACE-MP-0b3
     --train data/train.xyz --valid data/valid.xyz --curvature data/phonopy.yaml --strategy delta+pft --out model
@@ -55,6 +69,7 @@ def from_phonons(
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
+        shapes=_shapes(shapes),
         displacement=displacement,
         relaxed_cell=stress_free,
         seed=seed,

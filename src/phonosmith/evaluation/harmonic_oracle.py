@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from ase import Atoms
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
+Shapes = Literal["varied", "one"]
 MEAN_DISPLACEMENT = 0.03
 """Å; larger patterns leave the range in which a harmonic energy stands for the true one."""
 
@@ -55,6 +56,66 @@ def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
     if not np.isfinite(min_length) or min_length <= 0:
         raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 9.")
     return phonon_supercell(to_structure(model.phonon.primitive), min_length).phonopy_matrix
+
+
+def varied_supercells(
+    model: HarmonicModel, n_atoms: int, count: int, rng: np.random.Generator, min_length: float = 4.0
+) -> list[list[list[int]]]:
+    """Return supercells of different shape and about the same size.
+
+    One small supercell fixes frequencies at its own wave vectors only; a potential that sees farther than half its
+    edge may then be wrong everywhere in between. Small cells of different shape cover different wave vectors, at the
+    same cost.
+
+    Parameters
+    ----------
+    model
+        Harmonic model.
+    n_atoms
+        Largest number of atoms; the smallest is about half of it.
+    count
+        Supercells wanted; each is drawn anew.
+    rng
+        Source of the draws.
+    min_length
+        Shortest lattice vector allowed, Å.
+    """
+    primitive = model.phonon.primitive
+    largest = max(2, n_atoms // len(primitive))
+    found: list[list[list[int]]] = []
+    for _ in range(1000 * count):
+        size = int(rng.integers(max(2, largest // 2), largest + 1))
+        first = int(rng.choice([d for d in range(1, size + 1) if size % d == 0]))
+        second = int(rng.choice([d for d in range(1, size // first + 1) if (size // first) % d == 0]))
+        third = size // (first * second)
+        # Hermite normal form: every sublattice of this index has exactly one
+        rows = np.array([
+            [first, int(rng.integers(0, second)), int(rng.integers(0, third))],
+            [0, second, int(rng.integers(0, third))],
+            [0, 0, third],
+        ])  # fmt: skip
+        matrix = _reduced(rows, primitive.cell)
+        if np.linalg.norm(matrix @ primitive.cell, axis=1).min() >= min_length:
+            # phonopy writes the same vectors as columns
+            found.append(matrix.T.tolist())
+            if len(found) == count:
+                return found
+    raise InputError(
+        f"No supercells of {n_atoms} atoms have lattice vectors of {min_length} Å.", "Allow more atoms per cell."
+    )
+
+
+def _reduced(rows: NDArray[np.int64], lattice: Array) -> NDArray[np.int64]:
+    """Return short vectors that span the same sublattice (right-handed)."""
+    from pymatgen.core import Lattice
+
+    reduced = Lattice(rows @ lattice).get_niggli_reduced_lattice(1e-3)
+    # the reduced lattice is rotated; its mapping to the old vectors is what is wanted
+    found = Lattice(rows @ lattice).find_mapping(reduced, 1e-3, 0.1)
+    if found is None:
+        return rows
+    matrix: NDArray[np.int64] = np.rint(found[2]).astype(int) @ rows
+    return matrix if np.linalg.det(matrix) > 0 else -matrix
 
 
 def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]) -> Phonopy:
@@ -109,6 +170,7 @@ def dataset_from_phonons(
     min_length: float = 9.0,
     n_train: int = 8,
     n_valid: int = 3,
+    shapes: Shapes = "varied",
     displacement: float = MEAN_DISPLACEMENT,
     relaxed_cell: bool = True,
     seed: int = 0,
@@ -125,6 +187,9 @@ def dataset_from_phonons(
         Å.
     n_train, n_valid
         Displaced frames; the perfect cell is added to the training set.
+    shapes
+        ``varied``: every frame in a supercell of another shape with at most as many atoms (see `varied_supercells`);
+        ``one``: all in the supercell of the perfect cell.
     displacement
         Mean length of the random displacements, Å.
     relaxed_cell
@@ -143,10 +208,15 @@ def dataset_from_phonons(
     rng = np.random.default_rng(seed)
     # the mean length of a vector with independent normal components of width s is s √(8/π)
     width = displacement / np.sqrt(8 / np.pi)
+    count = n_train + n_valid
+    sources = [phonon] * count
+    if shapes == "varied":
+        sources = [in_supercell(model, cell) for cell in varied_supercells(model, len(perfect), count, rng)]
     frames = []
-    for _ in range(n_train + n_valid):
-        moves = rng.normal(0.0, width, (len(perfect), 3))
-        frames.append(harmonic_label(perfect, phonon, moves - moves.mean(axis=0), labels=f"harmonic, {model.source}"))
+    for source in sources:
+        still = atoms_of(source.supercell)
+        moves = rng.normal(0.0, width, (len(still), 3))
+        frames.append(harmonic_label(still, source, moves - moves.mean(axis=0), labels=f"harmonic, {model.source}"))
     zero = np.zeros((len(perfect), 3))
     stress = np.zeros(6) if relaxed_cell else None
     still = label_frame(perfect, energy=0.0, forces=zero, stress=stress, labels=f"harmonic, {model.source}")
