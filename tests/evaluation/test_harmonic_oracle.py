@@ -66,8 +66,6 @@ def test_frames_are_drawn_as_asked(silicon):
     again = dataset_from_phonons(
         silicon, min_length=10.0, n_train=3, n_valid=2, displacement=0.05, seed=7, shapes="one"
     )
-        silicon, min_length=10.0, n_train=3, n_valid=2, displacement=0.05, seed=7, shapes="one"
-    )
     assert np.array_equal(again.valid[1].positions, data.valid[1].positions)
 
 

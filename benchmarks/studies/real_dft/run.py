@@ -228,8 +228,12 @@ def material(path, work, arguments, nequix):
             rows.append({"strategy": name, "seed": seed} | row)
             print(path.name.split(".")[0], name, seed, round(row["phonon_mae_thz"], 4), "from",
                   round(rows[0]["phonon_mae_thz"], 4), flush=True)  # fmt: skip
-    header["formula"] = cached(work / "formula.json", lambda: {"formula": truth().formula, "space_group": truth().space_group[0],
-        "n_atoms_supercell": len(truth().phonon.supercell)})  # fmt: skip
+
+    def crystal():
+        symbol, _ = truth().space_group
+        return {"formula": truth().formula, "space_group": symbol, "n_atoms_supercell": len(truth().phonon.supercell)}
+
+    header["crystal"] = cached(work / "crystal.json", crystal)
     return header | {"rows": rows}
 
 
@@ -308,7 +312,7 @@ def main() -> None:
             teacher = arguments.teacher
             kept = ("seeds", "min_length", "frames", "epochs", "mesh")
             document = {
-                "foundation": f"MACE distilled from {teacher.stem} for each material" if teacher else arguments.foundation,
+                "foundation": f"MACE distilled from {teacher.stem}" if teacher else arguments.foundation,
                 "settings": {key: getattr(arguments, key) for key in kept},
                 "summary": summary(results), "materials": results, "failures": failures,
             }  # fmt: skip
