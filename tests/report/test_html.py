@@ -178,6 +178,24 @@ def test_rehearsals_and_production_are_marked(tmp_path):
     assert "production" not in text.lower()
 
 
+def test_a_damaged_part_does_not_cost_the_page(tmp_path):
+    (report,) = synthetic_reports(1, strategies=("delta",), elastic=False)
+    broken = report.model_copy(update={"structure": {"lattice": "nonsense"}})
+    text = " ".join(outline(write_report([broken], tmp_path / "a.html").path).text)
+    assert "This part could not be made" in text
+    assert report.labels.train.sha256 in text
+
+
+def test_production_mode_shows_what_the_verdict_rests_on(tmp_path):
+    reports = synthetic_reports(1, strategies=("delta",), sizes=(4, 10), mode="production")
+    last = next(entry for entry in reports[0].strategies if entry.n_train == 10)
+    assert last.phonon_change_thz is None  # no phonons are compared in these reports
+    last.phonon_change_thz, last.verdict.reasons = 0.0123, ["because"]
+    text = " ".join(outline(write_report(reports, tmp_path / "a.html").path).text)
+    assert "0.012" in text
+    assert "phonons moved with the last labels by, THz" in text
+
+
 def test_a_material_without_any_potential_is_said(tmp_path):
     (report,) = synthetic_reports(1, strategies=("delta",))
     bare = report.model_copy(update={"strategies": [], "failed": ["delta"], "best": None, "gain": None})

@@ -43,6 +43,7 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
     modes, phases = [], []
     for name, document in sides.items():
         for mode in document.modes:
+            block.texts += [f"{name}, {mode.label or mode.q}: {note}" for note in mode.notes]
             deepest = min((minimum.energy_ev_per_atom for minimum in mode.minima), default=None)
             ends = sorted(
                 {space_group_text(path.final.space_group) for path in mode.pathways if path.final is not None}

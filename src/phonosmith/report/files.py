@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import PhonosmithError
 from phonosmith.report.content import Link, file_size, slug
 from phonosmith.report.phonon_curves import load_model
+from phonosmith.report.pictures import reason_of
 from phonosmith.report.potential_tables import chosen_potential, one_per_strategy
 
 if TYPE_CHECKING:
@@ -66,9 +66,8 @@ class Exporter:
         try:
             data = make()
             write_atomic(self.folder / file, data)
-        except (PhonosmithError, OSError) as error:
-            message = error.message if isinstance(error, PhonosmithError) else str(error)
-            self.problems.append(f"{text} could not be exported: {message}")
+        except Exception as error:  # noqa: BLE001 - whatever one file stumbles over, the report goes on and says it
+            self.problems.append(f"{text} could not be exported: {reason_of(error)}")
             return
         href = quote(f"{FOLDER}/{self.name}/{file}")
         self.links.append(Link(f"{text} ({file}, {file_size(len(data))})", href, len(data)))

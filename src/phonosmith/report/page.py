@@ -52,7 +52,7 @@ from phonosmith.report.figures_statistics import (
     learning_figure,
 )
 from phonosmith.report.files import FOLDER, Exporter
-from phonosmith.report.pictures import Gallery
+from phonosmith.report.pictures import Gallery, reason_of
 from phonosmith.report.potential_tables import (
     anchor_of,
     chosen_potential,
@@ -97,27 +97,36 @@ class PageOptions:
     progress: Progress | None = None
 
 
+def _attempt(heading: str, make: Callable[[], Block]) -> Block:
+    """Return a block, or one that says why it could not be made: a damaged part must not cost the page."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - documents can be damaged in many ways
+        return Block(heading, problems=[f"This part could not be made: {reason_of(error)}"])
+
+
 def _section(
     report: MaterialReport, name: str, label: str, artefacts: ArtefactStore, root: Path, *, files: bool
 ) -> MaterialSection:
     gallery = Gallery(root / FOLDER / name / "figures" if files else None)
     problems: list[str] = []
     curves = load_curves(report, artefacts, problems)
-    blocks = [
-        phonons_block(report, curves, gallery, problems),
-        thermal_block(report, curves, gallery),
-        stability_block(report),
-        elastic_block(report, gallery),
-        eos_block(report, gallery),
-        transitions_block(report, gallery),
-        forgetting_block(report, gallery),
-        structure_block(report, gallery),
-        sampling_block(report, gallery),
-        labels_block(report),
-        training_block(report, gallery),
-        costs_block(report),
-        provenance_block(report),
-    ]
+    makers: dict[str, Callable[[], Block]] = {
+        "Phonons": lambda: phonons_block(report, curves, gallery, problems),
+        "Thermal properties": lambda: thermal_block(report, curves, gallery),
+        "Stability": lambda: stability_block(report),
+        "Elastic properties": lambda: elastic_block(report, gallery),
+        "Equation of state": lambda: eos_block(report, gallery),
+        "Phase transitions": lambda: transitions_block(report, gallery),
+        "Forgetting": lambda: forgetting_block(report, gallery),
+        "Structure": lambda: structure_block(report, gallery),
+        "Sampling": lambda: sampling_block(report, gallery),
+        "Labels and audit": lambda: labels_block(report),
+        "Training": lambda: training_block(report, gallery),
+        "Costs": lambda: costs_block(report),
+        "Provenance": lambda: provenance_block(report),
+    }
+    blocks = [_attempt(heading, make) for heading, make in makers.items()]
     if files:
         exporter = Exporter(root, name, artefacts)
         exporter.export(report)

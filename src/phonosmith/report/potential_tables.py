@@ -42,8 +42,12 @@ def potentials_table(report: MaterialReport) -> Table:
     entries = [report.foundation, *report.strategies]
     errors = [property_errors(entry, report.reference_result) for entry in entries]
     shown = [(key, unit) for key, unit in zip(keys, units, strict=True) if any(key in row for row in errors)]
+    moves = any(entry.phonon_change_thz is not None for entry in entries)
+    checked = any(entry.check is not None for entry in entries)
     columns = [
-        "potential", "verdict", *(unit for _, unit in shown), "force MAE, meV/Å", "energy MAE, meV/atom",
+        "potential", "verdict", *(unit for _, unit in shown),
+        *["phonons moved with the last labels by, THz"] * moves, *["forces in displaced cells off by, %"] * checked,
+        "force MAE, meV/Å", "energy MAE, meV/atom",
         "stress MAE, meV/Å³", "training structures", "training time", "weights changed",
     ]  # fmt: skip
     rows = []
@@ -57,6 +61,8 @@ def potentials_table(report: MaterialReport) -> Table:
                 Cell(entry_name(entry, report)),
                 verdict_cell(entry),
                 *(number(row.get(key), 3 if "THz" in unit else 2, signed="THz" not in unit) for key, unit in shown),
+                *[number(entry.phonon_change_thz)] * moves,
+                *[number(None if entry.check is None else entry.check.relative_percent, 1)] * checked,
                 number(entry.valid_force_mae, 1),
                 number(entry.valid_energy_mae, 2),
                 number(entry.valid_stress_mae, 3),
