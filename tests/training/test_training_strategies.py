@@ -111,6 +111,19 @@ def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
     assert int(torch.linalg.matrix_rank(change.detach(), tol=1e-10)) == 2
 
 
+def test_low_rank_is_a_function_of_the_seed(tiny_model, tiny_frames):
+    """Adapters start from random values: drawn from the seed, whatever was drawn before."""
+    module = tiny_model(numbers=(29,))
+    found = []
+    for seed, before in ((1, 0), (1, 5), (2, 0)):
+        torch.manual_seed(before)
+        found.append(
+            torch.cat([p.reshape(-1) for p in run(module, tiny_frames, "lora", seed=seed, epochs=1).model.parameters()])
+        )
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 @pytest.mark.slow
 def test_pull_keeps_the_model_nearer(tiny_model, tiny_frames):
     module = tiny_model(numbers=(29,))

@@ -121,7 +121,10 @@ def fine_tune(
     with recorded(inputs, settings, seed) as manifest:
         model = cast(assembly.start, spec.dtype).to(device)
         start = {key: value.detach().cpu().clone() for key, value in model.named_parameters()}
-        parameters = select_trainable(model, spec)
+        with torch.random.fork_rng(devices=[]):
+            # adapters start from random values
+            torch.manual_seed(seed)
+            parameters = select_trainable(model, spec)
         dtype = getattr(torch, spec.dtype)
         fitter = Fitter(
             model,
