@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 
 from phonosmith.core.errors import InputError
-from phonosmith.report.content import space_group_text, unique_slugs
+from phonosmith.report.content import number, space_group_text, unique_slugs
 from phonosmith.report.html import write_report
 from phonosmith.testing.synthetic import synthetic_reports
 
@@ -153,10 +153,11 @@ def test_hostile_names_stay_text(tmp_path):
             assert (tmp_path / link["href"]).is_file(), link
 
 
-def test_names_become_safe_addresses():
+def test_names_become_safe_addresses_and_numbers_readable():
     assert unique_slugs(["Si", "si", "Bi₂Te₃ (R-3m)", "../..", "<b>", ""]) == [
         "si", "si-2", "bi-te-r-3m", "material", "b", "material-2",
     ]  # fmt: skip
+    assert [number(value, 2).text for value in (-0.004, 1.005, None, float("nan"))] == ["0.00", "1.00", "–", "–"]
     assert space_group_text("P4_2/mnm") == "P4₂/mnm"
 
 

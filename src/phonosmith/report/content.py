@@ -158,7 +158,8 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Cel
     """Return a number with fixed decimals that sorts by its value; what is not known sorts last."""
     if value is None or not math.isfinite(value):
         return Cell(NOTHING, math.inf)
-    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    # adding zero takes the sign off what rounds to minus zero
+    text = f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
     return Cell(text, float(value))
 
 
