@@ -181,6 +181,7 @@ def test_pull_equals_adamw_on_the_difference(foundation):
         np.testing.assert_allclose(np.asarray(found), begin + delta.detach().numpy(), atol=1e-12)
 
 
+@pytest.mark.slow
 def test_delta_with_curvature_learns_and_the_file_loads_in_nequix(foundation, reference, tmp_path):
     from nequix.calculator import NequixCalculator
 
@@ -209,6 +210,7 @@ def test_delta_with_curvature_learns_and_the_file_loads_in_nequix(foundation, re
     np.testing.assert_allclose(kept.forces, atoms.get_forces(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frozen_layers_stay_and_cotraining_with_own_labels(foundation, reference):
     from phonosmith.training.finetune import fine_tune
 
@@ -226,6 +228,7 @@ def test_frozen_layers_stay_and_cotraining_with_own_labels(foundation, reference
     assert document.n_changed == sum(int((a != b).sum()) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(foundation, reference, tmp_path):
     from phonosmith.training.jax_finetune import fine_tune_nequix
 
@@ -265,6 +268,7 @@ def test_strategies_without_a_nequix_counterpart_are_refused(foundation, referen
         fine_tune(foundation, labelled(reference, 2), labelled(reference, 1), spec, replay=replay, seed=0)
 
 
+@pytest.mark.slow
 def test_many_materials_take_turns(foundation, reference):
     """Columns of two cells of different sizes share one shape; the best epoch is chosen on a third."""
     from phonosmith.training.curvature import CurvatureTarget
@@ -276,7 +280,7 @@ def test_many_materials_take_turns(foundation, reference):
         hessian = reference.hessian_columns(atoms, range(3 * len(atoms))).T
         return CurvatureTarget(atoms, hessian, (0, 4), (1.0, 1.0), symbol)
 
-    spec = make_spec("pft", epochs=3, lr=3e-3, ema=None, curvature_columns=2, e0="foundation", patience=None)
+    spec = make_spec("pft", epochs=8, lr=3e-4, ema=None, curvature_columns=2, e0="foundation", cotrain_steps=1)
     frames = labelled(foundation, 8)
     result = fine_tune_nequix(
         foundation,
@@ -288,11 +292,12 @@ def test_many_materials_take_turns(foundation, reference):
         seed=0,
     )
     curvature = result.document.curvature
-    assert (curvature.n_columns, curvature.source, curvature.steps) == (4, "Si, Ge", 3)
-    assert curvature.mae_after_ev_per_angstrom2 < curvature.mae_before_ev_per_angstrom2
-    first, last = (line["curvature_mae_ev_per_angstrom2"] for line in result.document.history[::3])
-    assert first != pytest.approx(curvature.mae_before_ev_per_angstrom2)
-    assert last < first
+    assert (curvature.n_columns, curvature.source, curvature.steps) == (4, "Si, Ge", 16)
+    judged = [line["curvature_mae_ev_per_angstrom2"] for line in result.document.history]
+    # the third cell is judged, not the two that are learnt
+    assert judged[0] != pytest.approx(curvature.mae_before_ev_per_angstrom2, rel=1e-3)
+    assert result.document.best_epoch > 0
+    assert judged[result.document.best_epoch] < judged[0]
 
 
 def test_loss_that_is_not_finite_stops(foundation, reference, monkeypatch):

@@ -37,6 +37,7 @@ def main():
     found, parts, cells = results["potentials"], results["split"], results["cells"]
     training = results["training"]
     formulas = {role: ", ".join(f"{cells[n]['formula']} ({n})" for n in names) for role, names in parts.items()}
+    sizes = [cell["n_atoms"] for cell in cells.values()]
     summary, per_material = [], []
     for label, one in found.items():
         rows = list(one["held_out"].values())
@@ -87,6 +88,17 @@ of their norm.
 - validation: {formulas["validation"]}
 - held out: {formulas["held_out"]}
 - left out: {", ".join(f"{name} ({why})" for name, why in results["left_out"].items()) or "none"}
+
+## Limits
+
+- One split, one seed, {len(parts["train"]) + len(parts["validation"])} materials learnt from: intervals are over held-out
+  materials only. The published model learnt from about ten thousand materials and may have seen the held-out ones.
+- Phonons are those of small supercells ({min(sizes)} to {max(sizes)} atoms) at the reference's geometry, for the
+  potentials and for the reference alike: exact at the wave vectors of the small cell, interpolated between. They are
+  not the phonons of the full supercells, and no potential relaxed the crystal.
+- {training["steps"]} steps are few (the paper: 150 epochs), and the learning rate is {results["settings"]["lr"]:g}
+  instead of 1e-4 for that reason.
+- Co-training uses cells labelled by the foundation, not its original data.
 """)
 
 
