@@ -112,3 +112,23 @@ def test_two_workers_get_what_the_local_runner_gets(cluster, launchpad_file, one
     assert more.workers == {"gpu": {"train": 1}, "inference": {"phonon": 1, "report": 1}}
     fewer = submit(one_flow.changed(n_train=(1,)), dry_run=True)
     assert "dft" not in fewer.workers
+
+
+@pytest.mark.slow
+def test_a_job_lost_with_its_worker_is_found_and_run_again(cluster, launchpad_file):
+    import routed_jobs as jobs
+    from fireworks import FWorker, LaunchPad
+    from jobflow.managers.fireworks import flow_to_workflow
+
+    launchpad, store = LaunchPad.from_file(str(launchpad_file)), cluster.job_store()
+    taken = jobs.named(jobs.where(), "label si 00")
+    launchpad.add_wf(flow_to_workflow(route(taken, cluster.routing(), "fireworks"), store=store))
+    worker = FWorker.from_file(str(launchpad_file.parent / "fworker_dft.yaml"))
+    # a worker takes the job and is never heard of again
+    launchpad.checkout_fw(worker, str(cluster.folder))
+    run_workers(launchpad_file)
+    assert launchpad.fireworks.distinct("state") == ["RUNNING"]
+    launchpad.detect_lostruns(expiration_secs=0, rerun=True)
+    run_workers(launchpad_file)
+    assert launchpad.fireworks.distinct("state") == ["COMPLETED"]
+    assert store.get_output(taken.uuid) == ""

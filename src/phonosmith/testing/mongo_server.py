@@ -20,6 +20,7 @@ import socketserver
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -112,7 +113,8 @@ def running_server(host: str = "127.0.0.1") -> Iterator[str]:
     # a server needs one thread per connection, not one per core
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", __spec__.name if __spec__ else __name__, "--host", host],
+        [sys.executable, "-m", "phonosmith.testing.mongo_server", "--host", host, "--with-parent"],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=environment,
@@ -128,12 +130,20 @@ def running_server(host: str = "127.0.0.1") -> Iterator[str]:
         process.wait(timeout=10)
 
 
+def _end_with_parent() -> None:
+    sys.stdin.read()
+    os._exit(0)
+
+
 def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(description="MongoDB wire-protocol test server on mongomock; in memory only.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--with-parent", action="store_true", help="end when standard input closes")
     chosen = parser.parse_args()
+    if chosen.with_parent:
+        threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.INFO)
     with Server(chosen.host, chosen.port) as server:
         print("listening", *server.server_address[:2], flush=True)
