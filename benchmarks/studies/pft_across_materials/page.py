@@ -91,8 +91,8 @@ of their norm.
 
 ## Limits
 
-- One split, one seed, {len(parts["train"]) + len(parts["validation"])} materials learnt from: intervals are over held-out
-  materials only. The published model learnt from about ten thousand materials and may have seen the held-out ones.
+- One split, one seed, {len(parts["train"]) + len(parts["validation"])} materials learnt from: intervals are over
+  held-out materials only. The published model learnt from about ten thousand materials and may have seen these.
 - Phonons are those of small supercells ({min(sizes)} to {max(sizes)} atoms) at the reference's geometry, for the
   potentials and for the reference alike: exact at the wave vectors of the small cell, interpolated between. They are
   not the phonons of the full supercells, and no potential relaxed the crystal.
