@@ -145,9 +145,15 @@ class _Table:
         self.actions = whole[on_grid].astype(int)
         self.samples: dict[Point, Sample] = {}
         self.zero = 0.0
+        self._representatives: dict[Point, Point] = {}
 
     def representative(self, point: Point) -> Point:
-        return max(tuple(int(value) for value in image) for image in self.actions @ np.array(point))
+        found = self._representatives.get(point)
+        if found is None:
+            images = [tuple(image) for image in (self.actions @ np.array(point)).tolist()]
+            found = max(images)
+            self._representatives |= dict.fromkeys(images, found)
+        return found
 
     def missing(self, points: Sequence[Point]) -> list[Point]:
         """Return one of each set of equivalent points that is not known yet, in a fixed order."""
