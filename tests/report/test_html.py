@@ -168,8 +168,8 @@ def test_no_report_at_all_is_a_page_that_says_so(tmp_path):
 
 
 def test_rehearsals_and_production_are_marked(tmp_path):
-    played = synthetic_reports(1, strategies=("delta",))
-    blind = synthetic_reports(1, strategies=("delta",), mode="production")
+    played = synthetic_reports(1, strategies=("delta",), elastic=False)
+    blind = synthetic_reports(1, strategies=("delta",), mode="production", elastic=False)
     text = " ".join(outline(write_report([*played, *blind], tmp_path / "a.html").path).text)
     assert "made by a stand-in for the DFT program" in text
     assert "judged without reference phonons" in text
@@ -187,8 +187,9 @@ def test_a_damaged_part_does_not_cost_the_page(tmp_path):
     assert report.labels.train.sha256 in text
 
 
+@pytest.mark.slow
 def test_production_mode_shows_what_the_verdict_rests_on(tmp_path):
-    reports = synthetic_reports(1, strategies=("delta",), sizes=(4, 10), mode="production")
+    reports = synthetic_reports(1, strategies=("delta",), sizes=(4, 10), mode="production", elastic=False)
     last = next(entry for entry in reports[0].strategies if entry.n_train == 10)
     assert last.phonon_change_thz is None  # no phonons are compared in these reports
     last.phonon_change_thz, last.verdict.reasons = 0.0123, ["because"]
@@ -198,7 +199,7 @@ def test_production_mode_shows_what_the_verdict_rests_on(tmp_path):
 
 
 def test_a_material_without_any_potential_is_said(tmp_path):
-    (report,) = synthetic_reports(1, strategies=("delta",))
+    (report,) = synthetic_reports(1, strategies=("delta",), elastic=False)
     bare = report.model_copy(update={"strategies": [], "failed": ["delta"], "best": None, "gain": None})
     text = " ".join(outline(write_report([bare], tmp_path / "a.html").path).text)
     assert "No potential was finished" in text
@@ -230,6 +231,7 @@ def test_a_reader_without_a_display(tmp_path):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_transitions_and_forgetting_have_tables_and_figures(tmp_path):
     from phonosmith.core.manifest import Manifest
     from phonosmith.evaluation.forgetting_documents import ForgettingDoc, ForgettingSet
