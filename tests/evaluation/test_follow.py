@@ -307,3 +307,29 @@ def test_interpolation_stays_at_the_grid_point_where_it_cannot_know():
     place, energy = interpolated_minimum(point, 0.025**2, three, 0.1)
     assert place == pytest.approx([1.025])
     assert energy == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4])
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.9])
+def test_coarse_grids_find_the_well_of_any_size_in_any_dimension(dimension, radius):
+    from ase import Atoms
+
+    from phonosmith.evaluation.mode_supercell import ModeSpace
+
+    # E = Σ (Q_k⁴ - 2 r² Q_k²): wells at Q_k = ±r, depth d r⁴, known apart from any crystal
+    patterns = np.eye(6)[:dimension].reshape(dimension, 2, 3)
+    signs = np.array(np.meshgrid(*[[1, -1]] * dimension)).reshape(dimension, -1).T
+    atoms = Atoms("Si2", positions=[[0, 0, 0], [2, 2, 2]], cell=[4, 4, 4], pbc=True)
+    space = ModeSpace(atoms, np.eye(3, dtype=int), patterns, np.ones(2), np.array([np.diag(row) for row in signs]))
+
+    def sample(amplitudes):
+        return [
+            Sample(float((q**4 - 2 * radius**2 * q**2).sum()), tuple(4 * q**3 - 4 * radius**2 * q)) for q in amplitudes
+        ]
+
+    found = run_survey(space, GridOptions(coarse=True), sample)
+    assert len(found.minima) == 1
+    # a polynomial of fourth degree is what the box determines
+    assert np.abs(found.minima[0].amplitudes) == pytest.approx([radius] * dimension, rel=1e-3)
+    assert found.minima[0].energy == pytest.approx(-dimension * radius**4, rel=1e-3)
+    assert found.n_energies < found.n_plain

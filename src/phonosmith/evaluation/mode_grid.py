@@ -275,6 +275,12 @@ def _fill(table: _Table, dimension: int, level: int, *, coarse: bool) -> Generat
         point = tuple(j * step for j in place)
         if any(place) and _is_minimum(table, point, around):
             centres.append(point)
+    zero = (0,) * dimension
+    # wells closer than the coarse step show beside zero only: lower than zero and than the next coarse point that way
+    beside = _box(zero, step, half)
+    yield beside
+    further = {point: table.energy(tuple(2 * value for value in point)) for point in beside}
+    centres += [point for point in beside if table.energy(point) < min(0.0, further[point])]
     centres, done = _distinct(table, centres), set()
     while centres:
         yield [other for centre in centres for other in _box(centre, step, half)]
@@ -285,7 +291,7 @@ def _fill(table: _Table, dimension: int, level: int, *, coarse: bool) -> Generat
                 following.append(best)
             else:
                 done.add(table.representative(centre))
-        centres = [point for point in _distinct(table, following) if point not in done and any(point)]
+        centres = [point for point in _distinct(table, following) if point not in done and point != zero]
     return sorted(done)
 
 
