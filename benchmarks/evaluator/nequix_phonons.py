@@ -1,6 +1,6 @@
 """Phonons of wurtzite SiC with Nequix: our batched evaluator against a loop over ``NequixCalculator``.
 
-Run: ``OMP_NUM_THREADS=1 python benchmarks/evaluator/nequix.py MODEL.nqx OTHER.nqx``
+Run: ``OMP_NUM_THREADS=1 python benchmarks/evaluator/nequix_phonons.py MODEL.nqx OTHER.nqx``
 
 Each way is given the same displaced cells, float32. Printed are CPU and wall seconds, what the compiler took included:
 that is most of it. ``first`` is a process that never ran before, ``second model`` another model of the same
