@@ -10,7 +10,7 @@ export SLURM_CONF="$folder/slurm.conf"
 
 write_conf() {
   local cores memory
-  cores=$(nproc)
+  cores=$(getconf _NPROCESSORS_ONLN) # nproc would obey OMP_NUM_THREADS
   memory=$(awk '/MemTotal/ {print int($2 / 1024 * 0.9)}' /proc/meminfo)
   mkdir -p "$folder"/{state,spool,run,log}
   cat >"$SLURM_CONF" <<CONF
