@@ -49,6 +49,7 @@ class AdaptiveRound(BaseModel):
     n_labels: int = Field(description="reference calculations asked so far, validation included")
     n_train: int = Field(description="training structures")
     valid_force_mae: float = Field(description="meV/Å")
+    improved: bool = Field(description="validation loss below the foundation's")
     phonon_change_thz: float | None = Field(None, description="phonon MAE against the round before, THz")
     spread_thz: float | None = Field(None, description="mean phonon MAE between pairs of the committee, THz")
     verdict: Verdict = Field(description="by the rule without reference phonons")

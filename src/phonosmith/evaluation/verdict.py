@@ -124,9 +124,7 @@ def judge_production(
             f"allowed {limits['phonon_change_thz']:g} THz"
         )
     if check_percent is not None and not check_percent <= limits["check_percent"]:
-        reasons.append(
-            f"forces of displaced cells off by {check_percent:.1f} %, allowed {limits['check_percent']:g} %"
-        )
+        reasons.append(f"forces of displaced cells off by {check_percent:.1f} %, allowed {limits['check_percent']:g} %")
     if not improved:
         reasons.append("training did not lower the validation loss")
     if stable is False:

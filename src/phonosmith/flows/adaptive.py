@@ -301,6 +301,7 @@ def _round(
         n_labels=n_labels,
         n_train=labels.train.n_frames,
         valid_force_mae=forces,
+        improved=training.improved,
         phonon_change_thz=change,
         spread_thz=spread,
         verdict=judge_production(
@@ -323,6 +324,9 @@ def _unconverged(verdict: Verdict) -> list[str]:
 def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
     """Return why it is time to stop, or None."""
     this = rounds[-1]
+    if not this.improved:
+        # trainings that failed hand back the foundation: its phonons stand still, and prove nothing
+        return None
     if this.spread_thz is not None:
         if this.spread_thz > maker.spread_thz:
             return None
