@@ -191,6 +191,7 @@ def rehearsal_flow(**changes):
         training={"epochs": 6, "batch_size": 1},
         min_length=6.0,
         mesh=6,
+        evaluate=("phonons",),
     )
     structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
     return fix_identities(dataclasses.replace(maker, **changes).make(structure, resolve("embedded")))
