@@ -24,6 +24,7 @@ sampling: {max_steps: 10, n_select: 2}
 training: {epochs: 1}
 min_length: 6.0
 mesh: 4
+evaluate: [phonons]
 """
 
 
@@ -246,6 +247,7 @@ def test_a_poisoned_label_a_crashing_training_and_a_killed_worker_leave_the_rest
         sampling={"cell": "primitive", "max_steps": 10},
         min_length=6.0,
         mesh=4,
+        evaluate=("phonons",),
     )
     structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
     flow = maker.make(structure, resolve("embedded"), "si")

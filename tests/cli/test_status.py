@@ -26,6 +26,7 @@ def flow():
         strategies=("transfer", "delta"),
         sampling={"cell": "primitive"},
         min_length=5.0,
+        evaluate=("phonons",),
     )
     return maker.make(AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded"))
 

@@ -17,7 +17,9 @@ from phonosmith.reference.engines import make_engine
 
 def campaign(**changes):
     engine = make_engine("forcefield", potential="embedded-reference")
-    maker = FineTuneMaterialMaker(engine=engine, min_length=6.0, curvature_min_length=3.0, mesh=4)
+    maker = FineTuneMaterialMaker(
+        engine=engine, evaluate=("phonons",), min_length=6.0, curvature_min_length=3.0, mesh=4
+    )
     chosen = {key: changes.pop(key) for key in ("cells", "seeds") if key in changes}
     return CampaignMaker(name="test", maker=dataclasses.replace(maker, **changes), **chosen)
 

@@ -43,6 +43,7 @@ def test_the_curve_is_that_of_the_report(tmp_path):
         sampling={"cell": "primitive", "max_steps": 10},
         min_length=6.0,
         mesh=4,
+        evaluate=("phonons",),
     )
     flow = LearningCurveMaker(maker=maker, sizes=(2, 6)).make(
         AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded")

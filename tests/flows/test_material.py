@@ -24,6 +24,7 @@ TINY = {
     "min_length": 6.0,
     "curvature_min_length": 3.0,
     "mesh": 6,
+    "evaluate": ("phonons",),
 }
 
 

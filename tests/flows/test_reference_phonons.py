@@ -69,6 +69,7 @@ def test_a_material_is_rehearsed_from_crystal_to_verdicts(tmp_path):
         training={"epochs": 2},
         min_length=6.0,
         mesh=6,
+        evaluate=("phonons",),
     )
     flow = maker.make(silicon(), resolve("embedded"))
     run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)

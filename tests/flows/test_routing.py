@@ -44,6 +44,9 @@ def spawn(how):
         ("elastic relax 1/6", "dft"),
         ("eos static 3", "dft"),
         ("EOS equilibrium relaxation", "dft"),
+        ("mode point gete vasp m01 r1 004", "dft"),
+        ("mode relax gete vasp 02", "dft"),
+        ("mode round gete vasp m01 1", "inference"),
         ("train si delta part 2", "training"),
         # a part of a word, or a word further back, is no match
         ("training", "inference"),
@@ -94,6 +97,7 @@ def test_jobs_made_by_a_job_are_routed_and_keep_their_configuration(engine, how,
     start = spawn(how)
     start.name = "label si start"
     rules = Routing(dft=Target(worker="vasp", resources={"nodes": 2}, exec_config="vasp"))
+    rules = rules.with_resources({"gpu": {"gres": "gpu:1"}, "vasp": {"nodes": 1}})
     routed = route(start, rules, engine)
     # as it travels: through JSON
     response = MontyDecoder().decode(json.dumps(routed, cls=MontyEncoder)).run(memory_jobstore)
@@ -107,8 +111,9 @@ def test_jobs_made_by_a_job_are_routed_and_keep_their_configuration(engine, how,
         assert made["store_inputs"].config.manager_config[key] == "inference"
     if engine == "jobflow-remote":
         assert made["label si 00"].config.manager_config["resources"] == {"nodes": 2}
-        # an empty dictionary is not inherited, a missing one would be
-        assert made["train si delta"].config.manager_config["resources"] == {}
+        # those of the worker itself: missing ones would be inherited, empty ones would override it
+        assert made["train si delta"].config.manager_config["resources"] == {"gres": "gpu:1"}
+        assert "resources" not in routed.config.manager_config
 
 
 def test_routing_leaves_identities_and_other_flows_alone():

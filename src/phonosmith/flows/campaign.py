@@ -67,7 +67,7 @@ class CampaignSpec(_Strict):
     seeds: list[int] = Field([0], min_length=1, description="training seeds")
     sampling_seed: int = Field(0, description="seed of the sampling, shared by all training seeds")
     sampler: str | None = Field(None, description="foundation that relaxes the configurations; the first by default")
-    evaluate: list[Evaluation] = Field(["phonons"], description="what to compute of every potential")
+    evaluate: list[Evaluation] = Field(["phonons", "forgetting"], description="what to compute of every potential")
     mode: Mode = Field("comparison", description="comparison, or production without reference phonons")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="who computes labels and reference results")
     training: dict[str, Any] = Field(default_factory=dict, description="settings for all strategies, or by strategy")

@@ -21,8 +21,8 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
     """Return the flow of one demonstration material.
 
     Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight primitive
-    cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons and verdict are those of a
-    real campaign.
+    cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons, elastic constants,
+    equation of state, forgetting and verdict are those of a real campaign.
 
     Parameters
     ----------
@@ -47,6 +47,7 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
         strategies=tuple(strategies),
         sampling={"supercell_matrix": [[2, 0, 0], [0, 2, 0], [0, 0, 2]]},
         training={"epochs": epochs, "batch_size": 4},
+        evaluate=("phonons", "elastic", "eos", "forgetting"),
         min_length=10.0,
         curvature_min_length=5.0,
     )

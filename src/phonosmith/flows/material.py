@@ -102,7 +102,7 @@ class FineTuneMaterialMaker(Maker):
     engine: ReferenceEngine | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     n_train: tuple[int, ...] = ()
-    evaluate: tuple[str, ...] = ("phonons",)
+    evaluate: tuple[str, ...] = ("phonons", "forgetting")
     mode: Mode = "comparison"
     n_checks: int = 2
     check_min_length: float = 10.0

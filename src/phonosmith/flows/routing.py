@@ -24,7 +24,7 @@ that job. `route` therefore wraps the function of each job: what it returns is r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -54,6 +54,8 @@ NAMES: tuple[tuple[str, Kind], ...] = (
     ("eos relax", "dft"),
     ("eos static", "dft"),
     ("eos equilibrium", "dft"),
+    ("mode point", "dft"),
+    ("mode relax", "dft"),
     ("train", "training"),
     ("*", "inference"),
 )
@@ -83,15 +85,13 @@ class Target(BaseModel):
     def manager_config(self, engine: EngineName) -> dict[str, Any]:
         """Return what a job's configuration holds for an engine.
 
-        Nothing is left out for jobflow-remote: a job made by another one would take over what it lacks from that one.
+        In jobflow-remote a job made by another one takes over what it lacks from that one. Resources are left out all
+        the same when none are given, because an empty set of them overrides the worker's; `with_resources` fills them.
         """
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
-            return {
-                "worker": self.worker,
-                "resources": dict(self.resources),
-                "exec_config": self.exec_config or {"export": {}},
-            }
+            remote = {"worker": self.worker, "exec_config": self.exec_config or {"export": {}}}
+            return remote | ({"resources": dict(self.resources)} if self.resources else {})
         chosen: dict[str, Any] = {"_category": self.category or self.worker}
         if self.fworker:
             chosen["_fworker"] = self.fworker
@@ -122,6 +122,23 @@ class Routing(BaseModel):
             if begins(name, rule.names):
                 return rule
         return getattr(self, kind_of(name))  # type: ignore[no-any-return]
+
+    def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
+        """Return the rules with the resources of the workers themselves wherever none are given.
+
+        Parameters
+        ----------
+        workers
+            Default resources by worker.
+        """
+
+        def filled(target: Target) -> dict[str, Any]:
+            given = target.resources or workers.get(target.worker) or {}
+            return {"update": {"resources": dict(given)}}
+
+        kinds = {kind: getattr(self, kind) for kind in ("dft", "training", "inference")}
+        changed: dict[str, Any] = {kind: target.model_copy(**filled(target)) for kind, target in kinds.items()}
+        return Routing(rules=tuple(rule.model_copy(**filled(rule)) for rule in self.rules), **changed)
 
     @property
     def targets(self) -> tuple[Target, ...]:
