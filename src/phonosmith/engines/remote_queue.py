@@ -124,10 +124,9 @@ def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry
     chosen = select(ready, finished_uuids(store, uuids), states)
     ids: list[str] = []
     if chosen.new and not dry_run:
-        new = route(chosen.flow(flow.name), rules, "jobflow-remote")
-        ids = submit_flow(
-            new, worker=rules.inference.worker, project=opened.name, resources={}, allow_external_references=True
-        )
+        explicit = rules.with_resources({name: worker.resources for name, worker in opened.workers.items()})
+        new = route(chosen.flow(flow.name), explicit, "jobflow-remote")
+        ids = submit_flow(new, worker=rules.inference.worker, project=opened.name, allow_external_references=True)
     return Submission(
         engine="jobflow-remote",
         target=opened.name,

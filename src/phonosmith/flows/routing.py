@@ -13,6 +13,7 @@ name begins with                           kind       what it is
 ``elastic relax``, ``dielectric``          dft        strained cells and Born charges of a program
 ``eos relax``, ``eos static``              dft        volumes of a program
 ``eos equilibrium``                        dft        the relaxed cell in front of them
+``mode point``, ``mode relax``             dft        cells along imaginary modes, by a program
 ``train``                                  training   one fine-tuning, and what continues it
 anything else                              inference  ``sample``, ``phonon``, ``elastic``, ``eos``, ``audit``, ...
 =========================================  =========  ==========================================================
