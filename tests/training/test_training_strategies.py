@@ -237,3 +237,30 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     found = load(document.model, dtype="float64", device="cpu").evaluate(frames)
     error = 1000 * np.mean([np.abs(e.forces - a.get_forces()).mean() for e, a in zip(found, frames, strict=True)])
     assert error == pytest.approx(document.metrics["valid"].after.mae_forces_mev_per_angstrom, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("losses", "columns", "weight", "expected"),
+    [
+        ((1.0, 0.9), None, 0.0, True),
+        ((1.0, 1.1), None, 0.0, False),
+        # validation labelled by the foundation itself: only the columns can tell
+        ((0.0, 0.02), (0.10, 0.05), 2.0, True),
+        ((0.0, 0.20), (0.10, 0.05), 2.0, False),
+    ],
+)
+def test_better_than_the_foundation_is_judged_by_what_chose_the_epoch(losses, columns, weight, expected):
+    from phonosmith.training.checks import is_improved
+    from phonosmith.training.documents import CurvatureErrors, SplitErrors
+    from phonosmith.training.metrics import Errors
+    from phonosmith.training.spec import make_spec
+
+    def errors(loss):
+        return Errors(mae_energy_mev_per_atom=0, mae_forces_mev_per_angstrom=0, loss=loss, n_structures=1)
+
+    valid = SplitErrors(before=errors(5.0), shifted=errors(losses[0]), after=errors(losses[1]))
+    curvature = columns and CurvatureErrors(
+        source="x", n_atoms=2, n_columns=2, method="fd", steps=1,
+        mae_before_ev_per_angstrom2=columns[0], mae_after_ev_per_angstrom2=columns[1],
+    )  # fmt: skip
+    assert is_improved(valid, curvature, make_spec("transfer", curvature_weight=weight)) is expected

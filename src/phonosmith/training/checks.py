@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from phonosmith.training.documents import TrainingChecks
+from phonosmith.training.documents import CurvatureErrors, SplitErrors, TrainingChecks
 from phonosmith.training.models import block_names, parameter_block
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import first_trainable_block
@@ -37,6 +37,19 @@ def changes(before: torch.nn.Module, after: torch.nn.Module) -> tuple[int, float
         square += float((new - reference).square().sum())
         scale += float(reference.square().sum())
     return count, square**0.5, (square / scale) ** 0.5 if scale else 0.0, by_block
+
+
+def is_improved(valid: SplitErrors, curvature: CurvatureErrors | None, spec: TrainSpec) -> bool:
+    """Say whether a model beats the foundation by what chose its best epoch.
+
+    That is the validation loss, plus the weighted column error where force constants supervise: with validation
+    structures the foundation labelled itself its own loss is zero and says nothing.
+    """
+    before, after = valid.shifted.loss, valid.after.loss
+    if curvature is not None:
+        before += spec.curvature_weight * curvature.mae_before_ev_per_angstrom2
+        after += spec.curvature_weight * curvature.mae_after_ev_per_angstrom2
+    return after < before
 
 
 def check_training(

@@ -49,7 +49,7 @@ class TrainingChecks(BaseModel):
     """Whether what was asked for happened."""
 
     passed: bool = Field(description="every check held")
-    not_improved: bool = Field(description="validation loss is not below the foundation's: do not use this model")
+    not_improved: bool = Field(description="not better than the foundation (see improved): do not use this model")
     findings: list[str] = Field(default_factory=list, description="what failed, in sentences")
 
 
@@ -61,7 +61,10 @@ class TrainingDocument(BaseModel):
     spec: TrainSpec = Field(description="every setting")
     seed: int = Field(description="seed of every random draw")
     metrics: dict[str, SplitErrors] = Field(description="errors by split: train, valid")
-    improved: bool = Field(description="validation loss below the foundation's with the same energy reference")
+    improved: bool = Field(
+        description="validation loss (with force constants: plus their weighted column error) below the foundation's, "
+        "both with the same energy reference"
+    )
     finished: bool = Field(description="False: stopped by the walltime guard and resumable")
     stop_reason: str = Field(description="why training ended")
     epochs_run: int = Field(description="epochs trained")

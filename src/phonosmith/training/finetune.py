@@ -16,7 +16,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.training.assemble import Assembly, CurvatureInput, assemble, curvature_term
-from phonosmith.training.checks import changes, check_training
+from phonosmith.training.checks import changes, check_training, is_improved
 from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
 from phonosmith.training.energies import final_shift, relative_to
 from phonosmith.training.graphs import Graph, adapted, in_batches
@@ -244,7 +244,9 @@ def _document(
     if spec.start == "fresh":
         # a fresh model shares nothing with the foundation: everything changed
         count = sum(parameter.numel() for parameter in plain.parameters())
-    improved = splits["valid"].after.loss < splits["valid"].shifted.loss
+    term = fitter.curvature
+    curvature = _curvature_errors(assembly, spec, state, final, term.method if term else "")
+    improved = is_improved(splits["valid"], curvature, spec)
     visits = len(assembly.replay) * len(state.history[1:])
     replay = None
     if assembly.replay:
@@ -265,7 +267,6 @@ def _document(
         replay_visits=visits,
         curvature_steps=state.curvature_steps,
     )
-    term = fitter.curvature
     return TrainingDocument(
         name=name or spec.strategy,
         strategy=spec.strategy,
@@ -288,7 +289,7 @@ def _document(
         n_parameters_foundation=assembly.n_parameters,
         e0_shift_ev={symbol: value + settled.get(symbol, 0.0) for symbol, value in assembly.e0_shift.items()},
         e0_final_shift_ev=settled,
-        curvature=_curvature_errors(assembly, spec, state, final, term.method if term else ""),
+        curvature=curvature,
         replay=replay,
         checks=checks,
         history=state.history,

@@ -15,6 +15,7 @@ from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.potentials.nequix import NequixPotential
 from phonosmith.potentials.nequix_backend import NequixWeights, architecture_key, precision, skeleton
+from phonosmith.training.checks import is_improved
 from phonosmith.training.curvature import CurvatureTarget
 from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
 from phonosmith.training.energies import shift_of_compositions
@@ -192,7 +193,8 @@ class _Judge:
             for split in ("train", "valid")
         }
         count, norm, relative, by_block = changes(frame, assembly.start, final)
-        improved = splits["valid"].after.loss < splits["valid"].shifted.loss
+        curvature = self.curvature(final, state)
+        improved = is_improved(splits["valid"], curvature, spec)
         visits = len(assembly.replay) * len(state.history[1:])
         total = sum(int(np.prod(shape)) for shape in frame.shapes)
         moved = select_moved(frame, spec)
@@ -223,7 +225,7 @@ class _Judge:
                 for symbol in sorted({*assembly.e0_shift, *settled})
             },
             e0_final_shift_ev=settled,
-            curvature=self.curvature(final, state),
+            curvature=curvature,
             replay=self.replay(final, visits),
             checks=check(
                 spec,
