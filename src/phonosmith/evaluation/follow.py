@@ -75,7 +75,9 @@ class FollowOptions:
             return content
         values = {key: value for key, value in dict(content or {}).items() if not key.startswith("@")}  # type: ignore[arg-type]
         grid = values.pop("grid", None) or {}
-        known = {key: tuple(value) if key == "points" else value for key, value in grid.items() if key[:1] != "@"}
+        known: dict[str, Any] = {
+            key: tuple(value) if key == "points" else value for key, value in grid.items() if key[:1] != "@"
+        }
         return cls(**values, grid=GridOptions(**known))
 
     def __post_init__(self) -> None:
