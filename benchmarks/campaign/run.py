@@ -33,6 +33,7 @@ cells: [primitive]
 engine: {{name: forcefield, potential: embedded-reference}}
 sampling: {{max_steps: 30}}
 training: {{epochs: 1}}
+evaluate: [phonons]
 min_length: 6.0
 mesh: 4
 """
