@@ -165,7 +165,7 @@ class MaterialReport(BaseModel):
     structure: dict[str, Any] | None = Field(None, description="crystal, pymatgen Structure as a dictionary")
     space_group: str = Field("", description="international symbol")
     space_group_number: int | None = Field(None, description="international number")
-    cell: str = Field("", description="size of the sampling cell: primitive, small or large")
+    cell: str = Field("", description="size of the sampling cell: primitive, small, large, or given (a matrix was)")
     seed: int = Field(0, description="seed of every random draw")
     reference: str = Field(description="who played or was DFT")
     rehearsal: bool = Field(description="reference data made by the VASP stand-in")

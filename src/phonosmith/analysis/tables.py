@@ -133,7 +133,8 @@ def phonon_mae_table(sources: Sources) -> Table | None:
     if not len(rows):
         return None
     strategies = _strategies(rows)
-    cells = [cell for cell in (*CELLS, "") if cell in set(rows["cell"])]
+    there = set(rows["cell"])
+    cells = [cell for cell in (*CELLS, *sorted(there - set(CELLS))) if cell in there]
     groups = {
         cell or "unknown": {
             one: spread(group["phonon_mae_thz"])

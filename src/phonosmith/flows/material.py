@@ -45,6 +45,11 @@ class VariantNames:
     variant: str
 
 
+def sampling_cell(settings: Mapping[str, Any]) -> str:
+    """Return what reports call the size of a sampling cell: primitive, small, large, or given as a matrix."""
+    return "given" if settings.get("supercell_matrix") is not None else str(settings.get("cell", "large"))
+
+
 @dataclass
 class FineTuneMaterialMaker(Maker):
     """Fine-tune a foundation for one material with several strategies and judge each by its phonons.
@@ -185,7 +190,7 @@ class FineTuneMaterialMaker(Maker):
                 "key": names.variant,
                 "campaign": self.campaign,
                 "mode": self.mode,
-                "cell": str(self.sampling.get("cell", "large")),
+                "cell": sampling_cell(self.sampling),
                 "seed": self.seed,
                 "reference": engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
                 "rehearsal": engine.rehearsal is not None,
