@@ -111,8 +111,10 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.evaluation.phonons import compare_phonons_in_full
     from phonosmith.flows.jobs import read_document
     from phonosmith.potentials.modelfile import export_plain
+    from phonosmith.report.figures_bands import many_bands_figure
     from phonosmith.report.figures_phonons import bands_figure
     from phonosmith.report.html import write_report
+    from phonosmith.report.phonon_curves import phonon_curves
     from phonosmith.report.style import save_figure
 
     write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
@@ -129,6 +131,9 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
         figure = bands_figure(found, ("reference", entry.strategy))
         written.append(str(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png")))
     if report.strategies:
+        best = report.strategies[0].strategy
+        curves = phonon_curves({"reference": reference, "foundation": model("foundation"), best: model(best)})
+        written.append(str(save_figure(many_bands_figure(curves), out / "figures" / f"{key}-bands.png")))
         path = out / f"{key}-{report.strategies[0].strategy}.model"
         export_plain(report.strategies[0].potential, path)
         written.append(str(path))
