@@ -8,6 +8,12 @@ PATH="$PATH:/usr/sbin:/sbin"
 action=${1:?start or stop} folder=$(realpath -m "${2:?a folder}")
 export SLURM_CONF="$folder/slurm.conf"
 
+# slurmd makes sockets named FOLDER/spool/localhost_JOB.4294967291
+if [ "${#folder}" -gt 70 ]; then
+  echo "$folder is too long for slurmd's sockets: take a folder of at most 70 characters" >&2
+  exit 2
+fi
+
 write_conf() {
   local cores memory
   cores=$(getconf _NPROCESSORS_ONLN) # nproc would obey OMP_NUM_THREADS

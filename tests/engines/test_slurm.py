@@ -30,7 +30,7 @@ def answering():
 
 
 @pytest.fixture
-def slurm(tmp_path, monkeypatch):
+def slurm(monkeypatch):
     """Use the SLURM there is, or start one on this machine; one test at a time, its ports are fixed."""
     if answering():
         yield
@@ -43,7 +43,8 @@ def slurm(tmp_path, monkeypatch):
     from filelock import FileLock
 
     with FileLock(Path(tempfile.gettempdir()) / "phonosmith-slurm.lock"):
-        folder = tmp_path / "slurm"
+        # slurmd puts sockets there, and a socket's path has at most 107 characters: pytest's own folder may be too deep
+        folder = Path(tempfile.mkdtemp(prefix="slurm"))
         started = subprocess.run([str(NODE), "start", str(folder)], capture_output=True, text=True, timeout=120)
         if started.returncode != 0:
             pytest.skip(f"SLURM did not start here: {started.stderr[-500:]}")
@@ -52,6 +53,7 @@ def slurm(tmp_path, monkeypatch):
             yield
         finally:
             subprocess.run([str(NODE), "stop", str(folder)], check=False, timeout=60)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
