@@ -5,6 +5,7 @@ import pytest
 import torch
 from ase.calculators.calculator import Calculator
 
+from phonosmith.potentials.registry import resolve
 from phonosmith.training.deliver import register, write
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
@@ -55,6 +56,7 @@ def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
     assert document.replay.before.mae_stress_mev_per_angstrom3 < 1e-9
     assert document.replay.after.mae_forces_mev_per_angstrom > 1e-3
     model_path, _ = write(result, tmp_path)
+    assert resolve(str(model_path)).architecture == "mace"  # made here, so no --trust is asked for
     calculator: Calculator = MACECalculator(model_paths=str(model_path), device="cpu", default_dtype="float64")
     valid = tiny_frames(2, 9)
     errors = []

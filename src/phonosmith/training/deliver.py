@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
+from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.training.finetune import TrainingResult
 
@@ -54,7 +55,8 @@ def _is_nequix(model: Any) -> bool:
 def write(result: TrainingResult, folder: str | Path) -> tuple[Path, Path]:
     """Write the model (``model.model``, or ``model.nqx`` of a Nequix) and ``training.json``; return both paths.
 
-    The model is a plain file of its architecture that loads without us.
+    The model is a plain file of its architecture that loads without us. A MACE file is a pickle; this one was made
+    here, so its digest goes on the user's trust list and it can be named as a potential at once.
     """
     import copy
 
@@ -64,8 +66,11 @@ def write(result: TrainingResult, folder: str | Path) -> tuple[Path, Path]:
         model_path = target / NEQUIX_NAME
         result.model.save_plain(model_path)
     else:
+        from phonosmith.potentials.foreign import trust_digest
         from phonosmith.potentials.modelfile import plain_bytes
 
-        write_atomic(model_path, plain_bytes(copy.deepcopy(result.model)))
+        data = plain_bytes(copy.deepcopy(result.model))
+        write_atomic(model_path, data)
+        trust_digest(digest_bytes(data), f"trained here: {model_path}")
     write_atomic(document_path, (result.document.model_dump_json(indent=2) + "\n").encode())
     return model_path, document_path
