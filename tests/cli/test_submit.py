@@ -26,6 +26,7 @@ CAMPAIGN = {
     "engine": {"name": "vasp", "rehearsal": True, "potential": "embedded-reference"},
     "cells": ["primitive"],
     "min_length": 6.0,
+    "evaluate": ["phonons"],
 }
 NOWHERE = {"host": "127.0.0.1", "port": 9}
 
