@@ -197,7 +197,7 @@ def test_jobflow_store_embedded(tmp_path):
 
 
 def test_jobflow_store_without_a_server(tmp_path, monkeypatch):
-    monkeypatch.setattr(doctor_checks, "_SERVER_PATIENCE_MS", 200)
+    monkeypatch.setattr("phonosmith.engines.submission.PATIENCE_MS", 200)
     uri = "mongodb://someone:secret@127.0.0.1:9/db"
     configure(
         tmp_path, {"docs_store": {"type": "MongoStore", "database": "db", "collection_name": "outputs", "uri": uri}}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # file systems on which SQLite's locks or its shared memory do not work
 _NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "afs", "panfs", "glusterfs"}
-_SERVER_PATIENCE_MS = 3000
 _POTCAR_FOLDERS = ("POT_GGA_PAW_PBE_64", "POT_GGA_PAW_PBE_54", "POT_GGA_PAW_PBE_52", "POT_GGA_PAW_PBE", "potpaw_PBE")
 _JOBSTORE_ADVICE = (
     "Write a jobflow.yaml (JOBFLOW_CONFIG_FILE, default ~/.jobflow.yaml) with JOB_STORE; for one machine: "
@@ -222,6 +221,8 @@ def check_embedded_job_store() -> Iterator[Finding]:
 
 def check_jobflow_store() -> Iterator[Finding]:
     """Reach every part of jobflow's own job store."""
+    from phonosmith.engines.submission import unreachable
+
     name = "jobflow store"
     try:
         from jobflow.settings import JobflowSettings
@@ -237,7 +238,7 @@ def check_jobflow_store() -> Iterator[Finding]:
         yield Finding(name, "warning", message, _JOBSTORE_ADVICE)
         return
     for part, kept in {"documents": store.docs_store, **store.additional_stores}.items():
-        problem = _unreachable(kept)
+        problem = unreachable(kept)
         if problem:
             advice = f"Start the server or repair {part} in {settings.CONFIG_FILE}."
             yield Finding(name, "error", f"{part} ({_safe_name(kept)}): {problem}", advice, essential=True)
@@ -256,21 +257,6 @@ def _safe_name(store: Any) -> str:
     name = str(store.name)
     scheme, mark, rest = name.partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
-
-
-def _unreachable(store: Any) -> str:
-    """Return why a store cannot be read, or ''; a server gets three seconds."""
-    try:
-        probe = type(store).from_dict(store.as_dict())
-        options = getattr(probe, "mongoclient_kwargs", None)
-        if isinstance(options, dict):
-            probe.mongoclient_kwargs = {"serverSelectionTimeoutMS": _SERVER_PATIENCE_MS, **options}
-        probe.connect()
-        probe.query_one({})
-        probe.close()
-    except Exception as error:  # noqa: BLE001 every store has errors of its own
-        return f"{type(error).__name__}: {str(error).split(', Timeout')[0]}"
-    return ""
 
 
 def check_vasp_command() -> Iterator[Finding]:

@@ -66,7 +66,11 @@ class PhononResult:
 
 
 def parse_supercell(text: str) -> list[list[int]]:
-    """Read ``"4 4 4"`` or nine integers (rows of phonopy's matrix) into a 3x3 integer matrix."""
+    """Read ``"4 4 4"`` or nine integers (rows of phonopy's matrix) into a 3x3 integer matrix.
+
+    >>> parse_supercell("2 2 1")
+    [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
+    """
     try:
         numbers = [int(word) for word in text.replace(",", " ").replace("x", " ").split()]
     except ValueError:

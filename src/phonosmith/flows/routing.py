@@ -153,7 +153,11 @@ def begins(name: str, pattern: str) -> bool:
 
 
 def kind_of(name: str) -> Kind:
-    """Return the kind of worker a job with a name needs."""
+    """Return the kind of worker a job with a name needs.
+
+    >>> kind_of("label si 07"), kind_of("train si delta"), kind_of("phonon si delta")
+    ('dft', 'training', 'inference')
+    """
     return next(kind for pattern, kind in NAMES if begins(name, pattern))
 
 

@@ -194,7 +194,11 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` texts into overrides; values are read as JSON where they are JSON (``none`` is null)."""
+    """Turn ``key=value`` texts into overrides; values are read as JSON where they are JSON (``none`` is null).
+
+    >>> parse_settings(["lr=0.003", "ema=none", "dtype=float64"])
+    {'lr': 0.003, 'ema': None, 'dtype': 'float64'}
+    """
     found: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
