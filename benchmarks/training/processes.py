@@ -13,8 +13,9 @@ we prune, Equitrain does not.
 
 Time is CPU time of the process (one thread each), read when a program writes the validation errors of an epoch; so it
 hardly depends on what else the machine does. ``seconds per epoch`` is the median difference of two epochs, training and
-validation; ``to_target`` the time from the program's first validation (or from its start: ``with start``) to the force
-MAE that mace reaches in its best epoch of the same round.
+validation; ``to_mace`` the time from the program's first validation (or from its start: ``with_start``) to the force
+MAE that mace reaches in its best epoch of the same round, ``to_common`` to the largest of the three best ones, which
+every program reaches.
 """
 
 from __future__ import annotations
@@ -178,29 +179,34 @@ def prepare(work, pretrain):
     }
 
 
+def reached(series, target):
+    """Return epoch, CPU time since the first validation and since the start (s) at a force MAE; Nones if never."""
+    hit = next((k for k, (_, mae) in enumerate(series) if mae <= target), None)
+    return (None, None, None) if hit is None else (hit, series[hit][0] - series[0][0], series[hit][0])
+
+
+def middle(values):
+    """Median of those that are not None."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
 def summary(rounds):
     """Medians over rounds and ratios to ours."""
     found = {}
     for name in rounds[0]:
-        per_epoch = [float(np.median(np.diff([t for t, _ in one[name]]))) for one in rounds]
-        reached, whole, epochs = [], [], []
-        for one in rounds:
-            target = min(mae for _, mae in one["mace"])
-            hit = next((k for k, (_, mae) in enumerate(one[name]) if mae <= target), None)
-            epochs.append(hit)
-            reached.append(None if hit is None else one[name][hit][0] - one[name][0][0])
-            whole.append(None if hit is None else one[name][hit][0])
-        known = [value for value in reached if value is not None]
-        found[name] = {
-            "s_per_epoch": float(np.median(per_epoch)),
-            "to_target_s": float(np.median(known)) if known else None,
-            "to_target_with_start_s": float(np.median([w for w in whole if w is not None])) if known else None,
-            "to_target_epochs": epochs,
-            "best_force_mae_mev_per_angstrom": [1000 * min(mae for _, mae in one[name]) for one in rounds],
-        }
+        best = [{peer: min(mae for _, mae in series) for peer, series in one.items()} for one in rounds]
+        row = {"s_per_epoch": middle(float(np.median(np.diff([t for t, _ in one[name]]))) for one in rounds)}
+        for kind, targets in (("mace", [b["mace"] for b in best]), ("common", [max(b.values()) for b in best])):
+            hits = [reached(one[name], target) for one, target in zip(rounds, targets, strict=True)]
+            row[f"to_{kind}_epochs"] = [hit[0] for hit in hits]
+            row[f"to_{kind}_s"] = middle(hit[1] for hit in hits)
+            row[f"to_{kind}_with_start_s"] = middle(hit[2] for hit in hits)
+        row["best_force_mae_mev_per_angstrom"] = [1000 * b[name] for b in best]
+        found[name] = row
     ours = found["phonosmith"]
     for row in found.values():
-        for key in ("s_per_epoch", "to_target_s", "to_target_with_start_s"):
+        for key in [key for key in row if key.endswith("_s") or key == "s_per_epoch"]:
             row[f"{key}/ours"] = row[key] / ours[key] if row[key] and ours[key] else None
     return found
 

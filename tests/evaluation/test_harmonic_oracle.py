@@ -77,7 +77,7 @@ def test_what_makes_no_training_set_is_refused(silicon, wrong):
 
 def test_supercells_of_different_shape_are_sublattices_of_the_crystal(silicon):
     rng = np.random.default_rng(5)
-    cells = varied_supercells(silicon, 24, 12, rng)
+    cells = varied_supercells(silicon.phonon.primitive, 24, 12, rng)
     sizes = [round(np.linalg.det(cell)) for cell in cells]
     assert all(6 <= size <= 12 for size in sizes)
     assert len({str(np.sort(np.linalg.norm(cell, axis=0))) for cell in cells}) >= 8

@@ -2,8 +2,8 @@
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/studies/real_dft/run.py DATA --foundation MACE-MP-0b3 --work FOLDER``
 with DATA a folder of ``NAME.phonopy.yaml[.xz]`` files that hold forces or force constants. Where no published MACE
-file is at hand, ``--teacher nequix-mp-1.nqx`` (environment with ``nequix``) first distils, for each material, a
-64-channel MACE from that model; it then plays the foundation.
+file is at hand, give the file that ``distil.py`` wrote, or ``--teacher nequix-mp-1.nqx`` (environment with ``nequix``):
+one 64-channel MACE is then first distilled from that model for all materials; it plays the foundation.
 
 For each material:
 
@@ -30,10 +30,10 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "training"))
-from distilled import Nequix, cached, cached_frames, untrained
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from distil import cached, crystals, distil
 
-COMMON = {"batch_size": 3, "stress_weight": 100.0, "scheduler_patience": 12}
+COMMON = {"batch_size": 1}
 STRATEGIES = {
     "transfer": ("transfer", COMMON),
     "transfer+curvature": ("transfer", COMMON | {"curvature_weight": 2.0}),
@@ -42,64 +42,17 @@ STRATEGIES = {
 }
 
 
-def label_all(potential, frames):
-    """Label configurations with a potential."""
-    from phonosmith.reference.datasets import label_frame
+def opened(foundation):
+    """Return the potential and what is known about it."""
+    from phonosmith.potentials.registry import import_file, load
 
-    found = potential.evaluate(frames)
-    return [
-        label_frame(a, energy=e.energy, forces=e.forces, stress=e.stress) for a, e in zip(frames, found, strict=True)
-    ]
-
-
-def teaching_frames(model, min_length, count, seed=0):
-    """Return unlabelled rattled and strained cells of one material."""
-    from phonosmith.evaluation.harmonic import new_phonon
-    from phonosmith.evaluation.harmonic_oracle import small_supercell
-    from phonosmith.reference.importers.phonopy_files import atoms_of
-
-    primitive = model.phonon.primitive
-    perfect = atoms_of(new_phonon(primitive, small_supercell(model, min_length), np.eye(3)).supercell)
-    rng = np.random.default_rng(seed)
-    frames = []
-    for index in range(count):
-        atoms = perfect.copy()
-        tensor = rng.uniform(-0.02, 0.02, (3, 3))
-        scale = (1 + rng.uniform(-0.05, 0.05)) ** (1 / 3)
-        atoms.set_cell(atoms.cell.array @ (np.eye(3) + (tensor + tensor.T) / 2) * scale, scale_atoms=True)
-        rattle = (0.05, 0.12, 0.25)[index % 3]
-        atoms.positions += rng.normal(0, rattle / np.sqrt(8 / np.pi), atoms.positions.shape)
-        frames.append(atoms)
-    return frames
-
-
-def distil(work, labelled, epochs, held_out=4):
-    """Fit a MACE to the teacher's labels, or load it; return module and errors on held-out cells."""
-    import torch
-
-    from phonosmith.training.finetune import fine_tune
-    from phonosmith.training.spec import make_spec
-
-    path = work / "foundation.model"
-    if not path.exists():
-        spec = make_spec(
-            "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=4, patience=None, e0="refit"
-        )
-        result = fine_tune(untrained(labelled[:-held_out]), labelled[:-held_out], labelled[-held_out:], spec, seed=0)
-        after = result.document.metrics["valid"].after
-        record = {
-            "n_train": len(labelled) - held_out,
-            "atoms_per_cell": len(labelled[0]),
-            "epochs": result.document.epochs_run,
-            "forces_mae_mev_per_angstrom": after.mae_forces_mev_per_angstrom,
-            "energy_mae_mev_per_atom": after.mae_energy_mev_per_atom,
-            "seconds": result.document.seconds,
-        }
-        (work / "distillation.json").write_text(json.dumps(record, indent=2))
-        partial = path.with_suffix(".partial")
-        torch.save(result.model, partial)
-        partial.rename(path)
-    return torch.load(path, weights_only=False), json.loads((work / "distillation.json").read_text())
+    path = Path(foundation)
+    if not path.is_file():
+        return load(str(foundation), dtype="float64"), str(foundation)
+    # written by distil.py, or the caller's own choice
+    potential = load(import_file(path, name=path.stem, trust=True), dtype="float64")
+    record = path.with_suffix(".json")
+    return potential, json.loads(record.read_text()) if record.is_file() else path.name
 
 
 def compare(truth, potential, mesh):
@@ -149,12 +102,11 @@ def gamma_optical(model):
     return float(np.sort(model.phonon.run_qpoints([[0, 0, 0]]).frequencies[0])[0])
 
 
-def material(path, work, arguments, nequix):
+def material(path, work, arguments, foundation):
     """Run what is missing for one material and return its rows."""
     from phonosmith.evaluation.harmonic import load_harmonic
     from phonosmith.evaluation.harmonic_oracle import dataset_from_phonons
     from phonosmith.potentials.mace import MacePotential
-    from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
@@ -166,19 +118,6 @@ def material(path, work, arguments, nequix):
             loaded.append(load_harmonic(path, fc_calculator="traditional", symprec=1e-4))
         return loaded[0]
 
-    header = {}
-    if arguments.teacher is not None:
-        frames = cached_frames(
-            work / "teaching.xyz",
-            lambda: label_all(
-                nequix(arguments.teacher.stem), teaching_frames(truth(), arguments.min_length, arguments.teaching)
-            ),
-        )
-        foundation_model, header["distillation"] = distil(work, frames, arguments.distil_epochs)
-        foundation = MacePotential(foundation_model)
-    else:
-        foundation = load(arguments.foundation, dtype="float64")
-        foundation_model = foundation
     rows = [
         {"strategy": "foundation"}
         | cached(work / "foundation.json", lambda: compare(truth(), foundation, arguments.mesh))
@@ -204,7 +143,7 @@ def material(path, work, arguments, nequix):
                     truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed
                 )
                 result = fine_tune(
-                    foundation_model, data.train, data.valid, spec, seed=seed,
+                    foundation, data.train, data.valid, spec, seed=seed,
                     curvature=data.phonon if spec.uses_curvature else None,
                 )  # fmt: skip
                 document = result.document
@@ -233,8 +172,7 @@ def material(path, work, arguments, nequix):
         symbol, _ = truth().space_group
         return {"formula": truth().formula, "space_group": symbol, "n_atoms_supercell": len(truth().phonon.supercell)}
 
-    header["crystal"] = cached(work / "crystal.json", crystal)
-    return header | {"rows": rows}
+    return {"crystal": cached(work / "crystal.json", crystal), "rows": rows}
 
 
 def summary(materials):
@@ -271,8 +209,8 @@ def summary(materials):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of NAME.phonopy.yaml[.xz] files with forces or force constants")
-    parser.add_argument("--foundation", default="MACE-MP-0b3")
-    parser.add_argument("--teacher", type=Path, help="nequix-*.nqx to distil a foundation from, for each material")
+    parser.add_argument("--foundation", default="MACE-MP-0b3", help="name, or MACE file")
+    parser.add_argument("--teacher", type=Path, help="nequix-*.nqx to distil the foundation from")
     parser.add_argument(
         "--beside", type=Path, nargs="*", default=[], help="folders of published phonons to compare too"
     )
@@ -280,11 +218,9 @@ def main() -> None:
     parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--min-length", type=float, default=9.0, help="edge of the training supercell, Å")
+    parser.add_argument("--min-length", type=float, default=8.0, help="edge of the training supercell, Å")
     parser.add_argument("--frames", type=int, default=20)
-    parser.add_argument("--teaching", type=int, default=28)
-    parser.add_argument("--distil-epochs", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument("--mesh", type=int, default=16)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -292,16 +228,21 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    nequix = Nequix(arguments.teacher.parent) if arguments.teacher is not None else None
     files = {f.name.split(".")[0]: f for f in sorted(arguments.data.iterdir()) if ".phonopy.yaml" in f.name}
     unknown = [name for name in arguments.materials if name not in files]
     if unknown:
         parser.error(f"{arguments.data} has no {', '.join(unknown)}; it holds {', '.join(files)}")
+    chosen = arguments.materials or list(files)
+    if arguments.teacher is not None:
+        arguments.foundation = distil(
+            arguments.work / "foundation", arguments.teacher, crystals([files[name] for name in chosen])
+        )
+    foundation, described = opened(arguments.foundation)
     results, failures = {}, {}
-    for name in arguments.materials or files:
+    for name in chosen:
         start = time.perf_counter()
         try:
-            results[name] = material(files[name], arguments.work / name, arguments, nequix)
+            results[name] = material(files[name], arguments.work / name, arguments, foundation)
         except Exception as error:  # noqa: BLE001 one material must not end the study
             failures[name] = f"{type(error).__name__}: {error}"
             print(name, "failed", failures[name], file=sys.stderr, flush=True)
@@ -309,10 +250,9 @@ def main() -> None:
             continue
         print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
         if arguments.out is not None:
-            teacher = arguments.teacher
             kept = ("seeds", "min_length", "frames", "epochs", "mesh")
             document = {
-                "foundation": f"MACE distilled from {teacher.stem}" if teacher else arguments.foundation,
+                "foundation": described,
                 "settings": {key: getattr(arguments, key) for key in kept},
                 "summary": summary(results), "materials": results, "failures": failures,
             }  # fmt: skip

@@ -23,6 +23,7 @@ from phonosmith.reference.importers.phonopy_files import atoms_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
 
 Array = NDArray[np.float64]
 
@@ -59,7 +60,7 @@ def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
 
 
 def varied_supercells(
-    model: HarmonicModel, n_atoms: int, count: int, rng: np.random.Generator, min_length: float = 4.0
+    primitive: PhonopyAtoms, n_atoms: int, count: int, rng: np.random.Generator, min_length: float = 4.0
 ) -> list[list[list[int]]]:
     """Return supercells of different shape and about the same size.
 
@@ -69,8 +70,8 @@ def varied_supercells(
 
     Parameters
     ----------
-    model
-        Harmonic model.
+    primitive
+        Primitive cell.
     n_atoms
         Largest number of atoms; the smallest is about half of it.
     count
@@ -80,7 +81,6 @@ def varied_supercells(
     min_length
         Shortest lattice vector allowed, Å.
     """
-    primitive = model.phonon.primitive
     largest = max(2, n_atoms // len(primitive))
     found: list[list[list[int]]] = []
     for _ in range(1000 * count):
@@ -211,7 +211,7 @@ def dataset_from_phonons(
     count = n_train + n_valid
     sources = [phonon] * count
     if shapes == "varied":
-        sources = [in_supercell(model, cell) for cell in varied_supercells(model, len(perfect), count, rng)]
+        sources = [in_supercell(model, cell) for cell in varied_supercells(model.phonon.primitive, len(perfect), count, rng)]
     frames = []
     for source in sources:
         still = atoms_of(source.supercell)
