@@ -1,6 +1,9 @@
 """``phonosmith submit`` says what goes where, and what is missing before anything is submitted."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +117,27 @@ def test_what_goes_where_then_submitted_once(engine, ready, tmp_path):
     code, more = submit(tmp_path, engine)
     assert (code, more["n_new"], more["submitted"]) == (0, 0, False)
     assert set(more["held_back"]) == {"train si lora", "phonon si lora", "report si"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["fireworks", "jobflow-remote"])
+def test_the_delivered_script_submits(engine, ready, tmp_path):
+    """A dry run, then the submission; what is not right ends it before."""
+    where = {"fireworks": str(tmp_path / "my_launchpad.yaml"), "jobflow-remote": "phonosmith"}[engine]
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "JFREMOTE_PROJECTS_FOLDER": str(tmp_path / "projects"),
+    }
+
+    def run(campaign):
+        command = [str(WORKFLOWS / "submit.sh"), str(tmp_path / campaign), engine, where]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+    done = run("campaign.yaml")
+    assert done.returncode == 0, done.stderr
+    assert [word in done.stdout for word in ("jobs would be submitted", "jobs submitted")] == [True, True], done.stdout
+    assert run("absent.yaml").returncode == 2
 
 
 def test_the_table_is_readable(ready, tmp_path):

@@ -1,0 +1,162 @@
+"""Write the page of the study from its results: ``python page.py results.json > README.md``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ERRORS = {
+    "omega_max_error_percent": "abs. ω_max error, %",
+    "heat_capacity_error_percent": "abs. C_v error, %",
+    "entropy_error_percent": "abs. S error, %",
+    "free_energy_error_kj_mol": "abs. F error, kJ/mol",
+    "volume_error_percent": "abs. volume error, %",
+}
+
+
+def median(values, seed=0, draws=9999):
+    """Return the median and its 95 % bootstrap interval over materials."""
+    values = np.asarray(values)
+    drawn = np.median(np.random.default_rng(seed).choice(values, (draws, len(values))), axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return f"{np.median(values):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table(headings, rows):
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def mean(found, strategy, key):
+    """Return the mean over seeds of one number of one material; None without a result."""
+    values = [row[key] for row in found["rows"] if row["strategy"] == strategy and row.get(key) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def names(materials):
+    """Return every strategy, in order."""
+    return list(dict.fromkeys(row["strategy"] for found in materials.values() for row in found["rows"]))
+
+
+def summary_rows(materials):
+    """Return one row of medians per potential; gains and errors are of materials that have both."""
+    rows = []
+    for strategy in names(materials):
+        known = [found for found in materials.values() if mean(found, strategy, "phonon_mae_thz") is not None]
+        gains = [
+            mean(found, "foundation", "phonon_mae_thz") / mean(found, strategy, "phonon_mae_thz") for found in known
+        ]
+        spent = [mean(found, strategy, "seconds") for found in known]
+        rows.append(
+            [strategy, len(known), median([mean(found, strategy, "phonon_mae_thz") for found in known])]
+            + ["–" if strategy == "foundation" else f"{np.median(gains):.1f} ({min(gains):.1f} to {max(gains):.1f})"]
+            + [f"{np.median([abs(mean(found, strategy, key)) for found in known]):.2f}" for key in ERRORS]
+            + ["–" if None in spent else f"{np.median(spent) / 60:.1f}"]
+        )
+    return rows
+
+
+def material_rows(materials):
+    """Return one row per material: phonon MAE of every potential, and what the verdict says."""
+    rows = []
+    for name, found in materials.items():
+        crystal = found["crystal"]
+        row = [f"{crystal['formula']} ({name})", crystal["space_group"], crystal["n_atoms_supercell"]]
+        for strategy in names(materials):
+            value = mean(found, strategy, "phonon_mae_thz")
+            fits = [one["fit"] for one in found["rows"] if one["strategy"] == strategy]
+            row.append("–" if value is None else f"{value:.3f}" + (" fit" if fits and all(fits) else ""))
+        rows.append(row)
+    return rows
+
+
+def lowest_rows(materials):
+    """Return the lowest frequency of materials that are unstable in DFT."""
+    rows = []
+    for name, found in materials.items():
+        truth = found["rows"][0]["omega_min_reference_thz"]
+        if not found["rows"][0]["stable_reference"]:
+            values = [mean(found, strategy, "omega_min_thz") for strategy in names(materials)]
+            rows.append(
+                [f"{found['crystal']['formula']} ({name})", f"{truth:.2f}"]
+                + ["–" if value is None else f"{value:.2f}" for value in values]
+            )
+    return rows
+
+
+def worse(materials):
+    """Return a sentence on potentials that got worse than the foundation."""
+    found = [
+        (name, row["strategy"], row["fit"])
+        for name, one in materials.items()
+        for row in one["rows"]
+        if "n_train" in row and row["phonon_mae_thz"] > one["rows"][0]["phonon_mae_thz"]
+    ]
+    if not found:
+        return "No fine-tuned potential has a larger phonon MAE than the foundation."
+    said = [f"{name} {strategy} ({'judged fit' if fit else 'judged not fit'})" for name, strategy, fit in found]
+    return f"Larger phonon MAE than the foundation's: {', '.join(said)}."
+
+
+def main():
+    """Print the page."""
+    results = json.loads(Path(sys.argv[1]).read_text())
+    materials, settings, foundation = results["materials"], results["settings"], results["foundation"]
+    taught = foundation
+    if isinstance(foundation, dict):
+        taught = (
+            f"a MACE distilled from {foundation['teacher']} for {len(foundation['crystals'])} crystals together "
+            f"({foundation['n_train']} cells, {foundation['forces_mae_mev_per_angstrom']:.0f} meV/Å from its teacher)"
+        )
+    trained = [row for found in materials.values() for row in found["rows"] if "n_train" in row]
+    unstable = lowest_rows(materials)
+    print(f"""# Fine-tuning on real DFT force constants
+
+Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of {len(materials)} finished
+PBE phonon calculations. Foundation: {taught}. `mace_mp_0b3`, where it is listed, are published phonons of that
+foundation for the same supercells, not a potential evaluated here. One fine-tuning per material and seed
+(seeds {settings["seeds"]}): {trained[0]["n_train"]} cells labelled by the harmonic energy of the DFT force constants,
+of at most the size of a supercell with edges of {settings["min_length"]:g} Å, {settings["epochs"]} epochs.
+Every potential relaxes the crystal itself; phonons in the full supercell of the calculation, {settings["mesh"]}³ mesh.
+
+## Over materials
+
+Medians; for the phonon MAE with a 95 % bootstrap interval over materials, for the gain (MAE of the foundation over
+that of the potential) with its range. Thermal properties at 300 K.
+
+{table(["potential", "materials", "phonon MAE, THz", "gain", *ERRORS.values(), "training, min"],
+       summary_rows(materials))}
+
+{worse(materials)}
+
+## By material, phonon MAE in THz
+
+"fit": the verdict's thresholds are kept (MAE 0.1 THz, ω_max 3 %, entropy 2 %, same stability).
+
+{table(["material", "space group", "atoms", *names(materials)], material_rows(materials))}
+""")  # fmt: skip
+    if unstable:
+        print(f"""## Crystals unstable in DFT: lowest frequency on the mesh, THz (imaginary negative)
+
+{table(["material", "DFT", *names(materials)], unstable)}
+""")
+    print("""## Limits
+
+- Labels are harmonic: made from the force constants that are also the truth, in smaller cells. That is what real
+  calculations of such small displacements would give, without their anharmonicity and numerical noise. Wave vectors
+  commensurate with a training cell were seen; the mesh holds many that were not.
+- No long-range electric term on either side.
+- Perfect cells are taught with zero stress, for the calculations started from relaxed cells.""")
+    if isinstance(foundation, dict):
+        print("""- The foundation is not a published one: it knows these crystals from its teacher and inherits the
+  teacher's errors against PBE. The column `mace_mp_0b3` says what a published one is worth here.""")
+    if results["failures"]:
+        print("- Failed: " + ", ".join(f"{name} ({why})" for name, why in results["failures"].items()))
+
+
+if __name__ == "__main__":
+    main()
