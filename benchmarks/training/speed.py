@@ -69,8 +69,8 @@ def our_epochs(model, train, valid, dtype, rounds):
     )
     for _ in range(rounds):
         start = time.perf_counter()
-        loss = fitter._epoch()
-        fitter._judge(fitter.state.epoch + 1, loss, 0.0)
+        loss = fitter.train_epoch()
+        fitter.judge(fitter.state.epoch + 1, loss, 0.0)
         yield time.perf_counter() - start
 
 

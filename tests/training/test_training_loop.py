@@ -9,8 +9,8 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
+from phonosmith.training.epochs import epoch_order
 from phonosmith.training.finetune import fine_tune
-from phonosmith.training.loop import epoch_order
 from phonosmith.training.spec import make_spec
 
 

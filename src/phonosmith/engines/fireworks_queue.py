@@ -126,19 +126,7 @@ def submit_fireworks(
         new = route(chosen.flow(flow.name), rules, "fireworks")
         workflow = flow_to_workflow(new, store=store, allow_external_references=True)
         ids = [str(number) for number in sorted(opened.add_wf(workflow).values())]
-    return Submission(
-        engine="fireworks",
-        target=str(path),
-        submitted=bool(ids),
-        workers=chosen.counts(rules),
-        n_new=len(chosen.new),
-        n_finished=len(chosen.finished),
-        n_queued=len(chosen.queued),
-        failed=chosen.failed,
-        held_back=chosen.held_back,
-        warnings=warnings,
-        ids=ids,
-    )
+    return chosen.submission("fireworks", str(path), rules, warnings, ids)
 
 
 def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, bool]:

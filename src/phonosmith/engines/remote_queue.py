@@ -127,16 +127,4 @@ def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry
         explicit = rules.with_resources({name: worker.resources for name, worker in opened.workers.items()})
         new = route(chosen.flow(flow.name), explicit, "jobflow-remote")
         ids = submit_flow(new, worker=rules.inference.worker, project=opened.name, allow_external_references=True)
-    return Submission(
-        engine="jobflow-remote",
-        target=opened.name,
-        submitted=bool(ids),
-        workers=chosen.counts(rules),
-        n_new=len(chosen.new),
-        n_finished=len(chosen.finished),
-        n_queued=len(chosen.queued),
-        failed=chosen.failed,
-        held_back=chosen.held_back,
-        warnings=warnings,
-        ids=[str(number) for number in ids],
-    )
+    return chosen.submission("jobflow-remote", opened.name, rules, warnings, [str(number) for number in ids])

@@ -69,6 +69,24 @@ class Selection(BaseModel):
             found.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
         return {worker: dict(sorted(stages.items())) for worker, stages in sorted(found.items())}
 
+    def submission(
+        self, engine: EngineName, target: str, rules: Routing, warnings: list[str], ids: list[str]
+    ) -> Submission:
+        """Return what was done about the jobs; no ``ids``: nothing was submitted."""
+        return Submission(
+            engine=engine,
+            target=target,
+            submitted=bool(ids),
+            workers=self.counts(rules),
+            n_new=len(self.new),
+            n_finished=len(self.finished),
+            n_queued=len(self.queued),
+            failed=self.failed,
+            held_back=self.held_back,
+            warnings=warnings,
+            ids=ids,
+        )
+
 
 def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     """Return those jobs whose final output is in a store; refused labels and replaced jobs do not count."""

@@ -211,7 +211,9 @@ def dataset_from_phonons(
     count = n_train + n_valid
     sources = [phonon] * count
     if shapes == "varied":
-        sources = [in_supercell(model, cell) for cell in varied_supercells(model.phonon.primitive, len(perfect), count, rng)]
+        sources = [
+            in_supercell(model, cell) for cell in varied_supercells(model.phonon.primitive, len(perfect), count, rng)
+        ]
     frames = []
     for source in sources:
         still = atoms_of(source.supercell)

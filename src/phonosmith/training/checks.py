@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -52,9 +52,16 @@ def is_improved(valid: SplitErrors, curvature: CurvatureErrors | None, spec: Tra
     return after < before
 
 
+def frozen_blocks(spec: TrainSpec, model: torch.nn.Module) -> list[str]:
+    """Return the blocks of a MACE model that a strategy keeps as they are."""
+    if spec.start != "foundation" or spec.anchor == "low_rank":
+        return []
+    return block_names(model)[: first_trainable_block(model, spec)]
+
+
 def check_training(
     spec: TrainSpec,
-    model: torch.nn.Module,
+    frozen: Sequence[str],
     *,
     improved: bool,
     best_epoch: int,
@@ -68,11 +75,9 @@ def check_training(
         findings.append("The validation loss is not below the foundation's: the model is not better.")
     if best_epoch == 0:
         findings.append("No epoch was better than the start: the weights are those it began with.")
-    if spec.start == "foundation" and spec.anchor != "low_rank":
-        first = first_trainable_block(model, spec)
-        moved = [name for name in block_names(model)[:first] if changed_by_block.get(name, 0)]
-        if moved:
-            findings.append(f"Blocks that were to be frozen changed: {', '.join(moved)}.")
+    moved = [name for name in frozen if changed_by_block.get(name, 0)]
+    if moved:
+        findings.append(f"Blocks that were to be frozen changed: {', '.join(moved)}.")
     if best_epoch > 0 and not any(changed_by_block.values()):
         findings.append("No parameter changed although training ran.")
     if spec.uses_replay and replay_visits == 0:

@@ -16,15 +16,17 @@ from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.training.assemble import Assembly, CurvatureInput, assemble, curvature_term
-from phonosmith.training.checks import changes, check_training, is_improved
-from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
+from phonosmith.training.checks import changes, frozen_blocks
+from phonosmith.training.documents import CurvatureErrors, SplitErrors, TrainingDocument
 from phonosmith.training.energies import final_shift, relative_to
+from phonosmith.training.epochs import FitState
 from phonosmith.training.graphs import Graph, adapted, in_batches
-from phonosmith.training.loop import FitState, Fitter
+from phonosmith.training.loop import Fitter
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.metrics import Errors, errors
 from phonosmith.training.models import MAIN_HEAD, cast, model_numbers, resolve_device, single_head
 from phonosmith.training.progress import epoch_reporter
+from phonosmith.training.reporting import Measured, curvature_errors, training_document
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import merge_adapters, select_trainable
 
@@ -145,9 +147,8 @@ def fine_tune(
         trained = _weights(model, fitter, spec)
         final = _transplant(assembly.start, start, trained)
         settled = _settle_energies(assembly, final, spec, state)
-        document = _document(
-            assembly, spec, state, fitter, final, name=name, seed=seed, seconds=seconds, settled=settled
-        )
+        found = _measured(assembly, spec, state, fitter, final, settled)
+        document = training_document(spec, state, found, name=name, seed=seed, seconds=seconds)
     document.manifest = manifest
     plain = single_head(final, MAIN_HEAD)
     for parameter in plain.parameters():
@@ -219,18 +220,15 @@ def _errors(model: torch.nn.Module, graphs: Sequence[Graph], spec: TrainSpec) ->
     return errors(model, in_batches(graphs, 2 * spec.batch_size), LossTerms.of(spec))
 
 
-def _document(
+def _measured(
     assembly: Assembly,
     spec: TrainSpec,
     state: FitState,
     fitter: Fitter,
     final: torch.nn.Module,
-    *,
-    name: str,
-    seed: int,
-    seconds: float,
     settled: dict[str, float],
-) -> TrainingDocument:
+) -> Measured:
+    """Evaluate foundation and trained model in float64."""
     foundation, plain = assembly.foundation, single_head(final, MAIN_HEAD)
     splits = {}
     for split in ("train", "valid"):
@@ -241,58 +239,24 @@ def _document(
             after=_errors(final, graphs, spec),
         )
     count, norm, relative, by_block = changes(single_head(assembly.start, MAIN_HEAD), plain)
+    total = sum(parameter.numel() for parameter in plain.parameters())
     if spec.start == "fresh":
         # a fresh model shares nothing with the foundation: everything changed
-        count = sum(parameter.numel() for parameter in plain.parameters())
-    term = fitter.curvature
-    curvature = _curvature_errors(assembly, spec, state, final, term.method if term else "")
-    improved = is_improved(splits["valid"], curvature, spec)
-    visits = len(assembly.replay) * len(state.history[1:])
-    replay = None
-    if assembly.replay:
-        replay = ReplayUse(
-            mode=spec.replay,
-            labels=assembly.replay_labels,
-            n_structures=len(assembly.replay),
-            visits=visits,
-            before=_errors(foundation, assembly.replay, spec),
-            after=_errors(final, assembly.replay, spec),
-        )
-    checks = check_training(
-        spec,
-        plain,
-        improved=improved,
-        best_epoch=state.best_epoch,
-        changed_by_block=by_block,
-        replay_visits=visits,
-        curvature_steps=state.curvature_steps,
-    )
-    return TrainingDocument(
-        name=name or spec.strategy,
-        strategy=spec.strategy,
-        spec=spec,
-        seed=seed,
+        count = total
+    term, replay = fitter.curvature, assembly.replay
+    return Measured(
         metrics=splits,
-        improved=improved,
-        finished=state.finished,
-        stop_reason=state.reason,
-        epochs_run=state.epoch,
-        best_epoch=state.best_epoch,
-        seconds=seconds,
-        steps=state.steps,
-        n_parameters=sum(parameter.numel() for parameter in plain.parameters()),
+        n_parameters=total,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
-        n_changed=count,
-        change_norm=norm,
-        change_relative=relative,
-        changed_by_block=by_block,
         n_parameters_foundation=assembly.n_parameters,
-        e0_shift_ev={symbol: value + settled.get(symbol, 0.0) for symbol, value in assembly.e0_shift.items()},
-        e0_final_shift_ev=settled,
-        curvature=curvature,
-        replay=replay,
-        checks=checks,
-        history=state.history,
+        change=(count, norm, relative, by_block),
+        frozen=frozen_blocks(spec, plain),
+        e0_shift=assembly.e0_shift,
+        settled=settled,
+        curvature=_curvature_errors(assembly, spec, state, final, term.method if term else ""),
+        replay=(len(replay), assembly.replay_labels, _errors(foundation, replay, spec), _errors(final, replay, spec))
+        if replay
+        else None,
         notes=[*assembly.notes, *(term.notes if term else [])],
     )
 
@@ -309,14 +273,5 @@ def _curvature_errors(
     if judged is None or original is None:
         return None
     judged.method = original.method = method if method != "auto" else "autograd"
-    spent = sum(line["curvature_seconds"] for line in state.history)
-    return CurvatureErrors(
-        source=target.source,
-        n_atoms=len(target.atoms),
-        n_columns=len(target.columns),
-        method=judged.method,
-        mae_before_ev_per_angstrom2=original.mae(assembly.foundation),
-        mae_after_ev_per_angstrom2=judged.mae(final),
-        steps=state.curvature_steps,
-        seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
-    )
+    before, after = original.mae(assembly.foundation), judged.mae(final)
+    return curvature_errors([target], state, judged.method, before, after)

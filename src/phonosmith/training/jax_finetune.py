@@ -15,21 +15,21 @@ from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.potentials.nequix import NequixPotential
 from phonosmith.potentials.nequix_backend import NequixWeights, architecture_key, precision, skeleton
-from phonosmith.training.checks import is_improved
 from phonosmith.training.curvature import CurvatureTarget
-from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
+from phonosmith.training.documents import CurvatureErrors, SplitErrors
 from phonosmith.training.energies import shift_of_compositions
+from phonosmith.training.epochs import FitState
 from phonosmith.training.finetune import TrainingResult
 from phonosmith.training.jax_assemble import JaxAssembly, as_targets, assemble_jax, shifted
 from phonosmith.training.jax_data import LabelledGraph
 from phonosmith.training.jax_loop import JaxFitter
 from phonosmith.training.jax_metrics import energy_residuals, split_errors
-from phonosmith.training.jax_trainable import blocks_of, changes, check, require_supported, select_moved
-from phonosmith.training.loop import FitState
+from phonosmith.training.jax_trainable import blocks_of, changes, require_supported, select_moved
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.metrics import Errors
 from phonosmith.training.models import resolve_device
 from phonosmith.training.progress import epoch_reporter
+from phonosmith.training.reporting import Measured, curvature_errors, training_document
 from phonosmith.training.spec import TrainSpec
 
 
@@ -89,9 +89,8 @@ def fine_tune_nequix(
         seconds = max(time.perf_counter() - begin, state.seconds)
         final = NequixWeights(foundation.weights.config, [np.asarray(leaf, dtype=np.float32) for leaf in state.best])
         final, settled = _settle_energies(assembly, final, fitter, foundation.row_of)
-        document = _Judge(foundation, assembly, spec, fitter).document(
-            state, final, name=name, seed=seed, seconds=seconds, settled=settled
-        )
+        found = _Judge(foundation, assembly, spec, fitter).measured(state, final, settled)
+        document = training_document(spec, state, found, name=name, seed=seed, seconds=seconds)
     document.manifest = manifest
     trained = NequixPotential(final, dtype=foundation.dtype, device=foundation.device, name=name or spec.strategy)
     return TrainingResult(trained, document)
@@ -126,10 +125,10 @@ def _settle_energies(
 
 
 class _Judge:
-    """Writes the document of a training; errors are evaluated in float64."""
+    """Evaluates foundation and trained model; errors in float64."""
 
     def __init__(self, foundation: NequixPotential, assembly: JaxAssembly, spec: TrainSpec, fitter: JaxFitter) -> None:
-        self.foundation, self.assembly, self.spec, self.fitter = foundation, assembly, spec, fitter
+        self.assembly, self.spec, self.fitter = assembly, spec, fitter
         self.key = architecture_key(foundation.weights.config)
 
     def errors(self, weights: NequixWeights, graphs: Sequence[LabelledGraph]) -> Errors:
@@ -147,97 +146,40 @@ class _Judge:
             for weights in (assembly.foundation, final):
                 leaves = [np.asarray(leaf, dtype=self.spec.dtype) for leaf in weights.leaves]
                 found.append(self.fitter.column_mae(leaves, columns))
-        spent = sum(line["curvature_seconds"] for line in state.history)
-        return CurvatureErrors(
-            source=", ".join(target.source for target in assembly.targets),
-            n_atoms=max(len(target.atoms) for target in assembly.targets),
-            n_columns=len(columns),
-            method="autograd",
-            mae_before_ev_per_angstrom2=found[0],
-            mae_after_ev_per_angstrom2=found[1],
-            steps=state.curvature_steps,
-            seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
-        )
+        return curvature_errors(assembly.targets, state, "autograd", *found)
 
-    def replay(self, final: NequixWeights, visits: int) -> ReplayUse | None:
-        assembly = self.assembly
-        if not assembly.replay:
-            return None
-        return ReplayUse(
-            mode=self.spec.replay,
-            labels=assembly.replay_labels,
-            n_structures=len(assembly.replay),
-            visits=visits,
-            before=self.errors(assembly.start, assembly.replay),
-            after=self.errors(final, assembly.replay),
-        )
-
-    def document(
-        self,
-        state: FitState,
-        final: NequixWeights,
-        *,
-        name: str,
-        seed: int,
-        seconds: float,
-        settled: dict[str, float],
-    ) -> TrainingDocument:
-        assembly, spec = self.assembly, self.spec
+    def measured(self, state: FitState, final: NequixWeights, settled: dict[str, float]) -> Measured:
+        assembly, replay = self.assembly, self.assembly.replay
         frame = skeleton(self.key)
-        splits = {
-            split: SplitErrors(
-                before=self.errors(assembly.foundation, getattr(assembly, split)),
-                shifted=self.errors(assembly.start, getattr(assembly, split)),
-                after=self.errors(final, getattr(assembly, split)),
-            )
-            for split in ("train", "valid")
-        }
-        count, norm, relative, by_block = changes(frame, assembly.start, final)
-        curvature = self.curvature(final, state)
-        improved = is_improved(splits["valid"], curvature, spec)
-        visits = len(assembly.replay) * len(state.history[1:])
-        total = sum(int(np.prod(shape)) for shape in frame.shapes)
-        moved = select_moved(frame, spec)
-        return TrainingDocument(
-            name=name or spec.strategy,
-            strategy=spec.strategy,
-            spec=spec,
-            seed=seed,
-            metrics=splits,
-            improved=improved,
-            finished=state.finished,
-            stop_reason=state.reason,
-            epochs_run=state.epoch,
-            best_epoch=state.best_epoch,
-            seconds=seconds,
-            steps=state.steps,
-            n_parameters=total,
-            n_trainable=sum(
-                int(np.prod(shape)) for shape, flag in zip(frame.shapes, moved.trained, strict=True) if flag
-            ),
-            n_changed=count,
-            change_norm=norm,
-            change_relative=relative,
-            changed_by_block=by_block,
-            n_parameters_foundation=total,
-            e0_shift_ev={
-                symbol: assembly.e0_shift.get(symbol, 0.0) + settled.get(symbol, 0.0)
-                for symbol in sorted({*assembly.e0_shift, *settled})
+        sizes = [int(np.prod(shape)) for shape in frame.shapes]
+        trained = select_moved(frame, self.spec).trained
+        notes = list(assembly.notes)
+        if assembly.columns:
+            notes.append("Curvature errors are evaluated in the precision of training.")
+        return Measured(
+            metrics={
+                split: SplitErrors(
+                    before=self.errors(assembly.foundation, getattr(assembly, split)),
+                    shifted=self.errors(assembly.start, getattr(assembly, split)),
+                    after=self.errors(final, getattr(assembly, split)),
+                )
+                for split in ("train", "valid")
             },
-            e0_final_shift_ev=settled,
-            curvature=curvature,
-            replay=self.replay(final, visits),
-            checks=check(
-                spec,
-                blocks_of(frame),
-                improved=improved,
-                best_epoch=state.best_epoch,
-                by_block=by_block,
-                visits=visits,
-                steps=state.curvature_steps,
-            ),
-            history=state.history,
-            notes=[*assembly.notes, "Curvature errors are evaluated in the precision of training."]
-            if assembly.columns
-            else assembly.notes,
+            n_parameters=sum(sizes),
+            n_trainable=sum(size for size, flag in zip(sizes, trained, strict=True) if flag),
+            n_parameters_foundation=sum(sizes),
+            change=changes(frame, assembly.start, final),
+            frozen=blocks_of(frame)[: self.spec.freeze_blocks],
+            e0_shift=assembly.e0_shift,
+            settled=settled,
+            curvature=self.curvature(final, state),
+            replay=(
+                len(replay),
+                assembly.replay_labels,
+                self.errors(assembly.start, replay),
+                self.errors(final, replay),
+            )
+            if replay
+            else None,
+            notes=notes,
         )

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.potentials.nequix_backend import NequixWeights, Skeleton
-from phonosmith.training.documents import TrainingChecks
 from phonosmith.training.jax_optimizer import Moved
 from phonosmith.training.spec import TrainSpec
 
@@ -94,24 +90,3 @@ def changes(
         square += float(((second - first) ** 2).sum())
         scale += float((first**2).sum())
     return count, square**0.5, (square / scale) ** 0.5 if scale else 0.0, by_block
-
-
-def check(
-    spec: TrainSpec, blocks: Sequence[str], *, improved: bool, best_epoch: int, by_block: Any, visits: int, steps: int
-) -> TrainingChecks:
-    """Compare what happened with what was asked for; every failure is a sentence."""
-    findings = []
-    if not improved:
-        findings.append("The validation loss is not below the foundation's: the model is not better.")
-    if best_epoch == 0:
-        findings.append("No epoch was better than the start: the weights are those it began with.")
-    moved = [name for name in blocks[: spec.freeze_blocks] if by_block.get(name, 0)]
-    if moved:
-        findings.append(f"Blocks that were to be frozen changed: {', '.join(moved)}.")
-    if best_epoch > 0 and not any(by_block.values()):
-        findings.append("No parameter changed although training ran.")
-    if spec.uses_replay and visits == 0:
-        findings.append("Replay was asked for, but no replay structure took part.")
-    if spec.uses_curvature and steps == 0:
-        findings.append("A curvature term was asked for, but took part in no step.")
-    return TrainingChecks(passed=not findings, not_improved=not improved, findings=findings)

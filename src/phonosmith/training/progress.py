@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from phonosmith.training.loop import EpochRecord
+from phonosmith.training.epochs import EpochRecord
 from phonosmith.training.spec import TrainSpec
 
 
