@@ -219,6 +219,10 @@ def test_a_killed_worker_costs_one_attempt(work, restarts):
     assert store.get_output(bystander.uuid) == 1
     if restarts:
         assert store.get_output(victim.uuid) == "alive"
+        # the folder of the attempt before is kept and linked: jobs may go on from what it holds
+        (link,) = (work / "run" / "jobs").glob("die-*/previous")
+        assert link.resolve().name == f"{link.parent.name}.attempt1"
+        assert (link / "job.log").is_file()
     else:
         assert "signal 9" in summary.failed[0].error
 

@@ -44,6 +44,26 @@ def test_job_trains_and_registers(inputs, tmp_path, monkeypatch, tiny_frames):
     assert load(document.model).evaluate(tiny_frames(1))[0].forces.shape == (4, 3)
 
 
+def test_a_repeated_job_goes_on_where_its_earlier_attempt_was_cut_off(inputs, tmp_path, monkeypatch):
+    """As after a kill: the folder of the attempt before is linked, and holds a checkpoint."""
+    from phonosmith.core.attempts import PREVIOUS
+
+    wanted = {"strategy": "delta", "settings": {"epochs": 2}, "seed": 4}
+    whole = run_training(*inputs, **wanted, workdir=str(tmp_path / "whole"))
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    cut = run_training(*inputs, **wanted, walltime=1e-3)
+    assert cut.epochs_run == 1
+    # an attempt between that got nowhere does not hide it
+    (tmp_path / "second" / PREVIOUS).symlink_to(tmp_path / "first")
+    (tmp_path / "third" / PREVIOUS).symlink_to(tmp_path / "second")
+    monkeypatch.chdir(tmp_path / "third")
+    found = run_training(*inputs, **wanted)
+    assert found.history[1] == cut.history[1]  # its seconds, too: that epoch was not run again
+    assert (found.epochs_run, found.model.sha256) == (2, whole.model.sha256)
+
+
 def tmp_path_of(path):
     other = path / "other"
     other.mkdir()

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.attempts import PREVIOUS
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.run_state import DONE, FAILED, RUNNING, SKIPPED, WAITING, JobRow, RunState, now
 from phonosmith.engines.worker import FD_VARIABLE, RESPONSE_FILE
@@ -212,9 +213,12 @@ class LocalRunner:
     def _start(self, worker: _Worker, row: JobRow) -> None:
         label = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60]
         folder = self.root / "jobs" / f"{label}-{row.uuid[:8]}-{row.index}"
-        if folder.exists() and row.attempts:
-            shutil.move(folder, _unused(folder, row.attempts))
+        earlier = _unused(folder, row.attempts) if folder.exists() and row.attempts else None
+        if earlier is not None:
+            shutil.move(folder, earlier)
         folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            (folder / PREVIOUS).symlink_to(Path("..") / earlier.name, target_is_directory=True)
         self.state.update(row.key, state=RUNNING, attempts=row.attempts + 1, folder=str(folder))
         worker.job, worker.since = row, now()
         task = json.dumps({"document": self.state.document(row.key), "folder": str(folder)})

@@ -10,6 +10,7 @@ from typing import Any
 from jobflow import CURRENT_JOB, Job, Maker, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
+from phonosmith.core.attempts import left_behind
 from phonosmith.core.errors import TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.potentials.documents import PotentialRef
@@ -164,7 +165,7 @@ def run_training(
     Parameters
     ----------
     checkpoint
-        Where an earlier attempt stopped; one in the folder itself goes before it.
+        Where an earlier job stopped; what an interrupted attempt of this job has left goes before it.
     workdir
         Folder of the metrics log and the checkpoint, a subfolder per training.
     """
@@ -177,8 +178,12 @@ def run_training(
     spec = make_spec(strategy, **(settings or {}))
     label = "-".join(part for part in (material.lower(), strategy) if part)
     folder = Path(workdir) / f"{label}-{foundation.short}-{train.short}-{seed}-{digest_json(spec.model_dump())[:8]}"
-    if checkpoint is not None and not (folder / CHECKPOINT_NAME).is_file():
-        write_atomic(folder / CHECKPOINT_NAME, default_artefacts().get_bytes(checkpoint))
+    here = folder / CHECKPOINT_NAME
+    earlier = left_behind(here)
+    if not here.is_file() and earlier is not None:
+        write_atomic(here, earlier.read_bytes())
+    elif not here.is_file() and checkpoint is not None:
+        write_atomic(here, default_artefacts().get_bytes(checkpoint))
     result = fine_tune(
         load(foundation, dtype="float64", device="cpu"),
         get_dataset(train),
@@ -193,7 +198,7 @@ def run_training(
         name=label,
     )
     if not result.document.finished:
-        state = (folder / CHECKPOINT_NAME).read_bytes()
+        state = here.read_bytes()
         result.document.checkpoint = default_artefacts().put_bytes(state, kind="checkpoint", suffix=".pt")
     return register(result, foundation).document
 

@@ -1,0 +1,26 @@
+"""What a repeated job finds of its earlier attempts: the local runner links to the folder of the one before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PREVIOUS = "previous"
+"""Name of the link in the folder of a repeated job."""
+
+
+def left_behind(path: Path, folder: Path | None = None) -> Path | None:
+    """Return a file that the newest earlier attempt has left, or None.
+
+    Parameters
+    ----------
+    path
+        Relative to the folder of the job.
+    folder
+        That folder; the current one by default.
+    """
+    place = folder or Path()
+    while (place / PREVIOUS).is_dir():
+        place /= PREVIOUS
+        if (place / path).is_file():
+            return place / path
+    return None
