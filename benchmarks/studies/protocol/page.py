@@ -124,4 +124,5 @@ Wall time by stage on two cores shared with other work: {", ".join(minutes)}.
 """)
     if document["failures"]:
         parts += ["Without a result: " + ", ".join(f"{f['material']} {f['what']}" for f in document["failures"]), ""]
-    return "\n".join(parts)
+    # the package's tables know the foundation by the digest of its file
+    return "\n".join(parts).replace(f"foundation {document['foundation_identity']}", "the foundation above")

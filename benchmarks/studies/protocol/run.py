@@ -111,6 +111,7 @@ def results(folder, arguments):
     document = {
         "reference": arguments.reference.stem,
         "foundation": taught,
+        "foundation_identity": str(found.potentials["foundation"].iloc[0]),
         "settings": yaml.safe_load((arguments.work / "campaign.yaml").read_text())
         | {"foundations": [arguments.foundation.name], "materials": None, "replay": None, "engine": None},
         "materials": {row["material"]: row for row in systems},
