@@ -1,4 +1,7 @@
-"""Write the page of the study from its results: ``python page.py results.json > README.md``."""
+"""Write the page of the study from its results: ``python page.py results.json [more.json ...] > README.md``.
+
+Results of further strategies for some of the materials may be given as further files of runs in the same folder.
+"""
 
 from __future__ import annotations
 
@@ -102,9 +105,21 @@ def worse(materials):
     return f"Larger phonon MAE than the foundation's: {', '.join(said)}."
 
 
+def merged(files):
+    """Return the first result with what the others hold besides."""
+    results, *others = (json.loads(Path(file).read_text()) for file in files)
+    for other in others:
+        if (other["foundation"], other["settings"]) != (results["foundation"], results["settings"]):
+            raise SystemExit("These results are of different foundations or settings.")
+        for name, found in other["materials"].items():
+            known = results["materials"].setdefault(name, found)["rows"]
+            known += [row for row in found["rows"] if row not in known]
+    return results
+
+
 def main():
     """Print the page."""
-    results = json.loads(Path(sys.argv[1]).read_text())
+    results = merged(sys.argv[1:])
     materials, settings, foundation = results["materials"], results["settings"], results["foundation"]
     taught = foundation
     if isinstance(foundation, dict):
@@ -117,9 +132,9 @@ def main():
     print(f"""# Fine-tuning on real DFT force constants
 
 Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of {len(materials)} finished
-PBE phonon calculations. Foundation: {taught}. `mace_mp_0b3`, where it is listed, are published phonons of that
-foundation for the same supercells, not a potential evaluated here. One fine-tuning per material and seed
-(seeds {settings["seeds"]}): {trained[0]["n_train"]} cells labelled by the harmonic energy of the DFT force constants,
+PBE phonon calculations. Foundation: {taught}.
+`mace_mp_0b3`, where it is listed, are published phonons of that foundation for the same supercells, not a potential
+evaluated here. One fine-tuning per material and seed (seeds {settings["seeds"]}): {trained[0]["n_train"]} cells labelled by the harmonic energy of the DFT force constants,
 of at most the size of a supercell with edges of {settings["min_length"]:g} Å, {settings["epochs"]} epochs.
 Every potential relaxes the crystal itself; phonons in the full supercell of the calculation, {settings["mesh"]}³ mesh.
 
