@@ -134,8 +134,9 @@ def main():
 Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of {len(materials)} finished
 PBE phonon calculations. Foundation: {taught}.
 `mace_mp_0b3`, where it is listed, are published phonons of that foundation for the same supercells, not a potential
-evaluated here. One fine-tuning per material and seed (seeds {settings["seeds"]}): {trained[0]["n_train"]} cells labelled by the harmonic energy of the DFT force constants,
-of at most the size of a supercell with edges of {settings["min_length"]:g} Å, {settings["epochs"]} epochs.
+evaluated here. One fine-tuning per material and seed (seeds {settings["seeds"]}): {trained[0]["n_train"]} cells
+labelled by the harmonic energy of the DFT force constants, of at most the size of a supercell with edges of
+{settings["min_length"]:g} Å, {settings["epochs"]} epochs.
 Every potential relaxes the crystal itself; phonons in the full supercell of the calculation, {settings["mesh"]}³ mesh.
 
 ## Over materials
