@@ -105,6 +105,14 @@ def worse(materials):
     return f"Larger phonon MAE than the foundation's: {', '.join(said)}."
 
 
+def unfinished(trained):
+    """Return a sentence on trainings that were still getting better when they ended."""
+    late = [row for row in trained if row["best_epoch"] > 0.95 * row["epochs"]]
+    return (
+        f"{len(late)} of {len(trained)} trainings had their best epoch among the last 5 %: more epochs would help them."
+    )
+
+
 def merged(files):
     """Return the first result with what the others hold besides."""
     results, *others = (json.loads(Path(file).read_text()) for file in files)
@@ -160,13 +168,18 @@ that of the potential) with its range. Thermal properties at 300 K.
 
 {table(["material", "DFT", *names(materials)], unstable)}
 """)
-    print("""## Limits
+    print(
+        """## Limits
 
 - Labels are harmonic: made from the force constants that are also the truth, in smaller cells. That is what real
   calculations of such small displacements would give, without their anharmonicity and numerical noise. Wave vectors
   commensurate with a training cell were seen; the mesh holds many that were not.
 - No long-range electric term on either side.
-- Perfect cells are taught with zero stress, for the calculations started from relaxed cells.""")
+- Perfect cells are taught with zero stress, for the calculations started from relaxed cells.
+- {seeds} training seed(s) per material: intervals are over materials. {late}""".format(
+            seeds=len(settings["seeds"]), late=unfinished(trained)
+        )
+    )
     if isinstance(foundation, dict):
         print("""- The foundation is not a published one: it knows these crystals from its teacher and inherits the
   teacher's errors against PBE. The column `mace_mp_0b3` says what a published one is worth here.""")
