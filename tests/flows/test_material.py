@@ -17,6 +17,7 @@ from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.datasets import get_dataset
 from phonosmith.reference.engines import make_engine
+from phonosmith.report.html import write_report
 
 TINY = {
     "sampling": {"cell": "primitive", "max_steps": 20},
@@ -187,3 +188,24 @@ def test_a_failed_optional_evaluation_is_named_and_the_report_survives(tmp_path)
     assert report.strategies[0].eos is None
     assert report.foundation.eos is not None
     assert report.notes == ["eos of transfer: no result, its job failed"]
+
+
+@pytest.mark.slow
+def test_a_potential_that_relaxes_into_something_else_is_not_fit_and_the_report_survives(tmp_path):
+    """A bad potential may collapse the crystal: its phonons belong to another structure."""
+    flow = maker(strategies=("transfer", "freeze1")).make(silicon(), resolve("embedded"))
+    (broken,) = [job for job, _ in flow.iterflow() if job.name == "phonon si freeze1"]
+    small = silicon()
+    small.scale_lattice(0.55 * small.volume)
+    broken.function_args = (small, *broken.function_args[1:])
+    broken.function_kwargs["relax"] = False
+    report, _ = run(flow, tmp_path / "run")
+    assert {entry.strategy for entry in report.strategies} == {"transfer", "freeze1"}
+    assert report.best == "transfer"
+    (collapsed,) = [entry for entry in report.strategies if entry.strategy == "freeze1"]
+    assert (collapsed.phonons, collapsed.verdict.fit) == (None, False)
+    assert collapsed.summary is not None
+    assert "cannot be compared" in collapsed.verdict.reasons[0]
+    assert [note.startswith("phonons of freeze1: ") for note in report.notes] == [True]
+    write_report([report], tmp_path / "report.html")
+    assert "cannot be mapped" in (tmp_path / "report.html").read_text()

@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, Response, job
 from phonosmith.analysis.documents import AuditedLabels, PhononSummary
 from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.fastpath import choose_phonon_supercell
@@ -35,6 +35,7 @@ from phonosmith.training.spec import make_spec
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from phonosmith.evaluation.harmonic import HarmonicModel
     from phonosmith.potentials.documents import PotentialRef
 
 
@@ -231,7 +232,6 @@ def judge_round(
         Training configurations asked so far.
     """
     from phonosmith.evaluation.harmonic import harmonic_from_document
-    from phonosmith.evaluation.phonons import compare_phonons
 
     sampled, kept = read_document(SamplingDoc, sample), read_document(AuditedLabels, labels)
     made = [read_document(TrainingDocument, one) for one in trainings]
@@ -243,10 +243,10 @@ def judge_round(
         change = spread = None
         if previous is not None:
             before = harmonic_from_document(read_document(PhononDoc, previous["phonons"]), default_artefacts())
-            change = compare_phonons(before, models[0], maker.mesh).mae_thz
+            change = _distance(before, models[0], maker.mesh)
         if len(models) > 1:
-            pairs = itertools.combinations(models, 2)
-            spread = float(np.mean([compare_phonons(a, b, maker.mesh).mae_thz for a, b in pairs]))
+            apart = [_distance(a, b, maker.mesh) for a, b in itertools.combinations(models, 2)]
+            spread = None if None in apart else float(np.mean(np.array(apart, dtype=float)))
         this = _round(rounds, n_frames + min(maker.n_valid, sampled.n_valid), kept, made[0], found[0], change, spread)
     rounds = [*rounds, this]
     spent = _costs(state["key"], previous, sampled, kept, made, found, this.number)
@@ -280,6 +280,16 @@ def judge_round(
         costs=spent,
         manifest=manifest,
     )
+
+
+def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float | None:
+    """Return the phonon MAE between two potentials, THz; None where they relaxed into different structures."""
+    from phonosmith.evaluation.phonons import compare_phonons
+
+    try:
+        return compare_phonons(first, second, mesh).mae_thz
+    except MismatchError:
+        return None
 
 
 def _round(
@@ -331,6 +341,9 @@ def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
         if this.spread_thz > maker.spread_thz:
             return None
         return f"the committee's phonons differ by {this.spread_thz:.3f} THz (limit {maker.spread_thz:g} THz)"
+    if maker.committee > 1:
+        # members that relaxed into different structures do not agree
+        return None
     if this.phonon_change_thz is None or this.phonon_change_thz > maker.change_thz:
         return None
     if bool(_unconverged(this.verdict)) != bool(_unconverged(rounds[-2].verdict)):

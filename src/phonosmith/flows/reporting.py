@@ -141,25 +141,35 @@ class _Case:
             self.notes.append(f"displaced cells of {owner}: {error}")
             return None
 
+    def compared(self, model: HarmonicModel, other: HarmonicModel, owner: str) -> tuple[PhononComparison | None, str]:
+        """Return the comparison of a potential's phonons with others; without one, why they cannot be compared."""
+        from phonosmith.evaluation.phonons import compare_phonons
+
+        try:
+            return compare_phonons(other, model, self.about["mesh"]), ""
+        except MismatchError as error:
+            self.notes.append(f"phonons of {owner}: {error.message}")
+            return None, error.message
+
     def entry(
         self, strategy: str, results: dict[str, Any], training: TrainingDocument | None, n_train: int, owner: str
     ) -> PotentialReport:
         """Return the report of one potential."""
         from phonosmith.evaluation.harmonic import harmonic_from_document
-        from phonosmith.evaluation.phonons import compare_phonons
 
         phonons = None if results.get("phonons") is None else read_document(PhononDoc, results["phonons"])
         ref = read_document(PotentialRef, results["potential"]) if training is None else training.model
         assert ref is not None  # run_training always registers its model
-        comparison, change, model = None, None, None
+        comparison, change, mismatch = None, None, ""
         if phonons is not None:
             self.costs.append(costs.phonon_cost(f"phonon {self.about['key']} {owner}", phonons))
             model = harmonic_from_document(phonons, default_artefacts())
             if self.reference is not None:
-                comparison = compare_phonons(self.reference, model, self.about["mesh"])
+                comparison, mismatch = self.compared(model, self.reference, owner)
             smaller = [size for name, size in self.models if name == strategy and size < n_train]
             if smaller:
-                change = compare_phonons(self.models[strategy, max(smaller)], model, self.about["mesh"]).mae_thz
+                moved, _ = self.compared(model, self.models[strategy, max(smaller)], owner)
+                change = None if moved is None else moved.mae_thz
             self.models[strategy, n_train] = model
         found = PotentialReport(
             strategy=strategy,
@@ -174,12 +184,14 @@ class _Case:
         )
         if training is not None:
             found = found.model_copy(update=_training_fields(training))
-        return self.judged(found)
+        return self.judged(found, mismatch)
 
-    def judged(self, entry: PotentialReport) -> PotentialReport:
-        """Return an entry with its verdict."""
+    def judged(self, entry: PotentialReport, mismatch: str = "") -> PotentialReport:
+        """Return an entry with its verdict; ``mismatch``: why its phonons cannot be compared with the reference's."""
         improved = entry.improved is not False
-        if entry.summary is None:
+        if mismatch:
+            verdict = Verdict(fit=False, reasons=[f"cannot be compared: {mismatch}"], thresholds={})
+        elif entry.summary is None:
             verdict = Verdict(fit=False, reasons=["its phonons could not be computed"], thresholds={})
         elif entry.phonons is not None:
             verdict = judge(entry.phonons, get_settings(), self.base, improved=improved)
