@@ -86,6 +86,10 @@ def stop(x):
     return Response(output=x, stop_children=True)
 
 @job
+def process():
+    return os.getpid()
+
+@job
 def where():
     return [os.getcwd(), os.environ.get("SLOT_NAME", "")]
 """
@@ -225,6 +229,17 @@ def test_a_killed_worker_costs_one_attempt(work, restarts):
         assert (link / "job.log").is_file()
     else:
         assert "signal 9" in summary.failed[0].error
+
+
+@pytest.mark.parametrize(("limit", "several"), [(0.0, True), (100.0, False)])
+def test_a_worker_that_holds_too_much_memory_is_replaced(work, limit, several):
+    import runner_jobs as jobs
+
+    local, store = runner(work, slots=[Slot("cpu")], worker_memory_gb=limit)
+    asked = [jobs.process() for _ in range(3)]
+    summary = local.run(Flow(asked))
+    assert (summary.ok, summary.executed) == (True, 3)
+    assert len({store.get_output(one.uuid) for one in asked}) == (3 if several else 1)
 
 
 def test_detours_additions_and_stops(work):

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 PREVIOUS = "previous"
 """Name of the link in the folder of a repeated job."""
+
+
+def set_aside(folder: Path, attempt: int) -> Path:
+    """Give the folder of an attempt another name, one that is free, and return it."""
+    name = folder.with_name(f"{folder.name}.attempt{attempt}")
+    while name.exists():
+        attempt += 1
+        name = folder.with_name(f"{folder.name}.attempt{attempt}")
+    shutil.move(folder, name)
+    return name
 
 
 def left_behind(path: Path, folder: Path | None = None) -> Path | None:

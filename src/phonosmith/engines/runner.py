@@ -10,7 +10,6 @@ import json
 import os
 import re
 import selectors
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.attempts import PREVIOUS
+from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.run_state import DONE, FAILED, RUNNING, SKIPPED, WAITING, JobRow, RunState, now
 from phonosmith.engines.worker import FD_VARIABLE, RESPONSE_FILE
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
 POLL_SECONDS = 0.2
+WORKER_MEMORY_GB = 2.5
+"""A worker that holds more than this after a job is replaced by a new one: libraries keep some memory of every model
+they compile, about 30 MB for each training, and a campaign has hundreds."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class LocalRunner:
         How often a job that raised is started again.
     restarts
         How often a job whose worker died is started again.
+    worker_memory_gb
+        Memory above which a worker is replaced when its job is done.
     progress
         Show a progress bar on standard error.
     """
@@ -112,12 +116,14 @@ class LocalRunner:
         rules: Mapping[str, str] | None = None,
         retries: int = 0,
         restarts: int = 1,
+        worker_memory_gb: float = WORKER_MEMORY_GB,
         progress: bool = False,
     ) -> None:
         self.root = Path(root).resolve()
         self.slots = list(slots) if slots is not None else default_slots()
         self.rules = dict(rules or {"train": "gpu"})
         self.retries, self.restarts, self.progress = retries, restarts, progress
+        self.worker_memory_gb = worker_memory_gb
         if not self.slots:
             raise ConfigurationError("The local runner needs at least one slot.", "Give slots=[Slot('cpu')].")
         self.state = RunState(self.root / "run.sqlite")
@@ -213,9 +219,7 @@ class LocalRunner:
     def _start(self, worker: _Worker, row: JobRow) -> None:
         label = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60]
         folder = self.root / "jobs" / f"{label}-{row.uuid[:8]}-{row.index}"
-        earlier = _unused(folder, row.attempts) if folder.exists() and row.attempts else None
-        if earlier is not None:
-            shutil.move(folder, earlier)
+        earlier = set_aside(folder, row.attempts) if folder.exists() and row.attempts else None
         folder.mkdir(parents=True, exist_ok=True)
         if earlier is not None:
             (folder / PREVIOUS).symlink_to(Path("..") / earlier.name, target_is_directory=True)
@@ -249,10 +253,19 @@ class LocalRunner:
                 else:
                     self._fail(self._fresh(row), answer["error"], self.retries, seconds)
                 ended += 1
+                if answer["memory_gb"] > self.worker_memory_gb:
+                    self._dismiss(worker)
         return ended
 
     def _fresh(self, row: JobRow) -> JobRow:
         return next(other for other in self.state.rows() if other.key == row.key)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Let an idle worker end; a new one takes its place when a job needs it."""
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        self._end(worker)
+        self._workers.remove(worker)
 
     def _bury(self, worker: _Worker, row: JobRow | None) -> None:
         """Deal with a worker that died."""
@@ -322,27 +335,22 @@ class LocalRunner:
         for worker in self._workers:
             if worker.job is not None:
                 worker.process.terminate()
-            try:
-                worker.process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            self._selector.unregister(worker.answers)
-            worker.answers.close()
+            self._end(worker)
         self._workers.clear()
+
+    def _end(self, worker: _Worker) -> None:
+        """Wait for a worker that was told to end."""
+        try:
+            worker.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        self._selector.unregister(worker.answers)
+        worker.answers.close()
 
     def retry(self, names: Sequence[str] | None = None) -> int:
         """Put failed jobs (all, or those named) back in line; the next ``run`` starts them."""
         return self.state.retry(names)
-
-
-def _unused(folder: Path, attempt: int) -> Path:
-    """Return a name that is free for a failed attempt's folder."""
-    candidate = folder.with_name(f"{folder.name}.attempt{attempt}")
-    while candidate.exists():
-        attempt += 1
-        candidate = folder.with_name(f"{folder.name}.attempt{attempt}")
-    return candidate
 
 
 class _ProgressBar:

@@ -71,6 +71,13 @@ def end_with_parent(interval: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def memory_gb() -> float:
+    """Return the memory this process holds now, GB."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1e9
+
+
 def main() -> None:
     """Serve tasks until standard input closes."""
     end_with_parent()
@@ -94,7 +101,7 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os.chdir(home)
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(json.dumps({**answer, "memory_gb": memory_gb()}) + "\n")
 
 
 if __name__ == "__main__":
