@@ -102,8 +102,8 @@ def page(document):
         f"""# Cost of phonons, labels and trainings
 
 Made by `run.py` (its first lines say how). Supercells and numbers of displaced cells are those of {len(rows)} real
-phonon calculations; **core-hours are estimates of the scaling model of `phonosmith plan`, {document["model"]}, not
-measurements**; both columns carry the same factor, so their ratio is better known than either.
+phonon calculations; **core-hours are estimates of the scaling model of `phonosmith plan`
+({document["model"]}), not measurements**; both columns carry the same factor, so their ratio is better known than either.
 
 ## What labels save
 
@@ -130,11 +130,13 @@ logarithms {fit["r"]:.2f}); those of the labels do not depend on it. {crossing}
         ]  # fmt: skip
         parts.append(f"""## Trainings, measured
 
-Wall minutes on one core of a shared two-core machine, from the protocol study; the published column is 200 epochs on
-one A100 in large cells. Training does not depend on the number of displaced cells.
+Wall minutes on one core of a shared two-core machine, from the protocol study; the published column is for one A100
+and up to 200 epochs in large cells. Training does not depend on the number of displaced cells.
 
 {table(["strategy", "cell", "trainings", "mean, min", "published, min"], lines)}
 """)
+    if document["left_out"]:
+        parts.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in document['left_out'].items())}.\n")
     parts.append("""## Limits
 
 - No first-principles calculation was timed here: calibrate with `phonosmith tables --calibration` after the first
