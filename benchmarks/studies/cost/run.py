@@ -103,7 +103,8 @@ def page(document):
 
 Made by `run.py` (its first lines say how). Supercells and numbers of displaced cells are those of {len(rows)} real
 phonon calculations; **core-hours are estimates of the scaling model of `phonosmith plan`
-({document["model"]}), not measurements**; both columns carry the same factor, so their ratio is better known than either.
+({document["model"]}), not measurements**; both columns carry the same factor, so that
+their ratio is better known than either.
 
 ## What labels save
 

@@ -120,8 +120,8 @@ Wall time by stage on two cores shared with other work: {", ".join(minutes)}.
   trains up to 200 epochs and relaxes to 1e-4 eV/Å.
 - The foundation knows little more than these crystals; a published one starts from far more data.
 - The stand-in misses instabilities that DFT finds (SnTe, PbSe2): stability here is the stand-in's.
-- delta+pft also learns the reference's force constants of a supercell with edges of {settings["curvature_min_length"]:g} Å
-  or more: a few displaced cells that the others were not given.
+- delta+pft also learns force constants of the reference, of a supercell with edges of at least
+  {settings["curvature_min_length"]:g} Å: a few displaced cells that the others were not given.
 - Replay of multihead: {training.get("multihead", {}).get("replay_size", 0)} of the cells the foundation was taught on.
 """)
     if document["failures"]:
