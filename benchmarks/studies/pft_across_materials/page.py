@@ -96,8 +96,7 @@ of their norm.
 - Phonons are those of small supercells ({min(sizes)} to {max(sizes)} atoms) at the reference's geometry, for the
   potentials and for the reference alike: exact at the wave vectors of the small cell, interpolated between. They are
   not the phonons of the full supercells, and no potential relaxed the crystal.
-- {training["steps"]} steps are few (the paper: 150 epochs), and the learning rate is {results["settings"]["lr"]:g}
-  instead of 1e-4 for that reason.
+- {training["steps"]} steps are few (the paper: 150 epochs over about ten thousand materials).
 - Co-training uses cells labelled by the foundation, not its original data.
 """)
 
