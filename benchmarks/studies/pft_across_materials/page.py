@@ -60,7 +60,8 @@ def main():
     print(f"""# Phonon fine-tuning across materials
 
 Foundation {results["foundation"]}; {len(parts["train"])} materials to train on, {len(parts["validation"])} to choose
-the epoch, {len(parts["held_out"])} held out, by a draw with seed {results["settings"]["seed"]}. Made by `run.py`
+the epoch (none: chosen by the training materials), {len(parts["held_out"])} held out,
+by a draw with seed {results["settings"]["seed"]}. Made by `run.py`
 (its first lines say how and how to run it on other materials), page by `page.py`.
 
 ## Held-out materials
@@ -79,13 +80,13 @@ Phonon MAE (THz) / ω_max error (%) per material:
 
 {training["steps"]} steps in {training["epochs_run"]} epochs and {training["seconds"] / 60:.0f} minutes
 ({training["stop_reason"]}); epoch {training["best_epoch"]} kept. Column error of the training materials
-{before:.3f} → {after:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; of the validation materials
-{history[0][key]:.3f} → {best[key]:.3f}. Force error on the foundation's own labels of rattled validation cells
+{before:.3f} → {after:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; where the epoch was
+chosen {history[0][key]:.3f} → {best[key]:.3f}. Force error on the foundation's own labels of rattled cells
 {best["valid_mae_forces_mev_per_angstrom"]:.1f} meV/Å. Weights changed by {100 * training["change_relative"]:.2f} %
 of their norm.
 
 - training: {formulas["train"]}
-- validation: {formulas["validation"]}
+- validation: {formulas["validation"] or "none"}
 - held out: {formulas["held_out"]}
 - left out: {", ".join(f"{name} ({why})" for name, why in results["left_out"].items()) or "none"}
 

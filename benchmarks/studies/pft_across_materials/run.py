@@ -15,7 +15,7 @@ with DATA a folder of ``NAME.phonopy.yaml[.xz]`` files that hold forces or force
 3. Training: irreducible columns of the training materials take turns, each step with the mean force and stress of the
    perfect cells; between them, energy, force and stress steps on rattled and strained cells of the training materials
    labelled by the foundation itself (what stands for its original data); moving average of the weights; the epoch with
-   the smallest column error on the validation materials is kept.
+   the smallest column error on the validation materials (``--validation 0``: on the training materials) is kept.
 4. Phonons of every potential in the small supercells, at the reference's geometry, against the reference in the same
    supercells. Forgetting: how far energies and forces of rattled held-out cells moved from the foundation's.
 
@@ -141,9 +141,13 @@ def train(foundation, materials, parts, args):
     def targets(role):
         return [curvature_target(phonon_of(materials[name]), source=name) for name in parts[role]]
 
-    # one call: one shape, one compilation
+    # one call: one shape, one compilation; without validation materials, other cells of the training materials
     drawn = {
-        role: [one for k, name in enumerate(parts[role]) for one in rattled(materials[name], 1, [seed, k])]
+        role: [
+            one
+            for k, name in enumerate(parts[role] or parts["train"])
+            for one in rattled(materials[name], 1, [seed, k])
+        ]
         for seed, role in enumerate(("train", "validation"), start=1)
     }
     labelled = label_with_potential(foundation, [*drawn["train"], *drawn["validation"]])
