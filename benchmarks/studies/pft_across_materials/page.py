@@ -100,6 +100,8 @@ of their norm.
 - {training["steps"]} steps are few (the paper: 150 epochs over about ten thousand materials).
 - Co-training uses cells labelled by the foundation, not its original data.
 """)
+    if results.get("remarks"):
+        print("\n".join(["## Remarks", "", *(f"- {remark}" for remark in results["remarks"])]))
 
 
 if __name__ == "__main__":
