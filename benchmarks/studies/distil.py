@@ -94,7 +94,7 @@ def teaching_frames(structure, count, n_atoms, seed):
     return frames
 
 
-def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40, walltime=None):
+def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
     """Fit the foundation, or find it finished in the folder; return its path.
 
     Parameters
@@ -111,8 +111,6 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40, wallti
         Largest cell.
     epochs
         Of the fit.
-    walltime
-        Seconds after which the fit stops; another call goes on.
     """
     import torch
 
@@ -142,12 +140,8 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40, wallti
     spec = make_spec(
         "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=3, patience=None, e0="refit"
     )
-    result = fine_tune(
-        untrained(train), train, valid, spec, seed=0, workdir=work / "distillation", walltime=walltime, progress=True
-    )
+    result = fine_tune(untrained(train), train, valid, spec, seed=0, workdir=work / "distillation", progress=True)
     document = result.document
-    if document.stop_reason == "walltime":
-        raise SystemExit("The distillation reached its walltime; call it again to go on.")
     after = document.metrics["valid"].after
     record = taught | {
         "n_train": len(train),

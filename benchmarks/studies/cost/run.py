@@ -21,6 +21,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from study_tables import table
+
 
 def one(path, model, settings):
     """Return sizes and estimated core-hours of one material."""
@@ -56,12 +59,6 @@ def power(x, y):
     a, b = np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float))
     slope, level = np.polyfit(a, b, 1)
     return {"exponent": float(slope), "factor": float(np.exp(level)), "r": float(np.corrcoef(a, b)[0, 1])}
-
-
-def table(headings, rows):
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def measured_trainings(document):

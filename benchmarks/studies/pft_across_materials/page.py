@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from study_tables import interval, table
+
 COLUMNS = {
     "phonon_mae_thz": "phonon MAE (THz)",
     "omega_max_percent": "abs. ω_max error (%)",
@@ -15,20 +18,6 @@ COLUMNS = {
     "free_energy_kj_mol": "abs. F(300 K) error (kJ/mol)",
     "heat_capacity_percent": "abs. C_v(300 K) error (%)",
 }
-
-
-def interval(values, seed=0, draws=10000):
-    """Return mean and 95 % bootstrap interval over materials."""
-    values = np.asarray(values)
-    means = np.random.default_rng(seed).choice(values, (draws, len(values))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
-
-
-def table(headings, rows):
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def main():
@@ -44,7 +33,7 @@ def main():
         lost = one["forgetting"]
         summary.append(
             [f"{label} ({one['file']})"]
-            + [interval([abs(row[key]) for row in rows]) for key in COLUMNS]
+            + [interval([abs(row[key]) for row in rows], np.mean) for key in COLUMNS]
             + [f"{lost['energy_mev_per_atom']:.1f}", f"{lost['forces_mev_per_angstrom']:.1f}"]
         )
     for name in parts["held_out"]:

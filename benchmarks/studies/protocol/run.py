@@ -77,8 +77,8 @@ def run(arguments):
         path = work / "crystals" / f"{name}.vasp"
         if not path.exists():
             structure.to(filename=str(path), fmt="poscar")
-    if arguments.foundation is None:
-        arguments.foundation = distil(work / "foundation", arguments.teacher, structures)
+    if arguments.teacher is not None:
+        distil(work / "foundation", arguments.teacher, structures)
         arguments.replay = arguments.replay or work / "foundation" / "teaching.xyz"
     # written by distil.py, or the caller's own choice
     foundation = import_file(arguments.foundation, name=arguments.foundation.stem, trust=True)
@@ -148,6 +148,8 @@ def main() -> None:
     arguments = parser.parse_args()
     from page import page
 
+    if arguments.teacher is not None:
+        arguments.foundation = arguments.work / "foundation" / "foundation.model"
     folder = arguments.work / "run" if arguments.page_only else run(arguments)
     document, tables = results(folder, arguments)
     out = arguments.out or arguments.work

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from study_tables import interval, table
+
 ERRORS = {
     "omega_max_error_percent": "abs. ω_max error, %",
     "heat_capacity_error_percent": "abs. C_v error, %",
@@ -18,20 +21,6 @@ ERRORS = {
     "free_energy_error_kj_mol": "abs. F error, kJ/mol",
     "volume_error_percent": "abs. volume error, %",
 }
-
-
-def median(values, seed=0, draws=9999):
-    """Return the median and its 95 % bootstrap interval over materials."""
-    values = np.asarray(values)
-    drawn = np.median(np.random.default_rng(seed).choice(values, (draws, len(values))), axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{np.median(values):.3f} [{low:.3f}, {high:.3f}]"
-
-
-def table(headings, rows):
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|---|" + "---:|" * (len(headings) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def mean(found, strategy, key):
@@ -55,7 +44,7 @@ def summary_rows(materials):
         ]
         spent = [mean(found, strategy, "seconds") for found in known]
         rows.append(
-            [strategy, len(known), median([mean(found, strategy, "phonon_mae_thz") for found in known])]
+            [strategy, len(known), interval([mean(found, strategy, "phonon_mae_thz") for found in known])]
             + ["–" if strategy == "foundation" else f"{np.median(gains):.1f} ({min(gains):.1f} to {max(gains):.1f})"]
             + [f"{np.median([abs(mean(found, strategy, key)) for found in known]):.2f}" for key in ERRORS]
             + ["–" if None in spent else f"{np.median(spent) / 60:.1f}"]
