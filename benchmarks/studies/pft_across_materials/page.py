@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import wilcoxon
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from study_tables import interval, table
@@ -20,73 +21,117 @@ COLUMNS = {
 }
 
 
+def summary(results):
+    """Return the rows of means over held-out materials, one for each potential."""
+    rows = []
+    for label, one in results["potentials"].items():
+        judged = list(one["held_out"].values())
+        lost = one["forgetting"]
+        rows.append(
+            [f"{label} ({one['file']})"]
+            + [interval([abs(row[key]) for row in judged], np.mean) for key in COLUMNS]
+            + [f"{lost['energy_mev_per_atom']:.1f}", f"{lost['forces_mev_per_angstrom']:.1f}"]
+        )
+    return rows
+
+
+def changes(results):
+    """Return sentences: on how many held-out materials another potential is better than the foundation."""
+    base = results["potentials"]["foundation"]["held_out"]
+    lines = []
+    for label, one in results["potentials"].items():
+        if label == "foundation":
+            continue
+        change = [row["phonon_mae_thz"] - base[name]["phonon_mae_thz"] for name, row in one["held_out"].items()]
+        p = wilcoxon(change).pvalue
+        lines.append(
+            f"- {label} − foundation: phonon MAE smaller on {sum(one < 0 for one in change)} of {len(change)}, "
+            f"mean change {interval(change, np.mean)} THz, median {interval(change, np.median)} THz "
+            f"(Wilcoxon's signed-rank test, two-sided: p = {p:.3f})."
+        )
+    return "\n".join(lines)
+
+
+def per_material(results):
+    """Return phonon MAE and ω_max error of every held-out material."""
+    rows = []
+    for number, fold in enumerate(results["folds"]):
+        for name in fold["split"]["held_out"]:
+            cell = results["cells"][name]
+            row = [cell["formula"], name, number, cell["n_atoms"]]
+            for one in results["potentials"].values():
+                entry = one["held_out"][name]
+                row.append(f"{entry['phonon_mae_thz']:.3f} / {entry['omega_max_percent']:+.1f}")
+            rows.append(row)
+    return rows
+
+
+def trainings(results):
+    """Return one row for each fold's training."""
+    rows = []
+    for number, fold in enumerate(results["folds"]):
+        training, history = fold["training"], fold["training"]["history"]
+        curvature, best = training["curvature"], history[training["best_epoch"]]
+        before, after = (curvature[f"mae_{when}_ev_per_angstrom2"] for when in ("before", "after"))
+        key = "curvature_mae_ev_per_angstrom2"
+        chosen = ", ".join(results["cells"][name]["formula"] for name in fold["split"]["validation"])
+        rows.append([
+            number, len(fold["split"]["train"]), curvature["n_columns"], chosen or "none", training["steps"],
+            f"{training['epochs_run']} / {training['best_epoch']}", f"{training['seconds'] / 60:.0f}",
+            f"{before:.4f} → {after:.4f}", f"{history[0][key]:.4f} → {best[key]:.4f}",
+            f"{best['valid_mae_forces_mev_per_angstrom']:.1f}", f"{100 * training['change_relative']:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
 def main():
     """Print the page."""
     results = json.loads(Path(sys.argv[1]).read_text())
-    found, parts, cells = results["potentials"], results["split"], results["cells"]
-    training = results["training"]
-    formulas = {role: ", ".join(f"{cells[n]['formula']} ({n})" for n in names) for role, names in parts.items()}
-    sizes = [cell["n_atoms"] for cell in cells.values()]
-    summary, per_material = [], []
-    for label, one in found.items():
-        rows = list(one["held_out"].values())
-        lost = one["forgetting"]
-        summary.append(
-            [f"{label} ({one['file']})"]
-            + [interval([abs(row[key]) for row in rows], np.mean) for key in COLUMNS]
-            + [f"{lost['energy_mev_per_atom']:.1f}", f"{lost['forces_mev_per_angstrom']:.1f}"]
-        )
-    for name in parts["held_out"]:
-        row = [cells[name]["formula"], cells[name]["n_atoms"]]
-        for one in found.values():
-            entry = one["held_out"][name]
-            row.append(f"{entry['phonon_mae_thz']:.3f} / {entry['omega_max_percent']:+.1f}")
-        per_material.append(row)
-    curvature = training["curvature"]
-    history = training["history"]
-    best, key = history[training["best_epoch"]], "curvature_mae_ev_per_angstrom2"
-    before, after = (curvature[f"mae_{when}_ev_per_angstrom2"] for when in ("before", "after"))
+    found, settings = results["potentials"], results["settings"]
+    sizes = [cell["n_atoms"] for cell in results["cells"].values()]
+    judged, folds = len(found["foundation"]["held_out"]), len(results["folds"])
+    headings = [
+        "fold", "materials", "columns", "validation", "steps", "epochs run / kept", "minutes",
+        "column error learnt, eV/Å²", "of validation, eV/Å²", "ΔF, meV/Å", "weights, %",
+    ]  # fmt: skip
     print(f"""# Phonon fine-tuning across materials
 
-Foundation {results["foundation"]}; {len(parts["train"])} materials to train on, {len(parts["validation"])} to choose
-the epoch (none: chosen by the training materials), {len(parts["held_out"])} held out,
-by a draw with seed {results["settings"]["seed"]}. Made by `run.py`
+Foundation {results["foundation"]}. {judged} materials, each judged by the one of {folds} trainings that did not learn
+it or its composition: folds by a draw with seed {settings["seed"]}, learning rate {settings["lr"]}. Made by `run.py`
 (its first lines say how and how to run it on other materials), page by `page.py`.
 
 ## Held-out materials
 
-Mean over the {len(parts["held_out"])} held-out materials with a 95 % bootstrap interval over materials; the last two
+Mean over the {judged} held-out materials with a 95 % bootstrap interval over materials; the last two
 columns are how far energies (meV/atom) and forces (meV/Å) of rattled held-out cells moved from the foundation's
 labels (mean force there {found["foundation"]["forgetting"]["mean_force_mev_per_angstrom"]:.0f} meV/Å).
 
-{table(["potential", *COLUMNS.values(), "ΔE", "ΔF"], summary)}
+{table(["potential", *COLUMNS.values(), "ΔE", "ΔF"], summary(results))}
+
+Paired by material:
+
+{changes(results)}
 
 Phonon MAE (THz) / ω_max error (%) per material:
 
-{table(["material", "atoms", *found], per_material)}
+{table(["material", "file", "fold", "atoms", *found], per_material(results))}
 
 ## Training
 
-{training["steps"]} steps in {training["epochs_run"]} epochs and {training["seconds"] / 60:.0f} minutes
-({training["stop_reason"]}); epoch {training["best_epoch"]} kept. Column error of the training materials
-{before:.3f} → {after:.3f} eV/Å² over {curvature["n_columns"]} irreducible columns; where the epoch was
-chosen {history[0][key]:.3f} → {best[key]:.3f}. Force error on the foundation's own labels of rattled cells
-{best["valid_mae_forces_mev_per_angstrom"]:.1f} meV/Å. Weights changed by {100 * training["change_relative"]:.2f} %
-of their norm.
+{table(headings, trainings(results))}
 
-- training: {formulas["train"]}
-- validation: {formulas["validation"] or "none"}
-- held out: {formulas["held_out"]}
+- ΔF: force error on the foundation's own labels of rattled cells of the validation materials, at the epoch kept
+- weights: norm of the change over the norm
 - left out: {", ".join(f"{name} ({why})" for name, why in results["left_out"].items()) or "none"}
 
 ## Limits
 
-- One split, one seed, {len(parts["train"]) + len(parts["validation"])} materials learnt from: intervals are over
-  held-out materials only. The published model learnt from about ten thousand materials and may have seen these.
+- One draw of folds, one training seed: intervals are over held-out materials only. The published model learnt from
+  about ten thousand materials and may have seen these.
 - Phonons are those of small supercells ({min(sizes)} to {max(sizes)} atoms) at the reference's geometry, for the
   potentials and for the reference alike: exact at the wave vectors of the small cell, interpolated between. They are
   not the phonons of the full supercells, and no potential relaxed the crystal.
-- {training["steps"]} steps are few (the paper: 150 epochs over about ten thousand materials).
+- The steps are few (the paper: 150 epochs over about ten thousand materials).
 - Co-training uses cells labelled by the foundation, not its original data.
 """)
     if results.get("remarks"):

@@ -10,14 +10,17 @@ with DATA a folder of ``NAME.phonopy.yaml[.xz]`` files that hold forces or force
 1. Every file's force constants are brought to a small supercell of the primitive cell (edges of ``--min-length``) at
    the wave vectors both share; materials whose small cell has more than ``--max-atoms`` atoms or ``--max-edges``
    neighbour pairs are left out and named.
-2. The materials are split by a seeded draw: ``--held-out`` to judge, ``--validation`` to choose the epoch, the rest to
-   train. No composition is on both sides.
+2. A seeded draw orders the compositions and deals them into ``--folds``; each fold is held out once, of the others
+   ``--validation`` compositions choose the epoch and the rest are learnt. No composition is on two sides, and with
+   ``--first`` of the folds only some are run.
 3. Training: irreducible columns of the training materials take turns, each step with the mean force and stress of the
    perfect cells; between them, energy, force and stress steps on rattled and strained cells of the training materials
    labelled by the foundation itself (what stands for its original data); moving average of the weights; the epoch with
    the smallest column error on the validation materials (``--validation 0``: on the training materials) is kept.
+   One training for each fold.
 4. Phonons of every potential in the small supercells, at the reference's geometry, against the reference in the same
-   supercells. Forgetting: how far energies and forces of rattled held-out cells moved from the foundation's.
+   supercells: every material is judged by the training that did not see it. Forgetting: how far energies and forces
+   of rattled held-out cells moved from the foundation's.
 
 Every stage is kept in FOLDER; a second run goes on where the first one stopped. ``page.py`` writes the tables.
 """
@@ -101,18 +104,27 @@ def phonon_of(entry):
     return phonon
 
 
-def split(materials, args):
-    """Draw held-out, validation and training materials; no composition is on two sides."""
+def splits(materials, args):
+    """Deal the compositions into folds; return for each which materials are held out, validate and train."""
     by_formula = {}
     for name, entry in materials.items():
         by_formula.setdefault(entry["formula"], []).append(name)
     order = [sorted(by_formula)[k] for k in np.random.default_rng(args.seed).permutation(len(by_formula))]
-    held, valid = order[: args.held_out], order[args.held_out : args.held_out + args.validation]
-    train = order[args.held_out + args.validation :]
-    return {
-        role: [name for formula in some for name in by_formula[formula]]
-        for role, some in (("held_out", held), ("validation", valid), ("train", train))
-    }
+    if not 2 <= args.folds <= len(order) or args.validation + 1 > len(order) - -(-len(order) // args.folds):
+        raise SystemExit(
+            f"{len(order)} compositions cannot be dealt into {args.folds} folds with {args.validation} to validate: "
+            "give more files, or other --folds and --validation."
+        )
+    found = []
+    for fold in range(args.folds):
+        others = [formula for k, formula in enumerate(order) if k % args.folds != fold]
+        roles = {
+            "held_out": order[fold :: args.folds],
+            "validation": others[: args.validation],
+            "train": others[args.validation :],
+        }
+        found.append({role: [name for one in some for name in by_formula[one]] for role, some in roles.items()})
+    return found[: args.first]
 
 
 def rattled(entry, count, seed, length=0.08, strain=0.02):
@@ -130,7 +142,7 @@ def rattled(entry, count, seed, length=0.08, strain=0.02):
     return found
 
 
-def train(foundation, materials, parts, args):
+def train(foundation, materials, parts, work, args):
     """Fine-tune; return the file of the trained model and the document."""
     from phonosmith.training.curvature import curvature_target
     from phonosmith.training.deliver import write
@@ -152,7 +164,7 @@ def train(foundation, materials, parts, args):
     }
     labelled = label_with_potential(foundation, [*drawn["train"], *drawn["validation"]])
 
-    spec = make_spec("pft", **SETTINGS)
+    spec = make_spec("pft", **SETTINGS, lr=args.lr)
     result = fine_tune_nequix(
         foundation,
         labelled[: len(drawn["train"])],
@@ -161,13 +173,13 @@ def train(foundation, materials, parts, args):
         curvature=targets("train"),
         valid_curvature=targets("validation"),
         seed=args.seed,
-        workdir=args.work / "training",
+        workdir=work,
         walltime=60 * args.minutes,
         name="pft-across",
         progress=args.progress,
     )
-    write(result, args.work / "training")
-    return args.work / "training" / "model.nqx"
+    write(result, work)
+    return work / "model.nqx"
 
 
 def judge(potential, materials, names):
@@ -182,7 +194,8 @@ def judge(potential, materials, names):
 
     phonons = {name: phonon_of(materials[name]) for name in names}
     cells = {name: displaced_cells(phonon, 0.01) for name, phonon in phonons.items()}
-    shaken = [one for k, name in enumerate(names) for one in rattled(materials[name], 2, [9, k])]
+    order = list(materials)
+    shaken = [one for name in names for one in rattled(materials[name], 2, [9, order.index(name)])]
     start = time.perf_counter()
     evaluated = potential.evaluate([*(atoms for name in names for atoms in cells[name]), *shaken])
     seconds = time.perf_counter() - start
@@ -229,13 +242,15 @@ def parse():
     parser.add_argument("--compare", type=Path, help="a published model to judge on the same held-out materials")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, help="where results.json goes (default: the work folder)")
-    parser.add_argument("--minutes", type=float, default=25.0, help="of training; a second run goes on")
+    parser.add_argument("--minutes", type=float, default=25.0, help="of training for each fold")
     parser.add_argument("--min-length", type=float, default=5.0)
     parser.add_argument("--fc-calculator", default="symfc", choices=["symfc", "traditional"])
-    parser.add_argument("--max-atoms", type=int, default=10)
-    parser.add_argument("--max-edges", type=int, default=600)
-    parser.add_argument("--held-out", type=int, default=5)
-    parser.add_argument("--validation", type=int, default=2)
+    parser.add_argument("--max-atoms", type=int, default=24)
+    parser.add_argument("--max-edges", type=int, default=800)
+    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--first", type=int, help="run the first so many folds; default: all")
+    parser.add_argument("--validation", type=int, default=2, help="compositions that choose the epoch")
+    parser.add_argument("--lr", type=float, default=3e-5, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge", default="float64", choices=["float32", "float64"], help="precision of evaluation")
     parser.add_argument("--prepare-only", action="store_true")
@@ -264,29 +279,42 @@ def main():
         if same:
             entries[name] = {"error": f"same content as {same[0]}"}
     materials = {name: entry for name, entry in entries.items() if "error" not in entry}
-    parts = split(materials, args)
+    folds = splits(materials, args)
+    judged = [name for parts in folds for name in parts["held_out"]]
     results = {
-        "settings": {**SETTINGS, "seed": args.seed, "min_length": args.min_length, "mesh": MESH},
+        "settings": {**SETTINGS, "lr": args.lr, "seed": args.seed, "min_length": args.min_length, "mesh": MESH},
         "foundation": args.foundation.name,
-        "split": parts,
         "cells": {name: {k: entry[k] for k in ("formula", "n_atoms", "n_edges")} for name, entry in materials.items()},
         "left_out": {name: entry["error"] for name, entry in entries.items() if "error" in entry},
+        "folds": [],
         "potentials": {},
     }
-    potentials = {"foundation": args.foundation, "trained": train(
-        load(str(args.foundation), dtype="float32"), materials, parts, args
-    )}  # fmt: skip
-    if args.compare:
-        potentials["published"] = args.compare
-    document = json.loads((args.work / "training" / "training.json").read_text())
+    foundation = load(str(args.foundation), dtype="float32")
+    # for every label: which file answers for which materials
+    answers = {"foundation": [(args.foundation, judged)], "trained": []}
     keys = ("epochs_run", "best_epoch", "steps", "seconds", "stop_reason", "n_changed", "change_relative", "curvature")
-    results["training"] = {key: document[key] for key in keys}
-    results["training"]["history"] = document["history"]
+    for number, parts in enumerate(folds):
+        work = args.work / f"fold-{number}"
+        if not (work / "training.json").is_file():
+            train(foundation, materials, parts, work, args)
+        document = json.loads((work / "training.json").read_text())
+        results["folds"].append(
+            {"split": parts, "training": {key: document[key] for key in keys} | {"history": document["history"]}}
+        )
+        answers["trained"].append((work / "model.nqx", parts["held_out"]))
+        print(f"fold {number}: {document['steps']} steps, epoch {document['best_epoch']} kept", flush=True)
+    if args.compare:
+        answers["published"] = [(args.compare, judged)]
     shaken = {}
-    for label, path in potentials.items():
-        compared, shaken[label], seconds = judge(load(str(path), dtype=args.judge), materials, parts["held_out"])
+    for label, files in answers.items():
+        compared, shaken[label], seconds = {}, [], 0.0
+        for path, names in files:
+            rows, evaluated, took = judge(load(str(path), dtype=args.judge), materials, names)
+            compared |= rows
+            shaken[label] += evaluated
+            seconds += took
         results["potentials"][label] = {
-            "file": path.name,
+            "file": files[0][0].name,
             "held_out": compared,
             "seconds_of_evaluation": seconds,
             "forgetting": forgetting(shaken["foundation"], shaken[label]),

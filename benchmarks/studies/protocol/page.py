@@ -10,27 +10,82 @@ PAIRS = (("delta+pft", "delta"), ("delta", "transfer"), ("freeze1", "transfer"))
 SHOWN = ("table1_phonon_mae", "table2_phonon_errors", "table3_stability", "paired_tests_phonon", "verdicts")
 
 
-def medians(document, cell):
-    """Return the median phonon MAE over materials of every strategy, THz (mean over seeds first)."""
+def by_strategy(document, cell, materials=None):
+    """Return phonon MAE by strategy and material, THz (mean over seeds), for the materials of a cell size."""
+    rows = [row for row in document["rows"] if row["phonon_mae_thz"] is not None]
+    chosen = {row["material"] for row in rows if row["cell"] == cell} if materials is None else materials
     found = {}
-    for row in document["rows"]:
-        if row["phonon_mae_thz"] is not None and (row["cell"] == cell or row["strategy"] == "foundation"):
+    for row in rows:
+        if row["material"] in chosen and (row["cell"] == cell or row["strategy"] == "foundation"):
             found.setdefault(row["strategy"], {}).setdefault(row["material"], []).append(row["phonon_mae_thz"])
     return {
-        strategy: median(sum(values) / len(values) for values in by_material.values())
+        strategy: {material: sum(values) / len(values) for material, values in by_material.items()}
         for strategy, by_material in found.items()
     }
 
 
 def order(document, cell):
     """Return one sentence: the order found, and whether it is the paper's."""
-    found = medians(document, cell)
+    values = by_strategy(document, cell)
+    found = {strategy: median(one.values()) for strategy, one in values.items()}
     ours = sorted(found, key=found.get, reverse=True)
     common = [name for name in ours if name in PAPER_ORDER]
     expected = [name for name in PAPER_ORDER if name in common]
     words = " > ".join(f"{name} {found[name]:.3f}" for name in ours)
     verdict = "the paper's order" if common == expected else f"not the paper's order ({' > '.join(expected)})"
-    return f"- {cell} cells, median phonon MAE in THz: {words}. This is {verdict}."
+    count = len(values["foundation"])
+    return f"- {cell} cells, {count} materials, median phonon MAE in THz: {words}. This is {verdict}."
+
+
+def sizes(document, cells):
+    """Return the section that compares cell sizes on the materials that have them all, or nothing."""
+    have = [{row["material"] for row in document["rows"] if row["cell"] == cell} for cell in cells]
+    common = sorted(set.intersection(*have))
+    if len(cells) < 2 or not common:
+        return []
+    found = {cell: by_strategy(document, cell, common) for cell in cells}
+    strategies = [
+        name for name in found[cells[0]] if all(len(found[cell].get(name, ())) == len(common) for cell in cells)
+    ]
+    lines = [
+        f"## Cell sizes on the same {len(common)} materials ({', '.join(common)}): median phonon MAE, THz",
+        "",
+        "| cell | structures | " + " | ".join(strategies) + " |",
+        "|---|---:|" + "---:|" * len(strategies),
+    ]
+    for cell in cells:
+        rows = [row for row in document["rows"] if row["cell"] == cell and row["material"] in common]
+        counts = [row["n_train"] for row in rows if row["n_train"]]
+        values = " | ".join(f"{median(found[cell][name].values()):.3f}" for name in strategies)
+        lines.append(f"| {cell} | {min(counts)} to {max(counts)} | {values} |")
+    return [*lines, ""]
+
+
+def seeds(document, cell):
+    """Return the section on how much the training seed changes, or nothing."""
+    values = {}
+    for row in document["rows"]:
+        if row["cell"] == cell and row["phonon_mae_thz"] is not None and row["strategy"] != "foundation":
+            values.setdefault(row["strategy"], {}).setdefault(row["material"], {})[row["seed"]] = row["phonon_mae_thz"]
+    lines = []
+    for strategy, by_material in values.items():
+        pairs = [one for one in by_material.values() if len(one) > 1]
+        if pairs:
+            spread = median(max(one.values()) - min(one.values()) for one in pairs)
+            each = ", ".join(
+                f"seed {seed}: {median(one[seed] for one in pairs):.3f}" for seed in sorted(pairs[0])
+            )  # fmt: skip
+            lines.append(f"| {strategy} | {len(pairs)} | {each} | {spread:.3f} |")
+    if not lines:
+        return []
+    return [
+        f"## Training seeds, {cell} cells",
+        "",
+        "| strategy | materials | median phonon MAE, THz | median spread between seeds, THz |",
+        "|---|---:|---|---:|",
+        *lines,
+        "",
+    ]
 
 
 def against(document, cell, first, second):
@@ -79,7 +134,10 @@ def page(document, tables):
         The package's tables by sampling cell.
     """
     settings, foundation = document["settings"], document["foundation"]
-    training, cells, count = settings["training"], list(tables), len(document["materials"])
+    training, count = settings["training"], len(document["materials"])
+    cells = [cell for cell in ("primitive", "small", "large") if cell in tables]
+    drawn = {cell: sorted({row["seed"] for row in document["rows"] if row["cell"] == cell}) for cell in cells}
+    seeds_drawn = ", ".join(f"{drawn[cell]} ({cell} cells)" for cell in cells)
     taught = foundation
     if isinstance(foundation, dict):
         taught = (
@@ -95,7 +153,7 @@ def page(document, tables):
 
 Made by `run.py` (its first lines say how). Foundation: {taught}. Reference: **{document["reference"]}, a
 machine-learned potential that plays DFT; no number here is a first-principles result.** {count} materials; training
-seeds {settings["seeds"]}; {training["epochs"]} epochs with one structure per step; phonons in supercells of at least
+seeds {seeds_drawn}; {training["epochs"]} epochs with one structure per step; phonons in supercells of at least
 {settings["min_length"]:g} Å, {settings["mesh"]}³ mesh.
 
 ## Answers
@@ -105,6 +163,8 @@ seeds {settings["seeds"]}; {training["epochs"]} epochs with one structure per st
     ]
     for cell in cells:
         parts += [f"## Phonon MAE by material, {cell} cells, THz", "", by_material(document, cell), ""]
+        parts += seeds(document, cell)
+    parts += sizes(document, cells)
     for key in SHOWN:
         for cell in cells[-1:] if key.startswith("table1") else cells:
             parts += [table.markdown() for table in tables[cell] if table.key == key]
@@ -114,8 +174,7 @@ Wall time by stage on two cores shared with other work: {", ".join(minutes)}.
 
 ## Limits
 
-- {count} materials, {len(settings["seeds"])} training seed(s), one draw of configurations; intervals are over
-  materials.
+- {count} materials, few training seeds, one draw of configurations; intervals are over materials.
 - {training["epochs"]} epochs, and sampling relaxations of at most {settings["sampling"]["max_steps"]} steps; the paper
   trains up to 200 epochs and relaxes to 1e-4 eV/Å.
 - The foundation knows little more than these crystals; a published one starts from far more data.
