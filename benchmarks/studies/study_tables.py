@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import wilcoxon
 
 
 def table(headings, rows):
@@ -11,9 +12,21 @@ def table(headings, rows):
     return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
-def interval(values, statistic=np.median, seed=0, draws=9999):
+def interval(values, statistic=np.median, seed=0, draws=9999, digits=3):
     """Return a statistic and its 95 % bootstrap interval over materials, as text."""
     values = np.asarray(values)
     drawn = statistic(np.random.default_rng(seed).choice(values, (draws, len(values))), axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{statistic(values):.3f} [{low:.3f}, {high:.3f}]"
+    return f"{statistic(values):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def paired(first, second, differences, unit="THz"):
+    """Return one sentence on how two potentials differ material by material (first − second)."""
+    better = sum(one < 0 for one in differences)
+    text = (
+        f"- {first} − {second}: smaller phonon MAE on {better} of {len(differences)} materials, "
+        f"median difference {interval(differences)} {unit}"
+    )
+    if len(differences) > 5:  # below that no outcome is significant
+        text += f" (Wilcoxon's signed-rank test, two-sided: p = {wilcoxon(differences).pvalue:.3f})"
+    return text + "."

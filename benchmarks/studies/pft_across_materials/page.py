@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from study_tables import interval, table
+from study_tables import interval, paired, table
 
 COLUMNS = {
     "phonon_mae_thz": "phonon MAE (THz)",
@@ -38,18 +37,15 @@ def summary(results):
 def changes(results):
     """Return sentences: on how many held-out materials another potential is better than the foundation."""
     base = results["potentials"]["foundation"]["held_out"]
-    lines = []
-    for label, one in results["potentials"].items():
-        if label == "foundation":
-            continue
-        change = [row["phonon_mae_thz"] - base[name]["phonon_mae_thz"] for name, row in one["held_out"].items()]
-        p = wilcoxon(change).pvalue
-        lines.append(
-            f"- {label} − foundation: phonon MAE smaller on {sum(one < 0 for one in change)} of {len(change)}, "
-            f"mean change {interval(change, np.mean)} THz, median {interval(change, np.median)} THz "
-            f"(Wilcoxon's signed-rank test, two-sided: p = {p:.3f})."
+    return "\n".join(
+        paired(
+            label,
+            "foundation",
+            [row["phonon_mae_thz"] - base[name]["phonon_mae_thz"] for name, row in one["held_out"].items()],
         )
-    return "\n".join(lines)
+        for label, one in results["potentials"].items()
+        if label != "foundation"
+    )
 
 
 def per_material(results):

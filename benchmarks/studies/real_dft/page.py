@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from study_tables import interval, table
+from study_tables import interval, paired, table
 
 ERRORS = {
     "omega_max_error_percent": "abs. ω_max error, %",
@@ -45,7 +45,11 @@ def summary_rows(materials):
         spent = [mean(found, strategy, "seconds") for found in known]
         rows.append(
             [strategy, len(known), interval([mean(found, strategy, "phonon_mae_thz") for found in known])]
-            + ["–" if strategy == "foundation" else f"{np.median(gains):.1f} ({min(gains):.1f} to {max(gains):.1f})"]
+            + [
+                "–"
+                if strategy == "foundation"
+                else f"{interval(gains, digits=1)} ({min(gains):.1f} to {max(gains):.1f})"
+            ]
             + [f"{np.median([abs(mean(found, strategy, key)) for found in known]):.2f}" for key in ERRORS]
             + ["–" if None in spent else f"{np.median(spent) / 60:.1f}"]
         )
@@ -64,6 +68,19 @@ def material_rows(materials):
             row.append("–" if value is None else f"{value:.3f}" + (" fit" if fits and all(fits) else ""))
         rows.append(row)
     return rows
+
+
+def pairs(materials):
+    """Return sentences on pairs of potentials, over the materials that have both."""
+    lines = []
+    strategies = names(materials)
+    for k, second in enumerate(strategies):
+        for first in strategies[k + 1 :]:
+            both = [[mean(found, one, "phonon_mae_thz") for one in (first, second)] for found in materials.values()]
+            differences = [one - other for one, other in both if None not in (one, other)]
+            if len(differences) > 1:
+                lines.append(paired(first, second, differences))
+    return "\n".join(lines)
 
 
 def lowest_rows(materials):
@@ -139,12 +156,16 @@ Every potential relaxes the crystal itself; phonons in the full supercell of the
 ## Over materials
 
 Medians; for the phonon MAE with a 95 % bootstrap interval over materials, for the gain (MAE of the foundation over
-that of the potential) with its range. Thermal properties at 300 K.
+that of the potential) with the same and its range. Thermal properties at 300 K.
 
 {table(["potential", "materials", "phonon MAE, THz", "gain", *ERRORS.values(), "training, min"],
        summary_rows(materials))}
 
 {worse(materials)}
+
+Paired by material:
+
+{pairs(materials)}
 
 ## By material, phonon MAE in THz
 
