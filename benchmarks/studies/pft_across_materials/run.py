@@ -175,8 +175,8 @@ def train(foundation, materials, parts, work, args):
         seed=args.seed,
         workdir=work,
         walltime=60 * args.minutes,
-        name="pft-across",
-        progress=args.progress,
+        name=f"across materials, {work.name}",
+        progress=True,
     )
     write(result, work)
     return work / "model.nqx"
@@ -255,7 +255,6 @@ def parse():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--judge", default="float64", choices=["float32", "float64"], help="precision of evaluation")
     parser.add_argument("--prepare-only", action="store_true")
-    parser.add_argument("--progress", action="store_true")
     return parser.parse_args()
 
 

@@ -152,6 +152,7 @@ def material(path, work, arguments, foundation):
                 result = fine_tune(
                     foundation, data.train, data.valid, spec, seed=seed,
                     curvature=data.phonon if spec.uses_curvature else None,
+                    progress=True, name=f"{path.name.split('.')[0]} {name}",
                 )  # fmt: skip
                 document = result.document
                 valid = document.metrics["valid"]
@@ -223,7 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
-    parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES), choices=list(STRATEGIES))
+    parser.add_argument("--strategies", nargs="*", default=["transfer", "transfer+curvature"], choices=list(STRATEGIES))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
     parser.add_argument("--min-length", type=float, default=8.0, help="edge of the training supercell, Å")
     parser.add_argument("--frames", type=int, default=20)
