@@ -1,6 +1,7 @@
 """Write the page of the study from its results: ``python page.py results.json [more.json ...] > README.md``.
 
-Results of further strategies for some of the materials may be given as further files of runs in the same folder.
+Further files may hold other strategies, seeds or materials of the same settings, or trainings of another length: these
+get a table of their own.
 """
 
 from __future__ import annotations
@@ -38,13 +39,19 @@ def summary_rows(materials):
     """Return one row of medians per potential; gains and errors are of materials that have both."""
     rows = []
     for strategy in names(materials):
+        seeds = {row.get("seed") for one in materials.values() for row in one["rows"] if row["strategy"] == strategy}
         known = [found for found in materials.values() if mean(found, strategy, "phonon_mae_thz") is not None]
         gains = [
             mean(found, "foundation", "phonon_mae_thz") / mean(found, strategy, "phonon_mae_thz") for found in known
         ]
         spent = [mean(found, strategy, "seconds") for found in known]
         rows.append(
-            [strategy, len(known), interval([mean(found, strategy, "phonon_mae_thz") for found in known])]
+            [
+                strategy,
+                len(known),
+                len(seeds - {None}) or "–",
+                interval([mean(found, strategy, "phonon_mae_thz") for found in known]),
+            ]
             + [
                 "–"
                 if strategy == "foundation"
@@ -71,15 +78,33 @@ def material_rows(materials):
 
 
 def pairs(materials):
-    """Return sentences on pairs of potentials, over the materials that have both."""
+    """Return sentences on pairs of potentials evaluated here, over the materials that have both."""
     lines = []
-    strategies = names(materials)
+    trained = {row["strategy"] for found in materials.values() for row in found["rows"] if "n_train" in row}
+    strategies = [name for name in names(materials) if name in trained | {"foundation"}]
     for k, second in enumerate(strategies):
         for first in strategies[k + 1 :]:
             both = [[mean(found, one, "phonon_mae_thz") for one in (first, second)] for found in materials.values()]
             differences = [one - other for one, other in both if None not in (one, other)]
             if len(differences) > 1:
                 lines.append(paired(first, second, differences))
+    return "\n".join(lines)
+
+
+def seed_spread(materials):
+    """Return sentences on how much the training seed changes the phonon MAE, for strategies with more than one."""
+    lines = []
+    for strategy in names(materials):
+        spreads = []
+        for found in materials.values():
+            values = [row["phonon_mae_thz"] for row in found["rows"] if row["strategy"] == strategy]
+            if len(values) > 1:
+                spreads.append((max(values) - min(values)) / np.mean(values))
+        if spreads:
+            lines.append(
+                f"- {strategy}: between training seeds the phonon MAE differs by {100 * np.median(spreads):.0f} % of "
+                f"its mean (median of {len(spreads)} materials; largest {100 * max(spreads):.0f} %)."
+            )
     return "\n".join(lines)
 
 
@@ -120,20 +145,46 @@ def unfinished(trained):
 
 
 def merged(files):
-    """Return the first result with what the others hold besides."""
+    """Return the first result with what the others of its settings hold besides, and those of other epochs."""
     results, *others = (json.loads(Path(file).read_text()) for file in files)
+    elsewhere = []
+
+    def fixed(one, *free):
+        return one["foundation"], {key: value for key, value in one["settings"].items() if key not in free}
+
     for other in others:
-        if (other["foundation"], other["settings"]) != (results["foundation"], results["settings"]):
+        if fixed(other, "seeds") == fixed(results, "seeds"):
+            for name, found in other["materials"].items():
+                known = results["materials"].setdefault(name, found)["rows"]
+                known += [row for row in found["rows"] if row not in known]
+        elif fixed(other, "seeds", "epochs") == fixed(results, "seeds", "epochs"):
+            elsewhere.append(other)
+        else:
             raise SystemExit("These results are of different foundations or settings.")
-        for name, found in other["materials"].items():
-            known = results["materials"].setdefault(name, found)["rows"]
-            known += [row for row in found["rows"] if row not in known]
-    return results
+    return results, elsewhere
+
+
+def longer_rows(results, elsewhere):
+    """Return one row per training whose length differs, beside the usual one."""
+    rows = []
+    for one in [results, *elsewhere]:
+        for name in {name for other in elsewhere for name in other["materials"]} & set(one["materials"]):
+            found = one["materials"][name]
+            for row in found["rows"]:
+                same = any(row["strategy"] in names(other["materials"]) for other in elsewhere)
+                if "n_train" in row and same:
+                    rows.append([
+                        f"{found['crystal']['formula']} ({name})", row["strategy"], row["seed"],
+                        f"{row['epochs']} / {row['best_epoch']}", f"{row['seconds'] / 60:.0f}",
+                        f"{row['forces_mae_mev_per_angstrom']:.2f}", f"{row['phonon_mae_thz']:.3f}",
+                        f"{row['omega_min_thz']:.2f}", f"{row['omega_min_reference_thz']:.2f}",
+                    ])  # fmt: skip
+    return sorted(rows, key=lambda row: row[:3])
 
 
 def main():
     """Print the page."""
-    results = merged(sys.argv[1:])
+    results, elsewhere = merged(sys.argv[1:])
     materials, settings, foundation = results["materials"], results["settings"], results["foundation"]
     taught = foundation
     if isinstance(foundation, dict):
@@ -148,7 +199,7 @@ def main():
 Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of {len(materials)} finished
 PBE phonon calculations. Foundation: {taught}.
 `mace_mp_0b3`, where it is listed, are published phonons of that foundation for the same supercells, not a potential
-evaluated here. One fine-tuning per material and seed (seeds {settings["seeds"]}): {trained[0]["n_train"]} cells
+evaluated here. One fine-tuning per material and seed: {trained[0]["n_train"]} cells
 labelled by the harmonic energy of the DFT force constants, of at most the size of a supercell with edges of
 {settings["min_length"]:g} Å, {settings["epochs"]} epochs.
 Every potential relaxes the crystal itself; phonons in the full supercell of the calculation, {settings["mesh"]}³ mesh.
@@ -158,7 +209,7 @@ Every potential relaxes the crystal itself; phonons in the full supercell of the
 Medians; for the phonon MAE with a 95 % bootstrap interval over materials, for the gain (MAE of the foundation over
 that of the potential) with the same and its range. Thermal properties at 300 K.
 
-{table(["potential", "materials", "phonon MAE, THz", "gain", *ERRORS.values(), "training, min"],
+{table(["potential", "materials", "seeds", "phonon MAE, THz", "gain", *ERRORS.values(), "training, min"],
        summary_rows(materials))}
 
 {worse(materials)}
@@ -166,6 +217,7 @@ that of the potential) with the same and its range. Thermal properties at 300 K.
 Paired by material:
 
 {pairs(materials)}
+{seed_spread(materials)}
 
 ## By material, phonon MAE in THz
 
@@ -178,6 +230,15 @@ Paired by material:
 
 {table(["material", "DFT", *names(materials)], unstable)}
 """)
+    if elsewhere:
+        headings = [
+            "material", "strategy", "seed", "epochs / best", "minutes", "force MAE, meV/Å", "phonon MAE, THz",
+            "lowest, THz", "in DFT, THz",
+        ]  # fmt: skip
+        print(f"""## Longer trainings
+
+{table(headings, longer_rows(results, elsewhere))}
+""")
     print(
         """## Limits
 
@@ -186,8 +247,8 @@ Paired by material:
   commensurate with a training cell were seen; the mesh holds many that were not.
 - No long-range electric term on either side.
 - Perfect cells are taught with zero stress, for the calculations started from relaxed cells.
-- {seeds} training seed(s) per material: intervals are over materials. {late}""".format(
-            seeds=len(settings["seeds"]), late=unfinished(trained)
+- At most {seeds} training seed(s) per material: intervals are over materials. {late}""".format(
+            seeds=len({row["seed"] for row in trained}), late=unfinished(trained)
         )
     )
     if isinstance(foundation, dict):
