@@ -88,6 +88,20 @@ def seeds(document, cell):
     ]
 
 
+def lost(document):
+    """Return one sentence on potentials without a comparison because the crystal relaxed into another one, or nothing."""
+    found = [
+        f"{row['material']} {row['strategy']} ({row['cell']} cells, seed {row['seed']})"
+        for row in document["rows"]
+        if row["phonon_mae_thz"] is None and row["n_train"]
+    ]
+    return (
+        f"- No comparison, for the crystal relaxed into another one; judged not fit and in no median: {', '.join(found)}."
+        if found
+        else ""
+    )
+
+
 def against(document, cell, first, second):
     """Return one sentence on two strategies compared material by material, or nothing."""
     rows = {}
@@ -110,15 +124,19 @@ def by_material(document, cell):
     """Return the table of phonon MAE by material."""
     rows = [row for row in document["rows"] if row["cell"] == cell or row["strategy"] == "foundation"]
     strategies = list(dict.fromkeys(row["strategy"] for row in rows))
+    have = {row["material"] for row in rows if row["strategy"] != "foundation"}
     lines = ["| material | space group | " + " | ".join(strategies) + " |", "|---|---|" + "---:|" * len(strategies)]
     for name, crystal in document["materials"].items():
+        if name not in have:
+            continue
         cells = []
         for strategy in strategies:
-            values = [
-                row["phonon_mae_thz"] for row in rows
-                if (row["material"], row["strategy"]) == (name, strategy) and row["phonon_mae_thz"] is not None
+            asked = [
+                row["phonon_mae_thz"] for row in rows if (row["material"], row["strategy"]) == (name, strategy)
             ]  # fmt: skip
-            cells.append(f"{sum(values) / len(values):.3f}" if values else "–")
+            values = [value for value in asked if value is not None]
+            none = "other crystal" if asked else "–"
+            cells.append(f"{sum(values) / len(values):.3f}" if values else none)
         lines.append(f"| {name} | {crystal['space_group']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -147,6 +165,7 @@ def page(document, tables):
         )
     answers = [order(document, cell) for cell in cells]
     answers += [against(document, cell, *pair) for pair in PAIRS for cell in cells]
+    answers.append(lost(document))
     minutes = [f"{stage} {value / 60:.0f} min" for stage, value in sorted(document["wall_seconds_by_stage"].items())]
     parts = [
         f"""# Protocol study, stand-in reference
