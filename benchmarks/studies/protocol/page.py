@@ -89,17 +89,15 @@ def seeds(document, cell):
 
 
 def lost(document):
-    """Return one sentence on potentials without a comparison because the crystal relaxed into another one, or nothing."""
+    """Return one sentence on potentials whose crystal relaxed into another one, or nothing."""
     found = [
         f"{row['material']} {row['strategy']} ({row['cell']} cells, seed {row['seed']})"
         for row in document["rows"]
         if row["phonon_mae_thz"] is None and row["n_train"]
     ]
-    return (
-        f"- No comparison, for the crystal relaxed into another one; judged not fit and in no median: {', '.join(found)}."
-        if found
-        else ""
-    )
+    if not found:
+        return ""
+    return f"- The crystal relaxed into another one: {', '.join(found)}. Judged not fit, and in no median here."
 
 
 def against(document, cell, first, second):
@@ -115,8 +113,8 @@ def against(document, cell, first, second):
     better = sum(pair[first] < pair[second] for pair in pairs)
     middle = median(pair[first] - pair[second] for pair in pairs)
     return (
-        f"- {cell} cells, {first} against {second} on the same labels: smaller phonon MAE on {better} of {len(pairs)}, "
-        f"median difference {middle:+.3f} THz (interval and test in the table of pairs)."
+        f"- {cell} cells, {first} against {second} on the same labels: smaller phonon MAE on {better} of {len(pairs)} "
+        f"(materials and seeds), median difference {middle:+.3f} THz (interval and test in the table of pairs)."
     )
 
 
