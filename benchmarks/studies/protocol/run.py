@@ -113,7 +113,9 @@ def results(folder, arguments):
         "foundation": taught,
         "foundation_identity": str(found.potentials["foundation"].iloc[0]),
         "settings": yaml.safe_load((arguments.work / "campaign.yaml").read_text())
-        | {"foundations": [arguments.foundation.name], "materials": None, "replay": None, "engine": None},
+        # the file holds what was asked last, the rows everything that was asked
+        | dict.fromkeys(("materials", "replay", "engine", "strategies", "cells", "seeds"))
+        | {"foundations": [arguments.foundation.name]},
         "materials": {row["material"]: row for row in systems},
         "rows": rows,
         "failures": json.loads(found.failures.to_json(orient="records")),
