@@ -108,11 +108,13 @@ def results(folder, arguments):
     tables = {cell: campaign_tables(store, cell=cell).tables for cell in cells}
     distillation = arguments.foundation.with_suffix(".json")
     taught = json.loads(distillation.read_text()) if distillation.is_file() else arguments.foundation.name
+    settings = yaml.safe_load((arguments.work / "campaign.yaml").read_text())
+    settings["training"].setdefault("multihead", {"replay_size": arguments.replay_size})
     document = {
         "reference": arguments.reference.stem,
         "foundation": taught,
         "foundation_identity": str(found.potentials["foundation"].iloc[0]),
-        "settings": yaml.safe_load((arguments.work / "campaign.yaml").read_text())
+        "settings": settings
         # the file holds what was asked last, the rows everything that was asked
         | dict.fromkeys(("materials", "replay", "engine", "strategies", "cells", "seeds"))
         | {"foundations": [arguments.foundation.name]},
