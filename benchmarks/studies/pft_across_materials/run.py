@@ -154,14 +154,11 @@ def train(foundation, materials, parts, work, args):
         return [curvature_target(phonon_of(materials[name]), source=name) for name in parts[role]]
 
     # one call: one shape, one compilation; without validation materials, other cells of the training materials
-    drawn = {
-        role: [
-            one
-            for k, name in enumerate(parts[role] or parts["train"])
-            for one in rattled(materials[name], 1, [seed, k])
-        ]
-        for seed, role in enumerate(("train", "validation"), start=1)
-    }
+    drawn = {}
+    for seed, role in enumerate(("train", "validation"), start=1):
+        names = parts[role] or parts["train"]
+        each = max(1, 2 // len(names))  # a data set of one cell is refused
+        drawn[role] = [one for k, name in enumerate(names) for one in rattled(materials[name], each, [seed, k])]
     labelled = label_with_potential(foundation, [*drawn["train"], *drawn["validation"]])
 
     spec = make_spec("pft", **SETTINGS, lr=args.lr)
