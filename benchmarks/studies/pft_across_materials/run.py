@@ -143,7 +143,7 @@ def rattled(entry, count, seed, length=0.08, strain=0.02):
 
 
 def train(foundation, materials, parts, work, args):
-    """Fine-tune; return the file of the trained model and the document."""
+    """Fine-tune; leave the trained model and its document in ``work``."""
     from phonosmith.training.curvature import curvature_target
     from phonosmith.training.deliver import write
     from phonosmith.training.jax_assemble import label_with_potential
@@ -176,7 +176,6 @@ def train(foundation, materials, parts, work, args):
         progress=True,
     )
     write(result, work)
-    return work / "model.nqx"
 
 
 def judge(potential, materials, names):
