@@ -17,7 +17,7 @@ REQUIRED = (
     f"{PACKAGE}/py.typed",
     f"{PACKAGE}/cli/main.py",
     f"{PACKAGE}/potentials/embedded/foundation.safetensors",
-    f"{PACKAGE}/report/templates/report.html.j2",
+    f"{PACKAGE}/report/page/templates/report.html.j2",
 )
 
 

@@ -12,7 +12,7 @@ from ase.build import bulk
 from phonosmith.potentials.ase_potential import AsePotential
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.embedded import DEMO_MATERIALS, lattice_constant, reference_bytes, teacher_bytes
-from phonosmith.potentials.empirical import load_empirical
+from phonosmith.potentials.empirical.potential import load_empirical
 
 ELEMENTS = ("C", "Si", "Ge")
 GPA = 160.21766208

@@ -31,8 +31,8 @@ from ase.neighborlist import neighbor_list
 from embedded_figures import ELEMENTS, GPA, compare, print_table
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.potentials.embedded import DEMO_MATERIALS, lattice_constant, teacher_bytes
-from phonosmith.potentials.empirical import EmpiricalPotential, load_empirical
-from phonosmith.potentials.modelfile import pack_model, unpack_model
+from phonosmith.potentials.empirical.potential import EmpiricalPotential, load_empirical
+from phonosmith.potentials.mace.files import pack_model, unpack_model
 
 NUMBERS = [atomic_numbers[symbol] for symbol in ELEMENTS]
 R_MAX, SEED, EPOCHS = 4.5, 7, 60

@@ -53,8 +53,8 @@ print(len(list(flow.iterflow())), "jobs:", ", ".join(job.name for job, _ in list
 # The local runner keeps its workers alive and can be interrupted: run the same cell again and it continues.
 
 # %%
-from phonosmith.engines.runner import LocalRunner
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.local.runner import LocalRunner
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
 store = open_embedded_jobstore(work / "store.sqlite")
 store.connect()
@@ -79,9 +79,9 @@ assert report.strategies[0].phonons.mae_thz < report.foundation.phonons.mae_thz
 
 # %%
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.evaluation.harmonic import unpack_force_constants
-from phonosmith.evaluation.phonons import compare_phonons_in_full
-from phonosmith.report.figures_phonons import bands_figure, save_figure
+from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
+from phonosmith.harmonic.model import unpack_force_constants
+from phonosmith.report.figures.phonons import bands_figure, save_figure
 
 
 def model(summary):
@@ -96,7 +96,7 @@ print(save_figure(bands_figure(found, ("reference", best.strategy)), work / "ban
 # The model is a plain MACE file that works without this package:
 
 # %%
-from phonosmith.potentials.modelfile import export_plain
+from phonosmith.potentials.mace.files import export_plain
 
 export_plain(best.potential, work / "silicon.model")
 print(work / "silicon.model", f"{(work / 'silicon.model').stat().st_size / 1000:.0f} kB")

@@ -69,8 +69,8 @@ maker = FineTuneMaterialMaker(
 flow = maker.make(structure, resolve("embedded"))
 
 # %%
-from phonosmith.engines.runner import LocalRunner
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.local.runner import LocalRunner
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
 store = open_embedded_jobstore(work / "store.sqlite")
 store.connect()

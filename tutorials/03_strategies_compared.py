@@ -27,7 +27,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load
-from phonosmith.reference.datasets import label_frame
+from phonosmith.reference.datasets.dataset import label_frame
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.sampling.protocol import sample_configurations
 
@@ -56,9 +56,9 @@ print(len(train), "training and", len(valid), "validation cells of", len(train[0
 # Each strategy is a preset over the same axes; `make_spec` shows every setting.
 
 # %%
-from phonosmith.evaluation.fastpath import evaluate_phonons
-from phonosmith.evaluation.phonons import compare_phonons
-from phonosmith.potentials.mace import MacePotential
+from phonosmith.evaluation.phonons.comparison import compare_phonons
+from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 

@@ -27,8 +27,8 @@ import torch
 
 torch.set_num_threads(1)
 
-from phonosmith.evaluation.fastpath import evaluate_phonons, harmonic_from_potential
-from phonosmith.evaluation.harmonic import load_harmonic, to_structure
+from phonosmith.evaluation.phonons.fastpath import evaluate_phonons, harmonic_from_potential
+from phonosmith.harmonic.model import load_harmonic, to_structure
 from phonosmith.potentials.registry import load
 
 path = os.environ.get("PHONOSMITH_PHONONS")
@@ -50,14 +50,14 @@ print(truth.formula, truth.space_group[0], len(truth.phonon.supercell), "atoms i
 # supercell become labelled cells; the force constants of that supercell supervise curvature.
 
 # %%
-from phonosmith.evaluation.harmonic_oracle import dataset_from_phonons
+from phonosmith.harmonic.oracle import dataset_from_phonons
 
 data = dataset_from_phonons(truth, min_length=7.0, n_train=6, n_valid=2, seed=0)
 print(len(data.train), "training cells of", len(data.train[0]), "atoms")
 
 # %%
-from phonosmith.evaluation.phonons import compare_phonons
-from phonosmith.potentials.mace import MacePotential
+from phonosmith.evaluation.phonons.comparison import compare_phonons
+from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 

@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 from pymatgen.core import Lattice, Structure
 
-from phonosmith.evaluation.fastpath import evaluate_phonons
+from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
 from phonosmith.potentials.registry import load
 
 crystal = Structure(Lattice.cubic(2.8), ["Ge"], [[0, 0, 0]])
@@ -44,7 +44,7 @@ print(
 # supercell.
 
 # %%
-from phonosmith.evaluation.follow import FollowOptions, follow_with_potential, plan_modes
+from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential, plan_modes
 
 options = FollowOptions(max_atoms=8)
 for mode, _ in plan_modes(phonons.model, options):
@@ -78,7 +78,7 @@ candidate = follow_with_potential(own.model, foundation, method="foundation", op
 print("foundation finds:", [(phase.space_group, phase.n_atoms_primitive) for phase in candidate.phases] or "nothing")
 
 # %%
-from phonosmith.evaluation.phase_scores import write_phase_file
+from phonosmith.evaluation.modes.scores import write_phase_file
 
 write_phase_file(work / "reference.yaml", {"Ge": found})
 write_phase_file(work / "foundation.yaml", {"Ge": candidate})

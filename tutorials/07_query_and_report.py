@@ -56,7 +56,7 @@ phonosmith("status", "--store", str(work / "small" / "store.sqlite"))
 
 # %%
 from phonosmith.analysis.queries import read_results
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
 results = read_results(open_embedded_jobstore(work / "small" / "store.sqlite"))
 columns = ["material", "strategy", "n_train", "phonon_mae_thz"]

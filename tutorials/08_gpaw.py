@@ -29,8 +29,8 @@ os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 from ase.build import bulk
 from pymatgen.io.ase import AseAtomsAdaptor
 
-from phonosmith.engines.runner import LocalRunner
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.local.runner import LocalRunner
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine

@@ -59,8 +59,8 @@ def write_campaign(folder: Path, n_materials: int, strategies: str) -> Path:
 def run(path: Path, folder: Path, workers: int) -> dict:
     """Run the campaign file and return how it went."""
     from phonosmith.core.identity import fix_identities
-    from phonosmith.engines.runner import LocalRunner, default_slots
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.local.runner import LocalRunner, default_slots
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.flows.campaign_file import read_campaign
 
     start = time.perf_counter()
@@ -89,8 +89,8 @@ def no_ops(folder: Path, count: int) -> dict:
     """Time jobs that do next to nothing: what the runner itself costs."""
     from jobflow import Flow
 
-    from phonosmith.engines.runner import LocalRunner, default_slots
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.local.runner import LocalRunner, default_slots
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.flows.jobs import resolve_potential
 
     store = open_embedded_jobstore(folder / "noop.sqlite")
@@ -105,7 +105,7 @@ def no_ops(folder: Path, count: int) -> dict:
 def store_facts(folder: Path) -> dict:
     """Count and weigh the documents, and time queries over them."""
     from phonosmith.analysis.queries import read_results
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()

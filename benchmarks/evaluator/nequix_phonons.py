@@ -24,8 +24,8 @@ def cells():
     from ase.build import bulk
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from phonosmith.evaluation.fastpath import displaced_cells
-    from phonosmith.evaluation.harmonic import new_phonon, to_phonopy_atoms
+    from phonosmith.evaluation.phonons.fastpath import displaced_cells
+    from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 
     crystal = AseAtomsAdaptor.get_structure(bulk("SiC", "wurtzite", a=3.09, c=5.05))
     return displaced_cells(new_phonon(to_phonopy_atoms(crystal), np.diag([2, 2, 1]).tolist(), "auto", 1e-5))

@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 
-from phonosmith.potentials.backend import import_mace  # noqa: E402
+from phonosmith.potentials.mace.imports import import_mace  # noqa: E402
 
 import_mace()
 import numpy as np  # noqa: E402
@@ -33,8 +33,8 @@ from mace.calculators import MACECalculator  # noqa: E402
 from mace.tools.torch_tools import default_dtype  # noqa: E402
 
 from phonosmith.core.manifest import host_kind, package_versions  # noqa: E402
-from phonosmith.potentials.graphs import make_graph  # noqa: E402
-from phonosmith.potentials.mace import MacePotential  # noqa: E402
+from phonosmith.potentials.mace.graphs import make_graph  # noqa: E402
+from phonosmith.potentials.mace.potential import MacePotential  # noqa: E402
 
 MODELS = {
     "small: 16x0e+16x1o, 4.5 Å, 4 elements": {

@@ -24,11 +24,11 @@ from ase.io import read as ase_read
 from pymatgen.io.vasp import Vasprun
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.reference.audit import audit
-from phonosmith.reference.frame_labels import labels_of
+from phonosmith.reference.audit.audit import audit
+from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.archives import iter_entries
 from phonosmith.reference.importers.collect import import_source
-from phonosmith.reference.importers.vasprun import frames_of, parse_vasprun
+from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
 
 HERE = Path(__file__).parent
 

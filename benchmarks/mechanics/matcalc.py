@@ -68,7 +68,7 @@ def evaluate(entry, potential, name):
     """Return one row of the table."""
     from pymatgen.io.ase import AseAtomsAdaptor
 
-    from phonosmith.evaluation.mechanics import evaluate_elastic, evaluate_eos
+    from phonosmith.evaluation.mechanics.fastpath import evaluate_elastic, evaluate_eos
     from phonosmith.evaluation.relax import relax_atoms
 
     start = time.perf_counter()

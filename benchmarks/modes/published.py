@@ -22,8 +22,8 @@ from ase.spacegroup import crystal
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.evaluation.fastpath import harmonic_from_potential
-from phonosmith.evaluation.follow import FollowOptions, follow_with_potential
+from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential
+from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.potentials.registry import load, resolve
 

@@ -21,10 +21,10 @@ from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.manifest import host_kind, package_versions
-from phonosmith.evaluation.fastpath import harmonic_from_potential
-from phonosmith.evaluation.mode_grid import GridOptions, Sample, run_survey
-from phonosmith.evaluation.mode_supercell import ModeSpace, mode_space
-from phonosmith.evaluation.modes import find_imaginary_modes
+from phonosmith.evaluation.modes.grid import GridOptions, Sample, run_survey
+from phonosmith.evaluation.modes.search import find_imaginary_modes
+from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space
+from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.testing.bond_crystal import bond_potential

@@ -21,7 +21,7 @@ from pathlib import Path
 
 def routes(ref, structure, matrix):
     """Return the flows to compare by name."""
-    from phonosmith.evaluation.phonon_jobs import FastPhononMaker, PhononFlowMaker, forcefield_phonon_maker
+    from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, forcefield_phonon_maker
 
     # atomate2's own defaults for what it computes and stores; only potential, symmetry and tolerances are ours
     shipped = forcefield_phonon_maker(ref, store_force_constants=True)
@@ -67,8 +67,8 @@ def main() -> None:
     from pymatgen.core import Lattice, Structure
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.evaluation.harmonic import harmonic_from_document
-    from phonosmith.evaluation.phonons import mesh_frequencies
+    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
+    from phonosmith.harmonic.model import harmonic_from_document
     from phonosmith.potentials.registry import resolve
 
     structure = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.45), ["Si"], [[0, 0, 0]])

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 
 from phonosmith.core.errors import MismatchError
-from phonosmith.evaluation.harmonic import load_pair
-from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.evaluation.phonons.comparison import compare_phonons
+from phonosmith.harmonic.model import load_pair
 
 TOLERANCE = 1e-3
 SIDE_COLUMNS = {

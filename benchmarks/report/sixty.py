@@ -23,7 +23,7 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PHONOSMITH_HOME"] = str(Path(folder) / "home")
-        from phonosmith.report.html import write_report
+        from phonosmith.report.page.html import write_report
         from phonosmith.testing.synthetic import synthetic_reports
 
         reports = synthetic_reports(options.materials, sizes=(1, 2, 4, 7, 10, 16), force_constants=True)

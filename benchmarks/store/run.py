@@ -23,7 +23,7 @@ from pathlib import Path
 from maggma.stores import JSONStore, MemoryStore, MontyStore
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.engines.sqlite_store import SQLiteStore
+from phonosmith.engines.store.sqlite import SQLiteStore
 
 HERE = Path(__file__).parent
 KEY = ["uuid", "index"]

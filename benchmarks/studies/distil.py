@@ -50,7 +50,7 @@ def crystals(sources):
     import phonopy
     from pymatgen.core import Structure
 
-    from phonosmith.evaluation.harmonic import to_structure
+    from phonosmith.harmonic.model import to_structure
 
     found = {}
     for source in sources:
@@ -73,9 +73,9 @@ def teaching_frames(structure, count, n_atoms, seed):
     """Return unlabelled rattled and strained supercells of one crystal, each of another shape."""
     from phonopy.structure.atoms import PhonopyAtoms
 
-    from phonosmith.evaluation.harmonic import new_phonon
-    from phonosmith.evaluation.harmonic_oracle import varied_supercells
-    from phonosmith.reference.importers.phonopy_files import atoms_of
+    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import new_phonon
+    from phonosmith.harmonic.oracle import varied_supercells
 
     primitive = PhonopyAtoms(
         symbols=[site.specie.symbol for site in structure],

@@ -32,7 +32,7 @@ def small_model(numbers=(50, 52), cutoff=6.0, neighbours=28.0):
     """Random MACE of the size of a small foundation; of two elements unless said otherwise."""
     import torch
 
-    from phonosmith.potentials.backend import import_mace
+    from phonosmith.potentials.mace.imports import import_mace
 
     import_mace()
     from e3nn import o3

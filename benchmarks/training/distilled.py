@@ -250,7 +250,7 @@ def compare(truth, own):
 
 def table(work, arguments):
     """Run every stage that is not yet done and return the result as one object."""
-    from phonosmith.potentials.mace import MacePotential
+    from phonosmith.potentials.mace.potential import MacePotential
 
     nequix = Nequix(arguments.models)
     teaching = cached_frames(work / "teaching.xyz", lambda: label_all(nequix(FOUNDATION), teaching_frames()))

@@ -28,7 +28,7 @@ PRESET_ORDER = (
 
 def label_all(potential, frames):
     """Label configurations with a potential."""
-    from phonosmith.reference.datasets import label_frame
+    from phonosmith.reference.datasets.dataset import label_frame
 
     found = potential.evaluate(frames)
     return [
@@ -120,7 +120,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    from phonosmith.potentials.mace import MacePotential
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec, parse_settings

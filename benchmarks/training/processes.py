@@ -139,9 +139,9 @@ def prepare(work, pretrain):
     from ase.io import write
     from equitrain.data.format_hdf5 import HDF5Dataset
 
-    from phonosmith.potentials.mace import MacePotential
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets import label_frame
+    from phonosmith.reference.datasets.dataset import label_frame
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 

@@ -5,7 +5,7 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore, MongoStore
 
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 

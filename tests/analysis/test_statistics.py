@@ -11,7 +11,7 @@ from matplotlib.cbook import boxplot_stats
 from phonosmith.analysis import statistics
 from phonosmith.analysis.queries import read_results
 from phonosmith.core.errors import InputError
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.testing.synthetic import store_reports, synthetic_reports
 from phonosmith.testing.synthetic_targets import target
 

@@ -20,8 +20,8 @@ from phonosmith.analysis.queries import read_results
 from phonosmith.analysis.table_format import Block, Table, escape_latex, number, significant, write_tables
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import Manifest
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
-from phonosmith.evaluation.transition_documents import Phase, TransitionDoc
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
 from phonosmith.structures.cost import CostModel, workload
 from phonosmith.testing.synthetic import store_reports, synthetic_reports
 from phonosmith.testing.synthetic_targets import (
@@ -353,7 +353,7 @@ def test_core_hours_as_text():
 
 def test_plan_learns_from_finished_labels(fill, tmp_path):
     from phonosmith.cli.main import app
-    from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
+    from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 
     reports = synthetic_reports(2, ("delta",))
     for report in reports:

@@ -289,8 +289,8 @@ def one_flow(tmp_path_factory):
 
 
 def _local_answer(flow_file, folder):
-    from phonosmith.engines.runner import LocalRunner, Slot
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.local.runner import LocalRunner, Slot
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     store = open_embedded_jobstore(folder / "store.sqlite")
     runner = LocalRunner(store, folder / "run", slots=[Slot("cpu"), Slot("cpu")], progress=False)

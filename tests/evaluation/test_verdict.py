@@ -1,6 +1,6 @@
 import pytest
 
-from phonosmith.evaluation.phonon_documents import PhononComparison, PhononSide
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.evaluation.verdict import judge, judge_production
 from phonosmith.settings import Settings
 

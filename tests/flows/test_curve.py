@@ -5,7 +5,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.learning_documents import LearningCurveReport
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.verdict import Verdict
 from phonosmith.flows.curve import LearningCurveMaker, learning_curves
 from phonosmith.flows.material import FineTuneMaterialMaker

@@ -6,18 +6,18 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, PotentialError
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
-from phonosmith.evaluation.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.harmonic import harmonic_from_document
-from phonosmith.evaluation.phonon_documents import PhononDoc
-from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.evaluation.phonons.comparison import compare_phonons
+from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.flows.checks import check_cells
 from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.harmonic.model import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.reference.datasets import get_dataset
+from phonosmith.reference.datasets.dataset import get_dataset
 from phonosmith.reference.engines import make_engine
-from phonosmith.report.html import write_report
+from phonosmith.report.page.html import write_report
 
 TINY = {
     "sampling": {"cell": "primitive", "max_steps": 20},

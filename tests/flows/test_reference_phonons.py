@@ -5,16 +5,16 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.engines.sqlite_store import open_embedded_jobstore
-from phonosmith.evaluation.harmonic import harmonic_from_document
-from phonosmith.evaluation.phonon_documents import PhononDoc
-from phonosmith.evaluation.phonons import compare_phonons
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.evaluation.phonons.comparison import compare_phonons
+from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference_phonons import reference_phonons
+from phonosmith.harmonic.model import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.reference.audit import audit
-from phonosmith.reference.datasets import get_dataset
+from phonosmith.reference.audit.audit import audit
+from phonosmith.reference.datasets.dataset import get_dataset
 from phonosmith.reference.engines import make_engine
 
 TWO = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]

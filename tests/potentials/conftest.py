@@ -11,7 +11,7 @@ warnings.filterwarnings("ignore", message=".*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.*"
 
 def _make_mace(dtype="float64", seed=0, scale_shift=True, **changes):
     """Return a MACE model with random weights for carbon and silicon."""
-    from phonosmith.potentials.backend import import_mace
+    from phonosmith.potentials.mace.imports import import_mace
 
     import_mace()
     import torch
@@ -100,7 +100,7 @@ def mace_model(make_mace):
 @pytest.fixture(scope="session")
 def mace_bytes(mace_model):
     """Return its artefact."""
-    from phonosmith.potentials.modelfile import pack_model
+    from phonosmith.potentials.mace.files import pack_model
 
     return pack_model(mace_model)
 
@@ -108,7 +108,7 @@ def mace_bytes(mace_model):
 @pytest.fixture
 def potential(mace_bytes):
     """Return it as a potential, fresh for every test."""
-    from phonosmith.potentials.mace import load_mace
+    from phonosmith.potentials.mace.potential import load_mace
 
     return load_mace(mace_bytes)
 
@@ -116,7 +116,7 @@ def potential(mace_bytes):
 @pytest.fixture(scope="session")
 def pickled(mace_bytes, tmp_path_factory):
     """Return it as a plain mace file."""
-    from phonosmith.potentials.modelfile import plain_bytes, unpack_model
+    from phonosmith.potentials.mace.files import plain_bytes, unpack_model
 
     path = tmp_path_factory.mktemp("foreign") / "foreign.model"
     path.write_bytes(plain_bytes(unpack_model(mace_bytes)))

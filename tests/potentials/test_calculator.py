@@ -7,7 +7,7 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.potentials.calculator import PotentialCalculator
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.modelfile import model_ref
+from phonosmith.potentials.mace.files import model_ref
 from phonosmith.potentials.registry import resolve
 
 DOTTED = "phonosmith.potentials.calculator.PotentialCalculator"

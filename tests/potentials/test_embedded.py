@@ -21,7 +21,7 @@ from phonosmith.potentials.embedded import (
     reference_lattice_constant,
     teacher_bytes,
 )
-from phonosmith.potentials.empirical import load_empirical
+from phonosmith.potentials.empirical.potential import load_empirical
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -44,7 +44,7 @@ def tool():
 
 @pytest.fixture(scope="module")
 def foundation():
-    from phonosmith.potentials.mace import load_mace
+    from phonosmith.potentials.mace.potential import load_mace
 
     return load_mace(foundation_bytes(), dtype="float64", device="cpu", name="embedded")
 

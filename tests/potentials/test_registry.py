@@ -228,7 +228,7 @@ def test_reference_that_contradicts_itself(ours):
 
 
 def test_names_are_checked_and_not_stolen(ours, make_mace, tmp_path):
-    from phonosmith.potentials.modelfile import pack_model
+    from phonosmith.potentials.mace.files import pack_model
 
     add(ours, name="mine")
     add(ours, name="mine")
@@ -308,7 +308,7 @@ def test_foundation_is_downloaded_once_and_checked(mace_cache, pickled, monkeypa
     with pytest.raises(PotentialError, match="is not the published MACE-MP-0b3"):
         resolve("MACE-MP-0b3")
     monkeypatch.setattr(foreign, "PINNED", {digest_bytes(pickled.read_bytes()): "MACE-MP-0b3"})
-    monkeypatch.setattr("phonosmith.potentials.foundations.PINNED", foreign.PINNED)
+    monkeypatch.setattr("phonosmith.potentials.mace.foundations.PINNED", foreign.PINNED)
     ref = resolve("mp-0b3")
     assert (ref.name, ref.elements, len(fetched)) == ("MACE-MP-0b3", ["C", "Si"], 1)
     for file in (tmp_path / "cache" / "mace").iterdir():

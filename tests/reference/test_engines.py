@@ -18,7 +18,7 @@ from phonosmith.reference.engines import ReferenceEngine, make_engine
 from phonosmith.reference.forcefield import calculator_spec, require_covered
 from phonosmith.reference.gpaw import gpaw_parameters
 from phonosmith.reference.protocol import ReferenceProtocol
-from phonosmith.reference.rehearsal import Rehearsal
+from phonosmith.reference.vasp.rehearsal import Rehearsal
 from phonosmith.testing.standin_calculators import tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
@@ -171,7 +171,7 @@ def test_missing_potcars_and_vasp_are_named(monkeypatch, tmp_path):
     from atomate2 import SETTINGS
     from pymatgen.core import SETTINGS as PYMATGEN
 
-    from phonosmith.reference.vasp import require_vasp
+    from phonosmith.reference.vasp.makers import require_vasp
 
     monkeypatch.setattr(SETTINGS, "VASP_CMD", "no_such_vasp --now")
     with pytest.raises(ConfigurationError, match="no_such_vasp"):

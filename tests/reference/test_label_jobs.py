@@ -11,13 +11,13 @@ from monty.json import MontyDecoder, MontyEncoder
 
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError, LabelError
-from phonosmith.reference.datasets import format_frames, get_dataset
+from phonosmith.reference.datasets.dataset import format_frames, get_dataset
 from phonosmith.reference.documents import Frame, LabelReport
 from phonosmith.reference.engines import make_engine
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import as_frames, collect, job_name, material_name, require_minimum, sampled_frames
 from phonosmith.reference.protocol import ReferenceProtocol
-from phonosmith.reference.rehearsal import Rehearsal
+from phonosmith.reference.vasp.rehearsal import Rehearsal
 from phonosmith.testing.standin_calculators import tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)

@@ -11,9 +11,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.reference.engines import make_engine
-from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
 from phonosmith.reference.protocol import CALCULATIONS, ReferenceProtocol, incar_tags, kpoint_mesh, load_protocol
-from phonosmith.reference.rehearsal import potcar_library, write_invented_potcars
+from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
+from phonosmith.reference.vasp.rehearsal import potcar_library, write_invented_potcars
 
 CRYSTALS = {
     "insulator": bulk("NaCl", "rocksalt", a=5.64),

@@ -8,8 +8,8 @@ from ase.build import bulk
 
 from phonosmith.core.errors import ConfigurationError, TrainingError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.nequix_backend import nequix_installed
-from phonosmith.reference.frame_labels import label_frame, labels_of
+from phonosmith.potentials.nequix.backend import nequix_installed
+from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
 from phonosmith.testing.tiny_nequix import write_tiny_nequix
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.spec import make_spec
@@ -25,7 +25,7 @@ def file(tmp_path_factory):
 
 
 def potential_of(path):
-    from phonosmith.potentials.nequix import load_nequix
+    from phonosmith.potentials.nequix.potential import load_nequix
 
     return load_nequix(path.read_bytes(), name="tiny")
 
@@ -81,7 +81,7 @@ def loss_inputs(foundation, reference):
 @pytest.mark.parametrize("convention", ["per_atom", "per_cell"])
 def test_loss_equals_its_formula(foundation, reference, convention):
     """The formula once more in plain numpy, structure by structure; 1e-12 relative in float64."""
-    from phonosmith.potentials.nequix_backend import precision
+    from phonosmith.potentials.nequix.backend import precision
     from phonosmith.training.jax_losses import efs_loss
 
     terms = LossTerms(energy=3.0, forces=50.0, stress=700.0, delta=0.02, convention=convention, replay=0.25)
@@ -111,7 +111,7 @@ def test_loss_equals_its_formula(foundation, reference, convention):
 
 def test_curvature_gradient_equals_finite_differences(foundation, reference):
     """The parameter gradient of the column loss along three random directions; h² error of 1e-4 steps."""
-    from phonosmith.potentials.nequix_backend import architecture_key, precision
+    from phonosmith.potentials.nequix.backend import architecture_key, precision
     from phonosmith.training.jax_data import column_batch, column_graphs, common_shape
     from phonosmith.training.jax_losses import curvature_gradient
 
@@ -135,7 +135,7 @@ def test_curvature_gradient_equals_finite_differences(foundation, reference):
 
 
 def test_columns_of_the_loss_are_those_of_the_potential(foundation, reference):
-    from phonosmith.potentials.nequix_backend import architecture_key, precision
+    from phonosmith.potentials.nequix.backend import architecture_key, precision
     from phonosmith.training.jax_data import column_batch, column_graphs, common_shape
     from phonosmith.training.jax_losses import column_error_function
 
@@ -157,7 +157,7 @@ def test_pull_equals_adamw_on_the_difference(foundation):
     """40 steps against torch's AdamW decaying an additive update from zero; 1e-12 in float64, as for MACE."""
     import torch
 
-    from phonosmith.potentials.nequix_backend import precision
+    from phonosmith.potentials.nequix.backend import precision
     from phonosmith.training.jax_optimizer import Moved, make_update
 
     spec = make_spec("delta", dtype="float64", clip_norm=1.0)

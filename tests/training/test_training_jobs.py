@@ -14,8 +14,8 @@ from phonosmith.training.packing import PackMaker, train_models
 
 @pytest.fixture
 def inputs(tiny_model, tiny_frames):
-    from phonosmith.potentials.modelfile import register_model
-    from phonosmith.reference.datasets import put_dataset
+    from phonosmith.potentials.mace.files import register_model
+    from phonosmith.reference.datasets.dataset import put_dataset
 
     return (
         register_model(tiny_model(numbers=(29,)), name="tiny"),

@@ -29,7 +29,7 @@ def one(path, model, settings):
     """Return sizes and estimated core-hours of one material."""
     import phonopy
 
-    from phonosmith.evaluation.harmonic import to_structure
+    from phonosmith.harmonic.model import to_structure
     from phonosmith.structures.cost import workload
     from phonosmith.structures.preflight import plan_material
 

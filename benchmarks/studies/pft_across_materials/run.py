@@ -61,10 +61,10 @@ def cached(path, make):
 
 def prepare(source, args):
     """Fold one material's force constants into its small supercell; return plain numbers."""
-    from phonosmith.evaluation.harmonic import load_harmonic
-    from phonosmith.evaluation.harmonic_oracle import in_supercell, small_supercell
-    from phonosmith.potentials.nequix_graphs import make_graph
-    from phonosmith.reference.importers.phonopy_files import atoms_of
+    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.oracle import in_supercell, small_supercell
+    from phonosmith.potentials.nequix.graphs import make_graph
 
     try:
         model = load_harmonic(source, fc_calculator=args.fc_calculator)
@@ -96,7 +96,7 @@ def phonon_of(entry):
     """Return phonopy's object of a prepared material, force constants inside."""
     from phonopy.structure.atoms import PhonopyAtoms
 
-    from phonosmith.evaluation.harmonic import new_phonon
+    from phonosmith.harmonic.model import new_phonon
 
     cell = PhonopyAtoms(numbers=entry["numbers"], cell=entry["cell"], scaled_positions=entry["scaled_positions"])
     phonon = new_phonon(cell, entry["matrix"], np.eye(3))
@@ -129,7 +129,7 @@ def splits(materials, args):
 
 def rattled(entry, count, seed, length=0.08, strain=0.02):
     """Return rattled and strained copies of a prepared material's small cell."""
-    from phonosmith.reference.importers.phonopy_files import atoms_of
+    from phonosmith.harmonic.files import atoms_of
 
     rng = np.random.default_rng(seed)
     found = []
@@ -184,9 +184,9 @@ def judge(potential, materials, names):
     Returns the comparison by material, the evaluations of rattled cells of the same materials, and seconds; everything
     is evaluated in one call.
     """
-    from phonosmith.evaluation.fastpath import displaced_cells
-    from phonosmith.evaluation.harmonic import HarmonicModel, make_force_constants
-    from phonosmith.evaluation.phonons import compare_phonons
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
+    from phonosmith.evaluation.phonons.fastpath import displaced_cells
+    from phonosmith.harmonic.model import HarmonicModel, make_force_constants
 
     phonons = {name: phonon_of(materials[name]) for name in names}
     cells = {name: displaced_cells(phonon, 0.01) for name, phonon in phonons.items()}

@@ -96,7 +96,7 @@ def results(folder, arguments):
     """Return what the store says, as plain data, and the tables."""
     from phonosmith.analysis.campaign_tables import campaign_tables
     from phonosmith.analysis.queries import read_results
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()

@@ -64,9 +64,9 @@ def opened(foundation):
 
 def compare(truth, potential, mesh):
     """Return the phonon comparison of a potential in its own relaxed cell, as a row."""
-    from phonosmith.evaluation.fastpath import evaluate_phonons
-    from phonosmith.evaluation.harmonic import to_structure
-    from phonosmith.evaluation.phonons import compare_phonons
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
+    from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+    from phonosmith.harmonic.model import to_structure
 
     phonon = truth.phonon
     found = evaluate_phonons(
@@ -111,9 +111,9 @@ def gamma_optical(model):
 
 def material(path, work, arguments, foundation):
     """Run what is missing for one material and return its rows."""
-    from phonosmith.evaluation.harmonic import load_harmonic
-    from phonosmith.evaluation.harmonic_oracle import dataset_from_phonons
-    from phonosmith.potentials.mace import MacePotential
+    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.oracle import dataset_from_phonons
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
@@ -134,7 +134,7 @@ def material(path, work, arguments, foundation):
         for found in candidates[:1]:
 
             def published(found=found):
-                from phonosmith.evaluation.phonons import compare_phonons
+                from phonosmith.evaluation.phonons.comparison import compare_phonons
 
                 model = load_harmonic(found, fc_calculator="traditional", symprec=1e-4)
                 return comparison_row(compare_phonons(truth(), model, arguments.mesh))

@@ -169,7 +169,7 @@ def calibrated_model(points: Sequence[CalibrationPoint], *, kspacing: float, enc
     encut
         Plane-wave cutoff, eV.
     """
-    from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
+    from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 
     works = [workload(point.structure, kspacing=kspacing, encut=encut, potcars=PBE_54_SYMBOLS).work for point in points]
     return calibrate(works, [point.core_hours for point in points])

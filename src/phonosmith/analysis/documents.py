@@ -8,13 +8,13 @@ from pydantic import BaseModel, Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.manifest import Manifest
-from phonosmith.evaluation.forgetting_documents import ForgettingDoc
-from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
-from phonosmith.evaluation.phonon_documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.transition_documents import TransitionDoc
+from phonosmith.evaluation.forgetting.documents import ForgettingDoc
+from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.modes.documents import TransitionDoc
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
 from phonosmith.evaluation.verdict import Verdict
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 
 MATERIAL_SCHEMA = 2
 

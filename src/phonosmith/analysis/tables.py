@@ -12,7 +12,7 @@ from phonosmith.analysis.columns import METRICS
 from phonosmith.analysis.published import Published
 from phonosmith.analysis.statistics import distribution, over_seeds, spread
 from phonosmith.analysis.table_format import DASH, Block, Table, median_and_iqr, number, significant, tidy
-from phonosmith.evaluation.stability import StabilityConfusion, confusion
+from phonosmith.evaluation.phonons.stability import StabilityConfusion, confusion
 
 if TYPE_CHECKING:
     import pandas as pd

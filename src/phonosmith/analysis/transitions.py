@@ -10,7 +10,7 @@ from phonosmith.analysis.columns import at
 from phonosmith.analysis.queries import find_reports, newest, training_set
 from phonosmith.analysis.table_format import DASH, Block, Table, number, tidy
 from phonosmith.core.errors import MismatchError
-from phonosmith.evaluation.phase_scores import MaterialPhases, NamedPhase, PhaseScores, score_material, score_phases
+from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, PhaseScores, score_material, score_phases
 
 if TYPE_CHECKING:
     from jobflow import JobStore

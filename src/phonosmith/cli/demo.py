@@ -50,8 +50,8 @@ def demo(
     get_settings.cache_clear()
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.engines.identity import fix_identities
-    from phonosmith.engines.runner import LocalRunner
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.local.runner import LocalRunner
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow
     from phonosmith.flows.jobs import read_document
 
@@ -106,16 +106,16 @@ def _summary(report: MaterialReport) -> dict[str, Any]:
 def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str]:
     """Write report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
-    from phonosmith.evaluation.harmonic import harmonic_from_document
-    from phonosmith.evaluation.phonon_documents import PhononDoc
-    from phonosmith.evaluation.phonons import compare_phonons_in_full
+    from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
+    from phonosmith.evaluation.phonons.documents import PhononDoc
     from phonosmith.flows.jobs import read_document
-    from phonosmith.potentials.modelfile import export_plain
-    from phonosmith.report.figures_bands import many_bands_figure
-    from phonosmith.report.figures_phonons import bands_figure
-    from phonosmith.report.html import write_report
-    from phonosmith.report.phonon_curves import phonon_curves
-    from phonosmith.report.style import save_figure
+    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.potentials.mace.files import export_plain
+    from phonosmith.report.figures.bands import many_bands_figure
+    from phonosmith.report.figures.phonon_curves import phonon_curves
+    from phonosmith.report.figures.phonons import bands_figure
+    from phonosmith.report.figures.style import save_figure
+    from phonosmith.report.page.html import write_report
 
     write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
     key = report.material.lower()

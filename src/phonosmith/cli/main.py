@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 
 import typer
 
@@ -18,27 +17,27 @@ app = typer.Typer(
 
 # each module offers ``register(app)``; modules stay light at import so that --help is instant
 COMMAND_MODULES = (
-    "doctor",
-    "models",
-    "plan",
-    "sample",
-    "label",
-    "dataset",
-    "from_phonons",
+    "setup.doctor",
+    "setup.models",
+    "data.plan",
+    "data.sample",
+    "data.label",
+    "data.dataset",
+    "data.from_phonons",
     "train",
-    "phonons",
-    "compare",
-    "follow",
-    "score_phases",
-    "forgetting",
-    "elastic",
-    "report",
-    "tables",
-    "status",
-    "config",
-    "run",
+    "evaluate.phonons",
+    "evaluate.compare",
+    "evaluate.follow",
+    "evaluate.score_phases",
+    "evaluate.forgetting",
+    "evaluate.elastic",
+    "campaign.report",
+    "campaign.tables",
+    "campaign.status",
+    "setup.config",
+    "campaign.run",
     "demo",
-    "submit",
+    "campaign.submit",
 )
 
 
@@ -60,8 +59,7 @@ def root(
 
 
 for _module in COMMAND_MODULES:
-    if importlib.util.find_spec(f"phonosmith.cli.{_module}") is not None:
-        importlib.import_module(f"phonosmith.cli.{_module}").register(app)
+    importlib.import_module(f"phonosmith.cli.{_module}").register(app)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
         start = stream.read(16)
     if start and start != b"SQLite format 3\x00":
         raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
-    from phonosmith.engines.sqlite_store import open_embedded_jobstore
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     return open_embedded_jobstore(file)
 
@@ -59,7 +59,7 @@ def _configured() -> JobStore:
     from maggma.stores import MemoryStore
 
     from phonosmith.core.errors import ConfigurationError
-    from phonosmith.engines.fireworks_queue import configured_store
+    from phonosmith.engines.queues.fireworks import configured_store
 
     store, where = configured_store()
     # exactly MemoryStore: its subclasses keep files

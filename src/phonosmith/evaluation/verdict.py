@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 
 if TYPE_CHECKING:
-    from phonosmith.evaluation.phonon_documents import PhononComparison
+    from phonosmith.evaluation.phonons.documents import PhononComparison
     from phonosmith.settings import Settings
 
 

@@ -15,9 +15,9 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonon_documents import PhononDoc
-from phonosmith.evaluation.phonon_jobs import FastPhononMaker
+from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker
 from phonosmith.evaluation.verdict import Verdict, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited, read_document
@@ -35,7 +35,7 @@ from phonosmith.training.spec import make_spec
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from phonosmith.evaluation.harmonic import HarmonicModel
+    from phonosmith.harmonic.model import HarmonicModel
     from phonosmith.potentials.documents import PotentialRef
 
 
@@ -185,7 +185,7 @@ def start_round(maker: AdaptiveMaker, state: dict[str, Any], sample: Any) -> Res
 @job(output_schema=AuditedLabels)
 def join_labels(report: Any, previous: Any, material: str) -> AuditedLabels:
     """Audit the labels of this round together with those of the rounds before."""
-    from phonosmith.reference.datasets import get_dataset
+    from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = read_document(LabelReport, report).model_copy(update={"material": material})
     splits = {name: get_dataset(ref) for name, ref in labels.datasets.items()}
@@ -231,7 +231,7 @@ def judge_round(
     n_frames
         Training configurations asked so far.
     """
-    from phonosmith.evaluation.harmonic import harmonic_from_document
+    from phonosmith.harmonic.model import harmonic_from_document
 
     sampled, kept = read_document(SamplingDoc, sample), read_document(AuditedLabels, labels)
     made = [read_document(TrainingDocument, one) for one in trainings]
@@ -284,7 +284,7 @@ def judge_round(
 
 def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float | None:
     """Return the phonon MAE between two potentials, THz; None where they relaxed into different structures."""
-    from phonosmith.evaluation.phonons import compare_phonons
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
 
     try:
         return compare_phonons(first, second, mesh).mae_thz

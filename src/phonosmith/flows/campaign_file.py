@@ -14,7 +14,7 @@ from phonosmith.core.errors import ConfigurationError, PhonosmithError, did_you_
 from phonosmith.flows.campaign import CampaignMaker, CampaignSpec, EngineSpec, MaterialSpec
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import SamplingSettings
@@ -297,7 +297,7 @@ def _structures(reader: _Reader, spec: CampaignSpec, folder: Path) -> dict[str, 
 
 def read_material(material: MaterialSpec, folder: Path) -> Structure:
     """Return the crystal of a campaign's material."""
-    from phonosmith.structures.io import read_structure
+    from phonosmith.structures.reading import read_structure
 
     if material.structure.startswith("embedded:"):
         from pymatgen.io.ase import AseAtomsAdaptor
@@ -328,7 +328,7 @@ def _engine(spec: EngineSpec) -> ReferenceEngine:
 
 
 def _replay(path: Path) -> DatasetRef:
-    from phonosmith.reference.datasets import put_dataset, read_frames
+    from phonosmith.reference.datasets.dataset import put_dataset, read_frames
 
     return put_dataset(read_frames(path), name=f"replay {path.stem}")
 

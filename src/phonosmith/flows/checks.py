@@ -9,8 +9,8 @@ import numpy as np
 
 from phonosmith.analysis.documents import DisplacementCheck
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.fastpath import displaced_cells
-from phonosmith.evaluation.harmonic import SYMPREC, new_phonon, to_phonopy_atoms
+from phonosmith.evaluation.phonons.fastpath import displaced_cells
+from phonosmith.harmonic.model import SYMPREC, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.base import Potential
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError
 from phonosmith.core.identity import fix_identities, has_content_identity
-from phonosmith.evaluation.phonon_documents import PhononDoc
+from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import sampled_frames
@@ -74,7 +74,7 @@ def audit_material(report: Any) -> AuditedLabels:
     LabelError
         When the audit refuses the set or leaves a split empty.
     """
-    from phonosmith.reference.datasets import get_dataset
+    from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = read_document(LabelReport, report)
     return audited(labels, {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")})
@@ -82,8 +82,8 @@ def audit_material(report: Any) -> AuditedLabels:
 
 def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabels:
     """Audit training and validation labels together; see ``audit_material``."""
-    from phonosmith.reference.audit import AuditOptions, audit
-    from phonosmith.reference.datasets import put_dataset
+    from phonosmith.reference.audit.audit import AuditOptions, audit
+    from phonosmith.reference.datasets.dataset import put_dataset
 
     frames = [*splits["train"], *splits["valid"]]
     document = audit(frames, AuditOptions(allow_rehearsal=labels.rehearsal))
@@ -112,7 +112,7 @@ def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabel
 @job(output_schema=DatasetRef)
 def training_subset(train: Any, size: int) -> DatasetRef:
     """Keep the first ``size`` training labels (all where there are not more) as a dataset of their own."""
-    from phonosmith.reference.datasets import subset
+    from phonosmith.reference.datasets.dataset import subset
 
     ref = read_document(DatasetRef, train)
     return ref if size >= ref.n_frames else subset(ref, size)
@@ -135,7 +135,7 @@ def replay_material(foundation: Any, elements: list[str], size: int = 100, seed:
     """
     from phonosmith.flows.replay import elemental_pool, label_pool
     from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets import put_dataset
+    from phonosmith.reference.datasets.dataset import put_dataset
 
     ref = read_document(PotentialRef, foundation)
     pool = elemental_pool(ref.elements, elements, size, seed)
@@ -149,7 +149,7 @@ def force_constants_file(phonons: Any) -> ArtefactRef:
     import tempfile
     from pathlib import Path
 
-    from phonosmith.evaluation.harmonic import harmonic_from_document
+    from phonosmith.harmonic.model import harmonic_from_document
 
     model = harmonic_from_document(read_document(PhononDoc, phonons), default_artefacts())
     with tempfile.TemporaryDirectory() as folder:

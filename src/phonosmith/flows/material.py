@@ -12,7 +12,7 @@ from phonosmith.core.errors import ConfigurationError, PotentialError, did_you_m
 from phonosmith.flows.parts import MaterialParts
 from phonosmith.flows.reporting import report_material
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.training.jobs import FineTuneMaker

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, JobConfig
 
-from phonosmith.evaluation.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.forgetting_jobs import ForgettingMaker
-from phonosmith.evaluation.mechanics_flows import ElasticFlowMaker, EosFlowMaker
-from phonosmith.evaluation.mechanics_jobs import FastElasticMaker, FastEosMaker
-from phonosmith.evaluation.phonon_jobs import FastPhononMaker
-from phonosmith.evaluation.transition_flows import ModeFollowingMaker, TransitionMaker
+from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
+from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
+from phonosmith.evaluation.mechanics.jobs import FastElasticMaker, FastEosMaker
+from phonosmith.evaluation.modes.flows import ModeFollowingMaker, TransitionMaker
+from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker
 from phonosmith.flows.checks import check_cells
 from phonosmith.flows.jobs import (
     audit_material,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phonosmith.evaluation.harmonic import SYMPREC
-from phonosmith.evaluation.phonon_jobs import FastPhononMaker, PhononFlowMaker
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker
+from phonosmith.harmonic.model import SYMPREC
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:

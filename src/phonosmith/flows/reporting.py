@@ -22,16 +22,16 @@ from phonosmith.analysis.documents import (
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.forgetting_documents import ForgettingDoc
-from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
-from phonosmith.evaluation.phonon_documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.scenarios import classify
-from phonosmith.evaluation.transition_documents import TransitionDoc
+from phonosmith.evaluation.forgetting.documents import ForgettingDoc
+from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.modes.documents import TransitionDoc
+from phonosmith.evaluation.modes.scenarios import classify
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
 from phonosmith.evaluation.verdict import Verdict, judge, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import read_document
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.settings import get_settings
@@ -40,7 +40,7 @@ from phonosmith.training.documents import TrainingDocument
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from phonosmith.evaluation.harmonic import HarmonicModel
+    from phonosmith.harmonic.model import HarmonicModel
 
 THINNED_STEPS = 60
 """Steps of a relaxation that a report keeps."""
@@ -143,7 +143,7 @@ class _Case:
 
     def compared(self, model: HarmonicModel, other: HarmonicModel, owner: str) -> tuple[PhononComparison | None, str]:
         """Return the comparison of a potential's phonons with others; without one, why they cannot be compared."""
-        from phonosmith.evaluation.phonons import compare_phonons
+        from phonosmith.evaluation.phonons.comparison import compare_phonons
 
         try:
             return compare_phonons(other, model, self.about["mesh"]), ""
@@ -155,7 +155,7 @@ class _Case:
         self, strategy: str, results: dict[str, Any], training: TrainingDocument | None, n_train: int, owner: str
     ) -> PotentialReport:
         """Return the report of one potential."""
-        from phonosmith.evaluation.harmonic import harmonic_from_document
+        from phonosmith.harmonic.model import harmonic_from_document
 
         phonons = None if results.get("phonons") is None else read_document(PhononDoc, results["phonons"])
         ref = read_document(PotentialRef, results["potential"]) if training is None else training.model
@@ -240,7 +240,7 @@ def _quality(entry: PotentialReport) -> tuple[float, float]:
 
 
 def _check_labels(value: Any, case: _Case) -> list[Atoms]:
-    from phonosmith.reference.datasets import get_dataset
+    from phonosmith.reference.datasets.dataset import get_dataset
 
     if value is None:
         if case.about.get("n_checks"):
@@ -282,7 +282,7 @@ def report_material(
     LabelError
         When labels, or in comparison mode reference phonons, are missing: nothing can be judged.
     """
-    from phonosmith.evaluation.harmonic import harmonic_from_document
+    from phonosmith.harmonic.model import harmonic_from_document
 
     production = about["mode"] == "production"
     if labels is None or (not production and reference.get("phonons") is None):

@@ -18,20 +18,20 @@ Loader = Callable[..., "Potential"]
 
 
 def _mace(data: bytes, *, dtype: str, device: str, name: str) -> Potential:
-    from phonosmith.potentials.mace import load_mace
+    from phonosmith.potentials.mace.potential import load_mace
 
     return load_mace(data, dtype=dtype, device=device, name=name)
 
 
 def _empirical(data: bytes, *, dtype: str, device: str, name: str) -> Potential:  # noqa: ARG001
     # numpy in float64 on the CPU whatever is asked: nothing is gained elsewhere
-    module = importlib.import_module("phonosmith.potentials.empirical")
+    module = importlib.import_module("phonosmith.potentials.empirical.potential")
     potential: Potential = module.load_empirical(data)
     return potential
 
 
 def _nequix(data: bytes, *, dtype: str, device: str, name: str) -> Potential:
-    from phonosmith.potentials.nequix import load_nequix
+    from phonosmith.potentials.nequix.potential import load_nequix
 
     return load_nequix(data, dtype=dtype, device=device, name=name)
 

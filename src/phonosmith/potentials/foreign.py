@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import InputError, PotentialError, UntrustedModelError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.backend import import_mace
+from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.userfiles import TRUSTED, edited_user_json, read_user_json, user_file
 
 if TYPE_CHECKING:

@@ -42,7 +42,7 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
     PotentialError, InputError, UntrustedModelError, ArtefactError
         One line saying what is wrong and the way out.
     """
-    from phonosmith.potentials.foundations import fetch_foundation, find_foundation
+    from phonosmith.potentials.mace.foundations import fetch_foundation, find_foundation
 
     known = _indexed(name)
     if known is not None and default_artefacts().has(known.artefact):
@@ -138,15 +138,15 @@ def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> Pot
 def import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
     """Bring a model file's content into the artefact store (see ``import_file``)."""
     from phonosmith.potentials.foreign import is_trusted, open_foreign, trust_digest
-    from phonosmith.potentials.modelfile import is_model_file, model_ref, register_model
-    from phonosmith.potentials.nequix_backend import is_nequix_file
+    from phonosmith.potentials.mace.files import is_model_file, model_ref, register_model
+    from phonosmith.potentials.nequix.backend import is_nequix_file
 
     if is_model_file(data):
         return model_ref(data, default_artefacts(), name, (), "float64")
     if _is_empirical(data):
         return _empirical_ref(data, name)
     if is_nequix_file(data):
-        from phonosmith.potentials.nequix import register_nequix
+        from phonosmith.potentials.nequix.potential import register_nequix
 
         return register_nequix(data, name)
     sha256 = digest_bytes(data)
@@ -211,7 +211,7 @@ def remember(ref: PotentialRef, *, source: str = "") -> None:
 
 def _keep_published_names(ref: PotentialRef) -> None:
     from phonosmith.potentials import foreign
-    from phonosmith.potentials.foundations import find_foundation
+    from phonosmith.potentials.mace.foundations import find_foundation
 
     foundation = find_foundation(ref.name)
     if foundation is None:
@@ -269,14 +269,14 @@ def _by_digest(prefix: str) -> PotentialRef:
 
 
 def _describe_artefact(sha256: str) -> PotentialRef | None:
-    from phonosmith.potentials.modelfile import is_model_file, model_ref
-    from phonosmith.potentials.nequix_backend import is_nequix_file
+    from phonosmith.potentials.mace.files import is_model_file, model_ref
+    from phonosmith.potentials.nequix.backend import is_nequix_file
 
     data = default_artefacts().get_bytes(sha256)
     if is_model_file(data):
         return model_ref(data, default_artefacts(), sha256[:12], (), "float64")
     if is_nequix_file(data):
-        from phonosmith.potentials.nequix import register_nequix
+        from phonosmith.potentials.nequix.potential import register_nequix
 
         return register_nequix(data, sha256[:12])
     return _empirical_ref(data, sha256[:12]) if _is_empirical(data) else None
@@ -323,7 +323,7 @@ def _embedded(name: str) -> PotentialRef:
 
 
 def _unknown(name: str) -> PotentialError:
-    from phonosmith.potentials.foundations import FOUNDATIONS
+    from phonosmith.potentials.mace.foundations import FOUNDATIONS
 
     names: Sequence[str] = [
         EMBEDDED,

@@ -25,7 +25,7 @@ class Verification(BaseModel):
 
 def verify_potential(ref: PotentialRef) -> Verification:
     """Check one potential of the artefact store."""
-    from phonosmith.potentials.modelfile import verify_model
+    from phonosmith.potentials.mace.files import verify_model
 
     try:
         data = default_artefacts().get_bytes(ref.artefact)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from phonosmith.core.manifest import available_cores
-from phonosmith.reference.dataset_documents import DatasetRef
-from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
+from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
 from phonosmith.reference.protocol import Calculation
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.accept import MOVING
 from phonosmith.reference.documents import Frame, ReferenceRecord
-from phonosmith.reference.gate import MOVING
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
-from phonosmith.reference.rehearsal import Rehearsal
+from phonosmith.reference.vasp.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from jobflow import Maker
@@ -70,7 +70,7 @@ class ReferenceEngine(BaseModel):
     def maker(self, calculation: Calculation, name: str) -> Maker:
         """Return the Maker of a calculation, for use in any atomate2 flow."""
         if self.name == "vasp":
-            from phonosmith.reference.vasp import ProtocolVaspMaker
+            from phonosmith.reference.vasp.makers import ProtocolVaspMaker
 
             return ProtocolVaspMaker(
                 name=name,

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.accept import check_label
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
-from phonosmith.reference.gate import check_label
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.records import record_from_ase, refused
 

@@ -12,11 +12,11 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
 from phonosmith.core.errors import InputError, LabelError
-from phonosmith.reference.dataset_documents import DatasetRef
-from phonosmith.reference.datasets import get_dataset, put_dataset
+from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
+from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.datasets.extxyz import parse_frames
 from phonosmith.reference.documents import Frame, LabelFailure, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.extxyz import parse_frames
 
 INDEX = "frame"
 """``atoms.info`` key: number of the frame within its material."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.hashing import digest_json
-from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
+from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 
 Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
 """Kinds of calculation a protocol defines."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
+from phonosmith.reference.accept import check_structure, is_rehearsal
 from phonosmith.reference.documents import Correction, Frame, Reason, ReferenceRecord
-from phonosmith.reference.gate import check_structure, is_rehearsal
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 
 

@@ -32,7 +32,7 @@ from phonosmith.sampling.selection import (
     unphysical_reason,
     validation_index,
 )
-from phonosmith.structures.io import clean_structure, structure_warnings
+from phonosmith.structures.reading import clean_structure, structure_warnings
 from phonosmith.structures.standard import standard_primitive
 from phonosmith.structures.supercell import SupercellChoice, describe_supercell, sampling_supercell
 

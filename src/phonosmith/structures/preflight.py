@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from phonosmith.structures.cost import CostModel, workload
-from phonosmith.structures.io import duplicate_groups, structure_warnings
+from phonosmith.structures.reading import duplicate_groups, structure_warnings
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
 from phonosmith.structures.supercell import SupercellChoice, phonon_supercell, sampling_supercell
 

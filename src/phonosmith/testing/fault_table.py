@@ -103,7 +103,7 @@ def run_case(case: FaultCase, folder: Path) -> ReferenceRecord:
     from phonosmith.reference.documents import Frame
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.protocol import ReferenceProtocol
-    from phonosmith.reference.rehearsal import Rehearsal
+    from phonosmith.reference.vasp.rehearsal import Rehearsal
 
     atoms = bulk("NaCl", "rocksalt", a=5.6)
     atoms.rattle(0.05, seed=3)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from phonosmith.reference.potcar_symbols import PBE_54_SYMBOLS
-from phonosmith.reference.rehearsal import STANDIN_MODULE, potcar_library, write_invented_potcars
+from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
+from phonosmith.reference.vasp.rehearsal import STANDIN_MODULE, potcar_library, write_invented_potcars
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def spring_crystal(
     """
     from phonopy.structure.atoms import PhonopyAtoms
 
-    from phonosmith.evaluation.harmonic import new_phonon
+    from phonosmith.harmonic.model import new_phonon
 
     turn = np.eye(3, dtype=int) if basis is None else np.array(basis)
     unit = PhonopyAtoms(symbols=[symbol], cell=turn @ np.eye(3) * edge, scaled_positions=[[0, 0, 0]], masses=[mass])

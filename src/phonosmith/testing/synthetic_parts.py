@@ -12,13 +12,13 @@ from phonosmith.analysis.documents import PhononSummary
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import Manifest
-from phonosmith.evaluation.elastic import ElasticFit, ElasticModuli
-from phonosmith.evaluation.eos import EosFit, birch_murnaghan_energy
-from phonosmith.evaluation.mechanics import ElasticDoc, EosDoc
-from phonosmith.evaluation.phonon_documents import PhononComparison, PhononSide
-from phonosmith.evaluation.slack import SlackConductivity
+from phonosmith.evaluation.mechanics.elastic import ElasticFit, ElasticModuli
+from phonosmith.evaluation.mechanics.eos import EosFit, birch_murnaghan_energy
+from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.slack import SlackConductivity
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -251,10 +251,10 @@ def silicon_force_constants() -> dict[str, ArtefactRef]:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.evaluation.fastpath import harmonic_from_potential
-    from phonosmith.evaluation.harmonic import store_force_constants
+    from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
+    from phonosmith.harmonic.model import store_force_constants
     from phonosmith.potentials.embedded import demo_structure, reference_bytes, teacher_bytes
-    from phonosmith.potentials.empirical import load_empirical
+    from phonosmith.potentials.empirical.potential import load_empirical
 
     structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
     matrix = [[3, 0, 0], [0, 3, 0], [0, 0, 3]]

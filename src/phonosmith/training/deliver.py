@@ -39,11 +39,11 @@ def register(result: TrainingResult, foundation: Any = None) -> TrainingResult:
 
 def _register_model(model: Any, name: str, parents: list[str]) -> PotentialRef:
     if _is_nequix(model):
-        from phonosmith.potentials.nequix import register_nequix
-        from phonosmith.potentials.nequix_backend import write_weights
+        from phonosmith.potentials.nequix.backend import write_weights
+        from phonosmith.potentials.nequix.potential import register_nequix
 
         return register_nequix(write_weights(model.weights), name, parents)
-    from phonosmith.potentials.modelfile import register_model
+    from phonosmith.potentials.mace.files import register_model
 
     return register_model(model, name=name, parents=parents)
 
@@ -67,7 +67,7 @@ def write(result: TrainingResult, folder: str | Path) -> tuple[Path, Path]:
         result.model.save_plain(model_path)
     else:
         from phonosmith.potentials.foreign import trust_digest
-        from phonosmith.potentials.modelfile import plain_bytes
+        from phonosmith.potentials.mace.files import plain_bytes
 
         data = plain_bytes(copy.deepcopy(result.model))
         write_atomic(model_path, data)

@@ -12,10 +12,10 @@ from ase.data import chemical_symbols
 
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.potentials.base import require_elements
-from phonosmith.potentials.nequix import NequixPotential
-from phonosmith.potentials.nequix_backend import NequixWeights
-from phonosmith.reference.datasets import dataset_digest
-from phonosmith.reference.frame_labels import label_frame
+from phonosmith.potentials.nequix.backend import NequixWeights
+from phonosmith.potentials.nequix.potential import NequixPotential
+from phonosmith.reference.datasets.dataset import dataset_digest
+from phonosmith.reference.datasets.frame_labels import label_frame
 from phonosmith.training.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.training.energies import composition_matrix, given_energies, least_squares_shift
 from phonosmith.training.graphs import check_frames, frame_name, is_labelled
@@ -125,7 +125,7 @@ def shifted(weights: NequixWeights, shift: np.ndarray) -> NequixWeights:
 
 
 def _place_of_energies(weights: NequixWeights) -> int:
-    from phonosmith.potentials.nequix_backend import architecture_key, skeleton
+    from phonosmith.potentials.nequix.backend import architecture_key, skeleton
 
     return skeleton(architecture_key(weights.config)).names.index(ATOM_ENERGIES)
 

@@ -10,8 +10,8 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
-from phonosmith.potentials.nequix_graphs import NequixGraph, Shape, make_graph, pad, shape_for
-from phonosmith.reference.frame_labels import Labels
+from phonosmith.potentials.nequix.graphs import NequixGraph, Shape, make_graph, pad, shape_for
+from phonosmith.reference.datasets.frame_labels import Labels
 from phonosmith.training.curvature import CurvatureTarget
 
 

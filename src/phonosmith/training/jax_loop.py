@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from phonosmith.core.errors import TrainingError
-from phonosmith.potentials.nequix_backend import precision
+from phonosmith.potentials.nequix.backend import precision
 from phonosmith.training.epochs import EpochLoop
 from phonosmith.training.jax_data import ColumnGraph, LabelledGraph, column_batch, common_shape, labelled_batch
 from phonosmith.training.jax_losses import column_error_function, curvature_gradient, efs_gradient

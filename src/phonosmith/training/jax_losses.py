@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from phonosmith.potentials.nequix_backend import skeleton
-from phonosmith.potentials.nequix_functions import energies_forces_stresses
+from phonosmith.potentials.nequix.backend import skeleton
+from phonosmith.potentials.nequix.functions import energies_forces_stresses
 from phonosmith.training.losses import LossTerms
 
 Batch = Mapping[str, Any]

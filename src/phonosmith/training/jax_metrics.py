@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from phonosmith.potentials.nequix_functions import compiled
-from phonosmith.potentials.nequix_graphs import Shape
+from phonosmith.potentials.nequix.functions import compiled
+from phonosmith.potentials.nequix.graphs import Shape
 from phonosmith.training.jax_data import LabelledGraph, labelled_batch
 from phonosmith.training.jax_losses import efs_loss
 from phonosmith.training.losses import LossTerms

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.potentials.nequix_backend import NequixWeights, Skeleton
+from phonosmith.potentials.nequix.backend import NequixWeights, Skeleton
 from phonosmith.training.jax_optimizer import Moved
 from phonosmith.training.spec import TrainSpec
 

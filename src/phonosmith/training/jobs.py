@@ -14,7 +14,7 @@ from phonosmith.core.attempts import left_behind
 from phonosmith.core.errors import TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
 from phonosmith.training.documents import TrainingDocument
 from phonosmith.training.spec import TrainSpec, make_spec
@@ -171,7 +171,7 @@ def run_training(
     """
     begin = time.perf_counter()
     from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets import get_dataset
+    from phonosmith.reference.datasets.dataset import get_dataset
     from phonosmith.training.deliver import register
     from phonosmith.training.finetune import fine_tune
 
@@ -215,7 +215,7 @@ def refuse_bad(document: TrainingDocument) -> None:
 def _phonon(ref: ArtefactRef) -> Any:
     import tempfile
 
-    from phonosmith.reference.importers.phonopy_files import load_phonopy
+    from phonosmith.harmonic.files import load_phonopy
     from phonosmith.training.curvature import curvature_target
 
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import torch
 from ase.data import chemical_symbols
 
 from phonosmith.core.errors import ConfigurationError, PotentialError
-from phonosmith.potentials.prune import prune_model
+from phonosmith.potentials.mace.prune import prune_model
 
 REPLAY_HEAD = "pt_head"
 MAIN_HEAD = "Default"

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.dataset_documents import DatasetRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.documents import TrainingDocument
 from phonosmith.training.jobs import FineTuneMaker, refuse_bad, run_training
 

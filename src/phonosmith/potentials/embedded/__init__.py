@@ -14,7 +14,7 @@ from phonosmith.core.errors import InputError
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from phonosmith.potentials.empirical import EmpiricalPotential
+    from phonosmith.potentials.empirical.potential import EmpiricalPotential
 
 FOUNDATION_FILE = "foundation.safetensors"
 REFERENCE_FILE = "reference.json"
@@ -76,6 +76,6 @@ def lattice_constant(potential: EmpiricalPotential, name: str) -> float:
 @cache
 def reference_lattice_constant(name: str) -> float:
     """Return the lattice constant (Å) of a demonstration material in the embedded reference."""
-    from phonosmith.potentials.empirical import load_empirical
+    from phonosmith.potentials.empirical.potential import load_empirical
 
     return lattice_constant(load_empirical(reference_bytes()), name)

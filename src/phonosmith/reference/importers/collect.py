@@ -14,10 +14,10 @@ from ase import Atoms
 
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.reference.dataset_documents import Refusal, SourceReport
-from phonosmith.reference.extxyz import parse_each
-from phonosmith.reference.frame_geometry import same_geometry
-from phonosmith.reference.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
+from phonosmith.reference.datasets.documents import Refusal, SourceReport
+from phonosmith.reference.datasets.extxyz import parse_each
+from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
+from phonosmith.reference.datasets.geometry import same_geometry
 from phonosmith.reference.importers.archives import (
     DEFAULT_LIMITS,
     Limits,
@@ -32,10 +32,10 @@ from phonosmith.reference.importers.identity import (
     reduced_formula,
     sibling_problem,
 )
-from phonosmith.reference.importers.outcar import parse_outcar
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, task_documents
-from phonosmith.reference.importers.vasprun import Steps, frames_of, parse_vasprun
+from phonosmith.reference.vasp.outcar import parse_outcar
+from phonosmith.reference.vasp.vasprun import Steps, frames_of, parse_vasprun
 
 
 @dataclass
@@ -205,8 +205,8 @@ def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
 
 
 def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
-    from phonosmith.reference.importers.phonopy_dataset import has_forces
-    from phonosmith.reference.importers.phonopy_files import displaced_frames, load_phonopy
+    from phonosmith.harmonic.displacements import has_forces
+    from phonosmith.harmonic.files import displaced_frames, load_phonopy
 
     if real is None:
         taken.refuse(name, "phonopy files inside an archive are not read: unpack it, they belong to files beside them")
@@ -234,7 +234,7 @@ def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
 
 
 def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
-    from phonosmith.reference.importers.phonopy_dataset import atoms_of, displacements_and_forces
+    from phonosmith.harmonic.displacements import atoms_of, displacements_and_forces
 
     moved = forces = None
     if phonon.dataset:

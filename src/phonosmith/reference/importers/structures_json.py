@@ -9,8 +9,8 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.dataset_documents import Refusal
-from phonosmith.reference.frame_labels import label_frame, problems
+from phonosmith.reference.datasets.documents import Refusal
+from phonosmith.reference.datasets.frame_labels import label_frame, problems
 
 
 def is_structures_json(tree: Any) -> bool:

@@ -9,9 +9,9 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.errors import ConfigurationError, LabelError
-from phonosmith.reference.dataset_documents import Refusal
-from phonosmith.reference.importers.vasp_settings import VaspSettings
-from phonosmith.reference.importers.vasprun import IonicStep, Steps, VaspRun, frames_of
+from phonosmith.reference.datasets.documents import Refusal
+from phonosmith.reference.vasp.settings import VaspSettings
+from phonosmith.reference.vasp.vasprun import IonicStep, Steps, VaspRun, frames_of
 
 if TYPE_CHECKING:
     from jobflow import JobStore

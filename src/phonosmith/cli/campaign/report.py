@@ -1,0 +1,119 @@
+"""``phonosmith report``: one HTML file about everything a job store holds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+
+if TYPE_CHECKING:
+    from phonosmith.core.artefacts import ArtefactStore
+
+CAMPAIGN = typer.Option(None, "--campaign", help="Only materials of this campaign.")
+OUT = typer.Option("report.html", "--out", help="The HTML file.")
+FILES = typer.Option(False, "--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
+TITLE = typer.Option("", "--title", help="Title of the page.")
+ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store, where it is not the configured one.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(report)
+
+
+@explained
+def report(
+    store: Path | None = STORE_OPTION,
+    jobflow: bool = JOBFLOW_OPTION,
+    campaign: str | None = CAMPAIGN,
+    out: Path = OUT,
+    files: bool = FILES,
+    title: str = TITLE,
+    artefacts: Path | None = ARTEFACTS,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
+
+    The file opens offline in any browser and can be sent to others. A store without finished materials gives a page
+    that says so.
+
+    Example: phonosmith report --store demo-out/store.sqlite --out report.html --files
+    """
+    from phonosmith.report.page.html import write_report
+    from phonosmith.report.page.reading import read_reports
+
+    job_store = open_store(store, jobflow=jobflow)
+    with _Progress() as progress:
+        found = read_reports(job_store, campaign)
+        written = write_report(
+            found.reports,
+            out,
+            title=title or campaign or "phonosmith report",
+            artefacts=_artefacts(artefacts, store),
+            files=files,
+            unfinished=found.unfinished,
+            notes=found.notes,
+            progress=progress,
+        )
+    problems = [*found.notes, *written.problems]
+    payload = {
+        "path": str(written.path),
+        "size_bytes": written.size,
+        "n_reports": len(found.reports),
+        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in found.reports),
+        "unfinished": found.unfinished,
+        "n_files": written.files,
+        "problems": problems,
+        "seconds": written.seconds,
+    }
+    if json_output:
+        print_json(payload)
+        return
+    for problem in problems:
+        typer.secho(f"  {problem}", fg="yellow", err=True)
+    typer.echo(
+        f"{written.path}: {payload['n_reports']} materials, {payload['n_fit']} with a fit potential, "
+        f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
+    )
+    if found.unfinished:
+        typer.echo(f"Without a report yet: {', '.join(found.unfinished)}.")
+
+
+def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
+    """Return the artefact store: the one named, the one beside a demonstration's job store, or the configured one."""
+    from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
+    from phonosmith.core.errors import InputError
+
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
+    if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
+        beside = (store if store.is_dir() else store.parent) / "artefacts"
+        folder = beside if beside.is_dir() else None
+    return default_artefacts() if folder is None else ArtefactStore(DirectoryBackend(folder))
+
+
+class _Progress:
+    """A bar on standard error, shown on terminals only."""
+
+    def __enter__(self) -> Self:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._bar.start()
+        self._task = self._bar.add_task("reading the store", total=None)
+        return self
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        from rich.markup import escape
+
+        self._bar.update(self._task, completed=done, total=total, description=escape(name) or "writing")
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()

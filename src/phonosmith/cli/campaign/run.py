@@ -1,0 +1,301 @@
+"""``phonosmith run`` and ``retry``: a campaign on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from jobflow import Flow, JobStore
+
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
+
+_CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
+_OUT = typer.Option(None, "--out", help="Folder of store and jobs; named after the file by default.")
+_WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
+_SLOTS = typer.Option(
+    "", "--slots", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu."
+)
+_DRY = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing.")
+_DIR = typer.Argument(Path(), metavar="[DIR]", help="Folder of the run.")
+_JOB = typer.Option([], "--job", help="Only the failed job of this name; repeatable.")
+SPEC_FILE = "campaign.yaml"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(run)
+    app.command()(retry)
+
+
+@explained
+def run(
+    campaign: Path = _CAMPAIGN,
+    out: Path | None = _OUT,
+    workers: int | None = _WORKERS,
+    slots: str = _SLOTS,
+    dry_run: bool = _DRY,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Run a campaign on this machine; the same command continues it, and runs only what is new after a change.
+
+    The file is checked completely before anything starts. A job that fails leaves the others running; 'phonosmith
+    retry DIR' starts failed jobs again.
+
+    Example: phonosmith run campaign.yaml --out si --slots cpu=2
+    """
+    places = _slots(workers, slots)
+    folder = (out if out is not None else Path(campaign.stem)).resolve()
+    if not dry_run:
+        _prepare(folder)
+    from phonosmith.flows.campaign_file import read_campaign
+
+    chosen = read_campaign(campaign)
+    flow = chosen.flow()
+    if dry_run:
+        names = [job.name for job, _ in flow.iterflow()]
+        payload = {"campaign": chosen.spec.name, "materials": list(chosen.structures), "jobs": len(names)}
+        if json_output:
+            print_json(payload | {"names": names})
+        else:
+            typer.echo(f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started.")
+        return
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.core.identity import fix_identities
+
+    write_atomic(folder / SPEC_FILE, campaign.read_bytes())
+    _work(folder, fix_identities(flow), places, quiet=json_output, json_output=json_output)
+
+
+@explained
+def retry(
+    folder: Path = _DIR,
+    job: list[str] = _JOB,
+    workers: int | None = _WORKERS,
+    slots: str = _SLOTS,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Start failed jobs of a run again, and everything that was left out because of them.
+
+    Example: phonosmith retry si --job 'label si 07'
+    """
+    from phonosmith.core.errors import InputError
+
+    folder = folder.resolve()
+    if not (folder / "run" / "run.sqlite").is_file():
+        raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
+    places = _slots(workers, slots)
+    _prepare(folder)
+    _work(folder, None, places, quiet=json_output, json_output=json_output, again=job)
+
+
+def _slots(workers: int | None, text: str) -> list[Slot]:
+    from phonosmith.core.errors import InputError
+    from phonosmith.engines.local.runner import Slot, default_slots
+
+    if workers is not None and text:
+        raise InputError("--workers and --slots both say how many jobs run at a time.", "Give one of them.")
+    if not text:
+        return default_slots(workers)
+    found: list[Slot] = []
+    for part in text.split(","):
+        kind, separator, number = part.strip().partition("=")
+        if not separator or not kind or not number.isdigit() or int(number) < 1:
+            raise InputError(f"--slots {text!r} is not of the form kind=number,...", "Write e.g. --slots cpu=4,gpu=1.")
+        threads = default_slots(1)[0].environment
+        # every GPU slot sees a card of its own
+        cards = [{"CUDA_VISIBLE_DEVICES": str(index)} if kind == "gpu" else {} for index in range(int(number))]
+        found += [Slot(kind, {**threads, **card}) for card in cards]
+    return found
+
+
+def _prepare(folder: Path) -> None:
+    """Make the folder, or say why it cannot be."""
+    from phonosmith.core.errors import ConfigurationError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot write into {folder}: {error.strerror}.", "Choose another folder with --out."
+        ) from error
+
+
+def _work(
+    folder: Path,
+    flow: Flow | None,
+    places: list[Slot],
+    *,
+    quiet: bool,
+    json_output: bool,
+    again: list[str] | None = None,
+) -> None:
+    from phonosmith.core.errors import InputError
+    from phonosmith.engines.local.runner import LocalRunner
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+    with _alone(folder):
+        store = open_embedded_jobstore(folder / "store.sqlite")
+        store.connect()
+        runner = LocalRunner(store, folder / "run", slots=places, progress=not quiet or os.isatty(2))
+        if again is not None:
+            failed = {row.name for row in runner.state.rows("failed")}
+            unknown = [name for name in again if name not in failed]
+            if unknown:
+                raise InputError(
+                    f"No failed job is called {unknown[0]!r}.", f"Failed: {', '.join(sorted(failed)) or 'none'}."
+                )
+            runner.retry(again or None)
+        dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
+        summary = runner.run(flow)
+        summary.failed = [row for row in summary.failed if row.uuid not in dropped]
+        summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
+        wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow() if job.name.startswith("report ")}
+        reports = _reports(store, runner, wanted)
+    payload = _payload(folder, summary, reports)
+    if json_output:
+        print_json(payload)
+    else:
+        _show(payload)
+    if not summary.ok:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second runner out of the folder; the lock ends with this process, however it ends."""
+    import fcntl
+
+    from phonosmith.core.errors import ConfigurationError
+
+    with (folder / "lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(
+                f"Another phonosmith is running the campaign in {folder}.", "Wait for it, or choose another --out."
+            ) from error
+        yield
+
+
+def _drop_what_is_no_longer_asked(folder: Path, runner: LocalRunner, flow: Flow | None) -> set[str]:
+    """Leave aside jobs of an earlier version of the campaign file; return their uuids.
+
+    A strategy that failed and was then taken out, or given other settings, must not keep the campaign from ending well.
+    """
+    import json
+
+    from phonosmith.core.artefacts import write_atomic
+
+    file = folder / "asked.json"
+    before = json.loads(file.read_text()) if file.is_file() else {"now": [], "ever": []}
+    now = before["now"] if flow is None else [job.uuid for job, _ in flow.iterflow()]
+    ever = sorted({*before["ever"], *now})
+    write_atomic(file, json.dumps({"now": now, "ever": ever}).encode())
+    dropped = set(ever) - set(now)
+    for row in runner.state.rows("waiting", "running"):
+        if row.uuid in dropped:
+            runner.state.update(row.key, state="skipped")
+    for row in runner.state.rows("skipped"):
+        if row.uuid not in dropped:
+            runner.state.update(row.key, state="waiting")
+    return dropped
+
+
+def _reports(store: JobStore, runner: LocalRunner, wanted: set[str] | None) -> list[MaterialReport]:
+    """Return finished reports: those of the flow, or of a run the newest of each name."""
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.flows.jobs import read_document
+
+    rows = [row for row in runner.state.rows("done") if row.name.startswith("report ")]
+    chosen = {row.name: row.uuid for row in rows if wanted is None or row.uuid in wanted}
+    return [read_document(MaterialReport, store.get_output(uuid, load=True)) for uuid in chosen.values()]
+
+
+def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:
+    def line(entry: Any) -> dict[str, Any]:
+        return {
+            "strategy": entry.strategy,
+            "n_train": entry.n_train,
+            "phonon_mae_thz": None if entry.phonons is None else entry.phonons.mae_thz,
+            "omega_max_error_percent": None if entry.phonons is None else entry.phonons.omega_max_error_percent,
+            "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
+            "verdict": "fit" if entry.verdict.fit else "not fit",
+            "reasons": entry.verdict.reasons,
+            "potential": entry.potential.sha256,
+        }
+
+    materials = [
+        {
+            "material": report.material,
+            "key": report.key,
+            "mode": report.mode,
+            "reference": report.reference,
+            "rehearsal": report.rehearsal,
+            "cell": report.cell,
+            "seed": report.seed,
+            "foundation": line(report.foundation) | {"name": report.foundation.potential.name},
+            "strategies": [line(entry) for entry in report.strategies],
+            "best": report.best,
+            "gain": report.gain,
+            "failed": report.failed,
+            "notes": report.notes,
+        }
+        for report in sorted(reports, key=lambda report: report.key)
+    ]
+    return {
+        "ok": summary.ok,
+        "folder": str(folder),
+        "done": summary.done,
+        "jobs_run": summary.executed,
+        "failed": [{"job": row.name, "error": row.error, "folder": row.folder} for row in summary.failed],
+        "skipped": [row.name for row in summary.skipped],
+        "seconds": summary.seconds,
+        "materials": materials,
+    }
+
+
+def _show(payload: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table()
+    for name in ("material", "potential", "structures", "phonon MAE\nTHz", "force MAE\nmeV/Å", "verdict"):
+        table.add_column(name, justify="left" if name in ("material", "potential", "verdict") else "right")
+    for material in payload["materials"]:
+        for entry in [material["foundation"], *material["strategies"]]:
+            table.add_row(
+                material["key"],
+                entry.get("name") or entry["strategy"],
+                str(entry["n_train"] or "-"),
+                "-" if entry["phonon_mae_thz"] is None else f"{entry['phonon_mae_thz']:.3f}",
+                "-"
+                if entry["valid_force_mae_mev_per_angstrom"] is None
+                else f"{entry['valid_force_mae_mev_per_angstrom']:.1f}",
+                entry["verdict"],
+            )
+    if payload["materials"]:
+        console.print(table)
+    console.print(
+        f"{payload['done']} jobs done ({payload['jobs_run']} now, {payload['seconds']:.0f} s), "
+        f"{len(payload['failed'])} failed, {len(payload['skipped'])} left out because of them."
+    )
+    for failed in payload["failed"]:
+        console.print(f"  failed: {failed['job']}: {failed['error']}", style="red", markup=False)
+        console.print(f"          {failed['folder']}", style="dim", markup=False)
+    if payload["materials"]:
+        console.print(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite", markup=False)
+    if payload["failed"]:
+        console.print(f"Mend the cause, then: phonosmith retry {payload['folder']}", markup=False)

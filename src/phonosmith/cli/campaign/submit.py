@@ -1,0 +1,124 @@
+"""``phonosmith submit``: a campaign to FireWorks or jobflow-remote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from jobflow import Flow
+
+    from phonosmith.engines.queues.submission import Submission
+    from phonosmith.flows.routing import Routing
+
+_CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
+_ENGINE = typer.Option(..., "--engine", help="fireworks or jobflow-remote.")
+_PROJECT = typer.Option(None, "--project", help="jobflow-remote: project; its default when not given.")
+_LAUNCHPAD = typer.Option(None, "--launchpad", help="FireWorks: launchpad file; FireWorks' own default when not given.")
+_ROUTING = typer.Option(
+    None, "--routing", help="File with a 'routing' section; workers dft, gpu, inference when not given."
+)
+_DRY = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(submit)
+
+
+@explained
+def submit(
+    campaign: Path = _CAMPAIGN,
+    engine: str = _ENGINE,
+    project: str | None = _PROJECT,
+    launchpad: Path | None = _LAUNCHPAD,
+    routing: Path | None = _ROUTING,
+    dry_run: bool = _DRY,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.
+
+    Checked first: the file, databases, the job store's blob store, a worker for every kind of job, the artefact store.
+    The same command again submits only what is new; jobs that failed are restarted with the engine's own command.
+
+    Example: phonosmith submit campaign.yaml --engine jobflow-remote --project phonosmith --dry-run
+    """
+    from phonosmith.core.errors import InputError, did_you_mean
+    from phonosmith.flows.campaign_file import read_campaign
+    from phonosmith.flows.routing import ENGINES
+
+    if engine not in ENGINES:
+        raise InputError(
+            f"There is no engine {engine!r}.",
+            f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run.",
+        )
+    if project is not None and engine != "jobflow-remote":
+        raise InputError("--project belongs to jobflow-remote.", "Use --launchpad for FireWorks.")
+    if launchpad is not None and engine != "fireworks":
+        raise InputError("--launchpad belongs to FireWorks.", "Use --project for jobflow-remote.")
+    chosen = read_campaign(campaign)
+    rules = _rules(routing, campaign, chosen.spec)
+    done = submit_flow(chosen.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
+    if json_output:
+        print_json(done)
+    else:
+        _show(done, dry_run=dry_run)
+
+
+def submit_flow(
+    flow: Flow,
+    engine: str,
+    rules: Routing,
+    *,
+    project: str | None = None,
+    launchpad: Path | None = None,
+    dry_run: bool = False,
+) -> Submission:
+    """Submit a flow to one of the engines."""
+    if engine == "jobflow-remote":
+        from phonosmith.engines.queues.remote import submit_remote
+
+        return submit_remote(flow, rules, project, dry_run=dry_run)
+    from phonosmith.engines.queues.fireworks import submit_fireworks
+
+    return submit_fireworks(flow, rules, launchpad, dry_run=dry_run)
+
+
+def _rules(routing: Path | None, campaign: Path, spec: Any) -> Routing:
+    """Return the rules of a file of their own, or of the campaign's where it has some."""
+    from phonosmith.core.errors import ConfigurationError
+    from phonosmith.flows.routing import read_routing
+
+    if routing is None:
+        return read_routing(getattr(spec, "routing", None), f"{campaign}: routing")
+    import yaml
+
+    try:
+        content = yaml.safe_load(routing.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{routing} is not valid YAML: {error}.", "Fix the line named above.") from error
+    if not isinstance(content, dict) or "routing" not in content:
+        raise ConfigurationError(f"{routing} has no section 'routing'.", "See workflows/routing.yaml.")
+    return read_routing(content["routing"], f"{routing}: routing")
+
+
+def _show(done: Submission, *, dry_run: bool) -> None:
+    for worker, stages in done.workers.items():
+        words = ", ".join(f"{count} {stage}" for stage, count in stages.items())
+        typer.echo(f"{worker:<12} {sum(stages.values()):>4} jobs: {words}")
+    head = "would be submitted" if dry_run else "submitted"
+    typer.echo(
+        f"{done.n_new} jobs {head} to {done.engine} ({done.target}), {done.n_finished} are finished, "
+        f"{done.n_queued} in the queue already. Jobs made on the way, such as one per label, come on top."
+    )
+    if done.failed:
+        again = "jf job rerun" if done.engine == "jobflow-remote" else "lpad rerun_fws"
+        typer.echo(f"{len(done.failed)} failed earlier: {', '.join(done.failed[:5])} ... Start them with: {again}")
+    if done.held_back:
+        typer.echo(f"{len(done.held_back)} new jobs wait for those in the queue: submit again when they are done.")
+    for warning in done.warnings:
+        typer.secho(f"note: {warning}", fg="yellow", err=True)

@@ -1,0 +1,1 @@
+"""Commands about crystals, configurations and labels."""

@@ -1,0 +1,189 @@
+"""``phonosmith label``: reference energies, forces and stresses for frames in a file."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.core.errors import ConfigurationError, InputError
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from phonosmith.reference.documents import Frame
+    from phonosmith.reference.engines import ReferenceEngine
+    from phonosmith.reference.protocol import ReferenceProtocol
+
+
+class EngineChoice(StrEnum):
+    """Engines a user can name."""
+
+    vasp = "vasp"
+    forcefield = "forcefield"
+    gpaw = "gpaw"
+
+
+def _protocol(path: Path | None) -> ReferenceProtocol:
+    import yaml
+
+    from phonosmith.reference.protocol import load_protocol
+
+    if path is None:
+        return load_protocol(None)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigurationError(f"{path} must hold 'field: value' lines.", "See the fields of the reference protocol.")
+    return load_protocol(content)
+
+
+def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> tuple[list[Atoms], list[dict[str, Any]]]:
+    """Label in batches, in this process."""
+    from phonosmith.reference.forcefield import calculator_spec, require_covered
+    from phonosmith.reference.labels import label_with_potential
+
+    spec = calculator_spec(potential)
+    symbols = {symbol for frame in frames for symbol in frame.symbols}
+    require_covered(spec, symbols)
+    if spec.potential is None:
+        from phonosmith.potentials.ase_potential import AsePotential
+
+        loaded: Any = AsePotential(spec.build, sorted(symbols))
+    else:
+        from phonosmith.potentials.documents import PotentialRef
+        from phonosmith.potentials.registry import load
+
+        loaded = load(PotentialRef.model_validate(spec.arguments["potential"]))
+    found = label_with_potential(loaded, frames, name=spec.name, sha256=spec.potential, progress=progress)
+    labelled = [atoms for atoms in found if atoms.calc is not None]
+    refused = [
+        {"index": index, "split": str(atoms.info["split"]), "reasons": [str(atoms.info["refused"])]}
+        for index, atoms in enumerate(found)
+        if atoms.calc is None
+    ]
+    return labelled, refused
+
+
+def _with_jobs(
+    engine: ReferenceEngine, frames: list[Frame], material: str, workdir: Path, attempts: int
+) -> tuple[list[Atoms], list[dict[str, Any]]]:
+    """Label through jobs run one after the other in a work folder."""
+    from jobflow import JobStore, run_locally
+    from maggma.stores import MemoryStore
+
+    from phonosmith.core.errors import LabelError
+    from phonosmith.reference.datasets.dataset import get_dataset
+    from phonosmith.reference.jobs import LabelMaker
+    from phonosmith.reference.labels import INDEX
+
+    flow = LabelMaker(engine=engine, attempts=attempts, fraction=0.0).make(frames, material)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    workdir.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="jobflow")  # one for every job
+        responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=workdir)
+    collected = responses.get(flow.jobs[-1].uuid, {}).get(1)
+    if collected is None:
+        raise LabelError("The labels could not be collected.", f"Look into {workdir}.")
+    report = collected.output
+    labelled = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
+    labelled.sort(key=lambda atoms: int(atoms.info[INDEX]))
+    refused = [
+        {
+            "index": failure.index,
+            "split": failure.split,
+            "reasons": [f"{reason.code}: {reason.message}" for reason in failure.reasons],
+        }
+        for failure in report.failures
+    ]
+    return labelled, refused
+
+
+@explained
+def label(
+    frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
+    engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
+    out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
+    potential: Annotated[
+        str | None,
+        typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal."),
+    ] = None,
+    protocol: Annotated[
+        Path | None, typer.Option(metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ...")
+    ] = None,
+    workdir: Annotated[
+        Path | None, typer.Option(help="Folder of the calculations (kept); default a temporary one.")
+    ] = None,
+    rehearsal: Annotated[
+        bool, typer.Option("--rehearsal", help="Play VASP with the stand-in: finds configuration errors.")
+    ] = False,
+    attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
+    material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
+    from phonosmith.reference.datasets.dataset import read_frames, write_frames
+    from phonosmith.reference.datasets.extxyz import require_writable
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.labels import as_frames, material_name
+
+    require_writable(out)
+    asked = as_frames(read_frames(frames))
+    settings = _protocol(protocol)
+    if engine is EngineChoice.forcefield:
+        if potential is None:
+            raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
+        if rehearsal:
+            raise ConfigurationError("A rehearsal plays VASP, not forcefield.", "Use --engine vasp with --rehearsal.")
+        labelled, refused = _with_potential(potential, asked, progress=not json_output)
+    else:
+        chosen = make_engine(engine.value, settings, potential, rehearsal=rehearsal)
+        if engine is EngineChoice.gpaw:
+            from phonosmith.reference.gpaw import require_gpaw
+
+            require_gpaw()
+        elif not rehearsal:
+            from phonosmith.reference.vasp.makers import require_vasp
+
+            require_vasp(settings, {symbol for frame in asked for symbol in frame.symbols})
+        name = material or material_name(asked)
+        if workdir is not None:
+            labelled, refused = _with_jobs(chosen, asked, name, workdir, attempts)
+        else:
+            with tempfile.TemporaryDirectory(prefix="phonosmith-label-") as folder:
+                labelled, refused = _with_jobs(chosen, asked, name, Path(folder), attempts)
+    if labelled:
+        write_frames(out, labelled)
+    if json_output:
+        print_json(
+            {
+                "engine": engine.value,
+                "rehearsal": rehearsal,
+                "n_frames": len(asked),
+                "n_labelled": len(labelled),
+                "n_refused": len(refused),
+                "refused": refused,
+                "out": str(out) if labelled else None,
+            }
+        )
+    else:
+        typer.echo(f"{len(labelled)} of {len(asked)} frames labelled{f' in {out}' if labelled else ''}.")
+        for item in refused:
+            typer.echo(f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}")
+    if not labelled:
+        raise typer.Exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(name="label")(label)

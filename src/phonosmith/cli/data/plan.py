@@ -1,0 +1,213 @@
+"""``phonosmith plan``: what a campaign will take, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.core.errors import InputError, PhonosmithError
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from phonosmith.structures.cost import CostModel
+    from phonosmith.structures.preflight import MaterialPlan, Plan, PlanSettings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("plan")(plan)
+
+
+@explained
+def plan(
+    structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
+    cell: Annotated[
+        list[str] | None, typer.Option("--cell", help="Fine-tuning cell: primitive, small, large [large] (repeatable).")
+    ] = None,
+    foundation: Annotated[
+        str, typer.Option("--foundation", help="Check that this foundation covers every element.")
+    ] = "",
+    frames: Annotated[int, typer.Option("--frames", help="DFT statics per cell size.")] = 20,
+    kspacing: Annotated[
+        float, typer.Option("--kspacing", help="k-point spacing of the statics, 1/Å; 0: the protocol's.")
+    ] = 0.0,
+    phonon_length: Annotated[
+        float, typer.Option("--phonon-length", help="Shortest edge of the phonon supercell, Å.")
+    ] = 20.0,
+    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the fine-tuning cells.")] = 500,
+    epochs: Annotated[int, typer.Option("--epochs", help="Training epochs.")] = 200,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration", help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ)."
+        ),
+    ] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Open a foundation that is a foreign pickle.")] = False,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Cells, DFT calculations, core-hours, memory and warnings of every material, before anything is submitted.
+
+    Exit code 2 when a structure cannot be used (the others are still planned).
+
+    [bold]Example[/bold]: phonosmith plan Si.cif NaCl.vasp --foundation MACE-MP-0b3
+    """
+    from phonosmith.reference.protocol import ReferenceProtocol
+    from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
+    from phonosmith.structures.preflight import MaterialPlan, combine, plan_material
+    from phonosmith.structures.reading import read_structure
+
+    protocol = ReferenceProtocol()
+    settings = _settings(
+        cells=cell or ["large"],
+        frames_per_cell=frames,
+        # the protocol keeps one trajectory in five for validation
+        training_frames=max(1, frames - frames // 5),
+        kspacing=kspacing or protocol.kspacing,
+        encut=protocol.encut,
+        phonon_length=phonon_length,
+        max_atoms=max_atoms,
+        epochs=epochs,
+    )
+    cost = _calibrated(calibration, settings)
+    elements, residual = _foundation(foundation, trust=trust)
+    rows: list[MaterialPlan] = []
+    usable: list[Structure] = []
+    errors: list[PhonosmithError] = []
+    for path in structures:
+        try:
+            structure = read_structure(path)
+            row = plan_material(
+                structure,
+                str(path),
+                settings,
+                cost=cost,
+                elements=elements,
+                potcars=PBE_54_SYMBOLS,
+                residual=residual,
+            )
+        except PhonosmithError as error:
+            if len(structures) == 1:
+                raise
+            errors.append(error)
+            rows.append(MaterialPlan(source=str(path), usable=False, error=str(error)))
+            continue
+        rows.append(row)
+        usable.append(structure)
+    result = combine(rows, usable, cost=cost, potcars=PBE_54_SYMBOLS)
+    if json_output:
+        print_json(result)
+    else:
+        _show(result)
+    for problem in errors:
+        typer.secho(f"Error: {problem}", fg="red", err=True)
+    if errors:
+        raise typer.Exit(2)
+
+
+def _settings(**values: Any) -> PlanSettings:
+    from pydantic import ValidationError
+
+    from phonosmith.structures.preflight import PlanSettings
+
+    try:
+        return PlanSettings(**values)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(f"These options cannot be planned: {wrong}.", "See 'phonosmith plan --help'.") from error
+
+
+def _foundation(
+    name: str, *, trust: bool
+) -> tuple[tuple[str, ...] | None, Callable[[Structure], tuple[float, float]] | None]:
+    """Return the elements of a foundation and a function that gives force and pressure of a structure under it."""
+    if not name:
+        return None, None
+    from phonosmith.potentials import registry
+
+    reference = registry.resolve(name, trust=trust)
+    potential = registry.load(reference)
+
+    def residual(structure: Structure) -> tuple[float, float]:
+        import numpy as np
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        from phonosmith.core.units import GPA_PER_EV_PER_A3
+
+        found = potential.evaluate([AseAtomsAdaptor.get_atoms(structure, msonable=False)])[0]
+        pressure = -float(np.mean(found.stress[:3])) * GPA_PER_EV_PER_A3
+        return float(np.linalg.norm(found.forces, axis=1).max()), pressure
+
+    return tuple(potential.elements), residual
+
+
+def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
+    from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
+    from phonosmith.structures.cost import CostModel, calibrate, workload
+    from phonosmith.structures.reading import read_structure
+
+    if path is None:
+        return CostModel()
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            (str(item["structure"]), float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
+            for item in entries
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} does not list finished calculations: {type(error).__name__} {error}.",
+            'Write [{"structure": "Si.vasp", "core_hours": 12.5, "kspacing": 0.1}, ...].',
+        ) from error
+    works = [
+        workload(
+            read_structure(path.parent / name), kspacing=spacing or None, encut=settings.encut, potcars=PBE_54_SYMBOLS
+        ).work
+        for name, _, spacing in rows
+    ]
+    return calibrate(works, [hours for _, hours, _ in rows])
+
+
+def _show(result: Plan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title="Pre-flight", title_justify="left")
+    for name in ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB"):
+        table.add_column(name, justify="left" if name in {"material", "cell"} else "right", no_wrap=True)
+    for material in result.materials:
+        if not material.usable:
+            table.add_row(Path(material.source).name, "[red]unusable[/red]", *[""] * 6)
+            continue
+        cells = dict(material.cells)
+        if material.phonon is not None:
+            cells["phonon"] = material.phonon
+        for index, (size, cell) in enumerate(cells.items()):
+            table.add_row(
+                (material.formula, f"group {material.spacegroup or '?'}", "")[min(index, 2)],
+                size,
+                str(cell.n_atoms),
+                " ".join(f"{edge:.1f}" for edge in cell.lengths),
+                "×".join(str(number) for number in cell.kpoints),
+                str(cell.n_calculations),
+                f"{cell.core_hours:,.0f}",
+                f"{cell.memory_gb:.1f}",
+            )
+    console.print(table)
+    basis = f"calibrated on {result.calibrated_on}" if result.calibrated_on else "not calibrated"
+    console.print(
+        f"{result.n_statics} statics, {result.n_phonon_displacements} phonon displacements, about "
+        f"{result.core_hours:,.0f} core-hours (× or ÷ {result.core_hours_spread:.1f}, {basis}), "
+        f"{result.training_steps} training steps"
+    )
+    for material in result.materials:
+        for warning in material.warnings:
+            console.print(f"[yellow]![/yellow] {Path(material.source).name}: {warning}", highlight=False)
+    for warning in result.warnings:
+        console.print(f"[yellow]![/yellow] {warning}", highlight=False)

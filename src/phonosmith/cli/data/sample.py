@@ -1,0 +1,192 @@
+"""``phonosmith sample``: the configurations a fine-tuning needs."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.core.errors import InputError
+
+if TYPE_CHECKING:
+    from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
+
+
+class CellOption(StrEnum):
+    """Sizes of the fine-tuning cell."""
+
+    primitive = "primitive"
+    small = "small"
+    large = "large"
+
+
+class RelaxCellOption(StrEnum):
+    """What the cell may do during the relaxations."""
+
+    fixed = "fixed"
+    shape = "shape"
+    full = "full"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("sample")(sample)
+
+
+@explained
+def sample(
+    structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
+    foundation: Annotated[str, typer.Option("--foundation", help="Foundation potential: name, file or hash.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
+    cell: Annotated[CellOption, typer.Option("--cell", help="Size of the cell.")] = CellOption.large,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of every random draw.")] = 0,
+    max_steps: Annotated[int, typer.Option("--max-steps", help="Step cap of each relaxation.")] = 1000,
+    fmax: Annotated[float, typer.Option("--fmax", help="Relaxations end at this force, eV/Å.")] = 1e-4,
+    displacement: Annotated[float, typer.Option("--displacement", help="Mean rattle displacement, Å.")] = 0.1,
+    strain: Annotated[float, typer.Option("--strain", help="Largest change of a length or angle, relative.")] = 0.02,
+    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the supercell.")] = 500,
+    relax_cell: Annotated[
+        RelaxCellOption,
+        typer.Option("--relax-cell", help="Cell during relaxation: fixed keeps volume and strain as asked."),
+    ] = RelaxCellOption.fixed,
+    trust: Annotated[bool, typer.Option("--trust", help="Open a foundation that is a foreign pickle.")] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Draw fine-tuning configurations: supercell, rattle, strain, volumes, relaxations, energy-spaced frames.
+
+    Writes train.xyz (outermost first, so that any prefix is a nested training set), valid.xyz and sampling.json. The
+    frames carry no labels: run 'phonosmith label' next.
+
+    [bold]Example[/bold]: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
+    """
+    from phonosmith.structures.reading import read_structure
+
+    settings = _settings(
+        cell=cell.value,
+        max_steps=max_steps,
+        fmax=fmax,
+        mean_displacement=displacement,
+        strain=strain,
+        max_atoms=max_atoms,
+        relax_cell=relax_cell.value,
+    )
+    crystal = read_structure(structure)
+    _require_writable(out)
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
+    from phonosmith.potentials import registry
+    from phonosmith.sampling.jobs import store_frames
+    from phonosmith.sampling.protocol import frames_to_extxyz, sample_configurations
+
+    reference = registry.resolve(foundation, trust=trust)
+    potential = registry.load(reference)
+    with _progress(max_steps) as on_step:
+        result = sample_configurations(crystal, potential, settings, seed, reference=reference, on_step=on_step)
+    train, valid = frames_to_extxyz(result.train), frames_to_extxyz(result.valid)
+    document = store_frames(result, default_artefacts())
+    for name, data in (("train.xyz", train), ("valid.xyz", valid)):
+        write_atomic(out / name, data)
+    summary = summarise(document)
+    write_atomic(out / "sampling.json", (document.model_dump_json(indent=1) + "\n").encode())
+    if plot:
+        _plot(document, out / "energy_ladder.svg")
+    if json_output:
+        print_json({**summary, "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]})
+    else:
+        _show(summary, out)
+
+
+def summarise(document: SamplingDoc) -> dict[str, Any]:
+    """Return what the command prints as JSON."""
+    return {
+        "formula": document.formula,
+        "seed": document.seed,
+        "supercell_matrix": document.supercell.matrix,
+        "n_atoms": document.supercell.n_atoms,
+        "lengths": document.supercell.lengths,
+        "angles": document.supercell.angles,
+        "mean_displacement_angstrom": [item.mean_displacement for item in document.configurations],
+        "volume_factors": [item.volume_factor for item in document.configurations],
+        "n_train": document.n_train,
+        "n_valid": document.n_valid,
+        "converged": document.converged,
+        "n_steps": [item.n_steps for item in document.configurations],
+        "train_digests": document.train_digests,
+        "valid_digests": document.valid_digests,
+        "potential": None if document.potential is None else document.potential.sha256,
+        "warnings": document.warnings,
+    }
+
+
+def _settings(**values: Any) -> SamplingSettings:
+    from pydantic import ValidationError
+
+    from phonosmith.sampling.documents import SamplingSettings
+
+    try:
+        return SamplingSettings(**values)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(f"These options cannot be sampled: {wrong}.", "See 'phonosmith sample --help'.") from error
+
+
+def _require_writable(out: Path) -> None:
+    """Refuse a folder that cannot be written to before the relaxations, not after them."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is not a folder.", "Choose another --out.")
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
+
+
+class _progress:  # noqa: N801 - used as a function
+    """A bar on standard error that follows the relaxations."""
+
+    def __init__(self, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._bar = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._bar.add_task("relaxing", total=total)
+
+    def __enter__(self) -> Any:
+        self._bar.start()
+        return lambda step, moving: self._bar.update(
+            self._task, completed=step, description=f"relaxing, {moving} still moving"
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _plot(document: SamplingDoc, path: Path) -> None:
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.sampling.figure import energy_ladder_svg
+
+    write_atomic(path, energy_ladder_svg(document))
+
+
+def _show(summary: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    edges = " × ".join(f"{length:.2f}" for length in summary["lengths"])
+    console.print(f"{summary['formula']}: {summary['n_atoms']} atoms, {edges} Å")
+    table = Table("volume", "mean displacement / Å", "steps", "converged")
+    columns = (
+        summary["volume_factors"],
+        summary["mean_displacement_angstrom"],
+        summary["n_steps"],
+        summary["converged"],
+    )
+    for factor, displacement, steps, converged in zip(*columns, strict=True):
+        table.add_row(f"{factor:.3f}", f"{displacement:.4f}", str(steps), "yes" if converged else "[yellow]no[/yellow]")
+    console.print(table)
+    console.print(f"{summary['n_train']} training and {summary['n_valid']} validation frames in {out}")
+    for warning in summary["warnings"]:
+        console.print(f"[yellow]![/yellow] {warning}", highlight=False)

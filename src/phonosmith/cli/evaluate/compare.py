@@ -1,0 +1,84 @@
+"""``phonosmith compare``: candidate phonons against reference phonons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from phonosmith.evaluation.phonons.documents import PhononComparison
+
+
+def _print_table(result: PhononComparison) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    console.print(f"[bold]{result.formula}[/bold]  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
+    console.print(
+        f"MAE {result.mae_thz:.4f} THz   RMSE {result.rmse_thz:.4f} THz   "
+        f"scaled RMSE {result.scaled_rmse_thz:.4f} THz   ΔDOS {result.dos_error_percent:.1f} %"
+    )
+    table = Table("", "reference", "candidate", "difference")
+    rows = (
+        ("ω_min (THz)", "omega_min_thz"),
+        ("ω_max (THz)", "omega_max_thz"),
+        ("ω_mean (THz)", "omega_mean_thz"),
+        ("C_v (J/K/mol)", "heat_capacity"),
+        ("S (J/K/mol)", "entropy"),
+        ("F (kJ/mol)", "free_energy"),
+        ("volume (Å³)", "volume"),
+    )
+    for label, name in rows:
+        left, right = getattr(result.reference, name), getattr(result.candidate, name)
+        table.add_row(label, f"{left:.4f}", f"{right:.4f}", f"{right - left:+.4f}")
+    sides = (result.reference, result.candidate)
+    table.add_row("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), "")
+    table.add_row("stable", *("yes" if side.stable else "no" for side in sides), "")
+    table.add_row("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), "")
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+
+    @app.command()
+    @explained
+    def compare(
+        reference: Annotated[
+            Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
+        ],
+        candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
+        mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
+        temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
+        force_constants: Annotated[
+            str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
+        ] = "auto",
+        figure: Annotated[
+            Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")
+        ] = None,
+        json_output: bool = JSON_OPTION,
+    ) -> None:
+        """Compare candidate phonons with reference phonons on one q-mesh."""
+        from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
+        from phonosmith.harmonic.model import load_pair
+        from phonosmith.settings import get_settings
+
+        pair = load_pair(reference, candidate, force_constants)
+        found = compare_phonons_in_full(
+            *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
+        )
+        if figure is not None:
+            from phonosmith.report.figures.phonons import comparison_figure
+
+            comparison_figure(found, figure)
+        if json_output:
+            print_json(found.result)
+        else:
+            _print_table(found.result)

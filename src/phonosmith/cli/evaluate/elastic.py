@@ -1,0 +1,158 @@
+"""``phonosmith elastic`` and ``phonosmith eos``: mechanical properties of a crystal by a potential."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+    from phonosmith.potentials.base import Potential
+
+STRUCTURE = typer.Argument(help="Crystal: CIF, POSCAR or anything pymatgen reads.")
+POTENTIAL = typer.Option(
+    ..., "--potential", "-p", help="Potential: foundation name, embedded, own name, sha256 or file."
+)
+RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
+FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
+OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
+FIGURE = typer.Option(None, "--figure", help="Image of energy against volume (.png, .svg, .pdf).")
+AGAINST = typer.Option(
+    None, "--against", help="Stored equation of state (eos.json) of another method, drawn as the reference."
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(elastic)
+    app.command()(eos)
+
+
+def _start(path: Path, name: str, *, relax: bool) -> tuple[Structure, Potential, str]:
+    """Return the crystal (relaxed where asked), the potential and its name."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.evaluation.relax import relax_atoms
+    from phonosmith.potentials.base import require_elements
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.structures.reading import read_structure
+
+    structure = read_structure(path)
+    ref = resolve(name)
+    potential = load(ref)
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    require_elements(potential, [atoms], name)
+    if relax:
+        structure = AseAtomsAdaptor.get_structure(relax_atoms(atoms, potential).atoms)
+    return structure, potential, ref.name
+
+
+def _keep(document: Any, out: Path | None, name: str) -> None:
+    from phonosmith.core.artefacts import write_atomic
+
+    if out is not None:
+        write_atomic(out / name, document.model_dump_json(indent=2).encode())
+
+
+def _stored_eos(path: Path) -> EosDoc:
+    """Return a stored equation of state."""
+    from pydantic import ValidationError
+
+    from phonosmith.core.errors import InputError
+    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+
+    try:
+        return EosDoc.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError(
+            f"{path} holds no equation of state ({type(error).__name__}).",
+            "Give the eos.json that phonosmith eos --out wrote.",
+        ) from error
+
+
+@explained
+def elastic(
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
+    relax: bool = RELAX,
+    fmax: float = FMAX,
+    out: Path | None = OUT,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Elastic tensor, moduli, Born stability, sound velocities and Slack conductivity.
+
+    Strains of ±0.5 and ±1 % as atomate2's ElasticMaker applies them, atoms relaxed in each, all cells in one batch.
+    A tensor whose stresses do not follow the strains is refused (exit code 1); --out keeps its document all the same.
+
+    Example: phonosmith elastic Si.cif --potential embedded
+    """
+    from phonosmith.evaluation.mechanics.fastpath import evaluate_elastic, require_reliable
+
+    crystal, loaded, name = _start(structure, potential, relax=relax)
+    document = evaluate_elastic(crystal, loaded, method=name, fmax=fmax)
+    _keep(document, out, "elastic.json")
+    require_reliable(document)
+    if json_output:
+        print_json(document)
+        return
+    fit = document.fit
+    typer.echo(f"{document.formula} by {name}: elastic tensor (GPa)")
+    for row in fit.tensor:
+        typer.echo("  " + " ".join(f"{value:9.2f}" for value in row))
+    if fit.moduli is not None:
+        typer.echo(f"K = {fit.moduli.bulk_vrh:.2f} GPa, G = {fit.moduli.shear_vrh:.2f} GPa (Voigt-Reuss-Hill)")
+    typer.echo(f"Born stable: {'yes' if fit.born_stable else 'NO'}; stress scatter {100 * fit.residual:.3f} %")
+    if document.slack is not None:
+        typer.echo(f"Slack conductivity at 300 K: {document.slack.kappa:.2f} W/(m K)")
+    for warning in fit.warnings:
+        typer.secho(f"Warning: {warning}", fg="yellow", err=True)
+
+
+@explained
+def eos(
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
+    relax: bool = RELAX,
+    fmax: float = FMAX,
+    out: Path | None = OUT,
+    figure: Path | None = FIGURE,
+    against: Path | None = AGAINST,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Birch-Murnaghan equation of state over ±5 % volume in steps of 1 %.
+
+    Atoms relax at each fixed volume; points the others cannot explain are left out and listed.
+
+    Example: phonosmith eos Si.cif --potential embedded --figure eos.png
+    """
+    from phonosmith.core.errors import InputError
+    from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
+    from phonosmith.report.figures.mechanics import eos_figure
+    from phonosmith.report.figures.style import image_format
+
+    if against is not None and figure is None:
+        raise InputError("--against is for the figure.", "Name one with --figure.")
+    if figure is not None:
+        image_format(figure)
+    others = [] if against is None else [_stored_eos(against)]
+    crystal, loaded, name = _start(structure, potential, relax=relax)
+    document = evaluate_eos(crystal, loaded, method=name, fmax=fmax)
+    _keep(document, out, "eos.json")
+    if figure is not None:
+        eos_figure([*others, document], figure)
+    if json_output:
+        print_json(document)
+        return
+    fit = document.fit
+    typer.echo(
+        f"{document.formula} by {name}: V0 = {fit.volume:.4f} Å³ per cell of {document.n_atoms} atoms, "
+        f"B0 = {fit.bulk_modulus:.2f} GPa, B0' = {fit.bulk_modulus_derivative:.2f}, E0 = {fit.energy:.6f} eV"
+    )
+    for note in [*fit.reasons, *fit.warnings]:
+        typer.secho(f"Warning: {note}", fg="yellow", err=True)

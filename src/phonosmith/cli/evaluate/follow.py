@@ -1,0 +1,202 @@
+"""``phonosmith follow``: imaginary modes of a crystal, followed to new phases with a potential."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
+    from phonosmith.harmonic.model import HarmonicModel
+    from phonosmith.potentials.base import Potential
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(follow)
+
+
+@explained
+def follow(
+    structure: Annotated[Path, typer.Argument(help="CIF, POSCAR or other structure file")],
+    potential: Annotated[str, typer.Option(help="foundation name, embedded, own name, sha256 prefix or model file")],
+    out: Annotated[Path, typer.Option(help="folder for transitions.json, figures and the phases found (CIF)")],
+    phonons: Annotated[
+        Path | None, typer.Option(help="phonopy.yaml or phonons.json whose modes are followed; default: computed here")
+    ] = None,
+    max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
+    threshold: Annotated[
+        float | None, typer.Option(min=0.0, help="modes below minus this are followed, THz [default: 0.05]")
+    ] = None,
+    supercell: Annotated[str | None, typer.Option(help='"4 4 4" or nine integers, for phonons computed here')] = None,
+    min_length: Annotated[float | None, typer.Option(help="shortest edge of that supercell, Å [default: 20]")] = None,
+    no_relax: Annotated[
+        bool, typer.Option("--no-relax", help="take cell and positions as they are before phonons")
+    ] = False,
+    coarse: Annotated[bool, typer.Option("--coarse", help="coarse grids first, refined near minima only")] = False,
+    energies_only: Annotated[bool, typer.Option("--energies-only", help="do not relax from the minima")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="open a foreign model file that could run code")] = False,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Find imaginary modes, map the energy along each, and relax from the minima to new phases.
+
+    Modes are taken at high-symmetry points and band minima; each gets its smallest commensurate supercell. What is not
+    followed (incommensurate, too large) is listed with the reason. A stable crystal gives an empty result, exit code 0.
+
+    Example: phonosmith follow GeTe.cif --potential MACE-MP-0b3 --out gete
+    """
+    from phonosmith.core.errors import InputError
+    from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential
+    from phonosmith.evaluation.modes.grid import GridOptions
+    from phonosmith.evaluation.phonons.fastpath import parse_supercell
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.structures.reading import read_structure
+
+    if phonons is not None and (supercell is not None or min_length is not None or no_relax):
+        raise InputError(
+            "--supercell, --min-length and --no-relax are for phonons computed here.", "Leave them or --phonons out."
+        )
+    if supercell is not None and min_length is not None:
+        raise InputError("--supercell and --min-length exclude each other.", "Give one of them.")
+    matrix = None if supercell is None else parse_supercell(supercell)
+    options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
+    crystal = read_structure(structure)
+    stored = None if phonons is None else _stored(phonons, crystal, structure)
+    ref = resolve(potential, trust=trust)
+    loaded = load(ref)
+    model = stored or _computed(crystal, loaded, matrix, min_length, relax=not no_relax)
+    with _progress() as tell:
+        document = follow_with_potential(
+            model, loaded, ref=ref, options=options, relax=not energies_only, on_progress=tell
+        )
+    files = write_transitions(document, out)
+    if json_output:
+        print_json({**summary(document), "files": {name: str(path) for name, path in files.items()}})
+        return
+    _tell(document)
+    for path in files.values():
+        typer.echo(str(path))
+
+
+def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel:
+    """Return stored phonons of the crystal that was named."""
+    from phonosmith.harmonic.matching import require_same_formula
+    from phonosmith.harmonic.model import load_harmonic
+
+    model = load_harmonic(phonons)
+    require_same_formula(crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
+    typer.secho(
+        f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential.", err=True
+    )
+    return model
+
+
+def _computed(
+    crystal: Structure, potential: Potential, matrix: list[list[int]] | None, min_length: float | None, *, relax: bool
+) -> HarmonicModel:
+    from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+
+    typer.secho("computing phonons", err=True)
+    return evaluate_phonons(
+        crystal, potential, supercell_matrix=matrix, min_length=min_length, relax=relax, mesh=4
+    ).model
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar over the modes on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda words, done, total: bar.update(task, description=words, completed=done, total=total)
+
+
+def write_transitions(document: TransitionDoc, out: Path) -> dict[str, Path]:
+    """Write transitions.json, figures (PNG and SVG) and the initial and final phases as CIF; return paths by name."""
+    from pymatgen.core import Structure
+
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
+    from phonosmith.report.figures.style import save_figure
+
+    files = {"document": out / "transitions.json"}
+    write_atomic(files["document"], (document.model_dump_json(indent=1) + "\n").encode())
+    if any(mode.energies for mode in document.modes):
+        for name, draw in (("modes", mode_energies_figure), ("pathways", pathways_figure)):
+            figure = draw({document.method: document})
+            for kind in ("png", "svg"):
+                files[f"{name}_{kind}"] = save_figure(figure, out / f"{name}.{kind}")
+    for number, phase in enumerate([document.initial, *document.phases]):
+        if phase.structure is not None:
+            symbol = "".join(letter if letter.isalnum() or letter == "-" else "_" for letter in phase.space_group)
+            name = "initial" if number == 0 else f"phase_{number:02d}"
+            files[name] = out / f"{name}_{symbol}.cif"
+            write_atomic(files[name], Structure.from_dict(phase.structure).to(fmt="cif").encode())
+    return files
+
+
+def summary(document: TransitionDoc) -> dict[str, Any]:
+    """Return what ``--json`` prints: the document without crystal structures, the phases of each mode beside it."""
+    from phonosmith.evaluation.modes.phases import distinct_phases
+
+    content = document.model_dump(mode="json")
+    content["initial"].pop("structure")
+    for phase in content["phases"]:
+        phase.pop("structure")
+    for mode, plain in zip(document.modes, content["modes"], strict=True):
+        for pathway in plain["pathways"]:
+            for end in (pathway["displaced"], pathway["final"]):
+                if end is not None:
+                    end.pop("structure")
+        found = distinct_phases(mode.pathways, document.initial)
+        plain["supercell"] = mode.supercell_matrix
+        plain["grid"] = {"shape": mode.grid_shape, "amplitudes": mode.amplitudes, "energies": mode.energies}
+        plain["phases"] = [phase.model_dump(mode="json", exclude={"structure"}) for phase in found]
+    return content
+
+
+def _tell(document: TransitionDoc) -> None:
+    """Print one line per mode and per phase."""
+    initial = document.initial
+    head = f"{document.formula} {initial.space_group} ({initial.n_atoms_primitive} atoms) by {document.method}"
+    if not document.modes:
+        typer.echo(f"{head}: no imaginary modes")
+        return
+    typer.echo(f"{head}: {document.n_energies} energies, {document.seconds:.1f} s")
+    for mode in document.modes:
+        typer.echo(f"  {_line(mode)}")
+    if not document.phases:
+        typer.echo("No other phase was found.")
+    for phase in document.phases:
+        typer.echo(
+            f"{phase.space_group} with {phase.n_atoms_primitive} atoms: "
+            f"{1000 * phase.energy_difference_ev_per_atom:+.2f} meV/atom"
+        )
+
+
+def _line(mode: FollowedMode) -> str:
+    from phonosmith.evaluation.modes.follow import describe
+
+    words = describe(mode) + ("" if mode.exact else ", interpolated")
+    if mode.skipped:
+        return f"{words}: not followed: {mode.skipped}"
+    if mode.single_minimum:
+        fit = "" if mode.fit_r2 is None else f" (parabola R² {mode.fit_r2:.3f})"
+        return f"{words}: single minimum{fit}"
+    deepest = min((one.energy_ev_per_atom for one in mode.minima), default=0.0)
+    ends = [
+        pathway.note if pathway.final is None else f"{pathway.final.space_group} ({pathway.final.n_atoms_primitive})"
+        for pathway in mode.pathways
+    ]
+    return f"{words}: {len(mode.minima)} minima, deepest {1000 * deepest:.2f} meV/atom -> {', '.join(ends) or '-'}"

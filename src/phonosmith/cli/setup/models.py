@@ -1,0 +1,193 @@
+"""``phonosmith models``: add, list, show, export and verify interatomic potentials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from phonosmith.cli.output import JSON_OPTION, explained, print_json
+
+if TYPE_CHECKING:
+    from phonosmith.potentials.documents import PotentialRef
+
+models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
+
+_FILE = typer.Argument(help="Model file: a MACE .model, a phonosmith .safetensors or an empirical .json.")
+_TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
+_TRUST = typer.Option(False, "--trust", help="Open this pickle: it can run any code when opened.")
+_REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.add_typer(models_app, name="models")
+
+
+@models_app.command("add")
+@explained
+def add_command(
+    file: Path = _FILE,
+    name: str | None = typer.Option(None, "--name", help="Name to call it by; default the file's name."),
+    trust: bool = _TRUST,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Bring a model file into the artefact store and give it a name."""
+    from phonosmith.potentials.registry import add
+
+    with _quiet_libraries():
+        ref = add(file, name=name, trust=trust)
+    if json_output:
+        print_json(ref)
+    else:
+        typer.echo(f"Added {ref.name} as {ref.short}: {_summary(ref)}.")
+
+
+@models_app.command("list")
+@explained
+def list_command(json_output: bool = JSON_OPTION) -> None:
+    """List every potential that has a name here, and the foundations that can be fetched."""
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.potentials.mace.foundations import FOUNDATIONS
+    from phonosmith.potentials.registry import list_named
+
+    with _quiet_libraries():
+        rows = [
+            {**ref.model_dump(mode="json"), "source": source, "available": default_artefacts().has(ref.artefact)}
+            for ref, source in list_named()
+        ]
+    here = {row["name"] for row in rows}
+    fetchable = [{"name": one.name, "note": one.note} for one in FOUNDATIONS if one.name not in here]
+    if json_output:
+        print_json({"models": rows, "foundations": fetchable})
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for column in ("name", "sha256", "architecture", "elements", "cutoff (Å)"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("source", overflow="fold")
+    for row in rows:
+        cutoff = "" if row["cutoff"] is None else f"{row['cutoff']:.2f}"
+        place = row["source"] if row["available"] else "missing from the artefact store"
+        table.add_row(row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, place)
+    Console().print(table)
+    for one in fetchable:
+        typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
+
+
+@models_app.command("show")
+@explained
+def show_command(
+    reference: str = _REF,
+    trust: bool = _TRUST,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Show what a potential is: identity, elements, cutoff, architecture, parents."""
+    from phonosmith.potentials.registry import resolve
+
+    with _quiet_libraries():
+        ref = resolve(reference, trust=trust)
+        details = _details(ref)
+    if json_output:
+        print_json({**ref.model_dump(mode="json"), **details})
+        return
+    for key, value in {**ref.model_dump(mode="json", exclude={"artefact"}), **details}.items():
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        if isinstance(shown, dict):
+            typer.echo(f"{key}:")
+            for field, content in shown.items():
+                typer.echo(f"  {field}: {content}")
+        else:
+            typer.echo(f"{key}: {shown}")
+
+
+@models_app.command("export")
+@explained
+def export_command(
+    reference: str = _REF,
+    file: Path = _TARGET,
+    force: bool = typer.Option(False, "--force", help="Replace the file if it exists."),
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Write a potential as the plain file the rest of the world reads (for MACE a .model)."""
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
+    from phonosmith.core.errors import InputError
+    from phonosmith.core.hashing import digest_file
+    from phonosmith.potentials.mace.files import export_plain
+    from phonosmith.potentials.registry import resolve
+
+    if file.exists() and not force:
+        raise InputError(f"{file} exists.", "Give another name, or --force to replace it.")
+    if not file.parent.is_dir():
+        raise InputError(f"There is no folder {file.parent}.", "Create it first.")
+    with _quiet_libraries():
+        ref = resolve(reference)
+        if ref.architecture == "mace" and file.suffix != ".safetensors":
+            export_plain(ref, file)
+        else:
+            write_atomic(file, default_artefacts().get_bytes(ref.artefact))
+    if json_output:
+        print_json({"file": str(file), "file_sha256": digest_file(file), "potential": ref.model_dump(mode="json")})
+    else:
+        typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.")
+
+
+@models_app.command("verify")
+@explained
+def verify_command(json_output: bool = JSON_OPTION) -> None:
+    """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
+    from phonosmith.potentials.registry import list_named
+    from phonosmith.potentials.verify import verify_potential
+
+    with _quiet_libraries():
+        found = [verify_potential(ref) for ref, _ in list_named()]
+    ok = all(one.ok for one in found)
+    if json_output:
+        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in found]})
+    else:
+        for one in found:
+            typer.secho(
+                f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}", fg=None if one.ok else "red"
+            )
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _summary(ref: PotentialRef) -> str:
+    cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
+    return f"{ref.architecture} for {_elements(ref.elements)}{cutoff}"
+
+
+def _elements(elements: list[str]) -> str:
+    return " ".join(elements) if len(elements) <= 8 else f"{len(elements)} elements"
+
+
+def _details(ref: PotentialRef) -> dict[str, Any]:
+    if ref.architecture != "mace":
+        return {}
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.potentials.mace.files import read_header
+
+    header = read_header(default_artefacts().get_bytes(ref.artefact), ref.name)
+    description = {key: value for key, value in header["description"].items() if key != "constants"}
+    return {"saved_dtype": header["dtype"], "description": description}
+
+
+def _quiet_libraries() -> Any:
+    """Keep libraries' prints off standard output and their import warnings off the screen."""
+    import contextlib
+    import logging
+    import sys
+    import warnings
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore")
+    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+    root = logging.getLogger()
+    stack.callback(root.setLevel, root.level)
+    root.setLevel(max(root.level, logging.ERROR))
+    return stack

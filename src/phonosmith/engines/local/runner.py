@@ -1,0 +1,391 @@
+"""Run a flow on one machine: persistent workers, slots by job name, retry, resume after kill -9, a summary at the end.
+
+jobflow's ``run_locally`` is serial, forgets everything and starts over. This runner stays small: it is for one machine;
+clusters use FireWorks or jobflow-remote with the same flows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.attempts import PREVIOUS, set_aside
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SKIPPED, WAITING, JobRow, RunState, now
+from phonosmith.engines.local.worker import FD_VARIABLE, RESPONSE_FILE
+
+if TYPE_CHECKING:
+    from jobflow import Flow, JobStore
+
+POLL_SECONDS = 0.2
+WORKER_MEMORY_GB = 2.5
+"""A worker that holds more than this after a job is replaced by a new one: libraries keep some memory of every model
+they compile, about 30 MB for each training, and a campaign has hundreds."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one job at a time runs.
+
+    Attributes
+    ----------
+    kind
+        ``cpu`` or ``gpu``, or any name used in the rules.
+    environment
+        Variables of its worker, e.g. ``{"CUDA_VISIBLE_DEVICES": "0"}``.
+    """
+
+    kind: str = "cpu"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class RunSummary:
+    """How a run ended."""
+
+    done: int
+    failed: list[JobRow]
+    skipped: list[JobRow]
+    executed: int
+    seconds: float
+
+    @property
+    def ok(self) -> bool:
+        """Everything is done."""
+        return not self.failed and not self.skipped
+
+
+@dataclass
+class _Worker:
+    """A worker process and what it is doing."""
+
+    slot: Slot
+    process: subprocess.Popen[str]
+    answers: IO[str]
+    job: JobRow | None = None
+    since: float = 0.0
+    ready: bool = False
+
+
+def default_slots(count: int | None = None) -> list[Slot]:
+    """Return one CPU slot for each core (or ``count``), each with one thread per library."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return [Slot("cpu", threads) for _ in range(count or cores)]
+
+
+class LocalRunner:
+    """Runs the jobs of a flow in worker processes.
+
+    Parameters
+    ----------
+    store
+        JobStore every worker opens; it must live on disk or a server (the embedded store does).
+    root
+        Folder of the run: state, one folder per job.
+    slots
+        Places for jobs; default one per core.
+    rules
+        Job-name prefix to slot kind, e.g. ``{"train": "gpu"}``; first match wins, everything else runs on ``cpu``. A
+        kind without a slot falls back to any slot.
+    retries
+        How often a job that raised is started again.
+    restarts
+        How often a job whose worker died is started again.
+    worker_memory_gb
+        Memory above which a worker is replaced when its job is done.
+    progress
+        Show a progress bar on standard error.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        root: str | Path,
+        *,
+        slots: Sequence[Slot] | None = None,
+        rules: Mapping[str, str] | None = None,
+        retries: int = 0,
+        restarts: int = 1,
+        worker_memory_gb: float = WORKER_MEMORY_GB,
+        progress: bool = False,
+    ) -> None:
+        self.root = Path(root).resolve()
+        self.slots = list(slots) if slots is not None else default_slots()
+        self.rules = dict(rules or {"train": "gpu"})
+        self.retries, self.restarts, self.progress = retries, restarts, progress
+        self.worker_memory_gb = worker_memory_gb
+        if not self.slots:
+            raise ConfigurationError("The local runner needs at least one slot.", "Give slots=[Slot('cpu')].")
+        self.state = RunState(self.root / "run.sqlite")
+        write_atomic(self.root / "store.json", json.dumps(store.as_dict()).encode())
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+        self._stopped = False
+
+    def run(self, flow: Flow | None = None) -> RunSummary:
+        """Run what is not done yet and return a summary; without a flow, continue the run in the folder.
+
+        A job that failed stays failed (see ``retry``), those that need it are skipped, all others run.
+        """
+        begin, executed = now(), 0
+        self.state.forget_running()
+        if flow is not None:
+            self.state.add_flow(flow)
+        with _ProgressBar(self.progress) as bar:
+            try:
+                while self._advance():
+                    bar.show(self.state.rows())
+                    executed += self._wait()
+                bar.show(self.state.rows())
+            finally:
+                self._shut_down()
+        rows = self.state.rows()
+        return RunSummary(
+            done=sum(row.state == DONE for row in rows),
+            failed=[row for row in rows if row.state == FAILED],
+            skipped=[row for row in rows if row.state == SKIPPED],
+            executed=executed,
+            seconds=now() - begin,
+        )
+
+    def _advance(self) -> bool:
+        """Skip what cannot run, start what can; return whether anything is running."""
+        changed = True
+        while changed:
+            changed = False
+            for row, may_run in list(self.state.ready()):
+                if self._recorded(row):
+                    changed = True
+                elif self._stopped or not may_run:
+                    self.state.update(row.key, state=SKIPPED)
+                    changed = True
+                elif (worker := self._free_worker(row.name)) is not None:
+                    self._start(worker, row)
+        return any(worker.job is not None for worker in self._workers)
+
+    def _recorded(self, row: JobRow) -> bool:
+        """Accept a job that finished just before the run was interrupted: its response lies in its folder."""
+        if row.folder is None or not (Path(row.folder) / RESPONSE_FILE).is_file():
+            return False
+        self._finish(row, row.seconds or 0.0)
+        return True
+
+    def _kind(self, name: str) -> str:
+        wanted = next((kind for prefix, kind in self.rules.items() if name.startswith(prefix)), "cpu")
+        kinds = {slot.kind for slot in self.slots}
+        return wanted if wanted in kinds else ("cpu" if "cpu" in kinds else next(iter(kinds)))
+
+    def _free_worker(self, name: str) -> _Worker | None:
+        kind = self._kind(name)
+        for worker in self._workers:
+            if worker.job is None and worker.slot.kind == kind:
+                return worker
+        taken = [worker.slot for worker in self._workers]
+        for slot in self.slots:
+            if slot.kind == kind and sum(other is slot for other in taken) < 1:
+                return self._spawn(slot)
+        return None
+
+    def _spawn(self, slot: Slot) -> _Worker:
+        reading, writing = os.pipe()
+        environment = {**os.environ, **slot.environment, FD_VARIABLE: str(writing)}
+        with (self.root / "workers.log").open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "phonosmith.engines.local.worker", str(self.root / "store.json")],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=[writing],
+                env=environment,
+                cwd=self.root,
+                text=True,
+            )
+        os.close(writing)
+        worker = _Worker(slot, process, os.fdopen(reading, "r"))
+        self._workers.append(worker)
+        self._selector.register(worker.answers, selectors.EVENT_READ, worker)
+        return worker
+
+    def _start(self, worker: _Worker, row: JobRow) -> None:
+        label = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60]
+        folder = self.root / "jobs" / f"{label}-{row.uuid[:8]}-{row.index}"
+        earlier = set_aside(folder, row.attempts) if folder.exists() and row.attempts else None
+        folder.mkdir(parents=True, exist_ok=True)
+        if earlier is not None:
+            (folder / PREVIOUS).symlink_to(Path("..") / earlier.name, target_is_directory=True)
+        self.state.update(row.key, state=RUNNING, attempts=row.attempts + 1, folder=str(folder))
+        worker.job, worker.since = row, now()
+        task = json.dumps({"document": self.state.document(row.key), "folder": str(folder)})
+        try:
+            assert worker.process.stdin is not None
+            worker.process.stdin.write(task + "\n")
+            worker.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # its end of file is seen by the selector, which counts the loss
+
+    def _wait(self) -> int:
+        """Wait for answers and take them; return how many jobs ended."""
+        ended = 0
+        for key, _ in self._selector.select(timeout=POLL_SECONDS):
+            worker: _Worker = key.data
+            line = worker.answers.readline()
+            if line and not worker.ready:
+                worker.ready = True
+                continue
+            row, seconds = worker.job, now() - worker.since
+            worker.job = None
+            if not line:
+                self._bury(worker, row)
+            elif row is not None:
+                answer = json.loads(line)
+                if answer["ok"]:
+                    self._finish(self._fresh(row), seconds)
+                else:
+                    self._fail(self._fresh(row), answer["error"], self.retries, seconds)
+                ended += 1
+                if answer["memory_gb"] > self.worker_memory_gb:
+                    self._dismiss(worker)
+        return ended
+
+    def _fresh(self, row: JobRow) -> JobRow:
+        return next(other for other in self.state.rows() if other.key == row.key)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Let an idle worker end; a new one takes its place when a job needs it."""
+        assert worker.process.stdin is not None
+        worker.process.stdin.close()
+        self._end(worker)
+        self._workers.remove(worker)
+
+    def _bury(self, worker: _Worker, row: JobRow | None) -> None:
+        """Deal with a worker that died."""
+        self._selector.unregister(worker.answers)
+        worker.answers.close()
+        code = worker.process.wait()
+        self._workers.remove(worker)
+        if not worker.ready:
+            if row is not None:
+                self.state.update(row.key, state=WAITING, attempts=row.attempts)
+            tail = (self.root / "workers.log").read_text(encoding="utf-8", errors="replace")[-600:]
+            raise ConfigurationError(
+                f"A worker ended with code {code} before its first job: {tail.strip()}",
+                f"See {self.root / 'workers.log'}.",
+            )
+        if row is None:
+            return
+        words = f"its worker died ({'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)})"
+        fresh = self._fresh(row)
+        if fresh.folder is not None and (Path(fresh.folder) / RESPONSE_FILE).is_file():
+            self._finish(fresh, now() - worker.since)
+        else:
+            self._fail(fresh, words, self.restarts, now() - worker.since)
+
+    def _fail(self, row: JobRow, error: str, allowed: int, seconds: float) -> None:
+        state = WAITING if row.attempts <= allowed else FAILED
+        self.state.update(row.key, state=state, error=error, seconds=seconds)
+
+    def _finish(self, row: JobRow, seconds: float) -> None:
+        """Record a finished job and add the jobs it made."""
+        from monty.json import MontyDecoder
+
+        assert row.folder is not None
+        response: dict[str, Any] = MontyDecoder().decode((Path(row.folder) / RESPONSE_FILE).read_text(encoding="utf-8"))
+        held = []
+        for kind in ("replace", "detour", "addition"):
+            if response[kind] is not None:
+                keys = self.state.add_flow(response[kind])
+                held += keys if kind == "detour" else []
+        if held:
+            self.state.hold(row.key, held)
+        if response["stop_children"]:
+            self._stop_children(row)
+        self._stopped = self._stopped or bool(response["stop_jobflow"])
+        self.state.update(row.key, state=DONE, seconds=seconds, error=None)
+
+    def _stop_children(self, row: JobRow) -> None:
+        """Skip everything that depends on a job, however far."""
+        stopped = {row.uuid}
+        for other in self.state.rows(WAITING):
+            parents = set(
+                json.loads(
+                    self.state.connection.execute(
+                        "SELECT parents FROM jobs WHERE uuid = ? AND idx = ?", other.key
+                    ).fetchone()[0]
+                )
+            )
+            if parents & stopped:
+                stopped.add(other.uuid)
+                self.state.update(other.key, state=SKIPPED)
+
+    def _shut_down(self) -> None:
+        """End the workers this runner started."""
+        for worker in self._workers:
+            if worker.process.stdin is not None:
+                worker.process.stdin.close()
+        for worker in self._workers:
+            if worker.job is not None:
+                worker.process.terminate()
+            self._end(worker)
+        self._workers.clear()
+
+    def _end(self, worker: _Worker) -> None:
+        """Wait for a worker that was told to end."""
+        try:
+            worker.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        self._selector.unregister(worker.answers)
+        worker.answers.close()
+
+    def retry(self, names: Sequence[str] | None = None) -> int:
+        """Put failed jobs (all, or those named) back in line; the next ``run`` starts them."""
+        return self.state.retry(names)
+
+
+class _ProgressBar:
+    """A progress bar on standard error, or nothing."""
+
+    def __init__(self, wanted: bool) -> None:
+        self.wanted = wanted
+        self.bar: Any = None
+
+    def __enter__(self) -> Self:
+        if self.wanted:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+            self.bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                console=Console(stderr=True),
+            )
+            self.bar.start()
+            self.task = self.bar.add_task("jobs", total=None)
+        return self
+
+    def show(self, rows: Sequence[JobRow]) -> None:
+        """Show how many are settled and what runs."""
+        if self.bar is None:
+            return
+        settled = sum(row.state in (DONE, FAILED, SKIPPED) for row in rows)
+        running = ", ".join(row.name for row in rows if row.state == RUNNING)
+        failed = sum(row.state == FAILED for row in rows)
+        words = f"{failed} failed, " if failed else ""
+        self.bar.update(self.task, total=len(rows), completed=settled, description=f"{words}{running[:50] or 'jobs'}")
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()

@@ -1,0 +1,108 @@
+"""A persistent worker process of the local runner: imports once, then runs job after job.
+
+Started by the runner as ``python -m phonosmith.engines.local.worker STORE.json``. It says that it is ready, then reads
+one JSON task per line on standard input and answers each with one JSON line on the file descriptor in
+``PHONOSMITH_WORKER_FD``.
+What jobs print goes to their folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+RESPONSE_FILE = "response.json"
+FD_VARIABLE = "PHONOSMITH_WORKER_FD"
+
+
+def run_task(task: dict[str, Any], store: Any) -> dict[str, Any]:
+    """Run one job in its folder; keep its response there before anybody is told.
+
+    Parameters
+    ----------
+    task
+        ``document`` (job as JSON) and ``folder``.
+    store
+        Connected JobStore.
+    """
+    from monty.json import MontyDecoder, MontyEncoder
+
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.core.errors import PhonosmithError
+
+    folder = Path(task["folder"])
+    try:
+        job = MontyDecoder().decode(task["document"])
+        response = job.run(store=store)
+    except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
+        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        short = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+        return {"ok": False, "error": short}
+    kept = {
+        "replace": response.replace,
+        "detour": response.detour,
+        "addition": response.addition,
+        "stop_children": response.stop_children,
+        "stop_jobflow": response.stop_jobflow,
+    }
+    write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
+    return {"ok": True}
+
+
+def end_with_parent(interval: float = 0.5) -> None:
+    """End this process soon after its runner is gone, even in the middle of a job.
+
+    A runner that was killed is started again at once by many users: an orphan still at work would then write into the
+    folder of the job that is being repeated.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(interval)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def memory_gb() -> float:
+    """Return the memory this process holds now, GB."""
+    import psutil
+
+    return float(psutil.Process().memory_info().rss) / 1e9
+
+
+def main() -> None:
+    """Serve tasks until standard input closes."""
+    end_with_parent()
+    from monty.json import MontyDecoder
+
+    answers = os.fdopen(int(os.environ[FD_VARIABLE]), "w", buffering=1)
+    store = MontyDecoder().process_decoded(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    store.connect()
+    home = Path.cwd()
+    answers.write(json.dumps({"ready": True}) + "\n")
+    for line in sys.stdin:
+        task = json.loads(line)
+        folder = Path(task["folder"])
+        with (folder / "job.log").open("a", encoding="utf-8") as log:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            os.chdir(folder)
+            answer = run_task(task, store)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.chdir(home)
+        answers.write(json.dumps({**answer, "memory_gb": memory_gb()}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Submission to FireWorks and jobflow-remote."""

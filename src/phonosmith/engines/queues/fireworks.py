@@ -1,0 +1,154 @@
+"""Submission to FireWorks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.queues.submission import (
+    PATIENCE_MS,
+    Submission,
+    artefact_warnings,
+    check_job_store,
+    check_workers,
+    finished_uuids,
+    prepare,
+    select,
+)
+from phonosmith.flows.routing import Routing, route
+
+if TYPE_CHECKING:
+    from jobflow import Flow, JobStore
+
+FAILED_STATES = ("FIZZLED", "DEFUSED", "PAUSED")
+
+
+def launchpad_file(given: Path | None) -> Path:
+    """Return the launchpad file: the one named, else the one FireWorks would take."""
+    if given is None:
+        from fireworks.fw_config import LAUNCHPAD_LOC
+
+        given = Path(LAUNCHPAD_LOC) if LAUNCHPAD_LOC else Path("my_launchpad.yaml")
+    if not given.is_file():
+        raise ConfigurationError(
+            f"There is no launchpad file {given}.", "Name it with --launchpad; a ready one is in workflows/fireworks."
+        )
+    return given
+
+
+def open_launchpad(path: Path) -> Any:
+    """Return FireWorks' database after checking that it answers and has been set up."""
+    import pymongo.errors
+    from fireworks import LaunchPad
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["mongoclient_kwargs"] = {
+            "serverSelectionTimeoutMS": PATIENCE_MS,
+            **(content.get("mongoclient_kwargs") or {}),
+        }
+        launchpad = LaunchPad.from_dict(content)
+        number = launchpad.fw_id_assigner.find_one({})
+    except pymongo.errors.PyMongoError as error:
+        reason = str(error).split(", Timeout")[0]
+        raise ConfigurationError(
+            f"{path}: MongoDB cannot be reached: {type(error).__name__}: {reason}.",
+            "Start the server, or repair host and port there.",
+        ) from error
+    except (yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
+        raise ConfigurationError(
+            f"{path} is not a launchpad file: {error}.", "See workflows/fireworks/my_launchpad.yaml."
+        ) from error
+    if number is None:
+        raise ConfigurationError(
+            f"The database of {path} has never been set up.", f"Run: lpad -l {path} reset  (it empties that database)"
+        )
+    return launchpad
+
+
+def known_categories(folder: Path) -> set[str] | None:
+    """Return the categories of the worker files in a folder, None where there are none to read.
+
+    FireWorks keeps no list of its workers: what can be checked are the files beside the launchpad's.
+    """
+    found: set[str] = set()
+    files = sorted(folder.glob("*fworker*.yaml"))
+    for path in files:
+        category = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("category") or []
+        found.update([category] if isinstance(category, str) else category)
+    return found if files else None
+
+
+def submit_fireworks(
+    flow: Flow, rules: Routing, launchpad: Path | None = None, *, store: JobStore | None = None, dry_run: bool = False
+) -> Submission:
+    """Submit what is new in a flow to FireWorks.
+
+    Parameters
+    ----------
+    flow
+        Not yet routed.
+    rules
+        Workers; their names are categories.
+    launchpad
+        File.
+    store
+        Where results go; that of ``jobflow.yaml`` when None, each worker's own.
+    dry_run
+        Check and count only.
+    """
+    from jobflow.managers.fireworks import flow_to_workflow
+
+    path = launchpad_file(launchpad)
+    opened = open_launchpad(path)
+    results, source = store, "the job store"
+    if results is None:
+        results, source = configured_store()
+    check_job_store(results, source)
+    warnings = artefact_warnings()
+    categories = known_categories(path.parent)
+    if categories is None:
+        warnings.append(
+            f"No fworker*.yaml beside {path}: whether a worker takes each category "
+            f"({', '.join(sorted({target.category or target.worker for target in rules.targets}))}) is not checked."
+        )
+    else:
+        check_workers(flow, rules, sorted(categories), f"{path.parent} (fworker files)", field="category")
+    results.connect()
+    ready = prepare(flow, results)
+    uuids = [member.uuid for member, _ in ready.iterflow()]
+    chosen = select(ready, finished_uuids(results, uuids), queued_jobs(opened, uuids))
+    ids: list[str] = []
+    if chosen.new and not dry_run:
+        new = route(chosen.flow(flow.name), rules, "fireworks")
+        workflow = flow_to_workflow(new, store=store, allow_external_references=True)
+        ids = [str(number) for number in sorted(opened.add_wf(workflow).values())]
+    return chosen.submission("fireworks", str(path), rules, warnings, ids)
+
+
+def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, bool]:
+    """Return the jobs that a launchpad knows, with whether they failed."""
+    query = {"spec._tasks.job.uuid": {"$in": uuids}, "state": {"$ne": "ARCHIVED"}}
+    states: dict[str, bool] = {}
+    for found in launchpad.fireworks.find(query, {"spec._tasks.job.uuid": 1, "state": 1}):
+        failed = found["state"] in FAILED_STATES
+        for task in found["spec"]["_tasks"]:
+            uuid = task["job"]["uuid"]
+            states[uuid] = states.get(uuid, False) or failed
+    return states
+
+
+def configured_store() -> tuple[JobStore, str]:
+    """Return the job store of ``jobflow.yaml`` and that file."""
+    from jobflow.settings import JobflowSettings
+
+    try:
+        settings = JobflowSettings()
+    except Exception as error:
+        raise ConfigurationError(
+            f"jobflow.yaml cannot be used: {error}", "Repair the file JOBFLOW_CONFIG_FILE names (~/.jobflow.yaml)."
+        ) from error
+    return settings.JOB_STORE, str(settings.CONFIG_FILE)

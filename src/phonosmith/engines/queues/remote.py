@@ -1,0 +1,130 @@
+"""Submission to jobflow-remote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.queues.submission import (
+    Submission,
+    artefact_warnings,
+    check_job_store,
+    check_workers,
+    finished_uuids,
+    prepare,
+    select,
+    unreachable,
+)
+from phonosmith.flows.routing import Routing, route
+
+if TYPE_CHECKING:
+    from jobflow import Flow
+
+FAILED_STATES = ("FAILED", "REMOTE_ERROR", "USER_STOPPED", "STOPPED", "PAUSED")
+
+
+def open_project(name: str | None) -> Any:
+    """Return a project of jobflow-remote, or say which file is missing or wrong."""
+    from jobflow_remote import SETTINGS
+    from jobflow_remote.config.base import ConfigError
+    from jobflow_remote.config.manager import ConfigManager
+
+    folder = SETTINGS.projects_folder
+    try:
+        return ConfigManager(warn=False).get_project(name)
+    except ConfigError as error:
+        raise ConfigurationError(
+            f"jobflow-remote's project {name or '(default)'} cannot be used: {_broken_file(folder, name) or error}.",
+            f"Put it into {folder} (or set JFREMOTE_PROJECTS_FOLDER), name it with --project; a ready one is in "
+            "workflows/jobflow-remote.",
+        ) from error
+
+
+def _broken_file(folder: str, name: str | None) -> str:
+    """Return what is wrong with a project's file, which jobflow-remote passes over; '' when nothing is."""
+    from jobflow_remote.config.base import Project
+    from pydantic import ValidationError
+
+    for path in sorted(Path(folder).expanduser().glob(f"{name or '*'}.yaml")):
+        try:
+            Project.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        except ValidationError as error:
+            first = error.errors()[0]
+            return f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        except yaml.YAMLError as error:
+            return f"{path} is not valid YAML: {error}"
+    return ""
+
+
+def check_databases(project: Any) -> None:
+    """Refuse a project whose databases do not answer, lack the blob store, or have never been set up."""
+    source = f"jobflow-remote's project {project.name!r}"
+    queue = project.get_queue_store()
+    problem = unreachable(queue)
+    if problem:
+        raise ConfigurationError(
+            f"{source}: the queue's MongoDB cannot be reached: {problem}.", "Start it, or repair queue.store there."
+        )
+    check_job_store(project.get_jobstore(), source)
+    controller = project.get_job_controller()
+    try:
+        if controller.auxiliary.find_one({"next_id": {"$exists": True}}) is None:
+            raise ConfigurationError(
+                f"The database of {source} has never been set up.", f"Run: jf -p {project.name} admin reset"
+            )
+    finally:
+        controller.close()
+
+
+def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
+    """Refuse a project without the databases, workers and exec_configs that a flow asks for; return warnings."""
+    source = f"jobflow-remote's project {project.name!r}"
+    check_databases(project)
+    check_workers(flow, rules, project.workers, source)
+    for target in rules.targets:
+        if isinstance(target.exec_config, str) and target.exec_config not in project.exec_config:
+            raise ConfigurationError(
+                f"{source} has no exec_config {target.exec_config!r}.",
+                f"There is: {', '.join(project.exec_config) or 'none'}.",
+            )
+    return artefact_warnings()
+
+
+def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry_run: bool = False) -> Submission:
+    """Submit what is new in a flow to jobflow-remote.
+
+    Parameters
+    ----------
+    flow
+        Not yet routed.
+    rules
+        Workers.
+    project
+        Name; jobflow-remote's default when None.
+    dry_run
+        Check and count only.
+    """
+    from jobflow_remote import submit_flow
+
+    opened = open_project(project)
+    warnings = check_project(opened, flow, rules)
+    store = opened.get_jobstore()
+    store.connect()
+    ready = prepare(flow, store)
+    uuids = [member.uuid for member, _ in ready.iterflow()]
+    controller = opened.get_job_controller()
+    try:
+        found = controller.get_jobs({"uuid": {"$in": uuids}}, projection=["uuid", "state"])
+    finally:
+        controller.close()
+    states = {item["uuid"]: item["state"] in FAILED_STATES for item in found}
+    chosen = select(ready, finished_uuids(store, uuids), states)
+    ids: list[str] = []
+    if chosen.new and not dry_run:
+        explicit = rules.with_resources({name: worker.resources for name, worker in opened.workers.items()})
+        new = route(chosen.flow(flow.name), explicit, "jobflow-remote")
+        ids = submit_flow(new, worker=rules.inference.worker, project=opened.name, allow_external_references=True)
+    return chosen.submission("jobflow-remote", opened.name, rules, warnings, [str(number) for number in ids])

@@ -1,0 +1,135 @@
+"""Forgetting as a jobflow job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jobflow import Job, Maker, job
+
+from phonosmith.evaluation.forgetting.documents import ForgettingDoc
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.reference.datasets.documents import DatasetRef
+
+
+@job(output_schema=ForgettingDoc)
+def measure_forgetting(
+    structure: Structure,
+    tuned: PotentialRef | dict[str, Any],
+    foundation: PotentialRef | dict[str, Any],
+    reference: PotentialRef | dict[str, Any] | None = None,
+    others: dict[str, Structure] | None = None,
+    replay: DatasetRef | dict[str, Any] | None = None,
+    given: DatasetRef | dict[str, Any] | None = None,
+    count: int = 4,
+    seed: int = 0,
+) -> ForgettingDoc:
+    """Judge a fine-tuned potential where it was not tuned; see ``evaluate_forgetting`` and ``default_sets``."""
+    from phonosmith.core.hashing import digest_structure
+    from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
+    from phonosmith.evaluation.forgetting.sets import default_sets
+    from phonosmith.evaluation.mechanics.fastpath import as_atoms
+    from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.potentials.registry import load
+    from phonosmith.reference.datasets.dataset import get_dataset
+    from phonosmith.reference.datasets.documents import DatasetRef
+
+    refs = {"potential": tuned, "foundation": foundation, "reference": reference}
+    known = {role: PotentialRef.model_validate(_plain(ref)) for role, ref in refs.items() if ref is not None}
+    pools = {
+        role: DatasetRef.model_validate(_plain(ref))
+        for role, ref in (("replay", replay), ("given", given))
+        if ref is not None
+    }
+    sets = default_sets(
+        structure, seed, count=count, others=others, **{role: get_dataset(pool) for role, pool in pools.items()}
+    )
+    inputs = {"structure": digest_structure(as_atoms(structure))}
+    inputs |= {role: ref.sha256 for role, ref in (known | pools).items()}
+    return evaluate_forgetting(
+        load(known["potential"]),
+        load(known["foundation"]),
+        sets,
+        load(known["reference"]) if "reference" in known else None,
+        potential_sha256=known["potential"].sha256,
+        foundation_sha256=known["foundation"].sha256,
+        inputs=inputs,
+        settings={"count": count, "sets": [one.name for one in sets]},
+        seed=seed,
+    )
+
+
+def _plain(ref: Any) -> Any:
+    """Return a reference as validation takes it: a job's output may arrive as a dictionary with class names."""
+    if isinstance(ref, Mapping):
+        return {key: value for key, value in ref.items() if not key.startswith("@")}
+    return ref
+
+
+@dataclass
+class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """Make the job that measures what fine-tuning cost elsewhere.
+
+    Potentials are arguments of `make`, because references to earlier jobs are not resolved inside a Maker.
+
+    Attributes
+    ----------
+    name
+        Job name, e.g. ``forgetting si delta``.
+    seed
+        Of every draw.
+    count
+        Structures in each random set of the same material; other materials get half as many.
+    """
+
+    name: str = "forgetting"
+    seed: int = 0
+    count: int = 4
+
+    def make(
+        self,
+        structure: Structure,
+        tuned: PotentialRef,
+        foundation: PotentialRef,
+        reference: PotentialRef | None = None,
+        *,
+        others: Mapping[str, Structure] | None = None,
+        replay: DatasetRef | None = None,
+        given: DatasetRef | None = None,
+    ) -> Job:
+        """Return a job whose output is a ``ForgettingDoc``.
+
+        Parameters
+        ----------
+        structure
+            The material at equilibrium.
+        tuned, foundation
+            References, or outputs of jobs that return them.
+        reference
+            What labels are made with, where it is a potential: it then labels these structures too. Without it the
+            document says how far the potential drifted from the foundation.
+        others
+            Other materials by name; the demonstration materials by default.
+        replay
+            Structures that training replayed.
+        given
+            Frames of other materials, labelled or not.
+        """
+        member = measure_forgetting(
+            structure,
+            tuned,
+            foundation,
+            reference,
+            others=None if others is None else dict(others),
+            replay=replay,
+            given=given,
+            count=self.count,
+            seed=self.seed,
+        )
+        member.name = self.name
+        return member

@@ -1,0 +1,159 @@
+"""Structures a fine-tuned potential was not tuned on.
+
+The published protocol tunes on cells rattled by 0.1 Å, distorted by up to 2 % and scaled by up to 5 % in volume. The
+sets here go beyond each of these, or to other materials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from phonosmith.core.errors import InputError
+from phonosmith.sampling.ladder import volume_ladder
+from phonosmith.sampling.rattle import draw_seed
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+FAR_DISPLACEMENT = 0.3
+"""Å, mean; three times the protocol's."""
+LARGE_STRAIN = 0.08
+"""Largest relative change of a length or angle; four times the protocol's."""
+OUTER_VOLUMES = (0.85, 0.89, 0.93, 1.07, 1.11, 1.15)
+"""Volumes over the given one, all outside ±6 %."""
+TRAINED_VOLUME = 0.06
+MAX_ATOMS = 64
+MAX_REPLAY = 20
+"""Structures drawn from a replay pool."""
+_NEAR = 0.97, 1.0, 1.03
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Structures to compare potentials on.
+
+    Attributes
+    ----------
+    name, kind
+        As in ``ForgettingSet``.
+    frames
+        Configurations. Where every one carries energy and forces these are the truth, unless ``relabel``.
+    relabel
+        Labels the frames carry are not the truth.
+    """
+
+    name: str
+    kind: str
+    frames: Sequence[Atoms]
+    relabel: bool = False
+
+
+def _supercell(structure: Structure, max_atoms: int) -> Atoms:
+    from phonosmith.evaluation.mechanics.fastpath import as_atoms
+    from phonosmith.structures.standard import standard_primitive
+    from phonosmith.structures.supercell import sampling_supercell
+
+    primitive = standard_primitive(structure)
+    choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
+    return as_atoms(choice.build(primitive))
+
+
+def far_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
+    """Return the same material far from equilibrium: rattled three times as far as the training cells."""
+    starts = volume_ladder(
+        _supercell(structure, max_atoms),
+        draw_seed(seed, "forgetting far"),
+        volume_factors=_spread(count),
+        mean_displacement=FAR_DISPLACEMENT,
+        min_distance_fraction=0.7,
+    )
+    return FrameSet(f"rattled {FAR_DISPLACEMENT:g} Å", "far", [start.atoms for start in starts])
+
+
+def strained_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
+    """Return the same material rattled as in training in cells distorted four times as far."""
+    starts = volume_ladder(
+        _supercell(structure, max_atoms),
+        draw_seed(seed, "forgetting strain"),
+        volume_factors=_spread(count),
+        strain=LARGE_STRAIN,
+    )
+    return FrameSet(f"strain {100 * LARGE_STRAIN:g} %", "strain", [start.atoms for start in starts])
+
+
+def eos_set(structure: Structure, factors: Sequence[float] = OUTER_VOLUMES) -> FrameSet:
+    """Return the primitive cell at volumes outside the range of training, fractional coordinates kept."""
+    from phonosmith.evaluation.mechanics.fastpath import as_atoms, scaled_cell
+    from phonosmith.structures.standard import standard_primitive
+
+    inside = [factor for factor in factors if abs(factor - 1) <= TRAINED_VOLUME]
+    if inside or not factors:
+        raise InputError(
+            f"Volume factors {inside} lie within ±{100 * TRAINED_VOLUME:g} %.", "Choose e.g. 0.85, 0.93, 1.07, 1.15."
+        )
+    atoms = as_atoms(standard_primitive(structure))
+    return FrameSet(f"EOS outside ±{100 * TRAINED_VOLUME:g} %", "eos", [scaled_cell(atoms, f) for f in factors])
+
+
+def other_set(name: str, structure: Structure, seed: int = 0, count: int = 2, max_atoms: int = 32) -> FrameSet:
+    """Return another material's cells, rattled and distorted as training cells are."""
+    supercell = _supercell(structure, max_atoms)
+    starts = volume_ladder(supercell, draw_seed(seed, "forgetting", name), volume_factors=_spread(count))
+    return FrameSet(f"other material {name}", "other", [start.atoms for start in starts])
+
+
+def _spread(count: int) -> tuple[float, ...]:
+    if count < 1:
+        raise InputError(f"{count} structures are no set.", "Ask for at least one.")
+    return tuple(_NEAR[i % len(_NEAR)] for i in range(count))
+
+
+def demonstration_structures() -> dict[str, Structure]:
+    """Return the package's demonstration materials: the other materials of a first look."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.potentials.embedded import DEMO_MATERIALS, demo_structure
+
+    return {name: AseAtomsAdaptor.get_structure(demo_structure(name)) for name in DEMO_MATERIALS}
+
+
+def default_sets(
+    structure: Structure,
+    seed: int = 0,
+    *,
+    count: int = 4,
+    others: Mapping[str, Structure] | None = None,
+    replay: Sequence[Atoms] = (),
+    given: Sequence[Atoms] = (),
+) -> list[FrameSet]:
+    """Return the sets that are judged unless others are asked for.
+
+    Parameters
+    ----------
+    structure
+        The material that was tuned on, at equilibrium.
+    seed
+        Of every draw.
+    count
+        Structures in each random set of the same material; other materials get half as many.
+    others
+        Other materials by name; the demonstration materials by default. The same compound is left out.
+    replay
+        Structures that training replayed, or would have; at most 20 are drawn.
+    given
+        Frames of other materials; labels that all of them carry are the truth.
+    """
+    sets = [far_set(structure, seed, count), strained_set(structure, seed, count), eos_set(structure)]
+    for name, other in (demonstration_structures() if others is None else others).items():
+        if other.composition.reduced_formula != structure.composition.reduced_formula:
+            sets.append(other_set(name, other, seed, max(count // 2, 1)))
+    if replay:
+        from phonosmith.training.replay import draw
+
+        sets.append(FrameSet("replay pool", "replay", draw(replay, MAX_REPLAY, draw_seed(seed, "forgetting replay"))))
+    if given:
+        sets.append(FrameSet("given frames", "other", list(given)))
+    return sets

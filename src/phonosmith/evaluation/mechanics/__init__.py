@@ -1,0 +1,1 @@
+"""Elastic constants, equations of state and what follows from them."""

@@ -1,0 +1,245 @@
+"""Elastic tensor from strains and stresses: one fit for DFT and potentials, moduli, Born stability, sound velocities.
+
+Deformations and fit are those of atomate2's ElasticMaker (Green-Lagrange strains, second Piola-Kirchhoff stresses,
+finite differences over four magnitudes), so that numbers from either route can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from phonosmith.core.errors import InputError
+from phonosmith.core.units import KG_PER_M3_PER_AMU_PER_A3
+from phonosmith.evaluation.mechanics.slack import sound_velocities
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+Array = NDArray[np.float64]
+
+STRAIN_MAGNITUDES = (-0.01, -0.005, 0.005, 0.01)
+SYMPREC = 1e-3
+_SAME_STRAIN = 1e-7
+MAX_RESIDUAL = 0.02
+"""A fit whose stresses scatter by more than this share of their size is refused."""
+
+
+class ElasticModuli(BaseModel):
+    """Polycrystalline averages of one elastic tensor."""
+
+    bulk_voigt: float = Field(description="Voigt bulk modulus, GPa")
+    bulk_reuss: float = Field(description="Reuss bulk modulus, GPa")
+    bulk_vrh: float = Field(description="Voigt-Reuss-Hill bulk modulus, GPa")
+    shear_voigt: float = Field(description="Voigt shear modulus, GPa")
+    shear_reuss: float = Field(description="Reuss shear modulus, GPa")
+    shear_vrh: float = Field(description="Voigt-Reuss-Hill shear modulus, GPa")
+
+
+class ElasticFit(BaseModel):
+    """A fitted elastic tensor and what follows from it."""
+
+    tensor: list[list[float]] = Field(description="elastic tensor in IEEE orientation, Voigt 6x6, GPa")
+    moduli: ElasticModuli | None = Field(None, description="averages; none for a singular tensor")
+    eigenvalues: list[float] = Field(description="eigenvalues of the 6x6 tensor, ascending, GPa")
+    born_stable: bool = Field(description="all eigenvalues positive (necessary and sufficient, Mouhat & Coudert 2014)")
+    v_transverse: float | None = Field(None, description="transverse sound velocity, m/s; none when unstable")
+    v_longitudinal: float | None = Field(None, description="longitudinal sound velocity, m/s; none when unstable")
+    density: float = Field(description="mass density, kg/m³")
+    residual: float = Field(description="stress scatter about a quadratic in strain over stress size, dimensionless")
+    reliable: bool = Field(description="residual below the limit")
+    n_deformations: int = Field(description="strained cells calculated")
+    equilibrium_stress: float = Field(description="largest stress component of the unstrained cell, GPa")
+    warnings: list[str] = Field(default_factory=list, description="what a reader should know")
+
+
+def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list[Array]:
+    """Return the deformation gradients ElasticMaker uses, reduced by symmetry.
+
+    Parameters
+    ----------
+    structure
+        The relaxed cell.
+    symmetry
+        Leave out deformations equivalent to another by symmetry.
+
+    Returns
+    -------
+    list of ndarray
+        Each 3x3, dimensionless.
+    """
+    from atomate2.common.jobs.elastic import generate_elastic_deformations
+
+    made = generate_elastic_deformations.original(
+        structure, strain_magnitudes=list(STRAIN_MAGNITUDES), symprec=SYMPREC, sym_reduce=False
+    )
+    deformations = [np.array(deformation, dtype=float) for deformation in made]
+    return _inequivalent(deformations, structure) if symmetry else deformations
+
+
+def _inequivalent(deformations: Sequence[Array], structure: Structure) -> list[Array]:
+    """Return the first of each set of deformations whose strains a symmetry operation maps onto each other.
+
+    What atomate2's reduction (``symmetry_reduce`` of pymatgen) returns, all operations at a time: that one takes more
+    time than everything else in the elastic constants of a cheap potential.
+    """
+    from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
+
+    operations = SpacegroupAnalyzer(structure, SYMPREC).get_symmetry_operations(cartesian=True)
+    rotations = np.array([operation.rotation_matrix for operation in operations])
+    kept: list[Array] = []
+    images = np.empty((0, 3, 3))
+    for deformation in deformations:
+        strain = 0.5 * (deformation.T @ deformation - np.eye(3))
+        if (np.abs(images - strain) < _SAME_STRAIN).all(axis=(1, 2)).any():
+            continue
+        kept.append(deformation)
+        images = np.concatenate([images, rotations @ strain @ rotations.transpose(0, 2, 1)])
+    return kept
+
+
+def _expand(
+    structure: Structure, deformations: Sequence[Array], stresses: Sequence[Array]
+) -> tuple[Array, Array, Array]:
+    """Return Voigt strains, Piola-Kirchhoff stresses (GPa) and strain directions of all symmetry-equivalent strains."""
+    from atomate2.common.schemas.elastic import expand_strains
+    from pymatgen.analysis.elasticity import Deformation, Stress
+
+    strains = [Deformation(d).green_lagrange_strain for d in deformations]
+    labels = [str(i) for i in range(len(strains))]
+    full, cauchy, *_ = expand_strains(structure, strains, [Stress(s) for s in stresses], labels, labels, SYMPREC)
+    second = [s.piola_kirchoff_2(e.get_deformation_matrix()) for s, e in zip(cauchy, full, strict=True)]
+    return (
+        np.array([e.voigt for e in full]),
+        np.array([p.voigt for p in second]),
+        np.array([int(np.argmax(np.abs(e.voigt))) for e in full]),
+    )
+
+
+def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium: Array | None = None) -> float:
+    """Return how far stresses scatter about a smooth (quadratic) function of each strain, over their size.
+
+    The stress of the unstrained cell is one more point where it is known.
+    A linear elastic crystal gives 0, anharmonicity enters at third order in a 1 % strain (a few 1e-4), noise directly.
+    """
+    scatter, size = [], []
+    for direction in np.unique(directions):
+        chosen = directions == direction
+        x, y = strains[chosen, direction], stresses[chosen]
+        if equilibrium is not None:
+            x, y = np.append(x, 0.0), np.vstack([y, equilibrium])
+        if len(x) < 4:
+            continue
+        design = np.vander(x / np.abs(x).max(), 3)
+        coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
+        scatter.append(((y - design @ coefficients) ** 2).sum() / (len(x) - 3))
+        size.append(((y - coefficients[-1]) ** 2).sum() / len(x))
+    return float(np.sqrt(sum(scatter) / sum(size))) if size and sum(size) > 0 else float("inf")
+
+
+def fit_elastic(
+    structure: Structure,
+    deformations: Sequence[Array],
+    stresses: Sequence[Array],
+    equilibrium_stress: Array | None = None,
+    max_residual: float = MAX_RESIDUAL,
+) -> ElasticFit:
+    """Fit the elastic tensor and judge the fit.
+
+    Parameters
+    ----------
+    structure
+        The relaxed, unstrained cell.
+    deformations
+        Deformation gradients of the strained cells, 3x3 each.
+    stresses
+        Cauchy stress of each strained cell, 3x3, GPa, positive = tension.
+    equilibrium_stress
+        Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
+    max_residual
+        Limit above which the tensor is called unreliable.
+
+    Raises
+    ------
+    InputError
+        When a stress is missing or not finite, or numbers of strains and stresses differ.
+    """
+    from pymatgen.analysis.elasticity import ElasticTensor, ElasticTensorExpansion, Strain, Stress
+
+    if len(deformations) != len(stresses) or not deformations:
+        raise InputError(f"{len(deformations)} deformations but {len(stresses)} stresses.", "Rerun the missing ones.")
+    if not all(np.isfinite(stress).all() for stress in stresses):
+        raise InputError("A stress of the elastic fit is not finite.", "Rerun that deformation; see its document.")
+    base = np.zeros((3, 3)) if equilibrium_stress is None else np.asarray(equilibrium_stress, dtype=float)
+    voigt_strains, voigt_stresses, directions = _expand(structure, deformations, stresses)
+    expansion = ElasticTensorExpansion.from_diff_fit(
+        [Strain.from_voigt(e) for e in voigt_strains],
+        [Stress.from_voigt(s) for s in voigt_stresses],
+        eq_stress=Stress(base),
+        order=2,
+    )
+    tensor = ElasticTensor(expansion[0]).convert_to_ieee(structure, initial_fit=False)
+    matrix = 0.5 * (tensor.voigt + tensor.voigt.T)
+    eigenvalues = np.linalg.eigvalsh(matrix)
+    stable = bool(eigenvalues[0] > 0)
+    known = None if equilibrium_stress is None else Stress(base).voigt
+    residual = fit_residual(voigt_strains, voigt_stresses, directions, known)
+    density = float(structure.composition.weight) / structure.volume * KG_PER_M3_PER_AMU_PER_A3
+    moduli, v_t, v_l = _averages(matrix, density, stable=stable)
+    warnings = []
+    if residual > max_residual:
+        warnings.append(
+            f"stresses scatter by {100 * residual:.1f} % about a smooth function of strain (limit "
+            f"{100 * max_residual:.0f} %): tighten forces and SCF, the tensor cannot be trusted"
+        )
+    if not stable:
+        warnings.append(f"elastically unstable: lowest eigenvalue {eigenvalues[0]:.2f} GPa")
+    return ElasticFit(
+        tensor=matrix.tolist(),
+        moduli=moduli,
+        eigenvalues=eigenvalues.tolist(),
+        born_stable=stable,
+        v_transverse=v_t,
+        v_longitudinal=v_l,
+        density=density,
+        residual=residual,
+        reliable=residual <= max_residual,
+        n_deformations=len(deformations),
+        equilibrium_stress=float(np.abs(base).max()),
+        warnings=warnings,
+    )
+
+
+def _averages(
+    matrix: Array, density: float, *, stable: bool
+) -> tuple[ElasticModuli | None, float | None, float | None]:
+    """Return averages and sound velocities of a Voigt tensor (GPa)."""
+    if abs(np.linalg.det(matrix)) < 1e-12:
+        return None, None, None
+    moduli = average_moduli(matrix)
+    if not stable or moduli.shear_vrh <= 0 or moduli.bulk_vrh <= 0:
+        return moduli, None, None
+    v_t, v_l = sound_velocities(moduli.bulk_vrh, moduli.shear_vrh, density)
+    return moduli, v_t, v_l
+
+
+def average_moduli(matrix: Array) -> ElasticModuli:
+    """Return Voigt, Reuss and Hill averages of a 6x6 elastic tensor in GPa (Hill 1952)."""
+    c = np.asarray(matrix, dtype=float)
+    s = np.linalg.inv(c)
+    trace, off, shear = np.trace(c[:3, :3]), c[0, 1] + c[0, 2] + c[1, 2], np.trace(c[3:, 3:])
+    strace, soff, sshear = np.trace(s[:3, :3]), s[0, 1] + s[0, 2] + s[1, 2], np.trace(s[3:, 3:])
+    bulk = (trace + 2 * off) / 9, 1 / (strace + 2 * soff)
+    rigid = (trace - off + 3 * shear) / 15, 15 / (4 * strace - 4 * soff + 3 * sshear)
+    return ElasticModuli(
+        bulk_voigt=bulk[0],
+        bulk_reuss=bulk[1],
+        bulk_vrh=0.5 * sum(bulk),
+        shear_voigt=rigid[0],
+        shear_reuss=rigid[1],
+        shear_vrh=0.5 * sum(rigid),
+    )

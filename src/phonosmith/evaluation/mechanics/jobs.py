@@ -1,0 +1,282 @@
+"""Elastic constants and equations of state as jobflow jobs: the fast path, and what collects atomate2's flows.
+
+Both routes end in one fit: stresses in `fit_elastic`, energies in `fit_birch_murnaghan`, whoever computed them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jobflow import Job, Maker, job
+
+from phonosmith.core.errors import ConvergenceError, MismatchError
+from phonosmith.core.hashing import digest_structure
+from phonosmith.core.manifest import recorded
+from phonosmith.evaluation.mechanics.elastic import STRAIN_MAGNITUDES, SYMPREC, fit_elastic
+from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS, fit_birch_murnaghan
+from phonosmith.evaluation.mechanics.fastpath import (
+    FMAX,
+    MAX_STEPS,
+    ElasticDoc,
+    EosDoc,
+    elastic_document,
+    evaluate_elastic,
+    evaluate_eos,
+    require_enough_volumes,
+    require_reliable,
+)
+from phonosmith.evaluation.phonons.jobs import RESIDUAL_STRESS_GPA
+from phonosmith.potentials.documents import PotentialRef
+
+if TYPE_CHECKING:
+    from pymatgen.core import Structure
+
+    from phonosmith.potentials.base import Potential
+
+GPA_PER_VASP_KBAR = -0.1
+"""atomate2 keeps stresses in kbar with VASP's sign (positive = compression), those of ASE calculators too."""
+
+
+def _start(
+    structure: Structure, potential: PotentialRef | dict[str, Any], *, relax: bool
+) -> tuple[Structure, Potential, PotentialRef]:
+    """Return the crystal (relaxed where asked), the potential and its identity."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.evaluation.relax import relax_atoms
+    from phonosmith.potentials.base import require_elements
+    from phonosmith.potentials.registry import load
+
+    ref = PotentialRef.model_validate(potential) if isinstance(potential, dict) else potential
+    loaded = load(ref)
+    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    require_elements(loaded, [atoms], ref.name)
+    if relax:
+        structure = AseAtomsAdaptor.get_structure(relax_atoms(atoms, loaded).atoms)
+    return structure, loaded, ref
+
+
+@job(output_schema=ElasticDoc)
+def run_elastic(
+    structure: Structure,
+    potential: PotentialRef | dict[str, Any],
+    relax: bool = True,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
+    temperature: float = 300.0,
+) -> ElasticDoc:
+    """Relax, strain, relax atoms in one batch, fit and judge: the fast path of potentials in one job."""
+    crystal, loaded, ref = _start(structure, potential, relax=relax)
+    document = evaluate_elastic(
+        crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps, temperature=temperature
+    )
+    document.manifest.inputs["potential"] = ref.sha256
+    return require_reliable(document)
+
+
+@job(output_schema=EosDoc)
+def run_eos(
+    structure: Structure,
+    potential: PotentialRef | dict[str, Any],
+    relax: bool = True,
+    factors: list[float] | None = None,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
+) -> EosDoc:
+    """Relax, scale, relax atoms in one batch and fit: the fast path of potentials in one job."""
+    crystal, loaded, ref = _start(structure, potential, relax=relax)
+    document = evaluate_eos(
+        crystal, loaded, method=ref.name, factors=factors or VOLUME_FACTORS, fmax=fmax, max_steps=max_steps
+    )
+    document.manifest.inputs["potential"] = ref.sha256
+    return document
+
+
+@job(output_schema=ElasticDoc)
+def collect_elastic(
+    structure: Structure,
+    deformation_data: list[dict[str, Any]],
+    equilibrium_stress: Any = None,
+    temperature: float = 300.0,
+    method: str = "",
+    potential_sha256: str | None = None,
+) -> ElasticDoc:
+    """Fit the stresses of atomate2's elastic flow as the fast path fits its own.
+
+    Parameters
+    ----------
+    structure
+        Relaxed cell.
+    deformation_data
+        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell; a failed one has no stress.
+    equilibrium_stress
+        Last stress of the relaxation, kbar, VASP's sign.
+    temperature
+        Of the Slack conductivity, K.
+    method
+        Name of the potential or functional.
+    potential_sha256
+        Identity of the potential, none for DFT.
+
+    Raises
+    ------
+    MismatchError
+        When a strained cell has no stress: the symmetry expansion needs them all.
+    ConvergenceError
+        When the cell before was not relaxed, or the stresses do not follow the strains.
+    """
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    failed = [number for number, item in enumerate(deformation_data, 1) if item.get("stress") is None]
+    if failed:
+        raise MismatchError(
+            f"{structure.formula}: deformations {failed} of {len(deformation_data)} have no stress.",
+            "Look into the folders of these calculations and run them again.",
+        )
+    base = None
+    if equilibrium_stress is not None:
+        base = GPA_PER_VASP_KBAR * _matrix(equilibrium_stress)
+        left = float(np.abs(base).max())
+        if left > RESIDUAL_STRESS_GPA:
+            raise ConvergenceError(
+                f"The relaxation before the elastic constants of {structure.formula} left a stress of {left:.3f} GPa "
+                f"(limit {RESIDUAL_STRESS_GPA:g}).",
+                "Give the relaxation more steps or a tighter threshold.",
+            )
+    inputs = {"structure": digest_structure(AseAtomsAdaptor.get_atoms(structure, msonable=False))}
+    if potential_sha256 is not None:
+        inputs["potential"] = potential_sha256
+    with recorded(inputs, {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}) as manifest:
+        fit = fit_elastic(
+            structure,
+            [_matrix(item["deformation"]) for item in deformation_data],
+            [GPA_PER_VASP_KBAR * _matrix(item["stress"]) for item in deformation_data],
+            base,
+        )
+    return require_reliable(elastic_document(structure, fit, manifest, method=method, temperature=temperature))
+
+
+def _matrix(values: Any) -> Any:
+    return np.squeeze(np.asarray(values, dtype=float))
+
+
+@job(output_schema=EosDoc)
+def collect_eos(
+    structure: Structure,
+    points: list[dict[str, Any]],
+    method: str = "",
+    potential_sha256: str | None = None,
+) -> EosDoc:
+    """Fit the energies of atomate2's EOS flow as the fast path fits its own.
+
+    Parameters
+    ----------
+    structure
+        Cell the volumes were scaled from.
+    points
+        ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
+        failed calculation are None and left out.
+    method, potential_sha256
+        See `collect_elastic`.
+    """
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    good = [item for item in points if item.get("energy") is not None and item.get("structure") is not None]
+    require_enough_volumes(len(good), len(points), "were calculated")
+    good.sort(key=lambda item: float(item["structure"].volume))
+    volumes = [float(item["structure"].volume) for item in good]
+    energies = [float(item["energy"]) for item in good]
+    inputs = {"structure": digest_structure(AseAtomsAdaptor.get_atoms(structure, msonable=False))}
+    if potential_sha256 is not None:
+        inputs["potential"] = potential_sha256
+    with recorded(inputs, {"volumes": len(points)}) as manifest:
+        fit = fit_birch_murnaghan(volumes, energies, len(structure))
+    if len(good) < len(points):
+        note = f"{len(points) - len(good)} of {len(points)} volumes failed and are left out"
+        fit = fit.model_copy(update={"warnings": [*fit.warnings, note]})
+    return EosDoc(
+        formula=structure.composition.reduced_formula,
+        structure_sha256=inputs["structure"],
+        method=method,
+        n_atoms=len(structure),
+        volumes=volumes,
+        energies=energies,
+        max_forces=[float(np.linalg.norm(np.asarray(item["forces"]), axis=-1).max()) for item in good],
+        converged=[True] * len(good),
+        fit=fit,
+        manifest=manifest,
+    )
+
+
+@dataclass
+class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """The fast path as a Maker: one job, the document of atomate2's flow.
+
+    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
+
+    Attributes
+    ----------
+    name
+        Job name.
+    relax
+        Relax cell and atoms first, keeping the symmetry.
+    fmax
+        Largest force left in each strained cell, eV/Å.
+    max_steps
+        Steps of FIRE allowed.
+    temperature
+        Of the Slack conductivity, K.
+    """
+
+    name: str = "elastic"
+    relax: bool = True
+    fmax: float = FMAX
+    max_steps: int = MAX_STEPS
+    temperature: float = 300.0
+
+    def make(self, structure: Structure, potential: Any) -> Job:
+        """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
+        member = run_elastic(
+            structure,
+            potential,
+            relax=self.relax,
+            fmax=self.fmax,
+            max_steps=self.max_steps,
+            temperature=self.temperature,
+        )
+        member.name = self.name
+        return member
+
+
+@dataclass
+class FastEosMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """The fast path as a Maker: one job, the document of atomate2's flow.
+
+    Attributes
+    ----------
+    name, relax, fmax, max_steps
+        See `FastElasticMaker`.
+    factors
+        Volumes relative to the relaxed one.
+    """
+
+    name: str = "eos"
+    relax: bool = True
+    factors: list[float] = field(default_factory=lambda: list(VOLUME_FACTORS))
+    fmax: float = FMAX
+    max_steps: int = MAX_STEPS
+
+    def make(self, structure: Structure, potential: Any) -> Job:
+        """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
+        member = run_eos(
+            structure,
+            potential,
+            relax=self.relax,
+            factors=self.factors,
+            fmax=self.fmax,
+            max_steps=self.max_steps,
+        )
+        member.name = self.name
+        return member

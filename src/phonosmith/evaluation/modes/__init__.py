@@ -1,0 +1,1 @@
+"""Imaginary modes: found, followed, and the phases they lead to."""

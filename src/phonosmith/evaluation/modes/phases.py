@@ -1,0 +1,314 @@
+"""Phases that imaginary modes lead to: relaxation from a displaced crystal, and the name of what it ends in."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from phonosmith.core.errors import InputError
+from phonosmith.evaluation.guarded import GuardedPotential
+from phonosmith.evaluation.modes.documents import GridMinimum, Pathway, Phase
+from phonosmith.potentials.base import require_elements
+from phonosmith.sampling.fire import Trajectory, relax_batch
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from pymatgen.core import Structure
+
+    from phonosmith.potentials.base import Potential
+
+FMAX = 0.005
+"""eV/Å, largest force (with the cell's, as ASE counts it) of the published relaxations."""
+MAX_STEPS = 2000
+"""Most steps of the published relaxations."""
+SYMPREC = 0.1
+"""Å, tolerance within which the published phases were named."""
+SAME_ENERGY = 1e-4
+"""eV/atom. Relaxations into one phase end within 1e-5 of each other at 5 meV/Å; the published phases of equal space
+group and size lie 5e-4 or more apart."""
+FALLBACKS = (1.0, 0.5, 0.2, 0.1, 0.01)
+"""Parts of the tolerance tried in turn."""
+_BATCH_STEPS = 4_000_000
+"""Atoms times steps kept in memory at once (every step of a trajectory is kept: about 100 bytes per atom)."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Symmetry of a crystal.
+
+    Attributes
+    ----------
+    space_group, number
+        International symbol and number.
+    primitive
+        Primitive cell as it was found, not idealised.
+    symprec
+        Tolerance that gave it, Å.
+    note
+        Why that is not the one asked for.
+    """
+
+    space_group: str
+    number: int
+    primitive: Structure
+    symprec: float
+    note: str = ""
+
+
+def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
+    """Return space group and primitive cell of a crystal.
+
+    A tolerance of 0.1 Å sometimes finds operations that do not form a group with the cell. A finding counts when the
+    primitive cell divides the cell and has the same space group; otherwise smaller tolerances are tried, and a note
+    says so.
+
+    Parameters
+    ----------
+    crystal
+        Any cell.
+    symprec
+        Å.
+    """
+    cell = _as_cell(crystal)
+    for part in FALLBACKS:
+        tolerance = part * symprec
+        found = _dataset(cell, tolerance)
+        primitive = _primitive(cell, tolerance) if found is not None else None
+        if found is None or primitive is None or not _divides(primitive, cell):
+            continue
+        again = _dataset(primitive, tolerance)
+        if again is None or again.number != found.number:
+            continue
+        note = "" if part == 1.0 else f"no consistent symmetry within {symprec:g} Å, named within {tolerance:g} Å"
+        return Identity(str(found.international), int(found.number), _structure(primitive), tolerance, note)
+    note = f"spglib finds no consistent symmetry within {symprec:g} Å or less: taken as P1"
+    return Identity("P1", 1, _structure(cell), symprec, note)
+
+
+def _as_cell(crystal: Any) -> tuple[Any, Any, Any]:
+    if hasattr(crystal, "get_scaled_positions"):
+        return crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers
+    from phonosmith.structures.standard import spglib_cell
+
+    return spglib_cell(crystal)
+
+
+def _dataset(cell: tuple[Any, Any, Any], symprec: float) -> Any:
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return spglib.get_symmetry_dataset(cell, symprec=symprec)
+    except spglib.SpglibError:
+        return None
+
+
+def _primitive(cell: tuple[Any, Any, Any], symprec: float) -> tuple[Any, Any, Any] | None:
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec)
+    except spglib.SpglibError:
+        return None
+    return cast("tuple[Any, Any, Any] | None", found)
+
+
+def _divides(primitive: tuple[Any, Any, Any], cell: tuple[Any, Any, Any]) -> bool:
+    """Return whether a whole number of primitive cells has the atoms and, within 5 %, the volume of the cell."""
+    ratio, rest = divmod(len(cell[2]), len(primitive[2]))
+    whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
+    volumes = abs(np.linalg.det(primitive[0])) * ratio / abs(np.linalg.det(cell[0]))
+    return rest == 0 and whole and abs(volumes - 1) < 0.05
+
+
+def _structure(cell: tuple[Any, Any, Any]) -> Structure:
+    from pymatgen.core import Element, Structure
+
+    lattice, positions, numbers = cell
+    return Structure(lattice, [Element.from_Z(int(z)) for z in numbers], positions, to_unit_cell=True)
+
+
+def phase_of(
+    crystal: Structure | Atoms,
+    energy: float | None = None,
+    initial_energy_per_atom: float | None = None,
+    *,
+    symprec: float = SYMPREC,
+) -> Phase:
+    """Return the phase a crystal is.
+
+    Parameters
+    ----------
+    crystal
+        Any cell of it.
+    energy
+        Of that cell, eV.
+    initial_energy_per_atom
+        Of the crystal that energies count from, by the same method, eV/atom. Without both energies the crystal is
+        taken as that initial phase itself.
+    symprec
+        Å.
+
+    Returns
+    -------
+    Phase
+        With its primitive cell (as relaxed, not idealised). Use `identify` where the tolerance that gave it matters.
+    """
+    if (energy is None) != (initial_energy_per_atom is None):
+        raise InputError("One energy alone gives a phase no energy difference.", "Give both energies or neither.")
+    difference = 0.0
+    if energy is not None and initial_energy_per_atom is not None:
+        difference = energy / len(crystal) - initial_energy_per_atom
+    return _phase(identify(crystal, symprec), difference)
+
+
+def _phase(found: Identity, energy_difference: float) -> Phase:
+    return Phase(
+        space_group=found.space_group,
+        space_group_number=found.number,
+        n_atoms_primitive=len(found.primitive),
+        energy_difference_ev_per_atom=energy_difference,
+        structure=found.primitive.as_dict(),
+    )
+
+
+def same_name(one: Phase, other: Phase) -> bool:
+    """Return whether two phases agree in space group and atoms of the primitive cell: the paper's equality."""
+    return one.space_group_number == other.space_group_number and one.n_atoms_primitive == other.n_atoms_primitive
+
+
+def same_phase(one: Phase, other: Phase, energy_tolerance: float = SAME_ENERGY) -> bool:
+    """Return whether two phases are one: space group, size, energy (eV/atom) and, where both have one, structure."""
+    gap = abs(one.energy_difference_ev_per_atom - other.energy_difference_ev_per_atom)
+    if not same_name(one, other) or gap > energy_tolerance:
+        return False
+    if one.structure is None or other.structure is None:
+        return True
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.core import Structure
+
+    # stol is a share of the cube root of the volume per atom: about the tolerance that named the phases
+    matcher = StructureMatcher(ltol=0.03, stol=0.03, angle_tol=2, scale=False)
+    return bool(matcher.fit(Structure.from_dict(one.structure), Structure.from_dict(other.structure)))
+
+
+def distinct_phases(pathways: Iterable[Pathway], initial: Phase) -> list[Phase]:
+    """Return the different phases that relaxations ended in, lowest energy first.
+
+    Left out: relaxations that failed or did not converge, repetitions of a phase, and whatever has the initial phase's
+    space group and number of atoms (a slightly displaced copy of it is no new phase).
+    """
+    kept: list[Phase] = []
+    found = [pathway.final for pathway in pathways if pathway.final is not None and pathway.converged]
+    for phase in sorted(found, key=lambda one: one.energy_difference_ev_per_atom):
+        if not same_name(phase, initial) and not any(same_phase(phase, other) for other in kept):
+            kept.append(phase)
+    return kept
+
+
+def relax_displaced(
+    frames: Sequence[Atoms],
+    starts: Sequence[GridMinimum],
+    potential: Potential,
+    initial: Phase,
+    *,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
+    symprec: float = SYMPREC,
+) -> list[Pathway]:
+    """Relax cell and atoms of displaced crystals together and name what they become.
+
+    Every crystal is reduced to its primitive cell and keeps at least the symmetry it starts with (found within 1e-3 Å,
+    finer than the displacements); it may gain more. One that runs away (volume,
+    distances, energy, numbers that are not finite) is given up with a note.
+
+    Parameters
+    ----------
+    frames
+        Displaced supercells, one per start.
+    starts
+        The grid minima they were made for.
+    potential
+        Evaluates all of them in one batch per step.
+    initial
+        The crystal whose modes were followed, relaxed with the same potential. Its energy is evaluated from its
+        structure; without one it follows from the energies of ``starts``.
+    fmax
+        Largest force left, the cell's included, eV/Å.
+    max_steps
+        Steps of FIRE.
+    symprec
+        Tolerance that names the phases, Å.
+    """
+    if len(frames) != len(starts):
+        raise InputError(f"{len(frames)} displaced crystals and {len(starts)} starts.", "Give one frame per start.")
+    if not frames:
+        return []
+    require_elements(potential, frames)
+    base = _initial_energy(initial, potential)
+    pathways: list[Pathway] = []
+    for chosen in _groups(frames, max_steps):
+        guard = GuardedPotential(potential, [frames[i] for i in chosen])
+        found = relax_batch(guard.frames, cast("Potential", guard), fmax=fmax, max_steps=max_steps, cell="full")
+        for place, i in enumerate(chosen):
+            ended = _ended(found[place], guard.notes.get(place), starts[i], base, symprec, fmax)
+            displaced = phase_of(frames[i], symprec=symprec).model_copy(
+                update={"energy_difference_ev_per_atom": starts[i].energy_ev_per_atom, "structure": None}
+            )
+            pathways.append(Pathway(start=starts[i], displaced=displaced, **ended))
+    return pathways
+
+
+def _initial_energy(initial: Phase, potential: Potential) -> float | None:
+    """Return the initial crystal's energy in eV/atom, None when its structure is not known."""
+    if initial.structure is None:
+        return None
+    from pymatgen.core import Structure
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    atoms = AseAtomsAdaptor.get_atoms(Structure.from_dict(initial.structure), msonable=False)
+    (found,) = potential.evaluate([atoms], stress=False)
+    return found.energy / len(atoms)
+
+
+def _groups(frames: Sequence[Atoms], max_steps: int) -> Iterator[list[int]]:
+    """Yield places of frames that relax together: as many as memory holds trajectories of."""
+    chosen: list[int] = []
+    for i, atoms in enumerate(frames):
+        size = sum(len(frames[k]) for k in chosen) + len(atoms)
+        if chosen and size * max(max_steps, 1) > _BATCH_STEPS:
+            yield chosen
+            chosen = []
+        chosen.append(i)
+    yield chosen
+
+
+def _ended(
+    trajectory: Trajectory, problem: str | None, start: GridMinimum, base: float | None, symprec: float, fmax: float
+) -> dict[str, Any]:
+    """Return what a pathway says about the end of its relaxation."""
+    if problem is not None:
+        return {"final": None, "converged": False, "n_steps": trajectory.n_steps, "note": problem}
+    last = trajectory.frames[-1]
+    if base is None:
+        base = trajectory.energies[0] / len(last) - start.energy_ev_per_atom
+    identity = identify(last, symprec)
+    notes = [identity.note] if identity.note else []
+    if not trajectory.converged:
+        notes.append(
+            f"not converged: {trajectory.fmax[-1]:.4f} eV/Å left after {trajectory.n_steps} steps ({fmax:g} asked)"
+        )
+    return {
+        "final": _phase(identity, trajectory.energies[-1] / len(last) - base),
+        "converged": trajectory.converged,
+        "n_steps": trajectory.n_steps,
+        "max_force": trajectory.max_forces[-1],
+        "note": "; ".join(notes),
+    }

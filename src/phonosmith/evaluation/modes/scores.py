@@ -1,0 +1,294 @@
+"""Sets of phases compared: which phases of the reference a potential finds, misses and makes up.
+
+A phase counts as found when space group and number of atoms in the primitive cell agree. The initial phase is removed
+from both sets first. Precision is averaged over the materials for which the potential finds a phase at all, recall over
+those for which the reference does; F1 is the harmonic mean of the two averages.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
+
+_OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}
+"""Names from before the e-glide of 1992, still printed by many programs."""
+_FORMAT = "Each material is written as: {initial: [Fm-3m, 2], final: [[R3m, 2], [Pmmn, 4]]}."
+
+
+class NamedPhase(BaseModel):
+    """A phase by what the comparison looks at."""
+
+    space_group: str = Field(description="international symbol as it was given")
+    number: int = Field(description="international number")
+    n_atoms: int = Field(description="atoms in the primitive cell")
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What two equal phases share."""
+        return self.number, self.n_atoms
+
+    def __str__(self) -> str:
+        return f"{self.space_group} {self.n_atoms}"
+
+
+class MaterialPhases(BaseModel):
+    """Phases found along the imaginary modes of one material by one method."""
+
+    initial: NamedPhase = Field(description="the crystal whose modes were followed")
+    final: list[NamedPhase] = Field(description="phases found; repetitions and the initial phase do no harm")
+
+    def new(self) -> dict[tuple[int, int], NamedPhase]:
+        """Return the set of phases without the initial one."""
+        return {phase.key: phase for phase in self.final if phase.key != self.initial.key}
+
+
+class MaterialScore(BaseModel):
+    """Comparison of one material."""
+
+    true_positives: list[str] = Field(description="phases both find: space group and atoms in the primitive cell")
+    false_positives: list[str] = Field(description="phases only the potential finds")
+    false_negatives: list[str] = Field(description="phases only the reference finds")
+    precision: float | None = Field(description="share of the potential's phases that are the reference's; null: none")
+    recall: float | None = Field(description="share of the reference's phases that are found; null: there are none")
+    f1: float | None = Field(description="harmonic mean of the two; null where one is")
+
+
+class PhaseScores(BaseModel):
+    """Comparison over all materials that both sides have."""
+
+    precision: float | None = Field(description="mean over the materials for which the potential finds a phase")
+    recall: float | None = Field(description="mean over the materials for which the reference finds a phase")
+    f1: float | None = Field(description="harmonic mean of the two means")
+    n_precision: int = Field(description="materials in the mean precision")
+    n_recall: int = Field(description="materials in the mean recall")
+    per_material: dict[str, MaterialScore] = Field(description="by material")
+    only_in_reference: list[str] = Field(description="materials without a candidate: not scored")
+    only_in_candidate: list[str] = Field(description="materials without a reference: not scored")
+
+
+@cache
+def _numbers() -> dict[str, int]:
+    """Return the number of every symbol spglib knows, in every setting, spaces and underscores taken out."""
+    import spglib
+
+    found: dict[str, int] = {}
+    for hall in range(1, 531):
+        kind = spglib.get_spacegroup_type(hall)
+        symbols = [kind.international_short, kind.international_full]
+        if 3 <= kind.number <= 15:
+            # P 1 2_1/a 1 is usually written P2_1/a
+            symbols.append("".join(part for part in kind.international_full.split() if part != "1"))
+        for symbol in symbols:
+            found.setdefault(_plain(symbol), int(kind.number))
+    return found | _OLD_SYMBOLS
+
+
+def _plain(symbol: str) -> str:
+    return symbol.replace("_", "").replace(" ", "")
+
+
+def space_group_number(symbol: str) -> int | None:
+    """Return the international number of a symbol in any setting (P2_1/c, P21/c, P 1 21/c 1), None when unknown."""
+    return _numbers().get(_plain(symbol))
+
+
+def score_material(reference: MaterialPhases, candidate: MaterialPhases) -> MaterialScore:
+    """Compare the phases of one material.
+
+    Raises
+    ------
+    MismatchError
+        When the two sides started from different phases.
+    """
+    if reference.initial.key != candidate.initial.key:
+        raise MismatchError(
+            f"The reference started from {reference.initial}, the candidate from {candidate.initial}.",
+            "Follow the modes of the same crystal with both.",
+        )
+    ours, theirs = reference.new(), candidate.new()
+    shared = [key for key in ours if key in theirs]
+    precision = len(shared) / len(theirs) if theirs else None
+    recall = len(shared) / len(ours) if ours else None
+    return MaterialScore(
+        true_positives=[str(ours[key]) for key in shared],
+        false_positives=[str(phase) for key, phase in theirs.items() if key not in ours],
+        false_negatives=[str(phase) for key, phase in ours.items() if key not in theirs],
+        precision=precision,
+        recall=recall,
+        f1=_harmonic(precision, recall),
+    )
+
+
+def _harmonic(precision: float | None, recall: float | None) -> float | None:
+    if precision is None or recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str, MaterialPhases]) -> PhaseScores:
+    """Compare the phases of many materials.
+
+    Raises
+    ------
+    MismatchError
+        When no material is on both sides, or one started from different phases.
+    """
+    shared = [name for name in reference if name in candidate]
+    if not shared:
+        raise MismatchError(
+            f"No material is in both: {', '.join(reference) or 'none'} and {', '.join(candidate) or 'none'}.",
+            "Use the same names in both files.",
+        )
+    found = {}
+    for name in shared:
+        try:
+            found[name] = score_material(reference[name], candidate[name])
+        except MismatchError as error:
+            raise MismatchError(f"Material {name}: {error.message}", error.advice) from error
+    precisions = [score.precision for score in found.values() if score.precision is not None]
+    recalls = [score.recall for score in found.values() if score.recall is not None]
+    precision, recall = _mean(precisions), _mean(recalls)
+    return PhaseScores(
+        precision=precision,
+        recall=recall,
+        f1=_harmonic(precision, recall),
+        n_precision=len(precisions),
+        n_recall=len(recalls),
+        per_material=found,
+        only_in_reference=[name for name in reference if name not in candidate],
+        only_in_candidate=[name for name in candidate if name not in reference],
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a name given twice, of which plain YAML silently keeps the last."""
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    # YAML reads NO and On as truth values
+    if any(isinstance(key, bool) or not isinstance(key, str | int | float) for key in keys):
+        raise InputError(f"A name is no text (line {node.start_mark.line + 1} on).", f"Put it in quotes. {_FORMAT}")
+    twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} is given twice (line {node.start_mark.line + 1} on).", "Keep one.")
+    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))  # type: ignore[no-untyped-call]
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def read_phase_file(path: str | Path) -> dict[str, MaterialPhases]:
+    """Read phases by material from a YAML file, or of one material from a transition document (JSON).
+
+    Raises
+    ------
+    InputError
+        Naming the file, the material and the field.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}.", "Give a YAML file of phases.") from error
+    content = _parsed(text, file)
+    if isinstance(content, dict) and {"initial", "modes", "phases", "formula"} <= content.keys():
+        try:
+            document = TransitionDoc.model_validate(content)
+        except ValidationError as error:
+            raise InputError(f"{file} is no transition document: {error}.", "Write it again.") from error
+        return {document.formula: phases_of(document)}
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{file} holds no materials.", _FORMAT)
+    return {str(name): _material(entry, f"{file}, {name}") for name, entry in content.items()}
+
+
+def _parsed(text: str, file: Path) -> Any:
+    if file.suffix == ".json":
+        # a transition document is long, and YAML's own parser takes seconds for what this one reads at once
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{file} is no valid JSON: {error}.", "Write it again.") from error
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is no valid YAML: {' '.join(str(error).split())}.", _FORMAT) from error
+    except InputError as error:
+        raise InputError(f"{file}: {error.message}", error.advice) from error
+
+
+def _material(entry: Any, where: str) -> MaterialPhases:
+    if not isinstance(entry, dict):
+        raise InputError(f"{where}: {entry!r} is not a mapping.", _FORMAT)
+    fields = {"initial", "final"}
+    missing, unknown = sorted(fields - entry.keys()), sorted(str(key) for key in entry.keys() - fields)
+    if missing or unknown:
+        parts = [f"{' and '.join(missing)} missing"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
+        raise InputError(f"{where}: {'; '.join(parts)}.", _FORMAT)
+    if not isinstance(entry["final"], list):
+        raise InputError(f"{where}, final: {entry['final']!r} is not a list.", f"Write [] for none. {_FORMAT}")
+    return MaterialPhases(
+        initial=_named(entry["initial"], f"{where}, initial"),
+        final=[_named(item, f"{where}, final {i}") for i, item in enumerate(entry["final"], 1)],
+    )
+
+
+def _named(item: Any, where: str) -> NamedPhase:
+    if not isinstance(item, list) or len(item) != 2:
+        raise InputError(f"{where}: {item!r} is not [space group, atoms].", _FORMAT)
+    symbol, count = item
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise InputError(f"{where}: {count!r} is no number of atoms.", "Give a whole number above 0.")
+    number = space_group_number(symbol) if isinstance(symbol, str) else None
+    if number is None:
+        raise InputError(f"{where}: {symbol!r} is no space group.", "Give an international symbol such as P2_1/c.")
+    return NamedPhase(space_group=symbol, number=number, n_atoms=count)
+
+
+def phases_of(document: TransitionDoc) -> MaterialPhases:
+    """Return what a transition document says of phases."""
+    return MaterialPhases(initial=_from(document.initial), final=[_from(phase) for phase in document.phases])
+
+
+def _from(phase: Phase) -> NamedPhase:
+    return NamedPhase(space_group=phase.space_group, number=phase.space_group_number, n_atoms=phase.n_atoms_primitive)
+
+
+def format_phases(materials: Mapping[str, MaterialPhases]) -> str:
+    """Return the YAML that `read_phase_file` reads, one line per material."""
+    lines = []
+    for name, phases in materials.items():
+        content = {"initial": _pair(phases.initial), "final": _pairs(phases.final)}
+        line: str = yaml.safe_dump({name: content}, default_flow_style=True, width=10**6, sort_keys=False)
+        lines.append(line.strip().removeprefix("{").removesuffix("}") + "\n")
+    return "".join(lines)
+
+
+def _pair(phase: NamedPhase) -> list[str | int]:
+    return [phase.space_group, phase.n_atoms]
+
+
+def _pairs(phases: Iterable[NamedPhase]) -> list[list[str | int]]:
+    return [_pair(phase) for phase in phases]
+
+
+def write_phase_file(path: str | Path, documents: Mapping[str, TransitionDoc]) -> Path:
+    """Write the phases of transition documents, by material, as the YAML that is compared."""
+    target = Path(path)
+    write_atomic(target, format_phases({name: phases_of(one) for name, one in documents.items()}).encode())
+    return target

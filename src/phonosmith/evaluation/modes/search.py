@@ -1,0 +1,341 @@
+"""Find imaginary modes: at high-symmetry points and at minima of the bands, wherever those lie.
+
+What counts
+-----------
+- A mode is imaginary below minus the practical threshold (setting ``stability_threshold_thz``). At points where the
+  phonon supercell is exact, modes between that and the strict threshold of 1e-4 THz are listed too, but not followed.
+- At Γ the three translations are projected out before anything is looked at.
+- Modes within ``DEGENERACY_THZ`` of each other form one subspace. The dynamical matrix is averaged over the operations
+  of the crystal that keep q first: near-cubic supercells of hexagonal crystals split degenerate modes otherwise.
+- Of equivalent wave vectors (one star, q and -q) the first is kept.
+- Band minima start from minima along the standard path and from imaginary modes at exact points, go downhill in all
+  three directions, and then move to the commensurate point next to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.evaluation.phonons.bands import band_structure, standard_path
+from phonosmith.evaluation.phonons.stability import STRICT_THZ, commensurate_qpoints
+from phonosmith.harmonic.matching import primitive_supercell_matrix
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.model import HarmonicModel
+
+Array = NDArray[np.float64]
+Complex = NDArray[np.complex128]
+
+DEGENERACY_THZ = 5e-3
+"""Modes closer than this are followed together: a larger grid costs less than a missed direction."""
+Q_TOLERANCE = 0.01
+"""A band minimum may lie this far (each reduced coordinate) from the commensurate point that stands for it."""
+MAX_DENOMINATOR = 12
+"""Largest number of primitive cells of a commensurate supercell that is looked for."""
+NEAR_START = 0.03
+"""Starts of one branch closer than this (each reduced coordinate) lead to one minimum."""
+SAME_Q = 1e-4
+
+
+@dataclass(frozen=True)
+class ImaginaryMode:
+    """An imaginary mode, or degenerate ones together.
+
+    Attributes
+    ----------
+    q
+        Wave vector, fractions of the primitive reciprocal vectors.
+    label
+        Name of a high-symmetry point, empty elsewhere.
+    bands
+        Branches, lowest is 0.
+    frequency_thz
+        Mean over the branches, imaginary negative.
+    eigenvectors
+        One row per branch, 3 n_atoms columns, orthonormal, in phonopy's phase convention.
+    exact
+        The phonon supercell is commensurate with q.
+    q_refined
+        Band minimum that q stands for.
+    skipped
+        Why it is not to be followed; None when it is.
+    """
+
+    q: Array
+    label: str
+    bands: tuple[int, ...]
+    frequency_thz: float
+    eigenvectors: Complex
+    exact: bool
+    q_refined: Array | None = None
+    skipped: str | None = None
+
+
+def commensurate(q: Any, max_denominator: int = MAX_DENOMINATOR, tolerance: float = SAME_Q) -> tuple[Array, int] | None:
+    """Return the rational point next to q with the smallest common denominator, and that denominator.
+
+    The denominator is the number of primitive cells of the smallest commensurate supercell. None where no denominator
+    up to ``max_denominator`` comes within ``tolerance`` of every coordinate.
+    """
+    wanted = np.asarray(q, dtype=float)
+    for denominator in range(1, max_denominator + 1):
+        near = np.rint(wanted * denominator) / denominator
+        if np.abs(near - wanted).max() <= tolerance:
+            return near, denominator
+    return None
+
+
+class _Crystal:
+    """What is asked of a harmonic model at one wave vector."""
+
+    def __init__(self, model: HarmonicModel) -> None:
+        self.phonon = model.phonon
+        self.cell = self.phonon.primitive
+        self.factor = float(self.phonon.unit_conversion_factor)
+        found = self.phonon.primitive_symmetry.symmetry_operations
+        self.rotations = np.asarray(found["rotations"], dtype=int)
+        self.translations = np.asarray(found["translations"], dtype=float)
+        self.inverses = np.rint(np.linalg.inv(self.rotations)).astype(int)
+        self.supercell = primitive_supercell_matrix(model)
+
+    def exact(self, q: Array) -> bool:
+        """Tell whether the phonon supercell is commensurate with q."""
+        phases = self.supercell @ q
+        return bool(np.abs(phases - np.rint(phases)).max() < SAME_Q)
+
+    def same_star(self, one: Array, other: Array, tolerance: float = SAME_Q) -> bool:
+        """Tell whether an operation of the crystal, or time reversal, takes one wave vector to the other."""
+        images = one @ self.inverses
+        both = np.concatenate([images, -images]) - other
+        return bool((np.abs(both - np.rint(both)).max(axis=1) <= tolerance).any())
+
+    def dynamical_matrix(self, q: Array) -> Complex:
+        """Return the dynamical matrix averaged over the operations that keep q (with time reversal: or reverse it)."""
+        matrix = self.phonon.dynamical_matrix
+        matrix.run(q)
+        plain = np.array(matrix.dynamical_matrix, dtype=complex)
+        plain = (plain + plain.conj().T) / 2
+        positions = np.asarray(self.cell.scaled_positions)
+        lattice = np.asarray(self.cell.cell)
+        total, count = np.zeros_like(plain), 0
+        for rotation, inverse, shift in zip(self.rotations, self.inverses, self.translations, strict=True):
+            for start, source in ((q, plain), (-q, plain.conj())):
+                change = start @ inverse - q
+                if np.abs(change - np.rint(change)).max() > SAME_Q:
+                    continue
+                operator = self._represent(rotation, shift, positions, lattice, np.rint(change))
+                total += operator @ source @ operator.conj().T
+                count += 1
+        return total / count
+
+    def _represent(self, rotation: Any, shift: Array, positions: Array, lattice: Array, change: Array) -> Complex:
+        """Return how an operation acts on eigenvectors; its common phase cancels and is left out."""
+        moved = positions @ rotation.T + shift
+        apart = moved[:, None] - positions[None]
+        apart -= np.rint(apart)
+        target = np.linalg.norm(apart @ lattice, axis=2).argmin(axis=1)
+        cartesian = lattice.T @ rotation @ np.linalg.inv(lattice.T)
+        size = len(positions)
+        operator = np.zeros((3 * size, 3 * size), dtype=complex)
+        for source, place in enumerate(target):
+            phase = np.exp(2j * np.pi * change @ positions[place])
+            operator[3 * place : 3 * place + 3, 3 * source : 3 * source + 3] = cartesian * phase
+        return operator
+
+    def modes(self, q: Array) -> tuple[Array, Complex]:
+        """Return frequencies (THz) and eigenvectors (rows); at Γ those that leave the centre of mass at rest."""
+        dynamical = self.dynamical_matrix(q)
+        basis = np.eye(len(dynamical), dtype=complex)
+        if np.abs(q - np.rint(q)).max() < SAME_Q:
+            root = np.sqrt(np.asarray(self.cell.masses))
+            rigid = np.kron((root / np.linalg.norm(root))[:, None], np.eye(3))
+            basis = np.linalg.qr(np.hstack([rigid, np.eye(len(dynamical))]))[0][:, 3:].astype(complex)
+        values, vectors = np.linalg.eigh(basis.conj().T @ dynamical @ basis)
+        return np.sign(values) * np.sqrt(np.abs(values)) * self.factor, (basis @ vectors).T
+
+    def frequency(self, q: Array, band: int) -> float:
+        """Return one branch's frequency (THz) from phonopy as it is."""
+        self.phonon.run_qpoints(q[None])
+        return float(np.sort(self.phonon.get_qpoints_dict()["frequencies"][0])[band])
+
+
+def subspaces(frequencies: Array, tolerance: float = DEGENERACY_THZ) -> list[list[int]]:
+    """Group sorted frequencies (THz) whose neighbours are closer than a tolerance."""
+    groups: list[list[int]] = []
+    for band, value in enumerate(frequencies):
+        if groups and value - frequencies[groups[-1][-1]] < tolerance:
+            groups[-1].append(band)
+        else:
+            groups.append([band])
+    return groups
+
+
+def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, strict: float) -> list[ImaginaryMode]:
+    frequencies, vectors = crystal.modes(q)
+    exact, found = crystal.exact(q), []
+    for group in subspaces(frequencies):
+        mean = float(frequencies[group].mean())
+        if mean >= -(strict if exact else threshold):
+            continue
+        reason = None
+        if mean >= -threshold:
+            reason = f"{mean:.4f} THz is within the noise threshold of {threshold:g} THz"
+        found.append(ImaginaryMode(q, label, tuple(group), mean, vectors[group], exact, skipped=reason))
+    return found
+
+
+def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
+    """Return names and coordinates of the corners of the standard path, one of each star, Γ first."""
+    path, crystal = standard_path(model, points=2), _Crystal(model)
+    points: list[tuple[str, Array]] = [("GAMMA", np.zeros(3))]
+    for names, segment in zip(path.labels, path.segments, strict=True):
+        for name, q in zip(names, segment, strict=True):
+            if not any(crystal.same_star(q, known) for _, known in points):
+                points.append((name, np.asarray(q, dtype=float)))
+    return points
+
+
+def _starts(model: HarmonicModel, threshold: float) -> list[tuple[Array, int]]:
+    """Return (q, band) of minima along the path and of the lowest branch at exact points where it is imaginary."""
+    found = []
+    path = standard_path(model)
+    for segment, values in zip(path.segments, band_structure(model, path).frequencies, strict=True):
+        inner = values[1:-1]
+        lowest = (inner <= values[:-2]) & (inner <= values[2:]) & (inner < -threshold)
+        found += [(segment[i + 1], int(band)) for i, band in zip(*np.nonzero(lowest), strict=True)]
+    exact = commensurate_qpoints(model)[1:]
+    if len(exact):
+        model.phonon.run_qpoints(exact)
+        lowest_branch = model.phonon.get_qpoints_dict()["frequencies"].min(axis=1)
+        found += [(exact[i], 0) for i in np.flatnonzero(lowest_branch < -threshold)]
+    return found
+
+
+def _downhill(crystal: _Crystal, start: Array, band: int) -> tuple[Array, float]:
+    """Return the minimum of a branch that a start leads to, and its frequency in THz."""
+    from scipy.optimize import minimize
+
+    simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
+    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
+    found = minimize(crystal.frequency, start, args=(band,), method="Nelder-Mead", options=options)
+    return np.asarray(found.x, dtype=float), float(found.fun)
+
+
+def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array, int, float]]:
+    """Return (q, band, frequency in THz) of the minima of imaginary branches, one of each star, lowest first."""
+    crystal = _Crystal(model)
+    starts: list[tuple[Array, int]] = []
+    for q, band in _starts(model, threshold_thz):
+        if not any(band == other and crystal.same_star(q, known, NEAR_START) for known, other in starts):
+            starts.append((q, band))
+    minima: list[tuple[Array, int, float]] = []
+    for q, band in starts:
+        place, value = _downhill(crystal, q, band)
+        known = (crystal.same_star(place, p, Q_TOLERANCE) for p, b, _ in minima if b == band)
+        if value < -threshold_thz and not any(known):
+            minima.append((place, band, value))
+    return sorted(minima, key=lambda item: item[2])
+
+
+def find_imaginary_modes(
+    model: HarmonicModel,
+    *,
+    threshold_thz: float | None = None,
+    strict_thz: float = STRICT_THZ,
+    max_denominator: int = MAX_DENOMINATOR,
+    tolerance: float = Q_TOLERANCE,
+) -> list[ImaginaryMode]:
+    """Find the imaginary modes of a crystal.
+
+    Parameters
+    ----------
+    model
+        Force constants.
+    threshold_thz
+        Modes below minus this are followed; default the setting ``stability_threshold_thz``.
+    strict_thz
+        Modes below minus this are listed at points where the supercell is exact.
+    max_denominator
+        Most primitive cells of a commensurate supercell.
+    tolerance
+        How far a band minimum may lie from its commensurate point, each reduced coordinate.
+
+    Returns
+    -------
+    list of ImaginaryMode
+        High-symmetry points first, then band minima; those not to be followed say why.
+    """
+    from phonosmith.settings import get_settings
+
+    threshold = get_settings().stability_threshold_thz if threshold_thz is None else threshold_thz
+    crystal = _Crystal(model)
+    points = high_symmetry_points(model)
+    found = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, strict_thz)]
+    found = [_with_commensurate_q(mode, max_denominator) for mode in found]
+    corners = [q for _, q in points]
+    taken: list[tuple[Array, tuple[int, ...]]] = []
+    for q, band, value in band_minima(model, threshold):
+        if any(crystal.same_star(q, known, tolerance) for known in corners[1:]):
+            continue
+        if any(_is_top_of(mode, q, band, value, tolerance) for mode in found):
+            continue
+        mode = _at_minimum(crystal, q, band, value, threshold, max_denominator, tolerance)
+        if mode.skipped is None:
+            again = any(band in bands and crystal.same_star(mode.q, known) for known, bands in taken)
+            if again or any(crystal.same_star(mode.q, known) for known in corners):
+                continue
+            taken.append((mode.q, mode.bands))
+        found.append(mode)
+    return found
+
+
+def _is_top_of(mode: ImaginaryMode, q: Array, band: int, value: float, tolerance: float) -> bool:
+    """Tell whether a band minimum is the neighbourhood of a mode at Γ that is listed already."""
+    near = mode.label == "GAMMA" and np.abs(q - np.rint(q)).max() <= tolerance and band in mode.bands
+    return bool(near and abs(value - mode.frequency_thz) < 0.02 * abs(mode.frequency_thz))
+
+
+def _with_commensurate_q(mode: ImaginaryMode, max_denominator: int) -> ImaginaryMode:
+    """Return a mode at a high-symmetry point, marked where no supercell is commensurate with it."""
+    near = commensurate(mode.q, max_denominator)
+    if near is not None:
+        return replace(mode, q=near[0])
+    reason = f"q is incommensurate with every supercell of at most {max_denominator} primitive cells"
+    return replace(mode, skipped=mode.skipped or reason)
+
+
+def _at_minimum(
+    crystal: _Crystal, q: Array, band: int, value: float, threshold: float, max_denominator: int, tolerance: float
+) -> ImaginaryMode:
+    """Return the mode at the commensurate point next to a band minimum, or the reason why there is none."""
+    q = q - np.rint(q)
+    crude = ImaginaryMode(q, "", (band,), value, np.empty((0, 0), dtype=complex), crystal.exact(q))
+    near = commensurate(q, max_denominator, tolerance)
+    if near is None:
+        return replace(
+            crude,
+            skipped=f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
+            f"wave vector within {tolerance:g} of it",
+        )
+    if near[1] == 1:
+        return replace(crude, skipped=f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise")
+    frequencies, vectors = crystal.modes(near[0])
+    group = next(group for group in subspaces(frequencies) if band in group)
+    mean = float(frequencies[group].mean())
+    mode = ImaginaryMode(
+        near[0],
+        "",
+        tuple(group),
+        mean,
+        vectors[group],
+        crystal.exact(near[0]),
+        None if np.array_equal(q, near[0]) else q,
+    )
+    if mean >= -threshold:
+        reason = f"{mean:.4f} THz at the commensurate point {near[0].round(4).tolist()} next to the band minimum"
+        return replace(mode, skipped=reason)
+    return mode

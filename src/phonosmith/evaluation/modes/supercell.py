@@ -1,0 +1,221 @@
+"""The smallest supercell a mode repeats in, and the displacements that span its real amplitudes.
+
+Amplitudes
+----------
+Atom i of the supercell moves by u_i = Σ_k Q_k e_ki / √m_i with Σ_i e_ki · e_li = δ_kl over the atoms of that supercell.
+Q is in Å√amu, and U = ½ Σ_k (2πν_k)² Q_k² per supercell is the harmonic energy. A wave vector with -q not equivalent to
+q gives two real patterns for every complex eigenvector (its real and its imaginary part).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.evaluation.modes.search import MAX_DENOMINATOR, commensurate
+from phonosmith.evaluation.modes.symmetry import amplitude_group, canonical_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from phonopy import Phonopy
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+RANK_TOLERANCE = 1e-4
+"""Singular values of normalised patterns below this are linear dependence."""
+
+
+def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINATOR) -> Integers:
+    """Return the integer matrix of the smallest supercell commensurate with q, its vectors as short as they get.
+
+    Lattice translations T with q · T an integer form a lattice of index n, the smallest common denominator of q. No
+    supercell with fewer than n primitive cells carries the wave, and this one has exactly n.
+
+    Parameters
+    ----------
+    q
+        Fractions of the primitive reciprocal vectors.
+    cell
+        Primitive vectors as rows, Å.
+    max_denominator
+        Largest n.
+
+    Returns
+    -------
+    Integers
+        Rows: supercell = matrix @ cell.
+
+    Raises
+    ------
+    InputError
+        For a wave vector without such a supercell.
+    """
+    import spglib
+
+    near = commensurate(q, max_denominator)
+    if near is None:
+        raise InputError(
+            f"The wave vector {np.round(q, 4).tolist()} is incommensurate with every supercell of at most "
+            f"{max_denominator} primitive cells.",
+            "Allow larger ones, or follow the commensurate point next to it.",
+        )
+    order = near[1]
+    if order == 1:
+        return np.eye(3, dtype=np.int64)
+    a, b, c = (int(value) for value in np.rint(near[0] * order))
+    last = order // gcd(order, c)
+    second = next((j, k) for j in range(1, order + 1) for k in range(last) if (b * j + c * k) % order == 0)
+    first = next(
+        (i, j, k)
+        for i in range(1, order + 1)
+        for j in range(second[0])
+        for k in range(last)
+        if (a * i + b * j + c * k) % order == 0
+    )
+    plain = np.array([first, (0, *second), (0, 0, last)], dtype=np.int64)
+    reduced = spglib.niggli_reduce(plain @ cell)
+    if reduced is None:
+        return plain
+    matrix = np.rint(reduced @ np.linalg.inv(cell)).astype(np.int64)
+    if np.abs(matrix @ cell - reduced).max() > 1e-3:
+        return plain
+    return matrix if round(float(np.linalg.det(matrix))) > 0 else -matrix
+
+
+@dataclass(frozen=True)
+class ModeSpace:
+    """Real amplitudes of one subspace of modes.
+
+    Attributes
+    ----------
+    atoms
+        Undisplaced supercell.
+    matrix
+        Integer rows: supercell = matrix @ primitive vectors.
+    patterns
+        Orthonormal mass-weighted displacements e, shape (dimension, n_atoms, 3).
+    masses
+        amu.
+    operations
+        How the operations of the crystal act on amplitudes, orthogonal matrices of shape (n, dimension, dimension).
+    """
+
+    atoms: Atoms
+    matrix: Integers
+    patterns: Array
+    masses: Array
+    operations: Array
+
+    @property
+    def dimension(self) -> int:
+        """Number of real amplitudes."""
+        return len(self.patterns)
+
+    def displacement(self, amplitudes: Sequence[float] | Array) -> Array:
+        """Return displacements of the atoms in Å for amplitudes in Å√amu."""
+        moved = np.tensordot(np.asarray(amplitudes, dtype=float), self.patterns, axes=1)
+        return np.asarray(moved / np.sqrt(self.masses)[:, None])
+
+    def frame(self, amplitudes: Sequence[float] | Array) -> Atoms:
+        """Return the displaced supercell."""
+        moved = self.atoms.copy()
+        moved.positions += self.displacement(amplitudes)
+        return moved
+
+    def gradient(self, forces: Array) -> Array:
+        """Return the derivative of the energy by the amplitudes, eV/(Å√amu), from forces in eV/Å."""
+        weighted = np.asarray(forces, dtype=float) / np.sqrt(self.masses)[:, None]
+        return np.asarray(-np.tensordot(self.patterns, weighted, axes=2))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values, for jobs of their own."""
+        return {
+            "symbols": self.atoms.get_chemical_symbols(),
+            "cell": self.atoms.cell.array.tolist(),
+            "positions": self.atoms.positions.tolist(),
+            "matrix": self.matrix.tolist(),
+            "patterns": self.patterns.tolist(),
+            "masses": self.masses.tolist(),
+            "operations": self.operations.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> ModeSpace:
+        """Rebuild a space from `as_dict`."""
+        from ase import Atoms
+
+        atoms = Atoms(content["symbols"], positions=content["positions"], cell=content["cell"], pbc=True)
+        arrays = [np.array(content[name], dtype=float) for name in ("patterns", "masses", "operations")]
+        return cls(atoms, np.array(content["matrix"], dtype=np.int64), *arrays)
+
+    @property
+    def reach(self) -> float:
+        """Largest displacement of an atom along an axis per amplitude, 1/√amu."""
+        lengths = np.linalg.norm(self.patterns, axis=2) / np.sqrt(self.masses)
+        return float(lengths.max())
+
+
+def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers) -> tuple[Atoms, Array, Array]:
+    """Return supercell, masses (amu) and orthonormal real patterns that eigenvectors of one wave vector span.
+
+    Parameters
+    ----------
+    phonon
+        Gives the primitive cell.
+    q
+        Commensurate with ``matrix``.
+    eigenvectors
+        One per row, phonopy's convention: the phase of an atom follows from its own position.
+    matrix
+        Integer rows, supercell = matrix @ primitive.
+    """
+    from ase.build import make_supercell
+
+    from phonosmith.harmonic.files import atoms_of
+
+    primitive = atoms_of(phonon.primitive)
+    primitive.info = {}
+    atoms = make_supercell(primitive, matrix)
+    size = len(primitive)
+    fractions = atoms.positions @ np.linalg.inv(primitive.cell.array)
+    apart = fractions[:, None] - np.asarray(phonon.primitive.scaled_positions)[None]
+    apart -= np.rint(apart)
+    kinds = np.linalg.norm(apart @ primitive.cell.array, axis=2).argmin(axis=1)
+    masses = np.asarray(phonon.primitive.masses, dtype=float)[kinds]
+    waves = np.exp(2j * np.pi * fractions @ q)[None, :, None]
+    fields = np.asarray(eigenvectors).reshape(-1, size, 3)[:, kinds] * waves
+    flat = np.concatenate([fields.real, fields.imag]).reshape(2 * len(fields), -1) / np.sqrt(len(atoms) / size)
+    _, strengths, basis = np.linalg.svd(flat, full_matrices=False)
+    rank = int((strengths > RANK_TOLERANCE).sum())
+    return atoms, masses, basis[:rank].reshape(rank, len(atoms), 3)
+
+
+def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, max_denominator: int = MAX_DENOMINATOR) -> ModeSpace:
+    """Return the space of real amplitudes of one subspace of modes, in axes that do not depend on the eigenvectors.
+
+    Parameters
+    ----------
+    phonon
+        Gives primitive cell and space group.
+    q
+        Commensurate wave vector.
+    eigenvectors
+        Any basis of the subspace, one eigenvector per row.
+    max_denominator
+        See `smallest_supercell`.
+    """
+    matrix = smallest_supercell(q, np.asarray(phonon.primitive.cell), max_denominator)
+    atoms, masses, patterns = real_patterns(phonon, q, eigenvectors, matrix)
+    found = phonon.primitive_symmetry.symmetry_operations
+    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), found, patterns)
+    axes = canonical_axes(group, patterns)
+    turned = np.tensordot(axes, patterns, axes=1)
+    return ModeSpace(atoms, matrix, turned, masses, np.einsum("ij,njk,lk->nil", axes, group, axes))

@@ -1,0 +1,1 @@
+"""Phonons of reference and potentials: mesh, bands, DOS, thermodynamics, stability, comparison."""

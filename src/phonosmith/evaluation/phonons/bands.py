@@ -1,0 +1,130 @@
+"""Band structure along the standard path of a crystal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.matching import CellMatch
+    from phonosmith.harmonic.model import HarmonicModel
+
+Array = NDArray[np.float64]
+
+POINTS_PER_SEGMENT = 101
+
+
+@dataclass(frozen=True)
+class BandPath:
+    """Straight segments between high-symmetry points.
+
+    Attributes
+    ----------
+    segments
+        q-points of every segment in reduced coordinates of the primitive cell.
+    labels
+        Names of both ends of every segment.
+    """
+
+    segments: tuple[Array, ...]
+    labels: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class BandStructure:
+    """Frequencies along a path.
+
+    Attributes
+    ----------
+    path
+        The path in the coordinates of the cell it was made for.
+    distances
+        Path length of every point of every segment, 1/Å without 2π, continuing from segment to segment.
+    frequencies
+        THz, one (n_points, n_branches) array per segment, sorted at every q-point.
+    """
+
+    path: BandPath
+    distances: tuple[Array, ...]
+    frequencies: tuple[Array, ...]
+
+    @property
+    def lowest(self) -> float:
+        """Lowest frequency, THz."""
+        return float(min(values.min() for values in self.frequencies))
+
+    @property
+    def highest(self) -> float:
+        """Highest frequency, THz."""
+        return float(max(values.max() for values in self.frequencies))
+
+
+def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> BandPath:
+    """Return the path of Hinuma et al. for a model's primitive cell, whatever basis that cell uses.
+
+    Parameters
+    ----------
+    model
+        Its primitive cell need not be the standard one: q-points are expressed in its own reciprocal basis.
+    points
+        q-points per segment, both ends included.
+    """
+    import warnings
+
+    import seekpath
+
+    cell = model.phonon.primitive
+    crystal = (cell.cell, cell.scaled_positions, cell.numbers)
+    tolerance = model.phonon.symmetry.tolerance
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # seekpath warns of edge cases where two labels coincide
+        found = seekpath.get_path(crystal, symprec=tolerance)
+        if not _is_standard(model, found):
+            found = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
+    coordinates = {name: np.array(value, dtype=float) for name, value in found["point_coords"].items()}
+    steps = np.linspace(0.0, 1.0, points)[:, None]
+    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in found["path"])
+    return BandPath(segments, tuple((str(a), str(b)) for a, b in found["path"]))
+
+
+def _is_standard(model: HarmonicModel, found: Any) -> bool:
+    """Tell whether the standard path's coordinates are valid in the model's own primitive basis.
+
+    They are when the standard basis is the model's own up to a rotation of the crystal (or time reversal). Both choices
+    then run along equivalent lines, and the standard coordinates keep band plots of different programs the same.
+    """
+    own = np.asarray(model.phonon.primitive.cell)
+    turned = own @ np.asarray(found["rotation_matrix"]).T
+    relation = np.asarray(found["primitive_lattice"]) @ np.linalg.inv(turned)
+    integers = np.rint(relation).astype(int)
+    if np.abs(relation - integers).max() > 1e-3:
+        return False
+    operations = model.phonon.primitive_symmetry.pointgroup_operations
+    return any(np.array_equal(sign * integers.T, operation) for operation in operations for sign in (1, -1))
+
+
+def band_structure(model: HarmonicModel, path: BandPath, match: CellMatch | None = None) -> BandStructure:
+    """Return frequencies along a path.
+
+    Parameters
+    ----------
+    model
+        Force constants.
+    path
+        In reduced coordinates of the model's primitive cell, or, with ``match``, of the reference's.
+    match
+        Relation of this model (the candidate) to the one the path belongs to.
+    """
+    reciprocal = np.linalg.inv(model.phonon.primitive.cell)  # columns are reciprocal vectors without 2π
+    distances, frequencies, travelled = [], [], 0.0
+    for segment in path.segments:
+        own = segment if match is None else match.to_candidate(segment)
+        model.phonon.run_qpoints(own)
+        frequencies.append(np.sort(model.phonon.get_qpoints_dict()["frequencies"], axis=1))
+        length = float(np.linalg.norm(reciprocal @ (own[-1] - own[0])))
+        distances.append(travelled + np.linspace(0.0, length, len(own)))
+        travelled += length
+    return BandStructure(path, tuple(distances), tuple(frequencies))

@@ -1,0 +1,329 @@
+"""Phonons of one model on a mesh, and the comparison of two models on the same mesh.
+
+Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwise):
+
+- The mesh is phonopy's: n x n x n, for even n shifted by half a step so that Γ is no point of it. Both sides use the
+  same q-points and weights, reduced by the point group where both have the same, else by time reversal alone.
+- Branches are paired by their order at every q-point. mae = Σ_q w_q Σ_b |Δω| / (Σ_q w_q · n_branches); rmse likewise.
+- scaled rmse: the candidate is multiplied by (highest reference / highest candidate mesh frequency) first.
+- ω_mean: weighted mean over the positive mesh frequencies. ω_min, ω_max: extremes on each side's own standard path.
+- C_v, S, F: sums over the same mesh, see `phonosmith.evaluation.phonons.thermodynamics`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
+from phonosmith.evaluation.phonons.dos import SMEARING_THZ, density_of_states, dos_difference_percent, frequency_grid
+from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, STRICT_THZ, judge_stability
+from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
+from phonosmith.harmonic.matching import CellMatch, match_models
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phonosmith.harmonic.model import HarmonicModel
+
+Array = NDArray[np.float64]
+
+DEFAULT_MESH = 20
+PERCENT_FLOOR_THZ = 0.01
+"""Below this |ω| of the reference an error in percent says nothing."""
+
+
+@dataclass(frozen=True)
+class MeshFrequencies:
+    """Frequencies on a mesh.
+
+    Attributes
+    ----------
+    qpoints
+        Reduced coordinates, shape (n_q, 3).
+    weights
+        Points of the full mesh each stands for.
+    frequencies
+        THz, sorted at every q-point, shape (n_q, n_branches).
+    mesh
+        Mesh numbers.
+    """
+
+    qpoints: Array
+    weights: Array
+    frequencies: Array
+    mesh: tuple[int, int, int]
+
+    @property
+    def mean_of_real(self) -> float:
+        """Weighted mean of the positive frequencies, THz (nan when there is none)."""
+        weights = np.broadcast_to(self.weights[:, None], self.frequencies.shape)
+        real = self.frequencies > 0
+        total = weights[real].sum()
+        return float((self.frequencies * weights)[real].sum() / total) if total else float("nan")
+
+    def scaled(self, factor: float) -> MeshFrequencies:
+        """Return the mesh with every frequency multiplied."""
+        return MeshFrequencies(self.qpoints, self.weights, self.frequencies * factor, self.mesh)
+
+
+def mesh_numbers(mesh: int | Sequence[int]) -> tuple[int, int, int]:
+    """Return three mesh numbers from one or three."""
+    numbers = [mesh] * 3 if isinstance(mesh, int) else [int(n) for n in mesh]
+    if len(numbers) != 3 or min(numbers) < 1:
+        raise InputError(f"A q-mesh needs three positive numbers, got {mesh}.", "Give e.g. 20 or 20 20 20.")
+    return numbers[0], numbers[1], numbers[2]
+
+
+def mesh_points(model: HarmonicModel, mesh: int | Sequence[int], *, symmetry: bool = True) -> tuple[Array, Array]:
+    """Return irreducible q-points (reduced coordinates) and weights of a mesh, shifted where a number is even.
+
+    Parameters
+    ----------
+    model
+        Its primitive cell's point operations reduce the mesh.
+    mesh
+        One or three mesh numbers.
+    symmetry
+        False: time reversal only.
+    """
+    import spglib
+
+    numbers = np.array(mesh_numbers(mesh))
+    shift = (numbers % 2 == 0).astype(int)
+    rotations = (
+        np.asarray(model.phonon.primitive_symmetry.pointgroup_operations, dtype="intc")
+        if symmetry
+        else np.eye(3, dtype="intc")[None]
+    )
+    mapping, addresses = spglib.get_stabilized_reciprocal_mesh(
+        numbers.tolist(), rotations, is_shift=shift.tolist(), is_time_reversal=True
+    )
+    chosen, weights = np.unique(mapping, return_counts=True)
+    return (addresses[chosen] + shift / 2) / numbers, weights.astype(float)
+
+
+def mesh_frequencies(
+    model: HarmonicModel, mesh: int | Sequence[int] = DEFAULT_MESH, *, symmetry: bool = True
+) -> MeshFrequencies:
+    """Return a model's frequencies on a mesh."""
+    points, weights = mesh_points(model, mesh, symmetry=symmetry)
+    return MeshFrequencies(points, weights, _sorted_frequencies(model, points), mesh_numbers(mesh))
+
+
+def _sorted_frequencies(model: HarmonicModel, qpoints: Array) -> Array:
+    model.phonon.run_qpoints(qpoints)
+    return np.sort(np.asarray(model.phonon.get_qpoints_dict()["frequencies"], dtype=float), axis=1)
+
+
+def frequency_errors(reference: Array, candidate: Array, weights: Array) -> tuple[float, float, float]:
+    """Return mae, rmse (THz) and rmse over the reference's root mean square, weighted over q-points.
+
+    Parameters
+    ----------
+    reference, candidate
+        THz, sorted, shape (n_q, n_branches).
+    weights
+        Weight of every q-point.
+    """
+    if reference.shape != candidate.shape:
+        raise InputError(
+            f"Frequencies of shapes {reference.shape} and {candidate.shape} cannot be compared.", "Use one mesh."
+        )
+    share = np.asarray(weights, dtype=float)[:, None] / (np.sum(weights) * reference.shape[1])
+    delta = candidate - reference
+    rmse = float(np.sqrt((share * delta**2).sum()))
+    scale = float(np.sqrt((share * reference**2).sum()))
+    return float((share * np.abs(delta)).sum()), rmse, rmse / scale if scale else float("nan")
+
+
+def branch_errors(reference: Array, candidate: Array, weights: Array) -> tuple[Array, Array]:
+    """Return mean |Δω| and mean Δω of every branch in THz, lowest branch first."""
+    share = np.asarray(weights, dtype=float) / np.sum(weights)
+    delta = candidate - reference
+    return share @ np.abs(delta), share @ delta
+
+
+def group_velocity_error(
+    reference: HarmonicModel, candidate: HarmonicModel, mesh: int | Sequence[int] = 8
+) -> tuple[float, float]:
+    """Return the mean |v| of the reference and the mean absolute difference of |v|, both in km/s.
+
+    Speeds are paired by the order of frequencies at every q-point, so the figure is honest only where branches of both
+    sides cross alike.
+    """
+    match = match_models(reference, candidate)
+    points, weights = mesh_points(reference, mesh, symmetry=match.same_rotations)
+    speeds = []
+    for model, own in ((reference, points), (candidate, match.to_candidate(points))):
+        model.phonon.run_qpoints(own, with_group_velocities=True)
+        found = model.phonon.get_qpoints_dict()
+        order = np.argsort(found["frequencies"], axis=1, kind="stable")
+        magnitude = np.linalg.norm(found["group_velocities"], axis=2)
+        speeds.append(np.take_along_axis(magnitude, order, axis=1) * 0.1)  # Å THz = 100 m/s
+    share = weights[:, None] / (weights.sum() * speeds[0].shape[1])
+    return float((share * speeds[0]).sum()), float((share * np.abs(speeds[1] - speeds[0])).sum())
+
+
+@dataclass(frozen=True)
+class ComparedPhonons:
+    """A comparison with the curves behind it, for figures.
+
+    Attributes
+    ----------
+    result
+        The document.
+    reference_bands, candidate_bands
+        Both along the reference's path.
+    dos_grid
+        THz.
+    reference_dos, candidate_dos
+        States per THz and primitive cell.
+    reference_mesh, candidate_mesh
+        Frequencies behind the metrics.
+    """
+
+    result: PhononComparison
+    reference_bands: BandStructure
+    candidate_bands: BandStructure
+    dos_grid: Array
+    reference_dos: Array
+    candidate_dos: Array
+    reference_mesh: MeshFrequencies
+    candidate_mesh: MeshFrequencies
+
+
+def common_mesh(
+    reference: HarmonicModel, candidate: HarmonicModel, match: CellMatch, mesh: int | Sequence[int]
+) -> tuple[MeshFrequencies, MeshFrequencies]:
+    """Return both sides' frequencies on the same q-points."""
+    points, weights = mesh_points(reference, mesh, symmetry=match.same_rotations)
+    numbers = mesh_numbers(mesh)
+    own = match.to_candidate(points)
+    return (
+        MeshFrequencies(points, weights, _sorted_frequencies(reference, points), numbers),
+        MeshFrequencies(own, weights, _sorted_frequencies(candidate, own), numbers),
+    )
+
+
+def _side(
+    model: HarmonicModel, sampled: MeshFrequencies, bands: BandStructure, temperature: float, practical_thz: float
+) -> PhononSide:
+    thermal = thermal_properties(sampled.frequencies, sampled.weights, [temperature], mesh=sampled.mesh)
+    verdict = judge_stability(model, strict_thz=STRICT_THZ, practical_thz=practical_thz)
+    symbol, number = model.space_group
+    return PhononSide(
+        omega_min_thz=bands.lowest,
+        omega_max_thz=bands.highest,
+        omega_mean_thz=sampled.mean_of_real,
+        heat_capacity=thermal.heat_capacity[0],
+        entropy=thermal.entropy[0],
+        free_energy=thermal.free_energy[0],
+        volume=float(model.phonon.primitive.volume),
+        n_imaginary_commensurate=verdict.n_imaginary,
+        stable=verdict.stable,
+        n_imaginary_practical=verdict.n_imaginary_practical,
+        stable_practical=verdict.stable_practical,
+        imaginary_share=thermal.imaginary_share,
+        asr_residual=model.asr_residual,
+        space_group=symbol,
+        space_group_number=number,
+    )
+
+
+def _percent(candidate: float, reference: float) -> float | None:
+    return 100 * (candidate - reference) / abs(reference) if abs(reference) >= PERCENT_FLOOR_THZ else None
+
+
+def compare_phonons_in_full(
+    reference: HarmonicModel,
+    candidate: HarmonicModel,
+    mesh: int | Sequence[int] = DEFAULT_MESH,
+    *,
+    temperature: float = 300.0,
+    smearing_thz: float = SMEARING_THZ,
+    practical_thz: float = PRACTICAL_THZ,
+) -> ComparedPhonons:
+    """Compare two harmonic models and keep the curves; see `compare_phonons`."""
+    match = match_models(reference, candidate)
+    ours, theirs = common_mesh(reference, candidate, match, mesh)
+    mae, rmse, relative = frequency_errors(ours.frequencies, theirs.frequencies, ours.weights)
+    factor = float(ours.frequencies.max() / theirs.frequencies.max())
+    scaled = theirs.scaled(factor)
+    grid = frequency_grid([ours.frequencies, theirs.frequencies], smearing_thz)
+    densities = [density_of_states(side.frequencies, side.weights, grid, smearing_thz) for side in (ours, theirs)]
+    branch_mae, branch_bias = branch_errors(ours.frequencies, theirs.frequencies, ours.weights)
+    path = standard_path(reference)
+    bands = band_structure(reference, path), band_structure(candidate, path, match)
+    left = _side(reference, ours, bands[0], temperature, practical_thz)
+    right = _side(candidate, theirs, band_structure(candidate, standard_path(candidate)), temperature, practical_thz)
+    result = PhononComparison(
+        formula=reference.formula,
+        mae_thz=mae,
+        rmse_thz=rmse,
+        scaled_rmse_thz=frequency_errors(ours.frequencies, scaled.frequencies, ours.weights)[1],
+        relative_rmse=relative,
+        omega_max_error_thz=right.omega_max_thz - left.omega_max_thz,
+        omega_max_error_percent=_percent(right.omega_max_thz, left.omega_max_thz),
+        omega_mean_error_percent=_percent(right.omega_mean_thz, left.omega_mean_thz),
+        omega_min_error_thz=right.omega_min_thz - left.omega_min_thz,
+        omega_min_error_percent=_percent(right.omega_min_thz, left.omega_min_thz),
+        omega_mean_scaled_thz=scaled.mean_of_real,
+        dos_error_percent=dos_difference_percent(densities[0], densities[1]),
+        dos_smearing_thz=smearing_thz,
+        branch_mae_thz=branch_mae.tolist(),
+        branch_bias_thz=branch_bias.tolist(),
+        same_space_group=match.same_space_group,
+        reference=left,
+        candidate=right,
+        mesh=list(ours.mesh),
+        n_qpoints=len(ours.qpoints),
+        temperature=temperature,
+        fc_calculator=f"{reference.fc_calculator} / {candidate.fc_calculator}",
+        notes=list(match.notes),
+    )
+    return ComparedPhonons(result, bands[0], bands[1], grid, densities[0], densities[1], ours, theirs)
+
+
+def compare_phonons(
+    reference: HarmonicModel,
+    candidate: HarmonicModel,
+    mesh: int | Sequence[int] = DEFAULT_MESH,
+    *,
+    temperature: float = 300.0,
+    smearing_thz: float = SMEARING_THZ,
+    practical_thz: float = PRACTICAL_THZ,
+) -> PhononComparison:
+    """Compare candidate phonons with reference phonons.
+
+    Parameters
+    ----------
+    reference, candidate
+        Harmonic models of the same crystal in the same supercell.
+    mesh
+        One or three mesh numbers.
+    temperature
+        For C_v, S and F, K.
+    smearing_thz
+        Gaussian of both densities of states, THz.
+    practical_thz
+        Practical stability threshold, THz.
+
+    Raises
+    ------
+    MismatchError
+        When the two do not belong together.
+    """
+    return compare_phonons_in_full(
+        reference,
+        candidate,
+        mesh,
+        temperature=temperature,
+        smearing_thz=smearing_thz,
+        practical_thz=practical_thz,
+    ).result

@@ -1,0 +1,242 @@
+"""Phonons of a potential in one go: relax, displace, evaluate every displaced cell in one batch, fit, judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.core.manifest import recorded
+from phonosmith.evaluation.phonons.summary import summarise_phonons
+from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
+from phonosmith.evaluation.relax import SYMPREC as RELAX_SYMPREC
+from phonosmith.harmonic.files import atoms_of
+from phonosmith.harmonic.model import (
+    SYMPREC,
+    FcCalculator,
+    HarmonicModel,
+    check_forces,
+    make_force_constants,
+    new_phonon,
+    to_phonopy_atoms,
+    to_structure,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ase import Atoms
+    from phonopy import Phonopy
+    from pymatgen.core import Structure
+
+    from phonosmith.core.artefacts import ArtefactStore
+    from phonosmith.evaluation.phonons.documents import PhononDoc
+    from phonosmith.potentials.base import Potential
+    from phonosmith.potentials.documents import PotentialRef
+
+Array = NDArray[np.float64]
+
+DISPLACEMENT = 0.01
+"""Å, phonopy's default and that of the published DFT reference."""
+
+
+@dataclass(frozen=True)
+class PhononResult:
+    """Phonons of one crystal with one potential.
+
+    Attributes
+    ----------
+    model
+        Harmonic model; ``model.phonon`` holds displacements, forces and force constants.
+    document
+        What is stored.
+    structure
+        The relaxed cell (the given one without relaxation).
+    relaxation
+        None without relaxation.
+    """
+
+    model: HarmonicModel
+    document: PhononDoc
+    structure: Structure
+    relaxation: Relaxation | None
+
+
+def parse_supercell(text: str) -> list[list[int]]:
+    """Read ``"4 4 4"`` or nine integers (rows of phonopy's matrix) into a 3x3 integer matrix.
+
+    >>> parse_supercell("2 2 1")
+    [[2, 0, 0], [0, 2, 0], [0, 0, 1]]
+    """
+    try:
+        numbers = [int(word) for word in text.replace(",", " ").replace("x", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 3 and all(number > 0 for number in numbers):
+        return np.diag(numbers).tolist()
+    if len(numbers) == 9 and round(np.linalg.det(np.array(numbers).reshape(3, 3))) > 0:
+        return np.array(numbers).reshape(3, 3).tolist()
+    raise InputError(
+        f"{text!r} is no supercell.", 'Give three positive integers as in "4 4 4", or nine with a positive determinant.'
+    )
+
+
+def choose_phonon_supercell(structure: Structure, min_length: float) -> list[list[int]]:
+    """Return phonopy's matrix of the smallest near-cubic supercell with edges of at least ``min_length`` Å."""
+    from phonosmith.structures.supercell import phonon_supercell
+
+    if not np.isfinite(min_length) or min_length <= 0:
+        raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 20.")
+    return phonon_supercell(structure, min_length).phonopy_matrix
+
+
+def displaced_cells(phonon: Phonopy, displacement: float = DISPLACEMENT) -> list[Atoms]:
+    """Generate symmetry-reduced displacements in ``phonon`` and return the displaced cells as ASE atoms."""
+    phonon.generate_displacements(distance=displacement)
+    return [atoms_of(cell) for cell in phonon.supercells_with_displacements]
+
+
+def harmonic_from_potential(
+    structure: Structure,
+    potential: Potential,
+    supercell_matrix: Sequence[Sequence[int]],
+    *,
+    displacement: float = DISPLACEMENT,
+    fc_calculator: FcCalculator = "symfc",
+    symprec: float = SYMPREC,
+    source: str = "potential",
+    progress: bool = False,
+) -> HarmonicModel:
+    """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
+
+    Parameters
+    ----------
+    structure
+        Cell the supercell matrix refers to.
+    potential
+        Evaluates the displaced cells.
+    supercell_matrix
+        phonopy's convention.
+    displacement
+        Å.
+    fc_calculator
+        ``symfc`` or ``traditional``.
+    symprec
+        Å.
+    source
+        Name of the potential in messages and files.
+    progress
+        Show a bar.
+    """
+    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, "auto", symprec)
+    cells = displaced_cells(phonon, displacement)
+    forces = [found.forces for found in potential.evaluate(cells, stress=False, progress=progress)]
+    phonon.forces = check_forces(forces, len(phonon.supercell), source)
+    return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
+
+
+def evaluate_phonons(
+    structure: Structure,
+    potential: Potential,
+    *,
+    supercell_matrix: Sequence[Sequence[int]] | None = None,
+    min_length: float | None = None,
+    relax: bool = True,
+    mesh: int | Sequence[int] = 20,
+    temperatures: Sequence[float] = (300.0,),
+    displacement: float = DISPLACEMENT,
+    fc_calculator: FcCalculator = "symfc",
+    symprec: float = SYMPREC,
+    fmax: float = FMAX,
+    steps: int = 500,
+    ref: PotentialRef | None = None,
+    artefacts: ArtefactStore | None = None,
+    progress: bool = False,
+) -> PhononResult:
+    """Relax a crystal with its symmetry kept and compute its harmonic phonons.
+
+    Parameters
+    ----------
+    structure
+        Starting cell.
+    potential
+        What computes forces.
+    supercell_matrix
+        phonopy's matrix; give it to stay comparable with a reference.
+    min_length
+        Alternative: shortest edge of a near-cubic supercell, Å (20 when neither is given).
+    relax
+        Relax cell and positions first.
+    mesh
+        For thermodynamics and means.
+    temperatures
+        K.
+    displacement
+        Å.
+    fc_calculator
+        ``symfc`` or ``traditional``.
+    symprec
+        Å.
+    fmax
+        Relaxation threshold, eV/Å.
+    steps
+        Relaxation steps allowed.
+    ref
+        Identity of the potential for the document.
+    artefacts
+        Where force constants are kept; default this installation's store.
+    progress
+        Show a bar over displaced cells.
+
+    Returns
+    -------
+    PhononResult
+
+    Raises
+    ------
+    ConvergenceError
+        When the relaxation does not reach ``fmax``.
+    """
+    if supercell_matrix is not None and min_length is not None:
+        raise InputError("Both a supercell and a minimum length were given.", "Give one of them.")
+    settings: dict[str, Any] = {
+        "displacement": displacement,
+        "fc_calculator": fc_calculator,
+        "symprec": symprec,
+        "relax": relax,
+        "fmax": fmax,
+    }
+    name = ref.name if ref is not None else potential.architecture
+    with recorded(inputs={"potential": ref.sha256} if ref is not None else {}, settings=settings) as manifest:
+        relaxation, energy = None, None
+        if relax:
+            from pymatgen.io.ase import AseAtomsAdaptor
+
+            atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, RELAX_SYMPREC))
+            energy = relaxation.energy
+            structure = AseAtomsAdaptor.get_structure(relaxation.atoms)
+        matrix = (
+            choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
+            if supercell_matrix is None
+            else supercell_matrix
+        )
+        model = harmonic_from_potential(
+            structure,
+            potential,
+            matrix,
+            displacement=displacement,
+            fc_calculator=fc_calculator,
+            symprec=symprec,
+            source=name,
+            progress=progress,
+        )
+        document = summarise_phonons(
+            model, manifest, mesh=mesh, temperatures=temperatures, artefacts=artefacts, potential=ref, energy=energy
+        )
+    document.manifest = manifest
+    document.relaxation = None if relaxation is None else relaxation.summary()
+    return PhononResult(model, document, to_structure(model.phonon.unitcell), relaxation)

@@ -1,0 +1,152 @@
+"""Dynamical stability, judged at the q-points where a supercell is exact, and how well a potential predicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.evaluation.phonons.documents import StabilityVerdict
+from phonosmith.harmonic.matching import primitive_supercell_matrix
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.model import HarmonicModel
+
+Array = NDArray[np.float64]
+
+STRICT_THZ = 1e-4
+"""Threshold of the published study: a commensurate mode below minus this is imaginary, THz."""
+PRACTICAL_THZ = 0.05
+"""Threshold above the noise that forces converged to about 0.1 meV/Å leave in soft modes, THz."""
+
+
+def commensurate_qpoints(model: HarmonicModel) -> Array:
+    """Return the q-points (reduced, primitive cell) whose phase repeats with the supercell; Γ is the first."""
+    from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
+
+    matrix = primitive_supercell_matrix(model)
+    points = np.asarray(get_commensurate_points(matrix.T), dtype=float)
+    order = np.argsort(np.linalg.norm(points - np.rint(points), axis=1), kind="stable")
+    return points[order]
+
+
+def gamma_modes(model: HarmonicModel) -> tuple[Array, Array]:
+    """Return acoustic and optical frequencies at Γ in THz, told apart by what they are, not by their size.
+
+    The acoustic modes are the rigid translations. Optical frequencies are those of the dynamical matrix restricted to
+    motions that leave the centre of mass at rest; acoustic ones those of its restriction to translations.
+    """
+    phonon = model.phonon
+    matrix = phonon.dynamical_matrix
+    matrix.run([0.0, 0.0, 0.0])
+    dynamical = np.array(matrix.dynamical_matrix)
+    root = np.sqrt(phonon.primitive.masses)
+    translations = np.kron((root / np.linalg.norm(root))[:, None], np.eye(3))
+    basis = np.linalg.qr(np.hstack([translations, np.eye(len(translations))]))[0]
+    acoustic, optical = basis[:, :3], basis[:, 3:]
+
+    def frequencies(space: Array) -> Array:
+        values = np.linalg.eigvalsh(space.T @ dynamical @ space)
+        return np.asarray(np.sign(values) * np.sqrt(np.abs(values)) * phonon.unit_conversion_factor)
+
+    return frequencies(acoustic), frequencies(optical)
+
+
+def commensurate_frequencies(model: HarmonicModel) -> tuple[Array, Array, Array]:
+    """Return (frequencies away from Γ, optical at Γ, acoustic at Γ) in THz."""
+    points = commensurate_qpoints(model)
+    acoustic, optical = gamma_modes(model)
+    away = points[1:]
+    if not len(away):
+        return np.empty((0, len(acoustic) + len(optical))), optical, acoustic
+    model.phonon.run_qpoints(away)
+    return np.array(model.phonon.get_qpoints_dict()["frequencies"]), optical, acoustic
+
+
+def judge_stability(
+    model: HarmonicModel, *, strict_thz: float = STRICT_THZ, practical_thz: float = PRACTICAL_THZ
+) -> StabilityVerdict:
+    """Count imaginary modes at commensurate q-points.
+
+    Parameters
+    ----------
+    model
+        Force constants in their supercell.
+    strict_thz, practical_thz
+        Positive thresholds in THz; modes below minus a threshold count.
+    """
+    if strict_thz < 0 or practical_thz < 0:
+        raise InputError("Stability thresholds must not be negative.", "Give magnitudes in THz.")
+    away, optical, acoustic = commensurate_frequencies(model)
+    modes = np.concatenate([away.ravel(), optical])
+    strict, practical = int((modes < -strict_thz).sum()), int((modes < -practical_thz).sum())
+    return StabilityVerdict(
+        n_qpoints=len(away) + 1,
+        omega_min_thz=float(modes.min()) if len(modes) else 0.0,
+        n_imaginary=strict,
+        n_imaginary_practical=practical,
+        stable=strict == 0,
+        stable_practical=practical == 0,
+        strict_thz=strict_thz,
+        practical_thz=practical_thz,
+        acoustic_gamma_thz=[float(value) for value in acoustic],
+    )
+
+
+@dataclass(frozen=True)
+class StabilityConfusion:
+    """Counts of materials by truth (reference) and prediction; the unstable class is the one being detected.
+
+    Attributes
+    ----------
+    true_stable, stable_called_unstable, unstable_called_stable, true_unstable
+        Numbers of materials.
+    """
+
+    true_stable: int
+    stable_called_unstable: int
+    unstable_called_stable: int
+    true_unstable: int
+
+    def __post_init__(self) -> None:
+        if min(self.true_stable, self.stable_called_unstable, self.unstable_called_stable, self.true_unstable) < 0:
+            raise InputError("Counts of a confusion matrix must not be negative.", "Count materials.")
+
+    @property
+    def precision(self) -> float:
+        """Share of the materials called unstable that are; nan when none was called unstable."""
+        called = self.true_unstable + self.stable_called_unstable
+        return self.true_unstable / called if called else float("nan")
+
+    @property
+    def recall(self) -> float:
+        """Share of the unstable materials that were found; nan when there is none."""
+        actual = self.true_unstable + self.unstable_called_stable
+        return self.true_unstable / actual if actual else float("nan")
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; nan when either is undefined or both are zero."""
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total > 0 else float("nan")
+
+    @property
+    def accuracy(self) -> float:
+        """Share of materials judged rightly; nan when there is none."""
+        total = self.true_stable + self.stable_called_unstable + self.unstable_called_stable + self.true_unstable
+        return (self.true_stable + self.true_unstable) / total if total else float("nan")
+
+
+def confusion(reference_stable: Iterable[bool], predicted_stable: Iterable[bool]) -> StabilityConfusion:
+    """Count agreement of predicted with reference stability, material by material."""
+    pairs = list(zip(list(reference_stable), list(predicted_stable), strict=True))
+    return StabilityConfusion(
+        true_stable=sum(truth and said for truth, said in pairs),
+        stable_called_unstable=sum(truth and not said for truth, said in pairs),
+        unstable_called_stable=sum(not truth and said for truth, said in pairs),
+        true_unstable=sum(not truth and not said for truth, said in pairs),
+    )

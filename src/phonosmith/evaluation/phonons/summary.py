@@ -1,0 +1,99 @@
+"""From a harmonic model to its document: the one place where phonon results of any origin are written down."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.hashing import digest_structure
+from phonosmith.evaluation.phonons.bands import band_structure, standard_path
+from phonosmith.evaluation.phonons.comparison import mesh_frequencies
+from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
+from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
+from phonosmith.harmonic.model import HarmonicModel, store_force_constants, to_structure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from phonosmith.core.artefacts import ArtefactStore
+    from phonosmith.core.manifest import Manifest
+    from phonosmith.potentials.documents import PotentialRef
+
+
+def _displacements(model: HarmonicModel) -> tuple[int, float | None]:
+    """Return how many displaced cells there were and how far an atom moved in the first, Å."""
+    dataset = model.phonon.dataset or {}
+    if "first_atoms" in dataset:
+        first = dataset["first_atoms"]
+        length = float(np.linalg.norm(first[0]["displacement"])) if first else None
+        return len(first), None if length is None else round(length, 10)
+    return len(dataset.get("displacements", ())), None
+
+
+def summarise_phonons(
+    model: HarmonicModel,
+    manifest: Manifest,
+    *,
+    mesh: int | Sequence[int] = 20,
+    temperatures: Sequence[float] = (300.0,),
+    artefacts: ArtefactStore | None = None,
+    potential: PotentialRef | None = None,
+    energy: float | None = None,
+    practical_thz: float = PRACTICAL_THZ,
+) -> PhononDoc:
+    """Return the document of a harmonic model and keep its force constants in the artefact store.
+
+    Parameters
+    ----------
+    model
+        Force constants in their supercell.
+    manifest
+        Provenance; the structure's hash is added to its inputs.
+    mesh
+        For thermodynamics and the mean frequency.
+    temperatures
+        K.
+    artefacts
+        Where force constants go; default this installation's store.
+    potential
+        Identity of the potential, None for DFT.
+    energy
+        eV per cell.
+    practical_thz
+        Practical stability threshold, THz.
+    """
+    phonon = model.phonon
+    structure = to_structure(phonon.unitcell)
+    manifest.inputs["structure"] = digest_structure(structure)
+    sampled = mesh_frequencies(model, mesh)
+    bands = band_structure(model, standard_path(model))
+    symbol, number = model.space_group
+    count, length = _displacements(model)
+    return PhononDoc(
+        formula=model.formula,
+        space_group=symbol,
+        space_group_number=number,
+        structure=json.loads(structure.to_json()),
+        supercell_matrix=np.asarray(phonon.supercell_matrix).tolist(),
+        primitive_matrix=np.asarray(phonon.primitive_matrix).tolist(),
+        n_atoms_supercell=len(phonon.supercell),
+        n_displacements=count,
+        displacement=length,
+        force_constants=store_force_constants(model, artefacts or default_artefacts()),
+        fc_calculator=model.fc_calculator,
+        asr_residual=model.asr_residual,
+        energy=energy,
+        volume=float(phonon.primitive.volume),
+        omega_min_thz=bands.lowest,
+        omega_max_thz=bands.highest,
+        omega_mean_thz=sampled.mean_of_real,
+        thermal=thermal_properties(sampled.frequencies, sampled.weights, temperatures, mesh=sampled.mesh),
+        stability=judge_stability(model, practical_thz=practical_thz),
+        potential=potential,
+        source=model.source,
+        manifest=manifest,
+    )

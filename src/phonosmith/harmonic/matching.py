@@ -1,0 +1,224 @@
+"""Bring two phonon calculations into one primitive cell, or say why they do not belong together."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import MismatchError
+
+if TYPE_CHECKING:
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    from phonosmith.harmonic.model import HarmonicModel
+
+Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+LENGTH_TOLERANCE = 0.15
+"""Relative difference of lattice lengths two relaxations of one crystal may show."""
+ANGLE_TOLERANCE = 12.0
+"""Difference of lattice angles in degrees two relaxations of one crystal may show."""
+SITE_TOLERANCE = 1.0
+"""Å an atom may sit away from its counterpart: half a bond, so that counterparts stay unambiguous."""
+
+
+@dataclass(frozen=True)
+class CellMatch:
+    """How the candidate's primitive cell relates to the reference's.
+
+    Attributes
+    ----------
+    transform
+        Unimodular integer matrix M: M @ candidate lattice ≈ reference lattice (up to rotation and strain).
+    same_space_group
+        Both relaxed to the same space-group number.
+    same_rotations
+        Both have the same point operations in the common basis, so that one reduced mesh serves both.
+    notes
+        Differences worth knowing.
+    """
+
+    transform: Integers
+    same_space_group: bool
+    same_rotations: bool
+    notes: tuple[str, ...] = ()
+
+    def to_candidate(self, qpoints: Array) -> Array:
+        """Return q-points of the reference's reduced coordinates in those of the candidate."""
+        if np.array_equal(self.transform, np.eye(3)):
+            return qpoints
+        return np.asarray(qpoints @ np.linalg.inv(self.transform).T, dtype=float)
+
+
+def primitive_supercell_matrix(model: HarmonicModel) -> Integers:
+    """Return integer S with supercell lattice = S @ primitive lattice (rows are vectors)."""
+    phonon = model.phonon
+    matrix = np.asarray(phonon.supercell.cell @ np.linalg.inv(phonon.primitive.cell))
+    return np.rint(matrix).astype(np.int64)
+
+
+def _cell_parameters(lattice: Array) -> tuple[Array, Array]:
+    lengths = np.linalg.norm(lattice, axis=1)
+    cosines = [lattice[i] @ lattice[j] / (lengths[i] * lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
+    return lengths, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
+
+
+def _lattice_distance(reference: Array, candidate: Array) -> float:
+    """Return a number that is at most 1 when two lattices agree within the tolerances, basis vector by basis vector."""
+    scale = (abs(np.linalg.det(reference)) / abs(np.linalg.det(candidate))) ** (1 / 3)
+    a, alpha = _cell_parameters(reference)
+    b, beta = _cell_parameters(candidate)
+    volume = abs(1 / scale - 1) / LENGTH_TOLERANCE
+    shape = float(np.max(np.abs(b * scale / a - 1))) / LENGTH_TOLERANCE
+    return max(volume, shape, float(np.max(np.abs(alpha - beta))) / ANGLE_TOLERANCE)
+
+
+def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: Integers) -> float:
+    """Return the largest distance in Å between counterparts after the best origin shift (inf without a pairing)."""
+    fractions = candidate.scaled_positions @ np.linalg.inv(transform)
+    ours, theirs = np.asarray(reference.numbers), np.asarray(candidate.numbers)
+    kinds, counts = np.unique(ours, return_counts=True)
+    rare = kinds[np.argmin(counts)]
+    anchor = int(np.flatnonzero(ours == rare)[0])
+    best = np.inf
+    for other in np.flatnonzero(theirs == rare):
+        shift = reference.scaled_positions[anchor] - fractions[other]
+        delta = reference.scaled_positions[:, None] - (fractions + shift)[None]
+        delta -= np.rint(delta)
+        distances = np.linalg.norm(delta @ reference.cell, axis=2)
+        distances[ours[:, None] != theirs[None]] = np.inf
+        nearest = distances.argmin(axis=1)
+        if len(set(nearest.tolist())) == len(ours):
+            chosen = delta[np.arange(len(ours)), nearest]
+            # the anchor need not be where it was: take out the mean shift
+            moved = np.linalg.norm((chosen - chosen.mean(axis=0)) @ reference.cell, axis=1)
+            best = min(best, float(moved.max()))
+    return best
+
+
+def _fits(reference: PhonopyAtoms, candidate: PhonopyAtoms, matrix: Integers) -> bool:
+    """Tell whether a transform brings lattice and atoms of the candidate onto the reference."""
+    return (
+        _lattice_distance(reference.cell, matrix @ candidate.cell) <= 1
+        and _site_distance(reference, candidate, matrix) <= SITE_TOLERANCE
+    )
+
+
+def find_transforms(reference: PhonopyAtoms, candidate: PhonopyAtoms) -> list[Integers]:
+    """Find every unimodular M with M @ candidate lattice ≈ reference lattice and the same atoms in the cell.
+
+    A crystal (nearly) symmetric under a rotation allows as many M as rotations. The identity comes first when it fits,
+    then the least distorted.
+    """
+    scale = (abs(np.linalg.det(reference.cell)) / abs(np.linalg.det(candidate.cell))) ** (1 / 3)
+    combinations = np.array(list(itertools.product(range(-3, 4), repeat=3)))
+    lengths = np.linalg.norm(combinations @ candidate.cell, axis=1) * scale
+    wanted = np.linalg.norm(reference.cell, axis=1)
+    rows = [combinations[np.abs(lengths / length - 1) <= LENGTH_TOLERANCE] for length in wanted]
+    identity: Integers = np.eye(3, dtype=np.int64)
+    found: list[tuple[bool, float, float, Integers]] = []
+    for triple in itertools.product(*rows):
+        matrix = np.array(triple)
+        determinant = round(float(np.linalg.det(matrix)))
+        if abs(determinant) != 1:
+            continue
+        distance = _lattice_distance(reference.cell, matrix @ candidate.cell)
+        if _fits(reference, candidate, matrix):
+            found.append((not np.array_equal(matrix, identity), round(distance, 4), -determinant, matrix))
+    return [item[3] for item in sorted(found, key=lambda item: item[:3])]
+
+
+def _same_supercell(ours: Integers, theirs: Integers, transform: Integers) -> bool:
+    """Tell whether two supercells (in their primitive vectors) span the same lattice in the common basis."""
+    relation = theirs @ np.linalg.inv(transform) @ np.linalg.inv(ours)
+    return bool(np.allclose(relation, np.rint(relation), atol=1e-4) and abs(abs(np.linalg.det(relation)) - 1) < 1e-3)
+
+
+def _composition(model: HarmonicModel) -> dict[str, int]:
+    symbols = model.phonon.primitive.symbols
+    return {symbol: symbols.count(symbol) for symbol in sorted(set(symbols))}
+
+
+def _rotations(model: HarmonicModel, transform: Integers) -> set[bytes]:
+    """Return the point operations of the primitive cell in the transformed basis."""
+    inverse = np.linalg.inv(transform)
+    operations = model.phonon.primitive_symmetry.pointgroup_operations
+    # positions change as x' = x M⁻¹ (rows), so operations on column vectors change as R' = M⁻ᵀ R Mᵀ
+    return {np.rint(inverse.T @ rotation @ transform.T).astype(np.int64).tobytes() for rotation in operations}
+
+
+def _formula(model: HarmonicModel) -> str:
+    return "".join(f"{symbol}{count}" for symbol, count in _composition(model).items())
+
+
+def require_same_formula(reference: str, candidate: str, first: str, second: str) -> None:
+    """Raise MismatchError unless two reduced formulas are the same.
+
+    Parameters
+    ----------
+    reference, candidate
+        Reduced formulas.
+    first, second
+        What to call the two in the message.
+    """
+    if reference != candidate:
+        raise MismatchError(
+            f"Composition mismatch: {first} is {reference}, {second} is {candidate}.",
+            "Compare phonons of the same material; one of the files is misplaced.",
+        )
+
+
+def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatch:
+    """Relate two harmonic models of one crystal.
+
+    Raises
+    ------
+    MismatchError
+        When composition, number of atoms, geometry or supercell differ, with both values in the message.
+    """
+    require_same_formula(reference.formula, candidate.formula, reference.source, candidate.source)
+    if _composition(reference) != _composition(candidate):
+        raise MismatchError(
+            f"Primitive cells differ: {_formula(reference)} ({reference.space_group[0]}) in {reference.source}, "
+            f"{_formula(candidate)} ({candidate.space_group[0]}) in {candidate.source}: "
+            "they relaxed into different structures.",
+            "Branches cannot be paired; compare stability and thermodynamics of each side instead.",
+        )
+    ours, theirs = primitive_supercell_matrix(reference), primitive_supercell_matrix(candidate)
+    identity: Integers = np.eye(3, dtype=np.int64)
+    cells = reference.phonon.primitive, candidate.phonon.primitive
+    # the search is needed only where the two files chose different primitive vectors
+    obvious = _fits(*cells, identity) and _same_supercell(ours, theirs, identity)
+    transforms = [identity] if obvious else find_transforms(*cells)
+    if not transforms:
+        raise MismatchError(
+            f"Geometry mismatch: the primitive cells of {reference.source} ({reference.space_group[0]}, "
+            f"{reference.phonon.primitive.volume:.2f} Å³) and {candidate.source} ({candidate.space_group[0]}, "
+            f"{candidate.phonon.primitive.volume:.2f} Å³) cannot be mapped onto each other.",
+            "The two relaxed into different structures or belong to different polymorphs.",
+        )
+    fitting = [matrix for matrix in transforms if _same_supercell(ours, theirs, matrix)]
+    if not fitting:
+        raise MismatchError(
+            f"Supercell mismatch: {reference.source} has {len(reference.phonon.supercell)} atoms "
+            f"(S = {ours.tolist()} in primitive vectors), {candidate.source} has {len(candidate.phonon.supercell)} "
+            f"(S = {theirs.tolist()}).",
+            "Compute the candidate in the reference's supercell: interpolated branches of different supercells differ.",
+        )
+    transform = fitting[0]
+    notes = []
+    same_group = reference.space_group[1] == candidate.space_group[1]
+    if not same_group:
+        notes.append(
+            f"relaxed into different space groups: reference {reference.space_group[0]} ({reference.space_group[1]}), "
+            f"candidate {candidate.space_group[0]} ({candidate.space_group[1]})"
+        )
+    if not np.array_equal(transform, np.eye(3)):
+        notes.append("the candidate's primitive cell has another basis; its q-points were transformed")
+    same_rotations = _rotations(reference, np.eye(3, dtype=np.int64)) == _rotations(candidate, transform)
+    return CellMatch(transform, same_group, same_rotations, tuple(notes))

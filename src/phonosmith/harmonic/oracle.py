@@ -1,0 +1,225 @@
+"""Training data out of phonons that exist already: the harmonic energy E = ½ u Φ u as an exact source of labels.
+
+Force constants of a finished calculation give the forces of any small displacement pattern without another
+calculation. Cells too large to train on are brought to a smaller supercell through the dynamical matrices at the
+wave vectors commensurate with it: exact where both supercells share the wave vector, phonopy's own interpolation
+elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.harmonic.files import atoms_of
+from phonosmith.harmonic.model import HarmonicModel, new_phonon, to_structure
+from phonosmith.reference.datasets.frame_labels import label_frame
+
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+Array = NDArray[np.float64]
+
+Shapes = Literal["varied", "one"]
+MEAN_DISPLACEMENT = 0.03
+"""Å; larger patterns leave the range in which a harmonic energy stands for the true one."""
+
+
+@dataclass(frozen=True)
+class PhononDataset:
+    """Labelled configurations and force constants to fine-tune with.
+
+    Attributes
+    ----------
+    train, valid
+        Frames with harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries
+        zero forces and, where asked for, zero stress.
+    phonon
+        Phonopy object of the small supercell, force constants inside: for the curvature term.
+    """
+
+    train: list[Atoms]
+    valid: list[Atoms]
+    phonon: Phonopy
+
+
+def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
+    """Return the smallest near-cubic supercell of the primitive cell with edges of at least ``min_length`` Å."""
+    from phonosmith.structures.supercell import phonon_supercell
+
+    if not np.isfinite(min_length) or min_length <= 0:
+        raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 9.")
+    return phonon_supercell(to_structure(model.phonon.primitive), min_length).phonopy_matrix
+
+
+def varied_supercells(
+    primitive: PhonopyAtoms, n_atoms: int, count: int, rng: np.random.Generator, min_length: float = 4.0
+) -> list[list[list[int]]]:
+    """Return supercells of different shape and about the same size.
+
+    One small supercell fixes frequencies at its own wave vectors only; a potential that sees farther than half its
+    edge may then be wrong everywhere in between. Small cells of different shape cover different wave vectors, at the
+    same cost.
+
+    Parameters
+    ----------
+    primitive
+        Primitive cell.
+    n_atoms
+        Largest number of atoms; the smallest is about half of it.
+    count
+        Supercells wanted; each is drawn anew.
+    rng
+        Source of the draws.
+    min_length
+        Shortest lattice vector allowed, Å.
+    """
+    largest = max(2, n_atoms // len(primitive))
+    found: list[list[list[int]]] = []
+    for _ in range(1000 * count):
+        size = int(rng.integers(max(2, largest // 2), largest + 1))
+        first = int(rng.choice([d for d in range(1, size + 1) if size % d == 0]))
+        second = int(rng.choice([d for d in range(1, size // first + 1) if (size // first) % d == 0]))
+        third = size // (first * second)
+        # Hermite normal form: every sublattice of this index has exactly one
+        rows = np.array([
+            [first, int(rng.integers(0, second)), int(rng.integers(0, third))],
+            [0, second, int(rng.integers(0, third))],
+            [0, 0, third],
+        ])  # fmt: skip
+        matrix = _reduced(rows, primitive.cell)
+        if np.linalg.norm(matrix @ primitive.cell, axis=1).min() >= min_length:
+            # phonopy writes the same vectors as columns
+            found.append(matrix.T.tolist())
+            if len(found) == count:
+                return found
+    raise InputError(
+        f"No supercells of {n_atoms} atoms have lattice vectors of {min_length} Å.", "Allow more atoms per cell."
+    )
+
+
+def _reduced(rows: NDArray[np.int64], lattice: Array) -> NDArray[np.int64]:
+    """Return short vectors that span the same sublattice (right-handed)."""
+    from pymatgen.core import Lattice
+
+    reduced = Lattice(rows @ lattice).get_niggli_reduced_lattice(1e-3)
+    # the reduced lattice is rotated; its mapping to the old vectors is what is wanted
+    found = Lattice(rows @ lattice).find_mapping(reduced, 1e-3, 0.1)
+    if found is None:
+        return rows
+    matrix: NDArray[np.int64] = np.rint(found[2]).astype(int) @ rows
+    return matrix if np.linalg.det(matrix) > 0 else -matrix
+
+
+def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]) -> Phonopy:
+    """Return phonopy's object with the force constants of another supercell of the same primitive cell.
+
+    Parameters
+    ----------
+    model
+        Harmonic model with force constants.
+    supercell_matrix
+        phonopy's matrix, with respect to the model's primitive cell.
+    """
+    from phonopy.harmonic.dynmat_to_fc import DynmatToForceConstants
+
+    source = model.phonon
+    small = new_phonon(source.primitive, supercell_matrix, np.eye(3))
+    transform = DynmatToForceConstants(small.primitive, small.supercell, is_full_fc=True)
+    matrices = []
+    for q in transform.commensurate_points:
+        source.dynamical_matrix.run(q)
+        matrices.append(source.dynamical_matrix.dynamical_matrix)
+    transform.dynamical_matrices = matrices
+    transform.run()
+    small.force_constants = transform.force_constants
+    return small
+
+
+def harmonic_label(atoms: Atoms, phonon: Phonopy, displacements: Array, **info: Any) -> Atoms:
+    """Return a displaced copy of the perfect supercell with harmonic energy (eV) and forces (eV/Å).
+
+    Parameters
+    ----------
+    atoms
+        Perfect supercell, in phonopy's order.
+    phonon
+        Full force constants of that supercell.
+    displacements
+        Å, shape (atoms, 3).
+    **info
+        Notes for the frame.
+    """
+    forces = -np.einsum("ijab,jb->ia", phonon.force_constants, displacements)
+    moved = atoms.copy()
+    moved.positions += displacements
+    return label_frame(moved, energy=-0.5 * float(np.sum(forces * displacements)), forces=forces, **info)
+
+
+def dataset_from_phonons(
+    model: HarmonicModel,
+    *,
+    supercell_matrix: Sequence[Sequence[int]] | None = None,
+    min_length: float = 9.0,
+    n_train: int = 8,
+    n_valid: int = 3,
+    shapes: Shapes = "varied",
+    displacement: float = MEAN_DISPLACEMENT,
+    relaxed_cell: bool = True,
+    seed: int = 0,
+) -> PhononDataset:
+    """Make a training set from a finished phonon calculation.
+
+    Parameters
+    ----------
+    model
+        Harmonic model, e.g. ``load_harmonic("phonopy.yaml")``.
+    supercell_matrix
+        Supercell of the frames; by default the smallest near-cubic one with edges of ``min_length``.
+    min_length
+        Å.
+    n_train, n_valid
+        Displaced frames; the perfect cell is added to the training set.
+    shapes
+        ``varied``: every frame in a supercell of another shape with at most as many atoms (see `varied_supercells`);
+        ``one``: all in the supercell of the perfect cell.
+    displacement
+        Mean length of the random displacements, Å.
+    relaxed_cell
+        The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
+    seed
+        Of the displacements.
+    """
+    if n_train < 1 or n_valid < 1 or displacement <= 0:
+        raise InputError(
+            f"{n_train} training and {n_valid} validation frames displaced by {displacement} Å make no training set.",
+            "Ask for at least one of each and a positive displacement.",
+        )
+    matrix = small_supercell(model, min_length) if supercell_matrix is None else supercell_matrix
+    phonon = in_supercell(model, matrix)
+    perfect = atoms_of(phonon.supercell)
+    rng = np.random.default_rng(seed)
+    # the mean length of a vector with independent normal components of width s is s √(8/π)
+    width = displacement / np.sqrt(8 / np.pi)
+    count = n_train + n_valid
+    sources = [phonon] * count
+    if shapes == "varied":
+        sources = [
+            in_supercell(model, cell) for cell in varied_supercells(model.phonon.primitive, len(perfect), count, rng)
+        ]
+    frames = []
+    for source in sources:
+        still = atoms_of(source.supercell)
+        moves = rng.normal(0.0, width, (len(still), 3))
+        frames.append(harmonic_label(still, source, moves - moves.mean(axis=0), labels=f"harmonic, {model.source}"))
+    zero = np.zeros((len(perfect), 3))
+    stress = np.zeros(6) if relaxed_cell else None
+    still = label_frame(perfect, energy=0.0, forces=zero, stress=stress, labels=f"harmonic, {model.source}")
+    return PhononDataset(train=[still, *frames[:n_train]], valid=frames[n_train:], phonon=phonon)

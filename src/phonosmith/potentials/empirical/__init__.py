@@ -1,0 +1,1 @@
+"""Published interatomic potentials with parameters instead of networks."""

@@ -1,0 +1,1 @@
+"""MACE: files, graphs, energies with their derivatives, blocks."""

@@ -1,0 +1,1 @@
+"""Nequix: files, graphs, energies with their derivatives."""

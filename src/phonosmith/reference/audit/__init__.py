@@ -1,0 +1,1 @@
+"""Audit of a labelled dataset before any training."""

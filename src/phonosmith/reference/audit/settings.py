@@ -1,0 +1,148 @@
+"""Checks on how labels were made: functional, settings, POTCARs, k-meshes, rehearsals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+
+from phonosmith.reference.datasets.documents import Finding
+from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS
+
+
+def split_by_majority(groups: Mapping[Hashable, Sequence[int]], check: str, what: str, majority: float) -> Finding:
+    """Exclude a small minority that differs, refuse a set without a clear majority.
+
+    Parameters
+    ----------
+    groups
+        Frame indices by value.
+    check, what
+        Name of the check and of the quantity for the message.
+    majority
+        Fraction of frames the largest group needs for the others to be merely excluded.
+    """
+    values = {str(key): len(members) for key, members in groups.items()}
+    total = sum(values.values())
+    largest = max(groups, key=lambda key: len(groups[key]))
+    others = sorted(index for key, members in groups.items() if key != largest for index in members)
+    described = ", ".join(f"{key} ({len(members)})" for key, members in groups.items())
+    if len(groups[largest]) >= majority * total:
+        message = f"{len(others)} frames differ in {what} from the other {len(groups[largest])}: {described}"
+        return Finding(check=check, severity="exclude", message=message, frames=others, values=values)
+    message = f"the frames mix {what}: {described}; they do not lie on one energy surface"
+    return Finding(check=check, severity="refuse", message=message, frames=others, values=values)
+
+
+def _grouped(frames: Sequence[Atoms], key: str) -> dict[Hashable, list[int]]:
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, atoms in enumerate(frames):
+        if atoms.info.get(key) is not None:
+            groups[str(atoms.info[key])].append(index)
+    return groups
+
+
+def settings_findings(
+    frames: Sequence[Atoms], *, majority: float, ediff: float, kspacing_ratio: float, allow_rehearsal: bool
+) -> list[Finding]:
+    """Return every finding about how the labels were made."""
+    findings = []
+    if not allow_rehearsal:
+        findings += _rehearsal(frames)
+    for key, check, what in ((FUNCTIONAL, "functional", "the functional"), (SETTINGS, "settings", "settings")):
+        groups = _grouped(frames, key)
+        known = sum(len(members) for members in groups.values())
+        if len(groups) > 1 and not (check == "settings" and _explained_by(frames, findings)):
+            findings.append(split_by_majority(groups, check, what, majority))
+        if known < len(frames):
+            unknown = [index for index, atoms in enumerate(frames) if atoms.info.get(key) is None]
+            message = f"{len(unknown)} frames do not say which {what.removeprefix('the ')} made them"
+            findings.append(Finding(check=check, severity="warn", message=message, frames=unknown))
+    return [*findings, *_potcars(frames, majority), *_meshes(frames, majority, kspacing_ratio), *_ediff(frames, ediff)]
+
+
+def _explained_by(frames: Sequence[Atoms], findings: Sequence[Finding]) -> bool:
+    """Tell whether the frames that differ in functional are all that differ in settings."""
+    for finding in findings:
+        if finding.check == "functional" and finding.frames:
+            apart = set(finding.frames)
+            pairs = {(atoms.info.get(FUNCTIONAL), atoms.info.get(SETTINGS)) for atoms in frames}
+            rest = {atoms.info.get(SETTINGS) for index, atoms in enumerate(frames) if index not in apart}
+            return len(pairs) == len({f for f, _ in pairs}) and len(rest - {None}) <= 1
+    return False
+
+
+def _rehearsal(frames: Sequence[Atoms]) -> list[Finding]:
+    fake = [index for index, atoms in enumerate(frames) if atoms.info.get("rehearsal")]
+    if not fake:
+        return []
+    severity = "refuse" if len(fake) == len(frames) else "exclude"
+    message = f"{len(fake)} frames come from a rehearsal with the VASP stand-in: they are no DFT"
+    return [Finding(check="rehearsal", severity=severity, message=message, frames=fake)]  # type: ignore[arg-type]
+
+
+def _potcars(frames: Sequence[Atoms], majority: float) -> list[Finding]:
+    """Every element needs one POTCAR in all frames, whatever else a frame contains."""
+    titles: dict[str, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, atoms in enumerate(frames):
+        for item in str(atoms.info.get("potcar") or "").split(";"):
+            element, _, title = item.partition(":")
+            if title:
+                titles[element][title].append(index)
+    return [
+        split_by_majority(groups, "potcar", f"the POTCAR of {element}", majority)
+        for element, groups in titles.items()
+        if len(groups) > 1
+    ]
+
+
+def _meshes(frames: Sequence[Atoms], majority: float, ratio: float) -> list[Finding]:
+    """One KSPACING for all frames, or equal meshes in equal cells; different cells comparable spacings."""
+    if _one_spacing(frames):
+        return []
+    cells: dict[tuple[Any, ...], dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, atoms in enumerate(frames):
+        if atoms.info.get("kmesh") is not None:
+            lengths = tuple(round(math.log(max(float(x), 1e-6)) / 0.2) for x in atoms.cell.lengths())
+            cells[(atoms.get_chemical_formula(), *lengths)][str(atoms.info["kmesh"])].append(index)
+    findings = [
+        split_by_majority(groups, "kpoints", f"the k-mesh of equal cells ({key[0]})", majority)
+        for key, groups in cells.items()
+        if len(groups) > 1
+    ]
+    spacings = np.array([float(a.info["kspacing"]) for a in frames if a.info.get("kspacing") is not None])
+    if len(spacings) and not findings and spacings.max() > ratio * spacings.min():
+        coarse = [i for i, a in enumerate(frames) if float(a.info.get("kspacing") or 0) > ratio * spacings.min()]
+        message = (
+            f"k-point spacings range from {spacings.min():.3f} to {spacings.max():.3f} Å⁻¹ (VASP's convention): check"
+            " that energies of both are converged"
+        )
+        findings.append(Finding(check="kpoints", severity="warn", message=message, frames=coarse))
+    return findings
+
+
+def _one_spacing(frames: Sequence[Atoms]) -> bool:
+    """Tell whether one KSPACING gives every mesh: N = ceil(|b| / k) confines k to |b|/N <= k < |b|/(N-1)."""
+    low, high = 0.0, math.inf
+    for atoms in frames:
+        if atoms.info.get("kmesh") is None or atoms.cell.rank < 3:
+            continue
+        mesh = [int(value) for value in str(atoms.info["kmesh"]).rstrip("s").split("x")]
+        lengths = 2 * math.pi * np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
+        for length, count in zip(lengths, mesh, strict=True):
+            low = max(low, float(length) / count)
+            high = min(high, float(length) / (count - 1) if count > 1 else math.inf)
+    return low <= high * (1 + 1e-9)
+
+
+def _ediff(frames: Sequence[Atoms], limit: float) -> list[Finding]:
+    loose = [i for i, atoms in enumerate(frames) if float(atoms.info.get("ediff") or 0) > limit]
+    if not loose:
+        return []
+    worst = Counter(f"{float(frames[i].info['ediff']):.0e}" for i in loose)
+    message = f"{len(loose)} frames stopped their SCF at EDIFF {', '.join(worst)} eV: forces carry noise for phonons"
+    return [Finding(check="ediff", severity="warn", message=message, frames=loose, values=dict(worst))]

@@ -1,0 +1,1 @@
+"""Labelled configurations: files, identity, labels, offsets."""

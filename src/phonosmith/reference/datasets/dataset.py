@@ -1,0 +1,160 @@
+"""Datasets: labelled configurations with an identity, nested subsets and merging with provenance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.data import chemical_symbols
+
+from phonosmith.core.artefacts import ArtefactStore, default_artefacts
+from phonosmith.core.errors import ArtefactError, InputError
+from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
+from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.datasets.extxyz import format_frames, parse_frames, read_frames, write_frames
+from phonosmith.reference.datasets.frame_labels import (
+    FUNCTIONAL,
+    IDENTITY_KEYS,
+    SETTINGS,
+    SOURCE,
+    check_frames,
+    label_frame,
+    labels_of,
+)
+
+__all__ = [
+    "DatasetRef",
+    "check_frames",
+    "dataset_digest",
+    "frame_digest",
+    "get_dataset",
+    "label_frame",
+    "labels_of",
+    "merge",
+    "nested_subsets",
+    "put_dataset",
+    "read_frames",
+    "subset",
+    "write_frames",
+]
+
+
+def frame_digest(atoms: Atoms) -> str:
+    """Return the identity of one frame: configuration, labels, weights, head and settings."""
+    labels = labels_of(atoms)
+    return digest_json(
+        {
+            "configuration": digest_atoms(atoms),
+            "energy": labels.energy,
+            "forces": None if labels.forces is None else digest_array(labels.forces),
+            "stress": None if labels.stress is None else digest_array(labels.stress),
+            "info": {key: _scalar(atoms.info[key]) for key in IDENTITY_KEYS if key in atoms.info},
+        }
+    )
+
+
+def _scalar(value: object) -> object:
+    """Numbers are one kind: a weight of 1 and of 1.0 is the same weight."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def dataset_digest(frames: Sequence[Atoms]) -> str:
+    """Return the identity of an ordered set of frames."""
+    return digest_json([frame_digest(atoms) for atoms in frames])
+
+
+def put_dataset(
+    frames: Sequence[Atoms], *, name: str = "", parents: Sequence[str] = (), store: ArtefactStore | None = None
+) -> DatasetRef:
+    """Keep frames in the artefact store and return their reference.
+
+    Parameters
+    ----------
+    frames
+        Labelled configurations, in the order that counts.
+    name
+        Human name.
+    parents
+        sha256 of the datasets these frames came from.
+    store
+        Artefact store; the process's own by default.
+    """
+    if not frames:
+        raise InputError("An empty dataset cannot be kept.", "Check what was selected.")
+    check_frames(frames, name or "dataset")
+    keeper = store or default_artefacts()
+    artefact = keeper.put_bytes(format_frames(frames).encode(), kind="frames", suffix=".extxyz")
+    labels = [labels_of(atoms) for atoms in frames]
+    numbers = sorted({int(number) for atoms in frames for number in atoms.numbers})
+    return DatasetRef(
+        sha256=dataset_digest(frames),
+        name=name,
+        n_frames=len(frames),
+        n_atoms=sum(len(atoms) for atoms in frames),
+        elements=[chemical_symbols[number] for number in numbers],
+        n_energies=sum(label.energy is not None for label in labels),
+        n_forces=sum(label.forces is not None for label in labels),
+        n_stresses=sum(label.stress is not None for label in labels),
+        functionals=sorted({str(atoms.info[FUNCTIONAL]) for atoms in frames if FUNCTIONAL in atoms.info}),
+        settings=sorted({str(atoms.info[SETTINGS]) for atoms in frames if SETTINGS in atoms.info}),
+        sources=dict(Counter(str(atoms.info.get(SOURCE, "unknown")) for atoms in frames)),
+        parents=list(parents),
+        artefact=artefact,
+    )
+
+
+def get_dataset(ref: DatasetRef, *, store: ArtefactStore | None = None) -> list[Atoms]:
+    """Return the frames behind a reference, verified against it.
+
+    Raises
+    ------
+    ArtefactError
+        When the artefact is missing, altered or holds other frames than the reference names.
+    """
+    keeper = store or default_artefacts()
+    text = keeper.get_bytes(ref.artefact).decode()
+    frames = parse_frames(text, f"dataset {ref.short}")
+    if dataset_digest(frames) != ref.sha256:
+        raise ArtefactError(
+            f"Dataset {ref.short} does not hold the frames its reference names.",
+            "The reference was edited or written by another version; import the data again.",
+        )
+    return frames
+
+
+def nested_subsets(frames: Sequence[Atoms], sizes: Sequence[int]) -> dict[int, list[Atoms]]:
+    """Return prefixes of an ordered set, so that every smaller subset is contained in every larger one."""
+    for size in sizes:
+        if not 1 <= size <= len(frames):
+            raise InputError(f"A subset of {size} frames was asked of {len(frames)}.", f"Choose 1 to {len(frames)}.")
+    return {size: list(frames[:size]) for size in sorted(set(sizes))}
+
+
+def subset(ref: DatasetRef, size: int, *, store: ArtefactStore | None = None) -> DatasetRef:
+    """Keep the first ``size`` frames of a dataset as a dataset of its own that names its parent."""
+    chosen = nested_subsets(get_dataset(ref, store=store), [size])[size]
+    return put_dataset(chosen, name=f"{ref.name or ref.short}[:{size}]", parents=[ref.sha256], store=store)
+
+
+def merge(sources: Mapping[str, Sequence[Atoms]]) -> list[Atoms]:
+    """Join sets of frames; every frame remembers the name of its source and its index there.
+
+    Parameters
+    ----------
+    sources
+        Frames by source name; order is kept. A frame that already names its source keeps that as ``source_before``.
+    """
+    merged = []
+    for name, frames in sources.items():
+        for index, atoms in enumerate(frames):
+            frame = atoms.copy()
+            if atoms.calc is not None:
+                frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
+            before = frame.info.get(SOURCE)
+            if before is not None and before != name:
+                frame.info[SOURCE + "_before"] = before
+            frame.info.update({SOURCE: name, SOURCE + "_index": index})
+            merged.append(frame)
+    return merged

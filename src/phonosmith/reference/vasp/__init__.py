@@ -1,0 +1,1 @@
+"""VASP: makers, handlers, readers of its output."""

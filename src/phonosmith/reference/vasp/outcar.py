@@ -1,0 +1,164 @@
+"""Reader of OUTCAR for runs whose vasprun.xml is gone.
+
+An OUTCAR rounds positions to 1e-5 Å and forces to 1e-6 eV/Å, so vasprun.xml is taken wherever both lie together.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.errors import InputError
+from phonosmith.reference.accept import STANDIN_MARK
+from phonosmith.reference.vasp.settings import VaspSettings
+from phonosmith.reference.vasp.vasprun import IonicStep, VaspRun, _symbol
+
+Array = NDArray[np.float64]
+
+_TAGS = re.compile(
+    r"^\s*(PREC|ENCUT|NELM|EDIFF|ISMEAR|SIGMA|ISPIN|LREAL|GGA|METAGGA|LHFCALC|HFSCREEN|AEXX|LDAU|LUSE_VDW|IVDW|LVDW|LASPH|"
+    r"LSORBIT|LEPSILON|LCALCEPS|ICHARG|NSW|LDAUTYPE)\s*=\s*(\S+)"
+)
+_INLINE = re.compile(r";\s*(SIGMA|NELMIN|ISMEAR)\s*=\s*(\S+)")
+_SPECIES = re.compile(r"for each species (LDAU[LUJ]) =\s*(.*)")
+_ENERGY = re.compile(r"free\s+energy\s+TOTEN\s*=\s*(\S+)\s*eV")
+_SIGMA0 = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
+_MESH = re.compile(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)")
+_DONE = "General timing and accounting"
+
+
+class _Reader:
+    """Line by line; every block starts at a heading VASP has printed unchanged since version 4.6."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+        self.tags: dict[str, Any] = {}
+        self.titles: list[str] = []
+        self.counts: list[int] = []
+        self.mesh: tuple[int, int, int] | None = None
+        self.version = ""
+        self.cell: Array | None = None
+        self.current = IonicStep()
+        self.steps: list[IonicStep] = []
+        self.finished = False
+
+    def run(self) -> None:
+        """Read every line."""
+        for number, line in enumerate(self.lines):
+            if number < 5 and not self.version and (found := re.match(r"\s*vasp\.(\S+)", line)):
+                self.version = found.group(1)
+            elif "TITEL" in line and "=" in line:
+                self.titles.append(line.split("=", 1)[1].strip())
+            elif "ions per type" in line:
+                self.counts = [int(value) for value in line.split("=", 1)[1].split()]
+            elif "TOTEN" in line or "energy(sigma->0)" in line:
+                self._energies(line)
+            elif "in kB" in line:
+                self._stress(line)
+            elif "direct lattice vectors" in line:
+                self.cell = self._table(number + 1, 3)[:, :3]
+            elif "TOTAL-FORCE (eV/Angst)" in line:
+                self._forces(number)
+            elif found := _MESH.search(line):
+                self.mesh = (int(found.group(1)), int(found.group(2)), int(found.group(3)))
+            elif _DONE in line:
+                self.finished = True
+            else:
+                self._settings(line)
+
+    def _settings(self, line: str) -> None:
+        if found := _TAGS.match(line):
+            self.tags.setdefault(found.group(1), found.group(2).rstrip(";"))
+            if inline := _INLINE.search(line):
+                self.tags.setdefault(inline.group(1), inline.group(2))
+        elif "LDA+U is selected" in line:
+            self.tags["LDAU"] = "T"
+            self.tags["LDAUTYPE"] = line.rsplit("=", maxsplit=1)[-1].strip()
+        elif found := _SPECIES.search(line):
+            self.tags[found.group(1)] = " ".join(found.group(2).split())
+
+    def _energies(self, line: str) -> None:
+        if found := _ENERGY.search(line):
+            value = float(found.group(1))
+            # two blanks mark the summary after the electronic loop
+            if "free  energy" in line:
+                self.current.energy = value
+            else:
+                self.current.scf.append(value)
+        if found := _SIGMA0.search(line):
+            self.current.energy_sigma0 = float(found.group(1))
+            self._close_if_whole()
+
+    def _stress(self, line: str) -> None:
+        xx, yy, zz, xy, yz, zx = (float(value) for value in line.split()[2:8])
+        self.current.stress = np.array([[xx, xy, zx], [xy, yy, yz], [zx, yz, zz]])
+
+    def _table(self, first: int, rows: int) -> Array:
+        text = self.lines[first : first + rows]
+        if len(text) < rows:
+            raise ValueError("a table is cut off")
+        return np.array([[float(value) for value in _split(line)] for line in text])
+
+    def _forces(self, heading: int) -> None:
+        table = self._table(heading + 2, sum(self.counts))
+        if self.cell is None or table.shape[1] < 6:
+            raise ValueError("forces come before the cell")
+        self.current.cell = self.cell
+        self.current.positions = np.asarray(np.linalg.solve(self.cell.T, table[:, :3].T).T, dtype=float)
+        self.current.forces = table[:, 3:6]
+        self._close_if_whole()
+
+    def _close_if_whole(self) -> None:
+        """End the ionic step when its energy and forces are both there, in whichever order this version prints them."""
+        if self.current.energy is not None and self.current.forces is not None:
+            self.steps.append(self.current)
+            self.current = IonicStep()
+
+
+def _split(line: str) -> list[str]:
+    """Split numbers that VASP may run together when they are negative and wide."""
+    return re.sub(r"(?<=\d)-(?=\d)", " -", line).split()
+
+
+def parse_outcar(data: bytes, where: str) -> VaspRun:
+    """Read the content of an OUTCAR.
+
+    Raises
+    ------
+    InputError
+        When it is not an OUTCAR or ends before the atoms are listed. A run that broke off says so in ``damage``.
+    """
+    text = data.decode("utf-8", errors="replace")
+    if not text.strip():
+        raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")
+    if STANDIN_MARK in text[:200]:
+        raise InputError(
+            f"{where} comes from a rehearsal with the VASP stand-in: its numbers are no DFT.",
+            "Import the vasprun.xml beside it with --allow-rehearsal if that is what you want.",
+        )
+    if "vasp." not in text[:2000]:
+        raise InputError(f"{where} is not an OUTCAR.", "Give VASP's own file.")
+    reader = _Reader(text.splitlines())
+    damage = None
+    try:
+        reader.run()
+    except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+        damage = f"a number cannot be read ({error})"
+    if damage is None and not reader.finished:
+        damage = "the timing summary at the end is missing: the run did not finish"
+    titles = reader.titles[: len(reader.counts)]
+    if not reader.counts or len(titles) < len(reader.counts):
+        raise InputError(f"{where} ends before it lists its atoms.", "Repeat the run.")
+    try:
+        elements = [_symbol("", title) for title in titles]
+    except ValueError as error:
+        raise InputError(f"{where}: POTCAR titles {titles} name no elements.", "Give vasprun.xml instead.") from error
+    symbols = [element for element, count in zip(elements, reader.counts, strict=True) for _ in range(count)]
+    tags = {**reader.tags, "ENMAX": reader.tags.get("ENCUT", 0.0)}
+    settings = VaspSettings(
+        reader.version, tags, {e: " ".join(t.split()) for e, t in zip(elements, titles, strict=True)}, reader.mesh
+    )
+    return VaspRun(settings, symbols, reader.steps, {k: str(v) for k, v in reader.tags.items()}, 0, damage)

@@ -1,0 +1,200 @@
+"""What a VASP run computed, from its tags: functional, the settings that shape the energy surface, POTCARs, k-mesh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from phonosmith.core.hashing import digest_json
+from phonosmith.reference.accept import is_rehearsal
+
+Array = NDArray[np.float64]
+
+_GGA = {
+    "PE": "PBE", "PS": "PBEsol", "RP": "RPBE", "RE": "revPBE", "91": "PW91", "AM": "AM05", "CA": "LDA", "PZ": "LDA",
+    "PW": "LDA", "VW": "LDA", "WI": "LDA", "B3": "B3LYP", "B5": "B3LYP", "BF": "BEEF",
+}  # fmt: skip
+_DISPERSION = {1: "D2", 10: "D2", 11: "D3", 12: "D3(BJ)", 13: "D4", 2: "TS", 20: "TS", 21: "TS", 4: "dDsC", 202: "MBD"}
+_NOT_SELF_CONSISTENT = (
+    "none",
+    "eigenval",
+    "exact",
+    "subrot",
+    "chi",
+    "gw",
+    "gw0",
+    "scgw",
+    "scgw0",
+    "acfdt",
+    "rpa",
+    "bse",
+)
+
+
+@dataclass(frozen=True)
+class VaspSettings:
+    """Settings of one run.
+
+    Attributes
+    ----------
+    version
+        VASP's version as printed.
+    tags
+        INCAR tags, those VASP worked with where it lists them, else those given.
+    titles
+        POTCAR title by element.
+    mesh
+        k-point divisions, None for an explicit list of several points.
+    """
+
+    version: str
+    tags: Mapping[str, Any]
+    titles: Mapping[str, str]
+    mesh: tuple[int, int, int] | None = None
+    shifted: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def number(self, name: str, default: float) -> float:
+        """Return a tag as a number."""
+        value = self.tags.get(name, default)
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            return default
+
+    def flag(self, name: str) -> bool:
+        """Return a tag as a logical."""
+        return str(self.tags.get(name, "F")).strip().upper().strip(".")[:1] == "T"
+
+    def text(self, name: str) -> str:
+        """Return a tag as text; VASP's ``--`` means not set."""
+        value = str(self.tags.get(name, "")).strip()
+        return "" if value in ("--", "") or value.lower() in ("none", "null") else value
+
+
+def functional_of(settings: VaspSettings) -> str | None:
+    """Name the functional from GGA, METAGGA, hybrid, dispersion and +U tags and the POTCARs; None when unknown."""
+    # OUTCAR of VASP 5 prints a logical METAGGA of another meaning
+    meta = settings.text("METAGGA").upper().strip(".")
+    meta = "" if meta in ("F", "T", "FALSE", "TRUE") else meta
+    base = {"R2SCAN": "r2SCAN", "RTPSS": "revTPSS"}.get(meta, meta) if meta else _gga_name(settings)
+    if base is None:
+        return None
+    if settings.flag("LHFCALC"):
+        screening = settings.number("HFSCREEN", 0.0)
+        mixing = settings.number("AEXX", 0.25)
+        if base == "PBE" and abs(mixing - 0.25) < 1e-6 and abs(screening - 0.2) < 0.011:
+            base = "HSE06"
+        elif base == "PBE" and abs(mixing - 0.25) < 1e-6 and screening == 0:
+            base = "PBE0"
+        else:
+            base = f"{base}-hybrid({mixing:g},{screening:g})"
+    if settings.flag("LUSE_VDW"):
+        base += "+vdW-DF"
+    dispersion = int(settings.number("IVDW", 0))
+    if dispersion or settings.flag("LVDW"):
+        base += f"+{_DISPERSION.get(dispersion or 1, f'IVDW{dispersion}')}"
+    return base + "+U" if settings.flag("LDAU") else base
+
+
+def _gga_name(settings: VaspSettings) -> str | None:
+    tag = settings.text("GGA").upper()
+    if tag:
+        return _GGA.get(tag, f"GGA-{tag}")
+    families = {title.split()[0] for title in settings.titles.values() if title.split()}
+    if families == {"PAW_PBE"}:
+        return "PBE"
+    if families == {"PAW_GGA"}:
+        return "PW91"
+    if families == {"PAW"}:
+        return "LDA"
+    return None
+
+
+def surface_settings(settings: VaspSettings) -> dict[str, Any]:
+    """Return what shapes the potential-energy surface beside functional, POTCARs and k-mesh.
+
+    EDIFF, NELM, algorithm and parallel layout are absent on purpose: converged results do not depend on them.
+    """
+    cutoff = settings.number("ENMAX", settings.number("ENCUT", 0.0))
+    found: dict[str, Any] = {
+        "encut": round(cutoff, 3),
+        "prec": settings.text("PREC").lower()[:4] or "norm",
+        "ismear": int(settings.number("ISMEAR", 1)),
+        "ispin": int(settings.number("ISPIN", 1)),
+        "lreal": settings.text("LREAL").upper().strip(".")[:1] not in ("", "F"),
+        "lasph": settings.flag("LASPH"),
+        "lsorbit": settings.flag("LSORBIT"),
+    }
+    if found["ismear"] >= -1:
+        found["sigma"] = round(settings.number("SIGMA", 0.2), 6)
+    if settings.flag("LDAU"):
+        found["ldau"] = [str(settings.tags.get(name, "")) for name in ("LDAUTYPE", "LDAUL", "LDAUU", "LDAUJ")]
+    return found
+
+
+def settings_digest(settings: VaspSettings) -> str:
+    """Return twelve digits that are equal for runs on the same surface (POTCARs are compared element by element)."""
+    return digest_json({"functional": functional_of(settings), **surface_settings(settings)})[:12]
+
+
+def mesh_spacing(cell: Array, mesh: Sequence[int]) -> float:
+    """Return the coarsest spacing of a k-mesh in VASP's convention (2π included), Å⁻¹."""
+    lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(cell), axis=0)
+    return float(np.max(lengths / np.asarray(mesh, dtype=float)))
+
+
+def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
+    """Return the ``atoms.info`` entries that an audit compares."""
+    info: dict[str, Any] = {
+        "functional": functional_of(settings),
+        "settings": settings_digest(settings),
+        "encut": surface_settings(settings)["encut"],
+        "ediff": settings.number("EDIFF", 1e-4),
+        "code": f"VASP {settings.version}".strip(),
+        "potcar": ";".join(f"{element}:{title}" for element, title in sorted(settings.titles.items())) or None,
+        "rehearsal": True if is_rehearsal(settings.version, list(settings.titles.values())) else None,
+    }
+    if settings.mesh is not None:
+        info["kmesh"] = "x".join(map(str, settings.mesh)) + ("s" if settings.shifted else "")
+        info["kspacing"] = round(mesh_spacing(cell, settings.mesh), 6)
+    return info
+
+
+def not_self_consistent(settings: VaspSettings) -> str | None:
+    """Say why a run is no ground-state self-consistent calculation, or None."""
+    algorithm = str(settings.tags.get("ALGO", "")).strip().lower()
+    if algorithm in _NOT_SELF_CONSISTENT:
+        return f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
+    if int(settings.number("ICHARG", 2)) >= 10:
+        return f"ICHARG = {int(settings.number('ICHARG', 2))} keeps the charge density fixed: the energy is not a label"
+    if settings.flag("LEPSILON") or settings.flag("LCALCEPS"):
+        return "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
+    return None
+
+
+def scf_problem(energies: Sequence[float], settings: VaspSettings) -> str | None:
+    """Say why an electronic minimisation did not converge, or None.
+
+    Parameters
+    ----------
+    energies
+        Total energy after every electronic step, eV.
+    settings
+        With EDIFF and NELM as VASP used them.
+    """
+    tolerance = settings.number("EDIFF", 1e-4)
+    limit = int(settings.number("NELM", 60))
+    if len(energies) < 2:
+        return f"only {len(energies)} electronic step was recorded: convergence cannot be seen"
+    change = abs(energies[-1] - energies[-2])
+    # energies are printed with eight decimals: two roundings add up to 1e-8
+    if not change <= tolerance + 1.001e-8:
+        why = f"NELM = {limit} was reached" if len(energies) >= limit else "it was stopped early"
+        return f"SCF not converged: last change {change:.1e} eV against EDIFF {tolerance:.0e} eV ({why})"
+    return None

@@ -1,0 +1,65 @@
+"""From figures to embedded pictures; a figure that cannot be drawn costs a sentence, not the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phonosmith.core.errors import PhonosmithError
+from phonosmith.report.figures.style import save_figure, webp_bytes
+from phonosmith.report.page.content import Picture
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+
+
+def reason_of(error: Exception) -> str:
+    """Return an error in one sentence."""
+    if isinstance(error, PhonosmithError):
+        return error.message
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+class Gallery:
+    """Draws figures, embeds them, and keeps vector and pixel files of them where asked.
+
+    Parameters
+    ----------
+    folder
+        Where each figure is also written as SVG and PNG; nowhere when None.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.problems: list[str] = []
+
+    def draw(self, name: str, make: Callable[[], Figure], alt: str, caption: str) -> list[Picture]:
+        """Return the picture of a figure, or nothing after noting why it could not be drawn.
+
+        Parameters
+        ----------
+        name
+            File name without suffix.
+        make
+            Draws the figure.
+        alt, caption
+            See `Picture`.
+        """
+        from PIL import Image
+
+        try:
+            figure = make()
+            data = webp_bytes(figure)
+            if self.folder is not None:
+                for suffix in (".svg", ".png"):
+                    save_figure(figure, self.folder / f"{name}{suffix}")
+        except Exception as error:  # noqa: BLE001 - whatever one figure stumbles over, the report goes on and says it
+            self.problems.append(f"{caption or name} could not be drawn: {reason_of(error)}")
+            return []
+        width, height = Image.open(io.BytesIO(data)).size
+        source = "data:image/webp;base64," + base64.b64encode(data).decode()
+        return [Picture(source, alt, caption, width, height)]

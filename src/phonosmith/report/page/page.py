@@ -1,0 +1,356 @@
+"""Puts a campaign's reports together into the content of one page."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from phonosmith.report.figures.campaign import crystals_figure, elements_figure, verdicts_figure
+from phonosmith.report.figures.material import distinct_materials
+from phonosmith.report.figures.pictures import Gallery, reason_of
+from phonosmith.report.figures.statistics import (
+    costs_compared,
+    costs_figure,
+    errors_by_strategy,
+    errors_figure,
+    force_errors,
+    learning_figure,
+)
+from phonosmith.report.page.blocks_beyond import forgetting_block, transitions_block
+from phonosmith.report.page.blocks_inputs import (
+    costs_block,
+    labels_block,
+    provenance_block,
+    sampling_block,
+    structure_block,
+    training_block,
+)
+from phonosmith.report.page.blocks_results import (
+    elastic_block,
+    eos_block,
+    load_curves,
+    phonons_block,
+    stability_block,
+    thermal_block,
+)
+from phonosmith.report.page.content import (
+    NOTHING,
+    Block,
+    Cell,
+    MaterialSection,
+    Page,
+    Picture,
+    Table,
+    duration,
+    number,
+    slug,
+    space_group_text,
+    unique_slugs,
+    whole,
+)
+from phonosmith.report.page.files import FOLDER, Exporter
+from phonosmith.report.page.potential_tables import (
+    anchor_of,
+    chosen_potential,
+    data_cell,
+    headline,
+    overview_table,
+    potentials_table,
+    reasons,
+    report_label,
+    statistics_table,
+)
+
+if TYPE_CHECKING:
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.core.artefacts import ArtefactStore
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class PageOptions:
+    """What a page shows besides the reports.
+
+    Attributes
+    ----------
+    title
+        Of the page.
+    files
+        Whether models, phonons, labels and figures are written beside the page and linked.
+    unfinished
+        Materials without a report, with the state each is in.
+    notes
+        Sentences for the top of the page.
+    progress
+        Called with materials done, materials in all, and the name of the current one.
+    """
+
+    title: str = "phonosmith campaign"
+    files: bool = False
+    unfinished: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    progress: Progress | None = None
+
+
+def _attempt(heading: str, make: Callable[[], Block]) -> Block:
+    """Return a block, or one that says why it could not be made: a damaged part must not cost the page."""
+    try:
+        return make()
+    except Exception as error:  # noqa: BLE001 - documents can be damaged in many ways
+        return Block(heading, problems=[f"This part could not be made: {reason_of(error)}"])
+
+
+def _section(
+    report: MaterialReport, name: str, label: str, artefacts: ArtefactStore, root: Path, *, files: bool
+) -> MaterialSection:
+    gallery = Gallery(root / FOLDER / name / "figures" if files else None)
+    problems: list[str] = []
+    curves = load_curves(report, artefacts, problems)
+    makers: dict[str, Callable[[], Block]] = {
+        "Phonons": lambda: phonons_block(report, curves, gallery, problems),
+        "Thermal properties": lambda: thermal_block(report, curves, gallery),
+        "Stability": lambda: stability_block(report),
+        "Elastic properties": lambda: elastic_block(report, gallery),
+        "Equation of state": lambda: eos_block(report, gallery),
+        "Phase transitions": lambda: transitions_block(report, gallery),
+        "Forgetting": lambda: forgetting_block(report, gallery),
+        "Structure": lambda: structure_block(report, gallery),
+        "Sampling": lambda: sampling_block(report, gallery),
+        "Labels and audit": lambda: labels_block(report),
+        "Training": lambda: training_block(report, gallery),
+        "Costs": lambda: costs_block(report),
+        "Provenance": lambda: provenance_block(report),
+    }
+    blocks = [_attempt(heading, make) for heading, make in makers.items()]
+    if files:
+        exporter = Exporter(root, name, artefacts)
+        exporter.export(report)
+        blocks.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
+    if gallery.problems:
+        blocks.append(Block("Figures that could not be drawn", problems=gallery.problems))
+    badges = [Cell(space_group_text(report.space_group))] if report.space_group else []
+    badges += [Cell(f"{report.cell} cell")] if report.cell else []
+    badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
+    return MaterialSection(
+        anchor=anchor_of(name),
+        heading=label if report.formula == report.material else f"{label} ({report.formula})",
+        badges=badges,
+        headline=headline(report),
+        reasons=reasons(report),
+        notes=report.notes,
+        potentials=potentials_table(report),
+        blocks=[block for block in blocks if not block.empty],
+        missing=[block.heading.lower() for block in blocks if block.empty],
+    )
+
+
+def variants(reports: Sequence[MaterialReport]) -> dict[str, list[MaterialReport]]:
+    """Return reports by sampling cell and foundation, whose errors must not be mixed; one kind has no name."""
+    groups: dict[tuple[str, str], list[MaterialReport]] = defaultdict(list)
+    for report in reports:
+        groups[report.cell, report.foundation.potential.name].append(report)
+    cells, foundations = ({key[place] for key in groups} for place in range(2))
+    return {
+        ", ".join([f"{cell or 'unnamed'} cell"] * (len(cells) > 1) + [foundation] * (len(foundations) > 1)): group
+        for (cell, foundation), group in groups.items()
+    }
+
+
+def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> list[Picture]:
+    """Return the figures over all materials; those that need several are left out for one."""
+    pictures: list[Picture] = []
+    for name, group in variants(reports).items():
+        drawn = variant_pictures(group, gallery, f"-{slug(name)}" if name else "")
+        pictures += (
+            [replace(one, caption=f"{one.caption} ({name})", alt=f"{name}: {one.alt}") for one in drawn]
+            if name
+            else drawn
+        )
+    n = len(distinct_materials(reports))
+    if n > 1:
+        pictures += gallery.draw(
+            "crystals",
+            lambda: crystals_figure(reports),
+            f"Crystal systems of {n} materials and atoms in their primitive cells.",
+            "Crystal systems and sizes of primitive cells",
+        )
+        pictures += gallery.draw(
+            "elements",
+            lambda: elements_figure(reports),
+            "Periodic table coloured by the number of materials each element occurs in.",
+            "Elements by the number of materials that contain them",
+        )
+    return pictures
+
+
+def variant_pictures(reports: Sequence[MaterialReport], gallery: Gallery, ending: str) -> list[Picture]:
+    """Return the figures of errors and costs of one sampling cell and foundation."""
+    n = len(distinct_materials(reports))
+    pictures: list[Picture] = []
+    forces = force_errors(reports)
+    if len(reports) > 1:
+        pictures += gallery.draw(
+            f"verdicts{ending}",
+            lambda: verdicts_figure(reports),
+            f"Verdicts by potential over {n} materials, and phonon errors of each material's chosen potential against "
+            "the foundation's. The numbers are in the table of verdicts.",
+            "Verdicts by potential; phonon errors of the chosen potential against the foundation's",
+        )
+    if forces and (len(reports) > 1 or len({size for row in forces.values() for size in row}) > 1):
+        pictures += gallery.draw(
+            f"learning{ending}",
+            lambda: learning_figure(reports),
+            "Validation force error of each strategy against the number of training structures.",
+            "Force error against training structures: medians and quartiles over materials",
+        )
+    errors = errors_by_strategy(reports)
+    if max((len(values) for row in errors.values() for values in row.values()), default=0) > 1:
+        for outliers, words in ((False, "without outliers"), (True, "with outliers")):
+            pictures += gallery.draw(
+                f"errors-{words.replace(' ', '-')}{ending}",
+                lambda shown=outliers: errors_figure(reports, outliers=shown),  # type: ignore[misc]
+                f"Box plots of deviations from the reference by property and potential, {words}; medians and quartiles "
+                "are in the table above.",
+                f"Deviations from the reference over materials, {words}",
+            )
+    if costs_compared(reports):
+        pictures += gallery.draw(
+            f"costs{ending}",
+            lambda: costs_figure(reports),
+            "Core hours of displaced supercells and of labels for materials that need at least so many displaced "
+            "cells.",
+            "Cost of reference phonons and of labels against the number of displaced cells",
+        )
+    return pictures
+
+
+def _lead(reports: Sequence[MaterialReport]) -> list[str]:
+    """Return what the campaign found in a sentence or two."""
+    chosen = [(report, chosen_potential(report)) for report in reports]
+    fit = sum(entry is not None and entry.verdict.fit for _, entry in chosen)
+    base = sum(report.foundation.verdict.fit for report in reports)
+    plural = "material" if len(reports) == 1 else "materials"
+    text = f"{fit} of {len(reports)} {plural} have a fine-tuned potential that can be trusted for harmonic phonons"
+    if len(reports) == 1:
+        text = f"{'A' if fit else 'No'} fine-tuned potential can be trusted for harmonic phonons of this material"
+        return [f"{text}; the foundation {'can' if base else 'cannot'}."]
+    return [f"{text}; the foundation alone can be trusted for {base}."]
+
+
+def _warnings(reports: Sequence[MaterialReport]) -> tuple[list[Cell], list[str]]:
+    badges, lines = [], []
+    played = [report for report in reports if report.rehearsal]
+    if played:
+        badges.append(Cell("rehearsal data", tone="warn"))
+        which = "All materials" if len(played) == len(reports) else f"{len(played)} of {len(reports)} materials"
+        lines.append(
+            f"Rehearsal: {which} have reference data made by a stand-in for the DFT program. They show that the "
+            "pipeline works and say nothing about the materials."
+        )
+    blind = [report for report in reports if report.mode == "production"]
+    if blind:
+        badges.append(Cell("production mode", tone="warn"))
+        which = "All materials" if len(blind) == len(reports) else f"{len(blind)} of {len(reports)} materials"
+        lines.append(
+            f"Production mode: {which} were judged without reference phonons, by validation forces, by how much "
+            "phonons still move with the training set, and by spot checks."
+        )
+    broken = [report.material for report in reports if not report.strategies]
+    if broken:
+        lines.append(f"No potential was finished for {', '.join(broken)}.")
+    return badges, lines
+
+
+def _costs(reports: Sequence[MaterialReport]) -> list[Table]:
+    sums: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0])
+    for report in reports:
+        for cost in report.costs:
+            row = sums[cost.stage]
+            row[0] += 1
+            row[1] += cost.n_calculations
+            row[2] += cost.wall_seconds
+            row[3] += cost.wall_seconds * cost.cores / 3600
+    if not sums:
+        return []
+    rows = [
+        [Cell(stage), whole(int(row[0])), whole(int(row[1])), duration(row[2]), number(row[3], 2)]
+        for stage, row in sums.items()
+    ]
+    columns = ("stage", "jobs", "calculations", "wall time, all jobs", "core hours")
+    return [Table("What the campaign took, by stage", columns, rows, sortable=True, numeric=frozenset(range(1, 5)))]
+
+
+def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
+    versions: dict[str, set[str]] = defaultdict(set)
+    for report in reports:
+        for name, version in report.manifest.packages.items():
+            versions[name].add(version)
+    tables = []
+    if versions:
+        rows = [[Cell(name), Cell(", ".join(sorted(found)))] for name, found in sorted(versions.items())]
+        tables.append(Table("Versions of the software that made the reports", ("package", "version"), rows))
+    if reports:
+        rows = [
+            [
+                Cell(report_label(report, reports)),
+                Cell(report.manifest.started or NOTHING),
+                Cell(report.manifest.settings_digest[:12] or NOTHING),
+                Cell(report.labels.train.short),
+                Cell(report.foundation.potential.name),
+                Cell(report.foundation.potential.short),
+            ]
+            for report in reports
+        ]
+        columns = ("material", "report made", "settings", "training data", "foundation", "foundation sha256")
+        tables.append(Table("What each verdict came from (first digits of hashes)", columns, rows, sortable=True))
+    return tables
+
+
+def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root: Path, options: PageOptions) -> Page:
+    """Return the content of a page.
+
+    Parameters
+    ----------
+    reports
+        One per material, foundation, cell and seed; may be empty.
+    artefacts
+        Holds force constants, models and labels.
+    root
+        Folder the page will lie in.
+    options
+        Title, files, notes.
+    """
+    from phonosmith import __version__
+
+    names = unique_slugs([report_label(report, reports) for report in reports])
+    progress = options.progress or (lambda *_: None)
+    sections = []
+    for index, (report, name) in enumerate(zip(reports, names, strict=True)):
+        progress(index, len(reports), report.material)
+        label = report_label(report, reports)
+        sections.append(_section(report, name, label, artefacts, root, files=options.files))
+    progress(len(reports), len(reports), "")
+    gallery = Gallery(root / FOLDER / "figures" if options.files else None)
+    badges, warnings = _warnings(reports)
+    statistics = [statistics_table(group, name) for name, group in variants(reports).items() if len(group) > 1]
+    unfinished = [[Cell(name), Cell(state)] for name, state in options.unfinished.items()]
+    return Page(
+        title=options.title,
+        badges=badges,
+        lead=_lead(reports) if reports else [],
+        warnings=[*options.notes, *warnings],
+        overview=overview_table(reports, [section.anchor for section in sections]) if reports else None,
+        statistics=[table for table in statistics if table is not None],
+        unfinished=Table("Materials without a report yet", ("material", "state"), unfinished) if unfinished else None,
+        pictures=campaign_pictures(reports, gallery) if reports else [],
+        materials=sections,
+        costs=_costs(reports),
+        provenance=_provenance(reports),
+        problems=gallery.problems,
+        footer=f"Written by phonosmith {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+    )

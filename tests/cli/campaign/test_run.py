@@ -1,0 +1,269 @@
+"""The local campaign: real worker processes, real jobs, tiny settings."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from phonosmith.cli.main import app
+
+CAMPAIGN = """\
+name: tiny
+materials: [{structure: "embedded:Si", name: si}]
+foundations: [embedded]
+strategies: [scratch, transfer, freeze1, delta]
+cells: [primitive]
+engine: {name: forcefield, potential: embedded-reference}
+sampling: {max_steps: 10, n_select: 2}
+training: {epochs: 1}
+min_length: 6.0
+mesh: 4
+evaluate: [phonons]
+"""
+
+
+@pytest.fixture
+def campaign(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CAMPAIGN)
+    return path
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return result.exit_code, json.loads(result.stdout)
+
+
+def rows(folder):
+    with sqlite3.connect(f"file:{folder / 'run' / 'run.sqlite'}?mode=ro", uri=True, timeout=30) as connection:
+        return connection.execute("SELECT uuid, idx, name, state, attempts, folder FROM jobs").fetchall()
+
+
+def test_a_check_starts_nothing(campaign, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, found = call("run", campaign, "--dry-run", "--json")
+    assert code == 0
+    assert found["jobs"] == 3 + 2 + 2 * 4 + 1  # sample label audit, two phonons, four strategies, report
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_bad_input_is_said_before_anything_starts(campaign, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    campaign.write_text(CAMPAIGN.replace("delta]", "detla]"))
+    code, found = call("run", campaign, "--json")
+    assert code == 2
+    assert "line 4: strategies[3]" in found["error"]
+    assert "Did you mean delta" in found["error"]
+    campaign.write_text(CAMPAIGN)
+    (tmp_path / "taken").write_text("a file")
+    code, found = call("run", campaign, "--out", tmp_path / "taken", "--json")
+    assert code == 2
+    assert "Cannot write into" in found["error"]
+    code, found = call("run", campaign, "--slots", "cpu:2", "--json")
+    assert code == 2
+    assert "cpu=4,gpu=1" in found["advice"]
+    code, found = call("retry", tmp_path, "--json")
+    assert code == 2
+    assert "holds no run" in found["error"]
+
+
+@pytest.mark.slow
+def test_a_campaign_runs_continues_and_takes_a_fifth_strategy(campaign, tmp_path):
+    out = tmp_path / "out"
+    code, first = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, first["ok"]) == (0, True)
+    (material,) = first["materials"]
+    assert {entry["strategy"] for entry in material["strategies"]} == {"scratch", "transfer", "freeze1", "delta"}
+    assert material["foundation"]["phonon_mae_thz"] > 0.1
+    assert {entry["verdict"] for entry in material["strategies"]} <= {"fit", "not fit"}
+    code, again = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, again["jobs_run"], again["materials"]) == (0, 0, first["materials"])
+    campaign.write_text(CAMPAIGN.replace("delta]", "delta, lora]"))
+    code, more = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, more["jobs_run"]) == (0, 3)  # its training, its phonons, the report
+    assert len(more["materials"][0]["strategies"]) == 5
+    # what is taken out again is left aside, and nothing is left to try again
+    campaign.write_text(CAMPAIGN)
+    code, back = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, back["jobs_run"], back["materials"]) == (0, 0, first["materials"])
+    code, retried = call("retry", out, "--json")
+    assert (code, retried["ok"], retried["jobs_run"]) == (0, True, 0)
+    names = [row[2] for row in rows(out)]
+    assert sum(name == "report si" for name in names) == 2
+    assert sum(name.startswith("label si 0") for name in names) == 10
+
+
+@pytest.mark.slow
+def test_a_failed_training_is_marked_and_given_other_settings_the_campaign_ends_well(campaign, tmp_path):
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("the failure is a training that asks for a GPU where there is none")
+    out = tmp_path / "out"
+    few = CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer, delta]")
+    campaign.write_text(few.replace("{epochs: 1}", "{epochs: 1, delta: {device: cuda}}"))
+    code, first = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, first["ok"]) == (1, False)
+    assert [failed["job"] for failed in first["failed"]] == ["train si delta"]
+    assert "GPU" in first["failed"][0]["error"]
+    assert first["skipped"] == ["phonon si delta"]
+    assert first["materials"][0]["failed"] == ["delta"]
+    code, found = call("retry", out, "--job", "train si lora", "--json")
+    assert code == 2
+    assert "train si delta" in found["advice"]
+    code, again = call("retry", out, "--workers", 1, "--json")
+    assert (code, again["jobs_run"]) == (1, 1)
+    campaign.write_text(few)
+    code, mended = call("run", campaign, "--out", out, "--workers", 1, "--json")
+    assert (code, mended["ok"], mended["jobs_run"]) == (0, True, 3)
+    assert mended["materials"][0]["failed"] == []
+
+
+def test_a_folder_is_for_one_runner_at_a_time(campaign, tmp_path):
+    import fcntl
+
+    out = tmp_path / "out"
+    out.mkdir()
+    with (out / "lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        code, found = call("run", campaign, "--out", out, "--json")
+    assert code == 2
+    assert "Another phonosmith" in found["error"]
+
+
+def started(folder, stage):
+    """Say whether a job of a stage has begun."""
+    try:
+        found = rows(folder)
+    except sqlite3.OperationalError:
+        return False
+    return any(name.startswith(stage) and state != "waiting" for _, _, name, state, *_ in found)
+
+
+def report_of(folder):
+    """Return the report's numbers: everything but times and places."""
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    store.connect()
+    document = store.query_one({"name": "report si"}, load=True)["output"]
+    volatile = ("manifest", "costs", "label_seconds", "training_seconds", "seconds", "label_cores")
+
+    def strip(value):
+        if isinstance(value, dict):
+            return {key: strip(item) for key, item in value.items() if key not in volatile}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    return strip(document)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_in_every_stage_it_goes_on_and_ends_with_the_same_documents(tmp_path):
+    campaign = tmp_path / "tiny.yaml"
+    campaign.write_text(CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer]"))
+    command = [sys.executable, "-m", "phonosmith.cli.main", "run", str(campaign), "--workers", "1", "--json", "--out"]
+    out = tmp_path / "killed"
+    finished = {}
+    for stage in ("sample", "label si 0", "train", "phonon si transfer", "report"):
+        with (tmp_path / "log").open("a") as log:
+            process = subprocess.Popen([*command, str(out)], stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 240
+        while not started(out, stage):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if stage in ("train", "report"):
+            os.kill(process.pid, signal.SIGKILL)  # the runner alone: its workers end by themselves
+        else:
+            os.killpg(process.pid, signal.SIGKILL)  # the runner and its workers
+        process.wait()
+        done = {(uuid, index): attempts for uuid, index, _, state, attempts, _ in rows(out) if state == "done"}
+        assert {key: done[key] for key in finished} == finished  # nothing that was done began again
+        finished = done
+    last = subprocess.run([*command, str(out)], capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    found = rows(out)
+    assert {state for _, _, _, state, *_ in found} == {"done"}
+    assert {(u, i): a for u, i, _, _, a, _ in found if (u, i) in finished} == finished
+    whole = subprocess.run([*command, str(tmp_path / "whole")], capture_output=True, text=True, check=False)
+    assert whole.returncode == 0, whole.stderr
+    assert report_of(out) == report_of(tmp_path / "whole")
+
+
+FAULTS = """
+import hashlib, os, signal
+from pathlib import Path
+from phonosmith.potentials.calculator import PotentialCalculator
+
+class Faulty(PotentialCalculator):
+    '''The reference, which never manages the first configuration it sees and once takes its process along.'''
+    def calculate(self, atoms=None, *args, **kwargs):
+        marks = Path(os.environ["FAULT_MARKS"])
+        seen = hashlib.sha256(atoms.positions.tobytes()).hexdigest()
+        poison, killed = marks / "poison", marks / "killed"
+        if not poison.exists():
+            poison.write_text(seen)
+        elif not killed.exists() and poison.read_text() != seen:
+            killed.write_text("now")
+            os.kill(os.getpid(), signal.SIGKILL)
+        if poison.read_text() == seen:
+            raise RuntimeError("the program crashed")
+        super().calculate(atoms, *args, **kwargs)
+"""
+
+
+@pytest.mark.slow
+def test_a_poisoned_label_a_crashing_training_and_a_killed_worker_leave_the_rest_complete(tmp_path, monkeypatch):
+    import torch
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.engines.local.runner import LocalRunner, Slot
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.flows.jobs import read_document
+    from phonosmith.flows.material import FineTuneMaterialMaker
+    from phonosmith.potentials.embedded import demo_structure
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.reference.engines import make_engine
+
+    if torch.cuda.is_available():
+        pytest.skip("the crash is a training that asks for a GPU where there is none")
+    (tmp_path / "faulty_reference.py").write_text(FAULTS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("FAULT_MARKS", str(tmp_path))
+    sound = make_engine("forcefield", potential="embedded-reference")
+    faulty = sound.model_copy(update={"calculator": sound.calculator | {"path": "faulty_reference.Faulty"}})
+    maker = FineTuneMaterialMaker(
+        engine=faulty,
+        strategies=("transfer", "delta"),
+        training={"epochs": 1, "delta": {"device": "cuda"}},
+        sampling={"cell": "primitive", "max_steps": 10},
+        min_length=6.0,
+        mesh=4,
+        evaluate=("phonons",),
+    )
+    structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
+    flow = maker.make(structure, resolve("embedded"), "si")
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    runner = LocalRunner(store, tmp_path / "run", slots=[Slot("cpu")])
+    summary = runner.run(flow)
+    assert (tmp_path / "killed").is_file()
+    failed = {row.name: row.error for row in summary.failed}
+    assert set(failed) == {"label si 00", "train si delta"}
+    assert "crash" in failed["label si 00"]
+    assert "GPU" in failed["train si delta"]
+    assert [row.name for row in summary.skipped] == ["phonon si delta"]
+    report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
+    assert [entry.strategy for entry in report.strategies] == ["transfer"]
+    assert report.failed == ["delta"]
+    assert report.labels.n_failed == 1
+    (twice,) = [row for row in runner.state.rows("done") if row.attempts == 2]
+    assert twice.name.startswith("label si 0")  # the job whose worker was killed ran again

@@ -1,0 +1,105 @@
+"""``phonosmith status`` counts what is done, failed and missing, from the store and from a local run."""
+
+import json
+
+import pytest
+from pymatgen.io.ase import AseAtomsAdaptor
+from typer.testing import CliRunner
+
+from phonosmith.analysis.status import read_status
+from phonosmith.cli.main import app
+from phonosmith.engines.local.state import RunState
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.potentials.embedded import demo_structure
+from phonosmith.potentials.registry import resolve
+from phonosmith.reference.engines import make_engine
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def flow():
+    """Return the real flow of one material: its job names are what status reads."""
+    maker = FineTuneMaterialMaker(
+        engine=make_engine("forcefield", potential="embedded-reference"),
+        strategies=("transfer", "delta"),
+        sampling={"cell": "primitive"},
+        min_length=5.0,
+        evaluate=("phonons",),
+    )
+    return maker.make(AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded"))
+
+
+def finished(store, names, **metadata):
+    """Put finished jobs into a store."""
+    for name in names:
+        document = {
+            "uuid": f"{name} {metadata}",
+            "index": 1,
+            "name": name,
+            "output": {"value": 1},
+            "metadata": metadata,
+        }
+        store.update(document, key=["uuid", "index"])
+
+
+def asked(*arguments):
+    answer = RUNNER.invoke(app, ["status", *map(str, arguments), "--json"])
+    assert answer.exit_code == 0, answer.stdout
+    return json.loads(answer.stdout)
+
+
+def test_the_names_of_a_real_flow_are_understood(tmp_path, flow):
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    names = [job.name for job, _ in flow.iterflow()]
+    finished(store, names)
+    (material,) = read_status(store).materials.values()
+    assert material.material == "si"
+    counted = sum(stage.done for stage in material.stages.values())
+    assert counted == len([name for name in names if not name.endswith((" start", " collect"))])
+    assert {"sample", "audit", "train", "phonon", "report"} <= set(material.stages)
+
+
+def test_a_local_run_says_what_runs_waits_and_failed(tmp_path, flow):
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    state = RunState(tmp_path / "run" / "run.sqlite")
+    state.add_flow(flow)
+    rows = {row.name: row for row in state.rows()}
+    done = [name for name in rows if name.startswith(("sample", "audit", "phonon si reference"))]
+    finished(store, done)
+    for name in done:
+        state.update(rows[name].key, state="done")
+    state.update(rows["train si delta"].key, state="failed", error="loss is not finite")
+    state.update(rows["train si transfer"].key, state="running")
+    state.update(rows["phonon si delta"].key, state="skipped")
+    state.close()
+    found = asked("--run", tmp_path)
+    (material,) = found["materials"]
+    assert material["failed"] == {"train si delta": "loss is not finite"}
+    assert material["stages"]["train"] == {"done": 0, "failed": 1, "missing": 0, "running": 1, "waiting": 0}
+    assert material["stages"]["sample"]["done"] == 1
+    assert material["missing"] == ["phonon si delta"]
+    assert material["stages"]["report"]["waiting"] == 1
+    assert found["run"]["failed"] == 1
+    assert sum(found["run"].values()) == len(rows)
+    assert asked("--run", tmp_path / "run")["run"] == found["run"]
+    answer = RUNNER.invoke(app, ["status", "--run", str(tmp_path)], env={"COLUMNS": "160"})
+    assert "failed: train si delta: loss is not finite" in answer.stdout
+    assert "no report yet" in answer.stdout
+
+
+def test_an_empty_store_and_bad_input(tmp_path):
+    open_embedded_jobstore(tmp_path / "store.sqlite")
+    found = asked("--store", tmp_path)
+    assert (found["materials"], found["n_jobs"], found["run"]) == ([], 0, None)
+    answer = RUNNER.invoke(app, ["status", "--store", str(tmp_path)])
+    assert "holds no job of a material yet" in answer.stdout
+    for arguments, words in (
+        (["--run", str(tmp_path / "none")], "There is no run in"),
+        (["--store", str(tmp_path / "none.sqlite")], "There is no job store"),
+    ):
+        answer = RUNNER.invoke(app, ["status", *arguments, "--json"])
+        assert answer.exit_code == 2
+        assert words in json.loads(answer.stdout)["error"]
+    assert not (tmp_path / "none").exists()

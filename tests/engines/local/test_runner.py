@@ -1,0 +1,351 @@
+"""The local runner on real worker processes and the embedded store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+from jobflow import Flow
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.identity import fix_identities
+from phonosmith.engines.local.runner import LocalRunner, Slot
+from phonosmith.engines.local.worker import RESPONSE_FILE
+from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+MODULE = """
+import os, signal, time
+from pathlib import Path
+from jobflow import Flow, JobConfig, OnMissing, Response, job
+
+def note(text):
+    with open(os.environ["RUN_NOTES"], "a") as handle:
+        handle.write(text + "\\n")
+
+@job
+def add(a, b):
+    note(f"add {a} {b}")
+    return a + b
+
+@job
+def slow(x, seconds=0.3):
+    note(f"slow {x}")
+    time.sleep(seconds)
+    note(f"end {x}")
+    Path("which").write_text(str(x))
+    return x
+
+@job
+def fail(x):
+    note(f"fail {x}")
+    raise ValueError(f"cannot digest {x}")
+
+@job
+def fail_once(path):
+    note("fail_once")
+    if not Path(path).exists():
+        Path(path).write_text("seen")
+        raise OSError("first time")
+    return "second time"
+
+@job
+def die(path):
+    note("die")
+    if not Path(path).exists():
+        Path(path).write_text("seen")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "alive"
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def collect(values):
+    note("collect")
+    return [v for v in values if v is not None]
+
+@job
+def fan_out(n):
+    note("fan_out")
+    jobs = [add(i, i) for i in range(n)]
+    total = collect([j.output for j in jobs])
+    return Response(replace=Flow([*jobs, total], output=total.output))
+
+@job
+def with_detour(x):
+    return Response(output=x, detour=slow(f"detour {x}", 0.2))
+
+@job
+def with_addition(x):
+    return Response(output=x, addition=add(x, 100))
+
+@job
+def stop(x):
+    return Response(output=x, stop_children=True)
+
+@job
+def process():
+    return os.getpid()
+
+@job
+def where():
+    return [os.getcwd(), os.environ.get("SLOT_NAME", "")]
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    (tmp_path / "runner_jobs.py").write_text(MODULE)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("RUN_NOTES", str(tmp_path / "notes"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("runner_jobs", None)
+    yield tmp_path
+    sys.modules.pop("runner_jobs", None)
+
+
+def runner(work, **options):
+    store = open_embedded_jobstore(work / "store.sqlite")
+    store.connect()
+    options.setdefault("slots", [Slot("cpu"), Slot("cpu")])
+    return LocalRunner(store, work / "run", **options), store
+
+
+def notes(work):
+    path = work / "notes"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_a_dynamic_flow_runs_once_and_gives_what_run_locally_gives(work):
+    import runner_jobs as jobs
+    from jobflow import JobStore, run_locally
+    from maggma.stores import MemoryStore
+
+    def build():
+        first = jobs.add(1, 2)
+        fan = jobs.fan_out(3)
+        last = jobs.add(first.output, 10)
+        total = jobs.collect([fan.output, last.output])
+        return Flow([first, fan, last, total]), total
+
+    flow, total = build()
+    local, store = runner(work)
+    summary = local.run(flow)
+    assert summary.ok
+    assert store.get_output(total.uuid) == [[0, 2, 4], 13]
+    again, expected = build()
+    memory = JobStore(MemoryStore())
+    run_locally(again, store=memory, log=False)
+    assert memory.get_output(expected.uuid) == store.get_output(total.uuid)
+    before = len(notes(work))
+    assert local.run().executed == 0
+    assert len(notes(work)) == before
+
+
+def test_two_slots_run_side_by_side_and_every_job_has_its_folder(work):
+    import runner_jobs as jobs
+
+    local, _ = runner(work)
+    many = [jobs.slow(i, 0.5) for i in range(4)]
+    assert local.run(Flow(many)).ok
+    lines = notes(work)
+    # two starts before the first end
+    assert lines.index("end " + lines[0].split()[1]) > 1
+    folders = {row.folder for row in local.state.rows()}
+    assert len(folders) == 4
+
+
+def test_slots_by_job_name_with_their_environment(work):
+    import runner_jobs as jobs
+
+    local, store = runner(
+        work, slots=[Slot("cpu", {"SLOT_NAME": "c"}), Slot("gpu", {"SLOT_NAME": "g"})], rules={"train": "gpu"}
+    )
+    train, phonon = jobs.where(), jobs.where()
+    train.name, phonon.name = "train si delta", "phonon si delta"
+    assert local.run(Flow([train, phonon])).ok
+    assert store.get_output(train.uuid)[1] == "g"
+    assert store.get_output(phonon.uuid)[1] == "c"
+    assert "train-si-delta" in store.get_output(train.uuid)[0]
+
+
+def test_a_failure_leaves_the_rest_running_and_is_explained(work):
+    import runner_jobs as jobs
+
+    bad = jobs.fail("frame 7")
+    good = jobs.add(1, 1)
+    needs = jobs.add(bad.output, 1)
+    further = jobs.add(needs.output, 1)
+    tolerant = jobs.collect([bad.output, good.output])
+    local, store = runner(work)
+    summary = local.run(Flow([bad, good, needs, further, tolerant]))
+    assert not summary.ok
+    assert [row.name for row in summary.failed] == ["fail"]
+    assert "cannot digest frame 7" in summary.failed[0].error
+    assert len(summary.skipped) == 2
+    assert store.get_output(tolerant.uuid) == [2]
+    assert "Traceback" in Path(summary.failed[0].folder, "error.txt").read_text()
+
+
+def test_retry_runs_only_what_failed_and_what_waited_for_it(work):
+    import runner_jobs as jobs
+
+    first = jobs.fail_once(str(work / "mark"))
+    then = jobs.add(first.output, "!")
+    other = jobs.add(5, 5)
+    local, store = runner(work)
+    assert len(local.run(Flow([first, then, other])).failed) == 1
+    assert local.retry() == 1
+    summary = local.run()
+    assert summary.ok
+    assert summary.executed == 2
+    assert store.get_output(then.uuid) == "second time!"
+    assert notes(work).count("add 5 5") == 1
+
+
+def test_automatic_retries(work):
+    import runner_jobs as jobs
+
+    local, _ = runner(work, retries=1)
+    assert local.run(Flow([jobs.fail_once(str(work / "mark"))])).ok
+
+
+@pytest.mark.parametrize("restarts", [0, 1])
+def test_a_killed_worker_costs_one_attempt(work, restarts):
+    import runner_jobs as jobs
+
+    local, store = runner(work, restarts=restarts)
+    victim, bystander = jobs.die(str(work / "mark")), jobs.slow(1)
+    summary = local.run(Flow([victim, bystander]))
+    assert summary.ok is bool(restarts)
+    assert store.get_output(bystander.uuid) == 1
+    if restarts:
+        assert store.get_output(victim.uuid) == "alive"
+        # the folder of the attempt before is kept and linked: jobs may go on from what it holds
+        (link,) = (work / "run" / "jobs").glob("die-*/previous")
+        assert link.resolve().name == f"{link.parent.name}.attempt1"
+        assert (link / "job.log").is_file()
+    else:
+        assert "signal 9" in summary.failed[0].error
+
+
+@pytest.mark.parametrize(("limit", "several"), [(0.0, True), (100.0, False)])
+def test_a_worker_that_holds_too_much_memory_is_replaced(work, limit, several):
+    import runner_jobs as jobs
+
+    local, store = runner(work, slots=[Slot("cpu")], worker_memory_gb=limit)
+    asked = [jobs.process() for _ in range(3)]
+    summary = local.run(Flow(asked))
+    assert (summary.ok, summary.executed) == (True, 3)
+    assert len({store.get_output(one.uuid) for one in asked}) == (3 if several else 1)
+
+
+def test_detours_additions_and_stops(work):
+    import runner_jobs as jobs
+
+    one = jobs.with_detour("a")
+    after = jobs.add(one.output, "b")
+    more = jobs.with_addition(1)
+    halt = jobs.stop(1)
+    never = jobs.add(halt.output, 1)
+    nor = jobs.add(never.output, 1)
+    local, _ = runner(work)
+    summary = local.run(Flow([one, after, more, halt, never, nor]))
+    lines = notes(work)
+    assert lines.index("end detour a") < lines.index("add a b")
+    assert "add 1 100" in lines
+    assert len(summary.skipped) == 2
+
+
+def test_kill_minus_nine_then_resume_repeats_no_finished_job(work):
+    script = work / "campaign.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(work)!r})
+        import runner_jobs as jobs
+        from jobflow import Flow
+        from phonosmith.engines.identity import fix_identities
+        from phonosmith.engines.local.runner import LocalRunner, Slot
+        from phonosmith.engines.store.sqlite import open_embedded_jobstore
+        slow = [jobs.slow(i, 0.4) for i in range(6)]
+        fan = jobs.fan_out(3)
+        total = jobs.collect([j.output for j in slow] + [fan.output])
+        store = open_embedded_jobstore({str(work / "store.sqlite")!r})
+        runner = LocalRunner(store, {str(work / "run")!r}, slots=[Slot(), Slot()])
+        summary = runner.run(fix_identities(Flow([*slow, fan, total])))
+        print(summary.ok, summary.executed)
+        """)
+    )
+    process = subprocess.Popen([sys.executable, script], start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while sum(line.startswith("end") for line in notes(work)) < 4 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(0.2)
+    # finished is what the worker has recorded; a body that ended a moment before the kill is not
+    answered = [answer.parent for answer in (work / "run" / "jobs").glob(f"*/{RESPONSE_FILE}")]
+    finished = {f"end {(folder / 'which').read_text()}" for folder in answered if (folder / "which").is_file()}
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert result.stdout.startswith("True"), result.stderr
+    lines = notes(work)
+    # what had finished before the kill ended once; what was cut off ran again
+    assert all(lines.count(line) == 1 for line in finished)
+    assert sum(lines.count(line) - 1 for line in set(lines) if line.startswith("end")) <= 2  # one per slot
+    assert {f"end {i}" for i in range(6)} <= set(lines)
+    assert finished
+    assert lines.count("fan_out") <= 2
+    again = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert again.stdout.strip() == "True 0"
+
+
+def test_identity_follows_content(work):
+    import runner_jobs as jobs
+
+    def build(extra):
+        a = jobs.add(1, 2)
+        b = jobs.add(a.output, 3)
+        same = [jobs.add(7, 7), jobs.add(7, 7)]
+        return Flow([a, b, *same, *extra])
+
+    one = [j.uuid for j in fix_identities(build([])).jobs]
+    two = [j.uuid for j in fix_identities(build([jobs.add(9, 9)])).jobs]
+    assert two[:4] == one
+    assert len(set(two)) == 5
+    changed = fix_identities(Flow([(a := jobs.add(1, 5)), jobs.add(a.output, 3)]))
+    assert not {j.uuid for j in changed.jobs} & set(one)
+
+
+def test_adding_a_branch_runs_only_the_new_jobs(work):
+    import runner_jobs as jobs
+
+    def build(n):
+        shared = jobs.add(1, 1)
+        return fix_identities(Flow([shared, *[jobs.add(shared.output, i) for i in range(n)]]))
+
+    first, _ = runner(work)
+    assert first.run(build(2)).executed == 3
+    second, _ = runner(work)
+    summary = second.run(build(3))
+    assert (summary.executed, summary.done) == (1, 4)
+
+
+def test_an_unwritable_folder_and_no_slots_are_said(work, tmp_path):
+    (tmp_path / "file").write_text("")
+    store = open_embedded_jobstore(work / "store.sqlite")
+    with pytest.raises(ConfigurationError, match="Cannot keep the run"):
+        LocalRunner(store, tmp_path / "file" / "run")
+    with pytest.raises(ConfigurationError, match="at least one slot"):
+        LocalRunner(store, tmp_path / "run", slots=[])
+
+
+def test_a_worker_that_cannot_start_is_explained(work):
+    import runner_jobs as jobs
+
+    local, _ = runner(work)
+    (work / "run" / "store.json").write_text(json.dumps({"@module": "nowhere", "@class": "Nothing"}))
+    with pytest.raises(ConfigurationError, match="ended with code"):
+        local.run(Flow([jobs.add(1, 1)]))

@@ -1,0 +1,111 @@
+"""The same flow through a real SLURM: jobflow-remote, and FireWorks' qlaunch. Skipped where there is no SLURM."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from phonosmith.engines.queues.fireworks import submit_fireworks
+from phonosmith.engines.queues.remote import submit_remote
+
+ROOT = Path(__file__).resolve().parents[3]
+NODE = ROOT / "tools" / "slurm_node.sh"
+WORKFLOWS = ROOT / "workflows"
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+ONE_CORE = {"ntasks": 1, "cpus_per_task": 1, "gres": None}
+
+
+def answering():
+    """Say whether the SLURM that is configured has the partitions of the test."""
+    if shutil.which("sinfo", path=PATH) is None:
+        return False
+    found = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=30)
+    return found.returncode == 0 and {"cpu", "gpu"} <= set(found.stdout.split())
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """Use the SLURM there is, or start one on this machine; one test at a time, its ports are fixed."""
+    if answering():
+        yield
+        return
+    missing = [name for name in ("slurmctld", "slurmd", "munged") if shutil.which(name, path=PATH) is None]
+    if missing:
+        pytest.skip(f"no SLURM here ({', '.join(missing)} missing): tools/install_slurm.sh installs it")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM of our own can only be started by root")
+    from filelock import FileLock
+
+    with FileLock(Path(tempfile.gettempdir()) / "phonosmith-slurm.lock"):
+        # slurmd puts sockets there, and a socket's path has at most 107 characters: pytest's own folder may be too deep
+        folder = Path(tempfile.mkdtemp(prefix="slurm"))
+        started = subprocess.run([str(NODE), "start", str(folder)], capture_output=True, text=True, timeout=120)
+        if started.returncode != 0:
+            pytest.skip(f"SLURM did not start here: {started.stderr[-500:]}")
+        monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        try:
+            yield
+        finally:
+            subprocess.run([str(NODE), "stop", str(folder)], check=False, timeout=60)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
+def test_jobflow_remote_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, remote, one_flow):
+    asked = {"ntasks": 1, "time": "00:20:00"}
+    partitions = {"dft": "cpu", "gpu": "gpu", "inference": "cpu"}
+    controller = remote.open(
+        scheduler="slurm", resources={kind: asked | {"partition": name} for kind, name in partitions.items()}
+    )
+    done = submit_remote(one_flow.load(), cluster.routing(), "phonosmith")
+    assert done.submitted
+    remote.run()
+    states = {item["job"]["name"]: item["state"] for item in controller.get_jobs({})}
+    assert set(states.values()) == {"COMPLETED"}, states
+    scripts = list((cluster.folder / "work" / "gpu").rglob("submit.sh"))
+    assert scripts
+    assert all("--partition=gpu" in script.read_text() for script in scripts)
+    store = controller.project.get_jobstore()
+    store.connect()
+    assert one_flow.differences(store) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
+def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_flow, monkeypatch):
+    from fireworks import LaunchPad
+
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
+    path = cluster.fireworks(ONE_CORE)
+    launchpad = LaunchPad.from_file(str(path))
+    launchpad.reset("", require_password=False)
+    assert submit_fireworks(one_flow.load(), cluster.routing(), path).submitted
+    shutil.copy(WORKFLOWS / "fireworks" / "launch.sh", path.parent)
+    folder = cluster.folder / "launch"
+    monkeypatch.setenv("LAUNCH_DIR", str(folder))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{PATH}")
+    monkeypatch.setenv("SLEEP", "2")
+    started = subprocess.run(
+        [str(path.parent / "launch.sh")], cwd=cluster.folder, check=True, capture_output=True, text=True, timeout=60
+    )
+    processes = [int(line.split("process ")[1].split(",")[0]) for line in started.stdout.splitlines()]
+    assert len(processes) == 3
+    end = time.monotonic() + 1500
+    try:
+        while set(launchpad.fireworks.distinct("state")) != {"COMPLETED"}:
+            assert time.monotonic() < end, launchpad.fireworks.distinct("state")
+            assert not launchpad.fireworks.count_documents({"state": "FIZZLED"})
+            time.sleep(2)
+    finally:
+        for process in processes:
+            os.kill(process, signal.SIGTERM)
+    queues = {script.read_text().split("--partition=")[1].split()[0] for script in folder.rglob("FW_submit.script")}
+    assert queues == {"cpu", "gpu"}
+    assert one_flow.differences(cluster.job_store()) == []
