@@ -68,7 +68,7 @@ assert phonosmith("run", str(work / "wrong.yaml"), "--dry-run") == 2
 # %%
 from collections import Counter
 
-from phonosmith.flows.campaign_file import read_campaign
+from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.routing import kind_of
 
 flow = read_campaign(work / "campaign.yaml").flow()

@@ -61,7 +61,7 @@ def run(path: Path, folder: Path, workers: int) -> dict:
     from phonosmith.core.identity import fix_identities
     from phonosmith.engines.local.runner import LocalRunner, default_slots
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
-    from phonosmith.flows.campaign_file import read_campaign
+    from phonosmith.flows.campaign import read_campaign
 
     start = time.perf_counter()
     campaign = read_campaign(path)

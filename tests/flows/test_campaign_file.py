@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.flows.campaign_file import read_campaign
+from phonosmith.flows.campaign import read_campaign
 
 GOOD = """\
 name: test

@@ -7,7 +7,7 @@ from phonosmith.analysis.learning_documents import LearningCurveReport
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.verdict import Verdict
-from phonosmith.flows.curve import LearningCurveMaker, learning_curves
+from phonosmith.flows.learning import LearningCurveMaker, learning_curves
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve

@@ -35,9 +35,21 @@ class InputError(PhonosmithError):
 
 
 class ConfigurationError(PhonosmithError):
-    """A setting, environment variable or store is missing or wrong."""
+    """A setting, environment variable or store is missing or wrong.
+
+    Parameters
+    ----------
+    message, advice
+        See `PhonosmithError`.
+    fields
+        Names of the settings that are wrong by themselves; empty where settings do not go together.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, advice: str = "", fields: Iterable[str] = ()) -> None:
+        super().__init__(message, advice)
+        self.fields = tuple(fields)
 
 
 class ArtefactError(PhonosmithError):
@@ -76,5 +88,5 @@ class ConvergenceError(PhonosmithError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean ...? " for the known name closest to a mistyped one, or nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"Did you mean {found[0]}? " if found else ""
+    closest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"Did you mean {closest[0]}? " if closest else ""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
 VOLATILE = ("uuid", "hosts", "index", "output")
+DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
+"""What describes a job is no part of what it does: it counts as empty, as it was before jobs were described."""
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -47,7 +49,7 @@ def fix_identities(flow: Flow) -> Flow:
     renamed: dict[str, str] = {}
     for job in ordered:
         document = json.loads(_rename(json.dumps(job, cls=MontyEncoder), renamed))
-        content = digest_json(_plain_floats({k: v for k, v in document.items() if k not in VOLATILE}))
+        content = digest_json(_plain_floats({k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION))
         seen[content] = seen.get(content, 0) + 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{seen[content]}"))
     fixed: Flow = MontyDecoder().decode(_rename(text, renamed))

@@ -1,22 +1,88 @@
-"""Is this potential fit for phonons of this material? One rule, thresholds in the settings, reasons in words."""
+"""Is this potential fit for phonons of this material? One rule, thresholds in the settings, reasons as codes and words."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from phonosmith.core.document import Document
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
     from phonosmith.settings import Settings
 
+ReasonCode = Literal[
+    "phonon_mae",
+    "omega_max",
+    "heat_capacity",
+    "entropy",
+    "stability",
+    "space_group",
+    "worse_than_foundation",
+    "not_improved",
+    "mismatch",
+    "no_phonons",
+    "no_validation",
+    "force_mae",
+    "convergence_unknown",
+    "not_converged",
+    "check_forces",
+    "imaginary_modes",
+]
+CONVERGENCE: tuple[ReasonCode, ...] = ("convergence_unknown", "not_converged")
+"""Reasons that more labels may remove."""
 
-class Verdict(BaseModel):
+
+class VerdictReason(Document):
+    """One thing that speaks against a potential."""
+
+    code: ReasonCode = Field(description="which rule")
+    message: str = Field(description="in words")
+    value: float | None = Field(None, description="what was found, in the unit of the threshold")
+    threshold: float | None = Field(None, description="what is allowed: THz, percent or meV/Å, as the message says")
+
+
+class Verdict(Document):
     """Yes or no, and why."""
 
     fit: bool = Field(description="the potential may be trusted for harmonic phonons of this material")
     reasons: list[str] = Field(description="what speaks against it; empty when fit")
     thresholds: dict[str, float] = Field(description="limits that were applied, THz, percent and meV/Å")
+    details: list[VerdictReason] = Field(
+        default_factory=list,
+        description="the reasons with codes and numbers; empty in documents from before there were codes",
+    )
+
+    @classmethod
+    def of(cls, details: Iterable[VerdictReason], thresholds: Mapping[str, float] | None = None) -> Verdict:
+        """Return the verdict that some reasons, or none, amount to."""
+        listed = list(details)
+        return cls(
+            fit=not listed,
+            reasons=[reason.message for reason in listed],
+            thresholds=dict(thresholds or {}),
+            details=listed,
+        )
+
+
+def unfit(code: ReasonCode, message: str) -> Verdict:
+    """Return the verdict on a potential that cannot be judged."""
+    return Verdict.of([VerdictReason(code=code, message=message)])
+
+
+@dataclass
+class _Case:
+    """What has been found against a potential."""
+
+    reasons: list[VerdictReason] = field(default_factory=list)
+
+    def against(
+        self, code: ReasonCode, message: str, value: float | None = None, threshold: float | None = None
+    ) -> None:
+        self.reasons.append(VerdictReason(code=code, message=message, value=value, threshold=threshold))
 
 
 def judge(
@@ -44,33 +110,42 @@ def judge(
         "omega_max_percent": settings.verdict_omega_max_percent,
         "thermal_percent": settings.verdict_thermal_percent,
     }
-    reasons = []
-    if comparison.mae_thz > limits["phonon_mae_thz"]:
-        reasons.append(f"phonon MAE {comparison.mae_thz:.3f} THz exceeds {limits['phonon_mae_thz']:g} THz")
-    error = comparison.omega_max_error_percent
-    if error is not None and abs(error) > limits["omega_max_percent"]:
-        reasons.append(f"highest frequency off by {error:+.1f} %, allowed {limits['omega_max_percent']:g} %")
+    case = _Case()
+    mae, allowed = comparison.mae_thz, limits["phonon_mae_thz"]
+    if mae > allowed:
+        case.against("phonon_mae", f"phonon MAE {mae:.3f} THz exceeds {allowed:g} THz", mae, allowed)
+    error, allowed = comparison.omega_max_error_percent, limits["omega_max_percent"]
+    if error is not None and abs(error) > allowed:
+        case.against("omega_max", f"highest frequency off by {error:+.1f} %, allowed {allowed:g} %", error, allowed)
     reference, candidate = comparison.reference, comparison.candidate
-    for name, ours, theirs in (
-        ("heat capacity", candidate.heat_capacity, reference.heat_capacity),
-        ("entropy", candidate.entropy, reference.entropy),
-    ):
+    allowed = limits["thermal_percent"]
+    thermal: tuple[tuple[ReasonCode, str, float, float], ...] = (
+        ("heat_capacity", "heat capacity", candidate.heat_capacity, reference.heat_capacity),
+        ("entropy", "entropy", candidate.entropy, reference.entropy),
+    )
+    for code, name, ours, theirs in thermal:
         deviation = 100 * (ours - theirs) / theirs if theirs else float("inf")
-        if abs(deviation) > limits["thermal_percent"]:
-            reasons.append(f"{name} off by {deviation:+.1f} %, allowed {limits['thermal_percent']:g} %")
+        if abs(deviation) > allowed:
+            case.against(code, f"{name} off by {deviation:+.1f} %, allowed {allowed:g} %", deviation, allowed)
     if candidate.stable_practical != reference.stable_practical:
         words = {True: "stable", False: "unstable"}
-        reasons.append(
+        case.against(
+            "stability",
             f"predicts a dynamically {words[candidate.stable_practical]} crystal, "
-            f"the reference is {words[reference.stable_practical]}"
+            f"the reference is {words[reference.stable_practical]}",
         )
     if not comparison.same_space_group:
-        reasons.append(f"relaxes to {candidate.space_group}, the reference to {reference.space_group}")
-    if foundation is not None and comparison.mae_thz > foundation.mae_thz:
-        reasons.append(f"worse than the foundation ({comparison.mae_thz:.3f} > {foundation.mae_thz:.3f} THz)")
+        case.against("space_group", f"relaxes to {candidate.space_group}, the reference to {reference.space_group}")
+    if foundation is not None and mae > foundation.mae_thz:
+        case.against(
+            "worse_than_foundation",
+            f"worse than the foundation ({mae:.3f} > {foundation.mae_thz:.3f} THz)",
+            mae,
+            foundation.mae_thz,
+        )
     if not improved:
-        reasons.append("training did not lower the validation loss")
-    return Verdict(fit=not reasons, reasons=reasons, thresholds=limits)
+        case.against("not_improved", "training did not lower the validation loss")
+    return Verdict.of(case.reasons, limits)
 
 
 def judge_production(
@@ -107,26 +182,27 @@ def judge_production(
         "phonon_change_thz": settings.production_change_thz,
         "check_percent": settings.production_check_percent,
     }
-    reasons = []
+    case = _Case()
+    allowed = limits["force_mae_mev_per_angstrom"]
     if valid_force_mae is None:
-        reasons.append("no validation errors")
-    elif not valid_force_mae <= limits["force_mae_mev_per_angstrom"]:
-        reasons.append(
-            f"validation force MAE {valid_force_mae:.1f} meV/Å exceeds {limits['force_mae_mev_per_angstrom']:g} meV/Å"
+        case.against("no_validation", "no validation errors")
+    elif not valid_force_mae <= allowed:
+        message = f"validation force MAE {valid_force_mae:.1f} meV/Å exceeds {allowed:g} meV/Å"
+        case.against("force_mae", message, valid_force_mae, allowed)
+    allowed = limits["phonon_change_thz"]
+    if trained and phonon_change_thz is None:
+        case.against(
+            "convergence_unknown", "no smaller training set to compare its phonons with: convergence is unknown"
         )
-    if not trained:
-        pass
-    elif phonon_change_thz is None:
-        reasons.append("no smaller training set to compare its phonons with: convergence is unknown")
-    elif not phonon_change_thz <= limits["phonon_change_thz"]:
-        reasons.append(
-            f"phonons still move with the training set: {phonon_change_thz:.3f} THz, "
-            f"allowed {limits['phonon_change_thz']:g} THz"
-        )
-    if check_percent is not None and not check_percent <= limits["check_percent"]:
-        reasons.append(f"forces of displaced cells off by {check_percent:.1f} %, allowed {limits['check_percent']:g} %")
+    elif trained and phonon_change_thz is not None and not phonon_change_thz <= allowed:
+        message = f"phonons still move with the training set: {phonon_change_thz:.3f} THz, allowed {allowed:g} THz"
+        case.against("not_converged", message, phonon_change_thz, allowed)
+    allowed = limits["check_percent"]
+    if check_percent is not None and not check_percent <= allowed:
+        message = f"forces of displaced cells off by {check_percent:.1f} %, allowed {allowed:g} %"
+        case.against("check_forces", message, check_percent, allowed)
     if not improved:
-        reasons.append("training did not lower the validation loss")
+        case.against("not_improved", "training did not lower the validation loss")
     if stable is False:
-        reasons.append("predicts imaginary modes, which only reference phonons could confirm")
-    return Verdict(fit=not reasons, reasons=reasons, thresholds=limits)
+        case.against("imaginary_modes", "predicts imaginary modes, which only reference phonons could confirm")
+    return Verdict.of(case.reasons, limits)

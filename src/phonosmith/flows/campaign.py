@@ -1,36 +1,44 @@
-"""A campaign: materials × foundations × strategies × training-set sizes × cells × seeds, as data and as a flow."""
+"""A campaign: materials × foundations × strategies × training-set sizes × cells × seeds, as data and as a flow.
+
+A campaign file is YAML whose every mistake is reported with line and field, before any job exists.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+import yaml
 from jobflow import Flow, Maker
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from phonosmith.core.errors import ConfigurationError
-from phonosmith.flows.material import FineTuneMaterialMaker, Mode, VariantNames
-from phonosmith.flows.parts import MaterialParts
+from phonosmith.core.errors import ConfigurationError, PhonosmithError, did_you_mean
+from phonosmith.flows.material import FineTuneMaterialMaker, Variant
+from phonosmith.flows.settings import MaterialSettings, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import CellSize
+from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
-CELLS: tuple[str, ...] = get_args(CellSize)
+Place = tuple[str | int, ...]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class MaterialSpec(_Strict):
+class MaterialSpec(BaseModel):
     """One crystal."""
+
+    model_config = ConfigDict(extra="forbid")
 
     structure: str = Field(description="structure file, relative to the campaign file; or 'embedded:Si'")
     name: str = Field("", description="short name in job names and reports; the file's name by default")
@@ -45,8 +53,10 @@ class MaterialSpec(_Strict):
         return self
 
 
-class EngineSpec(_Strict):
+class EngineSpec(BaseModel):
     """Who plays or is DFT."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["vasp", "forcefield", "gpaw"] = Field("vasp", description="program")
     potential: str | None = Field(None, description="potential of the forcefield engine, or of a rehearsal")
@@ -55,30 +65,18 @@ class EngineSpec(_Strict):
     wall_time: int | None = Field(None, gt=0, description="VASP is asked to stop after so many seconds")
 
 
-class CampaignSpec(_Strict):
-    """What a campaign file may say."""
+class CampaignSpec(MaterialSettings):
+    """What a campaign file may say: what to do with a material, and the lists that a campaign goes through."""
 
     name: str = Field("campaign", description="name of the campaign in reports")
     materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed")
     foundations: list[str] = Field(min_length=1, description="potentials to start from: names, sha256 or files")
-    strategies: list[str] = Field(["transfer", "delta"], min_length=1, description="presets of training")
-    n_train: list[int] = Field(default_factory=list, description="training-set sizes; empty: all labels")
     cells: list[CellSize] = Field(["large"], min_length=1, description="sizes of the sampling cell")
     seeds: list[int] = Field([0], min_length=1, description="training seeds")
     sampling_seed: int = Field(0, description="seed of the sampling, shared by all training seeds")
     sampler: str | None = Field(None, description="foundation that relaxes the configurations; the first by default")
-    evaluate: list[Evaluation] = Field(["phonons", "forgetting"], description="what to compute of every potential")
-    mode: Mode = Field("comparison", description="comparison, or production without reference phonons")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="who computes labels and reference results")
-    training: dict[str, Any] = Field(default_factory=dict, description="settings for all strategies, or by strategy")
-    sampling: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the protocol")
     replay: str | None = Field(None, description="replay structures (extended XYZ), relative to the campaign file")
-    min_length: float = Field(20.0, gt=0, description="shortest edge of phonon supercells, Å")
-    curvature_min_length: float = Field(5.0, gt=0, description="shortest edge of curvature supercells, Å")
-    mesh: int = Field(20, gt=0, description="q-mesh of comparisons")
-    n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
-    check_min_length: float = Field(10.0, gt=0, description="shortest edge of their supercell, Å")
-    walltime: float | None = Field(None, gt=0, description="longest time of one training job, s")
 
     @field_validator("materials", mode="before")
     @classmethod
@@ -134,37 +132,313 @@ class CampaignMaker(Maker):
         ConfigurationError
             For two materials or foundations of one name, and for all that ``FineTuneMaterialMaker`` refuses.
         """
-        slugs = [_slug(ref.name) for ref in foundations]
-        for kind, called in (("materials", [name.lower() for name in materials]), ("foundations", slugs)):
+        named = {
+            "materials": [name.lower() for name in materials],
+            "foundations": [_slug(ref.name) for ref in foundations],
+        }
+        for kind, called in named.items():
             double = sorted({name for name in called if called.count(name) > 1})
             if double:
                 raise ConfigurationError(f"Two {kind} are called {double[0]!r}.", "Give each its own name.")
-        base = dataclasses.replace(
-            self.maker,
-            campaign=self.name,
-            sampling_seed=self.seeds[0] if self.maker.sampling_seed is None else self.maker.sampling_seed,
+        settings = material_settings(
+            self.maker.settings,
+            sampling_seed=self.seeds[0]
+            if self.maker.settings.sampling_seed is None
+            else self.maker.settings.sampling_seed,
         )
+        maker = dataclasses.replace(self.maker, campaign=self.name, settings=settings)
         for structure in materials.values():
             for foundation in [*foundations, *([sampler] if sampler is not None else [])]:
-                base.check(structure, foundation)
+                maker.check(structure, foundation)
         flows, reports = [], []
         for label, structure in materials.items():
             key = label.lower()
-            parts = MaterialParts(base, structure, key)
-            for cell in self.cells:
-                labels = key if cell == self.cells[0] else f"{key}-{cell}"
-                for foundation, slug in zip(foundations, slugs, strict=True):
-                    own = key if foundation is foundations[0] else f"{key}-{slug}"
-                    for seed in self.seeds:
-                        variant = own if cell == self.cells[0] else f"{own}-{cell}"
-                        variant += "" if seed == self.seeds[0] else f"-s{seed}"
-                        maker = dataclasses.replace(base, sampling={**base.sampling, "cell": cell}, seed=seed)
-                        names = VariantNames(labels, own, variant)
-                        report = maker.add_variant(parts, foundation, label, names, sampler or foundations[0])
-                        reports.append(report)
+            parts = maker.parts(structure, key)
+            for cell, foundation, seed in itertools.product(self.cells, foundations, self.seeds):
+                of_cell = "" if cell == self.cells[0] else f"-{cell}"
+                base = key if foundation is foundations[0] else f"{key}-{_slug(foundation.name)}"
+                variant = Variant(
+                    foundation=foundation,
+                    sampler=sampler or foundations[0],
+                    sampling=settings.sampling.model_copy(update={"cell": cell}),
+                    seed=seed,
+                    labels=f"{key}{of_cell}",
+                    base=base,
+                    name=f"{base}{of_cell}" + ("" if seed == self.seeds[0] else f"-s{seed}"),
+                )
+                reports.append(maker.add_variant(parts, variant, label))
             flows.append(Flow(parts.jobs, name=f"{self.name} {key}"))
         return Flow(flows, output=[report.output for report in reports], name=self.name)
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+@dataclass
+class Campaign:
+    """A campaign whose every input has been found and checked.
+
+    Attributes
+    ----------
+    spec
+        What the file says.
+    path
+        The file.
+    structures
+        Crystals by name.
+    foundations, sampler
+        Potentials.
+    engine
+        Who computes.
+    replay
+        Replay structures, where a file names some.
+    """
+
+    spec: CampaignSpec
+    path: Path
+    structures: dict[str, Structure]
+    foundations: list[PotentialRef]
+    sampler: PotentialRef | None
+    engine: ReferenceEngine
+    replay: DatasetRef | None = None
+
+    def flow(self) -> Flow:
+        """Return the flow of the whole campaign."""
+        spec = self.spec
+        maker = FineTuneMaterialMaker(name=spec.name, engine=self.engine, settings=spec, replay=self.replay)
+        campaign = CampaignMaker(name=spec.name, maker=maker, cells=tuple(spec.cells), seeds=tuple(spec.seeds))
+        return campaign.make(self.structures, self.foundations, self.sampler)
+
+
+class _Reader:
+    """Keeps where everything stands in a file and collects what is wrong with it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[Place, int] = {(): 1}
+        self.problems: list[tuple[int, str]] = []
+
+    def line(self, place: Place) -> int:
+        """Return the line of a field, or of the nearest thing around it."""
+        while place not in self.lines:
+            place = place[:-1]
+        return self.lines[place]
+
+    def add(self, place: Place, message: str) -> None:
+        """Note a problem at a field."""
+        field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+        self.problems.append((self.line(place), f"{field}: {message}" if field else message))
+
+    def attempt(self, place: Place, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return what an action gives, or note why it fails at a field."""
+        try:
+            return action(*args, **kwargs)
+        except PhonosmithError as error:
+            self.add(place, str(error))
+        except ValidationError as error:
+            self.add_validation(place, error, None)
+        return None
+
+    def add_validation(self, place: Place, error: ValidationError, model: type[BaseModel] | None) -> None:
+        """Note every problem pydantic found."""
+        for inner, words in problems(error, model):
+            self.add((*place, *inner), words)
+
+    def finish(self) -> None:
+        """Raise one error that names everything."""
+        if not self.problems:
+            return
+        ordered = dict.fromkeys(sorted(self.problems))
+        lines = [f"{self.path}, line {line}: {message}" for line, message in ordered]
+        raise ConfigurationError("\n".join(lines), "Nothing was started: correct the file and run it again.")
+
+    def parse(self) -> Any:
+        """Return the file's content as plain data and remember where each field stands."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ConfigurationError(f"Cannot read {self.path}: {reason}.", "Give a campaign file.") from error
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark is not None else ""
+            problem = getattr(error, "problem", None) or error
+            raise ConfigurationError(
+                f"{self.path}{where} is not valid YAML: {problem}.", "Look at indentation, colons and quotes there."
+            ) from error
+        if not isinstance(content, dict):
+            raise ConfigurationError(
+                f"{self.path} must hold 'field: value' lines.", f"Fields: {', '.join(CampaignSpec.model_fields)}."
+            )
+        self._visit(node, ())
+        return content
+
+    def _visit(self, node: Any, place: Place) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*place, str(key.value))
+                if inner in self.lines:
+                    self.problems.append(
+                        (key.start_mark.line + 1, f"{key.value}: given twice, first in line {self.lines[inner]}")
+                    )
+                self.lines[inner] = key.start_mark.line + 1
+                self._visit(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self.lines[*place, index] = value.start_mark.line + 1
+                self._visit(value, (*place, index))
+
+
+def read_campaign(path: str | Path) -> Campaign:
+    """Read and check a campaign file; files it names are relative to it.
+
+    Raises
+    ------
+    ConfigurationError
+        With one line per mistake: file, line, field, what is wrong and what is known.
+    """
+    file = Path(path)
+    reader = _Reader(file)
+    content = reader.parse()
+    try:
+        spec = CampaignSpec.model_validate(content)
+    except ValidationError as error:
+        reader.add_validation((), error, CampaignSpec)
+        # what can be checked without the rest is said in the same breath
+        named = content.get("strategies")
+        _check_strategies(reader, named if isinstance(named, list) else [], content.get("training") or {})
+        reader.finish()
+        raise AssertionError from error  # finish has raised
+    _check_settings(reader, spec)
+    structures = _structures(reader, spec, file.parent)
+    attempts = [
+        reader.attempt(("foundations", index), _potential, name, file.parent)
+        for index, name in enumerate(spec.foundations)
+    ]
+    foundations = [ref for ref in attempts if ref is not None]
+    sampler = None
+    if spec.sampler is not None:
+        sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent)
+    engine = reader.attempt(("engine",), _engine, spec.engine)
+    replay = None
+    if spec.replay is not None:
+        replay = reader.attempt(("replay",), _replay, file.parent / spec.replay)
+    _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
+    reader.finish()
+    assert engine is not None  # finish has raised otherwise
+    return Campaign(spec, file, structures, foundations, sampler, engine, replay)
+
+
+def _check_strategies(reader: _Reader, strategies: Sequence[Any], training: Any) -> None:
+    settings = training if isinstance(training, dict) else {}
+    for index, name in enumerate(strategies):
+        own = settings.get(name, {})
+        if reader.attempt(("strategies", index), make_spec, str(name)) is None or not isinstance(own, dict):
+            continue
+        for key, value in training_of(settings, str(name)).items():
+            place = ("training", name, key) if key in own else ("training", key)
+            reader.attempt(place, _one_setting, name, key, value)
+    if not reader.problems:
+        for index, name in enumerate(strategies):
+            reader.attempt(("strategies", index), make_spec, str(name), **training_of(settings, str(name)))
+
+
+def _one_setting(strategy: str, key: str, value: Any) -> None:
+    """Refuse a setting that cannot be, leaving what depends on several settings to the check of all together."""
+    try:
+        make_spec(strategy, **{key: value})
+    except ConfigurationError as error:
+        if key in error.fields:
+            raise
+
+
+def _check_settings(reader: _Reader, spec: CampaignSpec) -> None:
+    _check_strategies(reader, spec.strategies, spec.training)
+    for name in strategies_named(spec.training):
+        if name not in spec.strategies:
+            reader.add(
+                ("training", name),
+                f"not among the strategies. {did_you_mean(name, spec.strategies)}Asked: {', '.join(spec.strategies)}.",
+            )
+    if "cell" in spec.sampling.model_fields_set:
+        reader.add(("sampling", "cell"), "the sizes of sampling cells are given by 'cells'")
+    try:
+        ReferenceProtocol.model_validate(spec.engine.protocol)
+    except ValidationError as error:
+        reader.add_validation(("engine", "protocol"), error, ReferenceProtocol)
+    for name in ("strategies", "foundations", "cells", "seeds", "n_train"):
+        values = getattr(spec, name)
+        for index, value in enumerate(values):
+            if value in values[:index]:
+                reader.add((name, index), f"{value!r} is given twice")
+
+
+def _structures(reader: _Reader, spec: CampaignSpec, folder: Path) -> dict[str, Structure]:
+    crystals: dict[str, Structure] = {}
+    seen: dict[str, int] = {}
+    for index, material in enumerate(spec.materials):
+        place: Place = ("materials", index)
+        if material.name.lower() in seen:
+            reader.add(place, f"a second material called {material.name!r}: give it another 'name'")
+        seen[material.name.lower()] = index
+        crystal = reader.attempt(place, read_material, material, folder)
+        if crystal is not None:
+            crystals[material.name] = crystal
+    return crystals
+
+
+def read_material(material: MaterialSpec, folder: Path) -> Structure:
+    """Return the crystal of a campaign's material."""
+    from phonosmith.structures.reading import read_structure
+
+    if material.structure.startswith("embedded:"):
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        from phonosmith.potentials.embedded import demo_structure
+
+        return AseAtomsAdaptor.get_structure(demo_structure(material.structure.partition(":")[2]))
+    return read_structure(folder / Path(material.structure).expanduser())
+
+
+def _potential(name: str, folder: Path) -> PotentialRef:
+    from phonosmith.potentials.registry import resolve
+
+    beside = folder / Path(name).expanduser()
+    return resolve(str(beside) if beside.is_file() else name)
+
+
+def _engine(spec: EngineSpec) -> ReferenceEngine:
+    from phonosmith.reference.engines import make_engine
+
+    return make_engine(
+        spec.name,
+        ReferenceProtocol.model_validate(spec.protocol),
+        spec.potential,
+        rehearsal=spec.rehearsal,
+        wall_time=spec.wall_time,
+    )
+
+
+def _replay(path: Path) -> DatasetRef:
+    from phonosmith.reference.datasets.dataset import put_dataset, read_frames
+
+    return put_dataset(read_frames(path), name=f"replay {path.stem}")
+
+
+def _check_elements(
+    reader: _Reader, spec: CampaignSpec, structures: dict[str, Structure], foundations: Sequence[PotentialRef]
+) -> None:
+    for index, material in enumerate(spec.materials):
+        crystal = structures.get(material.name)
+        for foundation in foundations if crystal is not None else []:
+            missing = sorted({site.specie.symbol for site in crystal or []} - set(foundation.elements))
+            if missing:
+                reader.add(
+                    ("materials", index),
+                    f"{material.name}: the foundation {foundation.name} does not know {', '.join(missing)}. "
+                    "Choose a foundation that covers every element, or leave the material out.",
+                )

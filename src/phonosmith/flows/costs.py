@@ -1,8 +1,12 @@
-"""What the jobs behind a report took, from what their documents recorded."""
+"""What the jobs behind a report took, from what their documents and the task documents of programs recorded."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from jobflow import CURRENT_JOB, JobConfig, job
 
 from phonosmith.analysis.documents import AuditedLabels, Cost
 from phonosmith.core.manifest import Manifest
@@ -11,6 +15,9 @@ from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.training.documents import TrainingDocument
+
+_NUMBER = re.compile(r" \d+/\d+$")
+"""End of the names of equal calculations."""
 
 
 def _cores(manifest: Manifest | None) -> int:
@@ -21,17 +28,22 @@ def _gpus(manifest: Manifest | None, default: int = 0) -> int:
     return int((manifest.host.get("gpus") if manifest is not None else None) or default)
 
 
+def plain_cost(stage: str, name: str, document: Any, n_atoms: int | None = None, n_calculations: int = 1) -> Cost:
+    """Cost of any document with a manifest."""
+    return Cost(
+        stage=stage,
+        name=name,
+        wall_seconds=document.manifest.wall_seconds,
+        cores=_cores(document.manifest),
+        gpus=_gpus(document.manifest),
+        n_atoms=n_atoms,
+        n_calculations=n_calculations,
+    )
+
+
 def sampling_cost(name: str, sample: SamplingDoc) -> Cost:
     """Cost of the relaxations that sampled."""
-    return Cost(
-        stage="sample",
-        name=name,
-        wall_seconds=sample.manifest.wall_seconds,
-        cores=_cores(sample.manifest),
-        gpus=_gpus(sample.manifest),
-        n_atoms=sample.supercell.n_atoms,
-        n_calculations=len(sample.configurations),
-    )
+    return plain_cost("sample", name, sample, sample.supercell.n_atoms, len(sample.configurations))
 
 
 def label_cost(name: str, labels: AuditedLabels) -> Cost:
@@ -76,32 +88,61 @@ def training_cost(name: str, training: TrainingDocument, n_atoms: int | None) ->
 
 def phonon_cost(name: str, phonons: PhononDoc) -> Cost:
     """Cost of the phonons of one potential (for a program: of the collection; its calculations are recorded apart)."""
-    return Cost(
-        stage="phonon",
-        name=name,
-        wall_seconds=phonons.manifest.wall_seconds,
-        cores=_cores(phonons.manifest),
-        gpus=_gpus(phonons.manifest),
-        n_atoms=phonons.n_atoms_supercell,
-        n_calculations=phonons.n_displacements,
-    )
+    return plain_cost("phonon", name, phonons, phonons.n_atoms_supercell, phonons.n_displacements)
 
 
 def mechanics_cost(stage: str, name: str, document: ElasticDoc | EosDoc) -> Cost:
     """Cost of elastic constants or of an equation of state."""
     if isinstance(document, ElasticDoc):
-        n_atoms, count = None, document.fit.n_deformations
-    else:
-        n_atoms, count = document.n_atoms, len(document.volumes)
-    return plain_cost(stage, name, document).model_copy(update={"n_atoms": n_atoms, "n_calculations": count})
+        return plain_cost(stage, name, document, None, document.fit.n_deformations)
+    return plain_cost(stage, name, document, document.n_atoms, len(document.volumes))
 
 
-def plain_cost(stage: str, name: str, document: Any) -> Cost:
-    """Cost of any other document with a manifest."""
-    return Cost(
-        stage=stage,
-        name=name,
-        wall_seconds=document.manifest.wall_seconds,
-        cores=_cores(document.manifest),
-        gpus=_gpus(document.manifest),
-    )
+def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Cost]:
+    """Sum the run statistics of equal calculations (``displace si reference 1/3``, ``2/3``, ...).
+
+    Parameters
+    ----------
+    stage
+        What the calculations were for.
+    documents
+        Job-store documents; those without run statistics are no calculations of the program.
+    """
+    groups: dict[str, Cost] = {}
+    for document in documents:
+        output = document.get("output")
+        overall = ((output if isinstance(output, Mapping) else {}).get("run_stats") or {}).get("overall")
+        if not overall:
+            continue
+        name = _NUMBER.sub("", document["name"])
+        before = groups.get(name)
+        groups[name] = Cost(
+            stage=stage,
+            name=name,
+            wall_seconds=overall["elapsed_time"] + (before.wall_seconds if before else 0.0),
+            cores=max(int(overall.get("cores") or 1), before.cores if before else 1),
+            n_atoms=output.get("nsites") if output else None,
+            n_calculations=1 + (before.n_calculations if before else 0),
+        )
+    return list(groups.values())
+
+
+@job(config=JobConfig(expose_store=True))
+def collect_program_costs(stage: str, uuid: str, result: Any) -> list[Cost]:  # noqa: ARG001
+    """Return the costs of all calculations in the flow that a job belongs to.
+
+    Parameters
+    ----------
+    stage
+        What they were for.
+    uuid
+        Any job of the flow.
+    result
+        Output of its last job, so that this one runs after it.
+    """
+    store = CURRENT_JOB.store
+    own = None if store is None else store.query_one({"uuid": uuid}, properties=["hosts"])
+    if store is None or own is None or not own.get("hosts"):
+        return []
+    wanted = ["name", "output.run_stats", "output.nsites"]
+    return grouped_costs(stage, store.query({"hosts": own["hosts"][0]}, properties=wanted, load=False))

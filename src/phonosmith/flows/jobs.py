@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from jobflow import CURRENT_JOB, Response, job
-from pydantic import BaseModel
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError
 from phonosmith.core.identity import fix_identities, has_content_identity
+from phonosmith.core.metadata import inherit
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -20,15 +20,6 @@ from phonosmith.reference.labels import sampled_frames
 
 if TYPE_CHECKING:
     from ase import Atoms
-
-Document = TypeVar("Document", bound=BaseModel)
-
-
-def read_document(kind: type[Document], value: Any) -> Document:
-    """Return a document whether it comes as an object or as the dictionary a store keeps."""
-    if isinstance(value, kind):
-        return value
-    return kind.model_validate({key: item for key, item in dict(value).items() if not key.startswith("@")})
 
 
 @job
@@ -57,17 +48,12 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
     current = CURRENT_JOB.job
     if current is not None and has_content_identity(current.uuid):
         flow = fix_identities(flow)
-    return Response(replace=flow)
+    return Response(replace=inherit(flow))
 
 
 @job(output_schema=AuditedLabels)
 def audit_material(report: Any) -> AuditedLabels:
-    """Audit the labels of one material and keep what may be trained on.
-
-    Parameters
-    ----------
-    report
-        ``LabelReport`` of the labelling.
+    """Audit the labels of one material (a ``LabelReport``) and keep what may be trained on.
 
     Raises
     ------
@@ -76,7 +62,7 @@ def audit_material(report: Any) -> AuditedLabels:
     """
     from phonosmith.reference.datasets.dataset import get_dataset
 
-    labels = read_document(LabelReport, report)
+    labels = LabelReport.model_validate(report)
     return audited(labels, {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")})
 
 
@@ -114,7 +100,7 @@ def training_subset(train: Any, size: int) -> DatasetRef:
     """Keep the first ``size`` training labels (all where there are not more) as a dataset of their own."""
     from phonosmith.reference.datasets.dataset import subset
 
-    ref = read_document(DatasetRef, train)
+    ref = DatasetRef.model_validate(train)
     return ref if size >= ref.n_frames else subset(ref, size)
 
 
@@ -137,7 +123,7 @@ def replay_material(foundation: Any, elements: list[str], size: int = 100, seed:
     from phonosmith.potentials.registry import load
     from phonosmith.reference.datasets.dataset import put_dataset
 
-    ref = read_document(PotentialRef, foundation)
+    ref = PotentialRef.model_validate(foundation)
     pool = elemental_pool(ref.elements, elements, size, seed)
     frames = label_pool(load(ref), pool, ref.name)
     return put_dataset(frames, name=f"replay of {ref.name}", parents=[ref.sha256])
@@ -151,7 +137,7 @@ def force_constants_file(phonons: Any) -> ArtefactRef:
 
     from phonosmith.harmonic.model import harmonic_from_document
 
-    model = harmonic_from_document(read_document(PhononDoc, phonons), default_artefacts())
+    model = harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "phonopy.yaml"
         model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobflow import Flow, Job, JobConfig
 
+from phonosmith.core.metadata import describe
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics.jobs import FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.flows import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
-from phonosmith.flows.checks import check_cells
+from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
     force_constants_file,
@@ -23,19 +23,43 @@ from phonosmith.flows.jobs import (
     start_needed_labels,
     training_subset,
 )
-from phonosmith.flows.program_costs import program_cost_job
-from phonosmith.flows.reference_phonons import engine_potential, reference_phonons
+from phonosmith.flows.reference import check_cells, engine_potential, reference_phonons
+from phonosmith.flows.reporting import PotentialResults, ReferenceResults
+from phonosmith.flows.settings import MaterialSettings
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import LabelMaker
+from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.sampling.jobs import SamplingMaker
 
 if TYPE_CHECKING:
+    from jobflow import OutputReference
     from pymatgen.core import Structure
 
-    from phonosmith.flows.material import FineTuneMaterialMaker
-    from phonosmith.potentials.documents import PotentialRef
+REFERENCE = "reference"
+_STAGES = {"phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions": "follow"}
 
 
-_STAGES = {"phonons": "phonon", "elastic": "elastic", "eos": "eos"}
+@dataclass(frozen=True)
+class Owner:
+    """Whose results, and what their jobs call it.
+
+    Attributes
+    ----------
+    identity
+        Tells one potential of the material from another.
+    variant, ending
+        What follows the stage in job names, e.g. ``si`` and ``delta 12``.
+    strategy, n_train
+        In the description of the jobs.
+    """
+
+    identity: str
+    variant: str
+    ending: str
+    strategy: str
+    n_train: int | None = None
 
 
 @dataclass
@@ -44,226 +68,243 @@ class MaterialParts:
 
     Attributes
     ----------
-    maker
-        Settings; what tells apart variants (cell, seeds, foundation) is given to the methods.
     structure
         The crystal.
     key
         Lower-case name of the material in job names.
+    settings
+        What is asked; cell and seed of training, which tell apart variants, are given to the methods.
+    engine
+        Who plays or is DFT.
+    seed
+        Of the sampling, of forgetting sets and of replay structures.
+    given_replay
+        Replay structures, where there are some.
     jobs
         Jobs made so far, in order.
     """
 
-    maker: FineTuneMaterialMaker
     structure: Structure
     key: str
+    settings: MaterialSettings
+    engine: ReferenceEngine
+    seed: int
+    given_replay: DatasetRef | None = None
     jobs: list[Job | Flow] = field(default_factory=list)
-    _made: dict[tuple[str, ...], Any] = field(default_factory=dict)
-    _flows: dict[tuple[str, ...], Job | Flow] = field(default_factory=dict)
+    _made: dict[tuple[str, ...], Job | Flow] = field(default_factory=dict)
+    _matrices: dict[float, list[list[int]]] = field(default_factory=dict)
 
-    def _once(self, what: tuple[str, ...], make: Callable[[], Job | Flow]) -> Any:
-        """Return the output of a job, made the first time it is asked for."""
-        if what not in self._made:
-            member = make()
-            self.jobs.append(member)
-            self._flows[what] = member
-            self._made[what] = member.output
-        return self._made[what]
+    def add(self, member: Job, stage: str, variant: str, *words: str, **what: str | int | None) -> Job:
+        """Name and describe a job, add it to the others and return it.
 
-    @property
-    def matrix(self) -> list[list[int]]:
-        """Supercell of phonons."""
-        if ("matrix",) not in self._made:
-            self._made["matrix",] = choose_phonon_supercell(self.structure, self.maker.min_length)
-        found: list[list[int]] = self._made["matrix",]
-        return found
+        Parameters
+        ----------
+        member
+            Fresh job.
+        stage, variant, words
+            Its name; see `phonosmith.core.metadata`.
+        what
+            Further keys of its description.
+        """
+        member.name = " ".join([stage, variant, *words])
+        describe(member, stage=stage, material=self.key, variant=variant, **what)
+        self.jobs.append(member)
+        return member
 
-    def reference(self) -> dict[str, Any]:
-        """Return the reference's results by kind: its phonons where they are paid for, and what else was asked."""
-        maker, key = self.maker, self.key
-        engine = maker.require_engine()
-        known = engine_potential(engine)
-        found: dict[str, Any] = {}
-        if maker.mode == "comparison":
-            found["phonons"] = self._once(
-                ("reference", "phonons"),
-                lambda: reference_phonons(self.structure, engine, self.matrix, f"phonon {key} reference", maker.mesh),
-            )
-        if known is not None:
-            found |= self._properties(known, "reference", f"{key} reference")
-            if "phonons" in found:
-                found |= self._followed(found["phonons"], known, "reference", f"{key} reference")
-            return found
-        if maker.mode == "comparison" and "elastic" in maker.evaluate:
-            found["elastic"] = self._once(
-                ("reference", "elastic"),
-                lambda: ElasticFlowMaker(name=f"elastic {key} reference", engine=engine).make(self.structure),
-            )
-        if maker.mode == "comparison" and "eos" in maker.evaluate:
-            found["eos"] = self._once(
-                ("reference", "eos"),
-                lambda: EosFlowMaker(name=f"eos {key} reference", engine=engine).make(self.structure),
-            )
-        if "phonons" in found and "transitions" in maker.evaluate:
-            follow = partial(TransitionMaker(engine=engine).make, found["phonons"], f"{key} reference")
-            found["transitions"] = self._once(("reference", "transitions"), follow)
-        if engine.name == "vasp":
-            found["costs"] = [
-                self._once(
-                    ("cost", kind), partial(program_cost_job, _STAGES[kind], key, self._flows["reference", kind])
-                )
-                for kind in _STAGES
-                if kind in found
-            ]
-        return found
+    def _once(self, depends_on: tuple[str, ...], make: Callable[[], Job | Flow]) -> OutputReference:
+        """Return the output of a job, made the first time it is asked for with what its result depends on."""
+        if depends_on not in self._made:
+            self._made[depends_on] = make()
+        return self._made[depends_on].output
 
-    def _properties(self, potential: Any, owner: str, name: str) -> dict[str, Any]:
-        """Return what is asked of a potential besides phonons."""
-        found: dict[str, Any] = {}
-        if owner == "reference" and self.maker.mode != "comparison":
-            return found
-        if "elastic" in self.maker.evaluate:
-            found["elastic"] = self._once(
-                (owner, "elastic"), lambda: FastElasticMaker(name=f"elastic {name}").make(self.structure, potential)
-            )
-        if "eos" in self.maker.evaluate:
-            found["eos"] = self._once(
-                (owner, "eos"), lambda: FastEosMaker(name=f"eos {name}").make(self.structure, potential)
-            )
-        return found
+    def _program(self, member: Job | Flow, stage: str) -> Job | Flow:
+        """Describe the flow of a reference program, whose last job has the flow's name, and add it."""
+        if isinstance(member, Flow):
+            describe(member.jobs[-1], stage=stage)
+        else:
+            describe(member, stage=stage)
+        describe(member, material=self.key, variant=self.key, strategy=REFERENCE)
+        self.jobs.append(member)
+        return member
 
-    def potential(self, potential: Any, owner: str, name: str) -> dict[str, Any]:
-        """Return the results of a potential by kind; the same owner is calculated once.
+    def matrix(self, min_length: float) -> list[list[int]]:
+        """Return the supercell of phonons whose shortest edge has some length, Å."""
+        if min_length not in self._matrices:
+            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length)
+        return self._matrices[min_length]
+
+    def reference(self) -> ReferenceResults:
+        """Return the reference's results: its phonons where they are paid for, and what else was asked."""
+        settings, engine, name = self.settings, self.engine, f"{self.key} {REFERENCE}"
+        checks = self._checks()
+        if settings.mode == "production":
+            return ReferenceResults(asked=["checks"] if checks is not None else [], checks=checks)
+        phonons = self._reference_phonons(self.matrix(settings.min_length), REFERENCE)
+        potential = engine_potential(engine)
+        if potential is not None:
+            properties = self._properties(potential, Owner(REFERENCE, self.key, REFERENCE, REFERENCE), phonons)
+            return ReferenceResults(asked=list(properties), phonons=phonons, **properties)
+        makers: dict[str, Callable[[], Job | Flow]] = {
+            "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.structure),
+            "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.structure),
+            "transitions": lambda: TransitionMaker(engine=engine).make(phonons, name),
+        }
+
+        def calculated(kind: str) -> Callable[[], Job | Flow]:
+            return lambda: self._program(makers[kind](), _STAGES[kind])
+
+        properties = {
+            kind: self._once((REFERENCE, kind), calculated(kind)) for kind in makers if kind in settings.evaluate
+        }
+        paid = [kind for kind in ("phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
+        costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
+        return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
+
+    def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
+        name = f"phonon {self.key} {what}"
+        return self._once(
+            (what, "phonons"),
+            lambda: self._program(
+                reference_phonons(self.structure, self.engine, matrix, name, self.settings.mesh), "phonon"
+            ),
+        )
+
+    def _program_costs(self, kind: str) -> OutputReference:
+        """Return what a flow of program calculations took."""
+        last, stage = self._made[REFERENCE, kind].output, _STAGES[kind]
+        return self._once(
+            ("cost", kind),
+            lambda: self.add(collect_program_costs(stage, last.uuid, last), "cost", self.key, stage, REFERENCE),
+        )
+
+    def _checks(self) -> OutputReference | None:
+        """Return the labels of a few displaced cells, or None where none are asked."""
+        settings = self.settings
+        if settings.mode != "production" or settings.n_checks == 0:
+            return None
+
+        def make() -> Flow:
+            cells = check_cells(self.structure, self.matrix(settings.check_min_length), settings.n_checks)
+            made = LabelMaker(engine=self.engine, fraction=0.01).make(cells, f"{self.key} check")
+            self.jobs.append(describe(made, stage="label", material=self.key, variant=self.key))
+            return made
+
+        return self._once(("check",), make)
+
+    def results(
+        self,
+        potential: PotentialRef | OutputReference,
+        owner: Owner,
+        foundation: PotentialRef | None = None,
+        replay: DatasetRef | OutputReference | None = None,
+    ) -> PotentialResults:
+        """Return the results of a potential; the same owner is calculated once.
 
         Parameters
         ----------
         potential
             PotentialRef or the output that will be one.
         owner
-            Whose results: tells one potential of the material from another.
-        name
-            What follows the stage in job names, e.g. ``si foundation``.
+            Whose results.
+        foundation
+            What a trained potential was trained from: its errors where it was not tuned are then computed where asked.
+        replay
+            Replay structures it was trained with.
         """
-        phonons = self._once(
-            (owner, "phonons"),
-            lambda: FastPhononMaker(name=f"phonon {name}", mesh=self.maker.mesh).make(
-                self.structure, potential, self.matrix
-            ),
-        )
-        found = {"phonons": phonons} | self._properties(potential, owner, name)
-        return found | self._followed(phonons, potential, owner, name)
 
-    def _followed(self, phonons: Any, potential: Any, owner: str, name: str) -> dict[str, Any]:
-        """Return what following the imaginary modes of a potential finds, where asked."""
-        if "transitions" not in self.maker.evaluate:
-            return {}
-        make = partial(ModeFollowingMaker(name=f"follow {name}").make, phonons, potential)
-        return {"transitions": self._once((owner, "transitions"), make)}
+        def make_phonons() -> Job:
+            maker = FastPhononMaker(mesh=self.settings.mesh)
+            made = maker.make(self.structure, potential, self.matrix(self.settings.min_length))
+            return self._add_result(made, "phonon", owner)
 
-    def forgetting(self, tuned: Any, foundation: PotentialRef, name: str, replay: Any = None) -> dict[str, Any]:
-        """Return a trained potential's errors where it was not tuned, where asked.
+        def make_forgetting() -> Job:
+            # against the reference where it is a potential itself, else against the foundation
+            known = engine_potential(self.engine)
+            made = ForgettingMaker(seed=self.seed).make(
+                self.structure, potential, foundation, reference=known, replay=replay
+            )
+            return self._add_result(made, "forgetting", owner)
 
-        They are against the reference where it is a potential itself, else against the foundation.
-        """
-        if "forgetting" not in self.maker.evaluate:
-            return {}
-        known = engine_potential(self.maker.require_engine())
-        made = ForgettingMaker(name=f"forgetting {name}", seed=self.maker.draw_seed).make(
-            self.structure, tuned, foundation, reference=known, replay=replay
-        )
-        self.jobs.append(made)
-        return {"forgetting": made.output}
+        phonons = self._once((owner.identity, "phonons"), make_phonons)
+        properties = self._properties(potential, owner, phonons)
+        if foundation is not None and "forgetting" in self.settings.evaluate:
+            properties["forgetting"] = self._once((owner.identity, "forgetting"), make_forgetting)
+        return PotentialResults(asked=list(properties), phonons=phonons, **properties)
 
-    def labels(self, sampler: PotentialRef, key: str) -> tuple[Any, Any]:
-        """Return sampling and audited labels for the sampling settings of the maker.
+    def _properties(
+        self, potential: PotentialRef | OutputReference, owner: Owner, phonons: OutputReference
+    ) -> dict[str, OutputReference]:
+        """Return what is asked of a potential besides phonons, by the field of the report that will hold it."""
+        makers: dict[str, Callable[[], Job]] = {
+            "elastic": lambda: FastElasticMaker().make(self.structure, potential),
+            "eos": lambda: FastEosMaker().make(self.structure, potential),
+            "transitions": lambda: ModeFollowingMaker().make(phonons, potential),
+        }
+
+        def calculated(kind: str) -> Callable[[], Job]:
+            return lambda: self._add_result(makers[kind](), _STAGES[kind], owner)
+
+        asked = [kind for kind in makers if kind in self.settings.evaluate]
+        return {kind: self._once((owner.identity, kind), calculated(kind)) for kind in asked}
+
+    def _add_result(self, member: Job, stage: str, owner: Owner) -> Job:
+        return self.add(member, stage, owner.variant, owner.ending, strategy=owner.strategy, n_train=owner.n_train)
+
+    def labels(
+        self, sampler: PotentialRef, sampling: SamplingSettings, variant: str
+    ) -> tuple[OutputReference, OutputReference]:
+        """Return sampling and audited labels.
 
         Parameters
         ----------
         sampler
             Potential that relaxes the configurations.
-        key
-            What the jobs call the material: the settings must be the same wherever the key is.
+        sampling
+            How they are drawn.
+        variant
+            What the jobs call the material.
         """
-        maker = self.maker
-        cell = str(maker.sampling.get("cell", "large"))
+        settings = sampling.model_dump(mode="json")
+        drawn = (variant, sampler.sha256, sampling.model_dump_json())
 
         def make_sample() -> Job:
-            made = SamplingMaker(settings=dict(maker.sampling), seed=maker.draw_seed).make(self.structure, sampler)
-            made.name = f"sample {key} {cell}"
-            return made
+            made = SamplingMaker(settings=settings, seed=self.seed).make(self.structure, sampler)
+            return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:
-            needed = max(maker.sizes) if maker.sizes else None
-            made = start_needed_labels(sample, LabelMaker(engine=maker.require_engine()), key, needed)
-            made.name = f"label {key} start"
+            needed = max(self.settings.sizes, default=None)
+            made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
             # the label jobs belong to the worker of the reference program, not to the one that starts them
             made.config = JobConfig(pass_manager_config=False)
-            return made
+            return self.add(made, "label", variant, "start", step="start")
 
-        def make_audit() -> Job:
-            made = audit_material(labels)
-            made.name = f"audit {key}"
-            return made
+        sample = self._once(("sample", *drawn), make_sample)
+        labels = self._once(("label", *drawn), make_labels)
+        audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels), "audit", variant))
+        return sample, audited
 
-        sample = self._once(("sample", key), make_sample)
-        labels = self._once(("label", key), make_labels)
-        return sample, self._once(("audit", key), make_audit)
-
-    def training_set(self, audited: Any, size: int | None, key: str) -> Any:
+    def training_set(self, audited: OutputReference, size: int | None, variant: str) -> OutputReference:
         """Return the training labels, or the first so many of them."""
         if size is None:
             return audited.train
+        return self._once(
+            ("subset", audited.uuid, str(size)),
+            lambda: self.add(training_subset(audited.train, size), "subset", variant, str(size), n_train=size),
+        )
 
-        def make() -> Job:
-            made = training_subset(audited.train, size)
-            made.name = f"subset {key} {size}"
-            return made
-
-        return self._once(("subset", key, str(size)), make)
-
-    def checks(self) -> Any:
-        """Return the labels of a few displaced cells, or None where none are asked."""
-        maker = self.maker
-        if maker.mode != "production" or maker.n_checks == 0:
-            return None
-
-        def make() -> Flow:
-            matrix = choose_phonon_supercell(self.structure, maker.check_min_length)
-            cells = check_cells(self.structure, matrix, maker.n_checks)
-            return LabelMaker(engine=maker.require_engine(), fraction=0.01).make(cells, f"{self.key} check")
-
-        return self._once(("check",), make)
-
-    def curvature(self) -> Any:
+    def curvature(self) -> OutputReference:
         """Return the force constants that supervise curvature."""
-        maker, key = self.maker, self.key
-        small = choose_phonon_supercell(self.structure, maker.curvature_min_length)
-        if maker.mode == "comparison" and small == self.matrix:
-            phonons = self.reference()["phonons"]
-        else:
-            phonons = self._once(
-                ("curvature", "phonons"),
-                lambda: reference_phonons(
-                    self.structure, maker.require_engine(), small, f"phonon {key} curvature", maker.mesh
-                ),
-            )
+        small, large = (self.matrix(edge) for edge in (self.settings.curvature_min_length, self.settings.min_length))
+        shared = self.settings.mode == "comparison" and small == large
+        phonons = self._reference_phonons(small, REFERENCE if shared else "curvature")
+        return self._once(("curvature", "file"), lambda: self.add(force_constants_file(phonons), "curvature", self.key))
 
-        def make() -> Job:
-            made = force_constants_file(phonons)
-            made.name = f"curvature {key}"
-            return made
-
-        return self._once(("curvature", "file"), make)
-
-    def replay(self, foundation: PotentialRef, key: str, size: int) -> Any:
+    def replay_structures(self, foundation: PotentialRef, variant: str, size: int) -> DatasetRef | OutputReference:
         """Return replay structures: those given, or simple crystals labelled by the foundation."""
-        if self.maker.replay is not None:
-            return self.maker.replay
-
-        def make() -> Job:
-            elements = list(dict.fromkeys(site.specie.symbol for site in self.structure))
-            made = replay_material(foundation, elements, size, self.maker.draw_seed)
-            made.name = f"replay {key}"
-            return made
-
-        return self._once(("replay", foundation.sha256, str(size)), make)
+        if self.given_replay is not None:
+            return self.given_replay
+        elements = list(dict.fromkeys(site.specie.symbol for site in self.structure))
+        return self._once(
+            ("replay", foundation.sha256, str(size)),
+            lambda: self.add(replay_material(foundation, elements, size, self.seed), "replay", variant),
+        )

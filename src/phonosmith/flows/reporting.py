@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jobflow import JobConfig, OnMissing, job
+from pydantic import Field
 from pymatgen.core import Structure
 
 from phonosmith.analysis.documents import (
@@ -20,6 +21,7 @@ from phonosmith.analysis.documents import (
     TrainingCurve,
 )
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -27,9 +29,10 @@ from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.verdict import Verdict, judge, judge_production
+from phonosmith.evaluation.verdict import judge, judge_production, unfit
 from phonosmith.flows import costs
-from phonosmith.flows.jobs import read_document
+from phonosmith.flows.reference import check_forces
+from phonosmith.flows.settings import Mode
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
@@ -44,9 +47,61 @@ if TYPE_CHECKING:
 
 THINNED_STEPS = 60
 """Steps of a relaxation that a report keeps."""
-_KINDS: dict[str, Any] = {
-    "elastic": ElasticDoc, "eos": EosDoc, "transitions": TransitionDoc, "forgetting": ForgettingDoc,
-}  # fmt: skip
+
+
+class ReportSubject(Document):
+    """What a report is about."""
+
+    material: str = Field(description="name given to the material")
+    key: str = Field(description="what job names call it: material, with what tells apart variants of it")
+    campaign: str = Field(description="campaign it belongs to")
+    mode: Mode = Field(description="with reference phonons, or production without")
+    cell: str = Field(description="size of the sampling cell, or given (a matrix was)")
+    seed: int = Field(description="of every random draw in training")
+    reference: str = Field(description="who played or was DFT")
+    rehearsal: bool = Field(description="reference data made by the VASP stand-in")
+    mesh: int = Field(description="q-mesh of comparisons")
+
+
+class PotentialResults(Document):
+    """What was computed of a potential. A result that was asked for and is null: its job failed."""
+
+    asked: list[str] = Field(description="fields besides phonons that were asked for")
+    phonons: Awaited[PhononDoc] | None = None
+    elastic: Awaited[ElasticDoc] | None = None
+    eos: Awaited[EosDoc] | None = None
+    transitions: Awaited[TransitionDoc] | None = None
+    forgetting: Awaited[ForgettingDoc] | None = None
+
+
+class ReferenceResults(PotentialResults):
+    """What was computed by the reference."""
+
+    checks: Awaited[LabelReport] | None = Field(None, description="displaced cells, in production mode")
+    costs: list[Awaited[list[Cost]] | None] = Field(
+        default_factory=list, description="what the calculations of a program took, by the flow they belong to"
+    )
+
+
+class TrainedPotential(Document):
+    """One training and what was computed of its result."""
+
+    strategy: str = Field(description="preset")
+    n_train: int | None = Field(description="training structures asked; null: all")
+    training: Awaited[TrainingDocument] | None = Field(description="null: the training failed")
+    results: PotentialResults = Field(description="of the trained potential")
+
+
+class ReportInputs(Document):
+    """Everything a report is made of: references to the outputs of other jobs until its own job runs."""
+
+    sample: Awaited[SamplingDoc] | None
+    labels: Awaited[AuditedLabels] | None
+    subsets: dict[str, Awaited[DatasetRef] | None] = Field(description="training sets by the number of labels asked")
+    reference: ReferenceResults
+    foundation: PotentialRef
+    base: PotentialResults = Field(description="of the foundation")
+    trained: list[TrainedPotential]
 
 
 def training_curve(training: TrainingDocument) -> TrainingCurve:
@@ -92,47 +147,54 @@ def sampling_summary(sample: SamplingDoc) -> SamplingSummary:
 class _Case:
     """What every potential of one report is compared with, and what is noted on the way."""
 
-    about: dict[str, Any]
+    subject: ReportSubject
     reference: HarmonicModel | None
-    checks: list[Atoms]
+    checks: list[Atoms] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     base: PhononComparison | None = None
     transitions: TransitionDoc | None = None
-    models: dict[tuple[str, int], Any] = field(default_factory=dict)
+    models: dict[tuple[str, int], HarmonicModel] = field(default_factory=dict)
 
-    @property
-    def production(self) -> bool:
-        """No reference phonons were paid for."""
-        return bool(self.about["mode"] == "production")
-
-    def optional(self, results: dict[str, Any], owner: str) -> dict[str, Any]:
-        """Read the optional results of a potential or the reference; what is missing is named."""
-        found = {}
-        for kind, document in _KINDS.items():
-            if kind not in results:
+    def account(self, results: PotentialResults, owner: str) -> None:
+        """Note which optional results of a potential or the reference are missing, and what the others took."""
+        for kind in results.asked:
+            if kind == "checks":
                 continue
-            if results[kind] is None:
+            document: ElasticDoc | EosDoc | TransitionDoc | ForgettingDoc | None = getattr(results, kind)
+            name = f"{kind} {self.subject.key} {owner}"
+            if document is None:
                 self.notes.append(f"{kind} of {owner}: no result, its job failed")
-                continue
-            found[kind] = read_document(document, results[kind])
-            if kind == "transitions" and self.transitions is not None:
-                try:
-                    found[kind] = classify(self.transitions, found[kind])
-                except MismatchError as error:
-                    self.notes.append(f"transitions of {owner}: {error.message}")
-            name = f"{kind} {self.about['key']} {owner}"
-            if kind in ("elastic", "eos"):
-                self.costs.append(costs.mechanics_cost(kind, name, found[kind]))
+            elif isinstance(document, ElasticDoc | EosDoc):
+                self.costs.append(costs.mechanics_cost(kind, name, document))
             else:
-                self.costs.append(costs.plain_cost("follow" if kind == "transitions" else kind, name, found[kind]))
-        return found
+                self.costs.append(costs.plain_cost("follow" if kind == "transitions" else kind, name, document))
+
+    def classified(self, found: TransitionDoc | None, owner: str) -> TransitionDoc | None:
+        """Return what following imaginary modes found, compared with what the reference found."""
+        if found is None or self.transitions is None:
+            return found
+        try:
+            return classify(self.transitions, found)
+        except MismatchError as error:
+            self.notes.append(f"transitions of {owner}: {error.message}")
+            return found
+
+    def read_checks(self, reference: ReferenceResults) -> None:
+        """Keep the displaced cells that the reference calculated."""
+        from phonosmith.reference.datasets.dataset import get_dataset
+
+        report = reference.checks
+        if report is not None:
+            self.costs.append(costs.check_cost(f"label {report.material.lower()}", report))
+            self.checks = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
+        elif "checks" in reference.asked:
+            self.notes.append("displaced cells: the reference gave none")
 
     def displaced(self, ref: PotentialRef, owner: str) -> DisplacementCheck | None:
         """Compare forces in the displaced cells that the reference calculated."""
         if not self.checks:
             return None
-        from phonosmith.flows.checks import check_forces
         from phonosmith.potentials.registry import load
 
         try:
@@ -146,24 +208,27 @@ class _Case:
         from phonosmith.evaluation.phonons.comparison import compare_phonons
 
         try:
-            return compare_phonons(other, model, self.about["mesh"]), ""
+            return compare_phonons(other, model, self.subject.mesh), ""
         except MismatchError as error:
             self.notes.append(f"phonons of {owner}: {error.message}")
             return None, error.message
 
     def entry(
-        self, strategy: str, results: dict[str, Any], training: TrainingDocument | None, n_train: int, owner: str
+        self,
+        strategy: str,
+        ref: PotentialRef,
+        results: PotentialResults,
+        owner: str,
+        training: TrainingDocument | None = None,
+        n_train: int = 0,
     ) -> PotentialReport:
         """Return the report of one potential."""
         from phonosmith.harmonic.model import harmonic_from_document
 
-        phonons = None if results.get("phonons") is None else read_document(PhononDoc, results["phonons"])
-        ref = read_document(PotentialRef, results["potential"]) if training is None else training.model
-        assert ref is not None  # run_training always registers its model
         comparison, change, mismatch = None, None, ""
-        if phonons is not None:
-            self.costs.append(costs.phonon_cost(f"phonon {self.about['key']} {owner}", phonons))
-            model = harmonic_from_document(phonons, default_artefacts())
+        if results.phonons is not None:
+            self.costs.append(costs.phonon_cost(f"phonon {self.subject.key} {owner}", results.phonons))
+            model = harmonic_from_document(results.phonons, default_artefacts())
             if self.reference is not None:
                 comparison, mismatch = self.compared(model, self.reference, owner)
             smaller = [size for name, size in self.models if name == strategy and size < n_train]
@@ -171,28 +236,31 @@ class _Case:
                 moved, _ = self.compared(model, self.models[strategy, max(smaller)], owner)
                 change = None if moved is None else moved.mae_thz
             self.models[strategy, n_train] = model
-        found = PotentialReport(
+        check = self.displaced(ref, owner)
+        self.account(results, owner)
+        report = PotentialReport(
             strategy=strategy,
             potential=ref,
             n_train=n_train,
-            verdict=Verdict(fit=False, reasons=["not judged yet"], thresholds={}),
+            verdict=unfit("no_phonons", "not judged yet"),
             phonons=comparison,
-            summary=None if phonons is None else PhononSummary.of(phonons),
+            summary=None if results.phonons is None else PhononSummary.of(results.phonons),
             phonon_change_thz=change,
-            check=self.displaced(ref, owner),
-            **self.optional(results, owner),
+            check=check,
+            elastic=results.elastic,
+            eos=results.eos,
+            transitions=self.classified(results.transitions, owner),
+            forgetting=results.forgetting,
         )
-        if training is not None:
-            found = found.model_copy(update=_training_fields(training))
-        return self.judged(found, mismatch)
+        return self.judged(report if training is None else _with_training(report, training), mismatch)
 
     def judged(self, entry: PotentialReport, mismatch: str = "") -> PotentialReport:
         """Return an entry with its verdict; ``mismatch``: why its phonons cannot be compared with the reference's."""
         improved = entry.improved is not False
         if mismatch:
-            verdict = Verdict(fit=False, reasons=[f"cannot be compared: {mismatch}"], thresholds={})
+            verdict = unfit("mismatch", f"cannot be compared: {mismatch}")
         elif entry.summary is None:
-            verdict = Verdict(fit=False, reasons=["its phonons could not be computed"], thresholds={})
+            verdict = unfit("no_phonons", "its phonons could not be computed")
         elif entry.phonons is not None:
             verdict = judge(entry.phonons, get_settings(), self.base, improved=improved)
         else:
@@ -208,29 +276,33 @@ class _Case:
         return entry.model_copy(update={"verdict": verdict})
 
 
-def _training_fields(training: TrainingDocument) -> dict[str, Any]:
+def _with_training(entry: PotentialReport, training: TrainingDocument) -> PotentialReport:
     after = training.metrics["valid"].after
-    return {
-        "training_seconds": training.seconds,
-        "train_force_mae": training.metrics["train"].after.mae_forces_mev_per_angstrom,
-        "valid_force_mae": after.mae_forces_mev_per_angstrom,
-        "valid_energy_mae": after.mae_energy_mev_per_atom,
-        "valid_stress_mae": after.mae_stress_mev_per_angstrom3,
-        "curve": training_curve(training),
-        "n_parameters": training.n_parameters,
-        "n_changed": training.n_changed,
-        "improved": training.improved,
-    }
+    return entry.model_copy(
+        update={
+            "training_seconds": training.seconds,
+            "train_force_mae": training.metrics["train"].after.mae_forces_mev_per_angstrom,
+            "valid_force_mae": after.mae_forces_mev_per_angstrom,
+            "valid_energy_mae": after.mae_energy_mev_per_atom,
+            "valid_stress_mae": after.mae_stress_mev_per_angstrom3,
+            "curve": training_curve(training),
+            "n_parameters": training.n_parameters,
+            "n_changed": training.n_changed,
+            "improved": training.improved,
+        }
+    )
 
 
-def _foundation_fields(training: TrainingDocument) -> dict[str, Any]:
-    """Return the foundation's own errors on the validation labels, energies after the shift training used."""
+def _with_foundation_errors(base: PotentialReport, training: TrainingDocument) -> PotentialReport:
+    """Add the foundation's own errors on the validation labels, energies after the shift training used."""
     before = training.metrics["valid"].shifted
-    return {
-        "valid_force_mae": before.mae_forces_mev_per_angstrom,
-        "valid_energy_mae": before.mae_energy_mev_per_atom,
-        "valid_stress_mae": before.mae_stress_mev_per_angstrom3,
-    }
+    return base.model_copy(
+        update={
+            "valid_force_mae": before.mae_forces_mev_per_angstrom,
+            "valid_energy_mae": before.mae_energy_mev_per_atom,
+            "valid_stress_mae": before.mae_stress_mev_per_angstrom3,
+        }
+    )
 
 
 def _quality(entry: PotentialReport) -> tuple[float, float]:
@@ -239,43 +311,52 @@ def _quality(entry: PotentialReport) -> tuple[float, float]:
     return mae, float("inf") if entry.valid_force_mae is None else entry.valid_force_mae
 
 
-def _check_labels(value: Any, case: _Case) -> list[Atoms]:
-    from phonosmith.reference.datasets.dataset import get_dataset
+def _require_results(subject: ReportSubject, inputs: ReportInputs) -> AuditedLabels:
+    """Return the labels with their subsets; nothing can be judged without them and the reference's phonons."""
+    no_reference = subject.mode == "comparison" and inputs.reference.phonons is None
+    if inputs.labels is None or no_reference:
+        missing = "labels" if inputs.labels is None else "reference phonons"
+        raise LabelError(f"{subject.material} has no {missing}.", "Look at the failed job and run it again.")
+    subsets = {size: ref for size, ref in inputs.subsets.items() if ref is not None}
+    return inputs.labels.model_copy(update={"subsets": subsets})
 
-    if value is None:
-        if case.about.get("n_checks"):
-            case.notes.append("displaced cells: the reference gave none")
-        return []
-    report = read_document(LabelReport, value)
-    case.costs.append(costs.check_cost(f"label {report.material.lower()}", report))
-    return [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
+
+def _judge_trained(
+    case: _Case, base: PotentialReport, audited: AuditedLabels, trained: list[TrainedPotential]
+) -> tuple[PotentialReport, list[PotentialReport], list[str]]:
+    """Return the foundation's entry with its validation errors, those of trained potentials, and what failed."""
+    entries: list[PotentialReport] = []
+    failed: list[str] = []
+    several = len({one.n_train for one in trained}) > 1
+    for one in trained:
+        name = f"{one.strategy} {one.n_train}" if several else one.strategy
+        if one.training is None or (one.results.phonons is None and case.subject.mode == "comparison"):
+            failed.append(name)
+            case.notes.append(f"{name}: {'training' if one.training is None else 'phonons'} failed")
+            continue
+        used = audited.train if one.n_train is None else audited.subsets[str(one.n_train)]
+        if one.n_train is not None and used.n_frames < one.n_train:
+            case.notes.append(f"{name}: {used.n_frames} labels, {one.n_train} were asked")
+        atoms = round(used.n_atoms / used.n_frames)
+        case.costs.append(costs.training_cost(f"train {case.subject.key} {name}", one.training, atoms))
+        base = _with_foundation_errors(base, one.training)
+        assert one.training.model is not None  # run_training always registers its model
+        entries.append(case.entry(one.strategy, one.training.model, one.results, name, one.training, used.n_frames))
+    return base, sorted(entries, key=_quality), failed
 
 
 @job(output_schema=MaterialReport, config=JobConfig(on_missing_references=OnMissing.NONE))
-def report_material(
-    about: dict[str, Any],
-    sample: Any,
-    labels: Any,
-    subsets: dict[str, Any],
-    reference: dict[str, Any],
-    foundation: dict[str, Any],
-    results: list[dict[str, Any]],
-    structure: Structure,
-) -> MaterialReport:
+def report_material(subject: ReportSubject, structure: Structure, inputs: ReportInputs) -> MaterialReport:
     """Compare every potential with the reference and judge it; what has no result is named.
 
     Parameters
     ----------
-    about
+    subject
         Names, mode, mesh.
-    sample, labels, subsets
-        ``SamplingDoc``, ``AuditedLabels``, and the training sets by the number of labels asked.
-    reference, foundation
-        Results by kind.
-    results
-        One mapping per training: strategy, number asked, ``TrainingDocument``, results by kind.
     structure
         The crystal that was asked for.
+    inputs
+        Labels, trainings and results.
 
     Raises
     ------
@@ -284,76 +365,54 @@ def report_material(
     """
     from phonosmith.harmonic.model import harmonic_from_document
 
-    production = about["mode"] == "production"
-    if labels is None or (not production and reference.get("phonons") is None):
-        missing = "labels" if labels is None else "reference phonons"
-        raise LabelError(f"{about['material']} has no {missing}.", "Look at the failed job and run it again.")
-    audited = read_document(AuditedLabels, labels)
-    audited.subsets = {size: read_document(DatasetRef, ref) for size, ref in subsets.items() if ref is not None}
-    truth = None if production else read_document(PhononDoc, reference["phonons"])
-    key = about["key"]
-    inputs = {"train": audited.train.sha256, "valid": audited.valid.sha256}
-    with recorded(inputs, {"mesh": about["mesh"], "mode": about["mode"]}, about["seed"]) as manifest:
-        model = None if truth is None else harmonic_from_document(truth, default_artefacts())
-        case = _Case(about, model, [])
-        case.checks = _check_labels(reference.get("checks"), case)
-        sampled = None if sample is None else read_document(SamplingDoc, sample)
-        if sampled is not None:
-            case.costs.append(costs.sampling_cost(f"sample {key}", sampled))
+    audited, key = _require_results(subject, inputs), subject.key
+    production = subject.mode == "production"
+    truth = None if production else inputs.reference.phonons
+    digests = {"train": audited.train.sha256, "valid": audited.valid.sha256}
+    with recorded(digests, {"mesh": subject.mesh, "mode": subject.mode}, subject.seed) as manifest:
+        case = _Case(subject, None if truth is None else harmonic_from_document(truth, default_artefacts()))
+        case.read_checks(inputs.reference)
+        if inputs.sample is not None:
+            case.costs.append(costs.sampling_cost(f"sample {key}", inputs.sample))
         case.costs.append(costs.label_cost(f"label {key}", audited))
         if truth is not None:
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))
-        for group in reference.get("costs") or []:
-            case.costs += [read_document(Cost, one) for one in group or []]
-        side = ReferenceReport(
-            phonons=None if truth is None else PhononSummary.of(truth), **case.optional(reference, "reference")
-        )
-        case.transitions = side.transitions
-        base = case.entry("foundation", foundation, None, 0, "foundation")
+        case.costs += [cost for group in inputs.reference.costs for cost in group or []]
+        case.account(inputs.reference, "reference")
+        case.transitions = inputs.reference.transitions
+        base = case.entry("foundation", inputs.foundation, inputs.base, "foundation")
         case.base = base.phonons
-        entries, failed, several = [], [], len({item["n_train"] for item in results}) > 1
-        for item in results:
-            name = f"{item['strategy']} {item['n_train']}" if several else item["strategy"]
-            if item["training"] is None or (item["phonons"] is None and not production):
-                failed.append(name)
-                case.notes.append(f"{name}: {'training' if item['training'] is None else 'phonons'} failed")
-                continue
-            made = read_document(TrainingDocument, item["training"])
-            used = audited.train if item["n_train"] is None else audited.subsets[str(item["n_train"])]
-            if item["n_train"] is not None and used.n_frames < item["n_train"]:
-                case.notes.append(f"{name}: {used.n_frames} labels, {item['n_train']} were asked")
-            atoms = round(used.n_atoms / used.n_frames)
-            case.costs.append(costs.training_cost(f"train {key} {name}", made, atoms))
-            base = base.model_copy(update=_foundation_fields(made))
-            entries.append(case.entry(item["strategy"], item, made, used.n_frames, name))
-    base = case.judged(base) if production else base
-    entries.sort(key=_quality)
+        base, entries, failed = _judge_trained(case, base, audited, inputs.trained)
     best = entries[0] if entries else None
     first = base.phonons
-    gain = first.mae_thz / best.phonons.mae_thz if first and best and best.phonons else None
     group, number = structure.get_space_group_info()
     return MaterialReport(
-        material=about["material"],
+        material=subject.material,
         key=key,
-        campaign=about["campaign"],
-        mode=about["mode"],
-        cell=about["cell"],
-        seed=about["seed"],
+        campaign=subject.campaign,
+        mode=subject.mode,
+        cell=subject.cell,
+        seed=subject.seed,
         formula=structure.composition.reduced_formula,
-        reference=about["reference"],
-        rehearsal=about["rehearsal"],
+        reference=subject.reference,
+        rehearsal=subject.rehearsal,
         structure=structure.as_dict() if truth is None else truth.structure,
         space_group=group if truth is None else truth.space_group,
         space_group_number=number if truth is None else truth.space_group_number,
-        sampling=None if sampled is None else sampling_summary(sampled),
+        sampling=None if inputs.sample is None else sampling_summary(inputs.sample),
         labels=audited,
-        reference_result=side,
-        foundation=base,
+        reference_result=ReferenceReport(
+            phonons=None if truth is None else PhononSummary.of(truth),
+            elastic=inputs.reference.elastic,
+            eos=inputs.reference.eos,
+            transitions=inputs.reference.transitions,
+        ),
+        foundation=case.judged(base) if production else base,
         strategies=entries,
         failed=failed,
         notes=list(dict.fromkeys(case.notes)),
         best=None if best is None else best.strategy,
-        gain=gain,
+        gain=first.mae_thz / best.phonons.mae_thz if first and best and best.phonons else None,
         costs=case.costs,
         manifest=manifest,
     )

@@ -178,7 +178,7 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
     for name in overrides:
         if name not in fields:
             raise ConfigurationError(
-                f"Unknown setting {name!r}.", f"{_closest(name, fields)}Known: {', '.join(fields)}."
+                f"Unknown setting {name!r}.", f"{_closest(name, fields)}Known: {', '.join(fields)}.", fields=[name]
             )
     try:
         return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **overrides})
@@ -189,7 +189,9 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
             got = f" (got {item['input']!r})" if where else ""
             lines.append(f"{where}: {item['msg']}{got}" if where else str(item["msg"]))
         raise ConfigurationError(
-            f"Strategy {strategy!r} with these settings is impossible: {'; '.join(lines)}.", "Correct the setting."
+            f"Strategy {strategy!r} with these settings is impossible: {'; '.join(lines)}.",
+            "Correct the setting.",
+            fields=[str(item["loc"][0]) for item in error.errors() if item["loc"]],
         ) from error
 
 

@@ -16,7 +16,7 @@ from phonosmith.cli.setup.doctor import run_check
 from phonosmith.cli.setup.doctor_engines import check_fireworks, check_jobflow_remote
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import submission
-from phonosmith.flows.campaign_file import read_campaign
+from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.routing import Routing
 from phonosmith.testing.mongo_server import running_server
 

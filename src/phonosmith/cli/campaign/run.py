@@ -56,7 +56,7 @@ def run(
     folder = (out if out is not None else Path(campaign.stem)).resolve()
     if not dry_run:
         _prepare(folder)
-    from phonosmith.flows.campaign_file import read_campaign
+    from phonosmith.flows.campaign import read_campaign
 
     chosen = read_campaign(campaign)
     flow = chosen.flow()

@@ -48,7 +48,7 @@ def submit(
     Example: phonosmith submit campaign.yaml --engine jobflow-remote --project phonosmith --dry-run
     """
     from phonosmith.core.errors import InputError, did_you_mean
-    from phonosmith.flows.campaign_file import read_campaign
+    from phonosmith.flows.campaign import read_campaign
     from phonosmith.flows.routing import ENGINES
 
     if engine not in ENGINES:

@@ -9,7 +9,7 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.verdict import judge_production
-from phonosmith.flows.adaptive import AdaptiveMaker, _reason
+from phonosmith.flows.learning import AdaptiveMaker, _reason
 from phonosmith.flows.jobs import read_document
 from phonosmith.harmonic.model import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure

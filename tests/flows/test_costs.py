@@ -1,4 +1,4 @@
-from phonosmith.flows.program_costs import grouped_costs
+from phonosmith.flows.costs import grouped_costs
 
 
 def document(name, seconds, cores=8, n_sites=64):

@@ -1,0 +1,45 @@
+"""The base of every pydantic document: read from a store as it was put there, by jobflow or by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+
+_SCHEMAS: dict[type[BaseModel], dict[str, Any]] = {}
+
+
+class Document(BaseModel):
+    """What a job returns or takes.
+
+    A store keeps the name of a document's class beside its fields (``@module``, ``@class``, ``@version``). Where that
+    class is known under its name the document arrives as an object, else as a dictionary: `model_validate` takes both.
+    """
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_class_names(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and any(isinstance(key, str) and key.startswith("@") for key in value):
+            return {key: item for key, item in value.items() if not key.startswith("@")}
+        return value
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the JSON schema; the plain one is made once, because jobflow asks for it at every ``output.field``."""
+        if args or kwargs:
+            return super().model_json_schema(*args, **kwargs)
+        if cls not in _SCHEMAS:
+            _SCHEMAS[cls] = super().model_json_schema()
+        return _SCHEMAS[cls]
+
+
+def _or_reference(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+    from jobflow import OutputReference
+
+    return value if isinstance(value, OutputReference) else handler(value)
+
+
+T = TypeVar("T")
+Awaited = Annotated[T, WrapValidator(_or_reference), PlainSerializer(lambda value: value)]
+"""A field of a job's argument that holds the reference to another job's output until the job runs."""

@@ -1,0 +1,78 @@
+"""What a job is - stage, material, variant, strategy - as jobflow metadata, which stores keep and index.
+
+Names are for people. Jobs from before there was metadata are read by their names: stage first, material second.
+
+========== ============================================================================================
+key        value
+========== ============================================================================================
+stage      ``sample``, ``label``, ``audit``, ``train``, ``phonon``, ``elastic``, ``report``, ...
+step       ``start`` or ``collect`` for jobs of a stage that only hand out or collect its work
+material   lower-case name of the material
+variant    name of the material with what tells apart foundation, cell and seed, as job names have it
+strategy   preset of training, or ``foundation``, ``reference``
+n_train    training structures asked, where a campaign has several sizes
+========== ============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+Member = TypeVar("Member", bound=Any)
+"""A job or a flow."""
+STAGE, STEP, MATERIAL = "stage", "step", "material"
+KEYS = (STAGE, STEP, MATERIAL, "variant", "strategy", "n_train")
+
+
+def describe(member: Member, **what: str | int | None) -> Member:
+    """Say what a job, or every job of a flow and those they will make, are; what is said already stays.
+
+    Parameters
+    ----------
+    member
+        Job or flow.
+    what
+        Of the keys above; None and ``""`` say nothing.
+    """
+    said = {key: value for key, value in what.items() if value not in (None, "")}
+    unknown = sorted(set(said) - set(KEYS))
+    if unknown:
+        raise ValueError(f"Jobs are described by {', '.join(KEYS)}, not by {unknown[0]}.")
+    if not hasattr(member, "function"):
+        for inner in member.jobs:
+            describe(inner, **what)
+        return member
+    new = {key: value for key, value in said.items() if key not in member.metadata}
+    member.metadata.update(new)
+    # jobs made on the way belong to the same material, but have a stage of their own or none
+    common = {key: value for key, value in new.items() if key not in (STAGE, STEP)}
+    if common:
+        member.update_metadata(common)
+    return member
+
+
+def inherit(member: Member) -> Member:
+    """Describe jobs that a running job makes like the job itself, its step apart."""
+    from jobflow import CURRENT_JOB
+
+    running = CURRENT_JOB.job
+    known = {} if running is None else {key: running.metadata.get(key) for key in KEYS if key != STEP}
+    return describe(member, **known)
+
+
+def stage_of(name: str, metadata: Mapping[str, Any] | None) -> str:
+    """Return the stage of a job: what its metadata says, else the first word of its name.
+
+    >>> stage_of("train si delta", None), stage_of("tuned silicon", {"stage": "train"})
+    ('train', 'train')
+    """
+    return str((metadata or {}).get(STAGE) or name.partition(" ")[0])
+
+
+def step_of(name: str, metadata: Mapping[str, Any] | None) -> str:
+    """Return ``start`` or ``collect`` for a job that only hands out or collects the work of its stage, else ``""``."""
+    if STAGE in (metadata or {}):
+        return str((metadata or {}).get(STEP) or "")
+    last = name.rpartition(" ")[2]
+    return last if name.startswith("label ") and last in ("start", "collect") else ""

@@ -1,0 +1,148 @@
+"""What is to be done with a material: one description for campaign files, Makers and the parts they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from phonosmith.core.document import Document
+from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.sampling.documents import SamplingSettings
+from phonosmith.training.spec import TrainSpec, make_spec
+
+DEFAULT_STRATEGIES = ("transfer", "delta")
+Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
+Mode = Literal["comparison", "production"]
+
+
+def _at_least_one(number: int) -> int:
+    if number < 1:
+        raise ValueError(f"a training set of {number} structures cannot be")
+    return number
+
+
+class MaterialSettings(Document):
+    """Everything about one material but crystal, potentials, engine and seed of training."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    strategies: tuple[str, ...] = Field(DEFAULT_STRATEGIES, min_length=1, description="presets of training")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="settings that replace those of every preset, or of one below its name"
+    )
+    sampling: SamplingSettings = Field(
+        default_factory=lambda: SamplingSettings.model_validate({}), description="what differs from the protocol"
+    )
+    sampling_seed: int | None = Field(
+        None, description="seed of the sampling: trainings with different seeds share one set of labels when given"
+    )
+    n_train: tuple[Annotated[int, AfterValidator(_at_least_one)], ...] = Field(
+        (),
+        description="training-set sizes: nested sets of the first so many labels, outermost first; all labels when "
+        "empty (in production mode half of them and all: the difference shows whether phonons have converged)",
+    )
+    evaluate: tuple[Evaluation, ...] = Field(
+        ("phonons", "forgetting"),
+        description="what to compute of reference, foundation and every fine-tuned potential; phonons always",
+    )
+    mode: Mode = Field(
+        "comparison",
+        description="comparison with reference phonons, or production without: the verdict then rests on validation "
+        "errors, convergence with the training set and a few displaced cells",
+    )
+    n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
+    check_min_length: float = Field(10.0, gt=0, description="shortest edge of their supercell, Å")
+    min_length: float = Field(20.0, gt=0, description="shortest edge of phonon supercells, Å")
+    curvature_min_length: float = Field(
+        5.0, gt=0, description="shortest edge of supercells whose force constants supervise curvature, Å"
+    )
+    mesh: int = Field(20, gt=0, description="q-mesh of comparisons")
+    walltime: float | None = Field(
+        None, gt=0, description="longest time of one training job, after which the next one goes on, s"
+    )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Training-set sizes, ascending; empty: one training with all labels."""
+        if self.n_train or self.mode == "comparison":
+            return tuple(sorted(set(self.n_train)))
+        total = (len(self.sampling.volume_factors) - 1) * self.sampling.n_select
+        return (max(1, total // 2), total)
+
+    def specs(self) -> dict[str, TrainSpec]:
+        """Return the full settings of every strategy; those ``training`` names must be asked for.
+
+        Raises
+        ------
+        ConfigurationError
+            For an unknown strategy or setting.
+        """
+        for name in strategies_named(self.training):
+            if name not in self.strategies:
+                raise ConfigurationError(
+                    f"The training settings name {name!r}, which is not among the strategies.",
+                    f"{did_you_mean(name, self.strategies)}Strategies asked: {', '.join(self.strategies)}.",
+                )
+        return {name: make_spec(name, **training_of(self.training, name)) for name in self.strategies}
+
+
+def strategies_named(training: Mapping[str, Any]) -> list[str]:
+    """Return the strategies that training settings have entries of their own for."""
+    return [name for name, value in training.items() if isinstance(value, Mapping) and not _is_setting(name)]
+
+
+def training_of(training: Mapping[str, Any], strategy: str) -> dict[str, Any]:
+    """Return the training settings of one strategy: those for all, then its own."""
+    common = {key: value for key, value in training.items() if not isinstance(value, Mapping) or _is_setting(key)}
+    return common | dict(training.get(strategy, {}))
+
+
+def _is_setting(name: str) -> bool:
+    return name in TrainSpec.model_fields
+
+
+def problems(error: ValidationError, model: type[BaseModel] | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield what pydantic found, each as the place and a sentence with what is known there."""
+    for item in error.errors():
+        place = item["loc"]
+        if item["type"] == "extra_forbidden":
+            known = _fields_at(model, place[:-1])
+            words = f"Known: {', '.join(known)}." if known else ""
+            yield place, f"unknown field. {did_you_mean(str(place[-1]), known)}{words}".strip()
+        elif item["type"] == "literal_error":
+            known = [word.strip("'") for word in str(item["ctx"]["expected"]).replace(" or ", ", ").split(", ")]
+            hint = did_you_mean(str(item["input"]), known)
+            yield place, f"{item['input']!r} is not known. {hint}Known: {', '.join(known)}."
+        elif item["type"] == "missing":
+            yield place, "missing, and there is no default"
+        else:
+            yield place, f"{item['msg']} (got {item['input']!r})"
+
+
+def _fields_at(model: type[BaseModel] | None, loc: Sequence[str | int]) -> list[str]:
+    """Return the fields of the model that a location is in."""
+    for part in loc:
+        if model is None or isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        options = [annotation, *get_args(annotation)]
+        model = next((kind for kind in options if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return list(model.model_fields) if model is not None else []
+
+
+def material_settings(base: MaterialSettings | None = None, **changes: Any) -> MaterialSettings:
+    """Return settings with some fields replaced.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming every field that is wrong.
+    """
+    kept = {} if base is None else {name: getattr(base, name) for name in MaterialSettings.model_fields}
+    try:
+        return MaterialSettings.model_validate(kept | changes)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, place))}: {words}" for place, words in problems(error, MaterialSettings)]
+        raise ConfigurationError("; ".join(lines), "Correct the setting.") from error
