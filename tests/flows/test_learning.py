@@ -10,7 +10,6 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.verdict import judge_production
 from phonosmith.flows.learning import AdaptiveMaker, _reason
-from phonosmith.flows.jobs import read_document
 from phonosmith.harmonic.model import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
@@ -36,7 +35,7 @@ def run(one, folder):
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()
     run_locally(flow, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
-    return read_document(AdaptiveReport, store.get_output(flow.output.uuid, load=True)), store
+    return AdaptiveReport.model_validate(store.get_output(flow.output.uuid, load=True)), store
 
 
 def rounds(*changes, forces=10.0, spread=None, improved=True):

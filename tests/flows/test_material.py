@@ -10,8 +10,8 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.flows.reference import check_cells
 from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.flows.reference import check_cells
 from phonosmith.harmonic.model import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve

@@ -1,18 +1,20 @@
-"""How far every material is, from the names of the jobs in a store alone.
+"""How far every material is, from what the jobs in a store say about themselves.
 
-Job names say the stage first and the material second (``train si delta``). Done is what has an output. Failed is what
-was refused or what a report lists as failed. Missing is what another material of the store has under the same name
-(``train ge delta`` where only ``train si delta`` exists), as long as the material has no report.
+Stage and material are in a job's metadata; jobs from before there was any are read by their names, which say the stage
+first and the material second (``train si delta``). Done is what has an output. Failed is what was refused or what a
+report lists as failed. Missing is what another material of the store has under the same name (``train ge delta`` where
+only ``train si delta`` exists), as long as the material has no report.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.analysis.queries import Results, read_results, store_query
+from phonosmith.core.metadata import MATERIAL, STAGE, stage_of, step_of
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -24,7 +26,8 @@ STAGES = (
 """Order in which stages are shown; others follow by name."""
 _SAMPLED = re.compile(r"sample (?P<key>.+) (?:primitive|small|large)")
 _SIDE = re.compile(r"(?:phonon|elastic|eos) (?P<key>.+) (?:reference|foundation)")
-_PASSING = ("start", "collect")
+_OUTPUT_JOB = "store_inputs"
+"""Name of the job jobflow adds for the output of a flow that replaces a job, with that job's metadata."""
 _COUNTED = re.compile(r" (?:\d+/\d+|part \d+)$")
 """Ends of names whose number differs between materials: displaced cells, parts of a training."""
 
@@ -105,17 +108,25 @@ class StoreStatus:
     n_jobs: int
     notes: list[str] = field(default_factory=list)
 
-    def find(self, name: str) -> MaterialStatus | None:
-        """Return the material a job name belongs to."""
-        key = owner(name, self.materials)
-        return None if key is None else self.materials[key]
+    def find(self, name: str, metadata: Mapping[str, Any] | None = None) -> MaterialStatus | None:
+        """Return the material a job belongs to; one that only the metadata know is added."""
+        key = material_of(name, metadata, self.materials)
+        return None if key is None else self.materials.setdefault(key, MaterialStatus(key))
+
+
+def material_of(name: str, metadata: Mapping[str, Any] | None, keys: Iterable[str]) -> str | None:
+    """Return the material of a job that belongs to a stage, else None."""
+    if name == _OUTPUT_JOB:
+        return None
+    if metadata and STAGE in metadata and MATERIAL in metadata:
+        return str(metadata[MATERIAL])
+    return owner(name, keys)
 
 
 def owner(name: str, keys: Iterable[str]) -> str | None:
     """Return the longest key that follows the stage in a job's name; None when none does."""
     rest = f"{name.partition(' ')[2]} "
-    found = [key for key in keys if rest.startswith(f"{key} ")]
-    return max(found, key=len, default=None)
+    return max((key for key in keys if rest.startswith(f"{key} ")), key=len, default=None)
 
 
 def _roots(keys: Iterable[str]) -> list[str]:
@@ -130,40 +141,47 @@ def _roots(keys: Iterable[str]) -> list[str]:
 
 def read_status(store: JobStore) -> StoreStatus:
     """Return how far every material in a job store is."""
-    jobs = store_query(store, {"output": {"$ne": None}}, ("uuid", "index", "name", "metadata.refused"))
+    documents = store_query(store, {"output": {"$ne": None}}, ("uuid", "index", "name", "metadata"))
     results = read_results(store)
-    named = {str(job.get("name") or "") for job in jobs}
-    # a later job of the same name may have succeeded
-    good = {str(job.get("name") or "") for job in jobs if not (job.get("metadata") or {}).get("refused")}
-    refused = named - good
-    keys = {found["key"] for name in named for found in (_SAMPLED.fullmatch(name), _SIDE.fullmatch(name)) if found}
+    jobs: dict[str, Mapping[str, Any]] = {}
+    for document in documents:
+        name, metadata = str(document.get("name") or ""), document.get("metadata") or {}
+        # a later job of the same name may have succeeded
+        if name not in jobs or not metadata.get("refused"):
+            jobs[name] = metadata
+    keys = {
+        match["key"]
+        for name, metadata in jobs.items()
+        for match in (_SAMPLED.fullmatch(name), _SIDE.fullmatch(name))
+        if match and STAGE not in metadata
+    }
+    keys |= {str(metadata[MATERIAL]) for metadata in jobs.values() if metadata.get(STAGE) and metadata.get(MATERIAL)}
     keys |= {str(name).lower() for name in results.materials["material"]}
     materials = {key: MaterialStatus(key) for key in _roots(keys)}
-    status = StoreStatus(materials, len({(job["uuid"]) for job in jobs}), list(results.notes))
+    status = StoreStatus(materials, len({document["uuid"] for document in documents}), list(results.notes))
     ends: set[tuple[str, str]] = set()
     have: dict[str, set[tuple[str, str]]] = {key: set() for key in materials}
-    for name in sorted(named):
-        key = owner(name, materials)
-        if key is None:
+    for name, metadata in sorted(jobs.items(), key=lambda item: item[0]):
+        material = status.find(name, metadata)
+        if material is None or step_of(name, metadata):
             continue
-        stage, rest = name.partition(" ")[0], name.partition(" ")[2][len(key) + 1 :]
-        if stage == "label" and rest.split(" ")[-1] in _PASSING:
-            continue
-        have[key].add((stage, rest))
+        stage = stage_of(name, metadata)
+        rest = name.removeprefix(f"{stage} {material.material}")
+        have.setdefault(material.material, set()).add((stage, rest))
         if not _COUNTED.search(name):
             ends.add((stage, rest))
-        if name in refused:
-            materials[key].stage(stage).failed += 1
-            materials[key].failed[name] = "refused by the label gate"
+        if metadata.get("refused"):
+            material.stage(stage).failed += 1
+            material.failed[name] = "refused by the label gate"
         else:
-            materials[key].stage(stage).done += 1
+            material.stage(stage).done += 1
     _add_reports(materials, results)
     for key, material in materials.items():
         if material.n_reports:
             continue
         for stage, rest in sorted(ends - have[key]):
             material.stage(stage).missing += 1
-            material.missing.append(f"{stage} {key} {rest}".strip())
+            material.missing.append(f"{stage} {key}{rest}")
     return status
 
 

@@ -53,7 +53,6 @@ def demo(
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow
-    from phonosmith.flows.jobs import read_document
 
     names = [name.strip() for name in strategies.split(",") if name.strip()] or list(DEMO_STRATEGIES)
     flow = fix_identities(demo_flow(material, names, epochs))
@@ -62,12 +61,12 @@ def demo(
     runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
     runner.retry()
     summary = runner.run(flow)
-    report_job = next(job for job, _ in flow.iterflow() if job.name.startswith("report"))
+    report_job = next(job for job, _ in flow.iterflow() if job.metadata.get("stage") == "report")
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
     if any(row.uuid == report_job.uuid for row in [*summary.failed, *summary.skipped]):
         raise PhonosmithError("The demonstration did not reach its report.", "Look at the folders named above.")
-    report = read_document(MaterialReport, store.get_output(report_job.uuid, load=True))
+    report = MaterialReport.model_validate(store.get_output(report_job.uuid, load=True))
     written = _write(report, store, flow, out)
     if json_output:
         print_json(_summary(report) | {"seconds": summary.seconds, "jobs_run": summary.executed, "files": written})
@@ -108,7 +107,6 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
     from phonosmith.evaluation.phonons.documents import PhononDoc
-    from phonosmith.flows.jobs import read_document
     from phonosmith.harmonic.model import harmonic_from_document
     from phonosmith.potentials.mace.files import export_plain
     from phonosmith.report.figures.bands import many_bands_figure
@@ -123,7 +121,7 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
 
     def model(name: str) -> Any:
         document = store.get_output(uuids[f"phonon {key} {name}"], load=True)
-        return harmonic_from_document(read_document(PhononDoc, document), default_artefacts())
+        return harmonic_from_document(PhononDoc.model_validate(document), default_artefacts())
 
     reference, written = model("reference"), [str(out / "report.json")]
     for entry in [report.foundation, *report.strategies]:

@@ -1,4 +1,4 @@
-"""Is this potential fit for phonons of this material? One rule, thresholds in the settings, reasons as codes and words."""
+"""Is this potential fit for phonons of this material? One rule, thresholds in the settings, reasons with codes."""
 
 from __future__ import annotations
 

@@ -1,26 +1,39 @@
-"""Label a few configurations, train, look at the phonons - and stop when they no longer move."""
+"""How many labels are needed: learning curves over nested training sets, and labelling until phonons stand still."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, Response, job
+from pydantic import Field
+from pymatgen.core import Structure
 
-from phonosmith.analysis.documents import AuditedLabels, PhononSummary
-from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
+from phonosmith.analysis.documents import AuditedLabels, Cost, MaterialReport, PhononSummary, PotentialReport
+from phonosmith.analysis.learning_documents import (
+    AdaptiveReport,
+    AdaptiveRound,
+    CurvePoint,
+    LearningCurve,
+    LearningCurveReport,
+)
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
+from phonosmith.core.metadata import describe
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
-from phonosmith.evaluation.verdict import Verdict, judge_production
+from phonosmith.evaluation.verdict import CONVERGENCE, Verdict, judge_production
 from phonosmith.flows import costs
-from phonosmith.flows.jobs import audited, read_document
+from phonosmith.flows.jobs import audited
+from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import LabelMaker
@@ -33,10 +46,34 @@ from phonosmith.training.jobs import FineTuneMaker
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from phonosmith.harmonic.model import HarmonicModel
-    from phonosmith.potentials.documents import PotentialRef
+
+
+class AdaptiveSubject(Document):
+    """What all rounds of labelling share."""
+
+    material: str = Field(description="name given to the material")
+    key: str = Field(description="what job names call it")
+    foundation: PotentialRef = Field(description="potential to start from")
+    matrix: list[list[int]] = Field(description="supercell of phonons")
+
+
+class AdaptiveState(Document):
+    """What the rounds before have left; empty in front of the first."""
+
+    labels: AuditedLabels | None = None
+    phonons: PhononDoc | None = Field(None, description="of the first of the committee")
+    rounds: list[AdaptiveRound] = Field(default_factory=list)
+    costs: list[Cost] = Field(default_factory=list)
+    n_frames: int = Field(0, description="training configurations asked")
+
+
+class RoundResults(Document):
+    """What one round has made."""
+
+    labels: Awaited[AuditedLabels]
+    trainings: list[Awaited[TrainingDocument]]
+    phonons: list[Awaited[PhononDoc]]
 
 
 @dataclass
@@ -116,38 +153,43 @@ class AdaptiveMaker(Maker):
         sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
         sample.name = f"sample {key} {self.sampling.get('cell', 'large')}"
         matrix = choose_phonon_supercell(structure, self.min_length)
-        state = {"material": label, "key": key, "structure": structure, "foundation": foundation, "matrix": matrix}
-        start = start_round(self, state, sample.output)
+        subject = AdaptiveSubject(material=label, key=key, foundation=foundation, matrix=matrix)
+        start = start_round(self, subject, structure, sample.output)
         start.name = f"adaptive {key} start"
         start.config = JobConfig(pass_manager_config=False)
+        describe(sample, stage="sample", material=key, variant=key)
+        describe(start, stage="adaptive", step="start", material=key, variant=key, strategy=self.strategy)
         return Flow([sample, start], output=start.output, name=f"{self.name} {key}")
 
-    def round(self, state: dict[str, Any], sample: SamplingDoc, previous: dict[str, Any] | None) -> Flow | None:
+    def round(
+        self, subject: AdaptiveSubject, structure: Structure, sample: SamplingDoc, previous: AdaptiveState
+    ) -> Flow | None:
         """Return the flow of the next round, or None when nothing is left to label.
 
         Parameters
         ----------
-        state
+        subject
             What all rounds share.
+        structure
+            Relaxed crystal.
         sample
             Every configuration.
         previous
-            Audited labels, phonons, rounds and costs so far; None in the first round.
+            Audited labels, phonons, rounds and costs so far.
         """
-        done = previous["n_frames"] if previous else 0
-        number = len(previous["rounds"]) + 1 if previous else 1
+        done, number = previous.n_frames, len(previous.rounds) + 1
         frames = sampled_frames(sample)
         train = [frame for frame in frames if frame.split == "train"]
         layer = self.layer_size or sum(abs(one.volume_factor - 1.0) > 1e-9 for one in sample.configurations)
-        chosen = train[done : done + layer]
-        if not chosen or (self.max_rounds is not None and number > self.max_rounds):
+        asked = train[done : done + layer]
+        if not asked or (self.max_rounds is not None and number > self.max_rounds):
             return None
-        if previous is None:
-            chosen = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *chosen]
-        key, engine = state["key"], self.engine
+        if number == 1:
+            asked = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *asked]
+        key, engine = subject.key, self.engine
         assert engine is not None  # make has checked
-        labels = LabelMaker(engine=engine).make(chosen, f"{key} r{number}")
-        join = join_labels(labels.output, None if previous is None else previous["labels"], state["material"])
+        labels = describe(LabelMaker(engine=engine).make(asked, f"{key} r{number}"), stage="label")
+        join = describe(join_labels(labels.output, previous.labels, subject.material), stage="audit")
         join.name = f"audit {key} r{number}"
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
@@ -155,54 +197,52 @@ class AdaptiveMaker(Maker):
             suffix = f"r{number}" if self.committee == 1 else f"r{number} s{member}"
             train_job = FineTuneMaker(
                 strategy=self.strategy, settings=dict(self.training), seed=self.seed + member
-            ).make(state["foundation"], join.output.train, join.output.valid, material=key)
+            ).make(subject.foundation, join.output.train, join.output.valid, material=key)
             train_job.name = f"train {key} {self.strategy} {suffix}"
             phonon = FastPhononMaker(name=f"phonon {key} {self.strategy} {suffix}", mesh=self.mesh).make(
-                state["structure"], train_job.output.model, state["matrix"]
+                structure, train_job.output.model, subject.matrix
             )
             trainings.append(train_job.output)
             phonons.append(phonon.output)
-            jobs += [train_job, phonon]
-        decide = judge_round(
-            self, state, sample, previous, join.output, trainings, phonons, min(done + layer, len(train))
-        )
+            jobs += [describe(train_job, stage="train"), describe(phonon, stage="phonon")]
+        made = RoundResults(labels=join.output, trainings=trainings, phonons=phonons)
+        decide = judge_round(self, subject, structure, sample, previous, made, min(done + layer, len(train)))
         decide.name = f"adaptive {key} r{number}"
         decide.config = JobConfig(pass_manager_config=False)
-        flow = Flow([*jobs, decide], output=decide.output, name=f"{self.name} {key} r{number}")
+        jobs.append(describe(decide, stage="adaptive"))
+        flow = Flow(jobs, output=decide.output, name=f"{self.name} {key} r{number}")
+        flow = describe(flow, material=key, variant=key, strategy=self.strategy)
         current = CURRENT_JOB.job
         return fix_identities(flow) if current is not None and has_content_identity(current.uuid) else flow
 
 
 @job
-def start_round(maker: AdaptiveMaker, state: dict[str, Any], sample: Any) -> Response[Any]:
+def start_round(maker: AdaptiveMaker, subject: AdaptiveSubject, structure: Structure, sample: Any) -> Response[Any]:
     """Replace this job by the first round."""
-    flow = maker.round(state, read_document(SamplingDoc, sample), None)
+    flow = maker.round(subject, structure, SamplingDoc.model_validate(sample), AdaptiveState())
     if flow is None:
-        raise InputError(f"The sampling of {state['material']} left no training configuration.", "Sample again.")
+        raise InputError(f"The sampling of {subject.material} left no training configuration.", "Sample again.")
     return Response(replace=flow)
 
 
 @job(output_schema=AuditedLabels)
-def join_labels(report: Any, previous: Any, material: str) -> AuditedLabels:
-    """Audit the labels of this round together with those of the rounds before."""
+def join_labels(report: Any, previous: AuditedLabels | None, material: str) -> AuditedLabels:
+    """Audit the labels of this round (a ``LabelReport``) together with those of the rounds before."""
     from phonosmith.reference.datasets.dataset import get_dataset
 
-    labels = read_document(LabelReport, report).model_copy(update={"material": material})
+    labels = LabelReport.model_validate(report).model_copy(update={"material": material})
     splits = {name: get_dataset(ref) for name, ref in labels.datasets.items()}
-    before = None if previous is None else read_document(AuditedLabels, previous)
-    if before is not None:
-        splits = {
-            "train": [*get_dataset(before.train), *splits["train"]],
-            "valid": get_dataset(before.valid),
-        }
-    joined = audited(labels, splits)
-    if before is None:
-        return joined
+    if previous is None:
+        return audited(labels, splits)
+    joined = audited(
+        labels,
+        {"train": [*get_dataset(previous.train), *splits["train"]], "valid": get_dataset(previous.valid)},
+    )
     return joined.model_copy(
         update={
-            "label_seconds": joined.label_seconds + before.label_seconds,
-            "n_failed": joined.n_failed + before.n_failed,
-            "n_excluded": joined.n_excluded + before.n_excluded,
+            "label_seconds": joined.label_seconds + previous.label_seconds,
+            "n_failed": joined.n_failed + previous.n_failed,
+            "n_excluded": joined.n_excluded + previous.n_excluded,
         }
     )
 
@@ -210,72 +250,61 @@ def join_labels(report: Any, previous: Any, material: str) -> AuditedLabels:
 @job
 def judge_round(
     maker: AdaptiveMaker,
-    state: dict[str, Any],
-    sample: Any,
-    previous: dict[str, Any] | None,
-    labels: Any,
-    trainings: list[Any],
-    phonons: list[Any],
+    subject: AdaptiveSubject,
+    structure: Structure,
+    sample: SamplingDoc,
+    previous: AdaptiveState,
+    made: RoundResults,
     n_frames: int,
 ) -> AdaptiveReport | Response[Any]:
     """Return the report when phonons have stopped moving or nothing is left, else start the next round.
 
     Parameters
     ----------
-    maker, state, sample, previous
+    maker, subject, structure, sample, previous
         See ``AdaptiveMaker.round``.
-    labels
-        All labels so far, audited.
-    trainings, phonons
-        Of the committee.
+    made
+        All labels so far, trainings and phonons of the committee.
     n_frames
         Training configurations asked so far.
     """
     from phonosmith.harmonic.model import harmonic_from_document
 
-    sampled, kept = read_document(SamplingDoc, sample), read_document(AuditedLabels, labels)
-    made = [read_document(TrainingDocument, one) for one in trainings]
-    found = [read_document(PhononDoc, one) for one in phonons]
-    criteria = {"change_thz": maker.change_thz} if maker.committee == 1 else {"spread_thz": maker.spread_thz}
+    kept, criteria = made.labels, {"change_thz": maker.change_thz}
+    if maker.committee > 1:
+        criteria = {"spread_thz": maker.spread_thz}
     with recorded({"train": kept.train.sha256, "valid": kept.valid.sha256}, criteria, maker.seed) as manifest:
-        models = [harmonic_from_document(one, default_artefacts()) for one in found]
-        rounds = [] if previous is None else [read_document(AdaptiveRound, one) for one in previous["rounds"]]
+        models = [harmonic_from_document(one, default_artefacts()) for one in made.phonons]
         change = spread = None
-        if previous is not None:
-            before = harmonic_from_document(read_document(PhononDoc, previous["phonons"]), default_artefacts())
-            change = _distance(before, models[0], maker.mesh)
+        if previous.phonons is not None:
+            change = _distance(harmonic_from_document(previous.phonons, default_artefacts()), models[0], maker.mesh)
         if len(models) > 1:
             apart = [_distance(a, b, maker.mesh) for a, b in itertools.combinations(models, 2)]
             spread = None if None in apart else float(np.mean(np.array(apart, dtype=float)))
-        this = _round(rounds, n_frames + min(maker.n_valid, sampled.n_valid), kept, made[0], found[0], change, spread)
-    rounds = [*rounds, this]
-    spent = _costs(state["key"], previous, sampled, kept, made, found, this.number)
+        n_labels = n_frames + min(maker.n_valid, sample.n_valid)
+        this = _round(len(previous.rounds) + 1, n_labels, made, change, spread)
+    rounds = [*previous.rounds, this]
+    spent = _costs(subject.key, previous, sample, made, this.number)
     reason = _reason(maker, rounds)
     if reason is None:
-        following = {
-            "labels": kept.model_dump(mode="json"),
-            "phonons": found[0].model_dump(mode="json"),
-            "rounds": [one.model_dump(mode="json") for one in rounds],
-            "costs": [one.model_dump(mode="json") for one in spent],
-            "n_frames": n_frames,
-        }
-        flow = maker.round(state, sampled, following)
+        following = AdaptiveState(labels=kept, phonons=made.phonons[0], rounds=rounds, costs=spent, n_frames=n_frames)
+        flow = maker.round(subject, structure, sample, following)
         if flow is not None:
             return Response(replace=flow)
-    total = sampled.n_train + sampled.n_valid
+    total = sample.n_train + sample.n_valid
     return AdaptiveReport(
-        material=state["material"],
-        formula=found[0].formula,
+        material=subject.material,
+        formula=made.phonons[0].formula,
         strategy=maker.strategy,
         rounds=rounds,
         stopped=reason is not None,
-        reason=reason or _exhausted(rounds[-1], n_frames, sampled.n_train),
+        reason=reason or _exhausted(this, n_frames, sample.n_train),
         potential=this.potential,
         verdict=this.verdict,
         n_labels=this.n_labels,
         n_labels_protocol=total,
         n_labels_saved=total - this.n_labels,
-        n_displacements=found[0].n_displacements,
+        n_displacements=made.phonons[0].n_displacements,
         criteria=criteria,
         costs=spent,
         manifest=manifest,
@@ -292,24 +321,15 @@ def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float |
         return None
 
 
-def _round(
-    rounds: list[AdaptiveRound],
-    n_labels: int,
-    labels: AuditedLabels,
-    training: TrainingDocument,
-    phonons: PhononDoc,
-    change: float | None,
-    spread: float | None,
-) -> AdaptiveRound:
+def _round(number: int, n_labels: int, made: RoundResults, change: float | None, spread: float | None) -> AdaptiveRound:
+    training, phonons = made.trainings[0], made.phonons[0]
     forces = training.metrics["valid"].after.mae_forces_mev_per_angstrom
-    # a committee that agrees is convergence as well; with neither there is nothing to say about it yet
-    convergence = change if spread is None else spread
     assert training.model is not None  # run_training always registers its model
     assert forces is not None  # labels have forces
     return AdaptiveRound(
-        number=len(rounds) + 1,
+        number=number,
         n_labels=n_labels,
-        n_train=labels.train.n_frames,
+        n_train=made.labels.train.n_frames,
         valid_force_mae=forces,
         improved=training.improved,
         phonon_change_thz=change,
@@ -317,7 +337,8 @@ def _round(
         verdict=judge_production(
             get_settings(),
             valid_force_mae=forces,
-            phonon_change_thz=convergence,
+            # a committee that agrees is convergence as well; with neither there is nothing to say about it yet
+            phonon_change_thz=change if spread is None else spread,
             improved=training.improved,
             stable=phonons.stability.stable_practical,
         ),
@@ -326,9 +347,8 @@ def _round(
     )
 
 
-def _unconverged(verdict: Verdict) -> list[str]:
-    """Return the reasons of a verdict besides those about convergence."""
-    return [reason for reason in verdict.reasons if "convergence" not in reason and "still move" not in reason]
+def _good_but_for_convergence(verdict: Verdict) -> bool:
+    return all(reason.code in CONVERGENCE for reason in verdict.details)
 
 
 def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
@@ -346,7 +366,7 @@ def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
         return None
     if this.phonon_change_thz is None or this.phonon_change_thz > maker.change_thz:
         return None
-    if bool(_unconverged(this.verdict)) != bool(_unconverged(rounds[-2].verdict)):
+    if _good_but_for_convergence(this.verdict) != _good_but_for_convergence(rounds[-2].verdict):
         return None
     return (
         f"phonons moved by {this.phonon_change_thz:.3f} THz since the round before (limit {maker.change_thz:g} THz), "
@@ -360,23 +380,87 @@ def _exhausted(this: AdaptiveRound, n_frames: int, n_train: int) -> str:
     return what if moved is None else f"{what}; phonons still uncertain by {moved:.3f} THz"
 
 
-def _costs(
-    key: str,
-    previous: dict[str, Any] | None,
-    sample: SamplingDoc,
-    labels: AuditedLabels,
-    trainings: list[TrainingDocument],
-    phonons: list[PhononDoc],
-    number: int,
-) -> list[Any]:
-    from phonosmith.analysis.documents import Cost
-
-    before = [read_document(Cost, one) for one in previous["costs"]] if previous else []
-    earlier = [one for one in before if one.stage != "label"] or [costs.sampling_cost(f"sample {key}", sample)]
-    atoms = round(labels.train.n_atoms / labels.train.n_frames)
+def _costs(key: str, previous: AdaptiveState, sample: SamplingDoc, made: RoundResults, number: int) -> list[Cost]:
+    earlier = [one for one in previous.costs if one.stage != "label"] or [costs.sampling_cost(f"sample {key}", sample)]
+    atoms = round(made.labels.train.n_atoms / made.labels.train.n_frames)
     return [
         *earlier,
-        costs.label_cost(f"label {key}", labels),
-        *(costs.training_cost(f"train {key} r{number}", one, atoms) for one in trainings),
-        *(costs.phonon_cost(f"phonon {key} r{number}", one) for one in phonons),
+        costs.label_cost(f"label {key}", made.labels),
+        *(costs.training_cost(f"train {key} r{number}", one, atoms) for one in made.trainings),
+        *(costs.phonon_cost(f"phonon {key} r{number}", one) for one in made.phonons),
     ]
+
+
+SIZES = (2, 4, 8, 12, 16)
+
+
+def _point(entry: PotentialReport) -> CurvePoint:
+    return CurvePoint(
+        n_train=entry.n_train,
+        phonon_mae_thz=None if entry.phonons is None else entry.phonons.mae_thz,
+        phonon_change_thz=entry.phonon_change_thz,
+        train_force_mae=entry.train_force_mae,
+        valid_force_mae=entry.valid_force_mae,
+        fit=entry.verdict.fit,
+    )
+
+
+def learning_curves(report: MaterialReport) -> list[LearningCurve]:
+    """Sort the potentials of a report into one curve per strategy."""
+    curves = []
+    for strategy in dict.fromkeys(entry.strategy for entry in report.strategies):
+        entries = sorted((e for e in report.strategies if e.strategy == strategy), key=lambda e: e.n_train)
+        points = [_point(entry) for entry in entries]
+        sufficient = None
+        for point in reversed(points):
+            if not point.fit:
+                break
+            sufficient = point.n_train
+        curves.append(LearningCurve(strategy=strategy, points=points, sufficient=sufficient))
+    return sorted(curves, key=lambda curve: curve.strategy)
+
+
+@job(output_schema=LearningCurveReport)
+def collect_curve(report: Any) -> LearningCurveReport:
+    """Take the learning curves from the report of a material."""
+    of = MaterialReport.model_validate(report)
+    with recorded({"train": of.labels.train.sha256}, seed=of.seed) as manifest:
+        base = of.foundation
+        return LearningCurveReport(
+            material=of.material,
+            mode=of.mode,
+            foundation_phonon_mae_thz=None if base.phonons is None else base.phonons.mae_thz,
+            foundation_force_mae=base.valid_force_mae,
+            curves=learning_curves(of),
+            failed=of.failed,
+            manifest=manifest,
+        )
+
+
+@dataclass
+class LearningCurveMaker(Maker):
+    """Train every strategy on nested training sets and report phonon and force errors by size.
+
+    Attributes
+    ----------
+    name
+        Flow name.
+    maker
+        Strategies, engine and settings; its ``n_train`` is replaced.
+    sizes
+        Training-set sizes; labels and reference results are computed once for all.
+    """
+
+    name: str = "learning curve"
+    maker: FineTuneMaterialMaker = field(default_factory=FineTuneMaterialMaker)
+    sizes: tuple[int, ...] = SIZES
+
+    def make(self, structure: Structure, foundation: PotentialRef, material: str = "") -> Flow:
+        """Return the flow; its output is a ``LearningCurveReport``."""
+        if len(set(self.sizes)) < 2:
+            raise ConfigurationError("A learning curve needs two training-set sizes or more.", "Give e.g. (4, 8, 16).")
+        inner = dataclasses.replace(self.maker, n_train=tuple(self.sizes)).make(structure, foundation, material)
+        key = inner.name.removeprefix(self.maker.name).strip()
+        curve = describe(collect_curve(inner.output), stage="curve", material=key, variant=key)
+        curve.name = f"curve {key}"
+        return Flow([inner, curve], output=curve.output, name=f"{self.name} {key}")

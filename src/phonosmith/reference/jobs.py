@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
+from phonosmith.core.metadata import describe
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, sampled_frames
@@ -168,4 +169,5 @@ class LabelMaker(Maker):
         )
         last.name = f"{self.name} {material.lower()} collect"
         last.config = JobConfig(on_missing_references=OnMissing.NONE)
+        describe(last, step="collect")
         return Flow([*jobs, last], output=last.output, name=f"{self.name} {material.lower()}")

@@ -58,11 +58,11 @@ def run(
         _prepare(folder)
     from phonosmith.flows.campaign import read_campaign
 
-    chosen = read_campaign(campaign)
-    flow = chosen.flow()
+    checked = read_campaign(campaign)
+    flow = checked.flow()
     if dry_run:
         names = [job.name for job, _ in flow.iterflow()]
-        payload = {"campaign": chosen.spec.name, "materials": list(chosen.structures), "jobs": len(names)}
+        payload = {"campaign": checked.spec.name, "materials": list(checked.structures), "jobs": len(names)}
         if json_output:
             print_json(payload | {"names": names})
         else:
@@ -105,7 +105,7 @@ def _slots(workers: int | None, text: str) -> list[Slot]:
         raise InputError("--workers and --slots both say how many jobs run at a time.", "Give one of them.")
     if not text:
         return default_slots(workers)
-    found: list[Slot] = []
+    listed: list[Slot] = []
     for part in text.split(","):
         kind, separator, number = part.strip().partition("=")
         if not separator or not kind or not number.isdigit() or int(number) < 1:
@@ -113,8 +113,8 @@ def _slots(workers: int | None, text: str) -> list[Slot]:
         threads = default_slots(1)[0].environment
         # every GPU slot sees a card of its own
         cards = [{"CUDA_VISIBLE_DEVICES": str(index)} if kind == "gpu" else {} for index in range(int(number))]
-        found += [Slot(kind, {**threads, **card}) for card in cards]
-    return found
+        listed += [Slot(kind, {**threads, **card}) for card in cards]
+    return listed
 
 
 def _prepare(folder: Path) -> None:
@@ -161,7 +161,7 @@ def _work(
         summary = runner.run(flow)
         summary.failed = [row for row in summary.failed if row.uuid not in dropped]
         summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
-        wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow() if job.name.startswith("report ")}
+        wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow()}
         reports = _reports(store, runner, wanted)
     payload = _payload(folder, summary, reports)
     if json_output:
@@ -216,11 +216,11 @@ def _drop_what_is_no_longer_asked(folder: Path, runner: LocalRunner, flow: Flow 
 def _reports(store: JobStore, runner: LocalRunner, wanted: set[str] | None) -> list[MaterialReport]:
     """Return finished reports: those of the flow, or of a run the newest of each name."""
     from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.flows.jobs import read_document
+    from phonosmith.core.metadata import stage_of
 
-    rows = [row for row in runner.state.rows("done") if row.name.startswith("report ")]
-    chosen = {row.name: row.uuid for row in rows if wanted is None or row.uuid in wanted}
-    return [read_document(MaterialReport, store.get_output(uuid, load=True)) for uuid in chosen.values()]
+    rows = [row for row in runner.state.rows("done") if stage_of(row.name, row.metadata) == "report"]
+    newest = {row.name: row.uuid for row in rows if wanted is None or row.uuid in wanted}
+    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in newest.values()]
 
 
 def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:

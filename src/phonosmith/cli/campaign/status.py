@@ -78,6 +78,7 @@ def _add_run(found: StoreStatus, path: Path) -> dict[str, int]:
     from collections import Counter
 
     from phonosmith.analysis.status import MaterialStatus
+    from phonosmith.core.metadata import stage_of
     from phonosmith.engines.local.state import RunState
 
     state = RunState(path)
@@ -90,14 +91,14 @@ def _add_run(found: StoreStatus, path: Path) -> dict[str, int]:
         for entry in material.stages.values():
             entry.missing = 0
     for row in rows:
-        owner = found.find(row.name)
+        owner = found.find(row.name, row.metadata)
         if owner is None:
             words = row.name.split()
             if len(words) < 2:
                 continue
             # nothing of this material is in the store yet
             owner = found.materials.setdefault(words[1], MaterialStatus(words[1]))
-        stage = owner.stage(row.name.split()[0])
+        stage = owner.stage(stage_of(row.name, row.metadata))
         if row.state == "failed":
             if row.name not in owner.failed:
                 stage.failed += 1

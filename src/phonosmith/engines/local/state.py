@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import ConfigurationError
 
@@ -22,7 +22,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     uuid TEXT NOT NULL, idx INTEGER NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, parents TEXT NOT NULL,
     tolerant INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, folder TEXT, error TEXT,
-    seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL,
+    seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL, metadata TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (uuid, idx)
 );
 """
@@ -40,6 +40,7 @@ class JobRow:
     folder: str | None
     error: str | None
     seconds: float | None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -47,7 +48,12 @@ class JobRow:
         return self.uuid, self.index
 
 
-COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds"
+COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
+
+
+def _row(*columns: Any) -> JobRow:
+    *plain, metadata = columns
+    return JobRow(*plain, metadata=json.loads(metadata))
 
 
 class RunState:
@@ -65,6 +71,9 @@ class RunState:
             self.connection = sqlite3.connect(path, isolation_level=None, timeout=30)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.executescript(SCHEMA)
+            if "metadata" not in {row[1] for row in self.connection.execute("PRAGMA table_info(jobs)")}:
+                # a run from before jobs were described
+                self.connection.execute("ALTER TABLE jobs ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'")
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"Cannot keep the run in {path}: {error}.", "Choose a writable folder.") from error
 
@@ -85,8 +94,9 @@ class RunState:
                 needed = sorted({parent for parent in parents if parent != job.uuid})
                 tolerant = job.config.on_missing_references != OnMissing.ERROR
                 self.connection.execute(
-                    "INSERT OR IGNORE INTO jobs (uuid, idx, name, document, parents, tolerant, state, position) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR IGNORE INTO jobs "
+                    "(uuid, idx, name, document, parents, tolerant, state, position, metadata) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         job.uuid,
                         job.index,
@@ -96,6 +106,7 @@ class RunState:
                         int(tolerant),
                         WAITING,
                         position + offset,
+                        json.dumps(job.metadata),
                     ),
                 )
                 keys.append((job.uuid, job.index))
@@ -109,7 +120,7 @@ class RunState:
         """Return jobs in the order they were added, all or those in some states."""
         where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
         query = f"SELECT {COLUMNS} FROM jobs {where} ORDER BY position"  # noqa: S608
-        return [JobRow(*row) for row in self.connection.execute(query, states)]
+        return [_row(*columns) for columns in self.connection.execute(query, states)]
 
     def document(self, key: tuple[str, int]) -> str:
         """Return a job as JSON."""
@@ -166,7 +177,7 @@ class RunState:
             if any(states[key] not in SETTLED for key in everything):
                 continue
             good = all(states[key] == DONE for key in keys)
-            yield JobRow(*columns), good or bool(tolerant)
+            yield _row(*columns), good or bool(tolerant)
 
 
 class _Transaction:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.core.identity import fix_identities, has_content_identity
+from phonosmith.core.metadata import STAGE, STEP
 from phonosmith.flows.routing import EngineName, Routing
 
 if TYPE_CHECKING:
@@ -20,8 +21,6 @@ PATIENCE_MS = 3000
 """How long a database may take to answer, ms."""
 BLOB_STORE = "data"
 _CHUNK = 500
-_EXPANDED = "start_needed_labels"
-"""Job whose labels are known as soon as its sampling is done, so that those there are need not be asked for again."""
 
 
 class Submission(BaseModel):
@@ -144,7 +143,8 @@ def prepare(flow: Flow, store: JobStore) -> Flow:
     found: list[Job] = []
     for member, parents in fixed.iterflow():
         done = finished_uuids(store, [member.uuid, *parents])
-        if member.function.__name__ == _EXPANDED and member.uuid not in done and done.issuperset(parents):
+        starts_labels = (member.metadata.get(STAGE), member.metadata.get(STEP)) == ("label", "start")
+        if starts_labels and member.uuid not in done and done.issuperset(parents):
             found += _expand(member, store)
         else:
             found.append(member)
