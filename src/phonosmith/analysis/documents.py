@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
@@ -19,7 +20,7 @@ from phonosmith.reference.datasets.documents import DatasetRef
 MATERIAL_SCHEMA = 2
 
 
-class Cost(BaseModel):
+class Cost(Document):
     """What one job, or a group of equal jobs, took."""
 
     stage: str = Field(description="sample, label, audit, train, phonon, elastic, eos, follow, ...")
@@ -31,7 +32,7 @@ class Cost(BaseModel):
     n_calculations: int = Field(1, description="calculations in it")
 
 
-class SamplingSummary(BaseModel):
+class SamplingSummary(Document):
     """How the configurations of a material were made, small enough to keep in every report."""
 
     cell: str = Field(description="primitive, small or large")
@@ -45,7 +46,7 @@ class SamplingSummary(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
-class AuditedLabels(BaseModel):
+class AuditedLabels(Document):
     """Labels of one material after the audit."""
 
     material: str = Field(description="material")
@@ -63,7 +64,7 @@ class AuditedLabels(BaseModel):
     label_cores: int = Field(1, description="processor cores of one reference calculation")
 
 
-class TrainingCurve(BaseModel):
+class TrainingCurve(Document):
     """Course of one training, epoch 0 (the start) first."""
 
     epoch: list[int] = Field(description="epoch")
@@ -74,7 +75,7 @@ class TrainingCurve(BaseModel):
     stop_reason: str = Field("", description="why training ended")
 
 
-class PhononSummary(BaseModel):
+class PhononSummary(Document):
     """What a report needs to draw the phonons of one side again."""
 
     force_constants: ArtefactRef = Field(description="compact force constants with the cells they belong to (npz)")
@@ -103,7 +104,7 @@ class PhononSummary(BaseModel):
         )
 
 
-class DisplacementCheck(BaseModel):
+class DisplacementCheck(Document):
     """Forces of a potential in a few displaced cells that the reference calculated as well."""
 
     n_cells: int = Field(description="displaced cells")
@@ -112,7 +113,7 @@ class DisplacementCheck(BaseModel):
     relative_percent: float = Field(description="norm of all ΔF over the norm of all reference forces, percent")
 
 
-class ReferenceReport(BaseModel):
+class ReferenceReport(Document):
     """The reference's own results; every part that was not computed is null."""
 
     phonons: PhononSummary | None = Field(None, description="null in production mode")
@@ -121,7 +122,7 @@ class ReferenceReport(BaseModel):
     transitions: TransitionDoc | None = None
 
 
-class PotentialReport(BaseModel):
+class PotentialReport(Document):
     """One potential of one material: how it was made and how it compares with the reference."""
 
     strategy: str = Field(description="strategy, or 'foundation'")
@@ -151,7 +152,7 @@ class PotentialReport(BaseModel):
     curve: TrainingCurve | None = Field(None, description="course of the training")
 
 
-class MaterialReport(BaseModel):
+class MaterialReport(Document):
     """Everything about one material, foundation, cell size and seed, from sampling to verdicts."""
 
     schema_version: int = Field(MATERIAL_SCHEMA, description="version of this document's layout")

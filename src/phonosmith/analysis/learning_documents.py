@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.analysis.documents import Cost, PhononSummary
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.verdict import Verdict
 from phonosmith.potentials.documents import PotentialRef
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(Document):
     """One training-set size of one strategy."""
 
     n_train: int = Field(description="training structures")
@@ -21,7 +22,7 @@ class CurvePoint(BaseModel):
     fit: bool = Field(description="verdict")
 
 
-class LearningCurve(BaseModel):
+class LearningCurve(Document):
     """One strategy over nested training sets."""
 
     strategy: str = Field(description="strategy")
@@ -29,7 +30,7 @@ class LearningCurve(BaseModel):
     sufficient: int | None = Field(None, description="smallest training set from which on the verdict is fit")
 
 
-class LearningCurveReport(BaseModel):
+class LearningCurveReport(Document):
     """How phonons and forces improve with the number of labels."""
 
     schema_version: int = Field(1, description="version of this document's layout")
@@ -42,7 +43,7 @@ class LearningCurveReport(BaseModel):
     manifest: Manifest = Field(description="provenance")
 
 
-class AdaptiveRound(BaseModel):
+class AdaptiveRound(Document):
     """One round: labels of one more layer, training, phonons."""
 
     number: int = Field(description="1, 2, ...")
@@ -57,7 +58,7 @@ class AdaptiveRound(BaseModel):
     phonons: PhononSummary = Field(description="its phonons")
 
 
-class AdaptiveReport(BaseModel):
+class AdaptiveReport(Document):
     """Labelling until phonons stopped moving."""
 
     schema_version: int = Field(1, description="version of this document's layout")

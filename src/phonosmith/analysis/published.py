@@ -6,12 +6,14 @@ from functools import cache
 from importlib.resources import files
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from phonosmith.core.document import Document
 
 Pair = tuple[float, float]
 
 
-class Stability(BaseModel):
+class Stability(Document):
     """Numbers of materials by what the reference and the potential say."""
 
     model_config = ConfigDict(extra="forbid")
@@ -24,7 +26,7 @@ class Stability(BaseModel):
     recall: float = Field(description="of the unstable class as printed, percent")
 
 
-class PhaseFigures(BaseModel):
+class PhaseFigures(Document):
     """How well phases were found."""
 
     model_config = ConfigDict(extra="forbid")
@@ -34,7 +36,7 @@ class PhaseFigures(BaseModel):
     f1: float = Field(description="0 to 1")
 
 
-class CostFigures(BaseModel):
+class CostFigures(Document):
     """What phonons and labels took."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,7 +48,7 @@ class CostFigures(BaseModel):
     training_minutes: dict[str, float] = Field(description="mean training time on one GPU by strategy, min")
 
 
-class Published(BaseModel):
+class Published(Document):
     """Everything transcribed from one paper; pairs are median and interquartile range."""
 
     model_config = ConfigDict(extra="forbid")

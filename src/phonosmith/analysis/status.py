@@ -119,7 +119,7 @@ def material_of(name: str, metadata: Mapping[str, Any] | None, keys: Iterable[st
     if name == _OUTPUT_JOB:
         return None
     if metadata and STAGE in metadata and MATERIAL in metadata:
-        return str(metadata[MATERIAL])
+        return str(metadata[MATERIAL]).lower()
     return owner(name, keys)
 
 
@@ -155,7 +155,7 @@ def read_status(store: JobStore) -> StoreStatus:
         for match in (_SAMPLED.fullmatch(name), _SIDE.fullmatch(name))
         if match and STAGE not in metadata
     }
-    keys |= {str(metadata[MATERIAL]) for metadata in jobs.values() if metadata.get(STAGE) and metadata.get(MATERIAL)}
+    keys |= {str(said[MATERIAL]).lower() for said in jobs.values() if said.get(STAGE) and said.get(MATERIAL)}
     keys |= {str(name).lower() for name in results.materials["material"]}
     materials = {key: MaterialStatus(key) for key in _roots(keys)}
     status = StoreStatus(materials, len({document["uuid"] for document in documents}), list(results.notes))

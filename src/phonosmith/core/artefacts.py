@@ -10,8 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ArtefactError, ConfigurationError
 from phonosmith.core.hashing import digest_bytes, digest_file
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class ArtefactRef(BaseModel):
+class ArtefactRef(Document):
     """Name of an artefact: its content hash, with enough to recognise it by eye."""
 
     sha256: str = Field(description="sha256 of the content, 64 hexadecimal digits", pattern=r"^[0-9a-f]{64}$")

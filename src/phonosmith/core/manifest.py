@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.hashing import digest_json
 
 TRACKED_PACKAGES = (
@@ -33,7 +34,7 @@ def package_versions(names: tuple[str, ...] = TRACKED_PACKAGES) -> dict[str, str
     return found
 
 
-class Manifest(BaseModel):
+class Manifest(Document):
     """What went in, with which settings and software, where and for how long."""
 
     schema_version: int = Field(1, description="version of this record's layout")

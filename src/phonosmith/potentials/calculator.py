@@ -78,7 +78,7 @@ def _as_ref(potential: PotentialRef | Mapping[str, Any]) -> PotentialRef:
     if isinstance(potential, PotentialRef):
         return potential
     try:
-        return PotentialRef.model_validate({key: value for key, value in potential.items() if not key.startswith("@")})
+        return PotentialRef.model_validate(potential)
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"The calculator's 'potential' is not a potential reference: {error}.",

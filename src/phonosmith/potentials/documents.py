@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 
 
-class PotentialRef(BaseModel):
+class PotentialRef(Document):
     """A potential by identity: what it is, not where its file lies.
 
     The sha256 is that of the artefact (weights with architecture description, or parameter file), so two

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.document import Document
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.registry import load
@@ -13,7 +14,7 @@ from phonosmith.potentials.registry import load
 PROBE_TOLERANCE = 1e-5
 
 
-class Verification(BaseModel):
+class Verification(Document):
     """Outcome of checking one potential."""
 
     name: str = Field(description="human name")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
@@ -18,7 +19,7 @@ Vector = tuple[float, float, float]
 Voigt = tuple[float, float, float, float, float, float]
 
 
-class Frame(BaseModel):
+class Frame(Document):
     """A configuration to label."""
 
     symbols: list[str] = Field(description="chemical symbols, in order")
@@ -54,7 +55,7 @@ class Frame(BaseModel):
         return atoms
 
 
-class Reason(BaseModel):
+class Reason(Document):
     """One reason why a calculation is no label."""
 
     code: str = Field(description="short name, e.g. scf, cell, forces_missing")
@@ -64,7 +65,7 @@ class Reason(BaseModel):
     )
 
 
-class Correction(BaseModel):
+class Correction(Document):
     """Something custodian did."""
 
     handler: str = Field(description="custodian handler")
@@ -73,7 +74,7 @@ class Correction(BaseModel):
     files: list[str] = Field(default_factory=list, description="files or inputs other than INCAR it changed")
 
 
-class ReferenceRecord(BaseModel):
+class ReferenceRecord(Document):
     """One reference calculation, whichever engine did it."""
 
     engine: str = Field(description="vasp, forcefield or gpaw")
@@ -150,7 +151,7 @@ class ReferenceRecord(BaseModel):
         return atoms
 
 
-class LabelFailure(BaseModel):
+class LabelFailure(Document):
     """A frame without a label."""
 
     index: int = Field(description="number of the frame, from 0")
@@ -160,7 +161,7 @@ class LabelFailure(BaseModel):
     frame: Frame = Field(description="what was asked, so that it can be repeated alone")
 
 
-class LabelReport(BaseModel):
+class LabelReport(Document):
     """All labels of one material."""
 
     material: str = Field(description="material")

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.accept import MOVING
@@ -25,7 +26,7 @@ EngineName = Literal["vasp", "forcefield", "gpaw"]
 ENGINES: tuple[EngineName, ...] = ("vasp", "forcefield", "gpaw")
 
 
-class ReferenceEngine(BaseModel):
+class ReferenceEngine(Document):
     """A protocol together with the program that carries it out; plain data, so it travels with a job."""
 
     model_config = ConfigDict(frozen=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker, forcefield_job
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.accept import check_label
@@ -33,7 +34,7 @@ _ELASTIC_MARGIN = 0.1
 shift C44 by 0.3 GPa."""
 
 
-class CalculatorSpec(BaseModel):
+class CalculatorSpec(Document):
     """An ASE calculator as plain data: every worker can build it."""
 
     model_config = ConfigDict(frozen=True)
@@ -67,10 +68,8 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
     if isinstance(potential, CalculatorSpec):
         return potential
     if isinstance(potential, Mapping):
-        data = {key: value for key, value in potential.items() if not key.startswith("@")}
-        return calculator_spec(
-            PotentialRef.model_validate(data) if "artefact" in data else CalculatorSpec.model_validate(data)
-        )
+        kind = PotentialRef if "artefact" in potential else CalculatorSpec
+        return calculator_spec(kind.model_validate(potential))
     if isinstance(potential, str):
         if _is_dotted_path(potential):
             return CalculatorSpec(path=potential, name=potential.rpartition(".")[2])

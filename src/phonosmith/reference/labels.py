@@ -141,7 +141,7 @@ def collect(
     wall, cores = (previous.wall_seconds, previous.cores) if previous else (0.0, 1)
     for index, frame, result in zip(numbers, frames, results, strict=True):
         name = job_name(material, index, total)
-        record = None if result is None else ReferenceRecord.model_validate(_plain(result))
+        record = None if result is None else ReferenceRecord.model_validate(result)
         reasons = _refusals(record, frame, engine)
         wall += record.wall_seconds if record else 0.0
         cores = max(cores, record.cores if record else 1)
@@ -181,12 +181,6 @@ def _earlier(previous: LabelReport | None, store: ArtefactStore | None) -> dict[
     return {
         int(atoms.info[INDEX]): atoms for ref in previous.datasets.values() for atoms in get_dataset(ref, store=store)
     }
-
-
-def _plain(result: ReferenceRecord | Mapping[str, Any]) -> Any:
-    if isinstance(result, Mapping):
-        return {key: value for key, value in result.items() if not key.startswith("@")}
-    return result
 
 
 def _refusals(record: ReferenceRecord | None, frame: Frame, engine: ReferenceEngine) -> list[Reason]:

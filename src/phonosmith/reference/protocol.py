@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.hashing import digest_json
 from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
@@ -39,7 +40,7 @@ NumberPairs = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
 TagPairs = Annotated[tuple[tuple[str, bool | int | float | str], ...], BeforeValidator(_pairs)]
 
 
-class ReferenceProtocol(BaseModel):
+class ReferenceProtocol(Document):
     """Settings of every reference calculation of a campaign; two equal protocols give one potential energy surface.
 
     Defaults are those of Grandel et al. (2026): PBE, 520 eV, EDIFF 1e-8 eV, k-point spacing 0.1 Å⁻¹, forces to

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 CellSize = Literal["primitive", "small", "large"]
 
 
-class SamplingSettings(BaseModel):
+class SamplingSettings(Document):
     """Everything that decides which configurations are drawn; the defaults are the published protocol."""
 
     model_config = ConfigDict(extra="forbid")
@@ -64,7 +65,7 @@ class SamplingSettings(BaseModel):
         return self
 
 
-class CellRecord(BaseModel):
+class CellRecord(Document):
     """A crystal as plain numbers."""
 
     lattice: list[list[float]] = Field(description="row vectors, Å")
@@ -87,7 +88,7 @@ class CellRecord(BaseModel):
         return Structure(self.lattice, self.symbols, self.fractional)
 
 
-class FrameRecord(BaseModel):
+class FrameRecord(Document):
     """One chosen configuration."""
 
     digest: str = Field(description="sha256 of cell, species and positions")
@@ -103,7 +104,7 @@ class FrameRecord(BaseModel):
     reason: str = Field("", description="why it was dropped or flagged")
 
 
-class ConfigurationRecord(BaseModel):
+class ConfigurationRecord(Document):
     """One rung of the volume ladder: draws, relaxation, chosen frames."""
 
     volume_factor: float = Field(description="volume over that of the unstrained supercell")
@@ -127,7 +128,7 @@ class ConfigurationRecord(BaseModel):
     frames: list[FrameRecord] = Field(default_factory=list)
 
 
-class SupercellRecord(BaseModel):
+class SupercellRecord(Document):
     """The supercell the configurations live in."""
 
     matrix: list[list[int]] = Field(description="integer rows: supercell = matrix @ primitive vectors")
@@ -136,7 +137,7 @@ class SupercellRecord(BaseModel):
     angles: list[float] = Field(description="degrees")
 
 
-class SamplingDoc(BaseModel):
+class SamplingDoc(Document):
     """Result of the sampling stage; `phonosmith.sampling.protocol.regenerate` rebuilds the frames from it."""
 
     manifest: Manifest

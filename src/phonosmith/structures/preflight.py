@@ -7,8 +7,9 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from phonosmith.core.document import Document
 from phonosmith.structures.cost import CostModel, workload
 from phonosmith.structures.reading import duplicate_groups, structure_warnings
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
@@ -25,7 +26,7 @@ UNRELAXED_PRESSURE = 3.0
 """Pressure in GPa from which the foundation calls a structure unrelaxed (foundations err by 1-2 GPa themselves)."""
 
 
-class PlanSettings(BaseModel):
+class PlanSettings(Document):
     """What is planned and what counts as too big."""
 
     model_config = ConfigDict(extra="forbid")
@@ -44,7 +45,7 @@ class PlanSettings(BaseModel):
     batch_size: int = Field(4, gt=0, description="training frames per step")
 
 
-class CellPlan(BaseModel):
+class CellPlan(Document):
     """One supercell and one DFT calculation in it."""
 
     supercell_matrix: list[list[int]] = Field(description="integer rows over the standard primitive cell")
@@ -59,7 +60,7 @@ class CellPlan(BaseModel):
     memory_gb: float = Field(description="orbitals of one calculation, GB over all ranks")
 
 
-class MaterialPlan(BaseModel):
+class MaterialPlan(Document):
     """One material."""
 
     source: str = Field(description="file or name")
@@ -81,7 +82,7 @@ class MaterialPlan(BaseModel):
     warnings: list[str] = Field(default_factory=list)
 
 
-class Plan(BaseModel):
+class Plan(Document):
     """All materials."""
 
     materials: list[MaterialPlan]

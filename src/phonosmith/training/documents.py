@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.training.metrics import Errors
 from phonosmith.training.spec import TrainSpec
 
 
-class SplitErrors(BaseModel):
+class SplitErrors(Document):
     """Errors of one split before and after training, evaluated in float64."""
 
     before: Errors = Field(description="the foundation as it was handed in, before any energy shift")
@@ -21,7 +22,7 @@ class SplitErrors(BaseModel):
     after: Errors = Field(description="the trained model")
 
 
-class CurvatureErrors(BaseModel):
+class CurvatureErrors(Document):
     """Curvature errors over the irreducible Hessian columns, evaluated in float64."""
 
     source: str = Field(description="where the force constants came from")
@@ -34,7 +35,7 @@ class CurvatureErrors(BaseModel):
     seconds_per_step: float | None = Field(None, description="wall time of the curvature part of a step, s")
 
 
-class ReplayUse(BaseModel):
+class ReplayUse(Document):
     """What replay did."""
 
     mode: str = Field(description="cotrain or head")
@@ -45,7 +46,7 @@ class ReplayUse(BaseModel):
     after: Errors = Field(description="trained model (its replay head, where it has one) on the replay structures")
 
 
-class TrainingChecks(BaseModel):
+class TrainingChecks(Document):
     """Whether what was asked for happened."""
 
     passed: bool = Field(description="every check held")
@@ -53,7 +54,7 @@ class TrainingChecks(BaseModel):
     findings: list[str] = Field(default_factory=list, description="what failed, in sentences")
 
 
-class TrainingDocument(BaseModel):
+class TrainingDocument(Document):
     """Result of one fine-tuning: model card and evidence."""
 
     name: str = Field(description="human name of the model")

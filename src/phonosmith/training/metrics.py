@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.training.graphs import Batch, fresh
 from phonosmith.training.losses import LossTerms, efs_loss
 from phonosmith.training.models import frozen
 
 
-class Errors(BaseModel):
+class Errors(Document):
     """Mean absolute errors over one split."""
 
     mae_energy_mev_per_atom: float = Field(description="mean |dE|/n over structures, meV/atom")

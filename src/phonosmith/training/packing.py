@@ -12,9 +12,10 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from jobflow import Job, Maker, job
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -22,7 +23,7 @@ from phonosmith.training.documents import TrainingDocument
 from phonosmith.training.jobs import FineTuneMaker, refuse_bad, run_training
 
 
-class PackedTraining(BaseModel):
+class PackedTraining(Document):
     """What became of one of several trainings run side by side."""
 
     schema_version: int = Field(1, description="version of this document")

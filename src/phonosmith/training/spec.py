@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Document):
     """Everything that decides the outcome of a fine-tuning besides data, foundation and seed.
 
     Loss of one batch: ``energy_weight * H(dE) + forces_weight * H(dF) + stress_weight * H(dS)`` with H the mean Huber

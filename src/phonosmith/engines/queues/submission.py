@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.metadata import STAGE, STEP
@@ -23,7 +25,7 @@ BLOB_STORE = "data"
 _CHUNK = 500
 
 
-class Submission(BaseModel):
+class Submission(Document):
     """What a submission did, or would do."""
 
     schema_version: int = Field(1, description="version of this document's layout")
@@ -42,16 +44,15 @@ class Submission(BaseModel):
     ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
 
 
-class Selection(BaseModel):
-    """Jobs of a flow by what is to be done about them."""
+@dataclass
+class Selection:
+    """Jobs of a flow by what is to be done about them: those to submit, and the names of the others."""
 
-    model_config = {"arbitrary_types_allowed": True}
-
-    new: list[Any] = Field(default_factory=list, description="jobs to submit")
-    finished: list[str] = Field(default_factory=list, description="names")
-    queued: list[str] = Field(default_factory=list, description="names")
-    failed: list[str] = Field(default_factory=list, description="names")
-    held_back: list[str] = Field(default_factory=list, description="names")
+    new: list[Job] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    held_back: list[str] = field(default_factory=list)
 
     def flow(self, name: str) -> Flow:
         """Return the flow of the new jobs; what they need of finished ones is an external reference."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 
 
-class ForgettingSet(BaseModel):
+class ForgettingSet(Document):
     """One set of structures the potential was not tuned on."""
 
     name: str = Field(description="e.g. 'strain 8 %', 'replay pool', 'other material Ge', 'EOS outside ±6 %'")
@@ -22,7 +23,7 @@ class ForgettingSet(BaseModel):
     tuned_stress_mae: float | None = Field(None, description="fine-tuned, meV/Å³")
 
 
-class ForgettingDoc(BaseModel):
+class ForgettingDoc(Document):
     """What fine-tuning cost elsewhere."""
 
     schema_version: int = Field(1, description="version of this document's layout")

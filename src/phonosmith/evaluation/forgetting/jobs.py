@@ -40,11 +40,9 @@ def measure_forgetting(
     from phonosmith.reference.datasets.documents import DatasetRef
 
     refs = {"potential": tuned, "foundation": foundation, "reference": reference}
-    known = {role: PotentialRef.model_validate(_plain(ref)) for role, ref in refs.items() if ref is not None}
+    known = {role: PotentialRef.model_validate(ref) for role, ref in refs.items() if ref is not None}
     pools = {
-        role: DatasetRef.model_validate(_plain(ref))
-        for role, ref in (("replay", replay), ("given", given))
-        if ref is not None
+        role: DatasetRef.model_validate(ref) for role, ref in (("replay", replay), ("given", given)) if ref is not None
     }
     sets = default_sets(
         structure, seed, count=count, others=others, **{role: get_dataset(pool) for role, pool in pools.items()}
@@ -62,13 +60,6 @@ def measure_forgetting(
         settings={"count": count, "sets": [one.name for one in sets]},
         seed=seed,
     )
-
-
-def _plain(ref: Any) -> Any:
-    """Return a reference as validation takes it: a job's output may arrive as a dictionary with class names."""
-    if isinstance(ref, Mapping):
-        return {key: value for key, value in ref.items() if not key.startswith("@")}
-    return ref
 
 
 @dataclass

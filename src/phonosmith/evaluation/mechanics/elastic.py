@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import KG_PER_M3_PER_AMU_PER_A3
 from phonosmith.evaluation.mechanics.slack import sound_velocities
@@ -29,7 +30,7 @@ MAX_RESIDUAL = 0.02
 """A fit whose stresses scatter by more than this share of their size is refused."""
 
 
-class ElasticModuli(BaseModel):
+class ElasticModuli(Document):
     """Polycrystalline averages of one elastic tensor."""
 
     bulk_voigt: float = Field(description="Voigt bulk modulus, GPa")
@@ -40,7 +41,7 @@ class ElasticModuli(BaseModel):
     shear_vrh: float = Field(description="Voigt-Reuss-Hill shear modulus, GPa")
 
 
-class ElasticFit(BaseModel):
+class ElasticFit(Document):
     """A fitted elastic tensor and what follows from it."""
 
     tensor: list[list[float]] = Field(description="elastic tensor in IEEE orientation, Voigt 6x6, GPa")

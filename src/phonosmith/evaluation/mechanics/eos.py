@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.units import GPA_PER_EV_PER_A3
 
@@ -20,7 +21,7 @@ OUTLIER_FACTOR = 8.0
 OUTLIER_FLOOR_EV = 2e-4
 
 
-class EosFit(BaseModel):
+class EosFit(Document):
     """A fitted Birch-Murnaghan equation of state, per cell as given."""
 
     energy: float = Field(description="minimum energy E0, eV per cell")

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
@@ -30,7 +31,7 @@ FMAX = 1e-4
 MAX_STEPS = 1000
 
 
-class EosDoc(BaseModel):
+class EosDoc(Document):
     """Equation of state of one crystal by one method."""
 
     formula: str = Field(description="reduced formula")
@@ -45,7 +46,7 @@ class EosDoc(BaseModel):
     manifest: Manifest = Field(description="provenance")
 
 
-class ElasticDoc(BaseModel):
+class ElasticDoc(Document):
     """Elastic properties of one crystal by one method."""
 
     formula: str = Field(description="reduced formula")

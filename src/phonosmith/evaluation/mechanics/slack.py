@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import ATOMIC_MASS, BOLTZMANN, HBAR, KG_PER_M3_PER_AMU_PER_A3
 
 
-class SlackConductivity(BaseModel):
+class SlackConductivity(Document):
     """Slack's conductivity with every intermediate number."""
 
     kappa: float = Field(description="lattice thermal conductivity at the temperature, W/(m K)")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
 
 
-class Phase(BaseModel):
+class Phase(Document):
     """A crystal a pathway starts from or ends in."""
 
     space_group: str = Field(description="international symbol")
@@ -26,14 +27,14 @@ class Phase(BaseModel):
         return value.as_dict() if hasattr(value, "as_dict") else value
 
 
-class GridMinimum(BaseModel):
+class GridMinimum(Document):
     """A local minimum of the energy over mode amplitudes."""
 
     amplitudes: list[float] = Field(description="amplitude of each mode of the subspace, Å√amu")
     energy_ev_per_atom: float = Field(description="energy minus that of the undisplaced crystal, eV/atom")
 
 
-class Pathway(BaseModel):
+class Pathway(Document):
     """Relaxation from one grid minimum."""
 
     start: GridMinimum = Field(description="where the relaxation started")
@@ -48,7 +49,7 @@ class Pathway(BaseModel):
     note: str = Field("", description="why it failed or was dropped")
 
 
-class FollowedMode(BaseModel):
+class FollowedMode(Document):
     """One imaginary mode, or one subspace of degenerate ones, and what was found along it."""
 
     q: list[float] = Field(description="wave vector, fractions of the primitive reciprocal vectors")
@@ -84,7 +85,7 @@ class FollowedMode(BaseModel):
     seconds: float = Field(0.0, description="wall time, s")
 
 
-class TransitionDoc(BaseModel):
+class TransitionDoc(Document):
     """Everything found by following the imaginary modes of one crystal with one method."""
 
     schema_version: int = Field(1, description="version of this document's layout")

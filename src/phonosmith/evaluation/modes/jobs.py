@@ -46,13 +46,7 @@ if TYPE_CHECKING:
 def _model(phonons: PhononDoc | dict[str, Any]) -> HarmonicModel:
     from phonosmith.core.artefacts import default_artefacts
 
-    return harmonic_from_document(PhononDoc.model_validate(_plain(phonons)), default_artefacts())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: item for key, item in value.items() if not key.startswith("@")}
-    return value
+    return harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
 
 
 @job(output_schema=TransitionDoc)
@@ -62,7 +56,7 @@ def follow_potential(
     """Follow the modes of stored phonons on a potential's energy surface, each round of points in one batch."""
     from phonosmith.potentials.registry import load
 
-    ref = PotentialRef.model_validate(_plain(potential))
+    ref = PotentialRef.model_validate(potential)
     return follow_with_potential(_model(phonons), load(ref), ref=ref, options=FollowOptions.of(options), relax=relax)
 
 
@@ -131,7 +125,7 @@ def survey_round(
     answers
         Of the last round: ``size``, ``places`` and ``records``.
     """
-    mode, room = FollowedMode.model_validate(_plain(document)), ModeSpace.from_dict(space)
+    mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
     chosen, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
     past = [[Sample(energy, None if slope is None else tuple(slope)) for energy, slope in one] for one in history]
     if answers is not None:
@@ -169,7 +163,7 @@ def _record(item: Any) -> ReferenceRecord | None:
     """Return an accepted record, None for what failed or was refused."""
     if item is None:
         return None
-    record = ReferenceRecord.model_validate(_plain(item))
+    record = ReferenceRecord.model_validate(item)
     return record if record.accepted else None
 
 
@@ -208,10 +202,10 @@ def collect_pathways(
     document: FollowedMode, frames: list[Frame], zero: float | None, records: list[Any]
 ) -> FollowedMode:
     """Name the phases that relaxations ended in; ``zero`` is the energy of the undisplaced supercell, eV."""
-    mode = FollowedMode.model_validate(_plain(document))
+    mode = FollowedMode.model_validate(document)
     for start, frame, item in zip(mode.minima, frames, records, strict=False):
-        atoms = Frame.model_validate(_plain(frame)).to_atoms()
-        record = None if item is None else ReferenceRecord.model_validate(_plain(item))
+        atoms = Frame.model_validate(frame).to_atoms()
+        record = None if item is None else ReferenceRecord.model_validate(item)
         mode.pathways.append(pathway_of(start, atoms, zero, record))
         mode.seconds += 0.0 if record is None else record.wall_seconds
     return mode
@@ -249,9 +243,9 @@ def collect_transitions(
     how = ReferenceEngine.model_validate(engine)
     settings = {**asdict(FollowOptions.of(options)), "protocol": how.protocol.digest}
     with recorded(settings=settings) as manifest:
-        found = [FollowedMode.model_validate(_plain(item)) for item in modes if item is not None]
+        found = [FollowedMode.model_validate(item) for item in modes if item is not None]
         document = transition_document(
-            _model(phonons), found, Phase.model_validate(_plain(initial)), how.functional, None, manifest
+            _model(phonons), found, Phase.model_validate(initial), how.functional, None, manifest
         )
     document.manifest = manifest
     document.seconds = sum(mode.seconds for mode in found)

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
 
@@ -25,7 +26,7 @@ _OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}
 _FORMAT = "Each material is written as: {initial: [Fm-3m, 2], final: [[R3m, 2], [Pmmn, 4]]}."
 
 
-class NamedPhase(BaseModel):
+class NamedPhase(Document):
     """A phase by what the comparison looks at."""
 
     space_group: str = Field(description="international symbol as it was given")
@@ -41,7 +42,7 @@ class NamedPhase(BaseModel):
         return f"{self.space_group} {self.n_atoms}"
 
 
-class MaterialPhases(BaseModel):
+class MaterialPhases(Document):
     """Phases found along the imaginary modes of one material by one method."""
 
     initial: NamedPhase = Field(description="the crystal whose modes were followed")
@@ -52,7 +53,7 @@ class MaterialPhases(BaseModel):
         return {phase.key: phase for phase in self.final if phase.key != self.initial.key}
 
 
-class MaterialScore(BaseModel):
+class MaterialScore(Document):
     """Comparison of one material."""
 
     true_positives: list[str] = Field(description="phases both find: space group and atoms in the primitive cell")
@@ -63,7 +64,7 @@ class MaterialScore(BaseModel):
     f1: float | None = Field(description="harmonic mean of the two; null where one is")
 
 
-class PhaseScores(BaseModel):
+class PhaseScores(Document):
     """Comparison over all materials that both sides have."""
 
     precision: float | None = Field(description="mean over the materials for which the potential finds a phase")

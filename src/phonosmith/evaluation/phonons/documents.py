@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
 
 
-class ThermalProperties(BaseModel):
+class ThermalProperties(Document):
     """Harmonic thermodynamics per mole of primitive cells, from the modes of a q-mesh."""
 
     temperatures: list[float] = Field(description="K")
@@ -29,7 +30,7 @@ class ThermalProperties(BaseModel):
     mesh: list[int] = Field(description="q-mesh the sums ran over")
 
 
-class StabilityVerdict(BaseModel):
+class StabilityVerdict(Document):
     """Dynamical stability judged where a finite supercell is exact: at its commensurate q-points."""
 
     n_qpoints: int = Field(description="commensurate q-points of the supercell")
@@ -47,7 +48,7 @@ class StabilityVerdict(BaseModel):
     )
 
 
-class PhononDoc(BaseModel):
+class PhononDoc(Document):
     """Harmonic phonons of one crystal from one source of forces."""
 
     formula: str = Field(description="reduced formula")
@@ -83,7 +84,7 @@ class PhononDoc(BaseModel):
         return value.as_dict() if hasattr(value, "as_dict") else value
 
 
-class PhononSide(BaseModel):
+class PhononSide(Document):
     """What is reported about each side of a comparison."""
 
     omega_min_thz: float = Field(description="lowest frequency on the band path, THz (imaginary negative)")
@@ -103,7 +104,7 @@ class PhononSide(BaseModel):
     space_group_number: int = Field(description="international number")
 
 
-class PhononComparison(BaseModel):
+class PhononComparison(Document):
     """Candidate phonons against reference phonons, both through the same code on the same q-points."""
 
     formula: str

@@ -198,12 +198,7 @@ def compare_phonon_documents(
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.evaluation.phonons.comparison import compare_phonons
 
-    documents = [
-        PhononDoc.model_validate({key: value for key, value in side.items() if not key.startswith("@")})
-        if isinstance(side, dict)
-        else side
-        for side in (reference, candidate)
-    ]
+    documents = [PhononDoc.model_validate(side) for side in (reference, candidate)]
     sides = [harmonic_from_document(side, default_artefacts()) for side in documents]
     return compare_phonons(sides[0], sides[1], mesh)
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WORST_SRME = 2.0
 
 
-class ConductivityResult(BaseModel):
+class ConductivityResult(Document):
     """Thermal conductivity of one crystal at one temperature."""
 
     temperature: float = Field(description="K")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.thermodynamics import mode_heat_capacity
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 MIN_VOLUMES = 5
 
 
-class QuasiHarmonicResult(BaseModel):
+class QuasiHarmonicResult(Document):
     """Temperature-dependent properties at zero pressure, per primitive cell."""
 
     temperatures: list[float] = Field(description="K")
@@ -93,7 +94,7 @@ def quasi_harmonic(
     )
 
 
-class GruneisenResult(BaseModel):
+class GruneisenResult(Document):
     """Mode Grüneisen parameters on a mesh."""
 
     mean: float = Field(description="average weighted by the mode heat capacity, dimensionless")

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
@@ -29,7 +30,7 @@ FACTORS = (0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
 TEMPERATURES = tuple(float(t) for t in range(0, 1020, 20))
 
 
-class QhaDoc(BaseModel):
+class QhaDoc(Document):
     """Quasi-harmonic properties of one crystal by one potential."""
 
     formula: str = Field(description="reduced formula")

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from ase import Atoms
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
 from phonosmith.reference.audit.labels import (
@@ -26,7 +27,7 @@ from phonosmith.reference.datasets.offsets import fit_offsets
 _GRAVITY = {"refuse": 0, "exclude": 1, "warn": 2}
 
 
-class AuditOptions(BaseModel, frozen=True):
+class AuditOptions(Document, frozen=True):
     """Limits of an audit; the defaults suit frames of one material for phonons."""
 
     majority: float = Field(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
+from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 
 Severity = Literal["warn", "exclude", "refuse"]
 Verdict = Literal["pass", "pass_with_exclusions", "refuse"]
 
 
-class DatasetRef(BaseModel):
+class DatasetRef(Document):
     """A set of labelled configurations by identity.
 
     The sha256 is over the ordered frames: cell, species, positions, energy, forces, stress, weights, head and settings.
@@ -40,7 +41,7 @@ class DatasetRef(BaseModel):
         return self.sha256[:12]
 
 
-class SourceOffset(BaseModel):
+class SourceOffset(Document):
     """How far one source's energies lie from the reference source's."""
 
     source: str = Field(description="name of the source")
@@ -54,7 +55,7 @@ class SourceOffset(BaseModel):
     )
 
 
-class OffsetFit(BaseModel):
+class OffsetFit(Document):
     """Energy offsets between sources."""
 
     reference: str = Field(description="source whose energies stay")
@@ -62,7 +63,7 @@ class OffsetFit(BaseModel):
     undetermined: list[str] = Field(default_factory=list, description="sources without anything to compare with")
 
 
-class Finding(BaseModel):
+class Finding(Document):
     """One thing an audit noticed."""
 
     check: str = Field(description="which check: functional, settings, potcar, kpoints, energy_outlier, duplicate, ...")
@@ -72,7 +73,7 @@ class Finding(BaseModel):
     values: dict[str, Any] = Field(default_factory=dict, description="the numbers behind it")
 
 
-class AuditDocument(BaseModel):
+class AuditDocument(Document):
     """Verdict on a dataset before training."""
 
     verdict: Verdict = Field(description="pass, pass_with_exclusions or refuse")
@@ -88,14 +89,14 @@ class AuditDocument(BaseModel):
     manifest: Manifest | None = Field(None, description="provenance")
 
 
-class Refusal(BaseModel):
+class Refusal(Document):
     """A frame or file that was not imported."""
 
     where: str = Field(description="file, member of an archive, or frame")
     reason: str = Field(description="why, in one sentence")
 
 
-class SourceReport(BaseModel):
+class SourceReport(Document):
     """What came out of one source."""
 
     path: str = Field(description="path as given")
@@ -115,7 +116,7 @@ class SourceReport(BaseModel):
     notes: list[str] = Field(default_factory=list, description="anything a careful reader should know")
 
 
-class ImportDocument(BaseModel):
+class ImportDocument(Document):
     """Result of an import."""
 
     n_frames: int = Field(description="frames written")

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.document import Document
 from phonosmith.reference.accept import INVENTED_MARK
 
 STANDIN_FILE = "standin.json"
@@ -24,7 +25,7 @@ STANDIN_FILE = "standin.json"
 STANDIN_MODULE = "phonosmith.testing.vasp_standin"
 
 
-class Rehearsal(BaseModel):
+class Rehearsal(Document):
     """What the stand-in plays VASP with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -55,9 +55,8 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
     for found in newest(find_reports(store, campaign, _IDENTITY, notes)):
         where = {"uuid": found["uuid"], "index": found["index"]}
         document = store.query_one(where, properties=["output"], load=True)
-        content = {name: value for name, value in document["output"].items() if not name.startswith("@")}
         try:
-            reports.append(MaterialReport.model_validate(content))
+            reports.append(MaterialReport.model_validate(document["output"]))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
