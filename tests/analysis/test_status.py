@@ -36,6 +36,17 @@ def test_stages_of_a_half_finished_campaign(job_store):
     assert found.n_jobs == 12
 
 
+def test_metadata_say_what_a_job_is_where_names_do_not(job_store):
+    finished(job_store, ["train si-s3 delta"], stage="train", material="si", variant="si-s3")
+    finished(job_store, ["sample si large"], stage="sample", material="si")
+    finished(job_store, ["label si start", "store_inputs"], stage="label", step="start", material="si")
+    finished(job_store, ["tuned germanium"], stage="train", material="ge")
+    found = read_status(job_store).materials
+    assert sorted(found) == ["ge", "si"]
+    assert {name: stage.done for name, stage in found["si"].stages.items()} == {"sample": 1, "train": 1}
+    assert found["ge"].stages["train"].done == 1
+
+
 def test_numbers_of_displaced_cells_are_not_expected_of_other_materials(job_store):
     finished(job_store, ["sample si large", "displace si reference 1/2", "displace si reference 2/2"])
     finished(job_store, ["sample ge large", "train si delta", "train si delta part 2"])

@@ -1,7 +1,7 @@
 import pytest
 
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
-from phonosmith.evaluation.verdict import judge, judge_production
+from phonosmith.evaluation.verdict import Verdict, judge, judge_production
 from phonosmith.settings import Settings
 
 SIDE = {
@@ -30,22 +30,30 @@ def test_a_good_potential_is_fit_and_the_limits_are_recorded():
 
 
 @pytest.mark.parametrize(
-    ("changed", "word"),
+    ("changed", "code", "word", "value", "threshold"),
     [
-        (comparison(mae=0.2), "phonon MAE"),
-        (comparison(omega_max=4.0), "highest frequency"),
-        (comparison(omega_max=-4.0), "highest frequency"),
-        (comparison(heat_capacity=41.0), "heat capacity"),
-        (comparison(entropy=36.0), "entropy"),
-        (comparison(stable_practical=False), "unstable crystal"),
-        (comparison(same=False, space_group="P1"), "relaxes to P1"),
+        (comparison(mae=0.2), "phonon_mae", "phonon MAE", 0.2, Settings().verdict_phonon_mae_thz),
+        (comparison(omega_max=4.0), "omega_max", "highest frequency", 4.0, Settings().verdict_omega_max_percent),
+        (comparison(omega_max=-4.0), "omega_max", "highest frequency", -4.0, Settings().verdict_omega_max_percent),
+        (comparison(heat_capacity=41.0), "heat_capacity", "heat capacity", 2.5, Settings().verdict_thermal_percent),
+        (comparison(entropy=36.0), "entropy", "entropy", -100 * 2 / 38, Settings().verdict_thermal_percent),
+        (comparison(stable_practical=False), "stability", "unstable crystal", None, None),
+        (comparison(same=False, space_group="P1"), "space_group", "relaxes to P1", None, None),
     ],
 )
-def test_each_reason_alone_is_enough(changed, word):
+def test_each_reason_alone_is_enough_and_has_a_code_with_its_numbers(changed, code, word, value, threshold):
     verdict = judge(changed, Settings())
     assert not verdict.fit
-    assert len(verdict.reasons) == 1
-    assert word in verdict.reasons[0]
+    (reason,) = verdict.details
+    assert verdict.reasons == [reason.message]
+    assert word in reason.message
+    assert (reason.code, reason.threshold) == (code, threshold)
+    assert reason.value == (None if value is None else pytest.approx(value, rel=1e-12))
+
+
+def test_verdicts_from_before_there_were_codes_are_read():
+    old = Verdict.model_validate({"fit": False, "reasons": ["phonon MAE 0.2"], "thresholds": {}, "@class": "Verdict"})
+    assert (old.reasons, old.details) == (["phonon MAE 0.2"], [])
 
 
 def test_worse_than_the_foundation_or_untrained_is_never_fit():
@@ -76,3 +84,4 @@ def test_without_reference_phonons_each_reason_speaks_alone(change, words):
     verdict = judge_production(Settings(), **(good | change))
     assert verdict.fit == (words is None)
     assert [words in reason for reason in verdict.reasons] == ([] if words is None else [True])
+    assert [reason.message for reason in verdict.details] == verdict.reasons

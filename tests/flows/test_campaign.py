@@ -60,6 +60,16 @@ def test_what_belongs_to_a_material_is_there_once_whatever_the_variants():
     ]
     assert sum(name.startswith("phonon") and name.endswith("foundation") for name in names) == 4
     assert {"train si delta 4", "train si-other-2-small-s7 delta 16", "label ge-small start"} <= set(names)
+    # what a job is, is said in its metadata: names need not be taken apart
+    described = members(flow)
+    assert described["train si-other-2-small-s7 delta 16"].metadata == {
+        "stage": "train", "material": "si", "variant": "si-other-2-small-s7", "strategy": "delta", "n_train": 16,
+    }  # fmt: skip
+    assert described["label ge-small start"].metadata == {
+        "stage": "label", "step": "start", "material": "ge", "variant": "ge-small",
+    }  # fmt: skip
+    assert all(job.metadata["material"] in ("si", "ge") for job in described.values())
+    assert all(job.metadata["stage"] == name.split()[0] for name, job in described.items())
 
 
 def test_no_reference_calculation_is_there_twice_under_two_names():

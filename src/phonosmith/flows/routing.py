@@ -1,22 +1,6 @@
 """Which worker a job goes to, by the beginning of its name; jobs made by running jobs included.
 
-Names are matched word by word from the front, without regard to case; ``*`` stands for any words. This is the table
-rules start from:
-
-=========================================  =========  ==========================================================
-name begins with                           kind       what it is
-=========================================  =========  ==========================================================
-``label * start``, ``label * collect``     inference  hand out frames, collect labels: bookkeeping
-``label``                                  dft        one labelled frame: ``label si 07``, ``label si check 01``
-``relax``, ``static``, ``displace``        dft        the calculations of ``phonon si reference`` by a program
-``tight relax``, ``phonon static``         dft        the same under atomate2's and our engines' default names
-``elastic relax``, ``dielectric``          dft        strained cells and Born charges of a program
-``eos relax``, ``eos static``              dft        volumes of a program
-``eos equilibrium``                        dft        the relaxed cell in front of them
-``mode point``, ``mode relax``             dft        cells along imaginary modes, by a program
-``train``                                  training   one fine-tuning, and what continues it
-anything else                              inference  ``sample``, ``phonon``, ``elastic``, ``eos``, ``audit``, ...
-=========================================  =========  ==========================================================
+Names are matched word by word from the front, without regard to case; ``*`` stands for any words.
 
 jobflow has name filters of its own, which match anywhere in a name: a crystal called ``gete-relax`` would send its
 training to the DFT worker. And by default (``pass_manager_config``) it gives jobs made by a running job the worker of
@@ -42,21 +26,28 @@ EngineName = Literal["fireworks", "jobflow-remote"]
 ENGINES: tuple[EngineName, ...] = ("fireworks", "jobflow-remote")
 
 NAMES: tuple[tuple[str, Kind], ...] = (
+    # hand out frames, collect labels: bookkeeping
     ("label * start", "inference"),
     ("label * collect", "inference"),
+    # one labelled frame: "label si 07", "label si check 01"
     ("label", "dft"),
+    # the calculations of "phonon si reference" by a program, under our names, then atomate2's and our engines' own
     ("relax", "dft"),
     ("static", "dft"),
     ("displace", "dft"),
     ("tight relax", "dft"),
     ("phonon static", "dft"),
+    # strained cells and Born charges
     ("elastic relax", "dft"),
     ("dielectric", "dft"),
+    # volumes, and the relaxed cell in front of them
     ("eos relax", "dft"),
     ("eos static", "dft"),
     ("eos equilibrium", "dft"),
+    # cells along imaginary modes
     ("mode point", "dft"),
     ("mode relax", "dft"),
+    # one fine-tuning, and what continues it
     ("train", "training"),
     ("*", "inference"),
 )
@@ -125,26 +116,25 @@ class Routing(BaseModel):
         return getattr(self, kind_of(name))  # type: ignore[no-any-return]
 
     def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
-        """Return the rules with the resources of the workers themselves wherever none are given.
-
-        Parameters
-        ----------
-        workers
-            Default resources by worker.
-        """
+        """Return the rules with the default resources of the workers themselves wherever none are given."""
 
         def filled(target: Target) -> dict[str, Any]:
             given = target.resources or workers.get(target.worker) or {}
             return {"update": {"resources": dict(given)}}
 
-        kinds = {kind: getattr(self, kind) for kind in ("dft", "training", "inference")}
-        changed: dict[str, Any] = {kind: target.model_copy(**filled(target)) for kind, target in kinds.items()}
-        return Routing(rules=tuple(rule.model_copy(**filled(rule)) for rule in self.rules), **changed)
+        rules = tuple(rule.model_copy(**filled(rule)) for rule in self.rules)
+        dft, training, inference = (
+            target.model_copy(**filled(target)) for target in (self.dft, self.training, self.inference)
+        )
+        return Routing(dft=dft, training=training, inference=inference, rules=rules)
 
     @property
     def targets(self) -> tuple[Target, ...]:
         """Every worker that may be asked."""
         return (*self.rules, self.dft, self.training, self.inference)
+
+
+KINDS = list(Routing.model_fields)
 
 
 def begins(name: str, pattern: str) -> bool:
@@ -175,40 +165,23 @@ def read_routing(section: Any, source: str = "routing") -> Routing:
     if section is None:
         return Routing()
     if not isinstance(section, dict):
-        raise ConfigurationError(f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(_kinds())}.")
+        raise ConfigurationError(f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(KINDS)}.")
     given = {key: {"worker": value} if isinstance(value, str) else value for key, value in section.items()}
     try:
         return Routing.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        known = _kinds() if len(first["loc"]) == 1 else list(Rule.model_fields)
+        known = KINDS if len(first["loc"]) == 1 else list(Rule.model_fields)
         advice = f"{did_you_mean(str(first['loc'][-1]), known)}Known: {', '.join(known)}."
         raise ConfigurationError(f"{source}: {place}: {first['msg']}.", advice) from error
-
-
-def _kinds() -> list[str]:
-    return list(Routing.model_fields)
 
 
 def route(flow: Flow | Job, rules: Routing | None = None, engine: EngineName = "fireworks") -> Flow | Job:
     """Send every job of a flow, and every job those will make, to the worker its name asks for; in place.
 
     Do it last, after anything that changes the flow's jobs: `fix_identities` would otherwise take workers for content.
-
-    Parameters
-    ----------
-    flow
-        To be submitted.
-    rules
-        Workers; those called ``dft``, ``gpu`` and ``inference`` by default.
-    engine
-        Who will run it.
-
-    Returns
-    -------
-    Flow or Job
-        The same object.
+    Without rules the workers are called ``dft``, ``gpu`` and ``inference``; ``engine`` is who will run it.
     """
     if engine not in ENGINES:
         raise ConfigurationError(f"Nothing can be routed for {engine!r}.", f"Engines: {', '.join(ENGINES)}.")
