@@ -33,6 +33,7 @@ from phonosmith.evaluation.verdict import CONVERGENCE, Verdict, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
+from phonosmith.flows.settings import material_settings
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.engines import ReferenceEngine
@@ -459,7 +460,8 @@ class LearningCurveMaker(Maker):
         """Return the flow; its output is a ``LearningCurveReport``."""
         if len(set(self.sizes)) < 2:
             raise ConfigurationError("A learning curve needs two training-set sizes or more.", "Give e.g. (4, 8, 16).")
-        inner = dataclasses.replace(self.maker, n_train=tuple(self.sizes)).make(structure, foundation, material)
+        settings = material_settings(self.maker.settings, n_train=self.sizes)
+        inner = dataclasses.replace(self.maker, settings=settings).make(structure, foundation, material)
         key = inner.name.removeprefix(self.maker.name).strip()
         curve = describe(collect_curve(inner.output), stage="curve", material=key, variant=key)
         curve.name = f"curve {key}"

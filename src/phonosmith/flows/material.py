@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker
@@ -77,11 +77,11 @@ class FineTuneMaterialMaker(Maker):
     """
 
     name: str = "fine-tune"
-    engine: ReferenceEngine | None
-    settings: MaterialSettings
-    replay: DatasetRef | None
-    seed: int
-    campaign: str
+    engine: ReferenceEngine | None = None
+    settings: MaterialSettings = field(default_factory=MaterialSettings)
+    replay: DatasetRef | None = None
+    seed: int = 0
+    campaign: str = ""
 
     def __init__(
         self,

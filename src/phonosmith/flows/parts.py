@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jobflow import Flow, Job, JobConfig
@@ -217,7 +218,7 @@ class MaterialParts:
             made = maker.make(self.structure, potential, self.matrix(self.settings.min_length))
             return self._add_result(made, "phonon", owner)
 
-        def make_forgetting() -> Job:
+        def make_forgetting(foundation: PotentialRef) -> Job:
             # against the reference where it is a potential itself, else against the foundation
             known = engine_potential(self.engine)
             made = ForgettingMaker(seed=self.seed).make(
@@ -228,7 +229,7 @@ class MaterialParts:
         phonons = self._once((owner.identity, "phonons"), make_phonons)
         properties = self._properties(potential, owner, phonons)
         if foundation is not None and "forgetting" in self.settings.evaluate:
-            properties["forgetting"] = self._once((owner.identity, "forgetting"), make_forgetting)
+            properties["forgetting"] = self._once((owner.identity, "forgetting"), partial(make_forgetting, foundation))
         return PotentialResults(asked=list(properties), phonons=phonons, **properties)
 
     def _properties(

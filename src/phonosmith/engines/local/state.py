@@ -53,7 +53,7 @@ COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
 
 def _row(*columns: Any) -> JobRow:
     *plain, metadata = columns
-    return JobRow(*plain, metadata=json.loads(metadata))
+    return JobRow(*plain, json.loads(metadata))
 
 
 class RunState:
