@@ -9,7 +9,7 @@ from ase.build import bulk, molecule
 
 from phonosmith.core.errors import InputError, PotentialError
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.mace.hessian import difference_columns
+from phonosmith.potentials.hessian import difference_columns
 from phonosmith.potentials.nequix.backend import nequix_installed
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.testing.tiny_nequix import write_tiny_nequix

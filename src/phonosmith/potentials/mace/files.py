@@ -18,9 +18,10 @@ import numpy as np
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.mace.description import build, describe, differences
-from phonosmith.potentials.mace.graphs import collate, make_graph
 from phonosmith.potentials.mace.imports import settle
+from phonosmith.potentials.mace.inputs import model_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +58,7 @@ def probe(model: Any) -> dict[str, Any]:
     heads = len(getattr(model, "heads", None) or ["Default"])
     found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
     for head in range(heads):
-        batch = collate(graphs, len(numbers), head, reference.dtype, reference.device)
+        batch = model_inputs(model, collate(graphs, reference.dtype, reference.device, head))
         out = model(batch, compute_stress=True)
         for key, values in found.items():
             values.append(out[key].detach().cpu().double().numpy())

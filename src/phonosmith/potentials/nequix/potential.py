@@ -12,7 +12,7 @@ import numpy as np
 from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.mace.hessian import checked_columns, difference_columns
+from phonosmith.potentials.hessian import checked_columns, difference_columns
 from phonosmith.potentials.nequix.backend import (
     NequixWeights,
     architecture_key,
