@@ -110,7 +110,7 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.evaluation.phonons.documents import PhononDoc
     from phonosmith.flows.jobs import read_document
     from phonosmith.harmonic.model import harmonic_from_document
-    from phonosmith.potentials.mace.files import export_plain
+    from phonosmith.potentials.registry import export_plain
     from phonosmith.report.figures.bands import many_bands_figure
     from phonosmith.report.figures.phonon_curves import phonon_curves
     from phonosmith.report.figures.phonons import bands_figure

@@ -20,7 +20,7 @@ from phonosmith.potentials.foreign import trust_digest
 from phonosmith.potentials.graphs import numpy64
 from phonosmith.potentials.mace.blocks import block_size, in_blocks
 from phonosmith.potentials.mace.files import plain_bytes, register_model
-from phonosmith.potentials.mace.imports import import_mace, settle
+from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.potentials.mace.pairs import pair_index, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
@@ -127,7 +127,6 @@ class MaceBackend:
 
     def potential(self, model: Any, name: str = "The potential") -> TorchPotential:
         """Wrap a module for evaluation."""
-        settle(model)
         return TorchPotential(self, model, name=name)
 
     def fresh(self, model: Any, start: FreshStart) -> Any:

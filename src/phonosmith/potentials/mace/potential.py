@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.files import unpack_model
-from phonosmith.potentials.mace.imports import settle
 from phonosmith.potentials.torch_potential import TorchPotential
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ class MacePotential(TorchPotential):
     """
 
     def __init__(self, model: torch.nn.Module, *, head: str | None = None, name: str = "The potential") -> None:
-        settle(model)
         super().__init__(MaceBackend(), model, head=head, name=name)
 
     @classmethod

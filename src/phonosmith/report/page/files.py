@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.potentials.architecture import architecture
+from phonosmith.potentials.registry import plain_bytes
 from phonosmith.report.figures.phonon_curves import load_model
 from phonosmith.report.figures.pictures import reason_of
 from phonosmith.report.page.content import Link, file_size, slug
@@ -17,7 +19,6 @@ from phonosmith.report.page.potential_tables import chosen_potential, one_per_st
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport, PhononSummary
     from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.potentials.documents import PotentialRef
 
 FOLDER = "files"
 
@@ -29,13 +30,6 @@ def phonopy_yaml(summary: PhononSummary, artefacts: ArtefactStore) -> bytes:
         path = Path(folder) / "phonopy.yaml"
         model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})
         return path.read_bytes()
-
-
-def _model_bytes(potential: PotentialRef, artefacts: ArtefactStore) -> bytes:
-    from phonosmith.potentials.mace.files import export_plain
-
-    with tempfile.TemporaryDirectory() as folder:
-        return export_plain(potential, Path(folder) / "plain.model", store=artefacts).read_bytes()
 
 
 class Exporter:
@@ -75,12 +69,13 @@ class Exporter:
     def export(self, report: MaterialReport) -> None:
         """Write model of the chosen potential, phonons, labels and the report itself."""
         chosen = chosen_potential(report)
-        if chosen is not None and chosen.potential.architecture == "mace":
+        kind = None if chosen is None else architecture(chosen.potential.architecture)
+        if chosen is not None and kind is not None and kind.plain_suffix:
             ref = chosen.potential
             self.add(
-                f"{self.name}-{slug(chosen.strategy)}.model",
-                f"Model {chosen.strategy} for MACE, ASE and LAMMPS converters",
-                lambda: _model_bytes(ref, self.artefacts),
+                f"{self.name}-{slug(chosen.strategy)}{kind.plain_suffix}",
+                f"Model {chosen.strategy} for {kind.readers}",
+                lambda: plain_bytes(ref, self.artefacts),
             )
         summaries = {"reference": report.reference_result.phonons}
         summaries |= {name: entry.summary for name, entry in one_per_strategy(report)}
