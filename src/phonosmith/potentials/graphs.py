@@ -103,8 +103,8 @@ def collate(
     """Join graphs into one batch, for one head of the model or one head a graph.
 
     Keys: ``positions``, ``cell`` (3 rows a graph), ``shifts`` (Å), ``unit_shifts``, ``species``, ``edge_index``
-    (sender and receiver; an edge points from positions[sender] to positions[receiver] + shift), ``batch`` (graph of each
-    atom), ``ptr`` (first atom of each graph), ``head``.
+    (sender and receiver; an edge points from positions[sender] to positions[receiver] + shift), ``batch`` (graph of
+    each atom), ``ptr`` (first atom of each graph), ``head``.
     """
     import torch
 
