@@ -58,7 +58,6 @@ print(len(train), "training and", len(valid), "validation cells of", len(train[0
 # %%
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
-from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 
@@ -78,7 +77,7 @@ for strategy in ("scratch", "transfer", "freeze1", "delta", "lora"):
     result = fine_tune(foundation, train, valid, make_spec(strategy, epochs=15), seed=0)
     document = result.document
     forces = document.metrics["valid"].after.mae_forces_mev_per_angstrom
-    rows[strategy] = (forces, phonon_mae(MacePotential(result.model)), document.n_changed)
+    rows[strategy] = (forces, phonon_mae(result.potential), document.n_changed)
 
 print(f"{'strategy':12s} {'forces meV/Å':>13s} {'phonons THz':>12s} {'changed':>8s}")
 for name, (forces, phonons, changed) in rows.items():

@@ -57,7 +57,6 @@ print(len(data.train), "training cells of", len(data.train[0]), "atoms")
 
 # %%
 from phonosmith.evaluation.phonons.comparison import compare_phonons
-from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 
@@ -83,7 +82,7 @@ result = fine_tune(
     seed=0,
     curvature=data.phonon,
 )
-after = compared(MacePotential(result.model))
+after = compared(result.potential)
 print(f"phonon MAE {before.mae_thz:.3f} -> {after.mae_thz:.3f} THz")
 print(f"highest frequency {before.omega_max_error_percent:+.1f} -> {after.omega_max_error_percent:+.1f} %")
 curvature = result.document.curvature

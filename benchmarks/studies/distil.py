@@ -114,6 +114,7 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
     """
     import torch
 
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
@@ -140,7 +141,9 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
     spec = make_spec(
         "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=3, patience=None, e0="refit"
     )
-    result = fine_tune(untrained(train), train, valid, spec, seed=0, workdir=work / "distillation", progress=True)
+    result = fine_tune(
+        MacePotential(untrained(train)), train, valid, spec, seed=0, workdir=work / "distillation", progress=True
+    )
     document = result.document
     after = document.metrics["valid"].after
     record = taught | {

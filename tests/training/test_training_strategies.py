@@ -13,7 +13,7 @@ from phonosmith.training.spec import make_spec
 
 def run(module, frames, strategy, *, seed=1, extra=None, **settings):
     spec = make_spec(strategy, **{"epochs": 3, **settings})
-    return fine_tune(module, frames(6), frames(2, 9), spec, seed=seed, **(extra or {}))
+    return fine_tune(MacePotential(module), frames(6), frames(2, 9), spec, seed=seed, **(extra or {}))
 
 
 def state(module):
@@ -158,8 +158,8 @@ def test_energy_references(tiny_model, tiny_frames):
         copy = atoms.copy()
         copy.calc = SinglePointCalculator(copy, **{**atoms.calc.results, "energy": atoms.get_potential_energy() - 40.0})
         shifted.append(copy)
-    plain = fine_tune(module, tiny_frames(6), tiny_frames(6), make_spec("transfer", epochs=1), seed=0).document
-    moved = fine_tune(module, shifted, shifted, make_spec("transfer", epochs=1), seed=0).document
+    plain = fine_tune(MacePotential(module), tiny_frames(6), tiny_frames(6), make_spec("transfer", epochs=1), seed=0).document
+    moved = fine_tune(MacePotential(module), shifted, shifted, make_spec("transfer", epochs=1), seed=0).document
     first = [one.e0_shift_ev["Cu"] - one.e0_final_shift_ev.get("Cu", 0.0) for one in (plain, moved)]
     assert first[1] == pytest.approx(first[0] - 10.0, abs=1e-9)
     assert moved.metrics["valid"].after.mae_energy_mev_per_atom == pytest.approx(
@@ -182,7 +182,7 @@ def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
     train = tiny_frames(4) + tiny_frames(4, 1, "CuAl")
     # validation of the training distribution (here even from it): eight frames do not teach the model to generalise
     runs = {
-        on: fine_tune(module, train, train[2:6], make_spec("transfer", epochs=4, e0_final_shift=on), seed=1)
+        on: fine_tune(MacePotential(module), train, train[2:6], make_spec("transfer", epochs=4, e0_final_shift=on), seed=1)
         for on in (False, True)
     }
     plain, moved = runs[False], runs[True]

@@ -63,10 +63,7 @@ def register(app: typer.Typer) -> None:
         }
         phonon = _phonon(curvature) if curvature is not None else None
         from phonosmith.potentials.registry import load, resolve
-        from phonosmith.training.deliver import register as keep
-        from phonosmith.training.deliver import write
-        from phonosmith.training.finetune import fine_tune
-        from phonosmith.training.models import resolve_device
+        from phonosmith.training.finetune import fine_tune, resolve_device
 
         resolve_device(spec.device)
         with _quiet_libraries():
@@ -84,8 +81,8 @@ def register(app: typer.Typer) -> None:
                 progress=True,
                 name=name or f"{ref.name}-{strategy}",
             )
-            keep(result, ref)
-            model_path, document_path = write(result, out)
+            result.register(ref)
+            model_path, document_path = result.write(out)
         if json_output:
             content = result.document.model_dump(mode="json", exclude={"history"})
             print_json({**content, "model_file": str(model_path), "training_file": str(document_path)})

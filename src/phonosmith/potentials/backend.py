@@ -161,6 +161,10 @@ class Backend(Protocol):
         """Return the block a parameter belongs to, None for one that is never trained."""
         ...
 
+    def decays(self, model: torch.nn.Module, parameter: str) -> bool:
+        """Tell whether weight decay acts on a parameter when this architecture is trained."""
+        ...
+
     def with_heads(self, model: torch.nn.Module, heads: Sequence[str]) -> torch.nn.Module:
         """Return a model with several readouts, each a copy of the model's own (ability ``heads``)."""
         ...

@@ -97,8 +97,10 @@ def batches(graphs: Iterable[Graph], max_atoms: int, max_edges: int) -> Iterator
         yield group
 
 
-def collate(graphs: Sequence[Graph], dtype: torch.dtype, device: torch.device | str, head: int = 0) -> Batch:
-    """Join graphs into one batch.
+def collate(
+    graphs: Sequence[Graph], dtype: torch.dtype, device: torch.device | str, head: int | Sequence[int] = 0
+) -> Batch:
+    """Join graphs into one batch, for one head of the model or one head a graph.
 
     Keys: ``positions``, ``cell`` (3 rows a graph), ``shifts`` (Å), ``unit_shifts``, ``species``, ``edge_index``
     (sender and receiver; an edge points from positions[sender] to positions[receiver] + shift), ``batch`` (graph of
@@ -126,7 +128,7 @@ def collate(graphs: Sequence[Graph], dtype: torch.dtype, device: torch.device | 
         "shifts": real([graph.shifts @ graph.cell for graph in graphs]),
         "batch": whole(np.repeat(np.arange(len(graphs)), sizes)),
         "ptr": whole(offsets),
-        "head": whole(np.full(len(graphs), head)),
+        "head": whole(np.array(np.broadcast_to(head, len(graphs)), dtype=np.int64)),
     }
 
 

@@ -172,7 +172,6 @@ def run_training(
     begin = time.perf_counter()
     from phonosmith.potentials.registry import load
     from phonosmith.reference.datasets.dataset import get_dataset
-    from phonosmith.training.deliver import register
     from phonosmith.training.finetune import fine_tune
 
     spec = make_spec(strategy, **(settings or {}))
@@ -200,7 +199,7 @@ def run_training(
     if not result.document.finished:
         state = here.read_bytes()
         result.document.checkpoint = default_artefacts().put_bytes(state, kind="checkpoint", suffix=".pt")
-    return register(result, foundation).document
+    return result.register(foundation)
 
 
 def refuse_bad(document: TrainingDocument) -> None:

@@ -159,6 +159,10 @@ class MaceBackend:
                 return index
         return None
 
+    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
+        """Return True: every weight decays."""
+        return True
+
     def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
         """Return a model with several heads, each a copy of the model's readout."""
         return _rebuilt(model, heads)
