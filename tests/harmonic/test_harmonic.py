@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from phonopy.structure.atoms import PhonopyAtoms
 
+from helpers.model_crystals import harmonic_forces, spring_crystal, spring_frequencies
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.harmonic.model import (
@@ -18,7 +19,6 @@ from phonosmith.harmonic.model import (
     store_force_constants,
     unpack_force_constants,
 )
-from phonosmith.testing.model_crystals import harmonic_forces, spring_crystal, spring_frequencies
 
 
 def frequencies(phonon, qpoints):

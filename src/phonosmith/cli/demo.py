@@ -49,7 +49,7 @@ def demo(
     os.environ.setdefault("PHONOSMITH_ARTEFACTS", str(out / "artefacts"))
     get_settings.cache_clear()
     from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.engines.identity import fix_identities
+    from phonosmith.core.identity import fix_identities
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow

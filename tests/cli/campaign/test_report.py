@@ -3,9 +3,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.cli.main import app
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 
 def run(*arguments):

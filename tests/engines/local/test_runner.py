@@ -13,7 +13,7 @@ import pytest
 from jobflow import Flow
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.identity import fix_identities
+from phonosmith.core.identity import fix_identities
 from phonosmith.engines.local.runner import LocalRunner, Slot
 from phonosmith.engines.local.worker import RESPONSE_FILE
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
@@ -267,7 +267,7 @@ def test_kill_minus_nine_then_resume_repeats_no_finished_job(work):
         sys.path.insert(0, {str(work)!r})
         import runner_jobs as jobs
         from jobflow import Flow
-        from phonosmith.engines.identity import fix_identities
+        from phonosmith.core.identity import fix_identities
         from phonosmith.engines.local.runner import LocalRunner, Slot
         from phonosmith.engines.store.sqlite import open_embedded_jobstore
         slow = [jobs.slow(i, 0.4) for i in range(6)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from helpers.fixtures import vasp_standin  # noqa: F401
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError, PotentialError
 from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
 from phonosmith.evaluation.phonons.comparison import compare_phonons, mesh_frequencies
@@ -30,7 +31,6 @@ from phonosmith.evaluation.phonons.stability import gamma_modes
 from phonosmith.harmonic.model import load_harmonic, new_phonon, to_phonopy_atoms
 from phonosmith.harmonic.writing import write_phonons
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.testing.fixtures import vasp_standin  # noqa: F401
 
 CUBE = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from phonopy.structure.atoms import PhonopyAtoms
 
+from helpers.model_crystals import spring_crystal, spring_frequencies
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
 from phonosmith.evaluation.phonons.comparison import (
@@ -20,7 +21,6 @@ from phonosmith.evaluation.phonons.comparison import (
 from phonosmith.evaluation.phonons.dos import density_of_states, dos_difference_percent, frequency_grid
 from phonosmith.harmonic.matching import find_transforms, match_models
 from phonosmith.harmonic.model import HarmonicModel, load_harmonic, load_pair, new_phonon
-from phonosmith.testing.model_crystals import spring_crystal, spring_frequencies
 
 
 def springs(factor=1.0, **options):
@@ -271,7 +271,7 @@ def test_plain_force_sets_beside_a_named_file(tmp_path):
     # one phonopy file in the folder: FORCE_SETS can be no other's; with two it is left alone
     from phonopy.file_IO import write_FORCE_SETS
 
-    from phonosmith.testing.model_crystals import harmonic_forces
+    from helpers.model_crystals import harmonic_forces
 
     phonon, constants = spring_crystal(3)
     harmonic_forces(phonon, constants)

@@ -23,7 +23,7 @@ from phonosmith.reference.datasets.documents import DatasetRef
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from phonosmith.testing.synthetic_crystals import SyntheticMaterial
+    from helpers.synthetic_crystals import SyntheticMaterial
 
 OMEGA_MAX, OMEGA_MEAN = 10.0, 6.0
 HEAT_CAPACITY, ENTROPY, FREE_ENERGY = 40.0, 50.0, -4.0

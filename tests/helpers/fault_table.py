@@ -1,6 +1,6 @@
 """What becomes of each fault: run every one through the real path and write the table of outcomes.
 
-``python -m phonosmith.testing.fault_table docs/faults.md`` does it; the tests run the same cases.
+``PYTHONPATH=tests python -m helpers.fault_table docs/faults.md`` does it; the tests run the same cases.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def markdown(rows: Sequence[tuple[FaultCase, ReferenceRecord]]) -> str:
         "custodian with our handlers, our gate. `NAME:1` strikes at the first start only. No fault becomes a label; a",
         "transient one is corrected by custodian or started again, and succeeds.",
         "",
-        "Rebuilt by `python -m phonosmith.testing.fault_table docs/faults.md`.",
+        "Rebuilt by `PYTHONPATH=tests python -m helpers.fault_table docs/faults.md`.",
         "",
         "| fault | what happens | calculation | starts | corrected by custodian | outcome | why |",
         "|---|---|---|---|---|---|---|",

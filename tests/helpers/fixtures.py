@@ -1,9 +1,4 @@
-"""pytest fixtures: a VASP that is none.
-
-In a ``conftest.py``::
-
-    from phonosmith.testing.fixtures import vasp_standin
-"""
+"""A pytest fixture: a VASP that is none."""
 
 from __future__ import annotations
 

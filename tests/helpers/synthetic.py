@@ -15,19 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from phonosmith.analysis.documents import (
-    AuditedLabels,
-    Cost,
-    MaterialReport,
-    PotentialReport,
-    ReferenceReport,
-    SamplingSummary,
-    TrainingCurve,
-)
-from phonosmith.core.hashing import digest_json
-from phonosmith.core.manifest import Manifest
-from phonosmith.testing.synthetic_crystals import SyntheticMaterial, synthetic_materials
-from phonosmith.testing.synthetic_parts import (
+from helpers.synthetic_crystals import SyntheticMaterial, synthetic_materials
+from helpers.synthetic_parts import (
     Drawn,
     comparison,
     dataset_ref,
@@ -36,7 +25,7 @@ from phonosmith.testing.synthetic_parts import (
     potential_ref,
     summary,
 )
-from phonosmith.testing.synthetic_targets import (
+from helpers.synthetic_targets import (
     DISPLACEMENT_CORE_HOURS,
     FOUNDATION,
     LABEL_CORE_HOURS,
@@ -49,6 +38,17 @@ from phonosmith.testing.synthetic_targets import (
     is_unstable,
     target,
 )
+from phonosmith.analysis.documents import (
+    AuditedLabels,
+    Cost,
+    MaterialReport,
+    PotentialReport,
+    ReferenceReport,
+    SamplingSummary,
+    TrainingCurve,
+)
+from phonosmith.core.hashing import digest_json
+from phonosmith.core.manifest import Manifest
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -138,7 +138,7 @@ def synthetic_reports(
         {name: tuple(lost) for name, lost in (failed or {}).items()},
     )
     if force_constants:
-        from phonosmith.testing.synthetic_parts import silicon_force_constants
+        from helpers.synthetic_parts import silicon_force_constants
 
         recipe.constants = silicon_force_constants()
     materials = synthetic_materials(n_materials)

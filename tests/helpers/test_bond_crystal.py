@@ -3,7 +3,7 @@
 import numpy as np
 from ase import Atoms
 
-from phonosmith.testing.bond_crystal import BondCalculator, bond_frequency
+from helpers.bond_crystal import BondCalculator, bond_frequency
 
 
 def displaced(seed=3):

@@ -6,13 +6,13 @@ from jobflow import JobStore
 from maggma.stores import MemoryStore
 from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
+from helpers import synthetic
+from helpers.synthetic_crystals import synthetic_materials
+from helpers.synthetic_targets import target
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.evaluation.phonons.comparison import mesh_frequencies
 from phonosmith.harmonic.model import unpack_force_constants
-from phonosmith.testing import synthetic
-from phonosmith.testing.synthetic_crystals import synthetic_materials
-from phonosmith.testing.synthetic_targets import target
 
 
 def test_sixty_different_crystals_have_the_symmetry_they_claim():

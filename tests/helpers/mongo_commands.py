@@ -1,4 +1,4 @@
-"""MongoDB's commands on an in-memory mongomock client: what `phonosmith.testing.mongo_server` answers with."""
+"""MongoDB's commands on an in-memory mongomock client: what `mongo_server` answers with."""
 
 from __future__ import annotations
 

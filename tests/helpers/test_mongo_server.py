@@ -8,7 +8,7 @@ import pymongo
 import pytest
 from maggma.stores import GridFSStore, MongoURIStore
 
-from phonosmith.testing.mongo_server import running_server
+from helpers.mongo_server import running_server
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ it ends; one command runs at a time; queries, updates and aggregations mean what
 only enforce uniqueness; there are no transactions, change streams, renames, users or encryption, and a command it does
 not know is refused with code 59. A test that passes here still has to pass on a real server.
 
-``python -m phonosmith.testing.mongo_server [--host 127.0.0.1] [--port 0]`` prints ``listening HOST PORT`` and serves
-until it is killed. In tests use `running_server`.
+``PYTHONPATH=tests python -m helpers.mongo_server [--host 127.0.0.1] [--port 0]`` prints ``listening HOST PORT`` and
+serves until it is killed. In tests use `running_server`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import bson
 from bson.codec_options import CodecOptions
 
-from phonosmith.testing.mongo_commands import Document, Engine
+from helpers.mongo_commands import Document, Engine
 
 _OP_REPLY, _OP_QUERY, _OP_MSG = 1, 2004, 2013
 _CHECKSUM_FLAG, _MORE_TO_COME_FLAG = 1, 2
@@ -113,7 +113,7 @@ def running_server(host: str = "127.0.0.1") -> Iterator[str]:
     # a server needs one thread per connection, not one per core
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "phonosmith.testing.mongo_server", "--host", host, "--with-parent"],
+        [sys.executable, "-m", "helpers.mongo_server", "--host", host, "--with-parent"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
