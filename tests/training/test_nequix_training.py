@@ -56,7 +56,7 @@ def labelled(reference, count, first=0):
 
 def target_of(reference):
     """Return the reference's force constants of a two-atom cell; every column counts alike."""
-    from phonosmith.training.curvature import CurvatureTarget
+    from phonosmith.harmonic.curvature import CurvatureTarget
 
     atoms = bulk("Si")
     hessian = reference.hessian_columns(atoms, range(6)).T
@@ -271,7 +271,7 @@ def test_strategies_without_a_nequix_counterpart_are_refused(foundation, referen
 @pytest.mark.slow
 def test_many_materials_take_turns(foundation, reference):
     """Columns of two cells of different sizes share one shape; the best epoch is chosen on a third."""
-    from phonosmith.training.curvature import CurvatureTarget
+    from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.jax_finetune import fine_tune_nequix
 
     def target(symbol, repeat):

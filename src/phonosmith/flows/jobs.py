@@ -149,7 +149,7 @@ def force_constants_file(phonons: Any) -> ArtefactRef:
     import tempfile
     from pathlib import Path
 
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     model = harmonic_from_document(read_document(PhononDoc, phonons), default_artefacts())
     with tempfile.TemporaryDirectory() as folder:

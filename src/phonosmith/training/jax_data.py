@@ -10,9 +10,9 @@ import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from phonosmith.harmonic.curvature import CurvatureTarget
 from phonosmith.potentials.nequix.graphs import NequixGraph, Shape, make_graph, pad, shape_for
 from phonosmith.reference.datasets.frame_labels import Labels
-from phonosmith.training.curvature import CurvatureTarget
 
 
 @dataclass(frozen=True)

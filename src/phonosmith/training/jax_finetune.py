@@ -13,9 +13,9 @@ from ase.data import chemical_symbols
 
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
+from phonosmith.harmonic.curvature import CurvatureTarget
 from phonosmith.potentials.nequix.backend import NequixWeights, architecture_key, precision, skeleton
 from phonosmith.potentials.nequix.potential import NequixPotential
-from phonosmith.training.curvature import CurvatureTarget
 from phonosmith.training.documents import CurvatureErrors, SplitErrors
 from phonosmith.training.energies import shift_of_compositions
 from phonosmith.training.epochs import FitState

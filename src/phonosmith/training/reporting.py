@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from phonosmith.harmonic.curvature import CurvatureTarget
 from phonosmith.training.checks import check_training, is_improved
-from phonosmith.training.curvature import CurvatureTarget
 from phonosmith.training.documents import CurvatureErrors, ReplayUse, SplitErrors, TrainingDocument
 from phonosmith.training.epochs import FitState
 from phonosmith.training.metrics import Errors

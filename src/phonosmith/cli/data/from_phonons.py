@@ -60,12 +60,13 @@ def from_phonons(
     --train data/train.xyz --valid data/valid.xyz --curvature data/phonopy.yaml --strategy delta+pft --out model
     """
     from phonosmith.core.artefacts import write_atomic
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
     from phonosmith.harmonic.oracle import dataset_from_phonons
     from phonosmith.reference.datasets.extxyz import write_frames
+    from phonosmith.reference.importers.beside import calculations_beside
 
     data = dataset_from_phonons(
-        load_harmonic(phonons),
+        load_harmonic(phonons, calculations=calculations_beside),
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
