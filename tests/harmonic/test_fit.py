@@ -102,6 +102,16 @@ def test_the_answer_is_phonopys_own_call_of_symfc(case):
     assert np.abs(full_force_constants(direct.phonon) - first).max() > 1e-2
 
 
+def test_forces_win_over_force_constants_stored_beside_them(case, tmp_path):
+    phonon = read_phonopy(case.file)
+    make_force_constants(phonon, "traditional")
+    phonon.save(tmp_path / "both.yaml", settings={"force_sets": True, "force_constants": True})
+    assert read_phonopy(tmp_path / "both.yaml").force_constants is not None
+    model, first = load_harmonic(tmp_path / "both.yaml"), load_harmonic(case.file)
+    assert model.fc_calculator == "symfc"
+    assert np.abs(full_force_constants(model.phonon) - full_force_constants(first.phonon)).max() < 1e-12
+
+
 def test_displacements_without_forces_are_refused(case):
     planned = case.phonon.copy()
     with pytest.raises(InputError, match="the cells has displacements without forces"):
