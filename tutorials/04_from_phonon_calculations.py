@@ -28,7 +28,8 @@ import torch
 torch.set_num_threads(1)
 
 from phonosmith.evaluation.phonons.fastpath import evaluate_phonons, harmonic_from_potential
-from phonosmith.harmonic.model import load_harmonic, to_structure
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.model import to_structure
 from phonosmith.potentials.registry import load
 
 path = os.environ.get("PHONOSMITH_PHONONS")

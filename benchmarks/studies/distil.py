@@ -73,8 +73,7 @@ def teaching_frames(structure, count, n_atoms, seed):
     """Return unlabelled rattled and strained supercells of one crystal, each of another shape."""
     from phonopy.structure.atoms import PhonopyAtoms
 
-    from phonosmith.harmonic.files import atoms_of
-    from phonosmith.harmonic.model import new_phonon
+    from phonosmith.harmonic.model import atoms_of, new_phonon
     from phonosmith.harmonic.oracle import varied_supercells
 
     primitive = PhonopyAtoms(

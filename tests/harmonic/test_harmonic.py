@@ -7,13 +7,13 @@ from phonopy.structure.atoms import PhonopyAtoms
 from helpers.model_crystals import harmonic_forces, spring_crystal, spring_frequencies
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.fit import make_force_constants
 from phonosmith.harmonic.model import (
     HarmonicModel,
     acoustic_sum_residual,
-    check_forces,
     compact_force_constants,
-    load_harmonic,
-    make_force_constants,
     new_phonon,
     pack_force_constants,
     store_force_constants,

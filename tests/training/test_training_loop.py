@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
+from phonosmith.training.epochs import epoch_order
 
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
-from phonosmith.training.epochs import epoch_order
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 
@@ -144,14 +144,18 @@ def test_loss_that_is_not_finite_names_the_structure(tiny_model, tiny_frames):
     # finite as a label, infinite in the float32 loss
     huge.calc = SinglePointCalculator(huge, **{**huge.calc.results, "energy": 1e39})
     with pytest.raises(TrainingError, match=r"train\[3\]"):
-        fine_tune(MacePotential(module), frames, tiny_frames(2, 9), make_spec("transfer", epochs=2, e0="foundation"), seed=1)
+        fine_tune(
+            MacePotential(module), frames, tiny_frames(2, 9), make_spec("transfer", epochs=2, e0="foundation"), seed=1
+        )
 
 
 def test_metrics_do_not_depend_on_training_precision(tiny_model, tiny_frames):
     """Errors of the foundation are evaluated in float64 whatever the training precision."""
     module = tiny_model(numbers=(29,))
     found = [
-        fine_tune(MacePotential(module), tiny_frames(4), tiny_frames(2, 9), make_spec("delta", epochs=1, dtype=dtype), seed=1)
+        fine_tune(
+            MacePotential(module), tiny_frames(4), tiny_frames(2, 9), make_spec("delta", epochs=1, dtype=dtype), seed=1
+        )
         for dtype in ("float32", "float64")
     ]
     before = [one.document.metrics["valid"].before for one in found]

@@ -61,10 +61,11 @@ def cached(path, make):
 
 def prepare(source, args):
     """Fold one material's force constants into its small supercell; return plain numbers."""
-    from phonosmith.harmonic.files import atoms_of
-    from phonosmith.harmonic.model import load_harmonic
-    from phonosmith.harmonic.oracle import in_supercell, small_supercell
     from phonosmith.potentials.nequix.graphs import make_graph
+
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.harmonic.model import atoms_of
+    from phonosmith.harmonic.oracle import in_supercell, small_supercell
 
     try:
         model = load_harmonic(source, fc_calculator=args.fc_calculator)
@@ -129,7 +130,7 @@ def splits(materials, args):
 
 def rattled(entry, count, seed, length=0.08, strain=0.02):
     """Return rattled and strained copies of a prepared material's small cell."""
-    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import atoms_of
 
     rng = np.random.default_rng(seed)
     found = []
@@ -144,7 +145,7 @@ def rattled(entry, count, seed, length=0.08, strain=0.02):
 
 def train(foundation, materials, parts, work, args):
     """Fine-tune; leave the trained model and its document in ``work``."""
-    from phonosmith.training.curvature import curvature_target
+    from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.replay import label_with
     from phonosmith.training.spec import make_spec
@@ -185,7 +186,8 @@ def judge(potential, materials, names):
     """
     from phonosmith.evaluation.phonons.comparison import compare_phonons
     from phonosmith.evaluation.phonons.fastpath import displaced_cells
-    from phonosmith.harmonic.model import HarmonicModel, make_force_constants
+    from phonosmith.harmonic.fit import make_force_constants
+    from phonosmith.harmonic.model import HarmonicModel
 
     phonons = {name: phonon_of(materials[name]) for name in names}
     cells = {name: displaced_cells(phonon, 0.01) for name, phonon in phonons.items()}

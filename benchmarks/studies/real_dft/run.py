@@ -111,7 +111,7 @@ def gamma_optical(model):
 
 def material(path, work, arguments, foundation):
     """Run what is missing for one material and return its rows."""
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
     from phonosmith.harmonic.oracle import dataset_from_phonons
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec

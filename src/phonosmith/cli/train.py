@@ -109,12 +109,13 @@ def _frames(path: Path, role: str) -> list[Any]:
 
 def _phonon(path: Path) -> Any:
     from phonosmith.core.errors import InputError
-    from phonosmith.harmonic.files import load_phonopy
-    from phonosmith.training.curvature import curvature_target
+    from phonosmith.harmonic.curvature import curvature_target
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.reference.importers.beside import calculations_beside
 
     if not path.exists():
         raise InputError(f"The curvature file {path} does not exist.", "Give a phonopy.yaml with --curvature.")
-    return curvature_target(load_phonopy(path), source=path.name)
+    return curvature_target(load_harmonic(path, calculations=calculations_beside).phonon, source=path.name)
 
 
 def _show(document: TrainingDocument, model_path: Path) -> None:

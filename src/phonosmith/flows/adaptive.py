@@ -231,7 +231,7 @@ def judge_round(
     n_frames
         Training configurations asked so far.
     """
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     sampled, kept = read_document(SamplingDoc, sample), read_document(AuditedLabels, labels)
     made = [read_document(TrainingDocument, one) for one in trainings]

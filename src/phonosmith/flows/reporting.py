@@ -155,7 +155,7 @@ class _Case:
         self, strategy: str, results: dict[str, Any], training: TrainingDocument | None, n_train: int, owner: str
     ) -> PotentialReport:
         """Return the report of one potential."""
-        from phonosmith.harmonic.model import harmonic_from_document
+        from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
         phonons = None if results.get("phonons") is None else read_document(PhononDoc, results["phonons"])
         ref = read_document(PotentialRef, results["potential"]) if training is None else training.model
@@ -282,7 +282,7 @@ def report_material(
     LabelError
         When labels, or in comparison mode reference phonons, are missing: nothing can be judged.
     """
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     production = about["mode"] == "production"
     if labels is None or (not production and reference.get("phonons") is None):

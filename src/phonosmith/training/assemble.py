@@ -14,13 +14,14 @@ from ase.data import chemical_symbols
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
+from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.potentials.backend import Backend, FreshStart, require_ability
 from phonosmith.potentials.base import Array, Potential, require_elements
 from phonosmith.potentials.graphs import collate, frozen, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.frame_labels import Labels
-from phonosmith.training.curvature import CurvatureCell, CurvatureTarget, CurvatureTerm, check_target, curvature_target
+from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
 from phonosmith.training.replay import replay_frames

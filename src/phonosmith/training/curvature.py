@@ -1,187 +1,20 @@
-"""Force constants as training targets: irreducible Hessian columns, by autograd or by finite differences."""
+"""Hessian columns of a model, by autograd or by finite differences, and the loss on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from ase import Atoms
 
-from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.graphs import frozen
 from phonosmith.potentials.hessian import reverse_columns
 
 if TYPE_CHECKING:
     from phonosmith.potentials.graphs import Batch
-
-DIRECTION_TOLERANCE = 1e-3
-"""Smallest singular value of a set of unit vectors that still counts as independent."""
-
-
-@dataclass(frozen=True)
-class CurvatureTarget:
-    """Reference force constants of one supercell.
-
-    Attributes
-    ----------
-    atoms
-        Perfect supercell.
-    hessian
-        d²E/dx² in eV/Å², shape (3n, 3n); row and column 3i+a belong to atom i, direction a.
-    columns
-        Symmetry-irreducible columns; every other column follows from them.
-    weights
-        One per column, mean one: how many atoms it stands for.
-    source
-        Where it came from, for messages.
-    """
-
-    atoms: Atoms
-    hessian: np.ndarray
-    columns: tuple[int, ...]
-    weights: tuple[float, ...]
-    source: str = "force constants"
-
-
-def hessian_matrix(force_constants: np.ndarray) -> np.ndarray:
-    """Lay force constants Φ[i, j, a, b] out as the matrix H[3i+a, 3j+b]."""
-    n = len(force_constants)
-    return np.ascontiguousarray(force_constants.swapaxes(1, 2)).reshape(3 * n, 3 * n)
-
-
-def irreducible_columns(symmetry: Any, lattice: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the Hessian columns that symmetry turns into all others, with weights of mean one.
-
-    Parameters
-    ----------
-    symmetry
-        phonopy's ``Symmetry`` of the supercell.
-    lattice
-        Lattice vectors of the supercell as rows, Å.
-    """
-    to_cartesian = np.array(lattice, dtype=float).T
-    back = np.linalg.inv(to_cartesian)
-    orbits = np.asarray(symmetry.get_map_atoms())
-    columns: list[int] = []
-    weights: list[float] = []
-    for atom in symmetry.get_independent_atoms():
-        rotations = [to_cartesian @ r @ back for r in symmetry.get_site_symmetry(int(atom))]
-        directions: list[int] = []
-        spanned = np.zeros((0, 3))
-        for axis in range(3):
-            images = np.array([rotation[:, axis] for rotation in rotations])
-            candidate = np.vstack([spanned, images])
-            if np.linalg.matrix_rank(candidate, tol=DIRECTION_TOLERANCE) > (
-                np.linalg.matrix_rank(spanned, tol=DIRECTION_TOLERANCE) if len(spanned) else 0
-            ):
-                directions.append(axis)
-                spanned = candidate
-        columns += [3 * int(atom) + axis for axis in directions]
-        weights += [float(np.sum(orbits == orbits[atom])) / len(directions)] * len(directions)
-    scale = float(np.mean(weights))
-    return tuple(columns), tuple(weight / scale for weight in weights)
-
-
-def curvature_target(phonon: Any, source: str = "force constants") -> CurvatureTarget:
-    """Take the force constants of a phonopy object, computing them from its displacements when it has none.
-
-    Raises
-    ------
-    InputError
-        When it has neither force constants nor forces, or they are not finite.
-    """
-    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
-
-    if phonon.force_constants is None:
-        try:
-            regular = "first_atoms" in (phonon.dataset or {})
-            phonon.produce_force_constants(**({} if regular else {"fc_calculator": "symfc"}))
-        except Exception as error:
-            raise InputError(
-                f"{source} gives no force constants: {error}.",
-                "Give a phonopy file with force constants or with displacements and forces.",
-            ) from error
-    constants = np.asarray(phonon.force_constants)
-    cell = phonon.supercell
-    atoms = Atoms(numbers=cell.numbers, positions=cell.positions, cell=cell.cell, pbc=True)
-    if constants.shape[0] != constants.shape[1]:
-        constants = np.asarray(compact_fc_to_full_fc(phonon.primitive, constants))
-    if constants.shape != (len(atoms), len(atoms), 3, 3):
-        raise MismatchError(
-            f"{source}: force constants of shape {constants.shape} do not belong to a supercell of {len(atoms)} atoms.",
-            "Give the force constants of this supercell.",
-        )
-    if not np.all(np.isfinite(constants)):
-        raise InputError(f"{source} holds force constants that are not finite.", "Compute them again.")
-    columns, weights = irreducible_columns(phonon.symmetry, cell.cell)
-    return CurvatureTarget(atoms, hessian_matrix(constants), columns, weights, source)
-
-
-def target_from_displacements(
-    perfect: Atoms, displaced: Sequence[Atoms], source: str = "displacements"
-) -> CurvatureTarget:
-    """Fit force constants (symfc) to a labelled displacement set of one supercell.
-
-    Parameters
-    ----------
-    perfect
-        The undisplaced supercell.
-    displaced
-        Same atoms in the same order and cell, with forces.
-    source
-        For messages.
-    """
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    if not displaced:
-        raise InputError(f"{source}: no displaced structures.", "Give labelled displacements of the supercell.")
-    moves, forces = [], []
-    for index, atoms in enumerate(displaced):
-        same = len(atoms) == len(perfect) and bool(np.all(atoms.numbers == perfect.numbers))
-        if not same or not np.allclose(atoms.cell.array, perfect.cell.array, atol=1e-6):
-            raise MismatchError(
-                f"{source}[{index}] is not a displacement of the perfect supercell (other atoms, order or cell).",
-                "Give the perfect supercell these structures were made from.",
-            )
-        shift = np.linalg.solve(perfect.cell.array.T, (atoms.positions - perfect.positions).T).T
-        moves.append((shift - np.round(shift)) @ perfect.cell.array)
-        forces.append(atoms.get_forces(apply_constraint=False))
-    cell = PhonopyAtoms(numbers=perfect.numbers, cell=perfect.cell.array, positions=perfect.positions)
-    phonon = Phonopy(cell, supercell_matrix=np.eye(3, dtype=int), primitive_matrix=np.eye(3))
-    phonon.dataset = {"displacements": np.array(moves), "forces": np.array(forces)}
-    return curvature_target(phonon, source)
-
-
-def check_target(target: CurvatureTarget, frames: Sequence[Atoms], volume_tolerance: float = 0.25) -> None:
-    """Raise MismatchError when force constants are of another material than the training set.
-
-    Compared are the reduced composition and the volume per atom (the sampling protocol spans about ±10 %).
-    """
-    wanted = _fractions(target.atoms)
-    same = [atoms for atoms in frames if _fractions(atoms) == wanted]
-    if not same:
-        raise MismatchError(
-            f"{target.source} is of {target.atoms.get_chemical_formula(empirical=True)}, the training set of "
-            f"{', '.join(sorted({a.get_chemical_formula(empirical=True) for a in frames}))}.",
-            "Give the force constants of the material that is trained.",
-        )
-    volume = target.atoms.get_volume() / len(target.atoms)
-    typical = float(np.median([atoms.get_volume() / len(atoms) for atoms in same]))
-    if abs(volume / typical - 1) > volume_tolerance:
-        raise MismatchError(
-            f"{target.source} has {volume:.2f} Å³ per atom, the training set {typical:.2f} Å³.",
-            "Give force constants of the same crystal structure near its equilibrium volume.",
-        )
-
-
-def _fractions(atoms: Atoms) -> str:
-    return str(atoms.get_chemical_formula(mode="hill", empirical=True))
 
 
 def difference_column(backend: Backend, model: torch.nn.Module, batch: Batch, column: int, step: float) -> torch.Tensor:

@@ -214,11 +214,11 @@ def refuse_bad(document: TrainingDocument) -> None:
 def _phonon(ref: ArtefactRef) -> Any:
     import tempfile
 
-    from phonosmith.harmonic.files import load_phonopy
-    from phonosmith.training.curvature import curvature_target
+    from phonosmith.harmonic.curvature import curvature_target
+    from phonosmith.harmonic.files import load_harmonic
 
     with tempfile.TemporaryDirectory() as folder:
         # the name tells the reader the format, an artefact's path has none
         path = Path(folder) / f"phonopy{ref.suffix or '.yaml'}"
         path.write_bytes(default_artefacts().get_bytes(ref))
-        return curvature_target(load_phonopy(path), source=f"force constants {ref.sha256[:12]}")
+        return curvature_target(load_harmonic(path).phonon, source=f"force constants {ref.sha256[:12]}")

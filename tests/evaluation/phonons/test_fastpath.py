@@ -28,8 +28,9 @@ from phonosmith.evaluation.phonons.jobs import (
     run_phonons,
 )
 from phonosmith.evaluation.phonons.stability import gamma_modes
-from phonosmith.harmonic.model import load_harmonic, new_phonon, to_phonopy_atoms
-from phonosmith.harmonic.writing import write_phonons
+from phonosmith.evaluation.phonons.summary import write_phonons
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 from phonosmith.potentials.registry import load, resolve
 
 CUBE = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
@@ -201,7 +202,7 @@ def test_atomate2_flow_gives_the_same_phonons(tmp_path):
     (own := tmp_path / "fast").mkdir()
     quick = run(fast, own)[fast.uuid][1].output
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     sides = [mesh_frequencies(harmonic_from_document(doc, default_artefacts()), 8) for doc in (document, quick)]
     assert np.abs(sides[0].frequencies - sides[1].frequencies).max() < 1e-4
@@ -228,7 +229,7 @@ def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_st
     from atomate2.vasp.jobs.phonons import PhononDisplacementMaker
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
     from phonosmith.potentials.ase_potential import AsePotential
 
     aluminium = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.995), ["Al"], [[0, 0, 0]])

@@ -19,8 +19,9 @@ from phonosmith.evaluation.phonons.comparison import (
     mesh_numbers,
 )
 from phonosmith.evaluation.phonons.dos import density_of_states, dos_difference_percent, frequency_grid
+from phonosmith.harmonic.files import load_harmonic, load_pair
 from phonosmith.harmonic.matching import find_transforms, match_models
-from phonosmith.harmonic.model import HarmonicModel, load_harmonic, load_pair, new_phonon
+from phonosmith.harmonic.model import HarmonicModel, new_phonon
 
 
 def springs(factor=1.0, **options):

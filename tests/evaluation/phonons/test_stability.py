@@ -17,8 +17,9 @@ from phonosmith.evaluation.phonons.stability import (
     gamma_modes,
     judge_stability,
 )
+from phonosmith.harmonic.files import load_harmonic
 from phonosmith.harmonic.matching import primitive_supercell_matrix
-from phonosmith.harmonic.model import HarmonicModel, load_harmonic, new_phonon
+from phonosmith.harmonic.model import HarmonicModel, new_phonon
 
 
 def cubic_model(**options):

@@ -71,7 +71,7 @@ def test_negative_temperature_is_refused():
 def test_sums_equal_phonopys(shared):
     # phonopy's physical constants differ from CODATA 2018 by 1e-6
     from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
 
     model = load_harmonic(shared / "data/phonopy/NaCl/phonopy_disp.yaml")
     sampled = mesh_frequencies(model, 12)
@@ -86,7 +86,7 @@ def test_sums_equal_phonopys(shared):
 
 def test_mesh_is_refined_until_sums_stand_still(shared):
     from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
 
     model = load_harmonic(shared / "data/phonopy/NaCl/phonopy_disp.yaml")
     found = converged_thermal_properties(model, [300.0], tolerance=5e-4)

@@ -30,7 +30,7 @@ from phonosmith.evaluation.modes.grid import Sample, Survey, advance
 from phonosmith.evaluation.modes.phases import phase_of
 from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.harmonic.model import harmonic_from_document
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine

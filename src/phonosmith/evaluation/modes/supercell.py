@@ -179,7 +179,7 @@ def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers
     """
     from ase.build import make_supercell
 
-    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import atoms_of
 
     primitive = atoms_of(phonon.primitive)
     primitive.info = {}

@@ -13,17 +13,9 @@ from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
 from phonosmith.evaluation.relax import SYMPREC as RELAX_SYMPREC
-from phonosmith.harmonic.files import atoms_of
-from phonosmith.harmonic.model import (
-    SYMPREC,
-    FcCalculator,
-    HarmonicModel,
-    check_forces,
-    make_force_constants,
-    new_phonon,
-    to_phonopy_atoms,
-    to_structure,
-)
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms, to_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,15 +11,10 @@ from jobflow import Flow, Job, Maker, job
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.harmonic.model import (
-    SYMPREC,
-    HarmonicModel,
-    check_forces,
-    harmonic_from_document,
-    make_force_constants,
-    new_phonon,
-    to_phonopy_atoms,
-)
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.fit import make_force_constants
+from phonosmith.harmonic.model import SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:

@@ -108,7 +108,7 @@ class SevenNetBackend(EdgeBackend):
 
     def block_of(self, model: Any, parameter: str) -> int | None:
         """Return the block of a parameter; None for scale, shift and the means of neighbours, which are never trained."""
-        first = parameter.split(".")[0]
+        first = parameter.split(".", maxsplit=1)[0]
         if first == _RESCALE or parameter.endswith(".denominator"):
             return None
         if first[0].isdigit():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.harmonic.files import phonopy_yaml
 from phonosmith.potentials.architecture import architecture
 from phonosmith.potentials.registry import plain_bytes
 from phonosmith.report.figures.phonon_curves import load_model
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
 FOLDER = "files"
-
-
-def phonopy_yaml(summary: PhononSummary, artefacts: ArtefactStore) -> bytes:
-    """Return stored phonons as the ``phonopy.yaml`` that phonopy reads, force constants inside."""
-    model = load_model(summary, artefacts)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "phonopy.yaml"
-        model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})
-        return path.read_bytes()
 
 
 class Exporter:
@@ -89,7 +80,11 @@ class Exporter:
 
     def _add_phonons(self, name: str, summary: PhononSummary) -> None:
         file = f"phonopy-{slug(name)}.yaml"
-        self.add(file, f"Phonons of {name} for phonopy", lambda: phonopy_yaml(summary, self.artefacts))
+        self.add(
+            file,
+            f"Phonons of {name} for phonopy",
+            lambda: phonopy_yaml(load_model(summary, self.artefacts).phonon).encode(),
+        )
 
     def _add_bytes(self, file: str, text: str, sha256: str) -> None:
         self.add(file, text, lambda: self.artefacts.get_bytes(sha256))
