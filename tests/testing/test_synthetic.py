@@ -8,7 +8,7 @@ from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.evaluation.phonons.comparison import mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.harmonic.model import unpack_force_constants
 from phonosmith.testing import synthetic
 from phonosmith.testing.synthetic_crystals import synthetic_materials

@@ -26,6 +26,9 @@ FMAX = 1e-5
 """eV/Å; forces of displaced cells (0.01 Å) are of the order 0.1 eV/Å, so this leaves them correct to 1e-4."""
 SMAX_GPA = 1e-3
 """GPA; a residual stress of this size changes the volume by about 1e-5."""
+RESIDUAL_STRESS_GPA = 0.05
+"""A cell that others relaxed and left under more stress than this is not relaxed: it changes the volume by about
+0.1 %."""
 SYMPREC = 1e-3
 """Å, tolerance of the symmetry that is kept."""
 

@@ -9,7 +9,8 @@ from pymatgen.core import Lattice, Structure
 
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError, PotentialError
 from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
-from phonosmith.evaluation.phonons.comparison import compare_phonons, mesh_frequencies
+from phonosmith.evaluation.collection import replace_job
+from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.fastpath import (
     choose_phonon_supercell,
     displaced_cells,
@@ -18,14 +19,14 @@ from phonosmith.evaluation.phonons.fastpath import (
     parse_supercell,
 )
 from phonosmith.evaluation.phonons.jobs import (
+    COLLECT_FUNCTION,
     FastPhononMaker,
     PhononFlowMaker,
     collect_model,
-    compare_phonon_documents,
     forcefield_phonon_maker,
-    replace_collection,
     run_phonons,
 )
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import gamma_modes
 from phonosmith.harmonic.model import load_harmonic, new_phonon, to_phonopy_atoms
 from phonosmith.harmonic.writing import write_phonons
@@ -98,8 +99,8 @@ def test_files_load_again(result, tmp_path):
     from_forces = load_harmonic(files["phonopy"])
     from_store = load_harmonic(files["document"])
     for again in (from_forces, from_store):
-        found = compare_phonons(result.model, again, mesh=6)
-        assert found.mae_thz < 1e-6
+        assert compare_phonons(result.model, again, mesh=6).mae_thz < 1e-6
+    assert compare_phonons(files["phonopy"], str(files["document"]), mesh=6).mae_thz < 1e-6
     assert json.loads(files["document"].read_text())["formula"] == "Si"
 
 
@@ -171,19 +172,19 @@ def test_fast_path_is_one_job(tmp_path):
     first = FastPhononMaker(name="phonon si a", mesh=4).make(silicon(), ref, supercell_matrix=CUBE)
     assert first.name == "phonon si a"
     second = run_phonons(silicon(), ref.model_dump(mode="json"), supercell_matrix=CUBE, mesh=4)
-    compared = compare_phonon_documents(first.output, second.output, mesh=4)
     from jobflow import Flow
 
-    found = run(Flow([first, second, compared]), tmp_path)
-    assert found[compared.uuid][1].output.mae_thz < 1e-9
+    found = run(Flow([first, second]), tmp_path)
+    documents = [found[member.uuid][1].output for member in (first, second)]
+    assert compare_phonons(*documents, mesh=4).mae_thz < 1e-9
 
 
 def test_only_phonon_flows_are_collected():
     from jobflow import Flow
 
     with pytest.raises(ConfigurationError, match="0 jobs named"):
-        replace_collection(Flow([run_phonons(silicon(), {})], name="other"))
-    with pytest.raises(ConfigurationError, match="no maker"):
+        replace_job(Flow([run_phonons(silicon(), {})], name="other"), COLLECT_FUNCTION, run_phonons)
+    with pytest.raises(ConfigurationError, match="no engine and no maker"):
         PhononFlowMaker().make(silicon())
 
 

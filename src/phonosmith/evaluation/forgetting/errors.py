@@ -79,19 +79,19 @@ def evaluate_forgetting(
     inputs, settings, seed
         For the manifest.
     """
-    found: list[ForgettingSet] = []
+    judged: list[ForgettingSet] = []
     skipped: list[str] = []
     identities = {"potential": potential_sha256, "foundation": foundation_sha256, **(inputs or {})}
     with recorded({k: v for k, v in identities.items() if v}, settings, seed) as manifest:
         for one in sets:
             try:
-                found.append(_judge(one, tuned, foundation, reference))
+                judged.append(_judge(one, tuned, foundation, reference))
             except _UnusableError as reason:
                 skipped.append(f"{one.name}: {reason.message}")
     return ForgettingDoc(
         potential_sha256=potential_sha256,
         foundation_sha256=foundation_sha256,
-        sets=found,
+        sets=judged,
         skipped=skipped,
         manifest=manifest,
     )
@@ -134,13 +134,13 @@ def _require(potential: Potential, elements: set[str], who: str) -> None:
 def _evaluate(potential: Potential, frames: Sequence[Atoms], who: str) -> _Results:
     bare = [atoms.copy() for atoms in frames]
     try:
-        found = potential.evaluate(bare, stress=True)
+        evaluated = potential.evaluate(bare, stress=True)
     except PhonosmithError as error:
         raise _UnusableError(f"{who} refused it ({error.message})") from error
     results = _Results(
-        np.array([item.energy for item in found]),
-        [np.asarray(item.forces, dtype=float) for item in found],
-        [np.asarray(item.stress) if bool(np.all(a.pbc)) else None for item, a in zip(found, frames, strict=True)],
+        np.array([item.energy for item in evaluated]),
+        [np.asarray(item.forces, dtype=float) for item in evaluated],
+        [np.asarray(item.stress) if bool(np.all(a.pbc)) else None for item, a in zip(evaluated, frames, strict=True)],
     )
     if not results.finite:
         raise _UnusableError(f"{who} gives numbers that are not finite")

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import InputError
+from phonosmith.evaluation.mechanics.fastpath import scaled_cell
 from phonosmith.sampling.ladder import volume_ladder
 from phonosmith.sampling.rattle import draw_seed
+from phonosmith.structures.standard import standard_primitive
+from phonosmith.structures.supercell import sampling_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -52,13 +55,10 @@ class FrameSet:
 
 
 def _supercell(structure: Structure, max_atoms: int) -> Atoms:
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms
-    from phonosmith.structures.standard import standard_primitive
-    from phonosmith.structures.supercell import sampling_supercell
 
     primitive = standard_primitive(structure)
     choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
-    return as_atoms(choice.build(primitive))
+    return choice.build(primitive).to_ase_atoms(msonable=False)
 
 
 def far_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
@@ -86,15 +86,12 @@ def strained_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms:
 
 def eos_set(structure: Structure, factors: Sequence[float] = OUTER_VOLUMES) -> FrameSet:
     """Return the primitive cell at volumes outside the range of training, fractional coordinates kept."""
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms, scaled_cell
-    from phonosmith.structures.standard import standard_primitive
-
     inside = [factor for factor in factors if abs(factor - 1) <= TRAINED_VOLUME]
     if inside or not factors:
         raise InputError(
             f"Volume factors {inside} lie within ±{100 * TRAINED_VOLUME:g} %.", "Choose e.g. 0.85, 0.93, 1.07, 1.15."
         )
-    atoms = as_atoms(standard_primitive(structure))
+    atoms = standard_primitive(structure).to_ase_atoms(msonable=False)
     return FrameSet(f"EOS outside ±{100 * TRAINED_VOLUME:g} %", "eos", [scaled_cell(atoms, f) for f in factors])
 
 
@@ -113,11 +110,11 @@ def _spread(count: int) -> tuple[float, ...]:
 
 def demonstration_structures() -> dict[str, Structure]:
     """Return the package's demonstration materials: the other materials of a first look."""
-    from pymatgen.io.ase import AseAtomsAdaptor
+    from pymatgen.core import Structure
 
     from phonosmith.potentials.embedded import DEMO_MATERIALS, demo_structure
 
-    return {name: AseAtomsAdaptor.get_structure(demo_structure(name)) for name in DEMO_MATERIALS}
+    return {name: Structure.from_ase_atoms(demo_structure(name)) for name in DEMO_MATERIALS}
 
 
 def default_sets(
@@ -151,7 +148,7 @@ def default_sets(
         if other.composition.reduced_formula != structure.composition.reduced_formula:
             sets.append(other_set(name, other, seed, max(count // 2, 1)))
     if replay:
-        from phonosmith.training.replay import draw
+        from phonosmith.training.replay import draw  # imports torch
 
         sets.append(FrameSet("replay pool", "replay", draw(replay, MAX_REPLAY, draw_seed(seed, "forgetting replay"))))
     if given:

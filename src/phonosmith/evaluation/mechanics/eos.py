@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, Field
 
 from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.units import GPA_PER_EV_PER_A3
+from phonosmith.evaluation.mechanics.documents import EosFit
 
 VOLUME_FACTORS = tuple(round(0.95 + 0.01 * i, 2) for i in range(11))
 """±5 % in steps of 1 %: the volumes of the published protocol."""
@@ -18,20 +18,6 @@ MIN_POINTS = 7
 MAX_OUTLIERS = 3
 OUTLIER_FACTOR = 8.0
 OUTLIER_FLOOR_EV = 2e-4
-
-
-class EosFit(BaseModel):
-    """A fitted Birch-Murnaghan equation of state, per cell as given."""
-
-    energy: float = Field(description="minimum energy E0, eV per cell")
-    volume: float = Field(description="equilibrium volume V0, Å³ per cell")
-    bulk_modulus: float = Field(description="bulk modulus B0, GPa")
-    bulk_modulus_derivative: float = Field(description="dB0/dp, dimensionless")
-    rms_residual: float = Field(description="root mean square of the energy residuals of the points used, eV per cell")
-    n_points: int = Field(description="points used")
-    excluded: list[int] = Field(default_factory=list, description="indices of points excluded as outliers")
-    reasons: list[str] = Field(default_factory=list, description="why each excluded point was excluded")
-    warnings: list[str] = Field(default_factory=list, description="what a reader should know")
 
 
 def birch_murnaghan_energy(

@@ -12,25 +12,9 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, Field
-
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import ATOMIC_MASS, BOLTZMANN, HBAR, KG_PER_M3_PER_AMU_PER_A3
-
-
-class SlackConductivity(BaseModel):
-    """Slack's conductivity with every intermediate number."""
-
-    kappa: float = Field(description="lattice thermal conductivity at the temperature, W/(m K)")
-    temperature: float = Field(description="temperature, K")
-    gruneisen: float = Field(description="average Grüneisen parameter γ from the Poisson ratio, dimensionless")
-    poisson: float = Field(description="Poisson ratio ν, dimensionless")
-    v_transverse: float = Field(description="transverse sound velocity, m/s")
-    v_longitudinal: float = Field(description="longitudinal sound velocity, m/s")
-    v_mean: float = Field(description="Debye mean sound velocity, m/s")
-    debye_temperature: float = Field(description="Debye temperature Θ_D of all modes, K")
-    acoustic_debye_temperature: float = Field(description="acoustic Debye temperature Θ_D n^(-1/3), K")
-    density: float = Field(description="mass density, kg/m³")
+from phonosmith.evaluation.mechanics.documents import SlackConductivity
 
 
 def sound_velocities(bulk_modulus: float, shear_modulus: float, density: float) -> tuple[float, float]:

@@ -81,24 +81,24 @@ def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> Ban
     tolerance = model.phonon.symmetry.tolerance
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seekpath warns of edge cases where two labels coincide
-        found = seekpath.get_path(crystal, symprec=tolerance)
-        if not _is_standard(model, found):
-            found = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
-    coordinates = {name: np.array(value, dtype=float) for name, value in found["point_coords"].items()}
+        standard = seekpath.get_path(crystal, symprec=tolerance)
+        if not _is_standard(model, standard):
+            standard = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
+    coordinates = {name: np.array(value, dtype=float) for name, value in standard["point_coords"].items()}
     steps = np.linspace(0.0, 1.0, points)[:, None]
-    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in found["path"])
-    return BandPath(segments, tuple((str(a), str(b)) for a, b in found["path"]))
+    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in standard["path"])
+    return BandPath(segments, tuple((str(a), str(b)) for a, b in standard["path"]))
 
 
-def _is_standard(model: HarmonicModel, found: Any) -> bool:
+def _is_standard(model: HarmonicModel, standard: Any) -> bool:
     """Tell whether the standard path's coordinates are valid in the model's own primitive basis.
 
     They are when the standard basis is the model's own up to a rotation of the crystal (or time reversal). Both choices
     then run along equivalent lines, and the standard coordinates keep band plots of different programs the same.
     """
     own = np.asarray(model.phonon.primitive.cell)
-    turned = own @ np.asarray(found["rotation_matrix"]).T
-    relation = np.asarray(found["primitive_lattice"]) @ np.linalg.inv(turned)
+    turned = own @ np.asarray(standard["rotation_matrix"]).T
+    relation = np.asarray(standard["primitive_lattice"]) @ np.linalg.inv(turned)
     integers = np.rint(relation).astype(int)
     if np.abs(relation - integers).max() > 1e-3:
         return False

@@ -112,28 +112,12 @@ def harmonic_from_potential(
 ) -> HarmonicModel:
     """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
 
-    Parameters
-    ----------
-    structure
-        Cell the supercell matrix refers to.
-    potential
-        Evaluates the displaced cells.
-    supercell_matrix
-        phonopy's convention.
-    displacement
-        Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
-    symprec
-        Å.
-    source
-        Name of the potential in messages and files.
-    progress
-        Show a bar.
+    ``supercell_matrix`` is phonopy's, ``displacement`` and ``symprec`` are in Å, ``source`` names the potential
+    in messages and files, ``progress`` shows a bar.
     """
     phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, "auto", symprec)
     cells = displaced_cells(phonon, displacement)
-    forces = [found.forces for found in potential.evaluate(cells, stress=False, progress=progress)]
+    forces = [result.forces for result in potential.evaluate(cells, stress=False, progress=progress)]
     phonon.forces = check_forces(forces, len(phonon.supercell), source)
     return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
 
@@ -174,26 +158,18 @@ def evaluate_phonons(
         For thermodynamics and means.
     temperatures
         K.
-    displacement
+    displacement, symprec
         Å.
     fc_calculator
         ``symfc`` or ``traditional``.
-    symprec
-        Å.
-    fmax
-        Relaxation threshold, eV/Å.
-    steps
-        Relaxation steps allowed.
+    fmax, steps
+        Threshold (eV/Å) and most steps of the relaxation.
     ref
         Identity of the potential for the document.
     artefacts
         Where force constants are kept; default this installation's store.
     progress
         Show a bar over displaced cells.
-
-    Returns
-    -------
-    PhononResult
 
     Raises
     ------
@@ -213,12 +189,10 @@ def evaluate_phonons(
     with recorded(inputs={"potential": ref.sha256} if ref is not None else {}, settings=settings) as manifest:
         relaxation, energy = None, None
         if relax:
-            from pymatgen.io.ase import AseAtomsAdaptor
-
-            atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+            atoms = structure.to_ase_atoms(msonable=False)
             relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, RELAX_SYMPREC))
             energy = relaxation.energy
-            structure = AseAtomsAdaptor.get_structure(relaxation.atoms)
+            structure = structure.from_ase_atoms(relaxation.atoms)
         matrix = (
             choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
             if supercell_matrix is None

@@ -86,11 +86,11 @@ def relaxation_time_conductivity(
     phonon.mesh_numbers = list(mesh)
     phonon.init_phph_interaction()
     phonon.run_thermal_conductivity(temperatures=[temperature])
-    found = phonon.thermal_conductivity
-    tensor = np.asarray(found.kappa, dtype=float)[0, 0]
+    conductivity = phonon.thermal_conductivity
+    tensor = np.asarray(conductivity.kappa, dtype=float)[0, 0]
     # axes: smearing, temperature, irreducible q, branch, Voigt component; summed over the star of each q
-    modes = np.asarray(found.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
-    ignored = int(np.sum(found.number_of_ignored_phonon_modes))
+    modes = np.asarray(conductivity.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
+    ignored = int(np.sum(conductivity.number_of_ignored_phonon_modes))
     return ConductivityResult(
         temperature=temperature,
         mesh=mesh,
@@ -140,7 +140,7 @@ def third_order_phonon(
         for moved in phonon.supercells_with_displacements
         if moved is not None
     ]
-    forces = [found.forces for found in potential.evaluate(frames, stress=False, progress=progress)]
+    forces = [result.forces for result in potential.evaluate(frames, stress=False, progress=progress)]
     phonon.forces = np.array(forces)
     phonon.produce_fc3(symmetrize_fc3r=True)
     phonon.produce_fc2(symmetrize_fc2=True)

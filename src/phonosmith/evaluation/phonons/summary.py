@@ -10,8 +10,8 @@ import numpy as np
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.hashing import digest_structure
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import mesh_frequencies
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.model import HarmonicModel, store_force_constants, to_structure
