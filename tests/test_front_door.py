@@ -30,24 +30,6 @@ NAMES = [
     "TrainSpec",
     "make_spec",
 ]
-    "resolve",
-    "read_crystal",
-    "FineTuneMaterialMaker",
-    "SamplingMaker",
-    "LabelMaker",
-    "FineTuneMaker",
-    "PhononFlowMaker",
-    "ElasticFlowMaker",
-    "EosFlowMaker",
-    "TransitionMaker",
-    "make_engine",
-    "open_embedded_jobstore",
-    "LocalRunner",
-    "read_results",
-    "compare_phonons",
-    "TrainSpec",
-    "make_spec",
-]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "tutorials").glob("[0-9]*.py"))]
 
 
