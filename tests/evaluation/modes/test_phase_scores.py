@@ -161,5 +161,5 @@ def test_documents_become_files_and_come_back(tmp_path):
     with pytest.raises(InputError, match="is no valid JSON"):
         read_phase_file(tmp_path / "one.json")
     (tmp_path / "one.json").write_text('{"formula": "GeTe", "initial": 1, "modes": [], "phases": []}')
-    with pytest.raises(InputError, match="one.json: .*initial: Input should be a valid dictionary"):
+    with pytest.raises(InputError, match=r"one.json: .*initial: Input should be a valid dictionary"):
         read_phase_file(tmp_path / "one.json")

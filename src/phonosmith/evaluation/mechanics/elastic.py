@@ -100,8 +100,8 @@ def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium
     """
     scatter, size = [], []
     for direction in np.unique(directions):
-        chosen = directions == direction
-        x, y = strains[chosen, direction], stresses[chosen]
+        along = directions == direction
+        x, y = strains[along, direction], stresses[along]
         if equilibrium is not None:
             x, y = np.append(x, 0.0), np.vstack([y, equilibrium])
         if len(x) < 4:

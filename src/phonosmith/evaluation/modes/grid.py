@@ -148,12 +148,12 @@ class _Table:
         self._representatives: dict[Point, Point] = {}
 
     def representative(self, point: Point) -> Point:
-        found = self._representatives.get(point)
-        if found is None:
+        first = self._representatives.get(point)
+        if first is None:
             images = [tuple(image) for image in (self.actions @ np.array(point)).tolist()]
-            found = max(images)
-            self._representatives |= dict.fromkeys(images, found)
-        return found
+            first = max(images)
+            self._representatives |= dict.fromkeys(images, first)
+        return first
 
     def missing(self, points: Sequence[Point]) -> list[Point]:
         """Return one of each set of equivalent points that is not known yet, in a fixed order."""
@@ -330,11 +330,11 @@ def _result(
         near = _box(point, step, half, reach)
         box = [other for other in near if table.known(other) and np.isfinite(table.energy(other))]
         samples = [(np.array(other) * table.unit, table.energy(other), table.gradient(other)) for other in box]
-        found = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
-        place = symmetrised(found[0], space.operations, 0.5 * width)
+        lowest = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
+        place = symmetrised(lowest[0], space.operations, 0.5 * width)
         same = (np.linalg.norm(space.operations @ place - other.amplitudes, axis=1).min() for other in minima)
         if not any(distance < 0.75 * width for distance in same):
-            minima.append(Minimum(place, found[1]))
+            minima.append(Minimum(place, lowest[1]))
     return Survey(
         axis=axis,
         energies=energies,

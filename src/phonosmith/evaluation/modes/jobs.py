@@ -69,11 +69,11 @@ def start_following(
     attempts: int,
 ) -> Response[Any] | TransitionDoc:
     """Find the modes; be replaced by a first round for each that is followed, and the job that collects them."""
-    chosen, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
-    settings = {**asdict(chosen), "protocol": how.protocol.digest}
+    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
+    settings = {**asdict(asked), "protocol": how.protocol.digest}
     with recorded(settings=settings) as manifest:
         model = _model(phonons)
-        initial, planned = initial_phase(model), plan_modes(model, chosen)
+        initial, planned = initial_phase(model), plan_modes(model, asked)
     if not any(space is not None for _, space in planned):
         modes = [document for document, _ in planned]
         return transition_document(model, modes, initial, how.functional, None, manifest)
@@ -125,7 +125,7 @@ def survey_round(
         Of the last round: ``size``, ``places`` and ``records``.
     """
     mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
-    chosen, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
+    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
     past = [[Sample(energy, None if slope is None else tuple(slope)) for energy, slope in one] for one in history]
     if answers is not None:
         records = [_record(item) for item in answers["records"]]
@@ -133,13 +133,13 @@ def survey_round(
         past.append(to_samples(room, int(answers["size"]), answers["places"], results))
         mode.seconds += sum(item.wall_seconds for item in records if item is not None)
     try:
-        wanted = advance(room, chosen.grid, past)
+        wanted = advance(room, asked.grid, past)
     except PhonosmithError as error:
         mode.skipped = f"failed: {error.message}"
         return mode
     if isinstance(wanted, Survey):
         record_survey(mode, room, wanted)
-        frames, starts = chosen_starts(mode, room, chosen.max_minima)
+        frames, starts = chosen_starts(mode, room, asked.max_minima)
         if not relax or not starts:
             return mode
         zero = past[0][0].energy

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import MismatchError
+from phonosmith.evaluation.guarded import ask_spglib, cell_of
 from phonosmith.evaluation.modes.documents import FollowedMode, Pathway, Phase, TransitionDoc
-from phonosmith.evaluation.modes.phases import same_name
+from phonosmith.evaluation.modes.phases import SYMPREC, same_name
 
 Array = NDArray[np.float64]
 
@@ -86,17 +85,13 @@ def _judged(pathway: Pathway, there: list[FollowedMode], reference: TransitionDo
 
 def _rotations(phase: Phase) -> NDArray[np.int_]:
     """Return the rotations of a crystal in fractions of its primitive cell, the identity where it is not known."""
-    from phonosmith.evaluation.modes.phases import SYMPREC
-
     if phase.structure is None:
         return np.eye(3, dtype=int)[None]
     import spglib
     from pymatgen.core import Structure
 
-    from phonosmith.structures.standard import spglib_cell
-
-    found: Any = spglib.get_symmetry(spglib_cell(Structure.from_dict(phase.structure)), symprec=SYMPREC)
-    return np.eye(3, dtype=int)[None] if found is None else np.array(found["rotations"])
+    operations = ask_spglib(spglib.get_symmetry, cell_of(Structure.from_dict(phase.structure)), symprec=SYMPREC)
+    return np.eye(3, dtype=int)[None] if operations is None else np.array(operations["rotations"])
 
 
 def _equal_q(one: FollowedMode, other: FollowedMode, rotations: NDArray[np.int_]) -> bool:

@@ -214,8 +214,8 @@ def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, max_denominator: in
     """
     matrix = smallest_supercell(q, np.asarray(phonon.primitive.cell), max_denominator)
     atoms, masses, patterns = real_patterns(phonon, q, eigenvectors, matrix)
-    found = phonon.primitive_symmetry.symmetry_operations
-    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), found, patterns)
+    operations = phonon.primitive_symmetry.symmetry_operations
+    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), operations, patterns)
     axes = canonical_axes(group, patterns)
     turned = np.tensordot(axes, patterns, axes=1)
     return ModeSpace(atoms, matrix, turned, masses, np.einsum("ij,njk,lk->nil", axes, group, axes))

@@ -88,10 +88,10 @@ def _key(matrix: Array) -> bytes:
 
 
 def _distinct(matrices: Array) -> Array:
-    found: dict[bytes, Array] = {}
+    by_key: dict[bytes, Array] = {}
     for matrix in matrices:
-        found.setdefault(_key(matrix), matrix)
-    return np.array(list(found.values()))
+        by_key.setdefault(_key(matrix), matrix)
+    return np.array(list(by_key.values()))
 
 
 def _closed(generators: Array) -> Array:
@@ -135,8 +135,8 @@ def canonical_axes(group: Array, patterns: Array) -> Array:
     axes: list[Array] = []
     while len(axes) < size:
         done = np.array(axes).reshape(len(axes), size)
-        chosen = next((one for one in candidates if np.abs(done @ one).max(initial=0) < _SAME), None)
-        axes.append(_remaining_direction(done, flat) if chosen is None else chosen)
+        special = next((one for one in candidates if np.abs(done @ one).max(initial=0) < _SAME), None)
+        axes.append(_remaining_direction(done, flat) if special is None else special)
     return _signed(np.array(axes), flat)
 
 
