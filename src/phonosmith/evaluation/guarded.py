@@ -64,14 +64,9 @@ def cell_of(crystal: Structure | Atoms) -> SpglibCell:
 
 @dataclass(frozen=True)
 class Symmetry:
-    """Operations of one crystal in fractions of its cell.
+    """Operations of one crystal in fractions of its cell: rotations, and where they take each atom.
 
-    Attributes
-    ----------
-    rotations
-        Shape (n, 3, 3).
-    maps
-        Shape (n, n_atoms): atom i goes to atom maps[k, i].
+    Shapes are (n, 3, 3) and (n, n_atoms): atom i goes to atom maps[k, i].
     """
 
     rotations: NDArray[np.int_]
@@ -135,16 +130,7 @@ def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
 
 
 class GuardedPotential:
-    """Evaluates crystals that relax together, each with its own symmetry and limits.
-
-    Parameters
-    ----------
-    potential
-        What is really evaluated.
-    starts
-        Starting configurations.
-    symprec
-        Tolerance of the symmetry that is kept, Å.
+    """Evaluates crystals that relax together, each with its own symmetry (found within ``symprec``, Å) and limits.
 
     Attributes
     ----------

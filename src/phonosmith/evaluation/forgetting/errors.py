@@ -59,25 +59,11 @@ def evaluate_forgetting(
 ) -> ForgettingDoc:
     """Return the errors of a fine-tuned potential and of its foundation on every set.
 
-    The truth of a set are the labels its frames carry; else the reference, where one is given and knows the elements;
-    else the foundation, and what is measured is how far fine-tuning drifted from it. Energies are compared after a
-    least-squares shift per element is removed (the mean, for a set of one composition), because sources differ in
-    their zero.
-
-    Parameters
-    ----------
-    tuned
-        The fine-tuned potential. It often knows only the elements it was tuned on: other sets are skipped.
-    foundation
-        The potential it came from.
-    sets
-        Structures by set.
-    reference
-        What labels are made with, where it is cheap enough to label these sets too.
-    potential_sha256, foundation_sha256
-        Identities, for the document.
-    inputs, settings, seed
-        For the manifest.
+    The truth of a set are the labels its frames carry; else the reference, where one is given (because labels are made
+    with it and it is cheap) and knows the elements; else the foundation, and what is measured is how far fine-tuning
+    drifted from it. Energies are compared after a least-squares shift per element is removed (the mean, for a set of
+    one composition), because sources differ in their zero. A fine-tuned potential often knows only the elements it was
+    tuned on: other sets are skipped. Identities, ``inputs``, ``settings`` and ``seed`` are for the document.
     """
     judged: list[ForgettingSet] = []
     skipped: list[str] = []

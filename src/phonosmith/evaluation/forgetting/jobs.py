@@ -60,18 +60,10 @@ def measure_forgetting(
 
 @dataclass
 class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """Make the job that measures what fine-tuning cost elsewhere.
+    """Make the job that measures what fine-tuning cost elsewhere, e.g. ``forgetting si delta``.
 
-    Potentials are arguments of `make`, because references to earlier jobs are not resolved inside a Maker.
-
-    Attributes
-    ----------
-    name
-        Job name, e.g. ``forgetting si delta``.
-    seed
-        Of every draw.
-    count
-        Structures in each random set of the same material; other materials get half as many.
+    Potentials are arguments of `make`, because references to earlier jobs are not resolved inside a Maker. For ``seed``
+    and ``count`` see ``default_sets``.
     """
 
     name: str = "forgetting"
@@ -100,12 +92,8 @@ class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         reference
             What labels are made with, where it is a potential: it then labels these structures too. Without it the
             document says how far the potential drifted from the foundation.
-        others
-            Other materials by name; the demonstration materials by default.
-        replay
-            Structures that training replayed.
-        given
-            Frames of other materials, labelled or not.
+        others, replay, given
+            See ``default_sets``.
         """
         member = measure_forgetting(
             structure,

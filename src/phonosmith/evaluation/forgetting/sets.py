@@ -36,16 +36,9 @@ _NEAR = 0.97, 1.0, 1.03
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Structures to compare potentials on.
+    """Structures to compare potentials on, named as in ``ForgettingSet``.
 
-    Attributes
-    ----------
-    name, kind
-        As in ``ForgettingSet``.
-    frames
-        Configurations. Where every one carries energy and forces these are the truth, unless ``relabel``.
-    relabel
-        Labels the frames carry are not the truth.
+    Labels that every frame carries (energy and forces) are the truth, unless ``relabel``.
     """
 
     name: str
@@ -132,10 +125,8 @@ def default_sets(
     ----------
     structure
         The material that was tuned on, at equilibrium.
-    seed
-        Of every draw.
-    count
-        Structures in each random set of the same material; other materials get half as many.
+    seed, count
+        Of every draw; structures in each random set of the same material, other materials get half as many.
     others
         Other materials by name; the demonstration materials by default. The same compound is left out.
     replay

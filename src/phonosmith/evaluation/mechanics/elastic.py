@@ -30,20 +30,7 @@ MAX_RESIDUAL = 0.02
 
 
 def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list[Array]:
-    """Return the deformation gradients ElasticMaker uses, reduced by symmetry.
-
-    Parameters
-    ----------
-    structure
-        The relaxed cell.
-    symmetry
-        Leave out deformations equivalent to another by symmetry.
-
-    Returns
-    -------
-    list of ndarray
-        Each 3x3, dimensionless.
-    """
+    """Return the deformation gradients (3x3) ElasticMaker uses for a relaxed cell, reduced by symmetry."""
     from atomate2.common.jobs.elastic import generate_elastic_deformations
 
     made = generate_elastic_deformations.original(
@@ -120,16 +107,12 @@ def fit_elastic(
     equilibrium_stress: Array | None = None,
     max_residual: float = MAX_RESIDUAL,
 ) -> ElasticFit:
-    """Fit the elastic tensor and judge the fit.
+    """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit.
 
     Parameters
     ----------
-    structure
-        The relaxed, unstrained cell.
-    deformations
-        Deformation gradients of the strained cells, 3x3 each.
-    stresses
-        Cauchy stress of each strained cell, 3x3, GPa, positive = tension.
+    deformations, stresses
+        Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell, 3x3.
     equilibrium_stress
         Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
     max_residual

@@ -23,23 +23,9 @@ OUTLIER_FLOOR_EV = 2e-4
 def birch_murnaghan_energy(
     volumes: ArrayLike, energy: float, volume: float, bulk_modulus: float, derivative: float
 ) -> NDArray[np.float64]:
-    """Return E(V) of the third-order Birch-Murnaghan equation.
+    """Return E(V) in eV of the third-order Birch-Murnaghan equation; volumes in Å³, E0 in eV, B0 in GPa.
 
-    Parameters
-    ----------
-    volumes
-        V, Å³.
-    energy, volume
-        E0 in eV and V0 in Å³.
-    bulk_modulus
-        B0, GPa.
-    derivative
-        B0', dimensionless.
-
-    Returns
-    -------
-    ndarray
-        eV. With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
+    With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
     """
     y = (volume / np.asarray(volumes, dtype=float)) ** (2 / 3)
     stiffness = 9 * volume * bulk_modulus / GPA_PER_EV_PER_A3 / 16
@@ -108,22 +94,11 @@ def _outliers(volumes: NDArray[np.float64], energies: NDArray[np.float64], n_ato
 
 
 def fit_birch_murnaghan(volumes: Sequence[float], energies: Sequence[float], n_atoms: int = 1) -> EosFit:
-    """Fit the Birch-Murnaghan equation, leaving out points that the others cannot explain.
+    """Fit the Birch-Murnaghan equation to volumes (Å³) and energies (eV) per cell, leaving out outliers.
 
     Rule for outliers: of all ways to leave out up to three points (seven must stay), the one with the smallest spread
     of the others is looked at, for three, two and one points. They are excluded when each of them deviates from the fit
-    to the others by more than 8 times that fit's spread *and* by more than 0.2 meV per atom.
-
-    Parameters
-    ----------
-    volumes, energies
-        Å³ and eV per cell, in any order.
-    n_atoms
-        Atoms in the cell, for the floor of the outlier rule.
-
-    Returns
-    -------
-    EosFit
+    to the others by more than 8 times that fit's spread *and* by more than 0.2 meV for each of the cell's atoms.
 
     Raises
     ------

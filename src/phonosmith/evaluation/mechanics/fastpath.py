@@ -58,22 +58,18 @@ def evaluate_eos(
 ) -> EosDoc:
     """Return the equation of state of a potential.
 
+    Points whose atoms did not converge are left out of the fit and can be seen in ``converged``.
+
     Parameters
     ----------
     structure
         The relaxed cell; it is scaled isotropically.
-    potential
-        What to evaluate.
     method
         Name written into the document.
     factors
         Volumes relative to that of ``structure``.
     fmax, max_steps
         Force criterion (eV/Å) and steps of FIRE allowed for the atoms at each volume.
-
-    Notes
-    -----
-    Points whose atoms did not converge are left out of the fit and can be seen in ``converged``.
     """
     atoms = structure.to_ase_atoms(msonable=False)
     ordered = sorted(float(factor) for factor in factors)

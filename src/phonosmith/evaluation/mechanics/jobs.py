@@ -109,16 +109,13 @@ def collect_elastic(
     ----------
     structure
         Relaxed cell.
-    deformation_data
-        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell; a failed one has no stress.
-    equilibrium_stress
-        Last stress of the relaxation, kbar, VASP's sign.
+    deformation_data, equilibrium_stress
+        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell, a failed one without stress; last
+        stress of the relaxation in front (same unit).
     temperature
         Of the Slack conductivity, K.
-    method
-        Name of the potential or functional.
-    potential_sha256
-        Identity of the potential, none for DFT.
+    method, potential_sha256
+        Name of the potential or functional; identity of the potential, none for DFT.
 
     Raises
     ------
@@ -171,17 +168,10 @@ def collect_eos(
     method: str = "",
     potential_sha256: str | None = None,
 ) -> EosDoc:
-    """Fit the energies of atomate2's EOS flow as the fast path fits its own.
+    """Fit the energies of atomate2's EOS flow, all scaled from ``structure``, as the fast path fits its own.
 
-    Parameters
-    ----------
-    structure
-        Cell the volumes were scaled from.
-    points
-        ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
-        failed calculation are None and left out.
-    method, potential_sha256
-        See `collect_elastic`.
+    Points have ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
+    failed calculation are None and left out. For the other arguments see `collect_elastic`.
     """
     good = [item for item in points if item.get("energy") is not None and item.get("structure") is not None]
     require_enough_volumes(len(good), len(points), "were calculated")
@@ -215,14 +205,10 @@ class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 
     Attributes
     ----------
-    name
-        Job name.
     relax
         Relax cell and atoms first, keeping the symmetry.
-    fmax
-        Largest force left in each strained cell, eV/Å.
-    max_steps
-        Steps of FIRE allowed.
+    fmax, max_steps
+        Largest force left in each strained cell, eV/Å; steps of FIRE allowed.
     temperature
         Of the Slack conductivity, K.
     """
@@ -251,12 +237,7 @@ class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 class FastEosMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of atomate2's flow.
 
-    Attributes
-    ----------
-    name, relax, fmax, max_steps
-        See `FastElasticMaker`.
-    factors
-        Volumes relative to the relaxed one.
+    ``factors`` are volumes relative to the relaxed one; for the others see `FastElasticMaker`.
     """
 
     name: str = "eos"
@@ -291,16 +272,8 @@ def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
 class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
-    Attributes
-    ----------
-    name
-        Flow name; the collecting job carries it too, so make it unique.
-    engine
-        What computes; its gate refuses a relaxation that did not converge.
-    relax
-        Relax cell and atoms first.
-    temperature
-        Of the Slack conductivity, K.
+    The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
+    make it unique. Without ``relax`` the cell is taken as it is; ``temperature`` (K) is that of the Slack conductivity.
     """
 
     name: str = "elastic"

@@ -20,12 +20,7 @@ from phonosmith.evaluation.mechanics.documents import SlackConductivity
 def sound_velocities(bulk_modulus: float, shear_modulus: float, density: float) -> tuple[float, float]:
     """Return transverse and longitudinal sound velocity in m/s (equations 3 and 4).
 
-    Parameters
-    ----------
-    bulk_modulus, shear_modulus
-        Voigt-Reuss-Hill averages, GPa.
-    density
-        kg/m³.
+    Moduli are Voigt-Reuss-Hill averages in GPa, the density is in kg/m³.
     """
     if bulk_modulus <= 0 or shear_modulus <= 0 or density <= 0:
         raise InputError(
@@ -73,16 +68,8 @@ def slack_conductivity(
 ) -> SlackConductivity:
     """Return Slack's conductivity of a crystal.
 
-    Parameters
-    ----------
-    bulk_modulus, shear_modulus
-        Voigt-Reuss-Hill averages, GPa.
-    volume
-        Primitive cell, Å³.
-    masses
-        Of each atom in the primitive cell, amu.
-    temperature
-        K.
+    Moduli are Voigt-Reuss-Hill averages (GPa), the volume that of the primitive cell (Å³), with the mass of each of its
+    atoms (amu); the temperature is in K.
     """
     n = len(masses)
     if n == 0 or volume <= 0 or temperature <= 0:

@@ -32,8 +32,8 @@ def interpolated_minimum(
     """Return position and energy of the minimum of a polynomial through the neighbourhood of a grid minimum.
 
     With slopes, or five points in one dimension, the polynomial is of fourth degree, else of second. The grid point
-    itself is returned
-    where the samples do not determine the polynomial or its minimum lies outside the box of neighbours.
+    itself is returned where the samples do not determine the polynomial or its minimum lies outside the box of
+    neighbours.
 
     Parameters
     ----------

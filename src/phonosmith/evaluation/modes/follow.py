@@ -209,12 +209,8 @@ def follow_modes(
         Returns (energy in eV or None, forces in eV/Å or None) of many supercells.
     relax
         Returns the pathways of displaced crystals (None: do not relax).
-    method
-        Name of the potential or protocol.
-    options
-        What is followed, and how.
-    potential
-        Identity of the potential.
+    method, potential
+        Name of the potential or protocol; identity of the potential.
     on_progress
         Is told in words what happens, how many modes are done, and of how many.
     """
@@ -306,20 +302,8 @@ def follow_with_potential(
 ) -> TransitionDoc:
     """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
 
-    Parameters
-    ----------
-    model
-        Force constants. Its crystal should be relaxed with the same potential, or forces at zero amplitude remain.
-    potential
-        Gives energies and forces.
-    method, ref
-        Name and identity of the potential.
-    options
-        What is followed, and how.
-    relax
-        Relax from the minima.
-    on_progress
-        Is told in words what happens, how many modes are done, and of how many.
+    The crystal should be relaxed with the same potential, or forces at zero amplitude remain. For the arguments see
+    `follow_modes`; ``ref`` is the identity of the potential.
     """
 
     def sample(frames: list[Atoms]) -> list[tuple[float, Array]]:

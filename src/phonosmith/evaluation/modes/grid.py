@@ -40,14 +40,9 @@ _LEVELS = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known at one point.
+    """What is known at one point: energy of the supercell, eV, and its derivative by the amplitudes, eV/(Å√amu).
 
-    Attributes
-    ----------
-    energy
-        Of the supercell, eV; None where it could not be calculated (the point then counts as a wall).
-    gradient
-        Derivative by the amplitudes, eV/(Å√amu); None where forces are not known.
+    A point without energy could not be calculated and counts as a wall; without forces the derivative is not known.
     """
 
     energy: float | None
@@ -104,16 +99,13 @@ class Survey:
 
     Attributes
     ----------
-    axis
-        Grid values along each axis, Å√amu.
-    energies
-        Of the supercell above zero amplitude in eV, shape (points, ...); nan where not calculated.
-    minima
-        Inequivalent ones away from zero, lowest first.
+    axis, energies
+        Grid values along each axis, Å√amu; energies of the supercell above zero amplitude in eV, shape (points, ...),
+        nan where not calculated.
+    minima, single_minimum
+        Inequivalent ones away from zero, lowest first; whether there is none.
     n_energies, n_plain
         Calculated; and what plain grids of the same ranges would have taken.
-    single_minimum
-        No minimum away from zero.
     fit_r2
         Of a parabola (general quadratic form) through the known points.
     notes

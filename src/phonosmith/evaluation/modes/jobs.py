@@ -260,15 +260,7 @@ class ModeFollowingMaker(Maker):  # type: ignore[misc]  # jobflow has no type in
     """Follow imaginary modes with a potential: one job, every round of points in one batch.
 
     Phonons and potential are arguments of `make`, because references to earlier jobs are not resolved inside a Maker.
-
-    Attributes
-    ----------
-    name
-        Job name, e.g. ``follow gete delta``.
-    options
-        What is followed, and how.
-    relax
-        Relax from the minima.
+    Without ``relax`` the energies along the modes are all.
     """
 
     name: str = "follow"

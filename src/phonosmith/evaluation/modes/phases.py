@@ -37,18 +37,9 @@ _BATCH_STEPS = 4_000_000
 
 @dataclass(frozen=True)
 class Identity:
-    """Symmetry of a crystal.
+    """Symmetry of a crystal: international symbol and number, and the primitive cell as it was found, not idealised.
 
-    Attributes
-    ----------
-    space_group, number
-        International symbol and number.
-    primitive
-        Primitive cell as it was found, not idealised.
-    symprec
-        Tolerance that gave it, Å.
-    note
-        Why that is not the one asked for.
+    ``symprec`` is the tolerance that gave it (Å), ``note`` says why that is not the one asked for.
     """
 
     space_group: str
@@ -59,18 +50,11 @@ class Identity:
 
 
 def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
-    """Return space group and primitive cell of a crystal.
+    """Return space group and primitive cell of a crystal (any cell of it).
 
     A tolerance of 0.1 Å sometimes finds operations that do not form a group with the cell. A finding counts when the
     primitive cell divides the cell and has the same space group; otherwise smaller tolerances are tried, and a note
     says so.
-
-    Parameters
-    ----------
-    crystal
-        Any cell.
-    symprec
-        Å.
     """
     import spglib
 
@@ -112,24 +96,11 @@ def phase_of(
     *,
     symprec: float = SYMPREC,
 ) -> Phase:
-    """Return the phase a crystal is.
+    """Return the phase a crystal (any cell of it) is, with its primitive cell as relaxed, not idealised.
 
-    Parameters
-    ----------
-    crystal
-        Any cell of it.
-    energy
-        Of that cell, eV.
-    initial_energy_per_atom
-        Of the crystal that energies count from, by the same method, eV/atom. Without both energies the crystal is
-        taken as that initial phase itself.
-    symprec
-        Å.
-
-    Returns
-    -------
-    Phase
-        With its primitive cell (as relaxed, not idealised). Use `identify` where the tolerance that gave it matters.
+    ``energy`` of that cell (eV) and ``initial_energy_per_atom`` of the crystal that energies count from (eV/atom, by
+    the same method) give its energy difference; without both the crystal is taken as that initial phase itself. Use
+    `identify` where the tolerance (``symprec``, Å) that gave the name matters.
     """
     if (energy is None) != (initial_energy_per_atom is None):
         raise InputError("One energy alone gives a phase no energy difference.", "Give both energies or neither.")
@@ -196,24 +167,18 @@ def relax_displaced(
     """Relax cell and atoms of displaced crystals together and name what they become.
 
     Every crystal is reduced to its primitive cell and keeps at least the symmetry it starts with (found within 1e-3 Å,
-    finer than the displacements); it may gain more. One that runs away (volume,
-    distances, energy, numbers that are not finite) is given up with a note.
+    finer than the displacements); it may gain more. One that runs away (volume, distances, energy, numbers that are not
+    finite) is given up with a note.
 
     Parameters
     ----------
-    frames
-        Displaced supercells, one per start.
-    starts
-        The grid minima they were made for.
-    potential
-        Evaluates all of them in one batch per step.
+    frames, starts
+        Displaced supercells, and the grid minima they were made for.
     initial
         The crystal whose modes were followed, relaxed with the same potential. Its energy is evaluated from its
         structure; without one it follows from the energies of ``starts``.
-    fmax
-        Largest force left, the cell's included, eV/Å.
-    max_steps
-        Steps of FIRE.
+    fmax, max_steps
+        Largest force left, the cell's included (eV/Å), and steps of FIRE.
     symprec
         Tolerance that names the phases, Å.
     """

@@ -21,20 +21,14 @@ _Q_TOLERANCE = 1e-4
 def classify(reference: TransitionDoc, candidate: TransitionDoc) -> TransitionDoc:
     """Return a copy of the candidate's document with the scenario of every pathway.
 
-    Looked at are the reference's modes at a wave vector that symmetry makes equal to that of the pathway's mode.
+    Looked at are the reference's modes (of DFT, or whatever plays it) at a wave vector that symmetry makes equal to
+    that of the pathway's mode.
 
     - ``same``: a pathway of the reference there ends in the same phase.
     - ``artefact``: it relaxes back to the initial crystal, so there was no second minimum.
     - ``displaced``: it ends lower in energy in the initial crystal's space group and number of atoms.
     - ``different``: it ends in a phase to which no pathway of the reference there leads.
     - null: the relaxation failed, or the reference has an imaginary mode there that it did not follow.
-
-    Parameters
-    ----------
-    reference
-        What DFT, or whatever plays it, found.
-    candidate
-        What the potential found.
 
     Raises
     ------

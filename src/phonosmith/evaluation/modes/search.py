@@ -47,14 +47,10 @@ class ImaginaryMode:
 
     Attributes
     ----------
-    q
-        Wave vector, fractions of the primitive reciprocal vectors.
-    label
-        Name of a high-symmetry point, empty elsewhere.
-    bands
-        Branches, lowest is 0.
-    frequency_thz
-        Mean over the branches, imaginary negative.
+    q, label
+        Wave vector, fractions of the primitive reciprocal vectors; name of a high-symmetry point, empty elsewhere.
+    bands, frequency_thz
+        Branches, lowest is 0; mean over them, imaginary negative.
     eigenvectors
         One row per branch, 3 n_atoms columns, orthonormal, in phonopy's phase convention.
     exact
@@ -249,12 +245,10 @@ def find_imaginary_modes(
     max_denominator: int = MAX_DENOMINATOR,
     tolerance: float = Q_TOLERANCE,
 ) -> list[ImaginaryMode]:
-    """Find the imaginary modes of a crystal.
+    """Find the imaginary modes: high-symmetry points first, then band minima; those not to be followed say why.
 
     Parameters
     ----------
-    model
-        Force constants.
     threshold_thz
         Modes below minus this are followed; default the setting ``stability_threshold_thz``.
     strict_thz
@@ -263,11 +257,6 @@ def find_imaginary_modes(
         Most primitive cells of a commensurate supercell.
     tolerance
         How far a band minimum may lie from its commensurate point, each reduced coordinate.
-
-    Returns
-    -------
-    list of ImaginaryMode
-        High-symmetry points first, then band minima; those not to be followed say why.
     """
     from phonosmith.settings import get_settings
 

@@ -24,18 +24,9 @@ def amplitude_group(atoms: Atoms, primitive: Array, operations: Any, patterns: A
     """Return the distinct orthogonal matrices by which operations of the crystal act on amplitudes, identity first.
 
     Every operation of the undisplaced crystal that maps the supercell and the subspace onto themselves is applied to
-    the displacement patterns; lattice translations are among them (they shift the phase of a wave).
-
-    Parameters
-    ----------
-    atoms
-        Undisplaced supercell.
-    primitive
-        Primitive vectors as rows, Å.
-    operations
-        ``rotations`` and ``translations`` in fractions of the primitive cell.
-    patterns
-        Orthonormal mass-weighted displacements, shape (dimension, n_atoms, 3).
+    the displacement patterns (orthonormal, mass-weighted, shape (dimension, n_atoms, 3)); lattice translations are
+    among them (they shift the phase of a wave). ``operations`` has ``rotations`` and ``translations`` in fractions of
+    the primitive cell, whose vectors are the rows of ``primitive`` (Å).
     """
     generators = [np.eye(len(patterns))]
     for cartesian, shift in _candidates(primitive, operations):
@@ -118,14 +109,7 @@ def canonical_axes(group: Array, patterns: Array) -> Array:
 
     Directions that many operations leave where they are come first: minima tend to lie along them, and a grid along
     them is mapped onto itself by as many operations as possible. Where operations single out no direction, an axis is
-    the projection of one atom's displacement onto what is left.
-
-    Parameters
-    ----------
-    group
-        See `amplitude_group`.
-    patterns
-        Orthonormal mass-weighted displacements in the given basis.
+    the projection of one atom's displacement onto what is left. ``patterns`` are those of `amplitude_group`.
     """
     size = len(patterns)
     flat = patterns.reshape(size, -1)

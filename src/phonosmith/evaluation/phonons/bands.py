@@ -21,12 +21,7 @@ POINTS_PER_SEGMENT = 101
 class BandPath:
     """Straight segments between high-symmetry points.
 
-    Attributes
-    ----------
-    segments
-        q-points of every segment in reduced coordinates of the primitive cell.
-    labels
-        Names of both ends of every segment.
+    Each segment has its q-points in reduced coordinates of the primitive cell and the names of both its ends.
     """
 
     segments: tuple[Array, ...]
@@ -35,16 +30,10 @@ class BandPath:
 
 @dataclass(frozen=True)
 class BandStructure:
-    """Frequencies along a path.
+    """Frequencies along a path, in the coordinates of the cell the path was made for.
 
-    Attributes
-    ----------
-    path
-        The path in the coordinates of the cell it was made for.
-    distances
-        Path length of every point of every segment, 1/Å without 2π, continuing from segment to segment.
-    frequencies
-        THz, one (n_points, n_branches) array per segment, sorted at every q-point.
+    ``distances`` is the path length of every point of every segment (1/Å without 2π, continuing from segment to
+    segment), ``frequencies`` one (n_points, n_branches) array per segment, THz, sorted at every q-point.
     """
 
     path: BandPath
@@ -63,14 +52,9 @@ class BandStructure:
 
 
 def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> BandPath:
-    """Return the path of Hinuma et al. for a model's primitive cell, whatever basis that cell uses.
+    """Return the path of Hinuma et al. for a model's primitive cell, ``points`` q-points per segment.
 
-    Parameters
-    ----------
-    model
-        Its primitive cell need not be the standard one: q-points are expressed in its own reciprocal basis.
-    points
-        q-points per segment, both ends included.
+    The cell need not be the standard one: q-points are expressed in its own reciprocal basis.
     """
     import warnings
 
@@ -109,14 +93,8 @@ def _is_standard(model: HarmonicModel, standard: Any) -> bool:
 def band_structure(model: HarmonicModel, path: BandPath, match: CellMatch | None = None) -> BandStructure:
     """Return frequencies along a path.
 
-    Parameters
-    ----------
-    model
-        Force constants.
-    path
-        In reduced coordinates of the model's primitive cell, or, with ``match``, of the reference's.
-    match
-        Relation of this model (the candidate) to the one the path belongs to.
+    The path is in reduced coordinates of the model's primitive cell, or, with ``match``, of the reference's that the
+    model (the candidate) is compared with.
     """
     reciprocal = np.linalg.inv(model.phonon.primitive.cell)  # columns are reciprocal vectors without 2π
     distances, frequencies, travelled = [], [], 0.0

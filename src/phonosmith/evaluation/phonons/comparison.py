@@ -71,18 +71,8 @@ def branch_errors(reference: Array, candidate: Array, weights: Array) -> tuple[A
 class ComparedPhonons:
     """A comparison with the curves behind it, for figures.
 
-    Attributes
-    ----------
-    result
-        The document.
-    reference_bands, candidate_bands
-        Both along the reference's path.
-    dos_grid
-        THz.
-    reference_dos, candidate_dos
-        States per THz and primitive cell.
-    reference_mesh, candidate_mesh
-        Frequencies behind the metrics.
+    Bands of both sides run along the reference's path; densities are in states per THz and primitive cell, their grid
+    in THz; the meshes are behind the metrics.
     """
 
     result: PhononComparison
@@ -152,14 +142,10 @@ def compare_phonons_in_full(
     ----------
     reference, candidate
         Harmonic models of the same crystal in the same supercell.
-    mesh
-        One or three mesh numbers.
     temperature
         For C_v, S and F, K.
-    smearing_thz
-        Gaussian of both densities of states, THz.
-    practical_thz
-        Practical stability threshold, THz.
+    smearing_thz, practical_thz
+        Gaussian of both densities of states; practical stability threshold, THz.
 
     Raises
     ------

@@ -47,16 +47,8 @@ DISPLACEMENT = 0.01
 class PhononResult:
     """Phonons of one crystal with one potential.
 
-    Attributes
-    ----------
-    model
-        Harmonic model; ``model.phonon`` holds displacements, forces and force constants.
-    document
-        What is stored.
-    structure
-        The relaxed cell (the given one without relaxation).
-    relaxation
-        None without relaxation.
+    ``model.phonon`` holds displacements, forces and force constants, ``document`` is what is stored, ``structure`` the
+    relaxed cell (the given one, and ``relaxation`` None, without relaxation).
     """
 
     model: HarmonicModel
@@ -144,32 +136,17 @@ def evaluate_phonons(
 
     Parameters
     ----------
-    structure
-        Starting cell.
-    potential
-        What computes forces.
-    supercell_matrix
-        phonopy's matrix; give it to stay comparable with a reference.
-    min_length
-        Alternative: shortest edge of a near-cubic supercell, Å (20 when neither is given).
-    relax
-        Relax cell and positions first.
-    mesh
-        For thermodynamics and means.
-    temperatures
-        K.
+    supercell_matrix, min_length
+        phonopy's matrix, to stay comparable with a reference; or the shortest edge of a near-cubic one, Å (20 without
+        both).
+    mesh, temperatures
+        For thermodynamics and means; temperatures in K.
     displacement, symprec
         Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
-    fmax, steps
-        Threshold (eV/Å) and most steps of the relaxation.
-    ref
-        Identity of the potential for the document.
-    artefacts
-        Where force constants are kept; default this installation's store.
-    progress
-        Show a bar over displaced cells.
+    relax, fmax, steps
+        Whether cell and positions are relaxed first, to which largest force (eV/Å) and in how many steps.
+    ref, artefacts
+        Identity of the potential for the document; where force constants are kept (default this installation's store).
 
     Raises
     ------

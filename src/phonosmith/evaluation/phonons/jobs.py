@@ -65,16 +65,12 @@ def collect_model(
 
     Parameters
     ----------
-    structure
-        Relaxed cell.
-    supercell_matrix
-        phonopy's convention.
+    structure, supercell_matrix
+        Relaxed cell; phonopy's convention.
     displacement_data
         Output of atomate2's displacement job: ``forces`` (eV/Å) and ``displacement_number``.
     displacement, symprec
         As used for the displaced cells, Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
     born, epsilon_static
         Born charges of the atoms of ``structure`` and dielectric tensor, for the non-analytic term.
     source

@@ -26,10 +26,8 @@ class MeshFrequencies:
 
     Attributes
     ----------
-    qpoints
-        Reduced coordinates, shape (n_q, 3).
-    weights
-        Points of the full mesh each stands for.
+    qpoints, weights
+        Reduced coordinates, shape (n_q, 3); points of the full mesh each stands for.
     frequencies
         THz, sorted at every q-point, shape (n_q, n_branches).
     mesh

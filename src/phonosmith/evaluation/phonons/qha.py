@@ -54,16 +54,9 @@ def quasi_harmonic(
 ) -> QuasiHarmonicResult:
     """Minimise E(V) + F_vib(V, T) at each temperature with Birch-Murnaghan fits.
 
-    Parameters
-    ----------
-    volumes, energies
-        Å³ and eV per primitive cell.
-    temperatures
-        K, ascending; the last one is used up by the temperature derivatives and does not appear in the result.
-    free_energies
-        kJ/mol of primitive cells, shape (temperatures, volumes).
-    heat_capacities, entropies
-        J/(K mol of primitive cells), same shape.
+    Volumes are in Å³ and energies in eV per primitive cell; tables of shape (temperatures, volumes) hold free energies
+    in kJ/mol, heat capacities and entropies in J/(K mol) of primitive cells. Temperatures (K) ascend; the last one is
+    used up by the temperature derivatives and does not appear in the result.
     """
     from phonopy import PhonopyQHA
 
@@ -126,16 +119,9 @@ def mean_gruneisen(
 ) -> GruneisenResult:
     """Return averages of the mode Grüneisen parameters -dlnω/dlnV of three volumes of one crystal.
 
-    Parameters
-    ----------
-    middle, larger, smaller
-        Phonopy objects with force constants at V, V(1 + ε), V(1 - ε).
-    mesh
-        Γ-centred q-point mesh.
-    temperature
-        Of the heat-capacity weights, K.
-    cutoff_thz
-        Modes below it (acoustic near Γ, imaginary) are left out, THz.
+    ``middle``, ``larger``, ``smaller`` have force constants at V, V(1 + ε), V(1 - ε); the mesh is Γ-centred,
+    heat-capacity weights belong to ``temperature`` (K), modes below ``cutoff_thz`` (acoustic near Γ, imaginary) are
+    left out.
     """
     from phonopy import PhonopyGruneisen
 
@@ -195,18 +181,12 @@ def evaluate_qha(
     ----------
     structure
         The relaxed cell; it is scaled isotropically.
-    potential
-        What to evaluate.
     supercell_matrix
         Of the phonons, phonopy's convention.
-    method
-        Name written into the document.
     factors
         Volumes relative to that of ``structure``; 1 and a neighbour on each side serve the Grüneisen parameters.
     temperatures
         K, ascending.
-    mesh
-        q-mesh.
     fmax, max_steps
         Relaxation of the atoms at each volume, eV/Å and steps.
 

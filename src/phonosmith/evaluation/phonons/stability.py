@@ -70,15 +70,7 @@ def commensurate_frequencies(model: HarmonicModel) -> tuple[Array, Array, Array]
 def judge_stability(
     model: HarmonicModel, *, strict_thz: float = STRICT_THZ, practical_thz: float = PRACTICAL_THZ
 ) -> StabilityVerdict:
-    """Count imaginary modes at commensurate q-points.
-
-    Parameters
-    ----------
-    model
-        Force constants in their supercell.
-    strict_thz, practical_thz
-        Positive thresholds in THz; modes below minus a threshold count.
-    """
+    """Count imaginary modes at commensurate q-points: those below minus a positive threshold in THz."""
     if strict_thz < 0 or practical_thz < 0:
         raise InputError("Stability thresholds must not be negative.", "Give magnitudes in THz.")
     away, optical, acoustic = commensurate_frequencies(model)

@@ -49,20 +49,14 @@ def summarise_phonons(
 
     Parameters
     ----------
-    model
-        Force constants in their supercell.
     manifest
         Provenance; the structure's hash is added to its inputs.
-    mesh
-        For thermodynamics and the mean frequency.
-    temperatures
-        K.
+    mesh, temperatures
+        For thermodynamics (K) and the mean frequency.
     artefacts
         Where force constants go; default this installation's store.
-    potential
-        Identity of the potential, None for DFT.
-    energy
-        eV per cell.
+    potential, energy
+        Identity of the potential, None for DFT; eV per cell.
     practical_thz
         Practical stability threshold, THz.
     """
