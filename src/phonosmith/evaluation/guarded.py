@@ -81,10 +81,10 @@ class Symmetry:
         operations = ask_spglib(spglib.get_symmetry, cell_of(atoms), symprec=symprec)
         if operations is None:
             return cls(np.eye(3, dtype=int)[None], np.arange(len(atoms))[None])
-        positions = _wrapped(atoms.get_scaled_positions())
+        positions = wrapped(atoms.get_scaled_positions())
         tree = cKDTree(positions, boxsize=1.0)
         pairs = zip(operations["rotations"], operations["translations"], strict=True)
-        maps = [tree.query(_wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
+        maps = [tree.query(wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
         return cls(np.array(operations["rotations"]), np.array(maps))
 
     def project(self, cell: Array, forces: Array, stress: Array) -> tuple[Array, Array]:
@@ -101,7 +101,8 @@ class Symmetry:
         return np.asarray(kept), np.asarray(full_3x3_to_voigt_6_stress(tension))
 
 
-def _wrapped(positions: Array) -> Array:
+def wrapped(positions: Array) -> Array:
+    """Return fractions inside the periodic box [0, 1)."""
     inside = np.mod(positions, 1.0)
     # rounding takes -1e-17 to 1, which is outside the periodic box
     inside[inside >= 1.0] = 0.0

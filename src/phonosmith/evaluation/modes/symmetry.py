@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.evaluation.guarded import wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -59,18 +61,12 @@ def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
     relation = cell @ rotation.T @ np.linalg.inv(cell)
     if np.abs(relation - np.rint(relation)).max() > 1e-3:
         return None
-    home = _wrapped(atoms.get_scaled_positions(wrap=False))
-    moved = _wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
+    home = wrapped(atoms.get_scaled_positions(wrap=False))
+    moved = wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
     distances, places = cKDTree(home, boxsize=1.0).query(moved)
     if distances.max() > 1e-2 or len(set(places.tolist())) != len(atoms):
         return None
     return places
-
-
-def _wrapped(fractions: Array) -> Array:
-    inside = np.mod(fractions, 1.0)
-    inside[inside >= 1.0] = 0.0
-    return inside
 
 
 def _key(matrix: Array) -> bytes:
