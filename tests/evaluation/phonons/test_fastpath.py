@@ -31,6 +31,7 @@ from phonosmith.evaluation.phonons.stability import gamma_modes
 from phonosmith.harmonic.model import load_harmonic, new_phonon, to_phonopy_atoms
 from phonosmith.harmonic.writing import write_phonons
 from phonosmith.potentials.registry import load, resolve
+from phonosmith.reference.engines import make_engine
 from phonosmith.testing.fixtures import vasp_standin  # noqa: F401
 
 CUBE = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
@@ -251,3 +252,15 @@ def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_st
     assert np.abs(sides[0] - sides[1]).max() < 1e-4
     assert document.potential is None
     assert document.source == "vasp"
+
+
+def test_an_engine_chooses_the_route_and_the_supercell():
+    engine = make_engine("forcefield", potential="embedded-reference")
+    fast = PhononFlowMaker(name="phonon si reference", engine=engine, min_length=7.0).make(silicon())
+    assert fast.name == "phonon si reference"
+    assert fast.function.__name__ == "run_phonons"
+    assert fast.function_kwargs["supercell_matrix"] == choose_phonon_supercell(silicon(), 7.0)
+    flow = PhononFlowMaker(name="phonon si reference", engine=make_engine("vasp")).make(silicon(), CUBE)
+    assert flow.jobs[-1].function.__name__ == "collect_phonons"
+    assert flow.jobs[-1].name == flow.name == "phonon si reference"
+    assert {"relax si reference", "static si reference"} <= {member.name for member in flow.jobs}
