@@ -67,7 +67,7 @@ def main() -> None:
     from pymatgen.core import Lattice, Structure
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
+    from phonosmith.evaluation.phonons.mesh import mesh_frequencies
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
     from phonosmith.potentials.registry import resolve
 

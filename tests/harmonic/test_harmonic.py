@@ -154,7 +154,8 @@ def test_silicon_of_phonopys_example(shared, tmp_path):
     import phonopy
     from ase.io import read
 
-    from phonosmith.evaluation.phonons.comparison import compare_phonons, mesh_frequencies
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
+    from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 
     folder = shared / "data/phonopy/Si"
     theirs = phonopy.load(folder / "phonopy_disp.yaml", produce_fc=False)

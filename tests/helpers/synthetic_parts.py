@@ -12,10 +12,15 @@ from phonosmith.analysis.documents import PhononSummary
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import Manifest
-from phonosmith.evaluation.mechanics.elastic import ElasticFit, ElasticModuli
-from phonosmith.evaluation.mechanics.eos import EosFit, birch_murnaghan_energy
-from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
-from phonosmith.evaluation.mechanics.slack import SlackConductivity
+from phonosmith.evaluation.mechanics.documents import (
+    ElasticDoc,
+    ElasticFit,
+    ElasticModuli,
+    EosDoc,
+    EosFit,
+    SlackConductivity,
+)
+from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef

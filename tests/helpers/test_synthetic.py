@@ -11,7 +11,7 @@ from helpers.synthetic_crystals import synthetic_materials
 from helpers.synthetic_targets import target
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.evaluation.phonons.comparison import mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.harmonic.model import unpack_force_constants
 
 

@@ -64,7 +64,9 @@ def target_of(reference):
 
 
 def loss_inputs(foundation, reference):
-    from phonosmith.training.jax_data import common_shape, labelled_batch, labelled_graph
+    from phonosmith.training.jax_data import common_shape, labelled_graph
+
+    from phonosmith.training.graphs import labelled_batch
 
     frames = labelled(reference, 3)
     # cells of different sizes, one without stress, one from replay
@@ -81,9 +83,8 @@ def loss_inputs(foundation, reference):
 @pytest.mark.parametrize("convention", ["per_atom", "per_cell"])
 def test_loss_equals_its_formula(foundation, reference, convention):
     """The formula once more in plain numpy, structure by structure; 1e-12 relative in float64."""
-    from phonosmith.training.jax_losses import efs_loss
-
     from phonosmith.potentials.nequix.backend import precision
+    from phonosmith.training.losses import efs_loss
 
     terms = LossTerms(energy=3.0, forces=50.0, stress=700.0, delta=0.02, convention=convention, replay=0.25)
     frames, batch = loss_inputs(foundation, reference)

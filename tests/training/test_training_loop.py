@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.singlepoint import SinglePointCalculator
-from phonosmith.training.epochs import epoch_order
 
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
 from phonosmith.training.finetune import fine_tune
+from phonosmith.training.loop import epoch_order
 from phonosmith.training.spec import make_spec
 
 

@@ -258,10 +258,7 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     ],
 )
 def test_better_than_the_foundation_is_judged_by_what_chose_the_epoch(losses, columns, weight, expected):
-    from phonosmith.training.checks import is_improved
-    from phonosmith.training.metrics import Errors
-
-    from phonosmith.training.documents import CurvatureErrors, SplitErrors
+    from phonosmith.training.documents import CurvatureErrors, Errors, SplitErrors, is_improved
     from phonosmith.training.spec import make_spec
 
     def errors(loss):

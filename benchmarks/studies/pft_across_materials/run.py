@@ -61,11 +61,10 @@ def cached(path, make):
 
 def prepare(source, args):
     """Fold one material's force constants into its small supercell; return plain numbers."""
-    from phonosmith.potentials.nequix.graphs import make_graph
-
     from phonosmith.harmonic.files import load_harmonic
     from phonosmith.harmonic.model import atoms_of
     from phonosmith.harmonic.oracle import in_supercell, small_supercell
+    from phonosmith.potentials.graphs import make_graph
 
     try:
         model = load_harmonic(source, fc_calculator=args.fc_calculator)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, Job, JobConfig
 
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
-from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
-from phonosmith.evaluation.mechanics.jobs import FastElasticMaker, FastEosMaker
-from phonosmith.evaluation.modes.flows import ModeFollowingMaker, TransitionMaker
+from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
+from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
 from phonosmith.flows.checks import check_cells

@@ -23,7 +23,7 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
-from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc

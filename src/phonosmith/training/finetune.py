@@ -38,8 +38,8 @@ from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
 
 if TYPE_CHECKING:
+    from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import CurvatureInput
-    from phonosmith.training.curvature import CurvatureTarget
 
 DOCUMENT_NAME = "training.json"
 

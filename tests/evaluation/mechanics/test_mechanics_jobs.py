@@ -13,8 +13,9 @@ from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.evaluation.mechanics.elastic import elastic_deformations
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
 from phonosmith.evaluation.mechanics.fastpath import require_reliable
-from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
 from phonosmith.evaluation.mechanics.jobs import (
+    ElasticFlowMaker,
+    EosFlowMaker,
     FastElasticMaker,
     FastEosMaker,
     collect_elastic,

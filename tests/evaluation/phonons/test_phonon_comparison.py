@@ -14,11 +14,9 @@ from phonosmith.evaluation.phonons.comparison import (
     compare_phonons,
     compare_phonons_in_full,
     frequency_errors,
-    group_velocity_error,
-    mesh_frequencies,
-    mesh_numbers,
 )
 from phonosmith.evaluation.phonons.dos import density_of_states, dos_difference_percent, frequency_grid
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies, mesh_numbers
 from phonosmith.harmonic.files import load_harmonic, load_pair
 from phonosmith.harmonic.matching import find_transforms, match_models
 from phonosmith.harmonic.model import HarmonicModel, new_phonon
@@ -154,11 +152,6 @@ def test_bands_follow_the_closed_form():
     # Γ-X of a cube of 3 Å is half a reciprocal vector long
     index = [set(pair) for pair in bands.path.labels].index({"GAMMA", "X"})
     assert np.ptp(bands.distances[index]) == pytest.approx(1 / 6)
-
-
-def test_group_velocities():
-    mean, error = group_velocity_error(springs(), springs(1.21), mesh=4)
-    assert error == pytest.approx(0.1 * mean, rel=1e-4)
 
 
 def test_curves_behind_the_numbers_are_kept():

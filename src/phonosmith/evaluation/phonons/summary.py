@@ -11,8 +11,8 @@ import numpy as np
 from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.core.hashing import digest_structure
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import mesh_frequencies
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.files import phonopy_yaml
@@ -51,20 +51,14 @@ def summarise_phonons(
 
     Parameters
     ----------
-    model
-        Force constants in their supercell.
     manifest
         Provenance; the structure's hash is added to its inputs.
-    mesh
-        For thermodynamics and the mean frequency.
-    temperatures
-        K.
+    mesh, temperatures
+        For thermodynamics (K) and the mean frequency.
     artefacts
         Where force constants go; default this installation's store.
-    potential
-        Identity of the potential, None for DFT.
-    energy
-        eV per cell.
+    potential, energy
+        Identity of the potential, None for DFT; eV per cell.
     practical_thz
         Practical stability threshold, THz.
     """
