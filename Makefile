@@ -33,6 +33,7 @@ types: $(STAMP)
 
 layers: $(STAMP)
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_circles.py
 
 sizes: $(STAMP)
 	$(BIN)/python tools/check_sizes.py

@@ -5,10 +5,15 @@ import os
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"
 
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# processes that tests start find ``helpers`` too
+_TESTS = str(Path(__file__).parent)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_TESTS, os.environ.get("PYTHONPATH")]))
 
 # continuous integration judges a change by the same examples every time; developers' runs keep looking for new ones
 settings.register_profile("ci", derandomize=True)
@@ -44,15 +49,13 @@ _DATA_OVERRIDE = os.environ.get("PHONOSMITH_TEST_DATA", "")
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder with ``data`` and ``models``; skip where it is absent."""
-    found = shared_data()
-    if found is None:
+    folder = shared_data()
+    if folder is None:
         pytest.skip("real DFT data not present (set PHONOSMITH_TEST_DATA to the folder that holds data/ and models/)")
-    return found
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_torch_thread():
-    import sys
-
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Check a built wheel: one top-level name, and it installs and answers in a clean environment.
+"""Check a built wheel: one top-level name, no test helpers, and it installs and answers in a clean environment.
 
 Usage: ``python tools/check_wheel.py dist``
 """
@@ -19,6 +19,9 @@ REQUIRED = (
     f"{PACKAGE}/potentials/embedded/foundation.safetensors",
     f"{PACKAGE}/report/page/templates/report.html.j2",
 )
+STANDIN = {f"{PACKAGE}/testing/{name}.py" for name in ("__init__", "vasp_standin")} | {
+    f"{PACKAGE}/testing/standin_{part}.py" for part in ("calculators", "faults", "inputs", "writers")
+}
 
 
 def check_content(wheel: Path) -> list[str]:
@@ -26,7 +29,9 @@ def check_content(wheel: Path) -> list[str]:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     problems = [] if tops == {PACKAGE} else [f"top-level names are {sorted(tops)}, expected only {PACKAGE}"]
-    return problems + [f"{name} is missing" for name in REQUIRED if name not in names]
+    testing = {name for name in names if name.startswith(f"{PACKAGE}/testing/")}
+    problems += [f"{name} does not belong into the wheel" for name in sorted(testing - STANDIN)]
+    return problems + [f"{name} is missing" for name in (*REQUIRED, *sorted(STANDIN)) if name not in names]
 
 
 def check_installation(wheel: Path) -> list[str]:

@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -20,13 +21,10 @@ from pathlib import Path
 work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
 os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
-from pymatgen.io.ase import AseAtomsAdaptor
+import phonosmith as ps
 
-from phonosmith.potentials.embedded import demo_structure
-from phonosmith.potentials.registry import resolve
-
-structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
-foundation = resolve("embedded")
+structure = ps.read_crystal("embedded:Si")  # or the path of your CIF or POSCAR
+foundation = ps.resolve("embedded")
 print(structure.composition.reduced_formula, "-", foundation.name, "knows", ", ".join(foundation.elements))
 
 # %% [markdown]
@@ -35,11 +33,8 @@ print(structure.composition.reduced_formula, "-", foundation.name, "knows", ", "
 # published protocol.
 
 # %%
-from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.reference.engines import make_engine
-
-maker = FineTuneMaterialMaker(
-    engine=make_engine("forcefield", potential="embedded-reference"),
+maker = ps.FineTuneMaterialMaker(
+    engine=ps.make_engine("forcefield", potential="embedded-reference"),
     strategies=("transfer", "delta"),
     sampling={"cell": "primitive"},
     training={"epochs": 30},
@@ -53,52 +48,42 @@ print(len(list(flow.iterflow())), "jobs:", ", ".join(job.name for job, _ in list
 # The local runner keeps its workers alive and can be interrupted: run the same cell again and it continues.
 
 # %%
-from phonosmith.engines.local.runner import LocalRunner
-from phonosmith.engines.store.sqlite import open_embedded_jobstore
-
-store = open_embedded_jobstore(work / "store.sqlite")
+store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
-summary = LocalRunner(store, work / "run", progress=True).run(flow)
+summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
 print(f"{summary.done} jobs done in {summary.seconds:.0f} s; failed: {[row.name for row in summary.failed]}")
 
 # %% [markdown]
-# The report is one document in the store, here turned into a typed object.
+# Every result is in the store; `read_results` makes pandas frames of it, one row per potential.
 
 # %%
-from phonosmith.analysis.documents import MaterialReport
-from phonosmith.flows.jobs import read_document
-
-report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
-for entry in [report.foundation, *report.strategies]:
-    verdict = "fit" if entry.verdict.fit else "not fit: " + "; ".join(entry.verdict.reasons)
-    print(f"{entry.strategy:12s} phonon MAE {entry.phonons.mae_thz:.3f} THz  {verdict}")
-assert report.strategies[0].phonons.mae_thz < report.foundation.phonons.mae_thz
+potentials = ps.read_results(store).potentials
+for row in potentials.itertuples():
+    print(f"{row.strategy:12s} phonon MAE {row.phonon_mae_thz:.3f} THz  {'fit' if row.fit else 'not fit'}")
+errors = potentials.set_index("strategy")["phonon_mae_thz"]
+assert errors["transfer"] < errors["foundation"]
 
 # %% [markdown]
-# Bands of the reference and of the best potential:
+# Bands, densities of states, reasons of the verdicts and everything else are on one page for your browser:
 
 # %%
-from phonosmith.core.artefacts import default_artefacts
-from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
-from phonosmith.harmonic.model import unpack_force_constants
-from phonosmith.report.figures.phonons import bands_figure, save_figure
+import subprocess
+import sys
 
 
-def model(summary):
-    return unpack_force_constants(default_artefacts().get_bytes(summary.force_constants.sha256))
+def phonosmith(*arguments):
+    """Run the command line of this environment."""
+    subprocess.run([sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)], check=True)
 
 
-best = report.strategies[0]
-found = compare_phonons_in_full(model(report.reference_result.phonons), model(best.summary), 10)
-print(save_figure(bands_figure(found, ("reference", best.strategy)), work / "bands.png"))
+phonosmith("report", "--store", work / "store.sqlite", "--out", work / "report.html")
 
 # %% [markdown]
 # The model is a plain MACE file that works without this package:
 
 # %%
-from phonosmith.potentials.mace.files import export_plain
-
-export_plain(best.potential, work / "silicon.model")
+best = potentials.set_index("strategy").loc["transfer", "potential_sha256"]
+phonosmith("models", "export", best[:12], work / "silicon.model")
 print(work / "silicon.model", f"{(work / 'silicon.model').stat().st_size / 1000:.0f} kB")
 
 # %% [markdown]

@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -21,8 +22,10 @@ os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
 from pymatgen.core import Lattice, Structure
 
+import phonosmith as ps
+
 Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).to(filename=str(work / "Si.cif"))
-structure = Structure.from_file(work / "Si.cif")  # your file goes here
+structure = ps.read_crystal(work / "Si.cif")  # your file goes here
 
 # %% [markdown]
 # Before anything is submitted: how many calculations, of how many atoms, at what cost? (The same as
@@ -44,8 +47,8 @@ phonosmith("plan", str(work / "Si.cif"))
 # With VASP and the published foundation the flow would be
 #
 # ```
-# engine = make_engine("vasp")                    # VASP_CMD and POTCARs as atomate2 finds them
-# flow = FineTuneMaterialMaker(engine=engine).make(structure, resolve("MACE-MP-0b3"))
+# engine = ps.make_engine("vasp")                 # VASP_CMD and POTCARs as atomate2 finds them
+# flow = ps.FineTuneMaterialMaker(engine=engine).make(structure, ps.resolve("MACE-MP-0b3"))
 # ```
 #
 # The foundation is downloaded by name where the network allows it, or added with `phonosmith models add FILE`. Here the
@@ -53,12 +56,8 @@ phonosmith("plan", str(work / "Si.cif"))
 # inputs and writes VASP outputs. Rehearsed labels are marked and never mix with real ones.
 
 # %%
-from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.potentials.registry import resolve
-from phonosmith.reference.engines import make_engine
-
-engine = make_engine("vasp", rehearsal=True, potential="tersoff-si")
-maker = FineTuneMaterialMaker(
+engine = ps.make_engine("vasp", rehearsal=True, potential="tersoff-si")
+maker = ps.FineTuneMaterialMaker(
     engine=engine,
     strategies=("delta",),
     sampling={"cell": "primitive", "max_steps": 30},
@@ -66,15 +65,12 @@ maker = FineTuneMaterialMaker(
     min_length=6.0,
     mesh=6,
 )
-flow = maker.make(structure, resolve("embedded"))
+flow = maker.make(structure, ps.resolve("embedded"))
 
 # %%
-from phonosmith.engines.local.runner import LocalRunner
-from phonosmith.engines.store.sqlite import open_embedded_jobstore
-
-store = open_embedded_jobstore(work / "store.sqlite")
+store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
-summary = LocalRunner(store, work / "run", progress=True).run(flow)
+summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
 print(f"{summary.done} jobs done in {summary.seconds:.0f} s; failed: {[row.name for row in summary.failed]}")
 assert summary.ok, summary.failed
 
@@ -86,14 +82,10 @@ folder = next(path.parent for path in sorted((work / "run").rglob("INCAR*")))
 print(sorted(path.name for path in folder.iterdir()))
 
 # %%
-from phonosmith.analysis.documents import MaterialReport
-from phonosmith.flows.jobs import read_document
-
-report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
-print(
-    "rehearsal:", report.rehearsal, "-", report.labels.train.n_frames, "labels,", report.labels.n_excluded, "excluded"
-)
-assert report.rehearsal
+report = store.get_output(flow.output.uuid, load=True)  # a MaterialReport
+labels = report["labels"]
+print("rehearsal:", report["rehearsal"], "-", labels["train"]["n_frames"], "labels,", labels["n_excluded"], "excluded")
+assert report["rehearsal"]
 
 # %% [markdown]
 # **Next:** submit it for real ([06](06_to_the_cluster.md)); an unstable crystal ([05](05_unstable_crystals.md)).

@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -15,91 +16,62 @@
 # one put a CIF and `MACE-MP-0b3` (or `make_engine("vasp")` in a `TransitionMaker`).
 
 # %%
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
 os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
-import torch
-
-torch.set_num_threads(1)
-
 from pymatgen.core import Lattice, Structure
 
-from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
-from phonosmith.potentials.registry import load
 
-crystal = Structure(Lattice.cubic(2.8), ["Ge"], [[0, 0, 0]])
-reference = load("embedded-reference")
-SUPERCELL = [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
-phonons = evaluate_phonons(crystal, reference, supercell_matrix=SUPERCELL, mesh=8)
-print(
-    f"{phonons.document.space_group}: lowest frequency {phonons.document.omega_min_thz:.2f} THz (negative: imaginary)"
-)
+def phonosmith(*arguments):
+    """Run the command line of this environment."""
+    subprocess.run([sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)], check=True)
+
+
+crystal = work / "Ge.cif"
+Structure(Lattice.cubic(2.8), ["Ge"], [[0, 0, 0]]).to(filename=str(crystal))
 
 # %% [markdown]
-# Which modes are imaginary, where, and how many belong together by symmetry? Each gets its smallest commensurate
-# supercell.
+# One command finds the imaginary modes, where they are and how many belong together by symmetry. Each gets its smallest
+# commensurate supercell and energies on a grid of amplitudes (equal points by symmetry are calculated once); from every
+# minimum the crystal relaxes, and the phases it ends in are named.
 
 # %%
-from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential, plan_modes
-
-options = FollowOptions(max_atoms=8)
-for mode, _ in plan_modes(phonons.model, options):
-    where = mode.label or mode.q
-    print(
-        f"{where}: {mode.frequency_thz:.2f} THz, {mode.multiplicity} modes, {mode.n_atoms} atoms, {mode.skipped or ''}"
-    )
-
-# %% [markdown]
-# Following them: energies on a grid of amplitudes (equal points by symmetry are calculated once), minima, relaxation
-# from each, and the names of the phases.
+follow = ("follow", crystal, "--supercell", "4 4 4", "--max-atoms", 8)
+phonosmith(*follow, "--potential", "embedded-reference", "--out", work / "reference")
 
 # %%
-found = follow_with_potential(phonons.model, reference, method="reference", options=options)
-print(f"Phases of lower energy than {found.initial.space_group} ({found.n_energies} energies, {found.seconds:.0f} s):")
-for phase in found.phases:
-    print(
-        f"  {phase.space_group}, {phase.n_atoms_primitive} atoms: {1000 * phase.energy_difference_ev_per_atom:+.0f} meV/atom"
-    )
-assert found.phases
-assert min(phase.energy_difference_ev_per_atom for phase in found.phases) < 0
+found = json.loads((work / "reference" / "transitions.json").read_text())
+for mode in found["modes"]:
+    where = mode["label"] or mode["q"]
+    print(f"{where}: {mode['frequency_thz']:.2f} THz, {mode['multiplicity']} modes, {mode['skipped'] or 'followed'}")
+print(f"Phases of lower energy than {found['initial']['space_group']} ({found['n_energies']} energies):")
+for phase in found["phases"]:
+    energy = 1000 * phase["energy_difference_ev_per_atom"]
+    print(f"  {phase['space_group']}, {phase['n_atoms_primitive']} atoms: {energy:+.0f} meV/atom")
+assert min(phase["energy_difference_ev_per_atom"] for phase in found["phases"]) < 0
 
 # %% [markdown]
-# Does the foundation know these phases? The same function, the other potential, and precision, recall, F1 of the sets of
+# Does the foundation know these phases? The same command, the other potential, and precision, recall, F1 of the sets of
 # (space group, atoms in the primitive cell):
 
 # %%
-foundation = load("embedded", dtype="float64")
-own = evaluate_phonons(crystal, foundation, supercell_matrix=SUPERCELL, mesh=8)
-candidate = follow_with_potential(own.model, foundation, method="foundation", options=options)
-print("foundation finds:", [(phase.space_group, phase.n_atoms_primitive) for phase in candidate.phases] or "nothing")
-
-# %%
-from phonosmith.evaluation.modes.scores import write_phase_file
-
-write_phase_file(work / "reference.yaml", {"Ge": found})
-write_phase_file(work / "foundation.yaml", {"Ge": candidate})
-
-import subprocess
-import sys
-
-subprocess.run(
-    [
-        sys.executable,
-        "-m",
-        "phonosmith.cli.main",
-        "score-phases",
-        str(work / "reference.yaml"),
-        str(work / "foundation.yaml"),
-    ],
-    check=True,
-)
+phonosmith(*follow, "--potential", "embedded", "--out", work / "foundation")
+phonosmith("score-phases", work / "reference" / "transitions.json", work / "foundation" / "transitions.json")
 
 # %% [markdown]
-# On the command line: `phonosmith follow Ge.cif --potential MACE-MP-0b3 --out modes` writes energies, figures and the
-# phases as CIF files.
+# In the folders lie the figures of energies and pathways, and the phases as CIF files. With a reference engine the same
+# runs as jobs, one per point of a grid:
+#
+# ```
+# maker = ps.TransitionMaker(engine=ps.make_engine("vasp"))
+# job = maker.make(phonons, "ge")  # the output of a ps.PhononFlowMaker
+# ```
 #
 # **Next:** the same for many crystals on a cluster ([06](06_to_the_cluster.md)).

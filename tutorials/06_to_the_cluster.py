@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -62,19 +63,9 @@ assert phonosmith("run", str(work / "campaign.yaml"), "--out", str(work / "run")
 assert phonosmith("run", str(work / "wrong.yaml"), "--dry-run") == 2
 
 # %% [markdown]
-# Which job goes where is decided by the beginning of its name. DFT jobs, trainings and everything else are three kinds
-# of worker; jobs that are created while the flow runs follow the same rules.
-
-# %%
-from collections import Counter
-
-from phonosmith.flows.campaign import read_campaign
-from phonosmith.flows.routing import kind_of
-
-flow = read_campaign(work / "campaign.yaml").flow()
-print(Counter((kind_of(job.name), job.name.split()[0]) for job, _ in flow.iterflow()))
-
-# %% [markdown]
+# DFT jobs, trainings and everything else are three kinds of worker; jobs that are created while the flow runs follow the
+# same rules. `--dry-run` of `submit` says which job goes where, and what is missing before anything can be submitted.
+#
 # With `jobflow.yaml` and a jobflow-remote project or a FireWorks launch pad in place (ready-to-edit files and a README lie
 # in `workflows/`):
 #

@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -55,10 +56,9 @@ phonosmith("run", str(work / "campaign.yaml"), "--out", str(work / "small"))
 phonosmith("status", "--store", str(work / "small" / "store.sqlite"))
 
 # %%
-from phonosmith.analysis.queries import read_results
-from phonosmith.engines.store.sqlite import open_embedded_jobstore
+import phonosmith as ps
 
-results = read_results(open_embedded_jobstore(work / "small" / "store.sqlite"))
+results = ps.read_results(ps.open_embedded_jobstore(work / "small" / "store.sqlite"))
 columns = ["material", "strategy", "n_train", "phonon_mae_thz"]
 print(results.potentials[columns].sort_values("phonon_mae_thz").to_string(index=False))
 assert len(results.potentials) == 5

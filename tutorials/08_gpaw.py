@@ -2,6 +2,7 @@
 # jupyter:
 #   jupytext:
 #     text_representation:
+#       extension: .py
 #       format_name: percent
 # ---
 
@@ -26,19 +27,14 @@ if importlib.util.find_spec("gpaw") is None:
 work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
 os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
-from ase.build import bulk
-from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.core import Lattice, Structure
 
-from phonosmith.engines.local.runner import LocalRunner
-from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.potentials.registry import resolve
-from phonosmith.reference.engines import make_engine
-from phonosmith.reference.protocol import ReferenceProtocol
+import phonosmith as ps
 
-structure = AseAtomsAdaptor.get_structure(bulk("Si", "diamond", a=5.47))
-engine = make_engine("gpaw", ReferenceProtocol(encut=250, kspacing=0.5))
-maker = FineTuneMaterialMaker(
+silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.47), ["Si"], [[0, 0, 0]])
+structure = silicon.get_primitive_structure()
+engine = ps.make_engine("gpaw", {"encut": 250, "kspacing": 0.5})
+maker = ps.FineTuneMaterialMaker(
     engine=engine,
     strategies=("transfer",),
     sampling={"supercell_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]], "max_steps": 50},
@@ -47,22 +43,18 @@ maker = FineTuneMaterialMaker(
     min_length=5.0,
     mesh=8,
 )
-flow = maker.make(structure, resolve("embedded"))
+flow = maker.make(structure, ps.resolve("embedded"))
 
 # %%
-store = open_embedded_jobstore(work / "store.sqlite")
+store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
-summary = LocalRunner(store, work / "run", progress=True).run(flow)
+summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
 print(f"{summary.done} jobs in {summary.seconds:.0f} s; failed: {[(row.name, row.error) for row in summary.failed]}")
 assert summary.ok
 
 # %%
-from phonosmith.analysis.documents import MaterialReport
-from phonosmith.flows.jobs import read_document
-
-report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
-for entry in [report.foundation, *report.strategies]:
-    print(f"{entry.strategy:12s} phonon MAE {entry.phonons.mae_thz:.3f} THz against {report.reference}")
+for row in ps.read_results(store).potentials.itertuples():
+    print(f"{row.strategy:12s} phonon MAE {row.phonon_mae_thz:.3f} THz against {row.reference}")
 
 # %% [markdown]
 # **Next:** converge cutoff and k-points, take a larger sampling cell, and compare with VASP.

@@ -33,7 +33,7 @@ from mace.calculators import MACECalculator  # noqa: E402
 from mace.tools.torch_tools import default_dtype  # noqa: E402
 
 from phonosmith.core.manifest import host_kind, package_versions  # noqa: E402
-from phonosmith.potentials.mace.graphs import make_graph  # noqa: E402
+from phonosmith.potentials.graphs import make_graph  # noqa: E402
 from phonosmith.potentials.mace.potential import MacePotential  # noqa: E402
 
 MODELS = {

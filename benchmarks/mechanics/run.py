@@ -30,8 +30,7 @@ def routes(ref, structure):
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker
 
     from phonosmith.evaluation.mechanics.elastic import SYMPREC
-    from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
-    from phonosmith.evaluation.mechanics.jobs import FastElasticMaker, FastEosMaker
+    from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.protocol import ReferenceProtocol
 

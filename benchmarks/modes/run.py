@@ -13,6 +13,7 @@ import json
 import sys
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,9 @@ from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.testing.bond_crystal import bond_potential
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+from helpers.bond_crystal import bond_potential
 
 WAYS = {"plain": {"symmetry": False}, "symmetry": {}, "symmetry, coarse to fine": {"coarse": True}}
 

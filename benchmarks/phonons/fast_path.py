@@ -67,8 +67,8 @@ def main() -> None:
     from pymatgen.core import Lattice, Structure
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
     from phonosmith.potentials.registry import resolve
 
     structure = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.45), ["Si"], [[0, 0, 0]])

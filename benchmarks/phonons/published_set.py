@@ -18,7 +18,7 @@ from pathlib import Path
 
 from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.phonons.comparison import compare_phonons
-from phonosmith.harmonic.model import load_pair
+from phonosmith.harmonic.files import load_pair
 
 TOLERANCE = 1e-3
 SIDE_COLUMNS = {

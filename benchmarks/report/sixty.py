@@ -10,9 +10,12 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 
 def main():
@@ -23,8 +26,8 @@ def main():
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PHONOSMITH_HOME"] = str(Path(folder) / "home")
+        from helpers.synthetic import synthetic_reports
         from phonosmith.report.page.html import write_report
-        from phonosmith.testing.synthetic import synthetic_reports
 
         reports = synthetic_reports(options.materials, sizes=(1, 2, 4, 7, 10, 16), force_constants=True)
         path = options.page or Path(folder) / "report.html"
@@ -47,7 +50,7 @@ def main():
 
 def opening_times(path, repeats=5):
     """Return the median time until Chromium fired the load event, s, at two widths; None without Chromium."""
-    from phonosmith.testing.browser import open_browser
+    from helpers.browser import open_browser
 
     times = {}
     for width in (1280, 390):

@@ -73,8 +73,7 @@ def teaching_frames(structure, count, n_atoms, seed):
     """Return unlabelled rattled and strained supercells of one crystal, each of another shape."""
     from phonopy.structure.atoms import PhonopyAtoms
 
-    from phonosmith.harmonic.files import atoms_of
-    from phonosmith.harmonic.model import new_phonon
+    from phonosmith.harmonic.model import atoms_of, new_phonon
     from phonosmith.harmonic.oracle import varied_supercells
 
     primitive = PhonopyAtoms(
@@ -114,6 +113,7 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
     """
     import torch
 
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
@@ -140,7 +140,9 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
     spec = make_spec(
         "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=3, patience=None, e0="refit"
     )
-    result = fine_tune(untrained(train), train, valid, spec, seed=0, workdir=work / "distillation", progress=True)
+    result = fine_tune(
+        MacePotential(untrained(train)), train, valid, spec, seed=0, workdir=work / "distillation", progress=True
+    )
     document = result.document
     after = document.metrics["valid"].after
     record = taught | {

@@ -57,13 +57,16 @@ def measure(task):
     import torch
     from ase.build import bulk
 
-    from phonosmith.training.curvature import CurvatureTerm
-    from phonosmith.training.graphs import build_graph, collate, fresh
+    from phonosmith.potentials.graphs import collate, make_graph
+    from phonosmith.potentials.mace.backend import MaceBackend
+    from phonosmith.reference.datasets.frame_labels import Labels
+    from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+    from phonosmith.training.graphs import labelled_batch, labelled_graphs
     from phonosmith.training.losses import LossTerms, efs_loss
 
     torch.set_num_threads(1)
     kind, sizes, repeats, memory = task
-    model = small_model()
+    model, backend = small_model(), MaceBackend()
     parameters = [p.requires_grad_(True) for _, p in model.named_parameters() if p.numel()]
 
     def stepper(repeat):
@@ -71,20 +74,21 @@ def measure(task):
         atoms.symbols[2:] = "Te"
         atoms = atoms * repeat
         atoms.rattle(0.05, seed=0)
-        shape = {"numbers": [50, 52], "cutoff": 6.0, "e0": np.zeros(2)}
-        batch = collate([build_graph(atoms, None, dtype=torch.float32, **shape)])
+        batch = collate([make_graph(atoms, [50, 52], 6.0)], torch.float32, "cpu")
+        zero = Labels(energy=0.0, forces=np.zeros((len(atoms), 3)), stress=np.zeros(6))
+        labelled = labelled_batch(labelled_graphs([atoms], [zero], "train", [50, 52], 6.0, np.zeros(2)), torch.float32)
         columns = 4 if kind == "autograd4" else 1
+        cell = CurvatureCell(batch, tuple(range(columns)), torch.zeros(columns, 3 * len(atoms)), torch.ones(columns))
         term = CurvatureTerm(
-            batch, torch.zeros(columns, 3 * len(atoms)), tuple(range(columns)), torch.ones(columns), 100.0,
-            per_step=columns, method="fd" if kind == "fd" else "autograd",
+            backend, [cell], 100.0, per_step=columns, method="fd" if kind == "fd" else "autograd",
             memory_gb=memory if kind == "blocks" else None,
         )  # fmt: skip
 
         def step():
             start = time.process_time()
             if kind == "force":
-                data = fresh(batch)
-                efs_loss(model(data, training=True, compute_stress=True), data, LossTerms()).backward(inputs=parameters)
+                predictions = backend.predict(model, labelled.inputs, stress=True, create_graph=True)
+                efs_loss(predictions, labelled, LossTerms()).backward(inputs=parameters)
             else:
                 term.accumulate(model, parameters)
             return time.process_time() - start

@@ -143,6 +143,7 @@ def distil(work, labelled, epochs, held_out):
     """Fit the foundation, or load it; return module and errors on the held-out cells."""
     import torch
 
+    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
@@ -154,7 +155,9 @@ def distil(work, labelled, epochs, held_out):
         )  # fmt: skip
         train, valid = labelled[:-held_out], labelled[-held_out:]
         start = time.process_time()
-        result = fine_tune(untrained(train), train, valid, spec, seed=SEED, workdir=work / "distillation")
+        result = fine_tune(
+            MacePotential(untrained(train)), train, valid, spec, seed=SEED, workdir=work / "distillation"
+        )
         after = result.document.metrics["valid"].after
         document = {
             "n_train": len(train),

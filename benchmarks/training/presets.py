@@ -120,7 +120,6 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec, parse_settings
@@ -170,7 +169,7 @@ def main() -> None:
                     "strategy": strategy,
                     "forces_mae_mev_per_angstrom": errors.after.mae_forces_mev_per_angstrom,
                     "energy_mae_mev_per_atom": errors.after.mae_energy_mev_per_atom,
-                    **judge(MacePotential(result.model)),
+                    **judge(result.potential),
                     "curvature_mae_after": document.curvature and document.curvature.mae_after_ev_per_angstrom2,
                     "n_changed": document.n_changed,
                     "n_parameters": document.n_parameters,

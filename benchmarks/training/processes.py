@@ -145,12 +145,12 @@ def prepare(work, pretrain):
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
-    model = small_model(tuple(range(1, 90)), 5.0, 26.0).double()
+    model = MacePotential(small_model(tuple(range(1, 90)), 5.0, 26.0).double())
     teacher, reference = load("embedded"), load("embedded-reference")
     spec = make_spec("transfer", epochs=pretrain, prune=False, weight_decay=0.0)
     trained = fine_tune(model, labelled(24, 5, [1, 1, 1], teacher), labelled(4, 6, [1, 1, 1], teacher), spec, seed=0)
     torch.save(trained.model, work / "foundation.model")
-    potential = MacePotential(trained.model, name="foundation", head=None)
+    potential = trained.potential
     frames = {"train": labelled(12, 1, [1, 1, 1], reference), "valid": labelled(4, 2, [1, 1, 1], reference)}
     found = potential.evaluate(frames["train"])
     shift = np.mean(

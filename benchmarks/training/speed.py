@@ -45,28 +45,17 @@ def labelled(count, seed, repeat, reference):
     ]
 
 
-def our_epochs(model, train, valid, dtype, rounds):
+def our_epochs(foundation, train, valid, dtype, rounds):
     """Yield seconds of one epoch (training and validation) of our loop."""
-    import torch
-
     from phonosmith.training.assemble import assemble
-    from phonosmith.training.graphs import adapted
     from phonosmith.training.loop import Fitter
-    from phonosmith.training.models import cast
     from phonosmith.training.spec import make_spec
     from phonosmith.training.trainable import select_trainable
 
     spec = make_spec("transfer", dtype=dtype, prune=False, batch_size=BATCH, lr=1e-3)
-    parts = assemble(model, train, valid, spec, replay=None, curvature=None, seed=0)
-    work = cast(parts.start, dtype)
-    to = {"dtype": getattr(torch, dtype), "device": torch.device("cpu")}
-    fitter = Fitter(
-        work,
-        select_trainable(work, spec),
-        [adapted(g, **to) for g in parts.train],
-        [adapted(g, **to) for g in parts.valid],
-        spec,
-    )
+    parts = assemble(foundation, train, valid, spec, replay=None, curvature=None, seed=0)
+    work = parts.backend.cast(parts.start, dtype)
+    fitter = Fitter(parts.backend, work, select_trainable(parts.backend, work, spec), parts.train, parts.valid, spec)
     for _ in range(rounds):
         start = time.perf_counter()
         loss = fitter.train_epoch()
@@ -147,14 +136,15 @@ def equitrain_epoch(model_file, folder, dtype):
     return (seconds[2] - seconds[1]) / 3
 
 
-def per_epoch(module, train, valid, dtype, rounds, folder):
+def per_epoch(foundation, train, valid, dtype, rounds, folder):
     """Median seconds per epoch of each loop, interleaved."""
     import torch
 
+    module = foundation.model
     cast = copy.deepcopy(module).to(getattr(torch, dtype))
     model_file = folder / f"{dtype}.model"
     torch.save(cast, model_file)
-    ours, theirs = our_epochs(module, train, valid, dtype, rounds + 1), MaceLoop(module, train, valid, dtype)
+    ours, theirs = our_epochs(foundation, train, valid, dtype, rounds + 1), MaceLoop(module, train, valid, dtype)
     found = {"phonosmith": [], "mace": [], "equitrain": []}
     torch.set_default_dtype(torch.float32)
     next(ours)
@@ -174,14 +164,14 @@ def per_epoch(module, train, valid, dtype, rounds, folder):
     return {"dtype": dtype, "median_s_per_epoch": medians, "ratios": ratios, "rounds": found}
 
 
-def to_accuracy(module, train, valid, epochs):
+def to_accuracy(foundation, train, valid, epochs):
     """Seconds to the validation force MAE that mace's loop reaches after some epochs at lr 0.01."""
     import torch
 
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
-    theirs = MaceLoop(module, train, valid, "float64", lr=0.01)
+    theirs = MaceLoop(foundation.model, train, valid, "float64", lr=0.01)
     history = [theirs.epoch() for _ in range(epochs)]
     torch.set_default_dtype(torch.float32)
     reached = min(mae for _, mae in history)
@@ -191,7 +181,7 @@ def to_accuracy(module, train, valid, epochs):
     for strategy in ("transfer", "delta"):
         spec = make_spec(strategy, target_forces_mae=reached, epochs=4 * epochs, patience=None, batch_size=BATCH)
         start = time.perf_counter()
-        document = fine_tune(module, train, valid, spec, seed=0).document
+        document = fine_tune(foundation, train, valid, spec, seed=0).document
         rows[strategy] = {
             "s_with_setup": time.perf_counter() - start,
             "s": document.seconds,
@@ -202,14 +192,15 @@ def to_accuracy(module, train, valid, epochs):
     return rows
 
 
-def profile(module, train, valid):
+def profile(foundation, train, valid):
     """Share of an epoch of our loop spent inside the model (forward, force gradient, backward)."""
     import torch
 
     from phonosmith.training import loop
 
     spent = {"forward": 0.0, "backward": 0.0, "collate": 0.0}
-    forward, backward, collate = type(module).forward, torch.Tensor.backward, loop.collate
+    kind = type(foundation.model)
+    forward, backward, collate = kind.forward, torch.Tensor.backward, loop.labelled_batch
 
     def timed(name, function):
         def wrapper(*args, **kwargs):
@@ -221,15 +212,15 @@ def profile(module, train, valid):
 
         return wrapper
 
-    epochs = our_epochs(module, train, valid, "float32", 3)
+    epochs = our_epochs(foundation, train, valid, "float32", 3)
     next(epochs)
-    type(module).forward = timed("forward", forward)
+    kind.forward = timed("forward", forward)
     torch.Tensor.backward = timed("backward", backward)
-    loop.collate = timed("collate", collate)
+    loop.labelled_batch = timed("collate", collate)
     try:
         total = sum(epochs)
     finally:
-        type(module).forward, torch.Tensor.backward, loop.collate = forward, backward, collate
+        kind.forward, torch.Tensor.backward, loop.labelled_batch = forward, backward, collate
     shares = {name: value / total for name, value in spent.items()}
     return {**shares, "model": shares["forward"] + shares["backward"]}
 
@@ -249,7 +240,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     from phonosmith.potentials.registry import load
 
-    module = load("embedded", dtype="float64", device="cpu").model
+    foundation = load("embedded", dtype="float64", device="cpu")
     reference = load("embedded-reference")
     train = labelled(arguments.structures, 1, arguments.repeat, reference)
     valid = labelled(4, 2, arguments.repeat, reference)
@@ -266,12 +257,12 @@ def main() -> None:
         except ImportError as error:
             print(f"equitrain is not complete: {error}")
         for dtype in ("float64", "float32"):
-            content["per_epoch"].append(per_epoch(module, train, valid, dtype, arguments.rounds, folder))
+            content["per_epoch"].append(per_epoch(foundation, train, valid, dtype, arguments.rounds, folder))
             print(json.dumps(content["per_epoch"][-1]["ratios"]), flush=True)
     torch.set_default_dtype(torch.float32)
-    content["profile_float32"] = profile(module, train, valid)
+    content["profile_float32"] = profile(foundation, train, valid)
     print(json.dumps(content["profile_float32"]), flush=True)
-    content["to_accuracy"] = to_accuracy(module, train, valid, arguments.target_epochs)
+    content["to_accuracy"] = to_accuracy(foundation, train, valid, arguments.target_epochs)
     print(json.dumps(content["to_accuracy"], indent=2))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(content, indent=2) + "\n")

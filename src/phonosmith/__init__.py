@@ -1,3 +1,82 @@
-"""Fine-tune a foundation interatomic potential for one material and prove that its phonons can be trusted."""
+"""Fine-tune a foundation interatomic potential for one material and prove that its phonons can be trusted.
+
+    import phonosmith as ps
+
+The names below are what scripts use; each is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from phonosmith.analysis.queries import read_results
+    from phonosmith.engines.local.runner import LocalRunner
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker
+    from phonosmith.evaluation.modes.jobs import TransitionMaker
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
+    from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
+    from phonosmith.flows.material import FineTuneMaterialMaker
+    from phonosmith.potentials.embedded import read_crystal
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.jobs import LabelMaker
+    from phonosmith.sampling.jobs import SamplingMaker
+    from phonosmith.training.jobs import FineTuneMaker
+    from phonosmith.training.spec import TrainSpec, make_spec
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ElasticFlowMaker": "evaluation.mechanics.jobs",
+    "EosFlowMaker": "evaluation.mechanics.jobs",
+    "FineTuneMaker": "training.jobs",
+    "FineTuneMaterialMaker": "flows.material",
+    "LabelMaker": "reference.jobs",
+    "LocalRunner": "engines.local.runner",
+    "PhononFlowMaker": "evaluation.phonons.jobs",
+    "SamplingMaker": "sampling.jobs",
+    "TrainSpec": "training.spec",
+    "TransitionMaker": "evaluation.modes.jobs",
+    "compare_phonons": "evaluation.phonons.comparison",
+    "make_engine": "reference.engines",
+    "make_spec": "training.spec",
+    "open_embedded_jobstore": "engines.store.sqlite",
+    "read_crystal": "potentials.embedded",
+    "read_results": "analysis.queries",
+    "resolve": "potentials.registry",
+}
+
+__all__ = [
+    "ElasticFlowMaker",
+    "EosFlowMaker",
+    "FineTuneMaker",
+    "FineTuneMaterialMaker",
+    "LabelMaker",
+    "LocalRunner",
+    "PhononFlowMaker",
+    "SamplingMaker",
+    "TrainSpec",
+    "TransitionMaker",
+    "compare_phonons",
+    "make_engine",
+    "make_spec",
+    "open_embedded_jobstore",
+    "read_crystal",
+    "read_results",
+    "resolve",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'phonosmith' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"phonosmith.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,8 +5,8 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MemoryStore, MongoStore
 
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 
 @pytest.fixture(params=["sqlite", "memory", "mongo"])

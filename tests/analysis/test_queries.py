@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from pydantic import BaseModel
 
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.analysis import columns, queries
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.queries import read_results
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 
 def reaches(model, path):

@@ -10,9 +10,9 @@ import pytest
 from jobflow import JobStore
 from maggma.stores import MongoStore
 
+from helpers.synthetic import store_reports, synthetic_reports
+from helpers.synthetic_targets import is_unstable
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
-from phonosmith.testing.synthetic_targets import is_unstable
 
 PAGE = Path(__file__).parents[2] / "docs" / "queries.md"
 BLOCKS = {

@@ -8,12 +8,12 @@ import pytest
 import scipy.stats
 from matplotlib.cbook import boxplot_stats
 
+from helpers.synthetic import store_reports, synthetic_reports
+from helpers.synthetic_targets import target
 from phonosmith.analysis import statistics
 from phonosmith.analysis.queries import read_results
 from phonosmith.core.errors import InputError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
-from phonosmith.testing.synthetic_targets import target
 
 RNG = np.random.default_rng(7)
 SKEWED = RNG.lognormal(size=23)

@@ -1,7 +1,7 @@
 """How far materials are, from the names of jobs in a store of any kind."""
 
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.analysis.status import owner, read_status
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 
 def finished(store, names, **metadata):

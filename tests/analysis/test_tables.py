@@ -11,6 +11,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from helpers.synthetic import store_reports, synthetic_reports
+from helpers.synthetic_targets import (
+    DISPLACEMENT_CORE_HOURS,
+    LABEL_CORE_HOURS,
+    called_unstable,
+    displaced_cells,
+    is_unstable,
+    target,
+)
 from phonosmith.analysis import costs, tables
 from phonosmith.analysis.campaign_tables import campaign_tables
 from phonosmith.analysis.choice import Choice, in_order
@@ -23,15 +32,6 @@ from phonosmith.core.manifest import Manifest
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
 from phonosmith.structures.cost import CostModel, workload
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
-from phonosmith.testing.synthetic_targets import (
-    DISPLACEMENT_CORE_HOURS,
-    LABEL_CORE_HOURS,
-    called_unstable,
-    displaced_cells,
-    is_unstable,
-    target,
-)
 
 
 @pytest.fixture

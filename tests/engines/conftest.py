@@ -52,7 +52,7 @@ def mongo():
     if _MONGO:
         yield _MONGO
         return
-    from phonosmith.testing.mongo_server import running_server
+    from helpers.mongo_server import running_server
 
     with running_server() as address:
         yield address

@@ -12,7 +12,7 @@ from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import check_cells
-from phonosmith.harmonic.model import harmonic_from_document
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.datasets.dataset import get_dataset

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 from phonopy.structure.atoms import PhonopyAtoms
 
+from helpers.model_crystals import harmonic_forces, spring_crystal, spring_frequencies
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.fit import make_force_constants
 from phonosmith.harmonic.model import (
     HarmonicModel,
     acoustic_sum_residual,
-    check_forces,
     compact_force_constants,
-    load_harmonic,
-    make_force_constants,
     new_phonon,
     pack_force_constants,
     store_force_constants,
     unpack_force_constants,
 )
-from phonosmith.testing.model_crystals import harmonic_forces, spring_crystal, spring_frequencies
 
 
 def frequencies(phonon, qpoints):
@@ -154,7 +154,8 @@ def test_silicon_of_phonopys_example(shared, tmp_path):
     import phonopy
     from ase.io import read
 
-    from phonosmith.evaluation.phonons.comparison import compare_phonons, mesh_frequencies
+    from phonosmith.evaluation.phonons.comparison import compare_phonons
+    from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 
     folder = shared / "data/phonopy/Si"
     theirs = phonopy.load(folder / "phonopy_disp.yaml", produce_fc=False)

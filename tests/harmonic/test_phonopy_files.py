@@ -12,9 +12,11 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.harmonic.displacements import atoms_of, attach_forces, has_forces
-from phonosmith.harmonic.files import displaced_frames, full_force_constants, load_phonopy
+from phonosmith.harmonic.displacements import attach_forces, displaced_frames, has_forces
+from phonosmith.harmonic.files import load_harmonic, read_phonopy
+from phonosmith.harmonic.model import atoms_of, full_force_constants
 from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.reference.importers.beside import calculations_beside
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 
@@ -57,14 +59,15 @@ def test_force_constants_equal_phonopys_own(copper, tmp_path, ending):
 
     phonon, folder = copper
     path = copy(folder, tmp_path, ending=ending)
-    ours = load_phonopy(path)
-    theirs = phonopy.load(folder / "phonopy.yaml", is_nac=False, symprec=1e-4, log_level=0)
-    assert np.abs(ours.force_constants - theirs.force_constants).max() < 1e-12
-    raw = load_phonopy(tmp_path, symmetrize=False)
-    assert np.abs(full_force_constants(raw) - phonon.force_constants).max() < 1e-10
-    full = full_force_constants(ours)
+    settings = {"is_nac": False, "symprec": 1e-4, "symmetrize_fc": False}
+    for calculator in ("symfc", "traditional"):
+        ours = load_harmonic(path, fc_calculator=calculator).phonon
+        theirs = phonopy.load(folder / "phonopy.yaml", fc_calculator=calculator, **settings)
+        assert np.abs(ours.force_constants - theirs.force_constants).max() < 1e-12
+    assert np.abs(full_force_constants(ours) - phonon.force_constants).max() < 1e-10
+    full = full_force_constants(load_harmonic(tmp_path).phonon)
     assert full.shape == (32, 32, 3, 3)
-    # acoustic sum rule and Newton's third law after symmetrisation
+    # acoustic sum rule and Newton's third law hold by construction
     assert np.abs(full.sum(axis=1)).max() < 1e-10
     assert np.abs(full - full.transpose(1, 0, 3, 2)).max() < 1e-10
 
@@ -81,8 +84,8 @@ def test_force_sets_in_the_working_folder_are_not_taken(copper, tmp_path, monkey
     here.mkdir()
     path = copy(folder, here, "phonopy_disp.yaml", change=strip_forces)
     monkeypatch.chdir(other)
-    with pytest.raises(InputError, match="no forces"):
-        load_phonopy(path)
+    with pytest.raises(InputError, match="neither forces"):
+        load_harmonic(path)
 
 
 def strip_forces(text):
@@ -105,7 +108,7 @@ def test_force_sets_beside_the_yaml(copper, tmp_path, yaml, sets):
     path = copy(folder, tmp_path, yaml, change=strip_forces)
     text = "\n".join(get_FORCE_SETS_lines(phonon.dataset)).encode()
     (tmp_path / sets).write_bytes(lzma.compress(text) if sets.endswith("xz") else text)
-    full = full_force_constants(load_phonopy(path, symmetrize=False))
+    full = full_force_constants(load_harmonic(path, fc_calculator="traditional").phonon)
     # FORCE_SETS holds forces with 10 decimals; divided by a displacement of 0.01 Å that leaves 1e-8 eV/Å²
     assert np.abs(full - phonon.force_constants).max() < 2e-8
 
@@ -119,14 +122,14 @@ def test_foreign_force_sets_are_refused(copper, tmp_path):
     dataset["first_atoms"][0]["displacement"] = [0.0, 0.02, 0.0]
     (tmp_path / "FORCE_SETS").write_text("\n".join(get_FORCE_SETS_lines(dataset)))
     with pytest.raises(MismatchError, match="different displacements"):
-        load_phonopy(path)
+        read_phonopy(path)
     dataset = {
         "natom": 8,
         "first_atoms": [{"number": 0, "displacement": [0.01, 0, 0], "forces": np.zeros((8, 3))}],
     }
     (tmp_path / "FORCE_SETS").write_text("\n".join(get_FORCE_SETS_lines(dataset)))
     with pytest.raises(MismatchError, match="does not fit a supercell of 32 atoms"):
-        load_phonopy(path)
+        read_phonopy(path)
 
 
 def test_yaml_that_would_run_code_is_not_run(copper, tmp_path):
@@ -135,7 +138,7 @@ def test_yaml_that_would_run_code_is_not_run(copper, tmp_path):
     evil = f"evil: !!python/object/apply:os.mkdir ['{marker}']\n"
     path = copy(folder, tmp_path, change=lambda text: evil + text)
     with pytest.raises(InputError, match="not valid YAML"):
-        load_phonopy(path)
+        read_phonopy(path)
     assert not marker.exists()
 
 
@@ -150,36 +153,36 @@ SMALL = "force_constants:\n  shape: [1, 1]\n  elements: [[[1,0,0],[0,1,0],[0,0,1
         (lambda t: "other: 1\n", InputError, "holds no cell"),
         (lambda t: t.replace("unit_cell:\n  lattice:", "unit_cell:\n  lettuce:", 1), InputError, "holds no unit cell"),
         (lambda t: t.replace("symbol: Cu", "symbol: Xy"), InputError, "cannot be understood"),
-        (strip_forces, InputError, "no forces"),
+        (strip_forces, InputError, "neither forces nor force constants"),
         (lambda t: t.replace("space_group:", SMALL + "space_group:", 1), MismatchError, "force constants of shape"),
     ],
 )  # fmt: skip
 def test_unusable_files_say_why(copper, tmp_path, change, kind, message):
     _, folder = copper
     with pytest.raises(kind, match=message):
-        load_phonopy(copy(folder, tmp_path, change=change))
+        load_harmonic(copy(folder, tmp_path, change=change))
 
 
 def test_missing_and_directories(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
-        load_phonopy(tmp_path / "none.yaml")
+        read_phonopy(tmp_path / "none.yaml")
     with pytest.raises(InputError, match="holds none of"):
-        load_phonopy(tmp_path)
+        read_phonopy(tmp_path)
     os.mkfifo(tmp_path / "phonopy.yaml")
     with pytest.raises(InputError, match="not a regular file"):
-        load_phonopy(tmp_path / "phonopy.yaml")
+        read_phonopy(tmp_path / "phonopy.yaml")
 
 
 def test_nan_forces_are_refused(copper, tmp_path):
     phonon, folder = copper
     value = phonon.dataset["first_atoms"][0]["forces"][0][0]
     with pytest.raises(InputError, match="not finite"):
-        load_phonopy(copy(folder, tmp_path, change=lambda t: t.replace(f"{value:.16f}", ".nan", 1)))
+        read_phonopy(copy(folder, tmp_path, change=lambda t: t.replace(f"{value:.16f}", ".nan", 1)))
 
 
 def test_displaced_frames_carry_what_is_known(copper):
     _, folder = copper
-    frames = displaced_frames(load_phonopy(folder, produce=False))
+    frames = displaced_frames(read_phonopy(folder))
     atoms = frames[0].copy()
     atoms.calc = EMT()
     assert np.abs(labels_of(frames[0]).forces - atoms.get_forces()).max() < 1e-9
@@ -189,7 +192,7 @@ def test_displaced_frames_carry_what_is_known(copper):
 
 def test_forces_are_matched_by_geometry(copper, tmp_path):
     phonon, folder = copper
-    bare = load_phonopy(copy(folder, tmp_path, "phonopy_disp.yaml", change=strip_forces), produce=False)
+    bare = read_phonopy(copy(folder, tmp_path, "phonopy_disp.yaml", change=strip_forces))
     assert not has_forces(bare)
     right = displaced_frames(phonon)[0]
     decoy = atoms_of(phonon.supercell)
@@ -198,7 +201,7 @@ def test_forces_are_matched_by_geometry(copper, tmp_path):
     attach_forces(bare, [decoy, right])
     bare.produce_force_constants(show_drift=False)
     assert np.abs(bare.force_constants - phonon.force_constants).max() < 1e-9
-    bare = load_phonopy(tmp_path, produce=False)
+    bare = read_phonopy(tmp_path)
     with pytest.raises(MismatchError, match="Displacement 1 of 1 was not calculated"):
         attach_forces(bare, [decoy])
     with pytest.raises(MismatchError, match="frame 0 against"):
@@ -207,16 +210,16 @@ def test_forces_are_matched_by_geometry(copper, tmp_path):
 
 @pytest.mark.parametrize("name", ["Si", "NaCl", "MgB2", "TiO2-anatase", "NaCl-rd"])
 def test_published_examples(shared, name):
-    phonon = load_phonopy(shared / "data" / "phonopy" / name)
+    phonon = load_harmonic(shared / "data" / "phonopy" / name, calculations=calculations_beside).phonon
     assert phonon.force_constants.shape[1] == len(phonon.supercell)
     assert np.abs(full_force_constants(phonon).sum(axis=1)).max() < 1e-6
 
 
 def test_born_charges_only_when_asked(shared):
     folder = shared / "data" / "phonopy" / "NaCl"
-    assert load_phonopy(folder, produce=False).nac_params is None
-    phonon = load_phonopy(folder, produce=False, is_nac=True)
+    assert read_phonopy(folder).nac_params is None
+    phonon = read_phonopy(folder, nac=True)
     # charges of Na and Cl in phonopy's example are +-1.086
     assert np.allclose([np.trace(b) / 3 for b in phonon.nac_params["born"]], [1.086, -1.086], atol=5e-3)
     with pytest.raises(InputError, match="no Born charges"):
-        load_phonopy(Path(shared) / "data" / "phonopy" / "Si", produce=False, is_nac=True)
+        read_phonopy(Path(shared) / "data" / "phonopy" / "Si", nac=True)

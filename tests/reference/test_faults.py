@@ -2,7 +2,7 @@
 
 import pytest
 
-from phonosmith.testing.fault_table import CASES, LABEL, markdown, outcome, run_case
+from helpers.fault_table import CASES, LABEL, markdown, outcome, run_case
 from phonosmith.testing.standin_faults import FAULTS
 
 FAST = {

@@ -1,6 +1,6 @@
 import pytest
 
-from phonosmith.testing.browser import open_browser, why_no_browser
+from helpers.browser import open_browser, why_no_browser
 
 
 @pytest.fixture

@@ -1,3 +1,1 @@
-"""The fixture users import, for its own tests."""
-
-from phonosmith.testing.fixtures import vasp_standin  # noqa: F401
+from helpers.fixtures import vasp_standin  # noqa: F401

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import read, write
+from helpers.standin_calculators import PairMorse, make_calculator, tersoff_silicon
 
 from phonosmith.reference.accept import INVENTED_MARK, STANDIN_MARK
 from phonosmith.reference.documents import Frame
@@ -15,7 +16,6 @@ from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp import rehearsal
 from phonosmith.reference.vasp.rehearsal import Rehearsal, invented_potcar, invented_valence
 from phonosmith.testing import standin_inputs, standin_writers
-from phonosmith.testing.standin_calculators import PairMorse, make_calculator, tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
 

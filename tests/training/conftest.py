@@ -103,12 +103,6 @@ def tiny_frames():
 
 
 @pytest.fixture(scope="session")
-def emt_label():
-    """Return the function that labels a structure with EMT."""
-    return label
-
-
-@pytest.fixture(scope="session")
 def copper_phonon():
     """Return phonopy's object of fcc copper with EMT force constants in a 2x2x2 cubic supercell (32 atoms)."""
     from phonopy import Phonopy

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from ase.build import bulk
 
+from helpers.tiny_nequix import write_tiny_nequix
 from phonosmith.core.errors import ConfigurationError, TrainingError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials.nequix.backend import nequix_installed
 from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
-from phonosmith.testing.tiny_nequix import write_tiny_nequix
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.spec import make_spec
 
@@ -56,7 +56,7 @@ def labelled(reference, count, first=0):
 
 def target_of(reference):
     """Return the reference's force constants of a two-atom cell; every column counts alike."""
-    from phonosmith.training.curvature import CurvatureTarget
+    from phonosmith.harmonic.curvature import CurvatureTarget
 
     atoms = bulk("Si")
     hessian = reference.hessian_columns(atoms, range(6)).T
@@ -64,7 +64,9 @@ def target_of(reference):
 
 
 def loss_inputs(foundation, reference):
-    from phonosmith.training.jax_data import common_shape, labelled_batch, labelled_graph
+    from phonosmith.training.jax_data import common_shape, labelled_graph
+
+    from phonosmith.training.graphs import labelled_batch
 
     frames = labelled(reference, 3)
     # cells of different sizes, one without stress, one from replay
@@ -82,7 +84,7 @@ def loss_inputs(foundation, reference):
 def test_loss_equals_its_formula(foundation, reference, convention):
     """The formula once more in plain numpy, structure by structure; 1e-12 relative in float64."""
     from phonosmith.potentials.nequix.backend import precision
-    from phonosmith.training.jax_losses import efs_loss
+    from phonosmith.training.losses import efs_loss
 
     terms = LossTerms(energy=3.0, forces=50.0, stress=700.0, delta=0.02, convention=convention, replay=0.25)
     frames, batch = loss_inputs(foundation, reference)
@@ -111,9 +113,10 @@ def test_loss_equals_its_formula(foundation, reference, convention):
 
 def test_curvature_gradient_equals_finite_differences(foundation, reference):
     """The parameter gradient of the column loss along three random directions; h² error of 1e-4 steps."""
-    from phonosmith.potentials.nequix.backend import architecture_key, precision
     from phonosmith.training.jax_data import column_batch, column_graphs, common_shape
     from phonosmith.training.jax_losses import curvature_gradient
+
+    from phonosmith.potentials.nequix.backend import architecture_key, precision
 
     columns = column_graphs(target_of(reference), foundation.row_of, foundation.r_max)
     shape = common_shape([one.graph for one in columns], 2)
@@ -135,9 +138,10 @@ def test_curvature_gradient_equals_finite_differences(foundation, reference):
 
 
 def test_columns_of_the_loss_are_those_of_the_potential(foundation, reference):
-    from phonosmith.potentials.nequix.backend import architecture_key, precision
     from phonosmith.training.jax_data import column_batch, column_graphs, common_shape
     from phonosmith.training.jax_losses import column_error_function
+
+    from phonosmith.potentials.nequix.backend import architecture_key, precision
 
     target = target_of(reference)
     columns = column_graphs(target, foundation.row_of, foundation.r_max)
@@ -156,9 +160,9 @@ def test_columns_of_the_loss_are_those_of_the_potential(foundation, reference):
 def test_pull_equals_adamw_on_the_difference(foundation):
     """40 steps against torch's AdamW decaying an additive update from zero; 1e-12 in float64, as for MACE."""
     import torch
+    from phonosmith.training.jax_optimizer import Moved, make_update
 
     from phonosmith.potentials.nequix.backend import precision
-    from phonosmith.training.jax_optimizer import Moved, make_update
 
     spec = make_spec("delta", dtype="float64", clip_norm=1.0)
     random = np.random.default_rng(1)
@@ -184,9 +188,9 @@ def test_pull_equals_adamw_on_the_difference(foundation):
 @pytest.mark.slow
 def test_delta_with_curvature_learns_and_the_file_loads_in_nequix(foundation, reference, tmp_path):
     from nequix.calculator import NequixCalculator
+    from phonosmith.training.deliver import register, write
 
     from phonosmith.potentials.registry import load
-    from phonosmith.training.deliver import register, write
     from phonosmith.training.finetune import fine_tune
 
     train, valid = labelled(reference, 8), labelled(reference, 4, first=50)
@@ -271,8 +275,9 @@ def test_strategies_without_a_nequix_counterpart_are_refused(foundation, referen
 @pytest.mark.slow
 def test_many_materials_take_turns(foundation, reference):
     """Columns of two cells of different sizes share one shape; the best epoch is chosen on a third."""
-    from phonosmith.training.curvature import CurvatureTarget
     from phonosmith.training.jax_finetune import fine_tune_nequix
+
+    from phonosmith.harmonic.curvature import CurvatureTarget
 
     def target(symbol, repeat):
         atoms = bulk("Si", a=5.2 if symbol == "Ge" else 5.43) * repeat

@@ -5,7 +5,7 @@ import pytest
 import torch
 from ase.build import bulk
 
-from phonosmith.training.blocks import block_size, in_blocks, step_bytes_per_atom
+from phonosmith.potentials.mace.blocks import block_size, in_blocks, step_bytes_per_atom
 from phonosmith.training.curvature import CurvatureTerm, hessian_columns
 from phonosmith.training.graphs import build_graph, collate, fresh
 

@@ -4,19 +4,11 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-
-from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.training.curvature import (
-    CurvatureTerm,
-    check_target,
-    curvature_target,
-    hessian_columns,
-    hessian_matrix,
-    irreducible_columns,
-    target_from_displacements,
-)
-from phonosmith.training.graphs import build_graph, collate, fresh
 from phonosmith.training.models import model_e0, model_numbers
+
+from phonosmith.harmonic.curvature import curvature_target
+from phonosmith.training.curvature import CurvatureTerm, hessian_columns
+from phonosmith.training.graphs import build_graph, collate, fresh
 
 
 def batch_of(atoms, module, margin=0.0):
@@ -150,70 +142,6 @@ def test_falls_back_to_differences(tiny_model, copper_phonon):
     assert any("finite differences" in note for note in term.notes)
     whole = term_of(inner, target, method="fd")
     assert value == pytest.approx(whole.accumulate(inner, parameters), rel=1e-9)
-
-
-def test_irreducible_columns_by_symmetry(copper_phonon):
-    from phonopy.structure.atoms import PhonopyAtoms
-    from phonopy.structure.symmetry import Symmetry
-
-    # cubic site symmetry: one direction of one atom gives all 96 columns
-    target = curvature_target(copper_phonon)
-    assert target.columns == (0,)
-    assert target.weights == (1.0,)
-    # hexagonal: x and z differ, y follows from x
-    cell = bulk("Zn")
-    zinc = PhonopyAtoms(numbers=cell.numbers, cell=cell.cell.array, scaled_positions=cell.get_scaled_positions())
-    columns, weights = irreducible_columns(Symmetry(zinc), zinc.cell)
-    assert columns == (0, 2)
-    assert weights == (1.0, 1.0)
-    # no symmetry: every column
-    rough = bulk("Cu", cubic=True)
-    rough.rattle(0.1, seed=0)
-    plain = PhonopyAtoms(numbers=rough.numbers, cell=rough.cell.array, positions=rough.positions)
-    assert irreducible_columns(Symmetry(plain), plain.cell)[0] == tuple(range(12))
-
-
-def test_layout_matches_the_forces_of_a_displacement(copper_phonon, emt_label):
-    """Column c of the target is minus the force response to moving coordinate c."""
-    target = curvature_target(copper_phonon)
-    moved = target.atoms.copy()
-    moved.positions[0, 0] += 0.01
-    response = -emt_label(moved).get_forces().ravel() / 0.01
-    # one-sided difference against phonopy's symmetrised fit: anharmonic remainder of order step
-    assert np.abs(response - target.hessian[:, 0]).max() < 0.03 * np.abs(target.hessian[:, 0]).max()
-    constants = copper_phonon.force_constants
-    matrix = hessian_matrix(constants)
-    assert matrix[3 * 1 + 2, 3 * 5 + 0] == constants[1, 5, 2, 0]
-
-
-def test_target_from_random_displacements(copper_phonon, emt_label):
-    target = curvature_target(copper_phonon)
-    displaced = []
-    for seed in range(4):
-        atoms = target.atoms.copy()
-        atoms.rattle(0.01, seed=seed)
-        displaced.append(emt_label(atoms))
-    fitted = target_from_displacements(target.atoms, displaced)
-    # anharmonicity at 0.01 Å amplitudes
-    assert np.abs(fitted.hessian - target.hessian).max() < 0.03 * np.abs(target.hessian).max()
-    wrong = target.atoms.copy()
-    wrong.set_cell(wrong.cell * 1.01, scale_atoms=True)
-    with pytest.raises(MismatchError, match="perfect supercell"):
-        target_from_displacements(wrong, displaced)
-    with pytest.raises(InputError, match="no displaced"):
-        target_from_displacements(target.atoms, [])
-
-
-def test_refuses_force_constants_of_another_cell(copper_phonon, tiny_frames):
-    target = curvature_target(copper_phonon, "phonopy.yaml")
-    check_target(target, tiny_frames(2))
-    with pytest.raises(MismatchError, match=r"phonopy\.yaml is of Cu"):
-        check_target(target, tiny_frames(2, symbols="Al"))
-    swollen = tiny_frames(2)
-    for atoms in swollen:
-        atoms.set_cell(atoms.cell.array * 1.2, scale_atoms=True)
-    with pytest.raises(MismatchError, match="per atom"):
-        check_target(target, swollen)
 
 
 def test_columns_are_cycled(copper_phonon, tiny_model):

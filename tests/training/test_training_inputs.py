@@ -19,7 +19,9 @@ def spoiled(atoms, **results):
 
 
 def attempt(module, train, valid, strategy="delta", extra=None, **settings):
-    return fine_tune(module, train, valid, make_spec(strategy, epochs=1, **settings), seed=0, **(extra or {}))
+    return fine_tune(
+        MacePotential(module), train, valid, make_spec(strategy, epochs=1, **settings), seed=0, **(extra or {})
+    )
 
 
 def test_sets_that_cannot_be_used(tiny_model, tiny_frames):

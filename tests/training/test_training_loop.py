@@ -9,8 +9,8 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
-from phonosmith.training.epochs import epoch_order
 from phonosmith.training.finetune import fine_tune
+from phonosmith.training.loop import epoch_order
 from phonosmith.training.spec import make_spec
 
 
@@ -50,16 +50,16 @@ def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monke
     spec = make_spec(strategy, epochs=4, batch_size=3, **settings)
     extra = {"curvature": copper_phonon} if spec.uses_curvature else {}
     data = (tiny_frames(6), tiny_frames(2, 9))
-    whole = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "whole", **extra)
+    whole = fine_tune(MacePotential(module), *data, spec, seed=3, workdir=tmp_path / "whole", **extra)
     epoch = int(np.random.default_rng().integers(1, 4))
     with monkeypatch.context() as patch:
         interrupt_at(patch, epoch)
         with pytest.raises(InterruptedByTestError):
-            fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+            fine_tune(MacePotential(module), *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert (tmp_path / "cut" / "checkpoint.pt").is_file()
     with pytest.raises(ConfigurationError, match="another unfinished training"):
-        fine_tune(module, *data, spec, seed=4, workdir=tmp_path / "cut", **extra)
-    resumed = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+        fine_tune(MacePotential(module), *data, spec, seed=4, workdir=tmp_path / "cut", **extra)
+    resumed = fine_tune(MacePotential(module), *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert torch.equal(weights(whole), weights(resumed)), f"interrupted after epoch {epoch}"
     lines = [
         [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
@@ -70,7 +70,7 @@ def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monke
     for one, two in zip(*lines, strict=True):
         assert {k: v for k, v in one.items() if k not in timing} == {k: v for k, v in two.items() if k not in timing}
     # finished: asking again trains nothing and gives the same model
-    again = fine_tune(module, *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
+    again = fine_tune(MacePotential(module), *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert torch.equal(weights(again), weights(whole))
 
 
@@ -92,14 +92,14 @@ def test_walltime_leaves_a_resumable_state(tiny_model, tiny_frames, tmp_path):
     module = tiny_model(numbers=(29,))
     spec = make_spec("delta", epochs=4)
     data = (tiny_frames(6), tiny_frames(2, 9))
-    cut = fine_tune(module, *data, spec, seed=1, workdir=tmp_path, walltime=0.001).document
+    cut = fine_tune(MacePotential(module), *data, spec, seed=1, workdir=tmp_path, walltime=0.001).document
     assert not cut.finished
     assert "walltime" in cut.stop_reason
     assert cut.epochs_run == 1
-    rest = fine_tune(module, *data, spec, seed=1, workdir=tmp_path)
+    rest = fine_tune(MacePotential(module), *data, spec, seed=1, workdir=tmp_path)
     assert rest.document.finished
     assert rest.document.epochs_run == 4
-    whole = fine_tune(module, *data, spec, seed=1)
+    whole = fine_tune(MacePotential(module), *data, spec, seed=1)
     assert torch.equal(weights(rest), weights(whole))
 
 
@@ -112,7 +112,7 @@ def test_start_is_kept_when_nothing_is_better(tiny_model, tiny_frames):
     from phonosmith.training.replay import label_with
 
     exact = label_with(module, valid)
-    result = fine_tune(module, tiny_frames(6, 4, rattle=0.3), exact, spec, seed=1)
+    result = fine_tune(MacePotential(module), tiny_frames(6, 4, rattle=0.3), exact, spec, seed=1)
     document = result.document
     assert document.best_epoch == 0
     assert document.epochs_run == 3
@@ -144,14 +144,18 @@ def test_loss_that_is_not_finite_names_the_structure(tiny_model, tiny_frames):
     # finite as a label, infinite in the float32 loss
     huge.calc = SinglePointCalculator(huge, **{**huge.calc.results, "energy": 1e39})
     with pytest.raises(TrainingError, match=r"train\[3\]"):
-        fine_tune(module, frames, tiny_frames(2, 9), make_spec("transfer", epochs=2, e0="foundation"), seed=1)
+        fine_tune(
+            MacePotential(module), frames, tiny_frames(2, 9), make_spec("transfer", epochs=2, e0="foundation"), seed=1
+        )
 
 
 def test_metrics_do_not_depend_on_training_precision(tiny_model, tiny_frames):
     """Errors of the foundation are evaluated in float64 whatever the training precision."""
     module = tiny_model(numbers=(29,))
     found = [
-        fine_tune(module, tiny_frames(4), tiny_frames(2, 9), make_spec("delta", epochs=1, dtype=dtype), seed=1)
+        fine_tune(
+            MacePotential(module), tiny_frames(4), tiny_frames(2, 9), make_spec("delta", epochs=1, dtype=dtype), seed=1
+        )
         for dtype in ("float32", "float64")
     ]
     before = [one.document.metrics["valid"].before for one in found]

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import Calculator
+from phonosmith.training.deliver import register, write
 
 from phonosmith.potentials.registry import resolve
-from phonosmith.training.deliver import register, write
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
 
 
 def run(module, frames, strategy, *, seed=1, extra=None, **settings):
     spec = make_spec(strategy, **{"epochs": 3, **settings})
-    return fine_tune(module, frames(6), frames(2, 9), spec, seed=seed, **(extra or {}))
+    return fine_tune(MacePotential(module), frames(6), frames(2, 9), spec, seed=seed, **(extra or {}))
 
 
 def state(module):
@@ -75,8 +75,9 @@ def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
     """Merged and adapted model agree; the update of a dense layer has the rank asked for."""
     import copy
 
-    from phonosmith.training.graphs import build_graph, collate, labels_of
     from phonosmith.training.models import model_e0
+
+    from phonosmith.training.graphs import build_graph, collate, labels_of
     from phonosmith.training.trainable import adapted_layers, merge_adapters, select_trainable
 
     module = tiny_model(numbers=(29,))
@@ -148,9 +149,9 @@ def test_scratch_forgets_the_foundation(tiny_model, tiny_frames):
 def test_energy_references(tiny_model, tiny_frames):
     """A constant offset of the labels is absorbed by refit, kept by foundation, and set by given."""
     from ase.calculators.singlepoint import SinglePointCalculator
+    from phonosmith.training.models import model_e0
 
     from phonosmith.training.assemble import assemble
-    from phonosmith.training.models import model_e0
 
     module = tiny_model(numbers=(29,))
     shifted = []
@@ -158,8 +159,10 @@ def test_energy_references(tiny_model, tiny_frames):
         copy = atoms.copy()
         copy.calc = SinglePointCalculator(copy, **{**atoms.calc.results, "energy": atoms.get_potential_energy() - 40.0})
         shifted.append(copy)
-    plain = fine_tune(module, tiny_frames(6), tiny_frames(6), make_spec("transfer", epochs=1), seed=0).document
-    moved = fine_tune(module, shifted, shifted, make_spec("transfer", epochs=1), seed=0).document
+    plain = fine_tune(
+        MacePotential(module), tiny_frames(6), tiny_frames(6), make_spec("transfer", epochs=1), seed=0
+    ).document
+    moved = fine_tune(MacePotential(module), shifted, shifted, make_spec("transfer", epochs=1), seed=0).document
     first = [one.e0_shift_ev["Cu"] - one.e0_final_shift_ev.get("Cu", 0.0) for one in (plain, moved)]
     assert first[1] == pytest.approx(first[0] - 10.0, abs=1e-9)
     assert moved.metrics["valid"].after.mae_energy_mev_per_atom == pytest.approx(
@@ -174,15 +177,18 @@ def test_energy_references(tiny_model, tiny_frames):
 
 def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
     """The mean offset that training leaves goes into the atomic energies; forces keep every bit."""
+    from phonosmith.training.models import model_e0
+
     from phonosmith.training.energies import final_shift
     from phonosmith.training.graphs import build_graph, collate, labels_of
-    from phonosmith.training.models import model_e0
 
     module = tiny_model()
     train = tiny_frames(4) + tiny_frames(4, 1, "CuAl")
     # validation of the training distribution (here even from it): eight frames do not teach the model to generalise
     runs = {
-        on: fine_tune(module, train, train[2:6], make_spec("transfer", epochs=4, e0_final_shift=on), seed=1)
+        on: fine_tune(
+            MacePotential(module), train, train[2:6], make_spec("transfer", epochs=4, e0_final_shift=on), seed=1
+        )
         for on in (False, True)
     }
     plain, moved = runs[False], runs[True]
@@ -252,9 +258,7 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     ],
 )
 def test_better_than_the_foundation_is_judged_by_what_chose_the_epoch(losses, columns, weight, expected):
-    from phonosmith.training.checks import is_improved
-    from phonosmith.training.documents import CurvatureErrors, SplitErrors
-    from phonosmith.training.metrics import Errors
+    from phonosmith.training.documents import CurvatureErrors, Errors, SplitErrors, is_improved
     from phonosmith.training.spec import make_spec
 
     def errors(loss):

@@ -61,10 +61,10 @@ def cached(path, make):
 
 def prepare(source, args):
     """Fold one material's force constants into its small supercell; return plain numbers."""
-    from phonosmith.harmonic.files import atoms_of
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.harmonic.model import atoms_of
     from phonosmith.harmonic.oracle import in_supercell, small_supercell
-    from phonosmith.potentials.nequix.graphs import make_graph
+    from phonosmith.potentials.graphs import make_graph
 
     try:
         model = load_harmonic(source, fc_calculator=args.fc_calculator)
@@ -129,7 +129,7 @@ def splits(materials, args):
 
 def rattled(entry, count, seed, length=0.08, strain=0.02):
     """Return rattled and strained copies of a prepared material's small cell."""
-    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import atoms_of
 
     rng = np.random.default_rng(seed)
     found = []
@@ -144,25 +144,24 @@ def rattled(entry, count, seed, length=0.08, strain=0.02):
 
 def train(foundation, materials, parts, work, args):
     """Fine-tune; leave the trained model and its document in ``work``."""
-    from phonosmith.training.curvature import curvature_target
-    from phonosmith.training.deliver import write
-    from phonosmith.training.jax_assemble import label_with_potential
-    from phonosmith.training.jax_finetune import fine_tune_nequix
+    from phonosmith.harmonic.curvature import curvature_target
+    from phonosmith.training.finetune import fine_tune
+    from phonosmith.training.replay import label_with
     from phonosmith.training.spec import make_spec
 
     def targets(role):
         return [curvature_target(phonon_of(materials[name]), source=name) for name in parts[role]]
 
-    # one call: one shape, one compilation; without validation materials, other cells of the training materials
+    # without validation materials, other cells of the training materials
     drawn = {}
     for seed, role in enumerate(("train", "validation"), start=1):
         names = parts[role] or parts["train"]
         each = max(1, 2 // len(names))  # a data set of one cell is refused
         drawn[role] = [one for k, name in enumerate(names) for one in rattled(materials[name], each, [seed, k])]
-    labelled = label_with_potential(foundation, [*drawn["train"], *drawn["validation"]])
+    labelled = label_with(foundation.backend, foundation.model, [*drawn["train"], *drawn["validation"]])
 
     spec = make_spec("pft", **SETTINGS, lr=args.lr)
-    result = fine_tune_nequix(
+    result = fine_tune(
         foundation,
         labelled[: len(drawn["train"])],
         labelled[len(drawn["train"]) :],
@@ -175,7 +174,7 @@ def train(foundation, materials, parts, work, args):
         name=f"across materials, {work.name}",
         progress=True,
     )
-    write(result, work)
+    result.write(work)
 
 
 def judge(potential, materials, names):
@@ -186,7 +185,8 @@ def judge(potential, materials, names):
     """
     from phonosmith.evaluation.phonons.comparison import compare_phonons
     from phonosmith.evaluation.phonons.fastpath import displaced_cells
-    from phonosmith.harmonic.model import HarmonicModel, make_force_constants
+    from phonosmith.harmonic.fit import make_force_constants
+    from phonosmith.harmonic.model import HarmonicModel
 
     phonons = {name: phonon_of(materials[name]) for name in names}
     cells = {name: displaced_cells(phonon, 0.01) for name, phonon in phonons.items()}

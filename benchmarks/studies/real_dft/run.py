@@ -111,9 +111,8 @@ def gamma_optical(model):
 
 def material(path, work, arguments, foundation):
     """Run what is missing for one material and return its rows."""
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
     from phonosmith.harmonic.oracle import dataset_from_phonons
-    from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 
@@ -169,7 +168,7 @@ def material(path, work, arguments, foundation):
                 if document.curvature is not None:
                     row["curvature_mae_before"] = document.curvature.mae_before_ev_per_angstrom2
                     row["curvature_mae"] = document.curvature.mae_after_ev_per_angstrom2
-                return row | compare(truth(), MacePotential(result.model), arguments.mesh)
+                return row | compare(truth(), result.potential, arguments.mesh)
 
             row = cached(work / f"{name}-{seed}.json", train)
             rows.append({"strategy": name, "seed": seed} | row)

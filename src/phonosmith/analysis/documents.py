@@ -10,7 +10,7 @@ from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
-from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
 from phonosmith.evaluation.verdict import Verdict

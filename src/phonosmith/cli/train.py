@@ -63,10 +63,7 @@ def register(app: typer.Typer) -> None:
         }
         phonon = _phonon(curvature) if curvature is not None else None
         from phonosmith.potentials.registry import load, resolve
-        from phonosmith.training.deliver import register as keep
-        from phonosmith.training.deliver import write
-        from phonosmith.training.finetune import fine_tune
-        from phonosmith.training.models import resolve_device
+        from phonosmith.training.finetune import fine_tune, resolve_device
 
         resolve_device(spec.device)
         with _quiet_libraries():
@@ -84,8 +81,8 @@ def register(app: typer.Typer) -> None:
                 progress=True,
                 name=name or f"{ref.name}-{strategy}",
             )
-            keep(result, ref)
-            model_path, document_path = write(result, out)
+            result.register(ref)
+            model_path, document_path = result.write(out)
         if json_output:
             content = result.document.model_dump(mode="json", exclude={"history"})
             print_json({**content, "model_file": str(model_path), "training_file": str(document_path)})
@@ -112,12 +109,13 @@ def _frames(path: Path, role: str) -> list[Any]:
 
 def _phonon(path: Path) -> Any:
     from phonosmith.core.errors import InputError
-    from phonosmith.harmonic.files import load_phonopy
-    from phonosmith.training.curvature import curvature_target
+    from phonosmith.harmonic.curvature import curvature_target
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.reference.importers.beside import calculations_beside
 
     if not path.exists():
         raise InputError(f"The curvature file {path} does not exist.", "Give a phonopy.yaml with --curvature.")
-    return curvature_target(load_phonopy(path), source=path.name)
+    return curvature_target(load_harmonic(path, calculations=calculations_beside).phonon, source=path.name)
 
 
 def _show(document: TrainingDocument, model_path: Path) -> None:

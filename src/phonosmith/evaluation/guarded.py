@@ -8,9 +8,9 @@ apart or meets numbers that are not finite out of the batch with a note instead 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,12 @@ from phonosmith.sampling.ladder import shortest_distance
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
     from phonosmith.potentials.base import Potential
 
 Array = NDArray[np.float64]
+SpglibCell = tuple[Any, Any, Any]
 
 CONSTRAINT_SYMPREC = 1e-3
 """Å. Symmetry that is kept. The tolerance that names phases (0.1 Å) would see most displaced crystals as undisplaced,
@@ -37,16 +39,34 @@ LARGEST_ENERGY_CHANGE = 1.0
 _TAG = "phonosmith_relaxation"
 
 
+def ask_spglib(question: Callable[..., Any], cell: SpglibCell, **options: Any) -> Any:
+    """Return spglib's answer, None where it finds none; its warnings say the same at length."""
+    import spglib
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return question(cell, **options)
+    except spglib.SpglibError:
+        return None
+
+
+def cell_of(crystal: Structure | Atoms) -> SpglibCell:
+    """Return lattice (rows, Å), positions (fractions) and atomic numbers of a crystal."""
+    from ase import Atoms
+
+    from phonosmith.structures.standard import spglib_cell
+
+    if isinstance(crystal, Atoms):
+        return crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers
+    return spglib_cell(crystal)
+
+
 @dataclass(frozen=True)
 class Symmetry:
-    """Operations of one crystal in fractions of its cell.
+    """Operations of one crystal in fractions of its cell: rotations, and where they take each atom.
 
-    Attributes
-    ----------
-    rotations
-        Shape (n, 3, 3).
-    maps
-        Shape (n, n_atoms): atom i goes to atom maps[k, i].
+    Shapes are (n, 3, 3) and (n, n_atoms): atom i goes to atom maps[k, i].
     """
 
     rotations: NDArray[np.int_]
@@ -58,19 +78,14 @@ class Symmetry:
         import spglib
         from scipy.spatial import cKDTree
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = spglib.get_symmetry((atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers), symprec)
-        except spglib.SpglibError:
-            found = None
-        if found is None:
+        operations = ask_spglib(spglib.get_symmetry, cell_of(atoms), symprec=symprec)
+        if operations is None:
             return cls(np.eye(3, dtype=int)[None], np.arange(len(atoms))[None])
-        positions = _wrapped(atoms.get_scaled_positions())
+        positions = wrapped(atoms.get_scaled_positions())
         tree = cKDTree(positions, boxsize=1.0)
-        pairs = zip(found["rotations"], found["translations"], strict=True)
-        maps = [tree.query(_wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
-        return cls(np.array(found["rotations"]), np.array(maps))
+        pairs = zip(operations["rotations"], operations["translations"], strict=True)
+        maps = [tree.query(wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
+        return cls(np.array(operations["rotations"]), np.array(maps))
 
     def project(self, cell: Array, forces: Array, stress: Array) -> tuple[Array, Array]:
         """Return the invariant parts of forces (eV/Å) and Voigt stress (eV/Å³) in a cell (rows, Å)."""
@@ -86,7 +101,8 @@ class Symmetry:
         return np.asarray(kept), np.asarray(full_3x3_to_voigt_6_stress(tension))
 
 
-def _wrapped(positions: Array) -> Array:
+def wrapped(positions: Array) -> Array:
+    """Return fractions inside the periodic box [0, 1)."""
     inside = np.mod(positions, 1.0)
     # rounding takes -1e-17 to 1, which is outside the periodic box
     inside[inside >= 1.0] = 0.0
@@ -102,15 +118,9 @@ def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
     import spglib
     from ase import Atoms
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            cell = (atoms.cell.array, atoms.get_scaled_positions(), atoms.numbers)
-            found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=False, symprec=symprec)
-    except spglib.SpglibError:
-        found = None
-    if found is not None and len(atoms) % len(found[2]) == 0:
-        reduced = Atoms(numbers=found[2], cell=found[0], scaled_positions=found[1], pbc=True)
+    cell = ask_spglib(spglib.standardize_cell, cell_of(atoms), to_primitive=True, no_idealize=False, symprec=symprec)
+    if cell is not None and len(atoms) % len(cell[2]) == 0:
+        reduced = Atoms(numbers=cell[2], cell=cell[0], scaled_positions=cell[1], pbc=True)
         ratio = reduced.get_volume() * len(atoms) / len(reduced) / atoms.get_volume()
         if abs(ratio - 1) < 0.01 and reduced.symbols.formula.reduce()[0] == atoms.symbols.formula.reduce()[0]:
             return reduced
@@ -121,16 +131,7 @@ def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
 
 
 class GuardedPotential:
-    """Evaluates crystals that relax together, each with its own symmetry and limits.
-
-    Parameters
-    ----------
-    potential
-        What is really evaluated.
-    starts
-        Starting configurations.
-    symprec
-        Tolerance of the symmetry that is kept, Å.
+    """Evaluates crystals that relax together, each with its own symmetry (found within ``symprec``, Å) and limits.
 
     Attributes
     ----------
@@ -159,9 +160,11 @@ class GuardedPotential:
             if problem:
                 self.notes[place] = problem
         good = [k for k, place in enumerate(places) if place not in self.notes]
-        found = self._potential.evaluate([frames[k] for k in good], stress=stress, progress=progress) if good else []
+        evaluated = (
+            self._potential.evaluate([frames[k] for k in good], stress=stress, progress=progress) if good else []
+        )
         results = [Evaluation(0.0, np.zeros((len(atoms), 3)), np.zeros(6)) for atoms in frames]
-        for k, item in zip(good, found, strict=True):
+        for k, item in zip(good, evaluated, strict=True):
             problem = self._number_problem(places[k], item, len(frames[k]))
             if problem:
                 self.notes[places[k]] = problem
@@ -184,11 +187,13 @@ class GuardedPotential:
             return f"diverged: two atoms came closer than {limit:.2f} Å"
         return ""
 
-    def _number_problem(self, place: int, found: Evaluation, n_atoms: int) -> str:
+    def _number_problem(self, place: int, result: Evaluation, n_atoms: int) -> str:
         """Return what is wrong with the results for a configuration."""
-        if not (np.isfinite(found.energy) and np.all(np.isfinite(found.forces)) and np.all(np.isfinite(found.stress))):
+        if not (
+            np.isfinite(result.energy) and np.all(np.isfinite(result.forces)) and np.all(np.isfinite(result.stress))
+        ):
             return "diverged: the potential gave no finite energy, forces and stress"
-        change = (found.energy - self._energies.setdefault(place, found.energy)) / n_atoms
+        change = (result.energy - self._energies.setdefault(place, result.energy)) / n_atoms
         if abs(change) > LARGEST_ENERGY_CHANGE:
             return f"diverged: the energy changed by {change:+.2f} eV/atom"
         return ""

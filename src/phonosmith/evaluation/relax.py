@@ -26,6 +26,9 @@ FMAX = 1e-5
 """eV/Å; forces of displaced cells (0.01 Å) are of the order 0.1 eV/Å, so this leaves them correct to 1e-4."""
 SMAX_GPA = 1e-3
 """GPA; a residual stress of this size changes the volume by about 1e-5."""
+RESIDUAL_STRESS_GPA = 0.05
+"""A cell that others relaxed and left under more stress than this is not relaxed: it changes the volume by about
+0.1 %."""
 SYMPREC = 1e-3
 """Å, tolerance of the symmetry that is kept."""
 
@@ -36,20 +39,16 @@ class Relaxation:
 
     Attributes
     ----------
-    atoms
-        Relaxed positions and cell, without calculator or constraints.
-    energy
-        eV per cell.
+    atoms, energy
+        Relaxed positions and cell, without calculator or constraints; eV per cell.
     fmax
         Largest force on an atom, eV/Å.
     smax
-        Largest stress component that was free to relax, GPA (pressure taken out at fixed volume, 0 for a fixed cell).
+        Largest stress component that was free to relax, GPa (pressure taken out at fixed volume, 0 for a fixed cell).
     pressure
-        -1/3 of the trace of the stress, GPA.
-    steps
-        Optimizer steps.
-    converged
-        Both thresholds met.
+        -1/3 of the trace of the stress, GPa.
+    steps, converged
+        Optimizer steps; both thresholds met.
     """
 
     atoms: Atoms
@@ -95,26 +94,20 @@ def relax_atoms(
     symprec: float = SYMPREC,
     must_converge: bool = True,
 ) -> Relaxation:
-    """Relax positions and cell.
+    """Relax positions and cell of a periodic configuration.
 
     Parameters
     ----------
-    atoms
-        Starting configuration, periodic.
     potential
         A potential, or an ASE calculator.
     cell
         ``full``, ``fixed_volume`` (shape only) or ``fixed``.
-    symmetry
-        Take up the space group found at ``symprec`` and keep it.
-    fmax
-        Threshold of the largest force, eV/Å.
-    smax_gpa
-        Threshold of the largest stress component, GPa.
+    symmetry, symprec
+        Take up the space group found within ``symprec`` (Å) and keep it.
+    fmax, smax_gpa
+        Thresholds of the largest force (eV/Å) and of the largest stress component (GPa).
     steps
         Optimizer steps allowed in all.
-    symprec
-        Å.
     must_converge
         Raise when a threshold is missed; otherwise the result says ``converged=False``.
 

@@ -10,7 +10,7 @@ from jobflow import CURRENT_JOB, JobConfig, job
 
 from phonosmith.analysis.documents import AuditedLabels, Cost
 from phonosmith.core.manifest import Manifest
-from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc

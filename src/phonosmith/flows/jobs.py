@@ -132,16 +132,11 @@ def replay_material(foundation: Any, elements: list[str], size: int = 100, seed:
 @job(output_schema=ArtefactRef)
 def force_constants_file(phonons: Any) -> ArtefactRef:
     """Write the force constants of a phonon document as a phonopy file into the artefact store."""
-    import tempfile
-    from pathlib import Path
-
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
+    from phonosmith.harmonic.files import phonopy_yaml
 
     model = harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "phonopy.yaml"
-        model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})
-        return default_artefacts().put_file(path, kind="force_constants")
+    return default_artefacts().put_bytes(phonopy_yaml(model.phonon).encode(), kind="force_constants", suffix=".yaml")
 
 
 @job(output_schema=PotentialRef)

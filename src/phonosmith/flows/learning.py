@@ -269,7 +269,7 @@ def judge_round(
     n_frames
         Training configurations asked so far.
     """
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     kept, criteria = made.labels, {"change_thz": maker.change_thz}
     if maker.committee > 1:

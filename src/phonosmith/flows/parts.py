@@ -11,11 +11,10 @@ from jobflow import Flow, Job, JobConfig
 
 from phonosmith.core.metadata import describe
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
-from phonosmith.evaluation.mechanics.flows import ElasticFlowMaker, EosFlowMaker
-from phonosmith.evaluation.mechanics.jobs import FastElasticMaker, FastEosMaker
-from phonosmith.evaluation.modes.flows import ModeFollowingMaker, TransitionMaker
+from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
+from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonons.jobs import FastPhononMaker
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
@@ -24,7 +23,7 @@ from phonosmith.flows.jobs import (
     start_needed_labels,
     training_subset,
 )
-from phonosmith.flows.reference import check_cells, engine_potential, reference_phonons
+from phonosmith.flows.reference import check_cells, reference_phonons
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
 from phonosmith.flows.settings import MaterialSettings
 from phonosmith.potentials.documents import PotentialRef

@@ -1,12 +1,9 @@
-"""What the reference computes of a material: its phonons, or a few displaced cells where nobody pays for them.
-
-Phonons take the fast path where a potential plays the reference, atomate2's flow for VASP and GPAW.
-"""
+"""What the reference computes of a material: its phonons, or a few displaced cells where nobody pays for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +11,9 @@ from phonosmith.analysis.documents import DisplacementCheck
 from phonosmith.core.errors import InputError
 from phonosmith.core.metadata import STAGE
 from phonosmith.evaluation.phonons.fastpath import displaced_cells
-from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker
+from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
 from phonosmith.harmonic.model import SYMPREC, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,61 +29,14 @@ CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
 
 
-def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
-    """Return the potential a force-field engine computes with; None for any other calculator."""
-    held = ((engine.calculator or {}).get("arguments") or {}).get("potential")
-    return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
-
-
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
-    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
-
-    ``owner`` follows ``relax``, ``static`` and ``displace`` in the names of its calculations.
-    """
-    common = {
-        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
-        "static_energy_maker": engine.static(f"static {owner}".strip()),
-        "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
-        "symprec": SYMPREC,
-        "create_thermal_displacements": False,
-        "store_force_constants": False,
-    }
-    if engine.name == "vasp":
-        from atomate2.vasp.flows.phonons import PhononMaker
-
-        return PhononMaker(born_maker=None, **common)
-    from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
-
-    return ForceFieldPhononMaker(**common)
-
-
 def reference_phonons(
     structure: Structure, engine: ReferenceEngine, matrix: list[list[int]], name: str, mesh: int
 ) -> Job | Flow:
-    """Return the job or flow whose output is the reference's ``PhononDoc`` in one supercell.
-
-    Parameters
-    ----------
-    structure
-        Starting cell; it is relaxed first.
-    engine
-        Who computes.
-    matrix
-        Supercell, phonopy's convention.
-    name
-        Of the job or flow, e.g. ``phonon si reference``.
-    mesh
-        q-mesh of the summary.
-    """
-    potential = engine_potential(engine)
-    if potential is not None:
-        return FastPhononMaker(name=name, mesh=mesh).make(structure, potential, matrix)
-    owner = name.removeprefix("phonon ")
-    maker = PhononFlowMaker(name=name, maker=atomate2_phonon_maker(engine, owner), mesh=mesh, source=engine.name)
-    flow = maker.make(structure, matrix)
+    """Return the job or flow whose output is the reference's ``PhononDoc`` in one supercell; see `PhononFlowMaker`."""
+    member = PhononFlowMaker(name=name, engine=engine, mesh=mesh).make(structure, matrix)
     for stage in CALCULATIONS:
-        flow.update_metadata({STAGE: stage}, name_filter=f"{stage} {owner}")
-    return flow
+        member.update_metadata({STAGE: stage}, name_filter=f"{stage} {name.removeprefix('phonon ')}")
+    return member
 
 
 def check_cells(structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int) -> list[Atoms]:

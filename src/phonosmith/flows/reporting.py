@@ -25,7 +25,7 @@ from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
-from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
@@ -223,7 +223,7 @@ class _Case:
         n_train: int = 0,
     ) -> PotentialReport:
         """Return the report of one potential."""
-        from phonosmith.harmonic.model import harmonic_from_document
+        from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
         comparison, change, mismatch = None, None, ""
         if results.phonons is not None:
@@ -363,7 +363,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     LabelError
         When labels, or in comparison mode reference phonons, are missing: nothing can be judged.
     """
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     audited, key = _require_results(subject, inputs), subject.key
     production = subject.mode == "production"

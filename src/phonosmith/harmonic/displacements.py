@@ -2,60 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.reference.datasets.frame_labels import labels_of
-from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.harmonic.model import atoms_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
 
 Array = NDArray[np.float64]
+SAME_DISPLACEMENT = 1e-3
+"""Å; positions in VASP's files are rounded to 1e-8 of a cell vector, displacements are 0.01 Å."""
 
 
-def displacements_and_forces(dataset: Any, count: int) -> tuple[Array, Array | None, Array | None]:
-    """Return displacements (n, atoms, 3) in Å, forces in eV/Å and energies in eV of either kind of phonopy dataset."""
+def check_forces(forces: Iterable[Any], n_atoms: int, where: str) -> Array:
+    """Return forces of displaced cells as an array after checking shape and finiteness.
+
+    Parameters
+    ----------
+    forces
+        eV/Å, one (n_atoms, 3) block per displaced cell.
+    n_atoms
+        Atoms of the supercell.
+    where
+        What to call the source in an error.
+    """
+    blocks = [np.asarray(block, dtype=float) for block in forces]
+    if not blocks:
+        raise InputError(f"{where} holds no forces.", "Run the displaced cells first.")
+    for number, block in enumerate(blocks, start=1):
+        if block.shape != (n_atoms, 3):
+            raise InputError(
+                f"{where}: displaced cell {number} has forces of shape {block.shape}, "
+                f"but the supercell has {n_atoms} atoms.",
+                "The forces belong to another supercell; give the one they were computed for.",
+            )
+        if not np.isfinite(block).all():
+            raise InputError(
+                f"{where}: forces of displaced cell {number} are not finite.", "Repeat that calculation; it failed."
+            )
+    return np.array(blocks)
+
+
+def displacements_and_forces(
+    dataset: Any, n_atoms: int, where: str = "The data set"
+) -> tuple[Array, Array | None, Array | None]:
+    """Return displacements in Å, forces in eV/Å (n, atoms, 3) and energies in eV of either kind of phonopy data set.
+
+    Forces and energies are None unless every displaced cell has them. Data that do not fit a supercell of ``n_atoms``
+    atoms are refused.
+    """
     if "first_atoms" in dataset:
-        first = dataset["first_atoms"]
-        moved = np.zeros((len(first), count, 3))
-        for index, item in enumerate(first):
-            if not 0 <= item["number"] < count:
+        cells = dataset["first_atoms"]
+        moved = np.zeros((len(cells), n_atoms, 3))
+        for index, cell in enumerate(cells):
+            if not 0 <= cell["number"] < n_atoms:
                 raise MismatchError(
-                    f"A displacement moves atom {item['number'] + 1} of {count}.", "The files do not belong together."
+                    f"{where} moves atom {cell['number'] + 1} of {n_atoms}.", "The files do not belong together."
                 )
-            moved[index, item["number"]] = item["displacement"]
-        forces = np.array([i["forces"] for i in first]) if all(i.get("forces") is not None for i in first) else None
-        complete = all(i.get("supercell_energy") is not None for i in first)
-        energies = np.array([i["supercell_energy"] for i in first], dtype=float) if complete else None
-        return moved, forces, energies
-    moved = np.asarray(dataset["displacements"], dtype=float)
-    forces = dataset.get("forces")
-    return moved, None if forces is None else np.asarray(forces, dtype=float), dataset.get("supercell_energies")
+            moved[index, cell["number"]] = cell["displacement"]
+        forces = [cell.get("forces") for cell in cells]
+        energies = [cell.get("supercell_energy") for cell in cells]
+    else:
+        moved = np.asarray(dataset["displacements"], dtype=float)
+        forces, energies = dataset.get("forces"), dataset.get("supercell_energies")
+    if moved.shape[1:] != (n_atoms, 3) or not np.isfinite(moved).all():
+        raise MismatchError(
+            f"{where} holds displacements of shape {moved.shape[1:]} or not finite; the supercell has {n_atoms} atoms.",
+            "The files do not belong together.",
+        )
+    known = None if _incomplete(forces) else check_forces(forces, n_atoms, where)
+    if known is not None and len(known) != len(moved):
+        raise MismatchError(
+            f"{where} has forces of {len(known)} and displacements of {len(moved)} cells.",
+            "The files do not belong together.",
+        )
+    return moved, known, None if _incomplete(energies) else np.asarray(energies, dtype=float)
 
 
-def has_forces(phonon: Phonopy) -> bool:
-    """Tell whether every displacement has its forces."""
-    if not phonon.dataset:
-        return False
-    return displacements_and_forces(phonon.dataset, len(phonon.supercell))[1] is not None
+def _incomplete(values: Any) -> bool:
+    return values is None or len(values) == 0 or any(value is None for value in values)
 
 
-def atoms_of(cell: PhonopyAtoms) -> Atoms:
-    """Return phonopy's cell as ASE Atoms in the same order."""
-    return Atoms(cell.symbols, cell=cell.cell, scaled_positions=cell.scaled_positions, pbc=True)
+def has_forces(phonon: Phonopy, where: str = "The data set") -> bool:
+    """Tell whether there are displacements and every one has its forces."""
+    dataset = phonon.dataset
+    return bool(dataset) and displacements_and_forces(dataset, len(phonon.supercell), where)[1] is not None
 
 
-def require_same_cell(ours: Atoms, theirs: Atoms, what: str, tolerance: float = 1e-3) -> None:
-    """Raise MismatchError unless two configurations are the same crystal in the same atom order.
+def require_same_cell(
+    ours: Atoms, theirs: Atoms, what: str, *, tolerance: float = 1e-3, largest: float = 1e-3
+) -> Array:
+    """Return the shifts from our to their positions (Å); MismatchError unless both are one crystal in one atom order.
 
     Parameters
     ----------
@@ -64,7 +108,9 @@ def require_same_cell(ours: Atoms, theirs: Atoms, what: str, tolerance: float = 
     what
         Named in the message.
     tolerance
-        Largest difference of a cell vector or, up to lattice vectors, an atom's position, Å.
+        Largest difference of a cell vector, Å.
+    largest
+        Largest difference of an atom's position, up to lattice vectors, Å.
     """
     if len(ours) != len(theirs) or np.any(ours.numbers != theirs.numbers):
         raise MismatchError(
@@ -75,10 +121,11 @@ def require_same_cell(ours: Atoms, theirs: Atoms, what: str, tolerance: float = 
         raise MismatchError(
             f"{what}: the cells differ by more than {tolerance} Å.", "The files do not belong together."
         )
-    delta = ours.get_scaled_positions(wrap=False) - theirs.get_scaled_positions(wrap=False)
-    delta -= np.round(delta)
-    if len(ours) and np.abs(delta @ ours.cell.array).max() > tolerance:
+    fractions = theirs.get_scaled_positions(wrap=False) - ours.get_scaled_positions(wrap=False)
+    shifts: Array = (fractions - np.round(fractions)) @ ours.cell.array
+    if np.abs(shifts).max(initial=0) > largest:
         raise MismatchError(f"{what}: atoms sit elsewhere.", "The files do not belong together.")
+    return shifts
 
 
 def attach_forces(phonon: Phonopy, frames: Sequence[Atoms], *, largest: float = 0.5) -> None:
@@ -93,45 +140,51 @@ def attach_forces(phonon: Phonopy, frames: Sequence[Atoms], *, largest: float = 
     largest
         Displacements beyond this are taken for another structure, Å.
     """
+    if not frames:
+        raise InputError("There are no displaced cells.", "Give labelled displacements of the supercell.")
     perfect = atoms_of(phonon.supercell)
-    moved, forces = [], []
+    shifts, forces = [], []
     for index, frame in enumerate(frames):
-        found = labels_of(frame).forces
-        if found is None:
-            raise InputError(f"Frame {index} has no forces.", "Label it first.")
-        require_same_cell(perfect, frame, f"frame {index} against phonopy's supercell", tolerance=largest)
-        delta = frame.get_scaled_positions(wrap=False) - perfect.get_scaled_positions(wrap=False)
-        moved.append((delta - np.round(delta)) @ perfect.cell.array)
-        forces.append(found)
-    if phonon.dataset:
-        _attach_planned(phonon, np.array(moved), np.array(forces))
-    else:
-        phonon.dataset = {"displacements": np.array(moved), "forces": np.array(forces)}
-
-
-def _attach_planned(phonon: Phonopy, moved: Array, forces: Array) -> None:
-    planned = displacements_and_forces(phonon.dataset, len(phonon.supercell))[0]
-    chosen = []
+        shifts.append(require_same_cell(perfect, frame, f"frame {index} against phonopy's supercell", largest=largest))
+        try:
+            forces.append(frame.get_forces(apply_constraint=False))
+        except (RuntimeError, NotImplementedError) as error:
+            raise InputError(f"Frame {index} has no forces.", "Label it first.") from error
+    moved = np.array(shifts)
+    if not phonon.dataset:
+        phonon.dataset = {"displacements": moved, "forces": np.array(forces)}
+        return
+    planned = displacements_and_forces(phonon.dataset, len(perfect))[0]
+    matched = []
     for index, displacement in enumerate(planned):
-        distance = np.abs(moved - displacement).max(axis=(1, 2))
-        best = int(np.argmin(distance))
-        # positions in VASP's files are rounded to 1e-8 of a cell vector; displacements are 0.01 Å
-        if distance[best] > 1e-3:
+        distances = np.abs(moved - displacement).max(axis=(1, 2))
+        nearest = int(np.argmin(distances))
+        if distances[nearest] > SAME_DISPLACEMENT:
             raise MismatchError(
                 f"Displacement {index + 1} of {len(planned)} was not calculated (nearest cell differs by"
-                f" {distance[best]:.3f} Å).",
+                f" {distances[nearest]:.3f} Å).",
                 "Import every displaced cell.",
             )
-        chosen.append(best)
-    phonon.forces = forces[chosen]
+        matched.append(forces[nearest])
+    phonon.forces = np.array(matched)
 
 
-def calculations_beside(folder: Path) -> list[Atoms]:
-    """Return the converged frames of every vasprun.xml in a folder, its subfolders and the archives directly in it."""
-    frames: list[Atoms] = []
-    archives = sorted(path for path in folder.iterdir() if path.is_file() and is_archive(path))
-    for source in (folder, *archives):
-        for entry in iter_entries(source, lambda name: name.endswith(".xml") and "vasprun" in name):
-            if entry.data is not None:
-                frames += frames_of(parse_vasprun(entry.data, entry.name), entry.name, steps="last")[0]
+def displaced_frames(phonon: Phonopy) -> list[Atoms]:
+    """Return every displaced supercell with its forces, and its energy where the files give one.
+
+    Frames without an energy carry ``config_energy_weight=0`` and ``config_stress_weight=0``: they teach forces only.
+    """
+    perfect = atoms_of(phonon.supercell)
+    moved, forces, energies = displacements_and_forces(phonon.dataset, len(perfect))
+    if forces is None:
+        raise InputError("The displaced cells have no forces.", "Load a file with forces.")
+    frames = []
+    for index, displacement in enumerate(moved):
+        frame = perfect.copy()
+        frame.positions += displacement
+        energy = None if energies is None else float(energies[index])
+        unknown = {} if energy is not None else {"config_energy_weight": 0.0}
+        frame.info.update(config_type="phonon", **unknown, config_stress_weight=0.0)
+        frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces[index])
+        frames.append(frame)
     return frames

@@ -1,4 +1,4 @@
-"""phonopy's files: displacements, forces and force constants for comparison and curvature supervision.
+"""phonopy's files: the one reader, for comparison, import and curvature supervision, and the one writer.
 
 phonopy's own loader has two traps: it silently takes ``FORCE_SETS``, ``FORCE_CONSTANTS`` and ``BORN`` from whatever
 folder the process happens to run in, and it parses YAML with a loader that runs code a file asks for. Here the YAML is
@@ -7,105 +7,200 @@ parsed safely, only files that lie beside it under its own name are used, and fo
 
 from __future__ import annotations
 
-import warnings
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import Atoms
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.harmonic.displacements import (
+from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
+from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
+from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.model import (
+    SYMPREC,
+    HarmonicModel,
     atoms_of,
-    attach_forces,
-    calculations_beside,
-    displacements_and_forces,
-    has_forces,
-    require_same_cell,
+    check_force_constants,
+    composition_of,
+    new_phonon,
+    require_same_formula,
+    unpack_force_constants,
 )
-from phonosmith.reference.importers.archives import COMPRESSED, bare_name, read_bounded
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from phonopy import Phonopy
 
-__all__ = [
-    "atoms_of",
-    "attach_forces",
-    "displaced_frames",
-    "displacements_and_forces",
-    "find_yaml",
-    "full_force_constants",
-    "has_forces",
-    "load_phonopy",
-    "produce_force_constants",
-    "require_same_cell",
-]
-
 Array = NDArray[np.float64]
-YAML_NAMES = ("phonopy_params.yaml", "phonopy.yaml", "phonopy_disp.yaml", "phono3py_disp.yaml")
+Calculations = Callable[[Path], Sequence["Atoms"]]
+"""Returns the labelled displaced cells that another program left in a folder."""
+
 PLANS = ("phonopy_disp.yaml", "phono3py_disp.yaml")
+YAML_NAMES = ("phonopy_params.yaml", "phonopy.yaml", *PLANS)
 _ENDINGS = ("", *COMPRESSED)
 
 
-def load_phonopy(
-    path: str | Path,
-    *,
-    is_nac: bool = False,
-    symprec: float = 1e-4,
-    produce: bool = True,
-    symmetrize: bool = True,
-    fc_calculator: str | None = None,
+class _StoredPhonons(Document):
+    """What a phonon document says of its force constants."""
+
+    force_constants: ArtefactRef
+
+
+def read_phonopy(
+    path: str | Path, *, symprec: float = SYMPREC, nac: bool = False, calculations: Calculations | None = None
 ) -> Phonopy:
-    """Return a Phonopy object with force constants from phonopy's files.
+    """Return cells, displacements, forces and stored force constants of phonopy's files; nothing is fitted.
 
     Parameters
     ----------
     path
         ``phonopy.yaml``, ``phonopy_params.yaml`` or ``phonopy_disp.yaml`` (plain, .gz, .xz, .lzma, .bz2), or a folder
         that holds one. Forces come from the YAML itself, else from ``FORCE_SETS`` beside it (``x.FORCE_SETS`` for
-        ``x.phonopy.yaml``), else from ``FORCE_CONSTANTS`` or ``force_constants.hdf5``, else from the vasprun.xml files
-        or archives of them in the folder of a ``phonopy_disp.yaml`` or ``phono3py_disp.yaml``.
-    is_nac
-        Keep Born charges and dielectric constant (from the YAML or ``BORN`` beside it).
+        ``x.phonopy.yaml``). Where there are none, force constants come from the YAML, ``FORCE_CONSTANTS`` or
+        ``force_constants.hdf5``, else forces from ``calculations``, else from a plain ``FORCE_SETS`` in a folder with
+        one phonopy file of any name.
     symprec
         Tolerance of the symmetry search, Å.
-    produce
-        Make force constants, and refuse files that allow none. False returns structure and dataset alone.
-    symmetrize
-        Impose translational and index symmetry on force constants from finite differences.
-    fc_calculator
-        "traditional" or "symfc"; None takes symfc for random displacements only.
+    nac
+        Keep Born charges and dielectric constant (from the YAML or ``BORN`` beside it).
+    calculations
+        Asked for the cells calculated in the folder of a ``phonopy_disp.yaml`` or ``phono3py_disp.yaml``, e.g.
+        `phonosmith.reference.importers.beside.calculations_beside` for VASP.
 
     Raises
     ------
     InputError
-        When files are missing, damaged or hold no forces.
+        When files are missing or damaged.
     MismatchError
-        When forces and displacements do not belong together.
+        When forces, force constants and displacements do not belong together.
     """
-    source = find_yaml(Path(path))
+    source = _find_yaml(Path(path))
     data = _parse(source)
     phonon = _assemble(data, source, symprec)
-    _attach_files(phonon, data, source)
-    if is_nac:
-        _attach_nac(phonon, data, source)
-    if not produce:
-        return phonon
-    if phonon.force_constants is None:
-        if not has_forces(phonon):
-            raise InputError(
-                f"{source} has displacements but no forces; neither FORCE_SETS nor the displaced calculations lie"
-                " beside it.",
-                "Put FORCE_SETS or the vasprun.xml files beside it.",
-            )
-        produce_force_constants(phonon, symmetrize=symmetrize, fc_calculator=fc_calculator)
-    if not np.all(np.isfinite(phonon.force_constants)):
-        raise InputError(f"{source} leads to force constants that are not finite.", "Check its forces.")
+    if data.dataset is not None:
+        phonon.dataset = data.dataset
+    if data.force_constants is not None:
+        phonon.force_constants = check_force_constants(data.force_constants, phonon, str(source))
+    if not has_forces(phonon, str(source)):
+        _attach_companions(phonon, source, calculations)
+    if nac:
+        phonon.nac_params = _nac_params(phonon, data, source)
     return phonon
 
 
-def find_yaml(path: Path) -> Path:
+def load_harmonic(
+    path: str | Path,
+    *,
+    fc_calculator: FcCalculator = "symfc",
+    symprec: float = SYMPREC,
+    nac: bool = False,
+    artefacts: ArtefactStore | None = None,
+    calculations: Calculations | None = None,
+) -> HarmonicModel:
+    """Read a harmonic model from phonopy's files or from the JSON of a stored `PhononDoc`.
+
+    Forces are turned into force constants here, alike for every file; stored force constants are taken as they are
+    where there are no forces.
+
+    Parameters
+    ----------
+    path
+        See `read_phonopy`, or a document ``*.json``.
+    fc_calculator
+        How force constants are made from forces.
+    symprec
+        Symmetry tolerance, Å.
+    nac
+        Use Born charges (dipole-dipole term).
+    artefacts
+        Where a document's force constants are; default this installation's store.
+    calculations
+        See `read_phonopy`.
+
+    Raises
+    ------
+    InputError
+        Naming the file, when forces or force constants are missing, not finite or of another supercell.
+    """
+    source = Path(path)
+    if ".json" in source.suffixes:
+        return _stored_model(source, artefacts, nac=nac)
+    phonon = read_phonopy(source, symprec=symprec, nac=nac, calculations=calculations)
+    return _with_force_constants(phonon, fc_calculator, str(source))
+
+
+def load_pair(
+    reference: str | Path, candidate: str | Path, calculator: str = "auto", calculations: Calculations | None = None
+) -> tuple[HarmonicModel, HarmonicModel]:
+    """Read both sides of a comparison with force constants made in one way.
+
+    Parameters
+    ----------
+    reference, candidate
+        See `load_harmonic`.
+    calculator
+        ``traditional``, ``symfc`` or ``auto``. ``auto`` takes forces as they are (traditional, as published figures do)
+        unless one side was stored as force constants from symfc; then symfc serves both.
+    calculations
+        See `read_phonopy`.
+    """
+    if calculator not in {"auto", "traditional", "symfc"}:
+        raise InputError(f"Unknown force-constants calculator {calculator!r}.", "Choose auto, traditional or symfc.")
+    sources = (Path(reference), Path(candidate))
+    opened = [
+        _stored_model(source, None, nac=False)
+        if ".json" in source.suffixes
+        else read_phonopy(source, calculations=calculations)
+        for source in sources
+    ]
+    stored = [side for side in opened if isinstance(side, HarmonicModel)]
+    phonons = [side.phonon if isinstance(side, HarmonicModel) else side for side in opened]
+    # a misplaced file is told before the expensive part
+    formulas = [str(composition_of(phonon.primitive).reduced_formula) for phonon in phonons]
+    require_same_formula(formulas[0], formulas[1], str(reference), str(candidate))
+    by_symfc = calculator == "auto" and any(model.fc_calculator == "symfc" for model in stored)
+    fit: FcCalculator = "symfc" if calculator == "symfc" or by_symfc else "traditional"
+    first, second = (
+        side if isinstance(side, HarmonicModel) else _with_force_constants(side, fit, str(source))
+        for side, source in zip(opened, sources, strict=True)
+    )
+    return first, second
+
+
+def phonopy_yaml(phonon: Phonopy) -> str:
+    """Return the text of phonopy.yaml with displacements and forces, with force constants where forces are unknown."""
+    with_forces = phonon.dataset is not None
+    settings = {"force_sets": with_forces, "displacements": with_forces, "force_constants": not with_forces}
+    return str(phonon.to_phonopy_yaml(settings=settings))
+
+
+def _stored_model(source: Path, artefacts: ArtefactStore | None, *, nac: bool) -> HarmonicModel:
+    try:
+        document = _StoredPhonons.model_validate_json(read_bounded(source))
+    except ValidationError as error:
+        raise InputError(f"{source} is no phonon document: {error}.", "Give phonons.json or phonopy.yaml.") from error
+    return unpack_force_constants((artefacts or default_artefacts()).get_bytes(document.force_constants), nac=nac)
+
+
+def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: str) -> HarmonicModel:
+    """Make force constants where there are forces (both sides of a comparison then get them alike), else take them."""
+    if has_forces(phonon, source):
+        return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
+    if phonon.force_constants is None:
+        raise InputError(
+            f"{source} has neither forces nor force constants, and none lie beside it.",
+            "Put FORCE_SETS beside it or save phonopy.yaml with forces.",
+        )
+    return HarmonicModel(phonon, "given", source)
+
+
+def _find_yaml(path: Path) -> Path:
     """Return the phonopy YAML file that a path names or a folder holds."""
     if not path.is_dir():
         return path
@@ -139,25 +234,17 @@ def _parse(source: Path) -> Any:
 
 
 def _assemble(data: Any, source: Path, symprec: float) -> Phonopy:
-    from phonopy import Phonopy
+    from phonopy.interface.calculator import get_calculator_physical_units
 
     if data.calculator not in (None, "vasp"):
-        from phonopy.interface.calculator import get_calculator_physical_units
-
         units = get_calculator_physical_units(data.calculator)
         if units.force_constants_unit != "eV/angstrom^2":
             raise InputError(f"{source} is in {data.calculator}'s units.", "Convert it to eV and Å with phonopy.")
     if data.unitcell is None:
         raise InputError(f"{source} holds no unit cell.", "Give phonopy.yaml or phonopy_disp.yaml.")
     matrix = np.eye(3, dtype=int) if data.supercell_matrix is None else data.supercell_matrix
-    primitive = "auto" if data.primitive_matrix is None else data.primitive_matrix
     try:
-        with warnings.catch_warnings():
-            # old files name no primitive cell; "auto" is what phonopy.load takes for them too
-            warnings.simplefilter("ignore")
-            phonon = Phonopy(
-                data.unitcell, matrix, primitive_matrix=primitive, symprec=symprec, calculator=data.calculator
-            )
+        phonon = new_phonon(data.unitcell, matrix, data.primitive_matrix, symprec, data.calculator)
     except Exception as error:
         raise InputError(
             f"{source}: phonopy cannot build its supercell: {error}.", "Check cell and symprec."
@@ -167,88 +254,83 @@ def _assemble(data: Any, source: Path, symprec: float) -> Phonopy:
     return phonon
 
 
+def _attach_companions(phonon: Phonopy, source: Path, calculations: Calculations | None) -> None:
+    """Take forces, else force constants, from what lies beside a phonopy file."""
+    name = Path(bare_name(source.name)).name
+    if (file := _beside(source, "FORCE_SETS")) is not None:
+        _attach_force_sets(phonon, file, source)
+    elif phonon.force_constants is not None:
+        return
+    elif (constants := _written_constants(source)) is not None:
+        phonon.force_constants = check_force_constants(constants, phonon, str(source))
+    elif calculations is not None and name in PLANS and (frames := calculations(source.parent)):
+        attach_forces(phonon, frames)
+    elif (file := _plain_force_sets(source)) is not None:
+        _attach_force_sets(phonon, file, source)
+
+
 def _beside(source: Path, name: str) -> Path | None:
     """Return a companion file: ``x.NAME`` of ``x.phonopy.yaml``, or plain ``NAME`` where the YAML has a plain name."""
-    stem = Path(bare_name(source.name)).name
-    prefix = stem.removesuffix(".yaml")
+    prefix = Path(bare_name(source.name)).name.removesuffix(".yaml")
     for known in ("phonopy_params", "phonopy_disp", "phono3py_disp", "phonopy"):
         prefix = prefix.removesuffix(known)
-    for ending in _ENDINGS:
-        candidate = source.with_name(f"{prefix}{name}{ending}")
-        if candidate.is_file():
-            return candidate
-    return None
+    files = [source.with_name(f"{prefix}{name}{ending}") for ending in _ENDINGS]
+    return next((file for file in files if file.is_file()), None)
 
 
-def _attach_files(phonon: Phonopy, data: Any, source: Path) -> None:
-    """Give the Phonopy object its dataset and, where written down, its force constants."""
-    if data.dataset is not None:
-        phonon.dataset = data.dataset
-    if data.force_constants is not None:
-        phonon.force_constants = _checked_constants(data.force_constants, phonon, source)
-    if not has_forces(phonon) and (file := _beside(source, "FORCE_SETS")) is not None:
-        planned = phonon.dataset
-        phonon.dataset = _force_sets(file, len(phonon.supercell))
-        if planned is not None:
-            _require_same_displacements(planned, phonon.dataset, file, source)
-    if has_forces(phonon):
-        _check_forces(phonon, source)
-    elif phonon.force_constants is None:
-        constants = _written_constants(source)
-        if constants is not None:
-            phonon.force_constants = _checked_constants(constants, phonon, source)
-        elif Path(bare_name(source.name)).name in PLANS and (frames := calculations_beside(source.parent)):
-            attach_forces(phonon, frames)
+def _plain_force_sets(source: Path) -> Path | None:
+    """Return a file named just FORCE_SETS where the folder has no second YAML it could belong to."""
+    endings = tuple(f".yaml{ending}" for ending in _ENDINGS)
+    if sum(path.name.endswith(endings) for path in source.parent.iterdir()) > 1:
+        return None
+    files = [source.with_name(f"FORCE_SETS{ending}") for ending in _ENDINGS]
+    return next((file for file in files if file.is_file()), None)
 
 
-def _force_sets(file: Path, count: int) -> Any:
+def _attach_force_sets(phonon: Phonopy, file: Path, source: Path) -> None:
     from phonopy.file_IO import parse_FORCE_SETS_from_strings
 
+    n_atoms, planned = len(phonon.supercell), phonon.dataset
+    text = read_bounded(file).decode(errors="replace")
     try:
-        return parse_FORCE_SETS_from_strings(read_bounded(file).decode(), natom=count)
+        dataset = parse_FORCE_SETS_from_strings(text, natom=n_atoms)
+        moved = displacements_and_forces(dataset, n_atoms, str(file))[0]
     except InputError:
         raise
     except Exception as error:
         raise MismatchError(
-            f"{file} does not fit a supercell of {count} atoms: {error}.", "Give the FORCE_SETS of this supercell."
+            f"{file} does not fit a supercell of {n_atoms} atoms: {error}.", "Give the FORCE_SETS of this supercell."
         ) from error
+    if planned is not None:
+        before = displacements_and_forces(planned, n_atoms, str(source))[0]
+        if before.shape != moved.shape or np.abs(before - moved).max() > 1e-4:
+            raise MismatchError(
+                f"{file} and {source} name different displacements.", "They belong to different calculations."
+            )
+    phonon.dataset = dataset
 
 
-def _written_constants(source: Path) -> Array | None:
-    import tempfile
-
+def _written_constants(source: Path) -> Any:
     from phonopy.file_IO import parse_FORCE_CONSTANTS, read_force_constants_hdf5
 
     for name, reader in (
         ("FORCE_CONSTANTS", parse_FORCE_CONSTANTS),
         ("force_constants.hdf5", read_force_constants_hdf5),
     ):
-        file = _beside(source, name)
-        if file is None:
+        if (file := _beside(source, name)) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / name
             copy.write_bytes(read_bounded(file))
             try:
-                found = reader(str(copy))
+                content = reader(str(copy))
             except Exception as error:
                 raise InputError(f"{file} cannot be read: {error}.", "Write it again with phonopy.") from error
-        return np.asarray(found[0] if isinstance(found, tuple) else found, dtype=float)
+        return content[0] if isinstance(content, tuple) else content
     return None
 
 
-def _checked_constants(constants: Any, phonon: Phonopy, source: Path) -> Array:
-    values = np.asarray(constants, dtype=float)
-    full, compact = len(phonon.supercell), len(phonon.primitive)
-    if values.shape not in ((full, full, 3, 3), (compact, full, 3, 3)):
-        raise MismatchError(
-            f"{source}: force constants of shape {values.shape} do not belong to a supercell of {full} atoms.",
-            "Give the force constants of this supercell.",
-        )
-    return values
-
-
-def _attach_nac(phonon: Phonopy, data: Any, source: Path) -> None:
+def _nac_params(phonon: Phonopy, data: Any, source: Path) -> Any:
     from phonopy.file_IO import parse_BORN_from_strings
     from phonopy.interface.calculator import get_calculator_physical_units
 
@@ -259,81 +341,7 @@ def _attach_nac(phonon: Phonopy, data: Any, source: Path) -> None:
         except Exception as error:
             raise MismatchError(f"{file} does not fit the primitive cell: {error}.", "Check BORN.") from error
     if params is None:
-        raise InputError(f"{source} holds no Born charges and no BORN lies beside it.", "Ask for is_nac=False.")
+        raise InputError(f"{source} holds no Born charges and no BORN lies beside it.", "Ask for nac=False.")
     if params.get("factor") is None:
         params["factor"] = get_calculator_physical_units(phonon.calculator).nac_factor
-    phonon.nac_params = params
-
-
-def _require_same_displacements(planned: Any, found: Any, file: Path, source: Path) -> None:
-    count = max(int(np.asarray(found["natom"]) if "natom" in found else np.shape(found["displacements"])[1]), 1)
-    before = displacements_and_forces(planned, count)[0]
-    after = displacements_and_forces(found, count)[0]
-    if before.shape != after.shape or np.abs(before - after).max() > 1e-4:
-        raise MismatchError(
-            f"{file} and {source} name different displacements.", "They belong to different calculations."
-        )
-
-
-def _check_forces(phonon: Phonopy, source: Path) -> None:
-    count = len(phonon.supercell)
-    moved, forces, _ = displacements_and_forces(phonon.dataset, count)
-    shape = () if forces is None else forces.shape
-    if forces is None or shape != (len(moved), count, 3) or moved.shape[1] != count:
-        raise MismatchError(
-            f"{source}: forces of shape {shape} do not belong to {len(moved)} displaced cells of {count} atoms.",
-            "The files do not belong together.",
-        )
-    if not np.all(np.isfinite(forces)) or not np.all(np.isfinite(moved)):
-        raise InputError(f"{source} holds forces or displacements that are not finite.", "Compute them again.")
-
-
-def produce_force_constants(phonon: Phonopy, *, symmetrize: bool = True, fc_calculator: str | None = None) -> None:
-    """Make compact force constants from the dataset, quietly.
-
-    Random displacements need a fit and go to symfc, which obeys all symmetries by construction.
-    """
-    chosen = fc_calculator or ("traditional" if "first_atoms" in phonon.dataset else "symfc")
-    phonon.produce_force_constants(calculate_full_force_constants=False, fc_calculator=chosen, show_drift=False)
-    if symmetrize and chosen == "traditional":
-        phonon.symmetrize_force_constants(show_drift=False, use_symfc_projector=True)
-
-
-def full_force_constants(phonon: Phonopy) -> Array:
-    """Return force constants as (n, n, 3, 3) in eV/Å² over the supercell."""
-    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
-
-    constants = np.asarray(phonon.force_constants, dtype=float)
-    if constants.shape[0] == constants.shape[1]:
-        return constants
-    return np.asarray(compact_fc_to_full_fc(phonon.primitive, constants), dtype=float)
-
-
-def displaced_frames(phonon: Phonopy) -> list[Atoms]:
-    """Return every displaced supercell with its forces, and its energy where the files give one.
-
-    Frames without an energy carry ``config_energy_weight=0`` and ``config_stress_weight=0``: they teach forces only.
-    """
-    from phonosmith.reference.datasets.frame_labels import label_frame
-
-    perfect = atoms_of(phonon.supercell)
-    moved, forces, energies = displacements_and_forces(phonon.dataset, len(perfect))
-    if forces is None:
-        raise InputError("The displaced cells have no forces.", "Load a file with forces.")
-    frames = []
-    for index, displacement in enumerate(moved):
-        atoms = perfect.copy()
-        atoms.positions += displacement
-        energy = None if energies is None else float(energies[index])
-        weight = None if energies is not None else 0.0
-        frames.append(
-            label_frame(
-                atoms,
-                energy=energy,
-                forces=forces[index],
-                config_type="phonon",
-                config_energy_weight=weight,
-                config_stress_weight=0.0,
-            )
-        )
-    return frames
+    return params

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from ase.cell import Cell
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import MismatchError
+from phonosmith.harmonic.model import HarmonicModel, composition_of, require_same_formula
 
 if TYPE_CHECKING:
     from phonopy.structure.atoms import PhonopyAtoms
-
-    from phonosmith.harmonic.model import HarmonicModel
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -62,20 +62,13 @@ def primitive_supercell_matrix(model: HarmonicModel) -> Integers:
     return np.rint(matrix).astype(np.int64)
 
 
-def _cell_parameters(lattice: Array) -> tuple[Array, Array]:
-    lengths = np.linalg.norm(lattice, axis=1)
-    cosines = [lattice[i] @ lattice[j] / (lengths[i] * lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
-    return lengths, np.degrees(np.arccos(np.clip(cosines, -1, 1)))
-
-
 def _lattice_distance(reference: Array, candidate: Array) -> float:
     """Return a number that is at most 1 when two lattices agree within the tolerances, basis vector by basis vector."""
     scale = (abs(np.linalg.det(reference)) / abs(np.linalg.det(candidate))) ** (1 / 3)
-    a, alpha = _cell_parameters(reference)
-    b, beta = _cell_parameters(candidate)
+    ours, theirs = Cell(reference).cellpar(), Cell(candidate).cellpar()
     volume = abs(1 / scale - 1) / LENGTH_TOLERANCE
-    shape = float(np.max(np.abs(b * scale / a - 1))) / LENGTH_TOLERANCE
-    return max(volume, shape, float(np.max(np.abs(alpha - beta))) / ANGLE_TOLERANCE)
+    shape = float(np.max(np.abs(theirs[:3] * scale / ours[:3] - 1))) / LENGTH_TOLERANCE
+    return max(volume, shape, float(np.max(np.abs(ours[3:] - theirs[3:]))) / ANGLE_TOLERANCE)
 
 
 def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: Integers) -> float:
@@ -94,9 +87,9 @@ def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: 
         distances[ours[:, None] != theirs[None]] = np.inf
         nearest = distances.argmin(axis=1)
         if len(set(nearest.tolist())) == len(ours):
-            chosen = delta[np.arange(len(ours)), nearest]
+            shifts = delta[np.arange(len(ours)), nearest]
             # the anchor need not be where it was: take out the mean shift
-            moved = np.linalg.norm((chosen - chosen.mean(axis=0)) @ reference.cell, axis=1)
+            moved = np.linalg.norm((shifts - shifts.mean(axis=0)) @ reference.cell, axis=1)
             best = min(best, float(moved.max()))
     return best
 
@@ -121,16 +114,14 @@ def find_transforms(reference: PhonopyAtoms, candidate: PhonopyAtoms) -> list[In
     wanted = np.linalg.norm(reference.cell, axis=1)
     rows = [combinations[np.abs(lengths / length - 1) <= LENGTH_TOLERANCE] for length in wanted]
     identity: Integers = np.eye(3, dtype=np.int64)
-    found: list[tuple[bool, float, float, Integers]] = []
-    for triple in itertools.product(*rows):
-        matrix = np.array(triple)
-        determinant = round(float(np.linalg.det(matrix)))
-        if abs(determinant) != 1:
-            continue
+
+    def rank(matrix: Integers) -> tuple[bool, float, float]:
         distance = _lattice_distance(reference.cell, matrix @ candidate.cell)
-        if _fits(reference, candidate, matrix):
-            found.append((not np.array_equal(matrix, identity), round(distance, 4), -determinant, matrix))
-    return [item[3] for item in sorted(found, key=lambda item: item[:3])]
+        return not np.array_equal(matrix, identity), round(distance, 4), -round(float(np.linalg.det(matrix)))
+
+    matrices = (np.array(triple) for triple in itertools.product(*rows))
+    unimodular = (matrix for matrix in matrices if abs(round(float(np.linalg.det(matrix)))) == 1)
+    return sorted((matrix for matrix in unimodular if _fits(reference, candidate, matrix)), key=rank)
 
 
 def _same_supercell(ours: Integers, theirs: Integers, transform: Integers) -> bool:
@@ -139,38 +130,12 @@ def _same_supercell(ours: Integers, theirs: Integers, transform: Integers) -> bo
     return bool(np.allclose(relation, np.rint(relation), atol=1e-4) and abs(abs(np.linalg.det(relation)) - 1) < 1e-3)
 
 
-def _composition(model: HarmonicModel) -> dict[str, int]:
-    symbols = model.phonon.primitive.symbols
-    return {symbol: symbols.count(symbol) for symbol in sorted(set(symbols))}
-
-
 def _rotations(model: HarmonicModel, transform: Integers) -> set[bytes]:
     """Return the point operations of the primitive cell in the transformed basis."""
     inverse = np.linalg.inv(transform)
     operations = model.phonon.primitive_symmetry.pointgroup_operations
     # positions change as x' = x M⁻¹ (rows), so operations on column vectors change as R' = M⁻ᵀ R Mᵀ
     return {np.rint(inverse.T @ rotation @ transform.T).astype(np.int64).tobytes() for rotation in operations}
-
-
-def _formula(model: HarmonicModel) -> str:
-    return "".join(f"{symbol}{count}" for symbol, count in _composition(model).items())
-
-
-def require_same_formula(reference: str, candidate: str, first: str, second: str) -> None:
-    """Raise MismatchError unless two reduced formulas are the same.
-
-    Parameters
-    ----------
-    reference, candidate
-        Reduced formulas.
-    first, second
-        What to call the two in the message.
-    """
-    if reference != candidate:
-        raise MismatchError(
-            f"Composition mismatch: {first} is {reference}, {second} is {candidate}.",
-            "Compare phonons of the same material; one of the files is misplaced.",
-        )
 
 
 def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatch:
@@ -182,10 +147,11 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
         When composition, number of atoms, geometry or supercell differ, with both values in the message.
     """
     require_same_formula(reference.formula, candidate.formula, reference.source, candidate.source)
-    if _composition(reference) != _composition(candidate):
+    contents = [composition_of(model.phonon.primitive) for model in (reference, candidate)]
+    if contents[0] != contents[1]:
         raise MismatchError(
-            f"Primitive cells differ: {_formula(reference)} ({reference.space_group[0]}) in {reference.source}, "
-            f"{_formula(candidate)} ({candidate.space_group[0]}) in {candidate.source}: "
+            f"Primitive cells differ: {contents[0].formula} ({reference.space_group[0]}) in {reference.source}, "
+            f"{contents[1].formula} ({candidate.space_group[0]}) in {candidate.source}: "
             "they relaxed into different structures.",
             "Branches cannot be paired; compare stability and thermodynamics of each side instead.",
         )

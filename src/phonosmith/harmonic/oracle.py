@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.harmonic.files import atoms_of
-from phonosmith.harmonic.model import HarmonicModel, new_phonon, to_structure
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.harmonic.model import HarmonicModel, atoms_of, new_phonon, to_structure
+from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -52,8 +52,6 @@ class PhononDataset:
 
 def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
     """Return the smallest near-cubic supercell of the primitive cell with edges of at least ``min_length`` Å."""
-    from phonosmith.structures.supercell import phonon_supercell
-
     if not np.isfinite(min_length) or min_length <= 0:
         raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 9.")
     return phonon_supercell(to_structure(model.phonon.primitive), min_length).phonopy_matrix
@@ -82,7 +80,7 @@ def varied_supercells(
         Shortest lattice vector allowed, Å.
     """
     largest = max(2, n_atoms // len(primitive))
-    found: list[list[list[int]]] = []
+    matrices: list[list[list[int]]] = []
     for _ in range(1000 * count):
         size = int(rng.integers(max(2, largest // 2), largest + 1))
         first = int(rng.choice([d for d in range(1, size + 1) if size % d == 0]))
@@ -97,9 +95,9 @@ def varied_supercells(
         matrix = _reduced(rows, primitive.cell)
         if np.linalg.norm(matrix @ primitive.cell, axis=1).min() >= min_length:
             # phonopy writes the same vectors as columns
-            found.append(matrix.T.tolist())
-            if len(found) == count:
-                return found
+            matrices.append(matrix.T.tolist())
+            if len(matrices) == count:
+                return matrices
     raise InputError(
         f"No supercells of {n_atoms} atoms have lattice vectors of {min_length} Å.", "Allow more atoms per cell."
     )
@@ -111,10 +109,10 @@ def _reduced(rows: NDArray[np.int64], lattice: Array) -> NDArray[np.int64]:
 
     reduced = Lattice(rows @ lattice).get_niggli_reduced_lattice(1e-3)
     # the reduced lattice is rotated; its mapping to the old vectors is what is wanted
-    found = Lattice(rows @ lattice).find_mapping(reduced, 1e-3, 0.1)
-    if found is None:
+    mapping = Lattice(rows @ lattice).find_mapping(reduced, 1e-3, 0.1)
+    if mapping is None:
         return rows
-    matrix: NDArray[np.int64] = np.rint(found[2]).astype(int) @ rows
+    matrix: NDArray[np.int64] = np.rint(mapping[2]).astype(int) @ rows
     return matrix if np.linalg.det(matrix) > 0 else -matrix
 
 
@@ -143,24 +141,17 @@ def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]
     return small
 
 
-def harmonic_label(atoms: Atoms, phonon: Phonopy, displacements: Array, **info: Any) -> Atoms:
-    """Return a displaced copy of the perfect supercell with harmonic energy (eV) and forces (eV/Å).
+def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
+    """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV) and forces (eV/Å).
 
-    Parameters
-    ----------
-    atoms
-        Perfect supercell, in phonopy's order.
-    phonon
-        Full force constants of that supercell.
-    displacements
-        Å, shape (atoms, 3).
-    **info
-        Notes for the frame.
+    ``phonon`` holds full force constants.
     """
+    frame = atoms_of(phonon.supercell)
     forces = -np.einsum("ijab,jb->ia", phonon.force_constants, displacements)
-    moved = atoms.copy()
-    moved.positions += displacements
-    return label_frame(moved, energy=-0.5 * float(np.sum(forces * displacements)), forces=forces, **info)
+    frame.positions += displacements
+    frame.info["labels"] = f"harmonic, {source}"
+    frame.calc = SinglePointCalculator(frame, energy=-0.5 * float(np.sum(forces * displacements)), forces=forces)
+    return frame
 
 
 def dataset_from_phonons(
@@ -204,22 +195,20 @@ def dataset_from_phonons(
         )
     matrix = small_supercell(model, min_length) if supercell_matrix is None else supercell_matrix
     phonon = in_supercell(model, matrix)
-    perfect = atoms_of(phonon.supercell)
+    n_atoms = len(phonon.supercell)
     rng = np.random.default_rng(seed)
     # the mean length of a vector with independent normal components of width s is s √(8/π)
     width = displacement / np.sqrt(8 / np.pi)
-    count = n_train + n_valid
-    sources = [phonon] * count
+    sources = [phonon] * (n_train + n_valid)
     if shapes == "varied":
-        sources = [
-            in_supercell(model, cell) for cell in varied_supercells(model.phonon.primitive, len(perfect), count, rng)
-        ]
+        cells = varied_supercells(model.phonon.primitive, n_atoms, n_train + n_valid, rng)
+        sources = [in_supercell(model, cell) for cell in cells]
     frames = []
     for source in sources:
-        still = atoms_of(source.supercell)
-        moves = rng.normal(0.0, width, (len(still), 3))
-        frames.append(harmonic_label(still, source, moves - moves.mean(axis=0), labels=f"harmonic, {model.source}"))
-    zero = np.zeros((len(perfect), 3))
+        moves = rng.normal(0.0, width, (len(source.supercell), 3))
+        frames.append(harmonic_label(source, moves - moves.mean(axis=0), model.source))
+    still = atoms_of(phonon.supercell)
+    still.info["labels"] = f"harmonic, {model.source}"
     stress = np.zeros(6) if relaxed_cell else None
-    still = label_frame(perfect, energy=0.0, forces=zero, stress=stress, labels=f"harmonic, {model.source}")
+    still.calc = SinglePointCalculator(still, energy=0.0, forces=np.zeros((n_atoms, 3)), stress=stress)
     return PhononDataset(train=[still, *frames[:n_train]], valid=frames[n_train:], phonon=phonon)

@@ -17,7 +17,7 @@ class PotentialRef(Document):
 
     sha256: str = Field(description="sha256 of the artefact", pattern=r"^[0-9a-f]{64}$")
     name: str = Field(description="human name, e.g. embedded, MACE-MP-0b3, si-delta")
-    architecture: str = Field(description="adapter that can load it: mace, nequix, empirical")
+    architecture: str = Field(description="architecture that can load it, e.g. mace, empirical")
     dtype: str = Field("float64", description="precision it is evaluated in: float32 or float64")
     elements: list[str] = Field(description="chemical symbols it covers, by atomic number")
     cutoff: float | None = Field(None, description="interaction range per layer, Å")

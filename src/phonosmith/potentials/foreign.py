@@ -6,30 +6,22 @@ import io
 import pickle
 import shlex
 import zipfile
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError, PotentialError, UntrustedModelError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.mace.imports import import_mace
-from phonosmith.potentials.userfiles import TRUSTED, edited_user_json, read_user_json, user_file
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.userfiles import IMPORTS, TRUSTED, edited_user_json, read_user_json, user_file
 
 if TYPE_CHECKING:
     import torch
 
-PINNED = {
-    "2f2be696351ac9e94fbe01cdfb6f017679acdbd2db7645209ef55fec9826b012": "MACE-MP-0b3",
-    "75428afe3a1d7d8062e19bcaabd5c433623cabf308242ec9fb493e38604fb638": "MACE-MPA-0",
-    "d4b14be9afa294eebdbe31a0280b26a0fa29715771e978cbfd3ca24e0d90307a": "MACE-OMAT-0",
-}
-"""sha256 of published files that are opened without asking."""
-
 PICKLE = b"\x80"
 """First byte of a pickle of protocol 2 or later, the only kind torch has ever written."""
-
-EXPECTED_PREFIXES = ("mace.", "e3nn.", "torch.", "collections.", "numpy.", "opt_einsum_fx.")
-"""Where the classes of an ordinary MACE file come from; anything else is named in the refusal."""
 
 
 def read_model_bytes(path: str | Path) -> bytes:
@@ -49,8 +41,8 @@ def read_model_bytes(path: str | Path) -> bytes:
 
 
 def is_trusted(sha256: str) -> bool:
-    """Tell whether a digest is pinned or on this user's trust list."""
-    return sha256 in PINNED or sha256 in read_user_json(TRUSTED)
+    """Tell whether a digest is on this user's trust list."""
+    return sha256 in read_user_json(TRUSTED)
 
 
 def trust_digest(sha256: str, source: str) -> None:
@@ -59,8 +51,8 @@ def trust_digest(sha256: str, source: str) -> None:
         trusted[sha256] = {"source": source, "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def unusual_imports(data: bytes) -> list[str]:
-    """List what a torch file would import beyond torch, mace and e3nn, without opening it; empty when unknown."""
+def unusual_imports(data: bytes, expected: tuple[str, ...]) -> list[str]:
+    """List what a torch file would import beyond the expected packages, without opening it; empty when unknown."""
     import torch
 
     inspect = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
@@ -70,14 +62,14 @@ def unusual_imports(data: bytes) -> list[str]:
         names = inspect(io.BytesIO(data))
     except Exception:  # noqa: BLE001  # a damaged file has no list; opening it will say so
         return []
-    return sorted(name for name in names if not name.startswith(EXPECTED_PREFIXES) and not _harmless(name))
+    return sorted(name for name in names if not name.startswith(expected) and not _harmless(name))
 
 
 def _harmless(name: str) -> bool:
     return name in ("builtins.set", "builtins.slice", "builtins.getattr", "__builtin__.set", "functools.partial")
 
 
-def _refuse_other_formats(data: bytes, source: str) -> None:
+def refuse_other_formats(data: bytes, source: str) -> None:
     """Refuse what torch did not write, or what was cut short, before anybody is asked to trust it."""
     if data[:1] == PICKLE:
         return
@@ -94,17 +86,68 @@ def _refuse_other_formats(data: bytes, source: str) -> None:
     raise PotentialError(f"{source} is not a readable model file ({reason}).", "Fetch it again and compare its sha256.")
 
 
-def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.Module:
-    """Unpickle a foreign torch model whose digest is trusted.
+def import_foreign(
+    data: bytes,
+    name: str,
+    source: str,
+    *,
+    trust: bool,
+    pinned: Collection[str],
+    expected: tuple[str, ...],
+    kind: str,
+    prepare: Callable[[], None],
+    register: Callable[..., PotentialRef],
+) -> PotentialRef:
+    """Keep a foreign torch model as an artefact; one that was imported before is not opened again.
 
     Parameters
     ----------
-    data
-        The file's content: the very bytes whose digest is checked are the ones opened.
-    source
-        Name for messages and the trust list.
+    data, name, source
+        The file's content, the reference's name, and where it came from (for messages and the trust list).
     trust
         The user takes responsibility for this file; its digest is remembered once it opened.
+    pinned
+        Digests of published files, opened without asking.
+    expected
+        Where the classes of an ordinary file come from.
+    kind
+        Architecture as people write it.
+    prepare
+        Called before the file is opened.
+    register
+        Called with the module, the name and the file's digest as only parent.
+    """
+    sha256 = digest_bytes(data)
+    before = read_user_json(IMPORTS).get(sha256)
+    if before is not None:
+        ref = PotentialRef.model_validate(before).model_copy(update={"name": name})
+        if default_artefacts().has(ref.artefact):
+            if trust and sha256 not in pinned and not is_trusted(sha256):
+                trust_digest(sha256, source)
+            return ref
+    model = open_foreign(data, source, trust=trust, pinned=pinned, expected=expected, kind=kind, prepare=prepare)
+    try:
+        ref = register(model, name, [sha256])
+    except PotentialError as error:
+        raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
+    with edited_user_json(IMPORTS) as imports:
+        imports[sha256] = ref.model_dump(mode="json")
+    return ref
+
+
+def open_foreign(
+    data: bytes,
+    source: str,
+    *,
+    trust: bool,
+    pinned: Collection[str],
+    expected: tuple[str, ...],
+    kind: str,
+    prepare: Callable[[], None],
+) -> torch.nn.Module:
+    """Unpickle a foreign torch model whose digest is trusted (see ``import_foreign``).
+
+    The very bytes whose digest is checked are the ones opened.
 
     Raises
     ------
@@ -115,17 +158,17 @@ def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.M
     """
     import torch
 
-    _refuse_other_formats(data, source)
+    refuse_other_formats(data, source)
     sha256 = digest_bytes(data)
-    if not (trust or is_trusted(sha256)):
-        odd = unusual_imports(data)
-        told = f" It would import {', '.join(odd[:4])}, which no MACE model needs." if odd else ""
+    if not (trust or sha256 in pinned or is_trusted(sha256)):
+        odd = unusual_imports(data, expected)
+        told = f" It would import {', '.join(odd[:4])}, which no {kind} model needs." if odd else ""
         raise UntrustedModelError(
             f"{source} was not opened: it is a pickle, which can run any code, and its sha256 {sha256[:16]} is neither "
             f"pinned nor on your trust list ({user_file(TRUSTED)}).{told}",
             f"If you trust where it came from: phonosmith models add {shlex.quote(source)} --trust.",
         )
-    import_mace()
+    prepare()
     try:
         model: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ModuleNotFoundError, AttributeError) as error:
@@ -151,6 +194,6 @@ def open_foreign(data: bytes, source: str, *, trust: bool = False) -> torch.nn.M
             f"{source} holds a {type(model).__name__}, not a model.",
             "Give the complete '.model' file, not a checkpoint or a state dictionary.",
         )
-    if trust and not is_trusted(sha256):
+    if trust and sha256 not in pinned and not is_trusted(sha256):
         trust_digest(sha256, source)
     return model

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import ArtefactError, InputError, PotentialError
-from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.adapters import adapter
+from phonosmith.potentials.architecture import Architecture, architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
+from phonosmith.potentials.container import is_model_file, store_model
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.userfiles import IMPORTS, INDEX, edited_user_json, read_user_json
+from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
+from phonosmith.potentials.userfiles import INDEX, edited_user_json, read_user_json
 
 EMBEDDED = "embedded"
 EMBEDDED_REFERENCE = "embedded-reference"
@@ -33,7 +33,7 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
     ----------
     name
         Looked up in this order: a name given with ``models add``, ``embedded`` and ``embedded-reference``, a foundation
-        (MACE-MP-0b3, MACE-MPA-0, MACE-OMAT-0), a file, the first digits (six or more) of a sha256.
+        (``phonosmith models list``), a file, the first digits (six or more) of a sha256.
     trust
         Open a foreign pickle that is not trusted yet.
 
@@ -42,19 +42,18 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
     PotentialError, InputError, UntrustedModelError, ArtefactError
         One line saying what is wrong and the way out.
     """
-    from phonosmith.potentials.mace.foundations import fetch_foundation, find_foundation
-
     known = _indexed(name)
     if known is not None and default_artefacts().has(known.artefact):
         return known
     if name in (EMBEDDED, EMBEDDED_REFERENCE):
         return _embedded(name)
-    foundation = find_foundation(name)
-    if foundation is not None:
+    published = find_foundation(name)
+    if published is not None:
+        owner, foundation = published
         known = _indexed(foundation.name)
         if known is not None and default_artefacts().has(known.artefact):
             return known
-        return add(fetch_foundation(foundation), name=foundation.name, trust=trust)
+        return add(owner.fetch(foundation), name=foundation.name, trust=trust)
     if known is not None:
         raise ArtefactError(
             f"{name} is known here, but its artefact {known.short} is not in the store.",
@@ -96,9 +95,8 @@ def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: s
             "Take the reference from 'phonosmith models show'.",
         )
     data = default_artefacts().get_bytes(ref.artefact)
-    return adapter(ref.architecture)(
-        data, dtype=precision, device=choose_device(device or get_settings().device), name=ref.name
-    )
+    place = choose_device(device or get_settings().device)
+    return architecture(ref.architecture).load(data, dtype=precision, device=place, name=ref.name)
 
 
 def choose_device(device: str) -> str:
@@ -125,46 +123,27 @@ def choose_device(device: str) -> str:
 def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:
     """Bring a model file into the artefact store and return its reference.
 
-    A file of ours, an empirical parameter file and a Nequix ``.nqx`` file (a line of JSON, then plain arrays) are taken
-    as they are; a foreign MACE pickle is opened (if trusted) and kept as weights and architecture description. A pickle
-    that was imported before is not opened again.
+    A file of ours and files that hold no code are taken as they are; a foreign pickle is opened (if trusted) and kept as
+    weights and architecture description. A pickle that was imported before is not opened again.
     """
-    from phonosmith.potentials.foreign import read_model_bytes
-
     source = Path(path).expanduser()
     return import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
 
 
 def import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
     """Bring a model file's content into the artefact store (see ``import_file``)."""
-    from phonosmith.potentials.foreign import is_trusted, open_foreign, trust_digest
-    from phonosmith.potentials.mace.files import is_model_file, model_ref, register_model
-    from phonosmith.potentials.nequix.backend import is_nequix_file
-
-    if is_model_file(data):
-        return model_ref(data, default_artefacts(), name, (), "float64")
-    if _is_empirical(data):
-        return _empirical_ref(data, name)
-    if is_nequix_file(data):
-        from phonosmith.potentials.nequix.potential import register_nequix
-
-        return register_nequix(data, name)
-    sha256 = digest_bytes(data)
-    before = read_user_json(IMPORTS).get(sha256)
-    if before is not None:
-        ref = PotentialRef.model_validate(before).model_copy(update={"name": name})
-        if default_artefacts().has(ref.artefact):
-            if trust and not is_trusted(sha256):
-                trust_digest(sha256, source)
-            return ref
-    model = open_foreign(data, source, trust=trust)
-    try:
-        ref = register_model(model, name, [sha256])
-    except PotentialError as error:
-        raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
-    with edited_user_json(IMPORTS) as imports:
-        imports[sha256] = ref.model_dump(mode="json")
+    ref = _take(data, name, source, trust=trust)
+    if ref is None:
+        refuse_other_formats(data, source)
+        raise PotentialError(f"{source} is not a readable model file.", "Fetch it again and compare its sha256.")
     return ref
+
+
+def _take(data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef | None:
+    if is_model_file(data):
+        return store_model(data, name)
+    owner = next((one for one in architectures() if one.recognises(data)), None)
+    return None if owner is None else owner.bring(data, name, source, trust=trust)
 
 
 def add(path: str | Path, *, name: str | None = None, trust: bool = False) -> PotentialRef:
@@ -210,14 +189,12 @@ def remember(ref: PotentialRef, *, source: str = "") -> None:
 
 
 def _keep_published_names(ref: PotentialRef) -> None:
-    from phonosmith.potentials import foreign
-    from phonosmith.potentials.mace.foundations import find_foundation
-
-    foundation = find_foundation(ref.name)
-    if foundation is None:
+    published = find_foundation(ref.name)
+    if published is None:
         return
-    published = [parent for parent in ref.parents if foreign.PINNED.get(parent) == foundation.name]
-    if ref.name != foundation.name or not published:
+    _, foundation = published
+    origins = (ref.sha256, *ref.parents)
+    if ref.name != foundation.name or (foundation.sha256 and foundation.sha256 not in origins):
         raise InputError(
             f"{ref.name} is the name of the published {foundation.name}, and this is another file or spelling.",
             f"Choose another --name, or add the published file as {foundation.name}.",
@@ -269,41 +246,13 @@ def _by_digest(prefix: str) -> PotentialRef:
 
 
 def _describe_artefact(sha256: str) -> PotentialRef | None:
-    from phonosmith.potentials.mace.files import is_model_file, model_ref
-    from phonosmith.potentials.nequix.backend import is_nequix_file
-
     data = default_artefacts().get_bytes(sha256)
     if is_model_file(data):
-        return model_ref(data, default_artefacts(), sha256[:12], (), "float64")
-    if is_nequix_file(data):
-        from phonosmith.potentials.nequix.potential import register_nequix
-
-        return register_nequix(data, sha256[:12])
-    return _empirical_ref(data, sha256[:12]) if _is_empirical(data) else None
-
-
-def _is_empirical(data: bytes) -> bool:
-    if data.lstrip()[:1] != b"{":
-        return False
-    try:
-        content = json.loads(data)
-    except ValueError:
-        return False
-    return isinstance(content, dict) and content.get("format") == "phonosmith-empirical"
-
-
-def _empirical_ref(data: bytes, name: str) -> PotentialRef:
-    potential = adapter("empirical")(data, dtype="float64", device="cpu", name=name)
-    artefact = default_artefacts().put_bytes(data, kind="model", suffix=".json")
-    return PotentialRef(
-        sha256=artefact.sha256,
-        name=name,
-        architecture="empirical",
-        dtype="float64",
-        elements=list(potential.elements),
-        cutoff=getattr(potential, "cutoff", None),
-        artefact=artefact,
+        return store_model(data, sha256[:12])
+    owner: Architecture | None = next(
+        (one for one in architectures() if not one.last_resort and one.recognises(data)), None
     )
+    return None if owner is None else owner.bring(data, sha256[:12], sha256, trust=False)
 
 
 def _embedded_bytes(name: str) -> bytes | None:
@@ -323,17 +272,16 @@ def _embedded(name: str) -> PotentialRef:
 
 
 def _unknown(name: str) -> PotentialError:
-    from phonosmith.potentials.mace.foundations import FOUNDATIONS
-
     names: Sequence[str] = [
         EMBEDDED,
         EMBEDDED_REFERENCE,
-        *(foundation.name for foundation in FOUNDATIONS),
+        *(foundation.name for _, foundation in foundations()),
         *read_user_json(INDEX),
     ]
     spelled = {one.lower(): one for one in names}
     close = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.8)]
-    if "/" in name or name.endswith((".model", ".safetensors", ".pt", ".json", ".nqx")):
+    endings = {one.plain_suffix for one in architectures()} | {".safetensors", ".pt", ".json"}
+    if "/" in name or name.endswith(tuple(endings - {""})):
         return PotentialError(f"There is no model file {name}.", "Check the path.")
     if _SHORT.fullmatch(name):
         return PotentialError(
@@ -345,3 +293,15 @@ def _unknown(name: str) -> PotentialError:
         f"{guess}Known: {', '.join(dict.fromkeys(names))}. "
         f"Or give a file, or add one: phonosmith models add FILE --name {name}.",
     )
+
+
+def plain_bytes(ref: PotentialRef, store: ArtefactStore | None = None) -> bytes:
+    """Return a potential of the store as the file the rest of the world reads, weights in the precision they have."""
+    return architecture(ref.architecture).plain_bytes((store or default_artefacts()).get_bytes(ref.artefact))
+
+
+def export_plain(ref: PotentialRef, path: str | Path, *, store: ArtefactStore | None = None) -> Path:
+    """Write a potential of the store as the file the rest of the world reads; return its path."""
+    target = Path(path)
+    write_atomic(target, plain_bytes(ref, store))
+    return target

@@ -7,8 +7,8 @@ from pydantic import Field
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import PhonosmithError
+from phonosmith.potentials.architecture import architecture
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.registry import load
 
 # saved probe energies are rounded to 1e-6 eV; another processor may differ by a few float32 roundings of the weights
 PROBE_TOLERANCE = 1e-5
@@ -26,20 +26,17 @@ class Verification(Document):
 
 def verify_potential(ref: PotentialRef) -> Verification:
     """Check one potential of the artefact store."""
-    from phonosmith.potentials.mace.files import verify_model
-
     try:
         data = default_artefacts().get_bytes(ref.artefact)
-        if ref.architecture != "mace":
-            load(ref)
-            return Verification(name=ref.name, sha256=ref.sha256, ok=True, message="unaltered and loads")
-        difference = verify_model(data)
+        difference = architecture(ref.architecture).probe_difference(data)
     except PhonosmithError as error:
         return Verification(name=ref.name, sha256=ref.sha256, ok=False, message=str(error))
+    if difference is None:
+        return Verification(name=ref.name, sha256=ref.sha256, ok=True, message="unaltered and loads")
     agrees = difference <= PROBE_TOLERANCE
     message = (
         f"unaltered; probe energies agree to {difference:.0e} eV"
         if agrees
-        else f"the installed mace predicts other energies: off by {difference:.1e} eV"
+        else f"the installed {ref.architecture} predicts other energies: off by {difference:.1e} eV"
     )
     return Verification(name=ref.name, sha256=ref.sha256, ok=agrees, message=message, probe_difference=difference)

@@ -186,7 +186,7 @@ def _put_aside(folder: Path, attempt: int) -> None:
 
 def make_engine(
     name: str,
-    protocol: ReferenceProtocol | None = None,
+    protocol: ReferenceProtocol | Mapping[str, Any] | None = None,
     potential: PotentialRef | Mapping[str, Any] | str | None = None,
     *,
     rehearsal: Rehearsal | bool | None = None,
@@ -200,7 +200,7 @@ def make_engine(
     name
         ``vasp``, ``forcefield`` or ``gpaw``.
     protocol
-        Settings; the defaults of the published work unless given.
+        Settings, or those that differ from the published work's.
     potential
         For ``forcefield``: a PotentialRef, a name the registry knows, or the dotted path of an ASE calculator. For a
         rehearsal: what the stand-in computes with.
@@ -216,7 +216,7 @@ def make_engine(
     ConfigurationError
         For an unknown engine, or one that lacks what it needs.
     """
-    protocol = protocol or ReferenceProtocol()
+    protocol = ReferenceProtocol.model_validate(protocol or {})
     if name not in ENGINES:
         raise ConfigurationError(f"There is no engine '{name}'.", f"Choose {', '.join(ENGINES)}.")
     if rehearsal and name != "vasp":

@@ -1,1 +1,1 @@
-"""The VASP stand-in executable and helpers for tests."""
+"""The VASP stand-in executable."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,30 +14,27 @@ from ase.data import chemical_symbols
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
+from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
+from phonosmith.potentials.backend import Backend, FreshStart, require_ability
+from phonosmith.potentials.base import Array, Potential, require_elements
+from phonosmith.potentials.graphs import collate, frozen, make_graph
+from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.frame_labels import Labels
-from phonosmith.training.curvature import CurvatureTarget, CurvatureTerm, check_target, curvature_target
-from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift, relative_to
-from phonosmith.training.graphs import Graph, build_graph, check_frames, collate, frame_name, fresh
-from phonosmith.training.models import (
-    MAIN_HEAD,
-    REPLAY_HEAD,
-    cast,
-    frozen,
-    model_e0,
-    model_heads,
-    model_numbers,
-    prune,
-    rebuild,
-    set_e0,
-    single_head,
-    torch_module,
-)
+from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift
+from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
 from phonosmith.training.replay import replay_frames
 from phonosmith.training.spec import TrainSpec
+from phonosmith.training.trainable import frozen_blocks
 
-CurvatureInput = Any
-"""A phonopy object, a CurvatureTarget, or None."""
+if TYPE_CHECKING:
+    from phonopy import Phonopy
+
+    CurvatureInput = CurvatureTarget | Phonopy | Sequence[CurvatureTarget | Phonopy] | None
+
+HEADS = ("pt_head", "Default")
+"""Readouts of a model with a replay head (the names mace gives them); the last one is trained on the material."""
 PRUNING_TOLERANCE = 1e-8
 """Largest change of energy per atom (eV) and force (eV/Å) that pruning may make; rounding gives about 1e-14."""
 DIFFERENCE_MARGIN = 0.1
@@ -46,7 +43,7 @@ DIFFERENCE_MARGIN = 0.1
 
 @dataclass
 class Assembly:
-    """Everything one training starts from, in float64 on the CPU.
+    """Everything one training starts from, on the CPU in the precision that everything but the steps is done in.
 
     Attributes
     ----------
@@ -55,135 +52,157 @@ class Assembly:
     start
         Model to train: foundation or fresh, with its heads and the atomic energies of this training.
     train, valid, replay
-        Graphs labelled with interaction energies of ``start``'s atomic energies.
+        Graphs labelled relative to ``start``'s atomic energies.
     unshifted
         Train and valid graphs relative to the foundation's own atomic energies, for judging it as it is.
     shifted
         The same relative to the atomic energies it would be used with here, for judging it fairly.
+    targets, valid_targets
+        Force constants to learn, and others to choose the best epoch by.
     digests
         Identity of every input.
     """
 
+    backend: Backend
     foundation: torch.nn.Module
     start: torch.nn.Module
-    train: list[Graph]
-    valid: list[Graph]
-    replay: list[Graph]
-    unshifted: dict[str, list[Graph]]
-    shifted: dict[str, list[Graph]]
+    train: list[LabelledGraph]
+    valid: list[LabelledGraph]
+    replay: list[LabelledGraph]
+    unshifted: dict[str, list[LabelledGraph]]
+    shifted: dict[str, list[LabelledGraph]]
+    targets: list[CurvatureTarget]
+    valid_targets: list[CurvatureTarget]
     n_parameters: int
     e0_shift: dict[str, float]
-    target: CurvatureTarget | None = None
     replay_labels: str = ""
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def main_head(self) -> int:
-        """Index of the head that is trained on the material."""
-        return model_heads(self.start).index(MAIN_HEAD) if len(model_heads(self.start)) > 1 else 0
+        """Index of the head that is trained on the material: the last one."""
+        return len(self.backend.heads(self.start)) - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of foundation and start."""
+        return next(self.foundation.parameters()).dtype
 
 
 def assemble(
-    foundation: Any,
+    foundation: Potential,
     train: Sequence[Atoms],
     valid: Sequence[Atoms],
     spec: TrainSpec,
     *,
     replay: Sequence[Atoms] | None,
-    curvature: CurvatureInput,
+    curvature: CurvatureInput = None,
+    valid_curvature: Sequence[CurvatureTarget] = (),
     seed: int,
 ) -> Assembly:
     """Check the input and build the graphs, the pruned foundation and the model to start from."""
-    labels = {
-        "train": check_frames(train, "train", minimum=2),
-        "valid": check_frames(valid, "valid", minimum=1),
-    }
-    module = torch_module(foundation)
-    head = getattr(foundation, "head", None) or model_heads(module)[-1]
-    pool = list(replay or [])
-    target = _as_target(curvature, train)
-    numbers = _covered(module, [*train, *valid, *pool], spec)
-    notes: list[str] = []
-    original = single_head(cast(module, "float64").cpu(), head)
-    n_parameters = sum(parameter.numel() for parameter in module.parameters())
-    base = _pruned(original, numbers, train[0], labels["train"][0], notes) if spec.prune else original
-    numbers = model_numbers(base)
-    digests = {"train": dataset_digest(train), "valid": dataset_digest(valid)}
-    if target is not None:
-        digests["curvature"] = digest_json([digest_atoms(target.atoms), digest_array(target.hessian)])
+    if not isinstance(foundation, TorchPotential):
+        raise PotentialError(
+            f"{getattr(foundation, 'architecture', type(foundation).__name__)} cannot be fine-tuned.",
+            "Give a loaded potential of a torch architecture, e.g. registry.load('MACE-MPA-0').",
+        )
+    backend = foundation.backend
+    module = backend.trainable_module(foundation)
+    _require_abilities(backend, module, spec)
+    frames = {"train": train, "valid": valid}
+    labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}
+    targets, valid_targets = _as_targets(curvature), list(valid_curvature)
+    if len(targets) == 1:
+        check_target(targets[0], train)
+    everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_targets))]
+    require_elements(foundation, everything, "The foundation")
+    present = sorted({int(number) for atoms in everything for number in atoms.numbers})
 
-    own = model_e0(base)[0]
-    splits = {"train": train, "valid": valid}
-    raw = {split: _graphs(frames, labels[split], base, own, split=split) for split, frames in splits.items()}
-    suited = _reference_energies(base, spec, train, raw["train"])
+    notes: list[str] = []
+    precise = "float64" if "float64_training" in backend.abilities else "float32"
+    base = backend.single_head(backend.cast(module, precise), foundation.head)
+    if spec.prune:
+        base = _pruned(backend, base, present, train[0], notes)
+    own = backend.atomic_energies(base)[0]
+    raw = {split: _graphs(backend, base, frames[split], labels[split], split, own) for split in frames}
+    suited = _reference_energies(backend, base, spec, raw["train"], present)
     energies = suited
     if spec.start == "fresh" and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
-        energies = least_squares_shift(train, numbers, totals)
-    replayed: list[Atoms] = []
-    origin = ""
-    if spec.uses_replay:
-        replayed, origin = replay_frames(base, pool, size=spec.replay_size, labels=spec.replay_labels, seed=seed)
-        digests["replay"] = dataset_digest(replayed)
-        check_frames(replayed, "replay")
-    start = _start_model(base, spec, seed, energies, raw["train"])
+        energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
     assembly = Assembly(
+        backend=backend,
         foundation=base,
-        start=start,
+        start=_start_model(backend, base, spec, seed, energies, raw["train"]),
         train=[],
         valid=[],
         replay=[],
         unshifted=raw,
         shifted={split: relative_to(graphs, suited - own, 0) for split, graphs in raw.items()},
-        n_parameters=n_parameters,
-        e0_shift={chemical_symbols[z]: float(e - o) for z, e, o in zip(numbers, energies, own, strict=True)},
-        target=target,
-        replay_labels=origin,
-        digests=digests,
+        targets=targets,
+        valid_targets=valid_targets,
+        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        e0_shift={
+            chemical_symbols[z]: float(new - old)
+            for z, new, old in zip(backend.atomic_numbers(base), energies, own, strict=True)
+            if z in present or new != old
+        },
+        digests={split: dataset_digest(frames[split]) for split in frames},
         notes=notes,
     )
-    for split, graphs in raw.items():
-        setattr(assembly, split, relative_to(graphs, energies - own, assembly.main_head))
-    # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
-    # the foundation is kept
-    if replayed:
+    for role, some in (("curvature", targets), ("curvature_valid", valid_targets)):
+        parts = [[digest_atoms(target.atoms), digest_array(target.hessian)] for target in some]
+        if parts:
+            assembly.digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
+    assembly.train, assembly.valid = (
+        relative_to(raw[split], energies - own, assembly.main_head) for split in ("train", "valid")
+    )
+    if spec.uses_replay:
+        drawn, assembly.replay_labels = replay_frames(
+            backend, base, list(replay or []), size=spec.replay_size, labels=spec.replay_labels, seed=seed
+        )
+        assembly.digests["replay"] = dataset_digest(drawn)
+        # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
+        # the foundation is kept
         reference = energies if spec.start == "fresh" else own
-        assembly.replay = _graphs(replayed, check_frames(replayed, "replay"), base, reference, split="replay")
+        assembly.replay = _graphs(backend, base, drawn, check_frames(drawn, "replay"), "replay", reference)
     return assembly
 
 
-def _as_target(curvature: CurvatureInput, train: Sequence[Atoms]) -> CurvatureTarget | None:
+def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec) -> None:
+    """Refuse a strategy that means nothing for this architecture, or that leaves nothing to train."""
+    if spec.replay == "head":
+        require_ability(backend, "heads", "replay=head (strategy multihead)")
+    if spec.anchor == "low_rank":
+        require_ability(backend, "low_rank", "anchor=low_rank (strategy lora)")
+    if spec.dtype == "float64":
+        require_ability(backend, "float64_training", "dtype=float64")
+    frozen_blocks(backend, model, spec)
+
+
+def _as_targets(curvature: CurvatureInput) -> list[CurvatureTarget]:
     if curvature is None:
-        return None
-    target = curvature if isinstance(curvature, CurvatureTarget) else curvature_target(curvature)
-    check_target(target, train)
-    return target
+        return []
+    some = curvature if isinstance(curvature, Sequence) else [curvature]
+    return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in some]
 
 
-def _covered(module: torch.nn.Module, frames: Sequence[Atoms], spec: TrainSpec) -> list[int]:
-    """Return the atomic numbers to train with; every element of the data must be known to the foundation."""
-    wanted = sorted({int(z) for atoms in frames for z in atoms.numbers})
-    known = model_numbers(module)
-    missing = [chemical_symbols[z] for z in wanted if z not in known]
-    if missing:
-        raise PotentialError(
-            f"The foundation does not know {', '.join(missing)} "
-            f"(it covers {' '.join(chemical_symbols[z] for z in sorted(known))}).",
-            "Choose a foundation that covers every element of the data.",
-        )
-    return wanted if spec.prune else known
+def _graphs(
+    backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms], labels: Sequence[Labels], split: str, e0: Array
+) -> list[LabelledGraph]:
+    return labelled_graphs(frames, labels, split, backend.atomic_numbers(model), backend.cutoff(model), e0)
 
 
 def _pruned(
-    model: torch.nn.Module, numbers: Sequence[int], atoms: Atoms, labels: Labels, notes: list[str]
+    backend: Backend, model: torch.nn.Module, numbers: Sequence[int], atoms: Atoms, notes: list[str]
 ) -> torch.nn.Module:
     """Prune a model and prove on one structure that it predicts the same; an architecture that resists stays whole."""
-    if sorted(numbers) == sorted(model_numbers(model)):
+    if list(numbers) == sorted(backend.atomic_numbers(model)):
         return model
     try:
-        smaller = prune(model, numbers)
-        worst = _disagreement(model, smaller, atoms, labels)
+        smaller = backend.prune(model, numbers)
+        worst = _disagreement(backend, (model, smaller), atoms)
     except (PotentialError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
         notes.append(f"Not pruned: this architecture could not be rebuilt ({error}).")
         return model
@@ -193,96 +212,83 @@ def _pruned(
     return smaller
 
 
-def _disagreement(one: torch.nn.Module, other: torch.nn.Module, atoms: Atoms, labels: Labels) -> float:
-    found = []
-    for model in (one, other):
-        graph = _graphs([atoms], [labels], model, model_e0(model)[0], split="train")[0]
+def _disagreement(backend: Backend, models: Sequence[torch.nn.Module], atoms: Atoms) -> float:
+    """Return the largest difference of energies per atom (eV) and forces (eV/Å) of two models."""
+    values = []
+    for model in models:
+        graph = make_graph(atoms, backend.atomic_numbers(model), backend.cutoff(model))
         with frozen(model):
-            output = model(fresh(collate([graph])), training=False)
-        found.append((output["energy"].detach() / len(atoms), output["forces"].detach()))
-    return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
-
-
-def _graphs(
-    frames: Sequence[Atoms], labels: Sequence[Labels], model: torch.nn.Module, e0: np.ndarray, *, split: str
-) -> list[Graph]:
-    numbers, cutoff = model_numbers(model), float(model.r_max)
-    return [
-        build_graph(
-            atoms,
-            label,
-            numbers=numbers,
-            cutoff=cutoff,
-            e0=e0,
-            dtype=torch.float64,
-            replay=split == "replay",
-            name=frame_name(split, index, atoms),
-        )
-        for index, (atoms, label) in enumerate(zip(frames, labels, strict=True))
-    ]
+            batch = collate([graph], next(model.parameters()).dtype, "cpu")
+            predictions = backend.predict(model, batch, stress=False, create_graph=False)
+        values.append(torch.cat([predictions.energy / len(atoms), predictions.forces.reshape(-1)]).detach())
+    return float((values[0] - values[1]).abs().max())
 
 
 def _reference_energies(
-    model: torch.nn.Module, spec: TrainSpec, train: Sequence[Atoms], graphs: Sequence[Graph]
-) -> np.ndarray:
+    backend: Backend,
+    model: torch.nn.Module,
+    spec: TrainSpec,
+    graphs: Sequence[LabelledGraph],
+    present: Sequence[int],
+) -> Array:
     """Return the atomic energies the foundation is used with in this training, eV, in the model's order."""
-    numbers = model_numbers(model)
-    own = model_e0(model)[0]
+    own = backend.atomic_energies(model)[0]
     if spec.e0 == "foundation":
         return own
     if spec.e0 == "given":
-        return given_energies(spec.e0_values or {}, numbers)
-    return own + least_squares_shift(train, numbers, energy_residuals(model, graphs))
+        energies, numbers = own.copy(), backend.atomic_numbers(model)
+        energies[[numbers.index(z) for z in present]] = given_energies(spec.e0_values or {}, present)
+        return energies
+    return own + least_squares_shift(compositions(graphs, len(own)), energy_residuals(backend, model, graphs))
 
 
 def _start_model(
-    base: torch.nn.Module, spec: TrainSpec, seed: int, energies: np.ndarray, graphs: Sequence[Graph]
+    backend: Backend,
+    base: torch.nn.Module,
+    spec: TrainSpec,
+    seed: int,
+    energies: Array,
+    graphs: Sequence[LabelledGraph],
 ) -> torch.nn.Module:
     if spec.start == "fresh":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = rebuild(base, model_numbers(base), fresh=True)
-        forces = torch.cat([graph.tensors["forces"] for graph in graphs])
-        edges = sum(graph.tensors["edge_index"].shape[1] for graph in graphs)
-        neighbours = edges / sum(graph.n_atoms for graph in graphs)
-        for interaction in model.interactions:
-            interaction.avg_num_neighbors = float(neighbours)
-        # as mace trains from scratch: energies in units of the forces' root mean square
-        model.scale_shift.scale.fill_(max(float(forces.square().mean().sqrt()), 1e-3))
+        forces = torch.tensor(np.concatenate([one.forces for one in graphs]))
+        neighbours = sum(one.graph.n_edges for one in graphs) / sum(len(one.graph.species) for one in graphs)
+        model = backend.fresh(base, FreshStart(seed, neighbours, float(forces.square().mean().sqrt())))
     elif spec.replay == "head":
-        model = rebuild(base, model_numbers(base), (REPLAY_HEAD, MAIN_HEAD))
+        model = backend.with_heads(base, HEADS)
     else:
         model = copy.deepcopy(base)
-    set_e0(model, len(model_heads(model)) - 1, energies)
+    backend.set_atomic_energies(model, len(backend.heads(model)) - 1, energies)
     return model
 
 
 def curvature_term(
-    assembly: Assembly, spec: TrainSpec, dtype: torch.dtype, device: torch.device, head: int | None = None
+    assembly: Assembly,
+    spec: TrainSpec,
+    targets: Sequence[CurvatureTarget],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    head: int | None = None,
 ) -> CurvatureTerm | None:
-    """Build the curvature term of a training in some precision, None where the strategy has none."""
-    target = assembly.target
-    if target is None:
+    """Build the curvature term of some force constants in some precision, None where there are none."""
+    if not targets:
         return None
-    base = assembly.foundation
-    differences = spec.curvature_method == "fd"
-    graph = build_graph(
-        target.atoms,
-        None,
-        numbers=model_numbers(base),
-        cutoff=float(base.r_max) + (DIFFERENCE_MARGIN if differences else 0.0),
-        e0=model_e0(base)[0],
-        dtype=dtype,
-        head=assembly.main_head if head is None else head,
-        name="perfect supercell",
-        device=device,
-    )
-    columns = list(target.columns)
+    backend, base = assembly.backend, assembly.foundation
+    numbers = backend.atomic_numbers(base)
+    cutoff = backend.cutoff(base) + (DIFFERENCE_MARGIN if spec.curvature_method == "fd" else 0.0)
+    chosen_head = assembly.main_head if head is None else head
+    cells = [
+        CurvatureCell(
+            batch=collate([make_graph(target.atoms, numbers, cutoff)], dtype, device, chosen_head),
+            columns=target.columns,
+            reference=torch.tensor(target.hessian[:, list(target.columns)].T.copy(), dtype=dtype, device=device),
+            weights=torch.tensor(target.weights, dtype=dtype, device=device),
+        )
+        for target in targets
+    ]
     return CurvatureTerm(
-        batch=collate([graph]),
-        reference=torch.as_tensor(target.hessian[:, columns].T.copy(), dtype=dtype, device=device),
-        columns=target.columns,
-        column_weights=torch.tensor(target.weights, dtype=dtype, device=device),
+        backend,
+        cells,
         weight=spec.curvature_weight,
         forces_weight=spec.curvature_forces_weight,
         stress_weight=spec.curvature_stress_weight,

@@ -1,242 +1,61 @@
-"""Force constants as training targets: irreducible Hessian columns, by autograd or by finite differences."""
+"""Hessian columns of a model, by autograd or by finite differences, and the loss on them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from ase import Atoms
 
-from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.training.blocks import block_size, in_blocks
-from phonosmith.training.graphs import Batch, fresh
-from phonosmith.training.models import frozen
+from phonosmith.potentials.backend import Backend
+from phonosmith.potentials.graphs import frozen
+from phonosmith.potentials.hessian import reverse_columns
 
-DIRECTION_TOLERANCE = 1e-3
-"""Smallest singular value of a set of unit vectors that still counts as independent."""
+if TYPE_CHECKING:
+    from phonosmith.potentials.graphs import Batch
 
 
-@dataclass(frozen=True)
-class CurvatureTarget:
-    """Reference force constants of one supercell.
-
-    Attributes
-    ----------
-    atoms
-        Perfect supercell.
-    hessian
-        d²E/dx² in eV/Å², shape (3n, 3n); row and column 3i+a belong to atom i, direction a.
-    columns
-        Symmetry-irreducible columns; every other column follows from them.
-    weights
-        One per column, mean one: how many atoms it stands for.
-    source
-        Where it came from, for messages.
-    """
-
-    atoms: Atoms
-    hessian: np.ndarray
-    columns: tuple[int, ...]
-    weights: tuple[float, ...]
-    source: str = "force constants"
-
-
-def hessian_matrix(force_constants: np.ndarray) -> np.ndarray:
-    """Lay force constants Φ[i, j, a, b] out as the matrix H[3i+a, 3j+b]."""
-    n = len(force_constants)
-    return np.ascontiguousarray(force_constants.swapaxes(1, 2)).reshape(3 * n, 3 * n)
-
-
-def irreducible_columns(symmetry: Any, lattice: np.ndarray) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return the Hessian columns that symmetry turns into all others, with weights of mean one.
-
-    Parameters
-    ----------
-    symmetry
-        phonopy's ``Symmetry`` of the supercell.
-    lattice
-        Lattice vectors of the supercell as rows, Å.
-    """
-    to_cartesian = np.array(lattice, dtype=float).T
-    back = np.linalg.inv(to_cartesian)
-    orbits = np.asarray(symmetry.get_map_atoms())
-    columns: list[int] = []
-    weights: list[float] = []
-    for atom in symmetry.get_independent_atoms():
-        rotations = [to_cartesian @ r @ back for r in symmetry.get_site_symmetry(int(atom))]
-        directions: list[int] = []
-        spanned = np.zeros((0, 3))
-        for axis in range(3):
-            images = np.array([rotation[:, axis] for rotation in rotations])
-            candidate = np.vstack([spanned, images])
-            if np.linalg.matrix_rank(candidate, tol=DIRECTION_TOLERANCE) > (
-                np.linalg.matrix_rank(spanned, tol=DIRECTION_TOLERANCE) if len(spanned) else 0
-            ):
-                directions.append(axis)
-                spanned = candidate
-        columns += [3 * int(atom) + axis for axis in directions]
-        weights += [float(np.sum(orbits == orbits[atom])) / len(directions)] * len(directions)
-    scale = float(np.mean(weights))
-    return tuple(columns), tuple(weight / scale for weight in weights)
-
-
-def curvature_target(phonon: Any, source: str = "force constants") -> CurvatureTarget:
-    """Take the force constants of a phonopy object, computing them from its displacements when it has none.
-
-    Raises
-    ------
-    InputError
-        When it has neither force constants nor forces, or they are not finite.
-    """
-    from phonopy.harmonic.force_constants import compact_fc_to_full_fc
-
-    if phonon.force_constants is None:
-        try:
-            regular = "first_atoms" in (phonon.dataset or {})
-            phonon.produce_force_constants(**({} if regular else {"fc_calculator": "symfc"}))
-        except Exception as error:
-            raise InputError(
-                f"{source} gives no force constants: {error}.",
-                "Give a phonopy file with force constants or with displacements and forces.",
-            ) from error
-    constants = np.asarray(phonon.force_constants)
-    cell = phonon.supercell
-    atoms = Atoms(numbers=cell.numbers, positions=cell.positions, cell=cell.cell, pbc=True)
-    if constants.shape[0] != constants.shape[1]:
-        constants = np.asarray(compact_fc_to_full_fc(phonon.primitive, constants))
-    if constants.shape != (len(atoms), len(atoms), 3, 3):
-        raise MismatchError(
-            f"{source}: force constants of shape {constants.shape} do not belong to a supercell of {len(atoms)} atoms.",
-            "Give the force constants of this supercell.",
-        )
-    if not np.all(np.isfinite(constants)):
-        raise InputError(f"{source} holds force constants that are not finite.", "Compute them again.")
-    columns, weights = irreducible_columns(phonon.symmetry, cell.cell)
-    return CurvatureTarget(atoms, hessian_matrix(constants), columns, weights, source)
-
-
-def target_from_displacements(
-    perfect: Atoms, displaced: Sequence[Atoms], source: str = "displacements"
-) -> CurvatureTarget:
-    """Fit force constants (symfc) to a labelled displacement set of one supercell.
-
-    Parameters
-    ----------
-    perfect
-        The undisplaced supercell.
-    displaced
-        Same atoms in the same order and cell, with forces.
-    source
-        For messages.
-    """
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    if not displaced:
-        raise InputError(f"{source}: no displaced structures.", "Give labelled displacements of the supercell.")
-    moves, forces = [], []
-    for index, atoms in enumerate(displaced):
-        same = len(atoms) == len(perfect) and bool(np.all(atoms.numbers == perfect.numbers))
-        if not same or not np.allclose(atoms.cell.array, perfect.cell.array, atol=1e-6):
-            raise MismatchError(
-                f"{source}[{index}] is not a displacement of the perfect supercell (other atoms, order or cell).",
-                "Give the perfect supercell these structures were made from.",
-            )
-        shift = np.linalg.solve(perfect.cell.array.T, (atoms.positions - perfect.positions).T).T
-        moves.append((shift - np.round(shift)) @ perfect.cell.array)
-        forces.append(atoms.get_forces(apply_constraint=False))
-    cell = PhonopyAtoms(numbers=perfect.numbers, cell=perfect.cell.array, positions=perfect.positions)
-    phonon = Phonopy(cell, supercell_matrix=np.eye(3, dtype=int), primitive_matrix=np.eye(3))
-    phonon.dataset = {"displacements": np.array(moves), "forces": np.array(forces)}
-    return curvature_target(phonon, source)
-
-
-def check_target(target: CurvatureTarget, frames: Sequence[Atoms], volume_tolerance: float = 0.25) -> None:
-    """Raise MismatchError when force constants are of another material than the training set.
-
-    Compared are the reduced composition and the volume per atom (the sampling protocol spans about ±10 %).
-    """
-    wanted = _fractions(target.atoms)
-    same = [atoms for atoms in frames if _fractions(atoms) == wanted]
-    if not same:
-        raise MismatchError(
-            f"{target.source} is of {target.atoms.get_chemical_formula(empirical=True)}, the training set of "
-            f"{', '.join(sorted({a.get_chemical_formula(empirical=True) for a in frames}))}.",
-            "Give the force constants of the material that is trained.",
-        )
-    volume = target.atoms.get_volume() / len(target.atoms)
-    typical = float(np.median([atoms.get_volume() / len(atoms) for atoms in same]))
-    if abs(volume / typical - 1) > volume_tolerance:
-        raise MismatchError(
-            f"{target.source} has {volume:.2f} Å³ per atom, the training set {typical:.2f} Å³.",
-            "Give force constants of the same crystal structure near its equilibrium volume.",
-        )
-
-
-def _fractions(atoms: Atoms) -> str:
-    return str(atoms.get_chemical_formula(mode="hill", empirical=True))
-
-
-def hessian_columns(
-    model: torch.nn.Module,
-    batch: Batch,
-    columns: Sequence[int],
-    *,
-    create_graph: bool = False,
-    method: Literal["autograd", "fd"] = "autograd",
-    step: float = 1e-3,
-) -> torch.Tensor:
-    """Return columns of the model's Hessian, eV/Å², shape (len(columns), 3n).
-
-    Parameters
-    ----------
-    model, batch
-        Model and one collated structure (built with a margin on the cutoff for ``fd``).
-    columns
-        Column 3i+a is the response to moving atom i along a.
-    create_graph
-        Keep the graph for a gradient with respect to parameters.
-    method
-        ``autograd``: second reverse pass through one force graph shared by all columns;
-        ``fd``: central difference of forces, for models that cannot be differentiated three times.
-    step
-        Displacement of the central difference, Å.
-    """
-    if method == "fd":
-        return torch.stack([_difference(model, batch, column, step, create_graph) for column in columns])
-    data = fresh(batch)
-    positions = data["positions"]
-    forces = model(data, training=True, compute_stress=False)["forces"]
-    return _reverse_columns(forces, positions, columns, create_graph=create_graph)
-
-
-def _reverse_columns(
-    forces: torch.Tensor, positions: torch.Tensor, columns: Sequence[int], *, create_graph: bool
-) -> torch.Tensor:
-    found = []
-    for column in columns:
-        probe = torch.zeros_like(forces)
-        probe.view(-1)[column] = -1.0
-        (response,) = torch.autograd.grad(
-            forces, positions, grad_outputs=probe, create_graph=create_graph, retain_graph=True
-        )
-        found.append(response.reshape(-1))
-    return torch.stack(found)
+def difference_column(backend: Backend, model: torch.nn.Module, batch: Batch, column: int, step: float) -> torch.Tensor:
+    """Return a Hessian column, eV/Å², by a central difference of forces over ``step`` (Å) at fixed neighbours."""
+    plus, minus = (
+        backend.predict(model, _moved(batch, column, shift), stress=False, create_graph=False).forces.detach()
+        for shift in (step, -step)
+    )
+    return (minus - plus).reshape(-1) / (2 * step)
 
 
 def _moved(batch: Batch, column: int, shift: float) -> Batch:
-    data = fresh(batch)
-    data["positions"].view(-1)[column] += shift
-    return data
+    positions = batch["positions"].clone()
+    positions.view(-1)[column] += shift
+    return batch | {"positions": positions}
 
 
-def _difference(model: torch.nn.Module, batch: Batch, column: int, step: float, create_graph: bool) -> torch.Tensor:
-    plus = model(_moved(batch, column, step), training=create_graph)["forces"]
-    minus = model(_moved(batch, column, -step), training=create_graph)["forces"]
-    return (minus - plus).reshape(-1) / (2 * step)
+@dataclass(frozen=True)
+class CurvatureCell:
+    """Reference columns of one perfect supercell.
+
+    Attributes
+    ----------
+    batch
+        The supercell alone, in the training precision (with a margin on the cutoff for differences).
+    columns
+        Irreducible columns in the order they are cycled.
+    reference
+        Their values, eV/Å², shape (len(columns), 3n).
+    weights
+        One per column, mean one.
+    """
+
+    batch: Batch
+    columns: tuple[int, ...]
+    reference: torch.Tensor
+    weights: torch.Tensor
+
+
+Place = tuple[int, int]
+"""A cell, and one of its columns."""
 
 
 @dataclass
@@ -245,28 +64,24 @@ class CurvatureTerm:
 
     Attributes
     ----------
-    batch
-        The perfect supercell, collated alone in the training precision.
-    reference
-        Reference columns, shape (len(columns), 3n), eV/Å².
-    columns, column_weights
-        Irreducible columns in the order they are cycled.
+    backend
+        Of the model.
+    cells
+        Supercells; the columns of several take turns.
     weight, forces_weight, stress_weight
         Of the column MAE, the mean force norm and the mean absolute stress of the perfect supercell.
     per_step
         Columns per step.
     method, step
-        See :func:`hessian_columns`; ``auto`` becomes definite at the first step.
+        ``autograd``, ``fd`` (central difference over ``step`` Å) or ``auto``, which becomes definite at the first step.
     memory_gb
         Memory an exact step may take, GB: above it, it is taken in blocks of atoms (None: never).
     used
         Columns used so far; with it a resumed training goes on where it was.
     """
 
-    batch: Batch
-    reference: torch.Tensor
-    columns: tuple[int, ...]
-    column_weights: torch.Tensor
+    backend: Backend
+    cells: Sequence[CurvatureCell]
     weight: float
     forces_weight: float = 0.0
     stress_weight: float = 0.0
@@ -276,48 +91,70 @@ class CurvatureTerm:
     memory_gb: float | None = None
     used: int = 0
     notes: list[str] = field(default_factory=list)
-    _block: int | None = None
-    _sized: bool = False
+    _blocks: dict[int, int | None] = field(default_factory=dict)
 
-    def next_columns(self) -> list[int]:
-        """Return the positions (in ``columns``) of the next columns, cycling."""
-        count = min(self.per_step, len(self.columns))
-        chosen = [(self.used + k) % len(self.columns) for k in range(count)]
+    @property
+    def order(self) -> list[Place]:
+        """All columns in the order they are cycled: the first of every cell, then the second ones, ..."""
+        longest = max(len(cell.columns) for cell in self.cells)
+        return [(c, k) for k in range(longest) for c, cell in enumerate(self.cells) if k < len(cell.columns)]
+
+    def next_columns(self) -> list[Place]:
+        """Return the next columns, cycling."""
+        order = self.order
+        count = min(self.per_step, len(order))
+        places = [order[(self.used + k) % len(order)] for k in range(count)]
         self.used += count
-        return chosen
+        return places
 
     def accumulate(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor]) -> float:
         """Add the gradient of the next columns' loss to the parameters' gradients; return the loss."""
-        chosen = self.next_columns()
-        if self.method == "auto":
-            return self._try_autograd(model, parameters, chosen)
-        run = self._finite if self.method == "fd" else self._autograd
-        return run(model, parameters, chosen)
-
-    def _try_autograd(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
+        places = self.next_columns()
+        if self.method != "auto":
+            return self._accumulate(model, parameters, places)
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
+        self.method = "autograd"
         try:
-            value = self._autograd(model, parameters, chosen)
+            return self._accumulate(model, parameters, places)
         except (RuntimeError, NotImplementedError) as error:
             # no third derivative (a fused kernel) or no memory for it
             for parameter, gradient in zip(parameters, before, strict=True):
                 parameter.grad = gradient
             self.method = "fd"
             self.notes.append(f"curvature by finite differences: {str(error).splitlines()[0][:120]}")
-            return self._finite(model, parameters, chosen)
-        self.method = "autograd"
-        return value
+            return self._accumulate(model, parameters, places)
 
-    def block(self, model: torch.nn.Module) -> int | None:
-        """Return how many atoms at a time the exact derivative is taken, None for all at once."""
-        if not self._sized and self.memory_gb is not None:
-            self._block, self._sized = block_size(model, self.batch, self.memory_gb), True
-            if self._block is not None:
+    def _accumulate(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], places: Sequence[Place]) -> float:
+        gradient_of = self._differences if self.method == "fd" else self._exact
+        by_cell: dict[int, list[int]] = {}
+        for c, k in places:
+            by_cell.setdefault(c, []).append(k)
+        return sum(
+            gradient_of(model, parameters, c, chosen, len(chosen) / len(places)) for c, chosen in by_cell.items()
+        )
+
+    def block(self, model: torch.nn.Module, c: int = 0) -> int | None:
+        """Return how many atoms of a cell at a time the exact derivative is taken for, None for all at once."""
+        if self.memory_gb is None or "atom_blocks" not in self.backend.abilities:
+            return None
+        if c not in self._blocks:
+            batch = self.cells[c].batch
+            size = self._blocks[c] = self.backend.atoms_at_a_time(model, batch, self.memory_gb)
+            if size is not None:
                 self.notes.append(
-                    f"curvature in blocks of {self._block} of {len(self.batch['positions'])} atoms, "
+                    f"curvature in blocks of {size} of {len(batch['positions'])} atoms, "
                     f"to stay within {self.memory_gb:g} GB"
                 )
-        return self._block
+        return self._blocks[c]
+
+    def _in_blocks(self, model: torch.nn.Module, c: int) -> AbstractContextManager[None]:
+        size = self.block(model, c)
+        return nullcontext() if size is None else self.backend.in_blocks(model, size)
+
+    def _error(self, columns: torch.Tensor, c: int, chosen: Sequence[int]) -> torch.Tensor:
+        cell, rows = self.cells[c], list(chosen)
+        difference = (columns - cell.reference[rows]).abs().mean(dim=1)
+        return self.weight * (difference * cell.weights[rows]).mean()
 
     def _equilibrium(self, forces: torch.Tensor, stress: torch.Tensor | None) -> torch.Tensor:
         loss = self.forces_weight * forces.norm(dim=1).mean() if self.forces_weight else forces.new_zeros(())
@@ -325,54 +162,69 @@ class CurvatureTerm:
             loss = loss + self.stress_weight * stress.abs().mean()
         return loss
 
-    def _error(self, columns: torch.Tensor, chosen: Sequence[int]) -> torch.Tensor:
-        difference = (columns - self.reference[list(chosen)]).abs().mean(dim=1)
-        return self.weight * (difference * self.column_weights[list(chosen)]).mean()
-
-    def _autograd(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
-        data = fresh(self.batch)
-        positions = data["positions"]
-        with in_blocks(model, self.block(model)):
-            output = model(data, training=True, compute_stress=self.stress_weight > 0)
-            numbers = [self.columns[k] for k in chosen]
-            found = _reverse_columns(output["forces"], positions, numbers, create_graph=True)
-            loss = self._error(found, chosen) + self._equilibrium(output["forces"], output["stress"])
+    def _exact(
+        self,
+        model: torch.nn.Module,
+        parameters: Sequence[torch.Tensor],
+        c: int,
+        chosen: Sequence[int],
+        share: float,
+    ) -> float:
+        cell = self.cells[c]
+        with self._in_blocks(model, c):
+            output = self.backend.predict(model, cell.batch, stress=self.stress_weight > 0, create_graph=True)
+            numbers = [cell.columns[k] for k in chosen]
+            columns = reverse_columns(output.forces, output.positions, numbers, create_graph=True)
+            loss = share * (self._error(columns, c, chosen) + self._equilibrium(output.forces, output.stress))
             loss.backward(inputs=list(parameters))
         return float(loss.detach())
 
-    def _finite(self, model: torch.nn.Module, parameters: Sequence[torch.Tensor], chosen: Sequence[int]) -> float:
+    def _differences(
+        self,
+        model: torch.nn.Module,
+        parameters: Sequence[torch.Tensor],
+        c: int,
+        chosen: Sequence[int],
+        share: float,
+    ) -> float:
         """Take the exact gradient of the finite-difference loss with the memory of a single force step.
 
         The column is linear in the two sets of forces, so its values are computed first without a graph; then each
         displaced cell is differentiated alone against the known derivative of the loss.
         """
-        total = 0.0
+        cell, total = self.cells[c], 0.0
         for k in chosen:
-            column = self.columns[k]
-            value = _difference(model, self.batch, column, self.step, create_graph=False).detach().requires_grad_(True)
-            loss = self._error(value[None], [k]) / len(chosen)
+            column = cell.columns[k]
+            value = difference_column(self.backend, model, cell.batch, column, self.step).requires_grad_(True)
+            loss = share * self._error(value[None], c, [k]) / len(chosen)
             (slope,) = torch.autograd.grad(loss, value)
             total += float(loss.detach())
             for sign in (1.0, -1.0):
-                forces = model(_moved(self.batch, column, sign * self.step), training=True)["forces"]
+                batch = _moved(cell.batch, column, sign * self.step)
+                forces = self.backend.predict(model, batch, stress=False, create_graph=True).forces
                 part = (forces.reshape(-1) * slope).sum() * (-sign / (2 * self.step))
                 part.backward(inputs=list(parameters))
         if self.forces_weight or self.stress_weight:
-            output = model(fresh(self.batch), training=True, compute_stress=self.stress_weight > 0)
-            loss = self._equilibrium(output["forces"], output["stress"])
+            output = self.backend.predict(model, cell.batch, stress=self.stress_weight > 0, create_graph=True)
+            loss = share * self._equilibrium(output.forces, output.stress)
             loss.backward(inputs=list(parameters))
             total += float(loss.detach())
         return total
 
     def mae(self, model: torch.nn.Module) -> float:
         """Return the weighted mean absolute error over all irreducible columns, eV/Å²."""
-        method: Literal["autograd", "fd"] = "fd" if self.method == "fd" else "autograd"
-        with frozen(model), in_blocks(model, None if method == "fd" else self.block(model)):
-            found = torch.stack(
-                [
-                    hessian_columns(model, self.batch, [column], method=method, step=self.step)[0].detach()
-                    for column in self.columns
-                ]
-            )
-        errors = (found - self.reference).abs().mean(dim=1) * self.column_weights
-        return float(errors.mean())
+        with frozen(model):
+            parts = [
+                (self._columns(model, c) - cell.reference).abs().mean(dim=1) * cell.weights
+                for c, cell in enumerate(self.cells)
+            ]
+        return float(torch.cat(parts).mean())
+
+    def _columns(self, model: torch.nn.Module, c: int) -> torch.Tensor:
+        cell = self.cells[c]
+        if self.method == "fd":
+            rows = [difference_column(self.backend, model, cell.batch, column, self.step) for column in cell.columns]
+            return torch.stack(rows)
+        with self._in_blocks(model, c):
+            output = self.backend.predict(model, cell.batch, stress=False, create_graph=True)
+            return reverse_columns(output.forces, output.positions, cell.columns, create_graph=False)

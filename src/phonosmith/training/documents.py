@@ -1,7 +1,8 @@
-"""What a fine-tuning reports."""
+"""What a fine-tuning reports, and whether it did what was asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field
@@ -10,8 +11,19 @@ from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.training.metrics import Errors
 from phonosmith.training.spec import TrainSpec
+
+
+class Errors(Document):
+    """Mean absolute errors over one split."""
+
+    mae_energy_mev_per_atom: float = Field(description="mean |dE|/n over structures, meV/atom")
+    mae_forces_mev_per_angstrom: float = Field(description="mean |dF| over Cartesian components, meV/Å")
+    mae_stress_mev_per_angstrom3: float | None = Field(
+        None, description="mean |dS| over the six components of labelled structures, meV/Å³"
+    )
+    loss: float = Field(description="training loss averaged over structures, weights included")
+    n_structures: int = Field(description="structures in the split")
 
 
 class SplitErrors(Document):
@@ -95,3 +107,44 @@ class TrainingDocument(Document):
     history: list[dict[str, Any]] = Field(default_factory=list, description="one record per epoch")
     notes: list[str] = Field(default_factory=list, description="choices made on the way")
     manifest: Manifest | None = Field(None, description="inputs, settings, versions, seed, wall time")
+
+
+def is_improved(valid: SplitErrors, curvature: CurvatureErrors | None, spec: TrainSpec) -> bool:
+    """Say whether a model beats the foundation by what chose its best epoch.
+
+    That is the validation loss, plus the weighted column error where force constants supervise: with validation
+    structures the foundation labelled itself its own loss is zero and says nothing.
+    """
+    before, after = valid.shifted.loss, valid.after.loss
+    if curvature is not None:
+        before += spec.curvature_weight * curvature.mae_before_ev_per_angstrom2
+        after += spec.curvature_weight * curvature.mae_after_ev_per_angstrom2
+    return after < before
+
+
+def check_training(
+    spec: TrainSpec,
+    frozen: Sequence[str],
+    *,
+    improved: bool,
+    best_epoch: int,
+    changed_by_block: Mapping[str, int],
+    replay_visits: int,
+    curvature_steps: int,
+) -> TrainingChecks:
+    """Compare what happened with what the strategy asked for; every failure is a sentence."""
+    findings = []
+    if not improved:
+        findings.append("The validation loss is not below the foundation's: the model is not better.")
+    if best_epoch == 0:
+        findings.append("No epoch was better than the start: the weights are those it began with.")
+    moved = [name for name in frozen if changed_by_block.get(name, 0)]
+    if moved:
+        findings.append(f"Blocks that were to be frozen changed: {', '.join(moved)}.")
+    if best_epoch > 0 and not any(changed_by_block.values()):
+        findings.append("No parameter changed although training ran.")
+    if spec.uses_replay and replay_visits == 0:
+        findings.append("Replay was asked for, but no replay structure took part.")
+    if spec.uses_curvature and curvature_steps == 0:
+        findings.append("A curvature term was asked for, but took part in no step.")
+    return TrainingChecks(passed=not findings, not_improved=not improved, findings=findings)

@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from phonosmith.core.errors import InputError
+from phonosmith.core.artefacts import default_artefacts, write_atomic
+from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
-from phonosmith.training.assemble import Assembly, CurvatureInput, assemble, curvature_term
-from phonosmith.training.checks import changes, frozen_blocks
-from phonosmith.training.documents import CurvatureErrors, SplitErrors, TrainingDocument
-from phonosmith.training.energies import final_shift, relative_to
-from phonosmith.training.epochs import FitState
-from phonosmith.training.graphs import Graph, adapted, in_batches
-from phonosmith.training.loop import Fitter
-from phonosmith.training.losses import LossTerms
-from phonosmith.training.metrics import Errors, errors
-from phonosmith.training.models import MAIN_HEAD, cast, model_numbers, resolve_device, single_head
-from phonosmith.training.progress import epoch_reporter
-from phonosmith.training.reporting import Measured, curvature_errors, training_document
+from phonosmith.potentials.backend import Backend
+from phonosmith.potentials.base import Potential
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.training.assemble import Assembly, assemble, curvature_term
+from phonosmith.training.documents import (
+    CurvatureErrors,
+    Errors,
+    ReplayUse,
+    SplitErrors,
+    TrainingDocument,
+    check_training,
+    is_improved,
+)
+from phonosmith.training.energies import final_shift
+from phonosmith.training.graphs import LabelledGraph, in_batches, relative_to
+from phonosmith.training.loop import Fitter, epoch_reporter
+from phonosmith.training.losses import LossTerms, errors
 from phonosmith.training.spec import TrainSpec
-from phonosmith.training.trainable import merge_adapters, select_trainable
+from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.curvature import CurvatureTarget
+    from phonosmith.training.assemble import CurvatureInput
+
+DOCUMENT_NAME = "training.json"
 
 
 @dataclass(frozen=True)
@@ -38,23 +51,58 @@ class TrainingResult:
     Attributes
     ----------
     model
-        Plain single-head ScaleShiftMACE in float64 on the CPU, or the trained Nequix potential.
+        Plain single-head torch module on the CPU, in float64 where the architecture has it.
     document
         Metrics, checks, settings, history.
+    backend
+        Functions of the model's architecture.
     """
 
-    model: Any
+    model: torch.nn.Module
     document: TrainingDocument
+    backend: Backend
+
+    @property
+    def potential(self) -> Potential:
+        """The model, ready to be evaluated."""
+        return self.backend.potential(self.model, self.document.name)
+
+    def register(self, foundation: PotentialRef | None = None) -> TrainingDocument:
+        """Put model and metrics log into the artefact store; return the document, with their references noted.
+
+        Parents of the model are the foundation, where given, and the datasets.
+        """
+        document = self.document
+        inputs = document.manifest.inputs if document.manifest else {}
+        parents = [inputs[key] for key in ("train", "valid", "replay") if key in inputs]
+        if foundation is not None:
+            parents.insert(0, foundation.sha256)
+        document.model = self.backend.register(self.model, document.name, parents)
+        lines = "".join(json.dumps(line) + "\n" for line in document.history)
+        document.log = default_artefacts().put_bytes(lines.encode(), kind="metrics", suffix=".jsonl")
+        return document
+
+    def write(self, folder: str | Path) -> tuple[Path, Path]:
+        """Write the model as a plain file of its architecture (e.g. ``model.model``) and ``training.json``.
+
+        The model file loads without us, and can be named as a potential here at once. Both paths are returned.
+        """
+        target = Path(folder)
+        model_path, document_path = target / f"model{self.backend.plain_suffix}", target / DOCUMENT_NAME
+        self.backend.write_plain(self.model, model_path)
+        write_atomic(document_path, (self.document.model_dump_json(indent=2) + "\n").encode())
+        return model_path, document_path
 
 
 def fine_tune(
-    foundation: Any,
+    foundation: Potential,
     train: Sequence[Atoms],
     valid: Sequence[Atoms],
     spec: TrainSpec,
     *,
     replay: Sequence[Atoms] | None = None,
     curvature: CurvatureInput = None,
+    valid_curvature: Sequence[CurvatureTarget] = (),
     seed: int,
     workdir: Path | str | None = None,
     walltime: float | None = None,
@@ -67,7 +115,7 @@ def fine_tune(
     Parameters
     ----------
     foundation
-        Loaded potential with a MACE torch module, the module itself, or a Nequix potential; it is not changed.
+        Loaded potential of a torch architecture; it is not changed.
     train, valid
         Labelled structures (energy, forces, stress under ASE's names).
     spec
@@ -75,7 +123,10 @@ def fine_tune(
     replay
         Pool of replay structures, labelled or not; needed exactly when the strategy replays.
     curvature
-        A phonopy object or a CurvatureTarget; needed exactly when the strategy has a curvature term.
+        Phonopy objects or targets, needed exactly when the strategy has a curvature term: of this material, or of
+        several, whose columns take turns.
+    valid_curvature
+        Force constants the best epoch is chosen by; default: those that are learnt.
     seed
         Of every random draw.
     workdir
@@ -99,61 +150,73 @@ def fine_tune(
     since = time.perf_counter() if since is None else since
     device = resolve_device(spec.device)
     _check_extras(spec, replay, curvature)
-    if getattr(foundation, "architecture", "mace") == "nequix":
-        from phonosmith.training.jax_finetune import fine_tune_nequix
-
-        return fine_tune_nequix(
-            foundation,
-            train,
-            valid,
-            spec,
-            replay=replay,
-            curvature=curvature,
-            seed=seed,
-            workdir=workdir,
-            walltime=walltime,
-            since=since,
-            progress=progress,
-            name=name,
-        )
-    assembly = assemble(foundation, train, valid, spec, replay=replay, curvature=curvature, seed=seed)
-    folder = Path(workdir) if workdir is not None else None
+    assembly = assemble(
+        foundation,
+        train,
+        valid,
+        spec,
+        replay=replay,
+        curvature=curvature,
+        valid_curvature=valid_curvature,
+        seed=seed,
+    )
+    backend = assembly.backend
     inputs = {"foundation": _model_digest(assembly.foundation), **assembly.digests}
     settings = {"spec": spec.model_dump(mode="json")}
     with recorded(inputs, settings, seed) as manifest:
-        model = cast(assembly.start, spec.dtype).to(device)
-        start = {key: value.detach().cpu().clone() for key, value in model.named_parameters()}
+        model = backend.cast(assembly.start, spec.dtype, str(device))
+        start = _weights(model)
         with torch.random.fork_rng(devices=[]):
             # adapters start from random values
             torch.manual_seed(seed)
-            parameters = select_trainable(model, spec)
+            parameters = select_trainable(backend, model, spec)
         dtype = getattr(torch, spec.dtype)
         fitter = Fitter(
+            backend,
             model,
             parameters,
-            [adapted(graph, dtype=dtype, device=device) for graph in (*assembly.train, *assembly.replay)],
-            [adapted(graph, dtype=dtype, device=device) for graph in assembly.valid],
+            [*assembly.train, *assembly.replay],
+            assembly.valid,
             spec,
             seed=seed,
-            curvature=curvature_term(assembly, spec, dtype, device),
+            curvature=curvature_term(assembly, spec, assembly.targets, dtype, device),
+            judged=curvature_term(assembly, spec, assembly.valid_targets, dtype, device),
             identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
-            workdir=folder,
+            workdir=Path(workdir) if workdir is not None else None,
         )
         begin = time.perf_counter()
         with epoch_reporter(spec, name or spec.strategy, show=progress) as report:
             state = fitter.run(walltime=walltime, since=since, on_epoch=report)
         # a resumed training counts what it took before
         seconds = max(time.perf_counter() - begin, state.seconds)
-        trained = _weights(model, fitter, spec)
-        final = _transplant(assembly.start, start, trained)
-        settled = _settle_energies(assembly, final, spec, state)
-        found = _measured(assembly, spec, state, fitter, final, settled)
-        document = training_document(spec, state, found, name=name, seed=seed, seconds=seconds)
+        fitter.take_best()
+        merged = backend.merge_low_rank(model) if spec.anchor == "low_rank" else model
+        final = _transplant(assembly, start, _weights(merged))
+        settled = _settle_energies(assembly, final, spec, state.best_epoch)
+        plain = backend.single_head(final, backend.heads(final)[-1])
+        document = _document(assembly, fitter, final, plain, settled, name=name or spec.strategy, seconds=seconds)
     document.manifest = manifest
-    plain = single_head(final, MAIN_HEAD)
     for parameter in plain.parameters():
         parameter.requires_grad_(True)
-    return TrainingResult(plain, document)
+    return TrainingResult(plain, document, backend)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device asked for.
+
+    Raises
+    ------
+    ConfigurationError
+        When a GPU is asked for and torch sees none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(
+            f"device=cuda was asked for, but torch {torch.__version__} sees no GPU.",
+            "Use device=cpu (or auto), or run on a machine with a GPU and a CUDA build of torch.",
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
@@ -181,97 +244,140 @@ def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: Cu
 
 
 def _model_digest(model: torch.nn.Module) -> str:
-    tensors = {name: digest_array(value.detach().cpu().numpy()) for name, value in model.state_dict().items()}
-    return digest_json(tensors)
+    return digest_json({name: digest_array(value.cpu().numpy()) for name, value in model.state_dict().items()})
 
 
-def _weights(model: torch.nn.Module, fitter: Fitter, spec: TrainSpec) -> dict[str, torch.Tensor]:
-    """Return the best weights under the plain model's parameter names (adapters folded in)."""
-    with torch.no_grad():
-        for parameter, value in zip(fitter.parameters, fitter.state.best, strict=True):
-            parameter.copy_(value)
-    plain = merge_adapters(model) if spec.anchor == "low_rank" else model
-    return {name: value.detach().cpu().clone() for name, value in plain.named_parameters()}
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
 
 
-def _transplant(
-    model: torch.nn.Module, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]
-) -> torch.nn.Module:
-    """Return a float64 copy with trained weights; what training did not touch keeps every bit of the original."""
-    final = cast(model, "float64").cpu()
+def _transplant(assembly: Assembly, before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """Return a precise copy with trained weights; what training did not touch keeps every bit of the original."""
+    final = assembly.backend.cast(assembly.start, str(assembly.dtype).removeprefix("torch."))
     with torch.no_grad():
         for name, parameter in final.named_parameters():
-            parameter.copy_(torch.where(after[name] == before[name], parameter, after[name].double()))
+            parameter.copy_(torch.where(after[name] == before[name], parameter, after[name].to(parameter.dtype)))
     return final
 
 
-def _settle_energies(assembly: Assembly, final: torch.nn.Module, spec: TrainSpec, state: FitState) -> dict[str, float]:
+def _settle_energies(assembly: Assembly, final: torch.nn.Module, spec: TrainSpec, best_epoch: int) -> dict[str, float]:
     """Shift the trained head's atomic energies where asked for and helpful; labels follow. Return eV per element."""
-    if not spec.e0_final_shift or spec.e0 != "refit" or state.best_epoch == 0:
+    if not spec.e0_final_shift or spec.e0 != "refit" or best_epoch == 0:
         return {}
-    shift = final_shift(final, assembly.main_head, assembly.train, assembly.valid)
+    shift = final_shift(assembly.backend, final, assembly.main_head, assembly.train, assembly.valid)
     if not shift.any():
         return {}
     assembly.train, assembly.valid = relative_to(assembly.train, shift), relative_to(assembly.valid, shift)
-    return {chemical_symbols[z]: float(e) for z, e in zip(model_numbers(final), shift, strict=True)}
+    numbers = assembly.backend.atomic_numbers(final)
+    return {chemical_symbols[z]: float(e) for z, e in zip(numbers, shift, strict=True)}
 
 
-def _errors(model: torch.nn.Module, graphs: Sequence[Graph], spec: TrainSpec) -> Errors:
-    return errors(model, in_batches(graphs, 2 * spec.batch_size), LossTerms.of(spec))
-
-
-def _measured(
+def _document(
     assembly: Assembly,
-    spec: TrainSpec,
-    state: FitState,
     fitter: Fitter,
     final: torch.nn.Module,
+    plain: torch.nn.Module,
     settled: dict[str, float],
-) -> Measured:
-    """Evaluate foundation and trained model in float64."""
-    foundation, plain = assembly.foundation, single_head(final, MAIN_HEAD)
-    splits = {}
-    for split in ("train", "valid"):
-        graphs: Sequence[Graph] = getattr(assembly, split)
-        splits[split] = SplitErrors(
-            before=_errors(foundation, assembly.unshifted[split], spec),
-            shifted=_errors(foundation, assembly.shifted[split], spec),
-            after=_errors(final, graphs, spec),
+    *,
+    name: str,
+    seconds: float,
+) -> TrainingDocument:
+    """Evaluate foundation and trained model, and check that what was asked for happened.
+
+    ``final`` is the trained model with all its heads, ``plain`` the one handed out, ``settled`` the final shift of the
+    atomic energies (eV).
+    """
+    backend, foundation, state, spec = assembly.backend, assembly.foundation, fitter.state, fitter.spec
+
+    def judged(model: torch.nn.Module, graphs: Sequence[LabelledGraph]) -> Errors:
+        batches = in_batches(graphs, 2 * spec.batch_size, assembly.dtype)
+        return errors(backend, model, batches, LossTerms.of(spec))
+
+    metrics = {
+        split: SplitErrors(
+            before=judged(foundation, assembly.unshifted[split]),
+            shifted=judged(foundation, assembly.shifted[split]),
+            after=judged(final, graphs),
         )
-    count, norm, relative, by_block = changes(single_head(assembly.start, MAIN_HEAD), plain)
-    total = sum(parameter.numel() for parameter in plain.parameters())
-    if spec.start == "fresh":
-        # a fresh model shares nothing with the foundation: everything changed
-        count = total
-    term, replay = fitter.curvature, assembly.replay
-    return Measured(
-        metrics=splits,
-        n_parameters=total,
+        for split, graphs in (("train", assembly.train), ("valid", assembly.valid))
+    }
+    curvature = _curvature_errors(assembly, spec, fitter, final)
+    visits = len(assembly.replay) * len(state.history[1:])
+    replay = None
+    if assembly.replay:
+        replay = ReplayUse(
+            mode=spec.replay,
+            labels=assembly.replay_labels,
+            n_structures=len(assembly.replay),
+            visits=visits,
+            before=judged(foundation, assembly.replay),
+            after=judged(final, assembly.replay),
+        )
+    start = backend.single_head(assembly.start, backend.heads(assembly.start)[-1])
+    n_changed, norm, relative, by_block = changes(backend, start, plain)
+    n_parameters = sum(parameter.numel() for parameter in plain.parameters())
+    improved = is_improved(metrics["valid"], curvature, spec)
+    return TrainingDocument(
+        name=name,
+        strategy=spec.strategy,
+        spec=spec,
+        seed=fitter.seed,
+        metrics=metrics,
+        improved=improved,
+        finished=state.finished,
+        stop_reason=state.reason,
+        epochs_run=state.epoch,
+        best_epoch=state.best_epoch,
+        seconds=seconds,
+        steps=state.steps,
+        n_parameters=n_parameters,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
+        # a fresh model shares nothing with the foundation: everything changed
+        n_changed=n_parameters if spec.start == "fresh" else n_changed,
+        change_norm=norm,
+        change_relative=relative,
+        changed_by_block=by_block,
         n_parameters_foundation=assembly.n_parameters,
-        change=(count, norm, relative, by_block),
-        frozen=frozen_blocks(spec, plain),
-        e0_shift=assembly.e0_shift,
-        settled=settled,
-        curvature=_curvature_errors(assembly, spec, state, final, term.method if term else ""),
-        replay=(len(replay), assembly.replay_labels, _errors(foundation, replay, spec), _errors(final, replay, spec))
-        if replay
-        else None,
-        notes=[*assembly.notes, *(term.notes if term else [])],
+        e0_shift_ev={
+            symbol: assembly.e0_shift.get(symbol, 0.0) + settled.get(symbol, 0.0)
+            for symbol in sorted({*assembly.e0_shift, *settled})
+        },
+        e0_final_shift_ev=settled,
+        curvature=curvature,
+        replay=replay,
+        checks=check_training(
+            spec,
+            frozen_blocks(backend, plain, spec),
+            improved=improved,
+            best_epoch=state.best_epoch,
+            changed_by_block=by_block,
+            replay_visits=visits,
+            curvature_steps=state.curvature_steps,
+        ),
+        history=state.history,
+        notes=[*assembly.notes, *(fitter.curvature.notes if fitter.curvature else [])],
     )
 
 
 def _curvature_errors(
-    assembly: Assembly, spec: TrainSpec, state: FitState, final: torch.nn.Module, method: str
+    assembly: Assembly, spec: TrainSpec, fitter: Fitter, final: torch.nn.Module
 ) -> CurvatureErrors | None:
-    target = assembly.target
-    if target is None:
+    """Return the errors of the columns that were learnt."""
+    targets, state = assembly.targets, fitter.state
+    after = curvature_term(assembly, spec, targets, assembly.dtype)
+    before = curvature_term(assembly, spec, targets, assembly.dtype, head=0)
+    if after is None or before is None or fitter.curvature is None:
         return None
-    cpu = torch.device("cpu")
-    judged = curvature_term(assembly, spec, torch.float64, cpu)
-    original = curvature_term(assembly, spec, torch.float64, cpu, head=0)
-    if judged is None or original is None:
-        return None
-    judged.method = original.method = method if method != "auto" else "autograd"
-    before, after = original.mae(assembly.foundation), judged.mae(final)
-    return curvature_errors([target], state, judged.method, before, after)
+    method = fitter.curvature.method
+    after.method = before.method = method if method != "auto" else "autograd"
+    spent = sum(line["curvature_seconds"] for line in state.history)
+    return CurvatureErrors(
+        source=", ".join(target.source for target in targets),
+        n_atoms=max(len(target.atoms) for target in targets),
+        n_columns=sum(len(target.columns) for target in targets),
+        method=after.method,
+        mae_before_ev_per_angstrom2=before.mae(assembly.foundation),
+        mae_after_ev_per_angstrom2=after.mae(final),
+        steps=state.curvature_steps,
+        seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
+    )

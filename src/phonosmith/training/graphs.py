@@ -1,9 +1,10 @@
-"""Labelled configurations as MACE graphs, built once; batches are concatenations."""
+"""Labelled configurations as graphs, and batches of them beside their labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,31 +12,58 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from phonosmith.core.errors import InputError
+from phonosmith.potentials.base import Array
+from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.reference.datasets.frame_labels import Labels, labels_of, problems
 
-Batch = dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    from phonosmith.potentials.graphs import Batch
 
 
 @dataclass(frozen=True)
-class Graph:
-    """One configuration ready for the model.
+class LabelledGraph:
+    """One configuration with its labels.
 
     Attributes
     ----------
     name
         What to call it in messages: split, index and formula.
-    tensors
-        Inputs of the model and labels, in the training precision.
-    n_atoms
-        Number of atoms.
+    graph
+        Its neighbour list.
+    energy
+        Label without the atomic reference energies, eV: in float32 a total energy of thousands of eV would lose the
+        digits that matter.
+    forces, stress
+        eV/Å; eV/Å³ as a tensor with ASE's sign, None where unlabelled or not periodic.
+    head
+        Head of the model it is for.
     replay
         Whether it is a replay structure.
     """
 
     name: str
-    tensors: Mapping[str, torch.Tensor]
-    n_atoms: int
+    graph: Graph
+    energy: float
+    forces: Array
+    stress: Array | None
+    head: int = 0
     replay: bool = False
+
+
+@dataclass(frozen=True)
+class LabelledBatch:
+    """Tensors of several labelled graphs: inputs of the model, and one label, size or flag for each graph or atom.
+
+    ``has_stress`` and ``replay`` are 1 or 0, unlabelled stresses zeros; units are those of :class:`LabelledGraph`.
+    """
+
+    inputs: Batch
+    sizes: torch.Tensor
+    energy: torch.Tensor
+    forces: torch.Tensor
+    stress: torch.Tensor
+    has_stress: torch.Tensor
+    replay: torch.Tensor
 
 
 def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> list[Labels]:
@@ -46,17 +74,17 @@ def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> li
     InputError
         For an empty or too small split, or naming the frames whose labels are missing, misshapen or not finite.
     """
-    if len(frames) < max(1, minimum):
+    if len(frames) < minimum:
         count = f"has only {len(frames)} structure" if len(frames) else "is empty"
         raise InputError(
-            f"The {split} set {count}; at least {max(1, minimum)} are needed.",
+            f"The {split} set {count}; at least {minimum} are needed.",
             "Label more structures: one alone cannot tell a fit from a memory.",
         )
     wrong = []
     for index, atoms in enumerate(frames):
-        found = problems(atoms, require=("energy", "forces"))
-        if found:
-            wrong.append(f"{frame_name(split, index, atoms)}: {', '.join(found)}")
+        faults = problems(atoms, require=("energy", "forces"))
+        if faults:
+            wrong.append(f"{frame_name(split, index, atoms)}: {', '.join(faults)}")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(
@@ -67,139 +95,75 @@ def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> li
     return [labels_of(atoms) for atoms in frames]
 
 
-def is_labelled(atoms: Atoms) -> bool:
-    """Tell whether a frame carries energy and forces."""
-    labels = labels_of(atoms)
-    return labels.energy is not None and labels.forces is not None
-
-
 def frame_name(split: str, index: int, atoms: Atoms) -> str:
     """Name a frame in messages."""
     return f"{split}[{index}] ({atoms.get_chemical_formula()})"
 
 
-def build_graph(
-    atoms: Atoms,
-    labels: Labels | None,
-    *,
-    numbers: Sequence[int],
-    cutoff: float,
-    e0: np.ndarray,
-    dtype: torch.dtype,
-    head: int = 0,
-    replay: bool = False,
-    name: str = "structure",
-    device: torch.device | None = None,
-) -> Graph:
-    """Build the neighbour graph of one configuration with its labels.
-
-    The energy label is stored as interaction energy (total minus atomic references), subtracted in float64: in
-    float32 a total energy of thousands of eV would lose the digits that matter.
+def labelled_graphs(
+    frames: Sequence[Atoms], labels: Sequence[Labels], split: str, numbers: Sequence[int], cutoff: float, e0: Array
+) -> list[LabelledGraph]:
+    """Build the graphs of a split (``replay`` marks them so).
 
     Parameters
     ----------
-    atoms, labels
-        Configuration and reference values (None: inputs only).
-    numbers
-        Atomic numbers of the model, in its order.
+    frames, labels
+        Configurations and their checked labels.
+    split
+        For their names.
+    numbers, e0
+        Atomic numbers in the model's order, and the atomic reference energies (eV) labels are made relative to.
     cutoff
         Å.
-    e0
-        Atomic reference energies in the same order, eV.
-    dtype
-        Precision of the tensors.
-    head
-        Index of the model's head.
-    replay
-        Mark as replay structure.
-    name
-        For messages.
-    device
-        Where the tensors live.
     """
-    from mace.data.neighborhood import get_neighborhood
+    built = []
+    for index, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
+        graph = make_graph(atoms, numbers, cutoff, index)
+        stress = None
+        if label.stress is not None and np.all(atoms.pbc):
+            stress = np.asarray(voigt_6_to_full_3x3_stress(label.stress), dtype=float)
+        energy = float(label.energy or 0.0) - float(e0[graph.species].sum())
+        forces = np.asarray(label.forces, dtype=float)
+        name = frame_name(split, index, atoms)
+        built.append(LabelledGraph(name, graph, energy, forces, stress, replay=split == "replay"))
+    return built
 
-    edges, shifts, unit_shifts, cell = get_neighborhood(
-        positions=atoms.positions.copy(),
-        cutoff=float(cutoff),
-        pbc=tuple(bool(flag) for flag in atoms.pbc),
-        cell=np.array(atoms.cell.array),
-    )
-    order = {z: i for i, z in enumerate(numbers)}
-    species = np.array([order[z] for z in atoms.numbers])
-    one_hot = np.zeros((len(atoms), len(numbers)))
-    one_hot[np.arange(len(atoms)), species] = 1.0
+
+def compositions(graphs: Sequence[LabelledGraph], n_elements: int) -> Array:
+    """Return how many atoms of each of the model's elements every graph holds, shape (graphs, elements)."""
+    return np.array([np.bincount(one.graph.species, minlength=n_elements) for one in graphs], dtype=float)
+
+
+def relative_to(graphs: Sequence[LabelledGraph], shift: Array, head: int | None = None) -> list[LabelledGraph]:
+    """Return graphs, for a head, whose labels are relative to atomic energies shifted by so much (eV per element)."""
+    removed = compositions(graphs, len(shift)) @ shift
+    return [
+        replace(one, energy=one.energy - float(amount), head=one.head if head is None else head)
+        for one, amount in zip(graphs, removed, strict=True)
+    ]
+
+
+def labelled_batch(
+    graphs: Sequence[LabelledGraph], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> LabelledBatch:
+    """Join graphs into one batch in some precision on some device."""
 
     def real(values: object) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=float), dtype=dtype, device=device)
+        return torch.tensor(np.asarray(values, dtype=float), dtype=dtype).to(device)
 
-    def whole(values: object) -> torch.Tensor:
-        return torch.as_tensor(np.asarray(values, dtype=np.int64), device=device)
-
-    energy = labels.energy if labels is not None and labels.energy is not None else float(e0[species].sum())
-    forces = labels.forces if labels is not None and labels.forces is not None else np.zeros((len(atoms), 3))
-    stress = labels.stress if labels is not None and bool(np.all(atoms.pbc)) else None
-    tensors = {
-        "positions": real(atoms.positions),
-        "cell": real(cell),
-        "shifts": real(shifts),
-        "unit_shifts": real(unit_shifts),
-        "edge_index": whole(edges),
-        "node_attrs": real(one_hot),
-        "head": whole([head]),
-        "energy": real([energy - float(e0[species].sum())]),
-        "forces": real(forces),
-        "stress": real(np.zeros((3, 3)) if stress is None else voigt_6_to_full_3x3_stress(stress))[None],
-        "has_stress": real([0.0 if stress is None else 1.0]),
-        "replay": real([1.0 if replay else 0.0]),
-    }
-    return Graph(name, tensors, len(atoms), replay)
-
-
-_CONCATENATED = (
-    "positions", "cell", "shifts", "unit_shifts", "node_attrs", "head", "energy", "forces", "stress", "has_stress",
-    "replay",
-)  # fmt: skip
-
-
-def collate(graphs: Sequence[Graph]) -> Batch:
-    """Concatenate graphs into one batch; every tensor is new, so that the model may alter it."""
-    counts = [graph.n_atoms for graph in graphs]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    device = graphs[0].tensors["positions"].device
-    batch = {key: torch.cat([graph.tensors[key] for graph in graphs]) for key in _CONCATENATED}
-    batch["edge_index"] = torch.cat(
-        [graph.tensors["edge_index"] + int(start) for graph, start in zip(graphs, starts, strict=False)], dim=1
+    return LabelledBatch(
+        inputs=collate([one.graph for one in graphs], dtype, device, [one.head for one in graphs]),
+        sizes=real([len(one.graph.species) for one in graphs]),
+        energy=real([one.energy for one in graphs]),
+        forces=real(np.concatenate([one.forces for one in graphs])),
+        stress=real([np.zeros((3, 3)) if one.stress is None else one.stress for one in graphs]),
+        has_stress=real([one.stress is not None for one in graphs]),
+        replay=real([one.replay for one in graphs]),
     )
-    batch["ptr"] = torch.as_tensor(starts, dtype=torch.int64, device=device)
-    sizes = torch.as_tensor(counts, dtype=torch.int64, device=device)
-    batch["batch"] = torch.repeat_interleave(torch.arange(len(graphs), device=device), sizes)
-    batch["n_atoms"] = sizes.to(batch["positions"].dtype)
-    return batch
 
 
-def adapted(
-    graph: Graph, *, dtype: torch.dtype, device: torch.device, energy: float | None = None, head: int | None = None
-) -> Graph:
-    """Return a graph in another precision and place, with another interaction energy label or head where given."""
-    tensors = {
-        key: value.to(device=device, dtype=dtype if value.is_floating_point() else None)
-        for key, value in graph.tensors.items()
-    }
-    if energy is not None:
-        tensors["energy"] = torch.tensor([energy], dtype=dtype, device=device)
-    if head is not None:
-        tensors["head"] = torch.tensor([head], dtype=torch.int64, device=device)
-    return Graph(graph.name, tensors, graph.n_atoms, graph.replay)
-
-
-def fresh(batch: Batch) -> Batch:
-    """Return a batch to hand to the model again: a forward pass replaces positions and shifts in its dictionary."""
-    copy = dict(batch)
-    copy["positions"] = batch["positions"].detach().clone()
-    return copy
-
-
-def in_batches(graphs: Sequence[Graph], size: int) -> list[Batch]:
-    """Collate graphs in order, ``size`` at a time."""
-    return [collate(graphs[start : start + size]) for start in range(0, len(graphs), size)]
+def in_batches(
+    graphs: Sequence[LabelledGraph], size: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> list[LabelledBatch]:
+    """Batch graphs in order, ``size`` at a time."""
+    return [labelled_batch(graphs[start : start + size], dtype, device) for start in range(0, len(graphs), size)]

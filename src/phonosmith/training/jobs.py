@@ -172,7 +172,6 @@ def run_training(
     begin = time.perf_counter()
     from phonosmith.potentials.registry import load
     from phonosmith.reference.datasets.dataset import get_dataset
-    from phonosmith.training.deliver import register
     from phonosmith.training.finetune import fine_tune
 
     spec = make_spec(strategy, **(settings or {}))
@@ -200,7 +199,7 @@ def run_training(
     if not result.document.finished:
         state = here.read_bytes()
         result.document.checkpoint = default_artefacts().put_bytes(state, kind="checkpoint", suffix=".pt")
-    return register(result, foundation).document
+    return result.register(foundation)
 
 
 def refuse_bad(document: TrainingDocument) -> None:
@@ -215,11 +214,11 @@ def refuse_bad(document: TrainingDocument) -> None:
 def _phonon(ref: ArtefactRef) -> Any:
     import tempfile
 
-    from phonosmith.harmonic.files import load_phonopy
-    from phonosmith.training.curvature import curvature_target
+    from phonosmith.harmonic.curvature import curvature_target
+    from phonosmith.harmonic.files import load_harmonic
 
     with tempfile.TemporaryDirectory() as folder:
         # the name tells the reader the format, an artefact's path has none
         path = Path(folder) / f"phonopy{ref.suffix or '.yaml'}"
         path.write_bytes(default_artefacts().get_bytes(ref))
-        return curvature_target(load_phonopy(path), source=f"force constants {ref.sha256[:12]}")
+        return curvature_target(load_harmonic(path).phonon, source=f"force constants {ref.sha256[:12]}")

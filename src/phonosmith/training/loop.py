@@ -1,92 +1,189 @@
-"""Fitting MACE models in torch: steps, weights and checkpoints; `epochs` runs them."""
+"""The training loop: steps, epochs, best weights, records, checkpoints, ends; the same for every architecture."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from phonosmith.core.errors import TrainingError
+from phonosmith.potentials.backend import Backend
+from phonosmith.training.checkpoint import MetricsLog, load_checkpoint, save_checkpoint
 from phonosmith.training.curvature import CurvatureTerm
-from phonosmith.training.epochs import EpochLoop
-from phonosmith.training.graphs import Graph, collate, in_batches
-from phonosmith.training.losses import LossTerms, efs_loss
-from phonosmith.training.metrics import Errors, errors
+from phonosmith.training.documents import Errors
+from phonosmith.training.graphs import LabelledGraph, in_batches, labelled_batch
+from phonosmith.training.losses import LossTerms, efs_loss, errors
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import attach_pull
 
+CHECKPOINT_SECONDS = 60.0
+"""Time between two checkpoints, s (one is always written when training ends or is interrupted)."""
 
-class Fitter(EpochLoop[Graph]):
-    """Fits the trainable parameters of one model in place; the best weights are in it when training is done.
+
+@dataclass
+class EpochRecord:
+    """One line of the metrics log.
+
+    Attributes
+    ----------
+    monitor
+        What decides about the best epoch: validation loss plus, with curvature, its weighted column MAE.
+    """
+
+    epoch: int
+    lr: float
+    train_loss: float | None
+    valid_loss: float
+    valid_mae_forces_mev_per_angstrom: float
+    valid_mae_energy_mev_per_atom: float
+    curvature_mae_ev_per_angstrom2: float | None
+    monitor: float
+    steps: int
+    curvature_steps: int
+    seconds: float
+    curvature_seconds: float
+
+
+@contextmanager
+def epoch_reporter(spec: TrainSpec, title: str, *, show: bool) -> Iterator[Callable[[EpochRecord], None] | None]:
+    """Yield a callback that shows a bar with validation errors and learning rate on standard error, or None."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[status]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"train {title}", total=spec.epochs, status="")
+
+        def report(record: EpochRecord) -> None:
+            status = (
+                f"F {record.valid_mae_forces_mev_per_angstrom:.1f} meV/Å, "
+                f"E {record.valid_mae_energy_mev_per_atom:.2f} meV/atom, lr {record.lr:.1e}"
+            )
+            bar.update(task, completed=record.epoch, status=status)
+
+        yield report
+
+
+@dataclass
+class FitState:
+    """Everything a training needs to go on, besides weights and optimizer; ``best`` and ``ema`` are weights."""
+
+    epoch: int = 0
+    best_epoch: int = 0
+    best_monitor: float = math.inf
+    best: list[torch.Tensor] = field(default_factory=list)
+    ema: list[torch.Tensor] = field(default_factory=list)
+    steps: int = 0
+    curvature_steps: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    finished: bool = False
+    reason: str = ""
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """Return the order of structures in an epoch: a function of seed and epoch alone, so nothing has to be saved."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+class Fitter:
+    """Fits the trainable parameters of one model in place.
 
     Parameters
     ----------
-    model
-        Torch module, already in its training precision and on its device.
+    backend, model
+        Torch module, already in its training precision and on its device, and the functions of its architecture.
     parameters
-        (name, parameter) pairs that may change.
+        (name, parameter) pairs that may change; a pull is to their values now.
     train, valid
         Graphs of both splits (train includes replay).
-    spec, seed, identity, workdir
-        As for ``EpochLoop``.
-    curvature
-        Curvature term, where the strategy has one.
-    pull_reference
-        Foundation values of the parameters; default: their values now.
+    spec, seed
+        Strategy; seed of the order of structures.
+    curvature, judged
+        Curvature term, where the strategy has one, and another to choose the best epoch by (default: the same).
+    identity
+        Digest of everything the outcome depends on; a checkpoint with another one is refused.
+    workdir
+        Where the metrics log and the checkpoint go; nothing is written without it.
     """
 
     def __init__(
         self,
+        backend: Backend,
         model: torch.nn.Module,
         parameters: Sequence[tuple[str, torch.nn.Parameter]],
-        train: Sequence[Graph],
-        valid: Sequence[Graph],
+        train: Sequence[LabelledGraph],
+        valid: Sequence[LabelledGraph],
         spec: TrainSpec,
         *,
         seed: int = 0,
         curvature: CurvatureTerm | None = None,
-        pull_reference: Sequence[torch.Tensor] | None = None,
+        judged: CurvatureTerm | None = None,
         identity: str = "",
         workdir: Path | None = None,
     ) -> None:
-        super().__init__(train, spec, seed=seed, identity=identity, workdir=workdir)
-        self.model = model
+        self.backend, self.model, self.spec, self.seed = backend, model, spec, seed
         self.parameters = [parameter for _, parameter in parameters]
-        self.valid = in_batches(valid, max(1, 2 * spec.batch_size))
-        self.curvature = curvature
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self.train = list(train)
+        self.valid = in_batches(valid, 2 * spec.batch_size, self.dtype, self.device)
+        self.curvature, self.judged = curvature, judged or curvature
         self.terms = LossTerms.of(spec)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=spec.lr, weight_decay=spec.weight_decay)
+        decaying = [[p for name, p in parameters if backend.decays(model, name) == flag] for flag in (True, False)]
+        groups = [
+            {"params": some, "weight_decay": decay}
+            for some, decay in zip(decaying, (spec.weight_decay, 0.0), strict=True)
+            if some
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
         if spec.anchor == "pull":
-            reference = pull_reference or [parameter.detach().clone() for parameter in self.parameters]
-            attach_pull(self.optimizer, reference, spec.pull)
+            attach_pull(self.optimizer, spec.pull)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=spec.scheduler_factor, patience=spec.scheduler_patience, min_lr=spec.min_lr
         )
+        self.identity, self.workdir = identity, workdir
+        self.state = FitState()
+        self.log = MetricsLog(workdir)
+        self._curvature_seconds = 0.0
 
     # one optimizer step
 
-    def _step(self, chosen: Sequence[Graph], *, with_curvature: bool) -> float:
+    def _step(self, graphs: Sequence[LabelledGraph], curvature: CurvatureTerm | None) -> float:
+        """Take one step on labelled structures, the curvature term, or both; return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        names = [graph.name for graph in chosen] or ["perfect supercell"]
-        if chosen:
-            batch = collate(chosen)
-            output = self.model(batch, training=True, compute_stress=self.terms.stress > 0)
-            loss = efs_loss(output, batch, self.terms)
+        if graphs:
+            batch = labelled_batch(graphs, self.dtype, self.device)
+            predictions = self.backend.predict(
+                self.model, batch.inputs, stress=self.terms.stress > 0, create_graph=True
+            )
+            loss = efs_loss(predictions, batch, self.terms)
             total = float(loss.detach())
             if not math.isfinite(total):
                 raise TrainingError(
-                    f"The loss is not finite in epoch {self.state.epoch + 1}: {self._culprits(chosen)}.",
+                    f"The loss is not finite in epoch {self.state.epoch + 1}: {self._culprits(graphs)}.",
                     "Check that structure's labels and geometry, or lower lr.",
                 )
             loss.backward(inputs=self.parameters)
-        if with_curvature and self.curvature is not None:
+        if curvature is not None:
             start = time.perf_counter()
-            part = self.curvature.accumulate(self.model, self.parameters)
+            part = curvature.accumulate(self.model, self.parameters)
             if not math.isfinite(part):
                 raise TrainingError(
                     f"The curvature loss is not finite in epoch {self.state.epoch + 1}.",
@@ -98,6 +195,7 @@ class Fitter(EpochLoop[Graph]):
         if self.spec.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.clip_norm)
             if not bool(torch.isfinite(norm)):
+                names = [graph.name for graph in graphs] or ["perfect supercell"]
                 raise TrainingError(
                     f"A gradient is not finite in epoch {self.state.epoch + 1} (structures {', '.join(names)}).",
                     "Check those structures for coinciding atoms, or lower lr.",
@@ -111,71 +209,177 @@ class Fitter(EpochLoop[Graph]):
                 torch._foreach_lerp_(self.state.ema, self.parameters, 1 - decay)
         return total
 
-    def _culprits(self, chosen: Sequence[Graph]) -> str:
+    def _culprits(self, graphs: Sequence[LabelledGraph]) -> str:
         """Name the structures whose own loss is not finite."""
-        guilty = [
-            graph for graph in chosen if not math.isfinite(errors(self.model, [collate([graph])], self.terms).loss)
-        ]
-        return ", ".join(graph.name for graph in guilty or chosen)
 
-    # weights and their judgement
+        def loss(graph: LabelledGraph) -> float:
+            batch = labelled_batch([graph], self.dtype, self.device)
+            return errors(self.backend, self.model, [batch], self.terms).loss
 
-    @property
-    def rate(self) -> float:
-        """Learning rate now."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        guilty = [graph for graph in graphs if not math.isfinite(loss(graph))]
+        return ", ".join(graph.name for graph in guilty or graphs)
 
-    @property
-    def learns_curvature(self) -> bool:
-        """Whether there is a curvature term."""
-        return self.curvature is not None
+    # epochs
+
+    def train_epoch(self) -> float:
+        """Run one pass over the training set; return the mean loss of its steps."""
+        order = epoch_order(self.seed, self.state.epoch + 1, len(self.train))
+        joint = self.curvature if self.spec.curvature_mode == "joint" else None
+        self._curvature_seconds = 0.0
+        losses = []
+        for count, start in enumerate(range(0, len(order), self.spec.batch_size)):
+            if joint is None and self.curvature is not None and count % self.spec.cotrain_steps == 0:
+                self._step([], self.curvature)
+            graphs = [self.train[index] for index in order[start : start + self.spec.batch_size]]
+            losses.append(self._step(graphs, joint))
+        return float(np.mean(losses))
+
+    def judge(self, epoch: int, train_loss: float | None, seconds: float) -> EpochRecord:
+        """Validate the current (averaged) weights and keep them when they are the best so far."""
+        valid, column_mae = self._measure()
+        monitor = valid.loss + (self.spec.curvature_weight * column_mae if column_mae is not None else 0.0)
+        if epoch == 0 or monitor < self.state.best_monitor:
+            self.state.best_monitor, self.state.best_epoch = monitor, epoch
+            self.state.best = _copies(self.parameters if self.spec.ema is None else self.state.ema)
+        if not math.isfinite(monitor):
+            raise TrainingError(
+                f"The validation loss is not finite in epoch {epoch}.",
+                "Training diverged: lower lr, or check the validation structures.",
+            )
+        return EpochRecord(
+            epoch=epoch,
+            lr=float(self.optimizer.param_groups[0]["lr"]),
+            train_loss=train_loss,
+            valid_loss=valid.loss,
+            valid_mae_forces_mev_per_angstrom=valid.mae_forces_mev_per_angstrom,
+            valid_mae_energy_mev_per_atom=valid.mae_energy_mev_per_atom,
+            curvature_mae_ev_per_angstrom2=column_mae,
+            monitor=monitor,
+            steps=self.state.steps,
+            curvature_steps=self.state.curvature_steps,
+            seconds=seconds,
+            curvature_seconds=self._curvature_seconds,
+        )
 
     def _measure(self) -> tuple[Errors, float | None]:
-        live = self._copies(self.parameters) if self.spec.ema is not None else None
+        """Return validation errors and column MAE (eV/Å²) of the weights, or of their average where asked for."""
+        live = _copies(self.parameters) if self.spec.ema is not None else None
         if live is not None:
             self._assign(self.state.ema)
-        found = errors(self.model, self.valid, self.terms)
-        column_mae = self.curvature.mae(self.model) if self.curvature is not None else None
+        valid = errors(self.backend, self.model, self.valid, self.terms)
+        column_mae = self.judged.mae(self.model) if self.judged is not None else None
         if live is not None:
             self._assign(live)
-        return found, column_mae
-
-    def _judged(self) -> list[torch.Tensor]:
-        return self._copies(self.state.ema if self.spec.ema is not None else self.parameters)
-
-    def _copies(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        return [tensor.detach().clone() for tensor in tensors]
+        return valid, column_mae
 
     def _assign(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
-    def _lower_rate(self, monitor: float) -> None:
-        self.scheduler.step(monitor)
+    def run(
+        self,
+        *,
+        walltime: float | None = None,
+        since: float | None = None,
+        on_epoch: Callable[[EpochRecord], None] | None = None,
+    ) -> FitState:
+        """Train; the best weights are in ``state.best`` when it returns.
 
-    def _begin(self) -> None:
-        self.state.ema = self._copies(self.parameters) if self.spec.ema is not None else []
+        Parameters
+        ----------
+        walltime
+            Seconds after which a checkpoint is written and an unfinished state is returned; one epoch at least is
+            trained, so that a training in parts comes to its end.
+        since
+            ``time.perf_counter()`` from which they count; default: now.
+        on_epoch
+            Called after every epoch (progress bars); what it raises interrupts training after a checkpoint.
+        """
+        begin = time.perf_counter()
+        since = begin if since is None else since
+        if not self._resume():
+            self.state.ema = _copies(self.parameters) if self.spec.ema is not None else []
+            record = self.judge(0, None, 0.0)
+            record.seconds = time.perf_counter() - begin
+            self._record(record)
+        saved = time.perf_counter()
+        while not self.state.finished:
+            start = time.perf_counter()
+            train_loss = self.train_epoch()
+            record = self.judge(self.state.epoch + 1, train_loss, time.perf_counter() - start)
+            self.scheduler.step(record.monitor)
+            self.state.epoch = record.epoch
+            self.state.seconds += time.perf_counter() - start
+            self.state.reason = self._stop_reason(record)
+            self.state.finished = bool(self.state.reason)
+            self._record(record)
+            now = time.perf_counter()
+            late = walltime is not None and now - since + 1.2 * (now - start) > walltime
+            if self.state.finished or late or now - saved > CHECKPOINT_SECONDS:
+                self._save()
+                saved = now
+            if on_epoch is not None:
+                try:
+                    on_epoch(record)
+                except BaseException:
+                    self._save()
+                    raise
+            if late and not self.state.finished:
+                self.state.reason = f"walltime of {walltime:g} s"
+                return self.state
+        return self.state
 
-    def _finish(self) -> None:
+    def take_best(self) -> None:
+        """Give the model the best weights so far."""
         self._assign(self.state.best)
 
-    # checkpoints
+    def _stop_reason(self, record: EpochRecord) -> str:
+        spec = self.spec
+        target = spec.target_forces_mae
+        if target is not None and record.valid_mae_forces_mev_per_angstrom <= 1000 * target:
+            return f"validation force MAE reached {1000 * target:g} meV/Å"
+        if record.epoch >= spec.epochs:
+            return "all epochs done"
+        if spec.patience is not None and record.epoch - self.state.best_epoch >= spec.patience:
+            return f"no improvement for {spec.patience} epochs"
+        return ""
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            "state": {name: getattr(self.state, name) for name in self.state.__dataclass_fields__},
-            "parameters": self._copies(self.parameters),
+    # records and checkpoints
+
+    def _record(self, record: EpochRecord) -> None:
+        line = asdict(record)
+        self.state.history.append(line)
+        self.log.append(line)
+
+    def _save(self) -> None:
+        if self.workdir is None:
+            return
+        content = {
+            "state": dict(vars(self.state)),
+            "parameters": _copies(self.parameters),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "curvature_used": self.curvature.used if self.curvature else 0,
             "curvature_method": self.curvature.method if self.curvature else "",
         }
+        save_checkpoint(self.workdir, self.identity, content)
 
-    def _restore(self, content: dict[str, Any]) -> None:
+    def _resume(self) -> bool:
+        content = load_checkpoint(self.workdir, self.identity) if self.workdir is not None else None
+        if content is None:
+            return False
+        self.state = FitState(**content["state"])
         self._assign(content["parameters"])
+        self.state.ema = [value.to(self.device) for value in self.state.ema]
         self.optimizer.load_state_dict(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if self.curvature is not None:
             self.curvature.used = content["curvature_used"]
             self.curvature.method = content["curvature_method"]
+        self.log.rewrite(self.state.history)
+        return True
+
+
+def _copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]

@@ -1,14 +1,21 @@
-"""Loss terms: Huber energies, forces and stresses; mean absolute error of Hessian columns."""
+"""The loss of energies, forces and stresses, and errors of a model on labelled graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import huber_loss
 
-from phonosmith.training.graphs import Batch
+from phonosmith.potentials.backend import Backend, Predictions
+from phonosmith.potentials.graphs import frozen
+from phonosmith.training.documents import Errors
+from phonosmith.training.graphs import LabelledBatch
 from phonosmith.training.spec import TrainSpec
+
+_VOIGT = [0, 4, 8, 5, 2, 1]
+"""Places of xx yy zz yz xz xy in a flattened 3x3 tensor."""
 
 
 @dataclass(frozen=True)
@@ -48,44 +55,71 @@ class LossTerms:
         )
 
 
-def efs_loss(output: Mapping[str, torch.Tensor], batch: Batch, terms: LossTerms) -> torch.Tensor:
+def efs_loss(predictions: Predictions, batch: LabelledBatch, terms: LossTerms) -> torch.Tensor:
     """Return the loss of one batch: means over structures (energy), components (forces) and tensors (stress).
 
     Structures without a stress label are left out of the stress mean. Energies are compared without their atomic
     references, which cancel.
     """
+
+    def huber(predicted: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        return huber_loss(predicted, label, reduction="none", delta=terms.delta)
+
+    if terms.convention == "per_atom":
+        energy = huber(predictions.interaction / batch.sizes, batch.energy / batch.sizes)
+    else:
+        energy = huber(predictions.interaction, batch.energy) / batch.sizes
+    forces = huber(predictions.forces, batch.forces)
     factor = None
     if terms.replay != 1.0:
-        factor = 1.0 + (terms.replay - 1.0) * batch["replay"]
-    loss = terms.energy * _energy_huber(output["interaction_energy"], batch, terms, factor)
-    forces = torch.nn.functional.huber_loss(output["forces"], batch["forces"], reduction="none", delta=terms.delta)
-    if factor is not None:
-        forces = forces * factor[batch["batch"]].unsqueeze(-1)
+        factor = 1.0 + (terms.replay - 1.0) * batch.replay
+        energy, forces = energy * factor, forces * factor[batch.inputs["batch"]].unsqueeze(-1)
+    loss = terms.energy * energy.mean()
     loss = loss + terms.forces * forces.mean()
-    if terms.stress > 0:
-        stress = torch.nn.functional.huber_loss(output["stress"], batch["stress"], reduction="none", delta=terms.delta)
-        per_tensor = stress.mean(dim=(1, 2))
+    if terms.stress > 0 and predictions.stress is not None:
+        stress = huber(predictions.stress, batch.stress).mean(dim=(1, 2))
         if factor is not None:
-            per_tensor = per_tensor * factor
-        labelled = batch["has_stress"]
-        loss = loss + terms.stress * (per_tensor * labelled).sum() / labelled.sum().clamp(min=1.0)
+            stress = stress * factor
+        loss = loss + terms.stress * (stress * batch.has_stress).sum() / batch.has_stress.sum().clamp(min=1.0)
     return loss
 
 
-def _energy_huber(energy: torch.Tensor, batch: Batch, terms: LossTerms, factor: torch.Tensor | None) -> torch.Tensor:
-    n_atoms = batch["n_atoms"]
-    if terms.convention == "per_atom":
-        per_graph = torch.nn.functional.huber_loss(
-            energy / n_atoms, batch["energy"] / n_atoms, reduction="none", delta=terms.delta
-        )
-    else:
-        per_graph = (
-            torch.nn.functional.huber_loss(energy, batch["energy"], reduction="none", delta=terms.delta) / n_atoms
-        )
-    return (per_graph if factor is None else per_graph * factor).mean()
+def errors(backend: Backend, model: torch.nn.Module, batches: Sequence[LabelledBatch], terms: LossTerms) -> Errors:
+    """Evaluate a model on batches.
+
+    The loss is a mean over structures, so that it does not depend on how they are batched beyond the force mean
+    inside a batch of unequal sizes.
+    """
+    sums = torch.zeros(7, dtype=torch.float64)
+    with frozen(model):
+        for batch in batches:
+            predictions = backend.predict(model, batch.inputs, stress=True, create_graph=False)
+            sums += _sums(predictions, batch, terms)
+    loss, graphs, energy, forces, components, stress, tensors = sums.tolist()
+    return Errors(
+        loss=loss / graphs,
+        n_structures=round(graphs),
+        mae_energy_mev_per_atom=1000 * energy / graphs,
+        mae_forces_mev_per_angstrom=1000 * forces / components,
+        mae_stress_mev_per_angstrom3=1000 * stress / (6 * tensors) if tensors else None,
+    )
 
 
-def column_mae(columns: torch.Tensor, reference: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Return the mean absolute error of Hessian columns, eV/Å²; optional weights per column have mean one."""
-    error = (columns - reference).abs()
-    return error.mean() if weights is None else (error.mean(dim=1) * weights).mean()
+def _sums(predictions: Predictions, batch: LabelledBatch, terms: LossTerms) -> torch.Tensor:
+    count = len(batch.energy)
+    energy = ((predictions.interaction - batch.energy) / batch.sizes).abs().sum()
+    forces = (predictions.forces - batch.forces).abs().sum()
+    stress = energy.new_zeros(())
+    if predictions.stress is not None:
+        components = (predictions.stress - batch.stress).reshape(count, 9)[:, _VOIGT]
+        stress = (components.abs().sum(dim=1) * batch.has_stress).sum()
+    values = [
+        efs_loss(predictions, batch, terms) * count,
+        energy.new_tensor(count),
+        energy,
+        forces,
+        energy.new_tensor(batch.forces.numel()),
+        stress,
+        batch.has_stress.sum(),
+    ]
+    return torch.stack([value.detach().to(torch.float64).cpu() for value in values])

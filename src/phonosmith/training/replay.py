@@ -9,9 +9,12 @@ import torch
 from ase import Atoms
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.frame_labels import label_frame
-from phonosmith.training.graphs import build_graph, collate, fresh, is_labelled
-from phonosmith.training.models import frozen, model_e0, model_numbers
+from phonosmith.potentials.backend import Backend
+from phonosmith.potentials.graphs import batches, collate, frozen, make_graph, numpy64
+from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+
+_BATCH = 512, 200_000
+"""Most atoms and edges that are labelled at a time."""
 
 
 def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
@@ -22,75 +25,51 @@ def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
     return [pool[index] for index in sorted(order)]
 
 
-def label_with(model: torch.nn.Module, frames: Sequence[Atoms], batch_atoms: int = 512) -> list[Atoms]:
-    """Label structures with a model's own energy, forces and stress.
-
-    Parameters
-    ----------
-    model
-        Single-head MACE module in float64.
-    frames
-        Configurations; labels they carry are replaced.
-    batch_atoms
-        Atoms per batch.
-    """
-    numbers, e0 = model_numbers(model), model_e0(model)[0]
-    cutoff = float(model.r_max)
+def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]) -> list[Atoms]:
+    """Label structures with a single-head model's own energy, forces and stress; labels they carry are replaced."""
+    numbers, cutoff = backend.atomic_numbers(model), backend.cutoff(model)
     parameter = next(model.parameters())
-    graphs = [
-        build_graph(a, None, numbers=numbers, cutoff=cutoff, e0=e0, dtype=parameter.dtype, device=parameter.device)
-        for a in frames
-    ]
+    graphs = [make_graph(atoms, numbers, cutoff, index) for index, atoms in enumerate(frames)]
     labelled: list[Atoms] = []
-    start = 0
     with frozen(model):
-        while start < len(frames):
-            stop, atoms_in = start + 1, len(frames[start])
-            while stop < len(frames) and atoms_in + len(frames[stop]) <= batch_atoms:
-                atoms_in += len(frames[stop])
-                stop += 1
-            output = model(fresh(collate(graphs[start:stop])), training=False, compute_stress=True)
-            forces = output["forces"].detach().cpu().numpy()
-            offset = 0
-            for k, atoms in enumerate(frames[start:stop]):
-                periodic = bool(np.all(atoms.pbc))
+        for group in batches(graphs, *_BATCH):
+            batch = collate(group, parameter.dtype, parameter.device)
+            predictions = backend.predict(model, batch, stress=True, create_graph=False)
+            ends = batch["ptr"].tolist()
+            for k, graph in enumerate(group):
+                atoms = frames[graph.index]
+                periodic = predictions.stress is not None and bool(np.all(atoms.pbc))
                 labelled.append(
                     label_frame(
                         atoms,
-                        energy=float(output["energy"][k]),
-                        forces=forces[offset : offset + len(atoms)],
-                        stress=output["stress"][k].detach().cpu().numpy() if periodic else None,
+                        energy=float(predictions.energy[k]),
+                        forces=numpy64(predictions.forces[ends[k] : ends[k + 1]]),
+                        stress=numpy64(predictions.stress[k]) if periodic and predictions.stress is not None else None,
                     )
                 )
-                offset += len(atoms)
-            start = stop
     return labelled
 
 
 def replay_frames(
-    model: torch.nn.Module, pool: Sequence[Atoms], *, size: int, labels: str, seed: int
+    backend: Backend, model: torch.nn.Module, pool: Sequence[Atoms], *, size: int, labels: str, seed: int
 ) -> tuple[list[Atoms], str]:
     """Draw replay structures and see to their labels.
 
     Parameters
     ----------
     model
-        The foundation, float64, covering the pool's elements.
-    pool
-        Candidates.
-    size
-        How many to draw.
+        The foundation, single-head, covering the pool's elements.
     labels
         ``given``, ``foundation``, or ``auto``: given where every drawn structure has energy and forces.
-    seed
-        Of the draw.
 
     Returns
     -------
     list, str
         Labelled structures and where the labels are from (``given`` or ``foundation``).
     """
-    chosen = draw(pool, size, seed)
-    if labels == "given" or (labels == "auto" and all(is_labelled(atoms) for atoms in chosen)):
-        return chosen, "given"
-    return label_with(model, chosen), "foundation"
+    drawn = draw(pool, size, seed)
+    carried = [labels_of(atoms) for atoms in drawn]
+    complete = all(one.energy is not None and one.forces is not None for one in carried)
+    if labels == "given" or (labels == "auto" and complete):
+        return drawn, "given"
+    return label_with(backend, model, drawn), "foundation"

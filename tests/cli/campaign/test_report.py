@@ -3,9 +3,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.cli.main import app
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
 
 
 def run(*arguments):
@@ -81,9 +81,9 @@ def test_figures_and_files_of_a_store_with_its_artefacts(tmp_path, monkeypatch, 
     (folder,) = [path for path in (tmp_path / "files").iterdir() if path.name != "figures"]
     names = {path.name for path in folder.iterdir()}
     assert {"phonopy-reference.yaml", "phonopy-delta.yaml", "phonopy-foundation.yaml", "report.json"} <= names
-    from phonosmith.harmonic.files import load_phonopy
+    from phonosmith.harmonic.files import read_phonopy
 
-    phonon = load_phonopy(folder / "phonopy-reference.yaml", produce=False)
+    phonon = read_phonopy(folder / "phonopy-reference.yaml")
     assert phonon.force_constants is not None
     for suffix in ("svg", "png"):
         assert (folder / "figures" / f"bands.{suffix}").stat().st_size > 10_000

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from helpers.mongo_server import running_server
 from phonosmith.cli.campaign.submit import submit_flow
 from phonosmith.cli.main import app
 from phonosmith.cli.setup.doctor import run_check
@@ -18,7 +19,6 @@ from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import submission
 from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.routing import Routing
-from phonosmith.testing.mongo_server import running_server
 
 WORKFLOWS = Path(__file__).resolve().parents[3] / "workflows"
 CAMPAIGN = {

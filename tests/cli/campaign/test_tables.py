@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from helpers.synthetic import store_reports, synthetic_reports
+from helpers.synthetic_targets import target
 from phonosmith.cli.main import app
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.testing.synthetic import store_reports, synthetic_reports
-from phonosmith.testing.synthetic_targets import target
 
 RUNNER = CliRunner()
 

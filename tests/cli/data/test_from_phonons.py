@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
-from phonosmith.harmonic.model import load_harmonic
+from phonosmith.harmonic.files import load_harmonic
 from phonosmith.potentials.registry import load
 from phonosmith.reference.datasets.extxyz import read_frames
 

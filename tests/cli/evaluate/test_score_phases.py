@@ -43,6 +43,6 @@ def test_bad_input_is_exit_code_2(files, tmp_path):
     (tmp_path / "ml.yaml").write_text("GeTe: {initial: [Fm-3m, 2]}")
     done = runner.invoke(app, ["score-phases", *files, "--json"])
     assert done.exit_code == 2
-    assert "ml.yaml, GeTe: final missing" in json.loads(done.stdout)["error"]
+    assert "ml.yaml: GeTe.final: Field required" in json.loads(done.stdout)["error"]
     (tmp_path / "ml.yaml").write_text("Other: {initial: [Fm-3m, 2], final: []}")
     assert runner.invoke(app, ["score-phases", *files]).exit_code == 2

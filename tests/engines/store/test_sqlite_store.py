@@ -253,7 +253,7 @@ def test_indices_come_by_themselves(path):
         many = {f"key{i:02d}": i for i in range(30)}
         store.update([{"uuid": "a", "metadata": {"material": "Si"}}, {"uuid": "b", "metadata": many}])
         with store._connection.reading() as raw:
-            indices = store._tables.indices(raw)
+            indices = store._known_indices(raw)
         assert {"uuid", "name", "metadata.material"} <= indices
         assert sum(name.startswith("metadata.") for name in indices) == 16
         assert store.count({"metadata.key29": 29}) == 1

@@ -7,10 +7,10 @@ from ase.build import bulk
 from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
+from helpers.bond_crystal import bond_potential
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.testing.bond_crystal import bond_potential
 
 EDGES = (3.0, 3.3, 3.7)
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from helpers.model_crystals import spring_crystal
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.modes.fit import interpolated_minimum, parabola_r2
 from phonosmith.evaluation.modes.follow import (
@@ -18,7 +19,6 @@ from phonosmith.evaluation.modes.phases import relax_displaced
 from phonosmith.evaluation.modes.search import find_imaginary_modes
 from phonosmith.evaluation.modes.supercell import mode_space
 from phonosmith.harmonic.model import HarmonicModel
-from phonosmith.testing.model_crystals import spring_crystal
 
 from .mode_cases import doubling, germanium, orthorhombic, rocksalt, tripling
 

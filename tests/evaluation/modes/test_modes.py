@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
+from helpers.bond_crystal import bond_frequency
+from helpers.model_crystals import spring_crystal, spring_frequencies
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.modes.search import commensurate, find_imaginary_modes, high_symmetry_points, subspaces
 from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space, smallest_supercell
-from phonosmith.harmonic.model import HarmonicModel, load_harmonic
-from phonosmith.testing.bond_crystal import bond_frequency
-from phonosmith.testing.model_crystals import spring_crystal, spring_frequencies
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.model import HarmonicModel
 
 from .mode_cases import doubling, orthorhombic, rocksalt, tripling
 

@@ -108,13 +108,16 @@ def test_settings_and_spellings_of_a_symbol_are_one_group():
     ("text", "words"),
     [
         ("", "holds no materials"),
-        ("GeTe: [Fm-3m, 2]", "GeTe: .* is not a mapping"),
-        ("GeTe: {initial: [Fm-3m, 2]}", "GeTe: final missing"),
-        ("GeTe: {initial: [Fm-3m, 2], finals: [], final: []}", "GeTe: unknown finals"),
-        ("GeTe: {initial: [Fm-3m, 2], final: }", "final: None is not a list"),
-        ("GeTe: {initial: [Fm-3m], final: []}", r"initial: \['Fm-3m'\] is not"),
-        ("GeTe: {initial: [Fm-3m, 2], final: [[R3m, 2], [R3x, 2]]}", "GeTe, final 2: 'R3x' is no space group"),
-        ("GeTe: {initial: [Fm-3m, 2], final: [[R3m, 0]]}", "GeTe, final 1: 0 is no number of atoms"),
+        ("GeTe: [Fm-3m, 2]", "phases.yaml: GeTe: Input should be a valid dictionary"),
+        ("GeTe: {initial: [Fm-3m, 2]}", "phases.yaml: GeTe.final: Field required"),
+        (
+            "GeTe: {initial: [Fm-3m, 2], finals: [], final: []}",
+            "phases.yaml: GeTe.finals: Extra inputs are not permitted",
+        ),
+        ("GeTe: {initial: [Fm-3m, 2], final: }", "phases.yaml: GeTe.final: Input should be a valid list"),
+        ("GeTe: {initial: [Fm-3m], final: []}", r"phases.yaml: GeTe.initial: \['Fm-3m'\] is not"),
+        ("GeTe: {initial: [Fm-3m, 2], final: [[R3m, 2], [R3x, 2]]}", "GeTe.final.2: 'R3x' is no space group"),
+        ("GeTe: {initial: [Fm-3m, 2], final: [[R3m, 0]]}", "GeTe.final.1: 0 is no number of atoms"),
         ("GeTe: {initial: [Fm-3m, 2], final: [[R3m, yes]]}", "True is no number"),
         ("A: {initial: [P1, 1], final: []}\nA: {initial: [P1, 1], final: []}", "A is given twice"),
         ("? [a]\n: b", "no text"),
@@ -158,5 +161,5 @@ def test_documents_become_files_and_come_back(tmp_path):
     with pytest.raises(InputError, match="is no valid JSON"):
         read_phase_file(tmp_path / "one.json")
     (tmp_path / "one.json").write_text('{"formula": "GeTe", "initial": 1, "modes": [], "phases": []}')
-    with pytest.raises(InputError, match="is no transition document"):
+    with pytest.raises(InputError, match=r"one.json: .*initial: Input should be a valid dictionary"):
         read_phase_file(tmp_path / "one.json")

@@ -10,9 +10,9 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.modes.documents import TransitionDoc
-from phonosmith.evaluation.modes.flows import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.modes.follow import FollowOptions
 from phonosmith.evaluation.modes.grid import GridOptions
+from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine

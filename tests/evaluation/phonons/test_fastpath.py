@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
+from helpers.fixtures import vasp_standin  # noqa: F401
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError, PotentialError
 from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
-from phonosmith.evaluation.phonons.comparison import compare_phonons, mesh_frequencies
+from phonosmith.evaluation.collection import replace_job
+from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.fastpath import (
     choose_phonon_supercell,
     displaced_cells,
@@ -18,19 +20,20 @@ from phonosmith.evaluation.phonons.fastpath import (
     parse_supercell,
 )
 from phonosmith.evaluation.phonons.jobs import (
+    COLLECT_FUNCTION,
     FastPhononMaker,
     PhononFlowMaker,
     collect_model,
-    compare_phonon_documents,
     forcefield_phonon_maker,
-    replace_collection,
     run_phonons,
 )
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import gamma_modes
-from phonosmith.harmonic.model import load_harmonic, new_phonon, to_phonopy_atoms
-from phonosmith.harmonic.writing import write_phonons
+from phonosmith.evaluation.phonons.summary import write_phonons
+from phonosmith.harmonic.files import load_harmonic
+from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.testing.fixtures import vasp_standin  # noqa: F401
+from phonosmith.reference.engines import make_engine
 
 CUBE = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
 
@@ -98,8 +101,8 @@ def test_files_load_again(result, tmp_path):
     from_forces = load_harmonic(files["phonopy"])
     from_store = load_harmonic(files["document"])
     for again in (from_forces, from_store):
-        found = compare_phonons(result.model, again, mesh=6)
-        assert found.mae_thz < 1e-6
+        assert compare_phonons(result.model, again, mesh=6).mae_thz < 1e-6
+    assert compare_phonons(files["phonopy"], str(files["document"]), mesh=6).mae_thz < 1e-6
     assert json.loads(files["document"].read_text())["formula"] == "Si"
 
 
@@ -171,19 +174,19 @@ def test_fast_path_is_one_job(tmp_path):
     first = FastPhononMaker(name="phonon si a", mesh=4).make(silicon(), ref, supercell_matrix=CUBE)
     assert first.name == "phonon si a"
     second = run_phonons(silicon(), ref.model_dump(mode="json"), supercell_matrix=CUBE, mesh=4)
-    compared = compare_phonon_documents(first.output, second.output, mesh=4)
     from jobflow import Flow
 
-    found = run(Flow([first, second, compared]), tmp_path)
-    assert found[compared.uuid][1].output.mae_thz < 1e-9
+    found = run(Flow([first, second]), tmp_path)
+    documents = [found[member.uuid][1].output for member in (first, second)]
+    assert compare_phonons(*documents, mesh=4).mae_thz < 1e-9
 
 
 def test_only_phonon_flows_are_collected():
     from jobflow import Flow
 
     with pytest.raises(ConfigurationError, match="0 jobs named"):
-        replace_collection(Flow([run_phonons(silicon(), {})], name="other"))
-    with pytest.raises(ConfigurationError, match="no maker"):
+        replace_job(Flow([run_phonons(silicon(), {})], name="other"), COLLECT_FUNCTION, run_phonons)
+    with pytest.raises(ConfigurationError, match="no engine and no maker"):
         PhononFlowMaker().make(silicon())
 
 
@@ -201,7 +204,7 @@ def test_atomate2_flow_gives_the_same_phonons(tmp_path):
     (own := tmp_path / "fast").mkdir()
     quick = run(fast, own)[fast.uuid][1].output
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
     sides = [mesh_frequencies(harmonic_from_document(doc, default_artefacts()), 8) for doc in (document, quick)]
     assert np.abs(sides[0].frequencies - sides[1].frequencies).max() < 1e-4
@@ -228,7 +231,7 @@ def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_st
     from atomate2.vasp.jobs.phonons import PhononDisplacementMaker
 
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.harmonic.model import harmonic_from_document
+    from phonosmith.evaluation.phonons.summary import harmonic_from_document
     from phonosmith.potentials.ase_potential import AsePotential
 
     aluminium = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.995), ["Al"], [[0, 0, 0]])
@@ -250,3 +253,15 @@ def test_vasp_flow_through_the_stand_in_gives_the_same_phonons(tmp_path, vasp_st
     assert np.abs(sides[0] - sides[1]).max() < 1e-4
     assert document.potential is None
     assert document.source == "vasp"
+
+
+def test_an_engine_chooses_the_route_and_the_supercell():
+    engine = make_engine("forcefield", potential="embedded-reference")
+    fast = PhononFlowMaker(name="phonon si reference", engine=engine, min_length=7.0).make(silicon())
+    assert fast.name == "phonon si reference"
+    assert fast.function.__name__ == "run_phonons"
+    assert fast.function_kwargs["supercell_matrix"] == choose_phonon_supercell(silicon(), 7.0)
+    flow = PhononFlowMaker(name="phonon si reference", engine=make_engine("vasp")).make(silicon(), CUBE)
+    assert flow.jobs[-1].function.__name__ == "collect_phonons"
+    assert flow.jobs[-1].name == flow.name == "phonon si reference"
+    assert {"relax si reference", "static si reference"} <= {member.name for member in flow.jobs}

@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 from phonopy.structure.atoms import PhonopyAtoms
 
+from helpers.model_crystals import spring_crystal, spring_frequencies
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
 from phonosmith.evaluation.phonons.comparison import (
     compare_phonons,
     compare_phonons_in_full,
     frequency_errors,
-    group_velocity_error,
-    mesh_frequencies,
-    mesh_numbers,
 )
 from phonosmith.evaluation.phonons.dos import density_of_states, dos_difference_percent, frequency_grid
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies, mesh_numbers
+from phonosmith.harmonic.files import load_harmonic, load_pair
 from phonosmith.harmonic.matching import find_transforms, match_models
-from phonosmith.harmonic.model import HarmonicModel, load_harmonic, load_pair, new_phonon
-from phonosmith.testing.model_crystals import spring_crystal, spring_frequencies
+from phonosmith.harmonic.model import HarmonicModel, new_phonon
 
 
 def springs(factor=1.0, **options):
@@ -155,11 +154,6 @@ def test_bands_follow_the_closed_form():
     assert np.ptp(bands.distances[index]) == pytest.approx(1 / 6)
 
 
-def test_group_velocities():
-    mean, error = group_velocity_error(springs(), springs(1.21), mesh=4)
-    assert error == pytest.approx(0.1 * mean, rel=1e-4)
-
-
 def test_curves_behind_the_numbers_are_kept():
     found = compare_phonons_in_full(springs(), springs(1.21), mesh=4)
     again = dos_difference_percent(found.reference_dos, found.candidate_dos)
@@ -271,7 +265,7 @@ def test_plain_force_sets_beside_a_named_file(tmp_path):
     # one phonopy file in the folder: FORCE_SETS can be no other's; with two it is left alone
     from phonopy.file_IO import write_FORCE_SETS
 
-    from phonosmith.testing.model_crystals import harmonic_forces
+    from helpers.model_crystals import harmonic_forces
 
     phonon, constants = spring_crystal(3)
     harmonic_forces(phonon, constants)

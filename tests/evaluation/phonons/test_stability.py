@@ -7,6 +7,7 @@ import pytest
 import yaml
 from phonopy.structure.atoms import PhonopyAtoms
 
+from helpers.model_crystals import spring_crystal, spring_frequencies
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
 from phonosmith.evaluation.phonons.stability import (
@@ -16,9 +17,9 @@ from phonosmith.evaluation.phonons.stability import (
     gamma_modes,
     judge_stability,
 )
+from phonosmith.harmonic.files import load_harmonic
 from phonosmith.harmonic.matching import primitive_supercell_matrix
-from phonosmith.harmonic.model import HarmonicModel, load_harmonic, new_phonon
-from phonosmith.testing.model_crystals import spring_crystal, spring_frequencies
+from phonosmith.harmonic.model import HarmonicModel, new_phonon
 
 
 def cubic_model(**options):

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.thermodynamics import (
     GAS_CONSTANT,
-    converged_thermal_properties,
     mode_entropy,
     mode_free_energy,
     mode_heat_capacity,
@@ -70,8 +69,8 @@ def test_negative_temperature_is_refused():
 
 def test_sums_equal_phonopys(shared):
     # phonopy's physical constants differ from CODATA 2018 by 1e-6
-    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+    from phonosmith.harmonic.files import load_harmonic
 
     model = load_harmonic(shared / "data/phonopy/NaCl/phonopy_disp.yaml")
     sampled = mesh_frequencies(model, 12)
@@ -82,17 +81,3 @@ def test_sums_equal_phonopys(shared):
     assert ours.heat_capacity == pytest.approx(theirs["heat_capacity"], rel=5e-6)
     assert ours.entropy == pytest.approx(theirs["entropy"], rel=5e-6)
     assert ours.free_energy == pytest.approx(theirs["free_energy"], rel=2e-5)
-
-
-def test_mesh_is_refined_until_sums_stand_still(shared):
-    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-    from phonosmith.harmonic.model import load_harmonic
-
-    model = load_harmonic(shared / "data/phonopy/NaCl/phonopy_disp.yaml")
-    found = converged_thermal_properties(model, [300.0], tolerance=5e-4)
-    fine = mesh_frequencies(model, 40)
-    exact = thermal_properties(fine.frequencies, fine.weights, [300.0])
-    assert found.mesh[0] < 40
-    assert found.entropy == pytest.approx(exact.entropy, rel=1e-3)
-    with pytest.raises(ConvergenceError, match="still change"):
-        converged_thermal_properties(model, [300.0], tolerance=1e-12, meshes=(2, 3))

@@ -3,8 +3,8 @@ import pytest
 
 from phonosmith.core.errors import InputError, PotentialError
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.mace.graphs import batches, make_graph
-from phonosmith.potentials.mace.hessian import difference_columns
+from phonosmith.potentials.graphs import batches, make_graph
+from phonosmith.potentials.hessian import difference_columns
 from phonosmith.potentials.mace.pairs import pair_index
 from phonosmith.potentials.mace.potential import MacePotential
 

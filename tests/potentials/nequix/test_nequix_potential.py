@@ -7,12 +7,12 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from helpers.tiny_nequix import write_tiny_nequix
 from phonosmith.core.errors import InputError, PotentialError
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.mace.hessian import difference_columns
+from phonosmith.potentials.hessian import difference_columns
 from phonosmith.potentials.nequix.backend import nequix_installed
 from phonosmith.potentials.registry import load, resolve
-from phonosmith.testing.tiny_nequix import write_tiny_nequix
 
 needs_nequix = pytest.mark.skipif(
     not nequix_installed(), reason="nequix's JAX backend is not installed (tools/install_nequix.sh)"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.fixtures import vasp_standin
 from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
-from phonosmith.testing.fixtures import vasp_standin
 
 __all__ = ["vasp_standin"]
 

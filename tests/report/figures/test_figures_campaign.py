@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from helpers.synthetic import synthetic_reports, target
 from phonosmith.core.errors import InputError
 from phonosmith.report.figures.campaign import (
     crystal_system,
@@ -22,7 +23,6 @@ from phonosmith.report.figures.statistics import (
     property_errors,
 )
 from phonosmith.report.page.page import variants
-from phonosmith.testing.synthetic import synthetic_reports, target
 
 
 @pytest.fixture(scope="module")

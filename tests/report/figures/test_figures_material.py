@@ -8,6 +8,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from pymatgen.core import Lattice, Structure
 
+from helpers.model_crystals import spring_crystal
+from helpers.synthetic import synthetic_reports
 from phonosmith.core.errors import InputError
 from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.report.figures.bands import many_bands_figure, many_thermal_figure
@@ -15,8 +17,6 @@ from phonosmith.report.figures.material import drawn_cell, ladder_figure, struct
 from phonosmith.report.figures.mechanics import elastic_figure, independent_constants
 from phonosmith.report.figures.phonon_curves import drawing_mesh, phonon_curves
 from phonosmith.report.figures.style import escape_math, figure_bytes, line_style, strategy_order, webp_bytes
-from phonosmith.testing.model_crystals import spring_crystal
-from phonosmith.testing.synthetic import synthetic_reports
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import pytest
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.core.manifest import Manifest
+from phonosmith.evaluation.mechanics.documents import EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy, fit_birch_murnaghan
-from phonosmith.evaluation.mechanics.fastpath import EosDoc
 from phonosmith.report.figures.mechanics import energy_volume_figure, eos_figure
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from helpers.model_crystals import spring_crystal
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
 from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.report.figures.phonons import bands_figure, comparison_figure, full_figure, point_label
-from phonosmith.testing.model_crystals import spring_crystal
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from helpers.synthetic import synthetic_reports
 from phonosmith.core.errors import InputError
 from phonosmith.report.page.content import number, space_group_text, unique_slugs
 from phonosmith.report.page.html import write_report
-from phonosmith.testing.synthetic import synthetic_reports
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)> Si\u202eₓ‑{{7*7}}"
 
@@ -221,7 +221,7 @@ def test_a_reader_without_a_display(tmp_path):
         "import sys\n"
         "from pathlib import Path\n"
         "from phonosmith.report.page.html import write_report\n"
-        "from phonosmith.testing.synthetic import synthetic_reports\n"
+        "from helpers.synthetic import synthetic_reports\n"
         f"found = write_report(synthetic_reports(1, strategies=('delta',)), Path({str(tmp_path)!r}) / 'a.html')\n"
         "assert 'data:image/webp' in found.path.read_text()\n"
         "assert 'tkinter' not in sys.modules\n"

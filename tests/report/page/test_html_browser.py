@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from helpers.synthetic import synthetic_reports
 from phonosmith.report.page.html import write_report
 from phonosmith.settings import get_settings
-from phonosmith.testing.synthetic import synthetic_reports
 
 pytestmark = pytest.mark.slow
 

@@ -60,12 +60,13 @@ def from_phonons(
     --train data/train.xyz --valid data/valid.xyz --curvature data/phonopy.yaml --strategy delta+pft --out model
     """
     from phonosmith.core.artefacts import write_atomic
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic, phonopy_yaml
     from phonosmith.harmonic.oracle import dataset_from_phonons
     from phonosmith.reference.datasets.extxyz import write_frames
+    from phonosmith.reference.importers.beside import calculations_beside
 
     data = dataset_from_phonons(
-        load_harmonic(phonons),
+        load_harmonic(phonons, calculations=calculations_beside),
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
@@ -77,10 +78,7 @@ def from_phonons(
     out.mkdir(parents=True, exist_ok=True)
     write_frames(out / "train.xyz", data.train)
     write_frames(out / "valid.xyz", data.valid)
-    scratch = out / "phonopy.yaml.partial"
-    data.phonon.save(scratch, settings={"force_constants": True, "force_sets": False, "displacements": False})
-    write_atomic(out / "phonopy.yaml", scratch.read_bytes())
-    scratch.unlink()
+    write_atomic(out / "phonopy.yaml", phonopy_yaml(data.phonon).encode())
     summary = {
         "n_train": len(data.train),
         "n_valid": len(data.valid),

@@ -67,10 +67,11 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Compare candidate phonons with reference phonons on one q-mesh."""
         from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
-        from phonosmith.harmonic.model import load_pair
+        from phonosmith.harmonic.files import load_pair
+        from phonosmith.reference.importers.beside import calculations_beside
         from phonosmith.settings import get_settings
 
-        pair = load_pair(reference, candidate, force_constants)
+        pair = load_pair(reference, candidate, force_constants, calculations_beside)
         found = compare_phonons_in_full(
             *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
         )

@@ -12,7 +12,7 @@ from phonosmith.cli.output import JSON_OPTION, explained, print_json
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+    from phonosmith.evaluation.mechanics.documents import EosDoc
     from phonosmith.potentials.base import Potential
 
 STRUCTURE = typer.Argument(help="Crystal: CIF, POSCAR or anything pymatgen reads.")
@@ -65,7 +65,7 @@ def _stored_eos(path: Path) -> EosDoc:
     from pydantic import ValidationError
 
     from phonosmith.core.errors import InputError
-    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+    from phonosmith.evaluation.mechanics.documents import EosDoc
 
     try:
         return EosDoc.model_validate_json(path.read_bytes())

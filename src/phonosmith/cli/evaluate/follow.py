@@ -88,10 +88,11 @@ def follow(
 
 def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel:
     """Return stored phonons of the crystal that was named."""
-    from phonosmith.harmonic.matching import require_same_formula
-    from phonosmith.harmonic.model import load_harmonic
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.harmonic.model import require_same_formula
+    from phonosmith.reference.importers.beside import calculations_beside
 
-    model = load_harmonic(phonons)
+    model = load_harmonic(phonons, calculations=calculations_beside)
     require_same_formula(crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
     typer.secho(
         f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential.", err=True

@@ -36,7 +36,7 @@ def register(app: typer.Typer) -> None:
         """Relax a crystal with a potential and compute its phonons in one go."""
         from phonosmith.core.errors import InputError
         from phonosmith.evaluation.phonons.fastpath import evaluate_phonons, parse_supercell
-        from phonosmith.harmonic.writing import write_phonons
+        from phonosmith.evaluation.phonons.summary import write_phonons
         from phonosmith.potentials.registry import load, resolve
         from phonosmith.structures.reading import read_structure
 

@@ -305,22 +305,26 @@ def check_potcars() -> Iterator[Finding]:
 
 
 def check_model_cache() -> Iterator[Finding]:
-    """List the published foundations that are here already."""
-    from phonosmith.potentials.mace.foundations import FOUNDATIONS, cached_file
+    """List the published foundations that are here already, for every architecture that is installed."""
+    from phonosmith.potentials.architecture import architectures
 
-    places = {foundation.name: cached_file(foundation)[0] for foundation in FOUNDATIONS}
-    here = [name for name, path in places.items() if path.is_file()]
-    folder = next(iter(places.values())).parent
-    if here:
-        yield Finding("model cache", "ok", f"{folder}: {', '.join(here)}")
-    elif _writable_parent(folder) is None:
-        advice = "Make it writable or set XDG_CACHE_HOME; without it no foundation can be fetched."
-        yield Finding("model cache", "warning", f"{folder} is not writable.", advice)
-    else:
-        advice = (
-            "They are downloaded when first named; without a network copy one there, or: phonosmith models add FILE."
-        )
-        yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
+    for owner in architectures():
+        if not owner.foundations or not owner.installed():
+            continue
+        places = {one.name: owner.cached_file(one)[0] for one in owner.foundations}
+        here = [name for name, path in places.items() if path.is_file()]
+        folder = next(iter(places.values())).parent
+        if here:
+            yield Finding("model cache", "ok", f"{folder}: {', '.join(here)}")
+        elif _writable_parent(folder) is None:
+            advice = "Make it writable or set XDG_CACHE_HOME; without it no foundation can be fetched."
+            yield Finding("model cache", "warning", f"{folder} is not writable.", advice)
+        else:
+            advice = (
+                "They are downloaded when first named; without a network copy one there, "
+                "or: phonosmith models add FILE."
+            )
+            yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
 
 
 def check_embedded_potentials() -> Iterator[Finding]:

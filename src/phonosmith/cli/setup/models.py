@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
 
-_FILE = typer.Argument(help="Model file: a MACE .model, a phonosmith .safetensors or an empirical .json.")
+_FILE = typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or an empirical .json.")
 _TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
 _TRUST = typer.Option(False, "--trust", help="Open this pickle: it can run any code when opened.")
 _REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
@@ -49,7 +49,7 @@ def add_command(
 def list_command(json_output: bool = JSON_OPTION) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.potentials.mace.foundations import FOUNDATIONS
+    from phonosmith.potentials.architecture import foundations
     from phonosmith.potentials.registry import list_named
 
     with _quiet_libraries():
@@ -58,7 +58,7 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
             for ref, source in list_named()
         ]
     here = {row["name"] for row in rows}
-    fetchable = [{"name": one.name, "note": one.note} for one in FOUNDATIONS if one.name not in here]
+    fetchable = [{"name": one.name, "note": one.note} for _, one in foundations() if one.name not in here]
     if json_output:
         print_json({"models": rows, "foundations": fetchable})
         return
@@ -116,8 +116,7 @@ def export_command(
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.core.errors import InputError
     from phonosmith.core.hashing import digest_file
-    from phonosmith.potentials.mace.files import export_plain
-    from phonosmith.potentials.registry import resolve
+    from phonosmith.potentials.registry import export_plain, resolve
 
     if file.exists() and not force:
         raise InputError(f"{file} exists.", "Give another name, or --force to replace it.")
@@ -125,10 +124,10 @@ def export_command(
         raise InputError(f"There is no folder {file.parent}.", "Create it first.")
     with _quiet_libraries():
         ref = resolve(reference)
-        if ref.architecture == "mace" and file.suffix != ".safetensors":
-            export_plain(ref, file)
-        else:
+        if file.suffix == ".safetensors":
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
+        else:
+            export_plain(ref, file)
     if json_output:
         print_json({"file": str(file), "file_sha256": digest_file(file), "potential": ref.model_dump(mode="json")})
     else:
@@ -166,14 +165,10 @@ def _elements(elements: list[str]) -> str:
 
 
 def _details(ref: PotentialRef) -> dict[str, Any]:
-    if ref.architecture != "mace":
-        return {}
     from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.potentials.mace.files import read_header
+    from phonosmith.potentials.architecture import architecture
 
-    header = read_header(default_artefacts().get_bytes(ref.artefact), ref.name)
-    description = {key: value for key, value in header["description"].items() if key != "constants"}
-    return {"saved_dtype": header["dtype"], "description": description}
+    return architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
 
 
 def _quiet_libraries() -> Any:

@@ -12,15 +12,17 @@ import re
 import selectors
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SKIPPED, WAITING, JobRow, RunState, now
+from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SETTLED, SKIPPED, WAITING, JobRow, RunState
 from phonosmith.engines.local.worker import FD_VARIABLE, RESPONSE_FILE
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class _Worker:
 
     slot: Slot
     process: subprocess.Popen[str]
+    tasks: IO[str]
     answers: IO[str]
     job: JobRow | None = None
     since: float = 0.0
@@ -137,26 +140,20 @@ class LocalRunner:
 
         A job that failed stays failed (see ``retry``), those that need it are skipped, all others run.
         """
-        begin, executed = now(), 0
+        begin, executed = time.monotonic(), 0
         self.state.forget_running()
         if flow is not None:
             self.state.add_flow(flow)
-        with _ProgressBar(self.progress) as bar:
+        with _progress_bar(self.progress) as show:
             try:
                 while self._advance():
-                    bar.show(self.state.rows())
+                    show(self.state.rows())
                     executed += self._wait()
-                bar.show(self.state.rows())
+                show(self.state.rows())
             finally:
                 self._shut_down()
-        rows = self.state.rows()
-        return RunSummary(
-            done=sum(row.state == DONE for row in rows),
-            failed=[row for row in rows if row.state == FAILED],
-            skipped=[row for row in rows if row.state == SKIPPED],
-            executed=executed,
-            seconds=now() - begin,
-        )
+        done, failed, skipped = (self.state.rows(state) for state in SETTLED)
+        return RunSummary(len(done), failed, skipped, executed, time.monotonic() - begin)
 
     def _advance(self) -> bool:
         """Skip what cannot run, start what can; return whether anything is running."""
@@ -175,7 +172,7 @@ class LocalRunner:
 
     def _recorded(self, row: JobRow) -> bool:
         """Accept a job that finished just before the run was interrupted: its response lies in its folder."""
-        if row.folder is None or not (Path(row.folder) / RESPONSE_FILE).is_file():
+        if not _has_response(row):
             return False
         self._finish(row, row.seconds or 0.0)
         return True
@@ -191,10 +188,9 @@ class LocalRunner:
             if worker.job is None and worker.slot.kind == kind:
                 return worker
         taken = [worker.slot for worker in self._workers]
-        for slot in self.slots:
-            if slot.kind == kind and sum(other is slot for other in taken) < 1:
-                return self._spawn(slot)
-        return None
+        free = (slot for slot in self.slots if slot.kind == kind and not any(other is slot for other in taken))
+        slot = next(free, None)
+        return None if slot is None else self._spawn(slot)
 
     def _spawn(self, slot: Slot) -> _Worker:
         reading, writing = os.pipe()
@@ -211,7 +207,8 @@ class LocalRunner:
                 text=True,
             )
         os.close(writing)
-        worker = _Worker(slot, process, os.fdopen(reading, "r"))
+        assert process.stdin is not None
+        worker = _Worker(slot, process, process.stdin, os.fdopen(reading, "r"))
         self._workers.append(worker)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
@@ -223,15 +220,14 @@ class LocalRunner:
         folder.mkdir(parents=True, exist_ok=True)
         if earlier is not None:
             (folder / PREVIOUS).symlink_to(Path("..") / earlier.name, target_is_directory=True)
-        self.state.update(row.key, state=RUNNING, attempts=row.attempts + 1, folder=str(folder))
-        worker.job, worker.since = row, now()
-        task = json.dumps({"document": self.state.document(row.key), "folder": str(folder)})
-        try:
-            assert worker.process.stdin is not None
-            worker.process.stdin.write(task + "\n")
-            worker.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its end of file is seen by the selector, which counts the loss
+        row = replace(row, state=RUNNING, attempts=row.attempts + 1, folder=str(folder))
+        self.state.update(row.key, state=row.state, attempts=row.attempts, folder=row.folder)
+        worker.job, worker.since = row, time.monotonic()
+        task = json.dumps({"document": self.state.document(row.key), "folder": row.folder})
+        # the end of its answers is seen by the selector, which counts the loss
+        with suppress(BrokenPipeError):
+            worker.tasks.write(task + "\n")
+            worker.tasks.flush()
 
     def _wait(self) -> int:
         """Wait for answers and take them; return how many jobs ended."""
@@ -242,40 +238,28 @@ class LocalRunner:
             if line and not worker.ready:
                 worker.ready = True
                 continue
-            row, seconds = worker.job, now() - worker.since
-            worker.job = None
+            row, worker.job = worker.job, None
+            seconds = time.monotonic() - worker.since
             if not line:
-                self._bury(worker, row)
+                self._bury(worker, row, seconds)
             elif row is not None:
                 answer = json.loads(line)
                 if answer["ok"]:
-                    self._finish(self._fresh(row), seconds)
+                    self._finish(row, seconds)
                 else:
-                    self._fail(self._fresh(row), answer["error"], self.retries, seconds)
+                    self._fail(row, answer["error"], self.retries, seconds)
                 ended += 1
                 if answer["memory_gb"] > self.worker_memory_gb:
-                    self._dismiss(worker)
+                    self._end(worker)
         return ended
 
-    def _fresh(self, row: JobRow) -> JobRow:
-        return next(other for other in self.state.rows() if other.key == row.key)
-
-    def _dismiss(self, worker: _Worker) -> None:
-        """Let an idle worker end; a new one takes its place when a job needs it."""
-        assert worker.process.stdin is not None
-        worker.process.stdin.close()
-        self._end(worker)
-        self._workers.remove(worker)
-
-    def _bury(self, worker: _Worker, row: JobRow | None) -> None:
+    def _bury(self, worker: _Worker, row: JobRow | None, seconds: float) -> None:
         """Deal with a worker that died."""
-        self._selector.unregister(worker.answers)
-        worker.answers.close()
-        code = worker.process.wait()
-        self._workers.remove(worker)
+        self._end(worker)
+        code = worker.process.returncode
         if not worker.ready:
             if row is not None:
-                self.state.update(row.key, state=WAITING, attempts=row.attempts)
+                self.state.update(row.key, state=WAITING, attempts=row.attempts - 1)
             tail = (self.root / "workers.log").read_text(encoding="utf-8", errors="replace")[-600:]
             raise ConfigurationError(
                 f"A worker ended with code {code} before its first job: {tail.strip()}",
@@ -283,12 +267,11 @@ class LocalRunner:
             )
         if row is None:
             return
-        words = f"its worker died ({'signal ' + str(-code) if code < 0 else 'exit code ' + str(code)})"
-        fresh = self._fresh(row)
-        if fresh.folder is not None and (Path(fresh.folder) / RESPONSE_FILE).is_file():
-            self._finish(fresh, now() - worker.since)
+        if _has_response(row):
+            self._finish(row, seconds)
         else:
-            self._fail(fresh, words, self.restarts, now() - worker.since)
+            words = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self._fail(row, f"its worker died ({words})", self.restarts, seconds)
 
     def _fail(self, row: JobRow, error: str, allowed: int, seconds: float) -> None:
         state = WAITING if row.attempts <= allowed else FAILED
@@ -300,46 +283,30 @@ class LocalRunner:
 
         assert row.folder is not None
         response: dict[str, Any] = MontyDecoder().decode((Path(row.folder) / RESPONSE_FILE).read_text(encoding="utf-8"))
-        held = []
         for kind in ("replace", "detour", "addition"):
             if response[kind] is not None:
-                keys = self.state.add_flow(response[kind])
-                held += keys if kind == "detour" else []
-        if held:
-            self.state.hold(row.key, held)
+                made = self.state.add_flow(response[kind])
+                if kind == "detour":
+                    self.state.hold(row.key, made)
         if response["stop_children"]:
-            self._stop_children(row)
+            self.state.skip_children(row.uuid)
         self._stopped = self._stopped or bool(response["stop_jobflow"])
         self.state.update(row.key, state=DONE, seconds=seconds, error=None)
 
-    def _stop_children(self, row: JobRow) -> None:
-        """Skip everything that depends on a job, however far."""
-        stopped = {row.uuid}
-        for other in self.state.rows(WAITING):
-            parents = set(
-                json.loads(
-                    self.state.connection.execute(
-                        "SELECT parents FROM jobs WHERE uuid = ? AND idx = ?", other.key
-                    ).fetchone()[0]
-                )
-            )
-            if parents & stopped:
-                stopped.add(other.uuid)
-                self.state.update(other.key, state=SKIPPED)
-
     def _shut_down(self) -> None:
-        """End the workers this runner started."""
+        """End the workers this runner started; those at work are not waited for."""
         for worker in self._workers:
-            if worker.process.stdin is not None:
-                worker.process.stdin.close()
-        for worker in self._workers:
+            with suppress(BrokenPipeError):
+                worker.tasks.close()
             if worker.job is not None:
                 worker.process.terminate()
+        for worker in list(self._workers):
             self._end(worker)
-        self._workers.clear()
 
     def _end(self, worker: _Worker) -> None:
-        """Wait for a worker that was told to end."""
+        """Let a worker end, by force when it takes long; a new one takes its place when a job needs it."""
+        with suppress(BrokenPipeError):
+            worker.tasks.close()
         try:
             worker.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -347,45 +314,32 @@ class LocalRunner:
             worker.process.wait()
         self._selector.unregister(worker.answers)
         worker.answers.close()
+        self._workers.remove(worker)
 
     def retry(self, names: Sequence[str] | None = None) -> int:
         """Put failed jobs (all, or those named) back in line; the next ``run`` starts them."""
         return self.state.retry(names)
 
 
-class _ProgressBar:
-    """A progress bar on standard error, or nothing."""
+def _has_response(row: JobRow) -> bool:
+    return row.folder is not None and (Path(row.folder) / RESPONSE_FILE).is_file()
 
-    def __init__(self, wanted: bool) -> None:
-        self.wanted = wanted
-        self.bar: Any = None
 
-    def __enter__(self) -> Self:
-        if self.wanted:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+@contextmanager
+def _progress_bar(wanted: bool) -> Iterator[Callable[[Sequence[JobRow]], None]]:
+    """Show a progress bar on standard error, or nothing; yield what tells it about the jobs."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-            self.bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                console=Console(stderr=True),
-            )
-            self.bar.start()
-            self.task = self.bar.add_task("jobs", total=None)
-        return self
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
+        task = bar.add_task("jobs", total=None)
 
-    def show(self, rows: Sequence[JobRow]) -> None:
-        """Show how many are settled and what runs."""
-        if self.bar is None:
-            return
-        settled = sum(row.state in (DONE, FAILED, SKIPPED) for row in rows)
-        running = ", ".join(row.name for row in rows if row.state == RUNNING)
-        failed = sum(row.state == FAILED for row in rows)
-        words = f"{failed} failed, " if failed else ""
-        self.bar.update(self.task, total=len(rows), completed=settled, description=f"{words}{running[:50] or 'jobs'}")
+        def show(rows: Sequence[JobRow]) -> None:
+            settled = sum(row.state in SETTLED for row in rows)
+            running = ", ".join(row.name for row in rows if row.state == RUNNING)
+            failed = sum(row.state == FAILED for row in rows)
+            words = f"{failed} failed, " if failed else ""
+            bar.update(task, total=len(rows), completed=settled, description=f"{words}{running[:50] or 'jobs'}")
 
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        yield show

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 WAITING, RUNNING, DONE, FAILED, SKIPPED = "waiting", "running", "done", "failed", "skipped"
 SETTLED = (DONE, FAILED, SKIPPED)
 
+Key = tuple[str, int]
+"""A job within a run: uuid and index."""
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     uuid TEXT NOT NULL, idx INTEGER NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, parents TEXT NOT NULL,
     tolerant INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, folder TEXT, error TEXT,
-    seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL, metadata TEXT NOT NULL DEFAULT '{}',
+    seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL,
+    metadata TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (uuid, idx)
 );
 """
@@ -43,7 +47,7 @@ class JobRow:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         """Identity within the run."""
         return self.uuid, self.index
 
@@ -57,13 +61,7 @@ def _row(*columns: Any) -> JobRow:
 
 
 class RunState:
-    """The job table of one run folder.
-
-    Parameters
-    ----------
-    path
-        SQLite file; created when missing.
-    """
+    """The job table of one run folder, in an SQLite file that is made when missing."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -81,7 +79,7 @@ class RunState:
         """Close the file."""
         self.connection.close()
 
-    def add_flow(self, flow: Flow) -> list[tuple[str, int]]:
+    def add_flow(self, flow: Flow) -> list[Key]:
         """Add the jobs of a flow that are not known yet and return the keys of all of them."""
         from jobflow import OnMissing
         from monty.json import MontyEncoder
@@ -93,28 +91,25 @@ class RunState:
                 # an output job that replaces its predecessor must not wait for itself
                 needed = sorted({parent for parent in parents if parent != job.uuid})
                 tolerant = job.config.on_missing_references != OnMissing.ERROR
+                document = json.dumps(job, cls=MontyEncoder)
                 self.connection.execute(
                     "INSERT OR IGNORE INTO jobs "
                     "(uuid, idx, name, document, parents, tolerant, state, position, metadata) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
-                        job.uuid,
-                        job.index,
-                        job.name,
-                        json.dumps(job, cls=MontyEncoder),
-                        json.dumps(needed),
-                        int(tolerant),
-                        WAITING,
-                        position + offset,
-                        json.dumps(job.metadata),
+                        *(job.uuid, job.index, job.name, document, json.dumps(needed), tolerant, WAITING),
+                        *(position + offset, json.dumps(job.metadata)),
                     ),
                 )
                 keys.append((job.uuid, job.index))
         return keys
 
-    def transaction(self) -> _Transaction:
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
         """Group writes so that all or none of them survive."""
-        return _Transaction(self.connection)
+        self.connection.execute("BEGIN IMMEDIATE")
+        with self.connection:
+            yield
 
     def rows(self, *states: str) -> list[JobRow]:
         """Return jobs in the order they were added, all or those in some states."""
@@ -122,12 +117,12 @@ class RunState:
         query = f"SELECT {COLUMNS} FROM jobs {where} ORDER BY position"  # noqa: S608
         return [_row(*columns) for columns in self.connection.execute(query, states)]
 
-    def document(self, key: tuple[str, int]) -> str:
+    def document(self, key: Key) -> str:
         """Return a job as JSON."""
-        (found,) = self.connection.execute("SELECT document FROM jobs WHERE uuid = ? AND idx = ?", key).fetchone()
-        return str(found)
+        (document,) = self.connection.execute("SELECT document FROM jobs WHERE uuid = ? AND idx = ?", key).fetchone()
+        return str(document)
 
-    def update(self, key: tuple[str, int], **values: str | float | None) -> None:
+    def update(self, key: Key, **values: str | float | None) -> None:
         """Change columns of a job."""
         names = ", ".join(f"{name} = ?" for name in values)
         self.connection.execute(
@@ -135,64 +130,48 @@ class RunState:
             (*values.values(), *key),
         )
 
-    def hold(self, key: tuple[str, int], by: Iterable[tuple[str, int]]) -> None:
+    def hold(self, key: Key, by: Iterable[Key]) -> None:
         """Make everything that depends on a job wait for other jobs too (a detour)."""
-        self.update(key, held_by=json.dumps([list(item) for item in by]))
+        self.update(key, held_by=json.dumps(list(by)))
 
-    def forget_running(self) -> int:
-        """Put jobs that were running when the run was interrupted back in line; return how many."""
-        cursor = self.connection.execute("UPDATE jobs SET state = ? WHERE state = ?", (WAITING, RUNNING))
-        return cursor.rowcount
+    def forget_running(self) -> None:
+        """Put jobs that were running when the run was interrupted back in line."""
+        self.connection.execute("UPDATE jobs SET state = ? WHERE state = ?", (WAITING, RUNNING))
+
+    def skip_children(self, parent: str) -> None:
+        """Skip everything that waits for a job, however far."""
+        stopped = {parent}
+        query = "SELECT uuid, idx, parents FROM jobs WHERE state = ? ORDER BY position"
+        for uuid, index, parents in self.connection.execute(query, (WAITING,)).fetchall():
+            if stopped.intersection(json.loads(parents)):
+                stopped.add(uuid)
+                self.update((uuid, index), state=SKIPPED)
 
     def retry(self, names: Iterable[str] | None = None) -> int:
         """Put failed jobs and what was skipped because of them back in line; return how many failed ones there were.
 
-        Parameters
-        ----------
-        names
-            Only failed jobs with these names; skipped jobs return in any case.
+        With ``names`` only failed jobs of these names; skipped jobs return in any case.
         """
-        chosen = [row for row in self.rows(FAILED) if names is None or row.name in set(names)]
+        again = [row for row in self.rows(FAILED) if names is None or row.name in set(names)]
         with self.transaction():
-            for row in [*chosen, *(self.rows(SKIPPED) if chosen else [])]:
+            for row in [*again, *(self.rows(SKIPPED) if again else [])]:
                 self.update(row.key, state=WAITING, error=None, attempts=0)
-        return len(chosen)
+        return len(again)
 
     def ready(self) -> Iterator[tuple[JobRow, bool]]:
         """Yield waiting jobs whose parents are settled, with whether they may run (else: to be skipped)."""
-        states = {
-            (uuid, idx): state for uuid, idx, state in self.connection.execute("SELECT uuid, idx, state FROM jobs")
-        }
-        by_uuid: dict[str, list[tuple[str, int]]] = {}
-        for key in states:
-            by_uuid.setdefault(key[0], []).append(key)
-        holds = {
-            (uuid, idx): [tuple(item) for item in json.loads(held)]
-            for uuid, idx, held in self.connection.execute("SELECT uuid, idx, held_by FROM jobs WHERE held_by != '[]'")
-        }
+        states: dict[Key, str] = {}
+        by_uuid: dict[str, list[Key]] = {}
+        holds: dict[Key, list[Key]] = {}
+        for uuid, index, state, held in self.connection.execute("SELECT uuid, idx, state, held_by FROM jobs"):
+            states[uuid, index] = state
+            by_uuid.setdefault(uuid, []).append((uuid, index))
+            holds[uuid, index] = [(other, number) for other, number in json.loads(held)]
         query = f"SELECT {COLUMNS}, parents, tolerant FROM jobs WHERE state = ? ORDER BY position"  # noqa: S608
         for *columns, parents, tolerant in self.connection.execute(query, (WAITING,)).fetchall():
             keys = [key for parent in json.loads(parents) for key in by_uuid.get(parent, [])]
-            everything = keys + [held for key in keys for held in holds.get(key, [])]
+            everything = keys + [held for key in keys for held in holds[key]]
             if any(states[key] not in SETTLED for key in everything):
                 continue
             good = all(states[key] == DONE for key in keys)
             yield _row(*columns), good or bool(tolerant)
-
-
-class _Transaction:
-    """BEGIN IMMEDIATE … COMMIT, or ROLLBACK on an exception."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-
-    def __enter__(self) -> None:
-        self.connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.connection.execute("COMMIT" if kind is None else "ROLLBACK")
-
-
-def now() -> float:
-    """Return the time in seconds, for durations."""
-    return time.monotonic()

@@ -14,8 +14,6 @@ from phonosmith.engines.queues.submission import (
     artefact_warnings,
     check_job_store,
     check_workers,
-    finished_uuids,
-    prepare,
     select,
 )
 from phonosmith.flows.routing import Routing, route
@@ -74,39 +72,26 @@ def known_categories(folder: Path) -> set[str] | None:
 
     FireWorks keeps no list of its workers: what can be checked are the files beside the launchpad's.
     """
-    found: set[str] = set()
+    categories: set[str] = set()
     files = sorted(folder.glob("*fworker*.yaml"))
     for path in files:
         category = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("category") or []
-        found.update([category] if isinstance(category, str) else category)
-    return found if files else None
+        categories.update([category] if isinstance(category, str) else category)
+    return categories if files else None
 
 
 def submit_fireworks(
     flow: Flow, rules: Routing, launchpad: Path | None = None, *, store: JobStore | None = None, dry_run: bool = False
 ) -> Submission:
-    """Submit what is new in a flow to FireWorks.
+    """Submit what is new in a flow, not yet routed, to FireWorks.
 
-    Parameters
-    ----------
-    flow
-        Not yet routed.
-    rules
-        Workers; their names are categories.
-    launchpad
-        File.
-    store
-        Where results go; that of ``jobflow.yaml`` when None, each worker's own.
-    dry_run
-        Check and count only.
+    Results go to ``store``, where it is None to that of ``jobflow.yaml``, each worker's own. A dry run only checks.
     """
     from jobflow.managers.fireworks import flow_to_workflow
 
     path = launchpad_file(launchpad)
     opened = open_launchpad(path)
-    results, source = store, "the job store"
-    if results is None:
-        results, source = configured_store()
+    results, source = configured_store() if store is None else (store, "the job store")
     check_job_store(results, source)
     warnings = artefact_warnings()
     categories = known_categories(path.parent)
@@ -118,9 +103,7 @@ def submit_fireworks(
     else:
         check_workers(flow, rules, sorted(categories), f"{path.parent} (fworker files)", field="category")
     results.connect()
-    ready = prepare(flow, results)
-    uuids = [member.uuid for member, _ in ready.iterflow()]
-    chosen = select(ready, finished_uuids(results, uuids), queued_jobs(opened, uuids))
+    chosen = select(flow, results, lambda uuids: queued_jobs(opened, uuids))
     ids: list[str] = []
     if chosen.new and not dry_run:
         new = route(chosen.flow(flow.name), rules, "fireworks")
@@ -133,9 +116,9 @@ def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, bool]:
     """Return the jobs that a launchpad knows, with whether they failed."""
     query = {"spec._tasks.job.uuid": {"$in": uuids}, "state": {"$ne": "ARCHIVED"}}
     states: dict[str, bool] = {}
-    for found in launchpad.fireworks.find(query, {"spec._tasks.job.uuid": 1, "state": 1}):
-        failed = found["state"] in FAILED_STATES
-        for task in found["spec"]["_tasks"]:
+    for firework in launchpad.fireworks.find(query, {"spec._tasks.job.uuid": 1, "state": 1}):
+        failed = firework["state"] in FAILED_STATES
+        for task in firework["spec"]["_tasks"]:
             uuid = task["job"]["uuid"]
             states[uuid] = states.get(uuid, False) or failed
     return states

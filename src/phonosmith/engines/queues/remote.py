@@ -13,8 +13,6 @@ from phonosmith.engines.queues.submission import (
     artefact_warnings,
     check_job_store,
     check_workers,
-    finished_uuids,
-    prepare,
     select,
     unreachable,
 )
@@ -94,18 +92,9 @@ def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
 
 
 def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry_run: bool = False) -> Submission:
-    """Submit what is new in a flow to jobflow-remote.
+    """Submit what is new in a flow, not yet routed, to a project of jobflow-remote (its default one when None).
 
-    Parameters
-    ----------
-    flow
-        Not yet routed.
-    rules
-        Workers.
-    project
-        Name; jobflow-remote's default when None.
-    dry_run
-        Check and count only.
+    A dry run checks and counts only.
     """
     from jobflow_remote import submit_flow
 
@@ -113,18 +102,20 @@ def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry
     warnings = check_project(opened, flow, rules)
     store = opened.get_jobstore()
     store.connect()
-    ready = prepare(flow, store)
-    uuids = [member.uuid for member, _ in ready.iterflow()]
-    controller = opened.get_job_controller()
-    try:
-        found = controller.get_jobs({"uuid": {"$in": uuids}}, projection=["uuid", "state"])
-    finally:
-        controller.close()
-    states = {item["uuid"]: item["state"] in FAILED_STATES for item in found}
-    chosen = select(ready, finished_uuids(store, uuids), states)
+    chosen = select(flow, store, lambda uuids: queued_jobs(opened, uuids))
     ids: list[str] = []
     if chosen.new and not dry_run:
         explicit = rules.with_resources({name: worker.resources for name, worker in opened.workers.items()})
         new = route(chosen.flow(flow.name), explicit, "jobflow-remote")
         ids = submit_flow(new, worker=rules.inference.worker, project=opened.name, allow_external_references=True)
     return chosen.submission("jobflow-remote", opened.name, rules, warnings, [str(number) for number in ids])
+
+
+def queued_jobs(project: Any, uuids: list[str]) -> dict[str, bool]:
+    """Return the jobs that a project knows, with whether they failed."""
+    controller = project.get_job_controller()
+    try:
+        jobs = controller.get_jobs({"uuid": {"$in": uuids}}, projection=["uuid", "state"])
+    finally:
+        controller.close()
+    return {job["uuid"]: job["state"] in FAILED_STATES for job in jobs}

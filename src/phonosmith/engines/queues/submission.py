@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,28 +56,20 @@ class Selection:
 
     def flow(self, name: str) -> Flow:
         """Return the flow of the new jobs; what they need of finished ones is an external reference."""
-        from jobflow import Flow
-
-        for member in self.new:
-            member.hosts = []
-        return Flow(self.new, name=name)
-
-    def counts(self, rules: Routing) -> dict[str, dict[str, int]]:
-        """Count new jobs by worker and stage."""
-        found: dict[str, Counter[str]] = {}
-        for member in self.new:
-            found.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
-        return {worker: dict(sorted(stages.items())) for worker, stages in sorted(found.items())}
+        return _flow_of(self.new, name)
 
     def submission(
         self, engine: EngineName, target: str, rules: Routing, warnings: list[str], ids: list[str]
     ) -> Submission:
         """Return what was done about the jobs; no ``ids``: nothing was submitted."""
+        stages: dict[str, Counter[str]] = {}
+        for member in self.new:
+            stages.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
         return Submission(
             engine=engine,
             target=target,
             submitted=bool(ids),
-            workers=self.counts(rules),
+            workers={worker: dict(sorted(counts.items())) for worker, counts in sorted(stages.items())},
             n_new=len(self.new),
             n_finished=len(self.finished),
             n_queued=len(self.queued),
@@ -88,70 +80,70 @@ class Selection:
         )
 
 
+def _flow_of(members: list[Job], name: str) -> Flow:
+    """Return a new flow of jobs that belonged to another one."""
+    from jobflow import Flow
+
+    for member in members:
+        member.hosts = []
+    return Flow(members, name=name)
+
+
 def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     """Return those jobs whose final output is in a store; refused labels and replaced jobs do not count."""
-    wanted, found = list(uuids), set()
+    wanted, finished = list(uuids), set()
     for start in range(0, len(wanted), _CHUNK):
         criteria = {"uuid": {"$in": wanted[start : start + _CHUNK]}, "output": {"$ne": None}}
         for document in store.query(criteria, properties=["uuid", "metadata"]):
             if not (document.get("metadata") or {}).get("refused"):
-                found.add(str(document["uuid"]))
-    return found
+                finished.add(str(document["uuid"]))
+    return finished
 
 
-def select(flow: Flow, finished: set[str], queued: Mapping[str, bool], *, check_content: bool = True) -> Selection:
-    """Sort the jobs of a flow with content identities into finished, queued, failed, held back and new.
+def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mapping[str, bool]]) -> Selection:
+    """Sort the jobs of a flow into finished, queued, failed, held back and new.
 
-    Parameters
-    ----------
-    flow
-        With identities from its content.
-    finished
-        Jobs whose outputs exist.
-    queued
-        Jobs the engine knows, with whether they failed.
-    check_content
-        Refuse a flow whose identities are random, which nothing could be found by.
+    ``queued_jobs`` tells which of some uuids the engine knows, with whether they failed.
     """
-    chosen = Selection()
+    ready = _prepared(flow, store)
+    uuids = [member.uuid for member, _ in ready.iterflow()]
+    finished, queued = finished_uuids(store, uuids), queued_jobs(uuids)
+    selection = Selection()
     waiting: set[str] = set()
-    for member, parents in flow.iterflow():
-        if check_content and not has_content_identity(member.uuid):
+    for member, parents in ready.iterflow():
+        # jobs made here by a job of the flow: by a random identity nothing could be found again
+        if not has_content_identity(member.uuid):
             raise ConfigurationError(f"The job {member.name!r} has a random identity.", "Call fix_identities first.")
         if member.uuid in finished:
-            chosen.finished.append(member.name)
+            selection.finished.append(member.name)
         elif member.uuid in queued:
-            (chosen.failed if queued[member.uuid] else chosen.queued).append(member.name)
+            (selection.failed if queued[member.uuid] else selection.queued).append(member.name)
             waiting.add(member.uuid)
         elif any(parent in waiting for parent in parents if parent != member.uuid):
-            chosen.held_back.append(member.name)
+            selection.held_back.append(member.name)
             waiting.add(member.uuid)
         else:
-            chosen.new.append(member)
-    return chosen
+            selection.new.append(member)
+    return selection
 
 
-def prepare(flow: Flow, store: JobStore) -> Flow:
+def _prepared(flow: Flow, store: JobStore) -> Flow:
     """Return the flow with identities from content, and with the label jobs that finished samplings ask for.
 
     Label jobs are made by a running job. Once the sampling is done they can be made here as well, where it can be seen
     which of them have run already: a larger training set then labels only the frames that are new.
     """
-    from jobflow import Flow
-
-    members = [member for member, _ in flow.iterflow()]
-    fixed = fix_identities(flow) if not all(has_content_identity(member.uuid) for member in members) else flow
-    found: list[Job] = []
+    fixed = flow if all(has_content_identity(member.uuid) for member, _ in flow.iterflow()) else fix_identities(flow)
+    members: list[Job] = []
     for member, parents in fixed.iterflow():
         done = finished_uuids(store, [member.uuid, *parents])
+        # the labels are known as soon as the sampling is done: those there are need not be asked for again
         starts_labels = (member.metadata.get(STAGE), member.metadata.get(STEP)) == ("label", "start")
         if starts_labels and member.uuid not in done and done.issuperset(parents):
-            found += _expand(member, store)
+            members += _expand(member, store)
         else:
-            found.append(member)
-    for member in found:
-        member.hosts = []
-    return Flow(found, name=fixed.name)
+            members.append(member)
+    return _flow_of(members, fixed.name)
 
 
 def _expand(member: Job, store: JobStore) -> list[Job]:
@@ -170,15 +162,7 @@ def _expand(member: Job, store: JobStore) -> list[Job]:
 
 
 def check_job_store(store: JobStore, source: str) -> None:
-    """Refuse a job store that lacks the blob store or cannot be reached.
-
-    Parameters
-    ----------
-    store
-        Where results will go.
-    source
-        File that describes it.
-    """
+    """Refuse a job store (described by the file ``source``) that lacks the blob store or cannot be reached."""
     if type(store.docs_store).__name__ == "MemoryStore":
         raise ConfigurationError(
             f"{source} names no job store: results would vanish with each job.", "See workflows/jobflow.yaml."
@@ -213,20 +197,9 @@ def unreachable(store: Any) -> str:
 
 
 def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str, *, field: str = "worker") -> None:
-    """Refuse workers that do not exist, naming who would have gone there.
+    """Refuse workers (or FireWorks' categories) that a file or project does not have, naming who would go there.
 
-    Parameters
-    ----------
-    flow
-        To be submitted; the label jobs it will make are counted in.
-    rules
-        Workers by kind.
-    known
-        Workers there are.
-    source
-        File or project that has them.
-    field
-        ``worker`` or ``category``.
+    The label jobs that the flow will make are counted in.
     """
     there = list(known)
     asked: dict[str, str] = {}

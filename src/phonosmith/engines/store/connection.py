@@ -13,6 +13,7 @@ needs one.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import threading
 import time
@@ -34,17 +35,7 @@ _CACHE_KIB = 65_536
 
 
 class Connection:
-    """The connection of one store to its file; safe to use from several threads.
-
-    Parameters
-    ----------
-    path
-        The SQLite file.
-    timeout
-        How long to wait for another writer, s.
-    synchronous
-        "NORMAL" survives a killed process, "FULL" a power failure as well.
-    """
+    """The connection of one store to its file; safe to use from several threads. ``timeout``: wait for a writer, s."""
 
     def __init__(self, path: str | Path, timeout: float, synchronous: Synchronous) -> None:
         if synchronous not in get_args(Synchronous):
@@ -105,9 +96,9 @@ class Connection:
     def _prepare(self, raw: sqlite3.Connection) -> None:
         raw.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         # in this order: whoever makes a store marks the file before making the first table
-        has_tables = bool(raw.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-        application = raw.execute("PRAGMA application_id").fetchone()[0]
-        if application not in (0, APPLICATION_ID) or (application == 0 and has_tables):
+        (n_tables,) = raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (application,) = raw.execute("PRAGMA application_id").fetchone()
+        if application not in (0, APPLICATION_ID) or (application == 0 and n_tables):
             raise ConfigurationError(
                 f"{self.path} is an SQLite database of something else.", "Give the store a file of its own."
             )
@@ -116,11 +107,9 @@ class Connection:
         self._enter_wal(raw)
         raw.execute(f"PRAGMA synchronous={self.synchronous}")
         if application == 0:
-            raw.execute("BEGIN IMMEDIATE")
-            raw.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            raw.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-            raw.execute("COMMIT")
-        version = raw.execute("PRAGMA user_version").fetchone()[0]
+            marking = f"PRAGMA application_id={APPLICATION_ID}; PRAGMA user_version={FORMAT_VERSION}"
+            raw.executescript(f"BEGIN IMMEDIATE; {marking}; COMMIT")
+        (version,) = raw.execute("PRAGMA user_version").fetchone()
         if version > FORMAT_VERSION:
             raise ConfigurationError(
                 f"{self.path} was written by a newer phonosmith (store format {version}).", "Upgrade phonosmith."
@@ -131,18 +120,17 @@ class Connection:
         deadline = time.monotonic() + self.timeout
         while True:
             try:
-                mode = raw.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                (mode,) = raw.execute("PRAGMA journal_mode=WAL").fetchone()
+                break
             except sqlite3.OperationalError as error:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-                continue
-            if mode != "wal":
-                raise ConfigurationError(
-                    f"{self.path} lies on a file system without shared memory (journal mode {mode!r}).",
-                    "Put the store on a local disk, or use a MongoDB job store for several machines.",
-                )
-            return
+        if mode != "wal":
+            raise ConfigurationError(
+                f"{self.path} lies on a file system without shared memory (journal mode {mode!r}).",
+                "Put the store on a local disk, or use a MongoDB job store for several machines.",
+            )
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -156,17 +144,17 @@ class Connection:
 
 
 def _advice(text: str, timeout: float) -> str:
-    if "locked" in text:
-        return (
-            f"Another process wrote for more than {timeout:g} s; raise the store's timeout or look for a stuck writer."
-        )
-    if "not a database" in text or "malformed" in text or "encrypted" in text:
-        return "The file is damaged or not a job store; restore a copy or choose another file."
-    if "readonly" in text or "unable to open" in text:
-        return "Make the file and its folder writable, or choose another place."
-    if "full" in text or "disk I/O" in text:
-        return "Free disk space (the transaction was undone, earlier documents are safe)."
-    return "See https://sqlite.org/rescode.html."
+    advice = {
+        "locked": f"Another process wrote for more than {timeout:g} s; raise the store's timeout or look for a stuck "
+        "writer.",
+        "not a database|malformed|encrypted": "The file is damaged or not a job store; restore a copy or choose "
+        "another file.",
+        "readonly|unable to open": "Make the file and its folder writable, or choose another place.",
+        "full|disk I/O": "Free disk space (the transaction was undone, earlier documents are safe).",
+    }
+    return next(
+        (said for words, said in advice.items() if re.search(words, text)), "See https://sqlite.org/rescode.html."
+    )
 
 
 _ALL: weakref.WeakSet[Connection] = weakref.WeakSet()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,9 @@ TAG = "\ue000"
 DATE_TAG = TAG + "d"
 ID_TAG = TAG + "o"
 
+MARK: list[Any] = []
 Path = tuple[str, ...]
+Document = dict[str, Any]
 _LARGEST_INTEGER = 2**63
 
 
@@ -41,20 +44,20 @@ class _PlainIntegers(TypeDecoder):
         return int(value)
 
 
-_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(type_registry=TypeRegistry([_PlainIntegers()]))
+_CODEC: CodecOptions[Document] = CodecOptions(type_registry=TypeRegistry([_PlainIntegers()]))
 
 
-def encode_body(document: dict[str, Any]) -> bytes:
-    """Return the whole document as BSON, with MongoDB's types."""
-    return bson.encode(document)
-
-
-def decode_body(body: bytes) -> dict[str, Any]:
+def decode_body(body: bytes) -> Document:
     """Return the document as MongoDB would: naive UTC dates with milliseconds, plain integers."""
     return bson.decode(body, _CODEC)
 
 
-def normal_date(value: datetime) -> datetime:
+def path_of(key: str) -> Path:
+    """Return the parts of a dotted key."""
+    return tuple(key.split("."))
+
+
+def _normal_date(value: datetime) -> datetime:
     """Return a date as MongoDB keeps it: UTC without zone, cut to milliseconds."""
     if value.tzinfo is not None:
         value = value.astimezone(UTC).replace(tzinfo=None)
@@ -67,25 +70,7 @@ def normal_criteria(value: Any) -> Any:
         return {key: normal_criteria(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [normal_criteria(item) for item in value]
-    return normal_date(value) if isinstance(value, datetime) else value
-
-
-def head_scalar(value: Any) -> Any:
-    """Return a scalar as the head holds it, or the mark ``[]`` where SQL could not compare it exactly."""
-    if value is None or value is True or value is False:
-        return value
-    if isinstance(value, str):
-        plain = len(value) <= LONGEST_STRING and not value.startswith(TAG) and is_plain(value)
-        return value if plain else []
-    if isinstance(value, int):
-        return int(value) if -_LARGEST_INTEGER <= value < _LARGEST_INTEGER else []
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else []
-    if isinstance(value, datetime):
-        return DATE_TAG + normal_date(value).isoformat(timespec="milliseconds")
-    if isinstance(value, ObjectId):
-        return ID_TAG + str(value)
-    return []
+    return _normal_date(value) if isinstance(value, datetime) else value
 
 
 def is_plain(text: str) -> bool:
@@ -93,23 +78,33 @@ def is_plain(text: str) -> bool:
     return text.isprintable() or all(character >= " " for character in text)
 
 
-def _read_scalar(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(TAG):
-        return datetime.fromisoformat(value[2:]) if value.startswith(DATE_TAG) else ObjectId(value[2:])
-    return value
+def head_scalar(value: Any) -> Any:
+    """Return a scalar as the head holds it, or the mark where SQL could not compare it exactly."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        plain = len(value) <= LONGEST_STRING and not value.startswith(TAG) and is_plain(value)
+        return value if plain else MARK
+    if isinstance(value, int):
+        return int(value) if -_LARGEST_INTEGER <= value < _LARGEST_INTEGER else MARK
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else MARK
+    if isinstance(value, datetime):
+        return DATE_TAG + _normal_date(value).isoformat(timespec="milliseconds")
+    return ID_TAG + str(value) if isinstance(value, ObjectId) else MARK
 
 
-def _head(document: dict[str, Any], depth: int) -> dict[str, Any]:
-    head: dict[str, Any] = {}
+def _head(document: Document, depth: int) -> Document:
+    head: Document = {}
     for key, value in document.items():
         if isinstance(value, dict):
-            head[key] = _head(value, depth - 1) if depth > 1 else []
+            head[key] = _head(value, depth - 1) if depth > 1 else MARK
         else:
             head[key] = head_scalar(value)
     return head
 
 
-def encode_head(document: dict[str, Any]) -> str:
+def encode_head(document: Document) -> str:
     """Return the head of a document as JSON text; a wide document keeps fewer levels."""
     text = ""
     for depth in DEEPEST_HEADS:
@@ -119,51 +114,30 @@ def encode_head(document: dict[str, Any]) -> str:
     return text
 
 
-def _read_subtree(head: dict[str, Any]) -> dict[str, Any] | None:
-    subtree: dict[str, Any] = {}
-    for key, value in head.items():
-        if isinstance(value, list):
-            return None
-        if isinstance(value, dict):
-            inner = _read_subtree(value)
-            if inner is None:
-                return None
-            subtree[key] = inner
-        else:
-            subtree[key] = _read_scalar(value)
-    return subtree
+def _value(held: Any) -> Any:
+    """Return what stands in a head as MongoDB's value; the mark when any of it is hidden."""
+    if isinstance(held, dict):
+        values = {key: _value(item) for key, item in held.items()}
+        return MARK if MARK in values.values() else values
+    if isinstance(held, str) and held.startswith(TAG):
+        return datetime.fromisoformat(held[2:]) if held.startswith(DATE_TAG) else ObjectId(held[2:])
+    return held
 
 
-def visible_part(head: dict[str, Any], paths: list[Path]) -> dict[str, Any] | None:
-    """Return the part of a document that some paths can see, or None when a mark hides any of it.
+def shown(head: Document, paths: Iterable[Path]) -> Document | None:
+    """Return a head that some paths cannot tell from the whole document, or None when a mark hides what they look at.
 
-    For these paths the part cannot be told from the whole document: dead ends (a path that runs into a scalar) are
-    kept.
+    The values at the paths are put into the head in place.
     """
-    view: dict[str, Any] = {}
     for path in paths:
-        source, target = head, view
+        node: Any = head
         for part in path[:-1]:
-            value = source.get(part, source)
-            if value is source:
+            node = node.get(part)
+            if not isinstance(node, dict):
                 break
-            if isinstance(value, list):
-                return None
-            if not isinstance(value, dict):
-                target[part] = _read_scalar(value)
-                break
-            source, target = value, target.setdefault(part, {})
         else:
-            if path[-1] not in source:
-                continue
-            value = source[path[-1]]
-            if isinstance(value, list):
-                return None
-            if isinstance(value, dict):
-                subtree = _read_subtree(value)
-                if subtree is None:
-                    return None
-                target[path[-1]] = subtree
-            else:
-                target[path[-1]] = _read_scalar(value)
-    return view
+            if path[-1] in node:
+                node[path[-1]] = node = _value(node[path[-1]])
+        if node == MARK:
+            return None
+    return head

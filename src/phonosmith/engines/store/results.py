@@ -1,78 +1,53 @@
 """What MongoDB does with the documents a filter found: sort, project, distinct values, groups.
 
-Matching and the order of types are those of the matcher maggma's own in-memory store uses.
+Matching and the order of types are those of the matcher maggma's own in-memory store uses; where that departs from
+MongoDB (sorting by arrays, projections whose path ends early) MongoDB's documented behaviour is kept.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import bson
-from bson.objectid import ObjectId
 from maggma.core import Sort
-from maggma.stores import mongolike
+from mongomock_ng import filtering
 from pymongo.errors import OperationFailure
 
-from phonosmith.engines.store.query import path_of
+from phonosmith.engines.store.documents import Document, path_of
 
-_filtering = importlib.import_module(f"{mongolike.mongomock.__name__}.filtering")
-
-# stands for "the whole field" in a tree of projected fields; no field may be named so
-_LEAF = "$"
-
-matches: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = _filtering.filter_applies
+matches: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] = filtering.filter_applies
+_MISSING_RANK = 5
+# text, number, id, true or false, date: within these Python compares as MongoDB does
+_PLAIN_RANKS = (10, 15, 35, 40, 45)
 
 
-def values_at(document: Mapping[str, Any], key: str) -> list[Any]:
+def _values_at(document: Document, key: str) -> list[Any]:
     """Return every value a dotted key leads to; several when arrays lie on the way, none when it is missing."""
-    return [value for value in _filtering.iter_key_candidates(key, document) if value is not _filtering.NOTHING]
+    return [value for value in filtering.iter_key_candidates(key, document) if value is not filtering.NOTHING]
 
 
-def sort_values(document: Mapping[str, Any], order: list[tuple[str, int]]) -> list[tuple[int, Any]]:
+def sort_values(document: Document, order: Sequence[tuple[str, int]]) -> list[tuple[int, Any]]:
     """Return what a document is sorted by: for each field its rank among types and its value.
 
     Of an array the smallest element counts, in descending order the largest, as in MongoDB.
     """
-    return [_sort_value(document, key, direction) for key, direction in order]
+    return [_sort_value(_values_at(document, key), direction) for key, direction in order]
 
 
-def _sort_value(document: Mapping[str, Any], key: str, direction: int) -> tuple[int, Any]:
-    found: list[tuple[int, Any]] = []
-    empty = False
-    for value in values_at(document, key):
-        if isinstance(value, list):
-            found += [_ranked(item) for item in value]
-            empty = empty or not value
-        else:
-            found.append(_ranked(value))
-    if not found:
-        return _EMPTY_ARRAY if empty else _ranked(None)
-    return min(found) if direction > 0 else max(found)
-
-
-# MongoDB's order of types. Within one plain type Python compares as MongoDB does; bool is asked before int.
-_EMPTY_ARRAY = (0, 0)
-_PLAIN: tuple[tuple[int, tuple[type, ...]], ...] = (
-    (40, (bool,)),
-    (10, (int, float)),
-    (15, (str,)),
-    (35, (ObjectId,)),
-    (45, (datetime,)),
-)
-_COMPOSED: tuple[tuple[int, tuple[type, ...]], ...] = ((20, (dict,)), (25, (list,)), (30, (bytes,)))
+def _sort_value(values: list[Any], direction: int) -> tuple[int, Any]:
+    scalars = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    if not scalars:
+        return (0, 0) if values else (_MISSING_RANK, 0)
+    return (min if direction > 0 else max)(_ranked(value) for value in scalars)
 
 
 def _ranked(value: Any) -> tuple[int, Any]:
-    if value is None:
-        return 5, 0
-    for rank, kinds in _PLAIN:
-        if isinstance(value, kinds):
-            return rank, value
-    rank = next((rank for rank, kinds in _COMPOSED if isinstance(value, kinds)), 50)
-    return rank, _filtering.BsonComparable(value)
+    rank = filtering._get_compare_type(value)  # noqa: SLF001 MongoDB's order of types, kept nowhere else
+    if rank in _PLAIN_RANKS:
+        return rank, value
+    return rank, 0 if rank == _MISSING_RANK else filtering.BsonComparable(value)
 
 
 def sort_order(sort: Mapping[str, Any] | None) -> list[tuple[str, int]]:
@@ -102,84 +77,43 @@ def checked_projection(properties: Mapping[str, Any] | Iterable[str] | None) -> 
     OperationFailure
         For projection operators ($slice, $elemMatch, computed fields): maggma's stores are asked for plain fields.
     """
-    if not properties:
-        return {}
-    projection = dict(properties) if isinstance(properties, Mapping) else dict.fromkeys(properties, 1)
+    projection = dict(properties) if isinstance(properties, Mapping) else dict.fromkeys(properties or (), 1)
     for key, value in projection.items():
-        if not isinstance(value, bool | int | float) or _LEAF in path_of(key):
+        if not isinstance(value, bool | int | float) or "$" in path_of(key):
             raise OperationFailure(f"Projection of {key!r}: only 0 and 1 are supported, not {value!r}.")
     is_inclusion(projection)
     return projection
 
 
-def project(document: dict[str, Any], projection: Mapping[str, Any]) -> dict[str, Any]:
+def project(document: Document, projection: Mapping[str, Any]) -> Document:
     """Return the asked fields of a document, as MongoDB's find would."""
     if not projection:
         return document
     tree: dict[str, Any] = {}
     for key in projection:
-        if key != "_id":
-            _plant(tree, path_of(key))
-    include = is_inclusion(projection)
-    if not tree:
-        keep_all = not include or bool(projection.get("_id", 1))
-        result = {"_id": document.get("_id")} if include and keep_all else dict(document)
-    else:
-        result = _include(document, tree) if include else _exclude(document, tree)
-    if not projection.get("_id", 1):
-        result.pop("_id", None)
-    elif "_id" in document:
-        result = {"_id": document["_id"], **result}
-    return result
+        # a field asked for as a whole needs none of its parts
+        if key != "_id" and not any(key.startswith(f"{other}.") for other in projection):
+            reduce(lambda branch, part: branch.setdefault(part, {}), path_of(key), tree)
+    result: Document = _pruned(document, tree, keep=is_inclusion(projection))
+    result.pop("_id", None)
+    return {"_id": document["_id"], **result} if projection.get("_id", 1) and "_id" in document else result
 
 
-def _plant(tree: dict[str, Any], path: tuple[str, ...]) -> None:
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-        if tree.get(_LEAF) is True:
-            return
-    tree[path[-1]] = {_LEAF: True}
-
-
-def _include(value: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
+def _pruned(value: Any, tree: dict[str, Any], *, keep: bool) -> Any:
+    """Return a value with only (or without) what the tree names; a branch without branches names all below it."""
+    if isinstance(value, list):
+        return [_pruned(item, tree, keep=keep) for item in value if not keep or isinstance(item, dict | list)]
+    if not isinstance(value, dict):
+        return value
+    result: Document = {}
     for key, item in value.items():
         branch = tree.get(key)
-        if branch is None:
-            continue
-        if branch.get(_LEAF) is True:
-            result[key] = item
-        elif isinstance(item, dict):
-            result[key] = _include(item, branch)
-        elif isinstance(item, list):
-            result[key] = _include_items(item, branch)
+        if not branch:
+            if (branch is not None) == keep:
+                result[key] = item
+        elif not keep or isinstance(item, dict | list):
+            result[key] = _pruned(item, branch, keep=keep)
     return result
-
-
-def _include_items(items: list[Any], branch: dict[str, Any]) -> list[Any]:
-    kept: list[Any] = []
-    for item in items:
-        if isinstance(item, dict):
-            kept.append(_include(item, branch))
-        elif isinstance(item, list):
-            kept.append(_include_items(item, branch))
-    return kept
-
-
-def _exclude(value: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _exclude_below(item, tree[key]) if key in tree else item
-        for key, item in value.items()
-        if tree.get(key, {}).get(_LEAF) is not True
-    }
-
-
-def _exclude_below(item: Any, branch: dict[str, Any]) -> Any:
-    if isinstance(item, dict):
-        return _exclude(item, branch)
-    if isinstance(item, list):
-        return [_exclude_below(element, branch) for element in item]
-    return item
 
 
 def identity(value: Any) -> Any:
@@ -194,36 +128,27 @@ def identity(value: Any) -> Any:
     return type(value).__name__, value
 
 
-def distinct_values(documents: Iterable[Mapping[str, Any]], key: str) -> list[Any]:
+def distinct_values(documents: Iterable[Document], key: str) -> list[Any]:
     """Return each value at a key once, in the order met; arrays count by their elements."""
-    seen: dict[Any, Any] = {}
+    kept: dict[Any, Any] = {}
     for document in documents:
-        for value in values_at(document, key):
+        for value in _values_at(document, key):
             for item in value if isinstance(value, list) else [value]:
-                seen.setdefault(identity(item), item)
-    return list(seen.values())
+                kept.setdefault(identity(item), item)
+    return list(kept.values())
 
 
-def grouped(documents: Iterable[dict[str, Any]], keys: list[str]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+def grouped(documents: Iterable[Document], keys: list[str]) -> list[tuple[Document, list[Document]]]:
     """Return documents by the values of some keys, groups in MongoDB's order; who lacks a key is left out."""
-    groups: dict[tuple[Any, ...], tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+    groups: dict[tuple[Any, ...], tuple[Document, list[Document]]] = {}
     for document in documents:
-        found = [values_at(document, key) for key in keys]
-        if any(len(values) != 1 for values in found):
-            continue
-        values = [item[0] for item in found]
-        name = tuple(identity(value) for value in values)
-        if name not in groups:
-            label: dict[str, Any] = {}
-            for key, value in zip(keys, values, strict=True):
-                _put(label, path_of(key), value)
-            groups[name] = (label, [])
-        groups[name][1].append(document)
+        values = [_values_at(document, key) for key in keys]
+        if all(len(item) == 1 for item in values):
+            name = tuple(identity(item) for (item,) in values)
+            label: Document = {}
+            for key, (item,) in zip(keys, values, strict=True):
+                *parents, last = path_of(key)
+                reduce(lambda node, part: node.setdefault(part, {}), parents, label)[last] = item
+            groups.setdefault(name, (label, []))[1].append(document)
     order = [(key, 1) for key in keys]
     return sorted(groups.values(), key=lambda group: sort_values(group[0], order))
-
-
-def _put(target: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    for part in path[:-1]:
-        target = target.setdefault(part, {})
-    target[path[-1]] = value

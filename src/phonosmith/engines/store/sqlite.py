@@ -1,15 +1,24 @@
-"""The embedded job store: a maggma ``Store`` on one SQLite file, for documents and blobs, without any server."""
+"""The embedded job store: a maggma ``Store`` on one SQLite file, for documents and blobs, without any server.
+
+Heads are small and scanned as a whole when no index helps; bodies lie in a table of their own so that a scan never
+reads them. The only text put into SQL is the collection's name, which holds nothing but letters, digits and ``_-.``,
+and the expressions of the module ``query``; every value travels as an argument.
+"""
+
+# ruff: noqa: S608
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import bson
 from bson.errors import BSONError
 from bson.objectid import ObjectId
 from maggma.core import Store, StoreError
@@ -17,11 +26,10 @@ from monty.json import jsanitize
 from pymongo.errors import DuplicateKeyError, WriteError
 
 from phonosmith.core.errors import ConfigurationError, InputError
-from phonosmith.engines.store import documents as sqlite_documents
-from phonosmith.engines.store import query as sqlite_query
-from phonosmith.engines.store import results as mongo_results
+from phonosmith.engines.store import results
 from phonosmith.engines.store.connection import Connection, Synchronous
-from phonosmith.engines.store.tables import Tables
+from phonosmith.engines.store.documents import Document, decode_body, encode_head, normal_criteria, path_of, shown
+from phonosmith.engines.store.query import Clause, column, json_path, paths_seen, where
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -34,16 +42,12 @@ _PAGE = 64
 
 
 @dataclass
-class _Found:
+class _Match:
     """A document that matched: its row, what it is sorted by, and the projected document when the head sufficed."""
 
     row: int
-    order: list[tuple[int, Any]] = field(default_factory=list)
-    document: dict[str, Any] | None = None
-
-
-def _value_at(place: int, item: _Found) -> tuple[int, Any]:
-    return item.order[place]
+    order: list[tuple[int, Any]]
+    document: Document | None
 
 
 class SQLiteStore(Store):
@@ -51,9 +55,9 @@ class SQLiteStore(Store):
 
     Everything maggma asks of a store works as with MongoDB (same operators, same types: dates come back as naive UTC
     with milliseconds, ObjectIds and bytes as they were). One ``update`` is one transaction: all of its documents are
-    kept or none. A document given to a finished ``update`` survives ``kill -9``; see ``sqlite_connection`` for power
-    failures. A query sees each document whole; one that is rewritten while the query is read appears in its old or
-    new form.
+    kept or none. A document given to a finished ``update`` survives ``kill -9``; see the module ``connection`` for
+    power failures. A query sees each document whole; one that is rewritten while the query is read appears in its old
+    or new form.
 
     Parameters
     ----------
@@ -82,6 +86,10 @@ class SQLiteStore(Store):
     ) -> None:
         if str(path) == ":memory:" or not str(path):
             raise ConfigurationError("SQLiteStore needs a file.", "Use maggma's MemoryStore for a store in memory.")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", collection_name):
+            raise ConfigurationError(
+                f"Collection name {collection_name!r} is not usable.", "Use letters, digits, '_', '-' and '.'."
+            )
         # absolute, because jobs change the working directory and stores travel to other processes
         self.path = str(Path(path).expanduser().absolute())
         self.collection_name = collection_name
@@ -91,7 +99,7 @@ class SQLiteStore(Store):
         self._connection = Connection(self.path, timeout, synchronous)
         self._connected = False
         self._indices: set[str] = set()
-        self._tables = Tables(collection_name)
+        self._heads, self._bodies = f'"{collection_name}:heads"', f'"{collection_name}:bodies"'
         super().__init__(key=key, **kwargs)
 
     @property
@@ -115,15 +123,20 @@ class SQLiteStore(Store):
         if self._connected and not force_reset:
             return
         self._connection.close()
+        needed = {self.key, *_INDEXED}
         with self._connection.reading() as raw:
-            self._indices = self._tables.indices(raw)
-            complete = self._tables.exist(raw) and self._indices.issuperset({self.key, *_INDEXED})
-        if not complete:
+            self._indices = self._known_indices(raw)
+        # indices are made after both tables in one transaction: where they are, everything is
+        if not needed <= self._indices:
             with self._connection.writing() as raw:
-                self._tables.make(raw)
-                for key in sorted({self.key, *_INDEXED}):
-                    self._tables.make_index(raw, key)
-                self._indices = self._tables.indices(raw)
+                raw.execute(
+                    f"CREATE TABLE IF NOT EXISTS {self._heads}"
+                    "(id INTEGER PRIMARY KEY, oid TEXT NOT NULL UNIQUE, head TEXT NOT NULL)"
+                )
+                raw.execute(f"CREATE TABLE IF NOT EXISTS {self._bodies}(id INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+                for key in sorted(needed):
+                    self._make_index(raw, key)
+                self._indices = self._known_indices(raw)
         self._connected = True
 
     def close(self) -> None:
@@ -133,149 +146,106 @@ class SQLiteStore(Store):
 
     # ---- reading
 
-    def count(self, criteria: dict[str, Any] | None = None, hint: dict[str, Any] | None = None) -> int:  # noqa: ARG002
+    def count(self, criteria: Document | None = None, hint: dict[str, Any] | None = None) -> int:  # noqa: ARG002
         """Count the documents that match."""
-        if not criteria:
-            with self._require().reading() as raw:
-                return self._tables.count(raw)
-        return len(self._find(criteria))
+        if criteria:
+            return sum(1 for _ in self._matches(criteria))
+        with self._require().reading() as raw:
+            return int(raw.execute(f"SELECT count(*) FROM {self._heads}").fetchone()[0])
 
     def query(
         self,
-        criteria: dict[str, Any] | None = None,
+        criteria: Document | None = None,
         properties: dict[str, Any] | list[str] | None = None,
         sort: dict[str, Any] | None = None,
         hint: dict[str, Any] | None = None,  # noqa: ARG002
         skip: int = 0,
         limit: int = 0,
-    ) -> Iterator[dict[str, Any]]:
-        """Yield the documents that match.
-
-        Parameters
-        ----------
-        criteria
-            MongoDB filter.
-        properties
-            Fields to return: a list, or a mapping to 1 (keep) or 0 (leave out).
-        sort
-            Keys with direction 1 or -1 (or maggma's Sort).
-        hint
-            Accepted as MongoStore does; SQLite chooses its index itself.
-        skip
-            Number of documents to leave out at the beginning.
-        limit
-            Largest number of documents; 0 for all.
-        """
-        projection = mongo_results.checked_projection(properties)
-        order = mongo_results.sort_order(sort)
-        if not criteria and not order and not projection:
-            yield from self._everything(skip, limit)
-            return
-        found = self._find(criteria or {}, order, projection, 0 if order else skip + limit if limit else 0)
+    ) -> Iterator[Document]:
+        """Yield the documents that match; arguments as for maggma's MongoStore, ``hint`` is left to SQLite."""
+        projection = results.checked_projection(properties)
+        order = results.sort_order(sort)
+        end = skip + limit if limit else None
+        matches = list(islice(self._matches(criteria or {}, order, projection), None if order else end))
         # stable, so that sorting by the last field first leaves ties to the fields before it
         for place, (_, direction) in reversed(list(enumerate(order))):
-            found.sort(key=partial(_value_at, place), reverse=direction < 0)
-        found = found[skip : skip + limit] if limit else found[skip:]
-        for start in range(0, len(found), _PAGE):
-            page = found[start : start + _PAGE]
-            bodies = self._bodies_of([item.row for item in page if item.document is None])
-            for item in page:
-                if item.document is not None:
-                    yield item.document
-                elif item.row in bodies:
-                    yield mongo_results.project(sqlite_documents.decode_body(bodies[item.row]), projection)
+            matches.sort(key=lambda match: match.order[place], reverse=direction < 0)
+        matches = matches[skip:end]
+        for start in range(0, len(matches), _PAGE):
+            page = matches[start : start + _PAGE]
+            bodies = self._bodies_of([match.row for match in page if match.document is None])
+            for match in page:
+                if match.document is not None:
+                    yield match.document
+                elif match.row in bodies:
+                    yield results.project(decode_body(bodies[match.row]), projection)
 
-    def distinct(self, field: str, criteria: dict[str, Any] | None = None, all_exist: bool = False) -> list[Any]:  # noqa: ARG002
+    def distinct(self, field: str, criteria: Document | None = None, all_exist: bool = False) -> list[Any]:  # noqa: ARG002
         """Return every value of a field once, in the order met; arrays count by their elements."""
         documents = self.query(criteria, properties={field: 1, "_id": int(field == "_id")})
-        return mongo_results.distinct_values(documents, field)
+        return results.distinct_values(documents, field)
 
     def groupby(
         self,
         keys: list[str] | str,
-        criteria: dict[str, Any] | None = None,
+        criteria: Document | None = None,
         properties: dict[str, Any] | list[str] | None = None,
         sort: dict[str, Any] | None = None,
         skip: int = 0,
         limit: int = 0,
-    ) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    ) -> Iterator[tuple[Document, list[Document]]]:
         """Yield (values of the keys, documents) for each combination of values; who lacks a key is left out.
 
         ``sort``, ``skip`` and ``limit`` act on the documents before they are grouped.
         """
         names = [keys] if isinstance(keys, str) else list(keys)
-        wanted = list(properties or [])
-        documents = self.query(criteria, [*wanted, *names] if wanted else None, sort=sort, skip=skip, limit=limit)
-        yield from mongo_results.grouped(documents, names)
-
-    def _everything(self, skip: int, limit: int) -> Iterator[dict[str, Any]]:
-        connection = self._require()
-        last, left = -1, limit or None
-        while left is None or left > 0:
-            size = _PAGE if left is None else min(_PAGE, left)
-            with connection.reading() as raw:
-                rows = self._tables.page(raw, last, size, skip)
-            if not rows:
-                return
-            skip, last = 0, rows[-1][0]
-            left = None if left is None else left - len(rows)
-            for _, body in rows:
-                yield sqlite_documents.decode_body(body)
+        wanted = [*properties, *names] if properties else None
+        yield from results.grouped(self.query(criteria, wanted, sort=sort, skip=skip, limit=limit), names)
 
     def _bodies_of(self, rows: list[int]) -> dict[int, bytes]:
-        if not rows:
-            return {}
+        """Return the bodies of those rows that still exist."""
         with self._require().reading() as raw:
-            return self._tables.bodies(raw, rows)
+            marks = ",".join("?" * len(rows))
+            return dict(raw.execute(f"SELECT id, body FROM {self._bodies} WHERE id IN ({marks})", rows))
 
-    def _find(
+    def _candidates(self, raw: sqlite3.Connection, clause: Clause) -> sqlite3.Cursor:
+        """Return (row, head) of every document that satisfies a condition, in the order of insertion."""
+        return raw.execute(f"SELECT id, head FROM {self._heads} WHERE {clause[0]} ORDER BY id", clause[1])
+
+    def _matches(
         self,
         criteria: Mapping[str, Any],
-        order: list[tuple[str, int]] | None = None,
+        order: Sequence[tuple[str, int]] = (),
         projection: Mapping[str, Any] | None = None,
-        enough: int = 0,
-    ) -> list[_Found]:
-        """Return what matches, in the order of insertion.
+    ) -> Iterator[_Match]:
+        """Yield what matches, in the order of insertion.
 
         SQL narrows the search, the head decides where it shows all the criteria look at, the body elsewhere.
         """
-        criteria = sqlite_documents.normal_criteria(criteria)
-        clause = sqlite_query.where(criteria, frozenset((self.key, *_IDENTIFYING)))
-        seen = sqlite_query.paths_seen(criteria)
+        criteria = normal_criteria(criteria)
+        seen = paths_seen(criteria)
         if seen is not None:
-            seen += [sqlite_query.path_of(key) for key, _ in order or []]
-        shown = None
-        if projection and mongo_results.is_inclusion(projection):
-            shown = [sqlite_query.path_of(key) for key in {**projection, "_id": 1}]
-        found: list[_Found] = []
+            seen += [path_of(key) for key, _ in order]
+        kept = None
+        if projection and results.is_inclusion(projection):
+            kept = [path_of(key) for key in {**projection, "_id": 1}]
         with self._require().reading() as raw:
-            for row, text in self._tables.candidates(raw, clause):
-                head = json.loads(text)
-                document = sqlite_documents.visible_part(head, seen) if seen is not None else None
+            for row, text in self._candidates(raw, where(criteria, (self.key, *_IDENTIFYING))):
+                head = json.loads(text) if seen or kept else {}
+                document = shown(head, seen) if seen is not None else None
                 if document is None:
-                    document = sqlite_documents.decode_body(self._tables.body(raw, row))
-                if criteria and not mongo_results.matches(criteria, document):
-                    continue
-                item = _Found(row, mongo_results.sort_values(document, order or []))
-                if shown is not None and projection:
-                    part = sqlite_documents.visible_part(head, shown)
-                    item.document = None if part is None else mongo_results.project(part, projection)
-                found.append(item)
-                if enough and len(found) >= enough:
-                    break
-        return found
+                    document = decode_body(self._bodies_of([row])[row])
+                if results.matches(criteria, document):
+                    part = None
+                    if kept is not None:
+                        part = shown(head, kept) if document is head else document
+                    projected = None if part is None else results.project(part, projection or {})
+                    yield _Match(row, results.sort_values(document, order), projected)
 
     # ---- writing
 
-    def update(self, docs: list[dict[str, Any]] | dict[str, Any], key: list[str] | str | None = None) -> None:
-        """Insert documents, or replace those that agree in the key, in one transaction.
-
-        Parameters
-        ----------
-        docs
-            One document or several.
-        key
-            Field or fields that tell documents apart; default is the store's key.
+    def update(self, docs: list[Document] | Document, key: list[str] | str | None = None) -> None:
+        """Insert documents, or replace those that agree in the key (the store's own by default), in one transaction.
 
         Raises
         ------
@@ -283,7 +253,7 @@ class SQLiteStore(Store):
             When a document holds something that cannot be stored (an integer beyond 64 bits, a key with a null byte).
         """
         keys = [key] if isinstance(key, str) else list(key or [self.key])
-        items: Iterable[dict[str, Any]] = docs if isinstance(docs, list) else [docs]
+        items: Iterable[Document] = docs if isinstance(docs, list) else [docs]
         clean = [jsanitize(item, allow_bson=True, recursive_msonable=True) for item in items]
         prepared = [({name: item[name] for name in keys}, item) for item in clean if self._is_valid(item)]
         if not prepared:
@@ -293,7 +263,7 @@ class SQLiteStore(Store):
             for search, item in prepared:
                 self._replace(raw, search, item)
 
-    def _is_valid(self, document: dict[str, Any]) -> bool:
+    def _is_valid(self, document: Document) -> bool:
         if self.validator is None or self.validator.is_valid(document):
             return True
         errors = self.validator.validation_errors(document)
@@ -302,35 +272,40 @@ class SQLiteStore(Store):
         self.logger.error(errors)
         return False
 
-    def _replace(self, raw: sqlite3.Connection, search: dict[str, Any], document: dict[str, Any]) -> None:
-        existing = next(iter(self._find(search, projection={"_id": 1}, enough=1)), None)
-        if existing is not None:
-            known = existing.document or sqlite_documents.decode_body(self._tables.body(raw, existing.row))
+    def _replace(self, raw: sqlite3.Connection, search: Document, document: Document) -> None:
+        existing = next(self._matches(search, projection={"_id": 1}), None)
+        if existing is None:
+            document = {"_id": ObjectId(), **document}
+        else:
+            known = existing.document or decode_body(self._bodies_of([existing.row])[existing.row])
             if document.get("_id", known["_id"]) != known["_id"]:
                 raise WriteError(f"The _id {known['_id']!r} of the document with {search} cannot be changed.", 66)
             document = {"_id": known["_id"], **document}
-        else:
-            document = {"_id": ObjectId(), **document}
         try:
-            body = sqlite_documents.encode_body(document)
+            body = bson.encode(document)
         except (BSONError, OverflowError) as error:
             raise InputError(
                 f"The document with {search} cannot be stored: {error}.",
                 "Keep to what MongoDB can hold, e.g. integers of 64 bits; put large arrays into artefacts.",
             ) from error
-        head = sqlite_documents.encode_head(document)
+        head = encode_head(document)
         try:
-            if existing is not None:
-                self._tables.replace(raw, existing.row, head, body)
+            if existing is None:
+                oid = repr(results.identity(document["_id"]))
+                row = raw.execute(f"INSERT INTO {self._heads}(oid, head) VALUES(?, ?)", (oid, head)).lastrowid
+                raw.execute(f"INSERT INTO {self._bodies}(id, body) VALUES(?, ?)", (row, body))
             else:
-                self._tables.insert(raw, repr(mongo_results.identity(document["_id"])), head, body)
+                raw.execute(f"UPDATE {self._heads} SET head=? WHERE id=?", (head, existing.row))
+                raw.execute(f"UPDATE {self._bodies} SET body=? WHERE id=?", (body, existing.row))
         except sqlite3.IntegrityError as error:
             raise DuplicateKeyError(f"{self.name}: {error} (document with {search})", 11000) from error
 
-    def remove_docs(self, criteria: dict[str, Any]) -> None:
+    def remove_docs(self, criteria: Document) -> None:
         """Remove the documents that match."""
         with self._require().writing() as raw:
-            self._tables.delete(raw, [item.row for item in self._find(criteria or {})])
+            rows = [(match.row,) for match in self._matches(criteria or {})]
+            for table in (self._heads, self._bodies):
+                raw.executemany(f"DELETE FROM {table} WHERE id=?", rows)
 
     # ---- indices
 
@@ -343,18 +318,44 @@ class SQLiteStore(Store):
             return True
         try:
             with self._require().writing() as raw:
-                made = self._tables.make_index(raw, key, unique=unique)
+                made = self._make_index(raw, key, unique=unique)
         except sqlite3.IntegrityError:
             return False
         if made:
             self._indices.add(key)
         return made
 
-    def _index_metadata(self, documents: list[dict[str, Any]]) -> None:
+    def _known_indices(self, raw: sqlite3.Connection) -> set[str]:
+        """Return the dotted keys that have an index."""
+        prefix = f"{self.collection_name}:index:"
+        names = raw.execute("SELECT name FROM sqlite_master WHERE type='index' AND tbl_name=?", (self._heads[1:-1],))
+        return {
+            name.removeprefix(prefix) for (name,) in names if name.startswith(prefix) and not name.endswith(":unique")
+        }
+
+    def _make_index(self, raw: sqlite3.Connection, key: str, *, unique: bool = False) -> bool:
+        """Make an index on the expression of a dotted key; False for a key SQLite cannot address."""
+        expression = column(key)
+        if expression is None:
+            return False
+        name = f"{self.collection_name}:index:{key}"
+        # a job's outputs are asked for by uuid and index together
+        columns = f"{expression},{column('index')}" if key == "uuid" else expression
+        raw.execute(f'CREATE INDEX IF NOT EXISTS "{name}" ON {self._heads}({columns})')
+        if unique:
+            # true is not 1, and a missing field counts as null; what a mark hides cannot be told apart
+            is_bool = f"ifnull(json_type(head,{json_path(path_of(key))}) IN ('true','false'),0)"
+            raw.execute(
+                f'CREATE UNIQUE INDEX IF NOT EXISTS "{name}:unique" ON {self._heads}'
+                f"(ifnull({expression},x'00'),{is_bool}) WHERE ({expression}) IS NOT x''"
+            )
+        return True
+
+    def _index_metadata(self, documents: list[Document]) -> None:
         """Make an index for each scalar key of ``metadata`` that is new, up to a bound."""
-        found = [item.get("metadata") for item in documents]
-        flat = [name for item in found if isinstance(item, dict) for name in item if not isinstance(item[name], dict)]
-        new = [key for key in dict.fromkeys(f"metadata.{name}" for name in flat) if key not in self._indices]
+        kept = [item["metadata"] for item in documents if isinstance(item.get("metadata"), dict)]
+        keys = [f"metadata.{name}" for item in kept for name, value in item.items() if not isinstance(value, dict)]
+        new = [key for key in dict.fromkeys(keys) if key not in self._indices]
         room = _MOST_METADATA_INDICES - sum(index.startswith("metadata.") for index in self._indices)
         for key in new[: max(room, 0)]:
             self.ensure_index(key)
@@ -372,12 +373,7 @@ class SQLiteStore(Store):
 def open_embedded_jobstore(path: str | Path, synchronous: Synchronous = "NORMAL") -> JobStore:
     """Return a connected jobflow ``JobStore`` on one SQLite file, with the additional store ``data`` for large outputs.
 
-    Parameters
-    ----------
-    path
-        The SQLite file; made when missing.
-    synchronous
-        "NORMAL" survives a killed process, "FULL" a power failure as well.
+    ``path`` is made when missing; ``synchronous`` as for `SQLiteStore`.
     """
     from jobflow import JobStore
 

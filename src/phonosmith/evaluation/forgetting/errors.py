@@ -59,39 +59,25 @@ def evaluate_forgetting(
 ) -> ForgettingDoc:
     """Return the errors of a fine-tuned potential and of its foundation on every set.
 
-    The truth of a set are the labels its frames carry; else the reference, where one is given and knows the elements;
-    else the foundation, and what is measured is how far fine-tuning drifted from it. Energies are compared after a
-    least-squares shift per element is removed (the mean, for a set of one composition), because sources differ in
-    their zero.
-
-    Parameters
-    ----------
-    tuned
-        The fine-tuned potential. It often knows only the elements it was tuned on: other sets are skipped.
-    foundation
-        The potential it came from.
-    sets
-        Structures by set.
-    reference
-        What labels are made with, where it is cheap enough to label these sets too.
-    potential_sha256, foundation_sha256
-        Identities, for the document.
-    inputs, settings, seed
-        For the manifest.
+    The truth of a set are the labels its frames carry; else the reference, where one is given (because labels are made
+    with it and it is cheap) and knows the elements; else the foundation, and what is measured is how far fine-tuning
+    drifted from it. Energies are compared after a least-squares shift per element is removed (the mean, for a set of
+    one composition), because sources differ in their zero. A fine-tuned potential often knows only the elements it was
+    tuned on: other sets are skipped. Identities, ``inputs``, ``settings`` and ``seed`` are for the document.
     """
-    found: list[ForgettingSet] = []
+    judged: list[ForgettingSet] = []
     skipped: list[str] = []
     identities = {"potential": potential_sha256, "foundation": foundation_sha256, **(inputs or {})}
     with recorded({k: v for k, v in identities.items() if v}, settings, seed) as manifest:
         for one in sets:
             try:
-                found.append(_judge(one, tuned, foundation, reference))
+                judged.append(_judge(one, tuned, foundation, reference))
             except _UnusableError as reason:
                 skipped.append(f"{one.name}: {reason.message}")
     return ForgettingDoc(
         potential_sha256=potential_sha256,
         foundation_sha256=foundation_sha256,
-        sets=found,
+        sets=judged,
         skipped=skipped,
         manifest=manifest,
     )
@@ -134,13 +120,13 @@ def _require(potential: Potential, elements: set[str], who: str) -> None:
 def _evaluate(potential: Potential, frames: Sequence[Atoms], who: str) -> _Results:
     bare = [atoms.copy() for atoms in frames]
     try:
-        found = potential.evaluate(bare, stress=True)
+        evaluated = potential.evaluate(bare, stress=True)
     except PhonosmithError as error:
         raise _UnusableError(f"{who} refused it ({error.message})") from error
     results = _Results(
-        np.array([item.energy for item in found]),
-        [np.asarray(item.forces, dtype=float) for item in found],
-        [np.asarray(item.stress) if bool(np.all(a.pbc)) else None for item, a in zip(found, frames, strict=True)],
+        np.array([item.energy for item in evaluated]),
+        [np.asarray(item.forces, dtype=float) for item in evaluated],
+        [np.asarray(item.stress) if bool(np.all(a.pbc)) else None for item, a in zip(evaluated, frames, strict=True)],
     )
     if not results.finite:
         raise _UnusableError(f"{who} gives numbers that are not finite")

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Job, Maker, job
 
+from phonosmith.core.hashing import digest_structure
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
+from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
+from phonosmith.evaluation.forgetting.sets import default_sets
+from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.datasets.dataset import get_dataset
+from phonosmith.reference.datasets.documents import DatasetRef
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
-
-    from phonosmith.potentials.documents import PotentialRef
-    from phonosmith.reference.datasets.documents import DatasetRef
 
 
 @job(output_schema=ForgettingDoc)
@@ -30,14 +33,7 @@ def measure_forgetting(
     seed: int = 0,
 ) -> ForgettingDoc:
     """Judge a fine-tuned potential where it was not tuned; see ``evaluate_forgetting`` and ``default_sets``."""
-    from phonosmith.core.hashing import digest_structure
-    from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
-    from phonosmith.evaluation.forgetting.sets import default_sets
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms
-    from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets.dataset import get_dataset
-    from phonosmith.reference.datasets.documents import DatasetRef
 
     refs = {"potential": tuned, "foundation": foundation, "reference": reference}
     known = {role: PotentialRef.model_validate(ref) for role, ref in refs.items() if ref is not None}
@@ -47,7 +43,7 @@ def measure_forgetting(
     sets = default_sets(
         structure, seed, count=count, others=others, **{role: get_dataset(pool) for role, pool in pools.items()}
     )
-    inputs = {"structure": digest_structure(as_atoms(structure))}
+    inputs = {"structure": digest_structure(structure)}
     inputs |= {role: ref.sha256 for role, ref in (known | pools).items()}
     return evaluate_forgetting(
         load(known["potential"]),
@@ -64,18 +60,10 @@ def measure_forgetting(
 
 @dataclass
 class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """Make the job that measures what fine-tuning cost elsewhere.
+    """Make the job that measures what fine-tuning cost elsewhere, e.g. ``forgetting si delta``.
 
-    Potentials are arguments of `make`, because references to earlier jobs are not resolved inside a Maker.
-
-    Attributes
-    ----------
-    name
-        Job name, e.g. ``forgetting si delta``.
-    seed
-        Of every draw.
-    count
-        Structures in each random set of the same material; other materials get half as many.
+    Potentials are arguments of `make`, because references to earlier jobs are not resolved inside a Maker. For ``seed``
+    and ``count`` see ``default_sets``.
     """
 
     name: str = "forgetting"
@@ -104,12 +92,8 @@ class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         reference
             What labels are made with, where it is a potential: it then labels these structures too. Without it the
             document says how far the potential drifted from the foundation.
-        others
-            Other materials by name; the demonstration materials by default.
-        replay
-            Structures that training replayed.
-        given
-            Frames of other materials, labelled or not.
+        others, replay, given
+            See ``default_sets``.
         """
         member = measure_forgetting(
             structure,

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import InputError
+from phonosmith.evaluation.mechanics.fastpath import scaled_cell
 from phonosmith.sampling.ladder import volume_ladder
 from phonosmith.sampling.rattle import draw_seed
+from phonosmith.structures.standard import standard_primitive
+from phonosmith.structures.supercell import sampling_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,16 +36,9 @@ _NEAR = 0.97, 1.0, 1.03
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Structures to compare potentials on.
+    """Structures to compare potentials on, named as in ``ForgettingSet``.
 
-    Attributes
-    ----------
-    name, kind
-        As in ``ForgettingSet``.
-    frames
-        Configurations. Where every one carries energy and forces these are the truth, unless ``relabel``.
-    relabel
-        Labels the frames carry are not the truth.
+    Labels that every frame carries (energy and forces) are the truth, unless ``relabel``.
     """
 
     name: str
@@ -52,13 +48,10 @@ class FrameSet:
 
 
 def _supercell(structure: Structure, max_atoms: int) -> Atoms:
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms
-    from phonosmith.structures.standard import standard_primitive
-    from phonosmith.structures.supercell import sampling_supercell
 
     primitive = standard_primitive(structure)
     choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
-    return as_atoms(choice.build(primitive))
+    return choice.build(primitive).to_ase_atoms(msonable=False)
 
 
 def far_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
@@ -86,15 +79,12 @@ def strained_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms:
 
 def eos_set(structure: Structure, factors: Sequence[float] = OUTER_VOLUMES) -> FrameSet:
     """Return the primitive cell at volumes outside the range of training, fractional coordinates kept."""
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms, scaled_cell
-    from phonosmith.structures.standard import standard_primitive
-
     inside = [factor for factor in factors if abs(factor - 1) <= TRAINED_VOLUME]
     if inside or not factors:
         raise InputError(
             f"Volume factors {inside} lie within ±{100 * TRAINED_VOLUME:g} %.", "Choose e.g. 0.85, 0.93, 1.07, 1.15."
         )
-    atoms = as_atoms(standard_primitive(structure))
+    atoms = standard_primitive(structure).to_ase_atoms(msonable=False)
     return FrameSet(f"EOS outside ±{100 * TRAINED_VOLUME:g} %", "eos", [scaled_cell(atoms, f) for f in factors])
 
 
@@ -113,11 +103,11 @@ def _spread(count: int) -> tuple[float, ...]:
 
 def demonstration_structures() -> dict[str, Structure]:
     """Return the package's demonstration materials: the other materials of a first look."""
-    from pymatgen.io.ase import AseAtomsAdaptor
+    from pymatgen.core import Structure
 
     from phonosmith.potentials.embedded import DEMO_MATERIALS, demo_structure
 
-    return {name: AseAtomsAdaptor.get_structure(demo_structure(name)) for name in DEMO_MATERIALS}
+    return {name: Structure.from_ase_atoms(demo_structure(name)) for name in DEMO_MATERIALS}
 
 
 def default_sets(
@@ -135,10 +125,8 @@ def default_sets(
     ----------
     structure
         The material that was tuned on, at equilibrium.
-    seed
-        Of every draw.
-    count
-        Structures in each random set of the same material; other materials get half as many.
+    seed, count
+        Of every draw; structures in each random set of the same material, other materials get half as many.
     others
         Other materials by name; the demonstration materials by default. The same compound is left out.
     replay
@@ -151,7 +139,7 @@ def default_sets(
         if other.composition.reduced_formula != structure.composition.reduced_formula:
             sets.append(other_set(name, other, seed, max(count // 2, 1)))
     if replay:
-        from phonosmith.training.replay import draw
+        from phonosmith.training.replay import draw  # imports torch
 
         sets.append(FrameSet("replay pool", "replay", draw(replay, MAX_REPLAY, draw_seed(seed, "forgetting replay"))))
     if given:

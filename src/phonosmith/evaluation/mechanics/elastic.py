@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import KG_PER_M3_PER_AMU_PER_A3
+from phonosmith.evaluation.mechanics.documents import ElasticFit, ElasticModuli
 from phonosmith.evaluation.mechanics.slack import sound_velocities
 
 if TYPE_CHECKING:
@@ -30,49 +29,8 @@ MAX_RESIDUAL = 0.02
 """A fit whose stresses scatter by more than this share of their size is refused."""
 
 
-class ElasticModuli(Document):
-    """Polycrystalline averages of one elastic tensor."""
-
-    bulk_voigt: float = Field(description="Voigt bulk modulus, GPa")
-    bulk_reuss: float = Field(description="Reuss bulk modulus, GPa")
-    bulk_vrh: float = Field(description="Voigt-Reuss-Hill bulk modulus, GPa")
-    shear_voigt: float = Field(description="Voigt shear modulus, GPa")
-    shear_reuss: float = Field(description="Reuss shear modulus, GPa")
-    shear_vrh: float = Field(description="Voigt-Reuss-Hill shear modulus, GPa")
-
-
-class ElasticFit(Document):
-    """A fitted elastic tensor and what follows from it."""
-
-    tensor: list[list[float]] = Field(description="elastic tensor in IEEE orientation, Voigt 6x6, GPa")
-    moduli: ElasticModuli | None = Field(None, description="averages; none for a singular tensor")
-    eigenvalues: list[float] = Field(description="eigenvalues of the 6x6 tensor, ascending, GPa")
-    born_stable: bool = Field(description="all eigenvalues positive (necessary and sufficient, Mouhat & Coudert 2014)")
-    v_transverse: float | None = Field(None, description="transverse sound velocity, m/s; none when unstable")
-    v_longitudinal: float | None = Field(None, description="longitudinal sound velocity, m/s; none when unstable")
-    density: float = Field(description="mass density, kg/m³")
-    residual: float = Field(description="stress scatter about a quadratic in strain over stress size, dimensionless")
-    reliable: bool = Field(description="residual below the limit")
-    n_deformations: int = Field(description="strained cells calculated")
-    equilibrium_stress: float = Field(description="largest stress component of the unstrained cell, GPa")
-    warnings: list[str] = Field(default_factory=list, description="what a reader should know")
-
-
 def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list[Array]:
-    """Return the deformation gradients ElasticMaker uses, reduced by symmetry.
-
-    Parameters
-    ----------
-    structure
-        The relaxed cell.
-    symmetry
-        Leave out deformations equivalent to another by symmetry.
-
-    Returns
-    -------
-    list of ndarray
-        Each 3x3, dimensionless.
-    """
+    """Return the deformation gradients (3x3) ElasticMaker uses for a relaxed cell, reduced by symmetry."""
     from atomate2.common.jobs.elastic import generate_elastic_deformations
 
     made = generate_elastic_deformations.original(
@@ -129,8 +87,8 @@ def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium
     """
     scatter, size = [], []
     for direction in np.unique(directions):
-        chosen = directions == direction
-        x, y = strains[chosen, direction], stresses[chosen]
+        along = directions == direction
+        x, y = strains[along, direction], stresses[along]
         if equilibrium is not None:
             x, y = np.append(x, 0.0), np.vstack([y, equilibrium])
         if len(x) < 4:
@@ -149,16 +107,12 @@ def fit_elastic(
     equilibrium_stress: Array | None = None,
     max_residual: float = MAX_RESIDUAL,
 ) -> ElasticFit:
-    """Fit the elastic tensor and judge the fit.
+    """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit.
 
     Parameters
     ----------
-    structure
-        The relaxed, unstrained cell.
-    deformations
-        Deformation gradients of the strained cells, 3x3 each.
-    stresses
-        Cauchy stress of each strained cell, 3x3, GPa, positive = tension.
+    deformations, stresses
+        Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell, 3x3.
     equilibrium_stress
         Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
     max_residual

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
 
-from phonosmith.core.document import Document
 from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.units import GPA_PER_EV_PER_A3
+from phonosmith.evaluation.mechanics.documents import EosFit
 
 VOLUME_FACTORS = tuple(round(0.95 + 0.01 * i, 2) for i in range(11))
 """±5 % in steps of 1 %: the volumes of the published protocol."""
@@ -21,40 +20,12 @@ OUTLIER_FACTOR = 8.0
 OUTLIER_FLOOR_EV = 2e-4
 
 
-class EosFit(Document):
-    """A fitted Birch-Murnaghan equation of state, per cell as given."""
-
-    energy: float = Field(description="minimum energy E0, eV per cell")
-    volume: float = Field(description="equilibrium volume V0, Å³ per cell")
-    bulk_modulus: float = Field(description="bulk modulus B0, GPa")
-    bulk_modulus_derivative: float = Field(description="dB0/dp, dimensionless")
-    rms_residual: float = Field(description="root mean square of the energy residuals of the points used, eV per cell")
-    n_points: int = Field(description="points used")
-    excluded: list[int] = Field(default_factory=list, description="indices of points excluded as outliers")
-    reasons: list[str] = Field(default_factory=list, description="why each excluded point was excluded")
-    warnings: list[str] = Field(default_factory=list, description="what a reader should know")
-
-
 def birch_murnaghan_energy(
     volumes: ArrayLike, energy: float, volume: float, bulk_modulus: float, derivative: float
 ) -> NDArray[np.float64]:
-    """Return E(V) of the third-order Birch-Murnaghan equation.
+    """Return E(V) in eV of the third-order Birch-Murnaghan equation; volumes in Å³, E0 in eV, B0 in GPa.
 
-    Parameters
-    ----------
-    volumes
-        V, Å³.
-    energy, volume
-        E0 in eV and V0 in Å³.
-    bulk_modulus
-        B0, GPa.
-    derivative
-        B0', dimensionless.
-
-    Returns
-    -------
-    ndarray
-        eV. With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
+    With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
     """
     y = (volume / np.asarray(volumes, dtype=float)) ** (2 / 3)
     stiffness = 9 * volume * bulk_modulus / GPA_PER_EV_PER_A3 / 16
@@ -123,22 +94,11 @@ def _outliers(volumes: NDArray[np.float64], energies: NDArray[np.float64], n_ato
 
 
 def fit_birch_murnaghan(volumes: Sequence[float], energies: Sequence[float], n_atoms: int = 1) -> EosFit:
-    """Fit the Birch-Murnaghan equation, leaving out points that the others cannot explain.
+    """Fit the Birch-Murnaghan equation to volumes (Å³) and energies (eV) per cell, leaving out outliers.
 
     Rule for outliers: of all ways to leave out up to three points (seven must stay), the one with the smallest spread
     of the others is looked at, for three, two and one points. They are excluded when each of them deviates from the fit
-    to the others by more than 8 times that fit's spread *and* by more than 0.2 meV per atom.
-
-    Parameters
-    ----------
-    volumes, energies
-        Å³ and eV per cell, in any order.
-    n_atoms
-        Atoms in the cell, for the floor of the outlier rule.
-
-    Returns
-    -------
-    EosFit
+    to the others by more than 8 times that fit's spread *and* by more than 0.2 meV for each of the cell's atoms.
 
     Raises
     ------

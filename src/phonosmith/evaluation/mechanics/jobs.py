@@ -9,32 +9,36 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Job, Maker, job
+from jobflow import Flow, Job, Maker, OnMissing, job
 
-from phonosmith.core.errors import ConvergenceError, MismatchError
+from phonosmith.core.errors import ConfigurationError, ConvergenceError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import recorded
+from phonosmith.evaluation.collection import replace_job
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.elastic import STRAIN_MAGNITUDES, SYMPREC, fit_elastic
 from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS, fit_birch_murnaghan
 from phonosmith.evaluation.mechanics.fastpath import (
     FMAX,
     MAX_STEPS,
-    ElasticDoc,
-    EosDoc,
     elastic_document,
     evaluate_elastic,
     evaluate_eos,
     require_enough_volumes,
     require_reliable,
 )
-from phonosmith.evaluation.phonons.jobs import RESIDUAL_STRESS_GPA
+from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA, relax_atoms
+from phonosmith.potentials.base import require_elements
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from phonosmith.potentials.base import Potential
+    from phonosmith.reference.engines import ReferenceEngine
 
+COLLECT_FUNCTION = "fit_elastic_tensor"
+"""Name of the last job of atomate2's elastic flow, which ours replaces."""
 GPA_PER_VASP_KBAR = -0.1
 """atomate2 keeps stresses in kbar with VASP's sign (positive = compression), those of ASE calculators too."""
 
@@ -43,18 +47,14 @@ def _start(
     structure: Structure, potential: PotentialRef | dict[str, Any], *, relax: bool
 ) -> tuple[Structure, Potential, PotentialRef]:
     """Return the crystal (relaxed where asked), the potential and its identity."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    from phonosmith.evaluation.relax import relax_atoms
-    from phonosmith.potentials.base import require_elements
     from phonosmith.potentials.registry import load
 
-    ref = PotentialRef.model_validate(potential) if isinstance(potential, dict) else potential
+    ref = PotentialRef.model_validate(potential)
     loaded = load(ref)
-    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+    atoms = structure.to_ase_atoms(msonable=False)
     require_elements(loaded, [atoms], ref.name)
     if relax:
-        structure = AseAtomsAdaptor.get_structure(relax_atoms(atoms, loaded).atoms)
+        structure = structure.from_ase_atoms(relax_atoms(atoms, loaded).atoms)
     return structure, loaded, ref
 
 
@@ -109,16 +109,13 @@ def collect_elastic(
     ----------
     structure
         Relaxed cell.
-    deformation_data
-        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell; a failed one has no stress.
-    equilibrium_stress
-        Last stress of the relaxation, kbar, VASP's sign.
+    deformation_data, equilibrium_stress
+        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell, a failed one without stress; last
+        stress of the relaxation in front (same unit).
     temperature
         Of the Slack conductivity, K.
-    method
-        Name of the potential or functional.
-    potential_sha256
-        Identity of the potential, none for DFT.
+    method, potential_sha256
+        Name of the potential or functional; identity of the potential, none for DFT.
 
     Raises
     ------
@@ -127,8 +124,6 @@ def collect_elastic(
     ConvergenceError
         When the cell before was not relaxed, or the stresses do not follow the strains.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     failed = [number for number, item in enumerate(deformation_data, 1) if item.get("stress") is None]
     if failed:
         raise MismatchError(
@@ -145,10 +140,9 @@ def collect_elastic(
                 f"(limit {RESIDUAL_STRESS_GPA:g}).",
                 "Give the relaxation more steps or a tighter threshold.",
             )
-    inputs = {"structure": digest_structure(AseAtomsAdaptor.get_atoms(structure, msonable=False))}
-    if potential_sha256 is not None:
-        inputs["potential"] = potential_sha256
-    with recorded(inputs, {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}) as manifest:
+    with recorded(
+        _inputs(structure, potential_sha256), {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
+    ) as manifest:
         fit = fit_elastic(
             structure,
             [_matrix(item["deformation"]) for item in deformation_data],
@@ -156,6 +150,11 @@ def collect_elastic(
             base,
         )
     return require_reliable(elastic_document(structure, fit, manifest, method=method, temperature=temperature))
+
+
+def _inputs(structure: Structure, potential_sha256: str | None) -> dict[str, str]:
+    identities = {"structure": digest_structure(structure)}
+    return identities if potential_sha256 is None else {**identities, "potential": potential_sha256}
 
 
 def _matrix(values: Any) -> Any:
@@ -169,36 +168,24 @@ def collect_eos(
     method: str = "",
     potential_sha256: str | None = None,
 ) -> EosDoc:
-    """Fit the energies of atomate2's EOS flow as the fast path fits its own.
+    """Fit the energies of atomate2's EOS flow, all scaled from ``structure``, as the fast path fits its own.
 
-    Parameters
-    ----------
-    structure
-        Cell the volumes were scaled from.
-    points
-        ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
-        failed calculation are None and left out.
-    method, potential_sha256
-        See `collect_elastic`.
+    Points have ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
+    failed calculation are None and left out. For the other arguments see `collect_elastic`.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     good = [item for item in points if item.get("energy") is not None and item.get("structure") is not None]
     require_enough_volumes(len(good), len(points), "were calculated")
     good.sort(key=lambda item: float(item["structure"].volume))
     volumes = [float(item["structure"].volume) for item in good]
     energies = [float(item["energy"]) for item in good]
-    inputs = {"structure": digest_structure(AseAtomsAdaptor.get_atoms(structure, msonable=False))}
-    if potential_sha256 is not None:
-        inputs["potential"] = potential_sha256
-    with recorded(inputs, {"volumes": len(points)}) as manifest:
+    with recorded(_inputs(structure, potential_sha256), {"volumes": len(points)}) as manifest:
         fit = fit_birch_murnaghan(volumes, energies, len(structure))
     if len(good) < len(points):
         note = f"{len(points) - len(good)} of {len(points)} volumes failed and are left out"
         fit = fit.model_copy(update={"warnings": [*fit.warnings, note]})
     return EosDoc(
         formula=structure.composition.reduced_formula,
-        structure_sha256=inputs["structure"],
+        structure_sha256=manifest.inputs["structure"],
         method=method,
         n_atoms=len(structure),
         volumes=volumes,
@@ -218,14 +205,10 @@ class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 
     Attributes
     ----------
-    name
-        Job name.
     relax
         Relax cell and atoms first, keeping the symmetry.
-    fmax
-        Largest force left in each strained cell, eV/Å.
-    max_steps
-        Steps of FIRE allowed.
+    fmax, max_steps
+        Largest force left in each strained cell, eV/Å; steps of FIRE allowed.
     temperature
         Of the Slack conductivity, K.
     """
@@ -254,12 +237,7 @@ class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 class FastEosMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of atomate2's flow.
 
-    Attributes
-    ----------
-    name, relax, fmax, max_steps
-        See `FastElasticMaker`.
-    factors
-        Volumes relative to the relaxed one.
+    ``factors`` are volumes relative to the relaxed one; for the others see `FastElasticMaker`.
     """
 
     name: str = "eos"
@@ -280,3 +258,121 @@ class FastEosMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
         )
         member.name = self.name
         return member
+
+
+def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
+    if maker.engine is None:
+        raise ConfigurationError(
+            f"{type(maker).__name__} has no engine.", "Pass one of phonosmith.reference.engines.make_engine."
+        )
+    return maker.engine
+
+
+@dataclass
+class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
+
+    The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
+    make it unique. Without ``relax`` the cell is taken as it is; ``temperature`` (K) is that of the Slack conductivity.
+    """
+
+    name: str = "elastic"
+    engine: ReferenceEngine | None = None
+    relax: bool = True
+    temperature: float = 300.0
+
+    def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
+        """Return the flow; its output is an `ElasticDoc`."""
+        engine = _engine(self)
+        if engine.name == "vasp":
+            from atomate2.vasp.flows.elastic import ElasticMaker
+        else:
+            from atomate2.forcefields.flows.elastic import ElasticMaker
+        flow = ElasticMaker(
+            name=self.name,
+            symprec=SYMPREC,
+            bulk_relax_maker=engine.relax() if self.relax else None,
+            elastic_relax_maker=engine.elastic_relax(),
+            generate_elastic_deformations_kwargs={"strain_magnitudes": list(STRAIN_MAGNITUDES)},
+        ).make(structure, prev_dir=prev_dir)
+        ours = replace_job(
+            flow,
+            COLLECT_FUNCTION,
+            lambda theirs: collect_elastic(
+                theirs["structure"],
+                theirs["deformation_data"],
+                equilibrium_stress=theirs.get("equilibrium_stress"),
+                temperature=self.temperature,
+                method=engine.functional,
+                potential_sha256=(engine.calculator or {}).get("potential"),
+            ),
+        )
+        # a failed deformation reaches the collection as a missing stress, which it names
+        ours.config.on_missing_references = OnMissing.NONE
+        ours.name = self.name
+        return flow
+
+
+@dataclass
+class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """atomate2's EosMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
+
+    The cell is relaxed and scaled to ±5 % volume in steps of 1 %; atoms relax at each fixed cell with the tight
+    threshold of strained cells. VASP then computes a static at each volume, so that every energy has the plane waves
+    of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators the
+    energy of the relaxed atoms is taken.
+
+    Attributes
+    ----------
+    name, engine
+        See `ElasticFlowMaker`.
+    smallest, largest
+        Volumes relative to the relaxed one.
+    n_volumes
+        Scaled cells between them, evenly spaced in length; the relaxed cell comes on top.
+    """
+
+    name: str = "eos"
+    engine: ReferenceEngine | None = None
+    smallest: float = VOLUME_FACTORS[0]
+    largest: float = VOLUME_FACTORS[-1]
+    n_volumes: int = len(VOLUME_FACTORS)
+
+    def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
+        """Return the flow; its output is an `EosDoc`."""
+        from atomate2.common.flows.eos import CommonEosMaker
+
+        engine = _engine(self)
+        flow = CommonEosMaker(
+            name=self.name,
+            initial_relax_maker=engine.relax(),
+            eos_relax_maker=engine.elastic_relax("eos relax"),
+            static_maker=engine.static("eos static") if engine.name == "vasp" else None,
+            linear_strain=(self.smallest ** (1 / 3) - 1, self.largest ** (1 / 3) - 1),
+            number_of_frames=self.n_volumes,
+            postprocessor=None,
+        ).make(structure, prev_dir=prev_dir)
+        members = {member.uuid: member for member in flow.jobs}
+        energies = flow.output["static" if engine.name == "vasp" else "relax"]["energy"]
+        relaxed = flow.output["relax"]["energy"]
+        points = [
+            _point(members[energy.uuid], members[relaxation.uuid], vasp=engine.name == "vasp")
+            for energy, relaxation in zip(energies, relaxed, strict=True)
+        ]
+        ours = collect_eos(
+            members[relaxed[0].uuid].output.structure,
+            points,
+            method=engine.functional,
+            potential_sha256=(engine.calculator or {}).get("potential"),
+        )
+        ours.config.on_missing_references = OnMissing.NONE
+        ours.name = self.name
+        flow.add_jobs(ours)
+        flow.output = ours.output
+        return flow
+
+
+def _point(member: Job, relaxation: Job, *, vasp: bool) -> dict[str, Any]:
+    """Return references to what one volume contributes."""
+    energy = member.output.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy if vasp else member.output.output.energy
+    return {"structure": member.output.structure, "energy": energy, "forces": relaxation.output.output.forces}

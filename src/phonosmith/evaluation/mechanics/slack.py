@@ -12,37 +12,15 @@ from __future__ import annotations
 
 import math
 
-from pydantic import Field
-
-from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import ATOMIC_MASS, BOLTZMANN, HBAR, KG_PER_M3_PER_AMU_PER_A3
-
-
-class SlackConductivity(Document):
-    """Slack's conductivity with every intermediate number."""
-
-    kappa: float = Field(description="lattice thermal conductivity at the temperature, W/(m K)")
-    temperature: float = Field(description="temperature, K")
-    gruneisen: float = Field(description="average Grüneisen parameter γ from the Poisson ratio, dimensionless")
-    poisson: float = Field(description="Poisson ratio ν, dimensionless")
-    v_transverse: float = Field(description="transverse sound velocity, m/s")
-    v_longitudinal: float = Field(description="longitudinal sound velocity, m/s")
-    v_mean: float = Field(description="Debye mean sound velocity, m/s")
-    debye_temperature: float = Field(description="Debye temperature Θ_D of all modes, K")
-    acoustic_debye_temperature: float = Field(description="acoustic Debye temperature Θ_D n^(-1/3), K")
-    density: float = Field(description="mass density, kg/m³")
+from phonosmith.evaluation.mechanics.documents import SlackConductivity
 
 
 def sound_velocities(bulk_modulus: float, shear_modulus: float, density: float) -> tuple[float, float]:
     """Return transverse and longitudinal sound velocity in m/s (equations 3 and 4).
 
-    Parameters
-    ----------
-    bulk_modulus, shear_modulus
-        Voigt-Reuss-Hill averages, GPa.
-    density
-        kg/m³.
+    Moduli are Voigt-Reuss-Hill averages in GPa, the density is in kg/m³.
     """
     if bulk_modulus <= 0 or shear_modulus <= 0 or density <= 0:
         raise InputError(
@@ -90,16 +68,8 @@ def slack_conductivity(
 ) -> SlackConductivity:
     """Return Slack's conductivity of a crystal.
 
-    Parameters
-    ----------
-    bulk_modulus, shear_modulus
-        Voigt-Reuss-Hill averages, GPa.
-    volume
-        Primitive cell, Å³.
-    masses
-        Of each atom in the primitive cell, amu.
-    temperature
-        K.
+    Moduli are Voigt-Reuss-Hill averages (GPa), the volume that of the primitive cell (Å³), with the mass of each of its
+    atoms (amu); the temperature is in K.
     """
     n = len(masses)
     if n == 0 or volume <= 0 or temperature <= 0:

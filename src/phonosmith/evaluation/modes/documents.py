@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
+from phonosmith.evaluation.phonons.documents import StructureDict
 from phonosmith.potentials.documents import PotentialRef
 
 
@@ -18,13 +17,7 @@ class Phase(Document):
     space_group_number: int = Field(description="international number")
     n_atoms_primitive: int = Field(description="atoms in the primitive cell")
     energy_difference_ev_per_atom: float = Field(description="energy minus that of the initial phase, eV/atom")
-    structure: dict[str, Any] | None = Field(None, description="pymatgen Structure as a dictionary")
-
-    @field_validator("structure", mode="before")
-    @classmethod
-    def _as_dictionary(cls, value: Any) -> Any:
-        """Take the structure that job stores make of its dictionary."""
-        return value.as_dict() if hasattr(value, "as_dict") else value
+    structure: StructureDict | None = Field(None, description="pymatgen Structure as a dictionary")
 
 
 class GridMinimum(Document):

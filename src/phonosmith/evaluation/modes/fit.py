@@ -32,8 +32,8 @@ def interpolated_minimum(
     """Return position and energy of the minimum of a polynomial through the neighbourhood of a grid minimum.
 
     With slopes, or five points in one dimension, the polynomial is of fourth degree, else of second. The grid point
-    itself is returned
-    where the samples do not determine the polynomial or its minimum lies outside the box of neighbours.
+    itself is returned where the samples do not determine the polynomial or its minimum lies outside the box of
+    neighbours.
 
     Parameters
     ----------
@@ -67,10 +67,10 @@ def interpolated_minimum(
         slope = [float((_slopes(where, powers, axis) @ coefficients)[0]) for axis in range(dimension)]
         return float((_monomials(where, powers) @ coefficients)[0]) / scale, np.array(slope) / scale
 
-    found = minimize(polynomial, np.zeros(dimension), jac=True, method="L-BFGS-B", bounds=[(-1.0, 1.0)] * dimension)
-    if not np.all(np.isfinite(found.x)) or np.abs(found.x).max() > 0.999 or found.fun > 1e-6:
+    lowest = minimize(polynomial, np.zeros(dimension), jac=True, method="L-BFGS-B", bounds=[(-1.0, 1.0)] * dimension)
+    if not np.all(np.isfinite(lowest.x)) or np.abs(lowest.x).max() > 0.999 or lowest.fun > 1e-6:
         return point, energy
-    return point + width * found.x, energy + scale * float(found.fun)
+    return point + width * lowest.x, energy + scale * float(lowest.fun)
 
 
 def symmetrised(point: Array, operations: Array, tolerance: float) -> Array:

@@ -93,13 +93,13 @@ class FollowOptions:
 
 def plan_modes(model: HarmonicModel, options: FollowOptions) -> list[tuple[FollowedMode, ModeSpace | None]]:
     """Return every imaginary mode with its space of amplitudes, or without one and with the reason."""
-    found = find_imaginary_modes(
+    modes = find_imaginary_modes(
         model,
         threshold_thz=options.threshold_thz,
         max_denominator=options.max_denominator,
         tolerance=options.q_tolerance,
     )
-    return [_planned(model, mode, options) for mode in found]
+    return [_planned(model, mode, options) for mode in modes]
 
 
 def _planned(
@@ -166,19 +166,19 @@ def to_samples(space: ModeSpace, size: int, places: Sequence[int], results: Sequ
     return samples
 
 
-def record_survey(document: FollowedMode, space: ModeSpace, found: Survey) -> None:
+def record_survey(document: FollowedMode, space: ModeSpace, survey: Survey) -> None:
     """Write a survey into the document of its mode, energies per atom."""
     size = len(space.atoms)
-    document.grid_shape = list(found.energies.shape)
-    document.amplitudes = found.axis.tolist()
-    document.energies = [float(value) / size if np.isfinite(value) else None for value in found.energies.ravel()]
-    document.max_displacement = space.reach * float(found.axis[-1])
-    document.n_energies, document.n_energies_plain = found.n_energies, found.n_plain
-    document.single_minimum, document.fit_r2 = found.single_minimum, found.fit_r2
+    document.grid_shape = list(survey.energies.shape)
+    document.amplitudes = survey.axis.tolist()
+    document.energies = [float(value) / size if np.isfinite(value) else None for value in survey.energies.ravel()]
+    document.max_displacement = space.reach * float(survey.axis[-1])
+    document.n_energies, document.n_energies_plain = survey.n_energies, survey.n_plain
+    document.single_minimum, document.fit_r2 = survey.single_minimum, survey.fit_r2
     document.minima = [
-        GridMinimum(amplitudes=one.amplitudes.tolist(), energy_ev_per_atom=one.energy / size) for one in found.minima
+        GridMinimum(amplitudes=one.amplitudes.tolist(), energy_ev_per_atom=one.energy / size) for one in survey.minima
     ]
-    document.notes = list(found.notes)
+    document.notes = list(survey.notes)
 
 
 def chosen_starts(document: FollowedMode, space: ModeSpace, limit: int) -> tuple[list[Atoms], list[GridMinimum]]:
@@ -209,26 +209,22 @@ def follow_modes(
         Returns (energy in eV or None, forces in eV/Å or None) of many supercells.
     relax
         Returns the pathways of displaced crystals (None: do not relax).
-    method
-        Name of the potential or protocol.
-    options
-        What is followed, and how.
-    potential
-        Identity of the potential.
+    method, potential
+        Name of the potential or protocol; identity of the potential.
     on_progress
         Is told in words what happens, how many modes are done, and of how many.
     """
-    chosen = options or FollowOptions()
+    settings = options or FollowOptions()
     tell = on_progress or (lambda *_: None)
     inputs = {} if potential is None else {"potential": potential.sha256}
-    with recorded(inputs=inputs, settings=asdict(chosen)) as manifest:
+    with recorded(inputs=inputs, settings=asdict(settings)) as manifest:
         tell("looking for imaginary modes", 0, 1)
         initial = initial_phase(model)
-        planned = plan_modes(model, chosen)
+        planned = plan_modes(model, settings)
         for number, (document, space) in enumerate(planned, start=1):
             if space is not None:
                 tell(describe(document), number - 1, len(planned))
-                _follow_one(document, space, sample, relax, initial, chosen)
+                _follow_one(document, space, sample, relax, initial, settings)
         tell("done", len(planned), len(planned))
     return transition_document(model, [document for document, _ in planned], initial, method, potential, manifest)
 
@@ -306,20 +302,8 @@ def follow_with_potential(
 ) -> TransitionDoc:
     """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
 
-    Parameters
-    ----------
-    model
-        Force constants. Its crystal should be relaxed with the same potential, or forces at zero amplitude remain.
-    potential
-        Gives energies and forces.
-    method, ref
-        Name and identity of the potential.
-    options
-        What is followed, and how.
-    relax
-        Relax from the minima.
-    on_progress
-        Is told in words what happens, how many modes are done, and of how many.
+    The crystal should be relaxed with the same potential, or forces at zero amplitude remain. For the arguments see
+    `follow_modes`; ``ref`` is the identity of the potential.
     """
 
     def sample(frames: list[Atoms]) -> list[tuple[float, Array]]:

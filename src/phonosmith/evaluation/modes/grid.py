@@ -40,14 +40,9 @@ _LEVELS = 6
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known at one point.
+    """What is known at one point: energy of the supercell, eV, and its derivative by the amplitudes, eV/(Å√amu).
 
-    Attributes
-    ----------
-    energy
-        Of the supercell, eV; None where it could not be calculated (the point then counts as a wall).
-    gradient
-        Derivative by the amplitudes, eV/(Å√amu); None where forces are not known.
+    A point without energy could not be calculated and counts as a wall; without forces the derivative is not known.
     """
 
     energy: float | None
@@ -104,16 +99,13 @@ class Survey:
 
     Attributes
     ----------
-    axis
-        Grid values along each axis, Å√amu.
-    energies
-        Of the supercell above zero amplitude in eV, shape (points, ...); nan where not calculated.
-    minima
-        Inequivalent ones away from zero, lowest first.
+    axis, energies
+        Grid values along each axis, Å√amu; energies of the supercell above zero amplitude in eV, shape (points, ...),
+        nan where not calculated.
+    minima, single_minimum
+        Inequivalent ones away from zero, lowest first; whether there is none.
     n_energies, n_plain
         Calculated; and what plain grids of the same ranges would have taken.
-    single_minimum
-        No minimum away from zero.
     fit_r2
         Of a parabola (general quadratic form) through the known points.
     notes
@@ -148,12 +140,12 @@ class _Table:
         self._representatives: dict[Point, Point] = {}
 
     def representative(self, point: Point) -> Point:
-        found = self._representatives.get(point)
-        if found is None:
+        first = self._representatives.get(point)
+        if first is None:
             images = [tuple(image) for image in (self.actions @ np.array(point)).tolist()]
-            found = max(images)
-            self._representatives |= dict.fromkeys(images, found)
-        return found
+            first = max(images)
+            self._representatives |= dict.fromkeys(images, first)
+        return first
 
     def missing(self, points: Sequence[Point]) -> list[Point]:
         """Return one of each set of equivalent points that is not known yet, in a fixed order."""
@@ -330,11 +322,11 @@ def _result(
         near = _box(point, step, half, reach)
         box = [other for other in near if table.known(other) and np.isfinite(table.energy(other))]
         samples = [(np.array(other) * table.unit, table.energy(other), table.gradient(other)) for other in box]
-        found = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
-        place = symmetrised(found[0], space.operations, 0.5 * width)
+        lowest = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
+        place = symmetrised(lowest[0], space.operations, 0.5 * width)
         same = (np.linalg.norm(space.operations @ place - other.amplitudes, axis=1).min() for other in minima)
         if not any(distance < 0.75 * width for distance in same):
-            minima.append(Minimum(place, found[1]))
+            minima.append(Minimum(place, lowest[1]))
     return Survey(
         axis=axis,
         energies=energies,

@@ -6,13 +6,14 @@ by the points wanted next and the following round, or, at the end, by the relaxa
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, OnMissing, Response, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
-from phonosmith.core.errors import PhonosmithError
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.errors import ConfigurationError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
 from phonosmith.evaluation.modes.follow import (
@@ -26,11 +27,11 @@ from phonosmith.evaluation.modes.follow import (
     to_samples,
     transition_document,
 )
-from phonosmith.evaluation.modes.grid import Sample, Survey, advance
+from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, advance
 from phonosmith.evaluation.modes.phases import phase_of
 from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.harmonic.model import harmonic_from_document
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 
 def _model(phonons: PhononDoc | dict[str, Any]) -> HarmonicModel:
-    from phonosmith.core.artefacts import default_artefacts
-
     return harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
 
 
@@ -70,11 +69,11 @@ def start_following(
     attempts: int,
 ) -> Response[Any] | TransitionDoc:
     """Find the modes; be replaced by a first round for each that is followed, and the job that collects them."""
-    chosen, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
-    settings = {**asdict(chosen), "protocol": how.protocol.digest}
+    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
+    settings = {**asdict(asked), "protocol": how.protocol.digest}
     with recorded(settings=settings) as manifest:
         model = _model(phonons)
-        initial, planned = initial_phase(model), plan_modes(model, chosen)
+        initial, planned = initial_phase(model), plan_modes(model, asked)
     if not any(space is not None for _, space in planned):
         modes = [document for document, _ in planned]
         return transition_document(model, modes, initial, how.functional, None, manifest)
@@ -126,7 +125,7 @@ def survey_round(
         Of the last round: ``size``, ``places`` and ``records``.
     """
     mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
-    chosen, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
+    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
     past = [[Sample(energy, None if slope is None else tuple(slope)) for energy, slope in one] for one in history]
     if answers is not None:
         records = [_record(item) for item in answers["records"]]
@@ -134,13 +133,13 @@ def survey_round(
         past.append(to_samples(room, int(answers["size"]), answers["places"], results))
         mode.seconds += sum(item.wall_seconds for item in records if item is not None)
     try:
-        wanted = advance(room, chosen.grid, past)
+        wanted = advance(room, asked.grid, past)
     except PhonosmithError as error:
         mode.skipped = f"failed: {error.message}"
         return mode
     if isinstance(wanted, Survey):
         record_survey(mode, room, wanted)
-        frames, starts = chosen_starts(mode, room, chosen.max_minima)
+        frames, starts = chosen_starts(mode, room, asked.max_minima)
         if not relax or not starts:
             return mode
         zero = past[0][0].energy
@@ -243,10 +242,85 @@ def collect_transitions(
     how = ReferenceEngine.model_validate(engine)
     settings = {**asdict(FollowOptions.of(options)), "protocol": how.protocol.digest}
     with recorded(settings=settings) as manifest:
-        found = [FollowedMode.model_validate(item) for item in modes if item is not None]
+        followed = [FollowedMode.model_validate(item) for item in modes if item is not None]
         document = transition_document(
-            _model(phonons), found, Phase.model_validate(initial), how.functional, None, manifest
+            _model(phonons), followed, Phase.model_validate(initial), how.functional, None, manifest
         )
     document.manifest = manifest
-    document.seconds = sum(mode.seconds for mode in found)
+    document.seconds = sum(mode.seconds for mode in followed)
     return document
+
+
+def _for_dft() -> FollowOptions:
+    return FollowOptions(grid=GridOptions(coarse=True))
+
+
+@dataclass
+class ModeFollowingMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """Follow imaginary modes with a potential: one job, every round of points in one batch.
+
+    Phonons and potential are arguments of `make`, because references to earlier jobs are not resolved inside a Maker.
+    Without ``relax`` the energies along the modes are all.
+    """
+
+    name: str = "follow"
+    options: FollowOptions = field(default_factory=FollowOptions)
+    relax: bool = True
+
+    def make(self, phonons: Any, potential: Any) -> Job:
+        """Return the job; its output is a `TransitionDoc`.
+
+        Parameters
+        ----------
+        phonons
+            `PhononDoc` of the crystal (best: relaxed with the same potential), or the output of the job that makes it.
+        potential
+            `PotentialRef`, or the output of a job that returns one.
+        """
+        member = follow_potential(phonons, potential, asdict(FollowOptions.of(self.options)), self.relax)
+        member.name = self.name
+        return member
+
+
+@dataclass
+class TransitionMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """Follow imaginary modes with a reference engine: one job per point, in rounds, then one per relaxation.
+
+    Attributes
+    ----------
+    name
+        Stage in job names: ``follow gete vasp start``, ``mode point gete vasp m01 r1 004``, ``mode relax ...``.
+    engine
+        Who computes; its rehearsal plays VASP with the stand-in.
+    options
+        What is followed, and how; coarse to fine by default, since every point is a calculation.
+    relax
+        Relax from the minima.
+    attempts
+        How often a transient failure is started again within its job.
+    """
+
+    name: str = "follow"
+    engine: ReferenceEngine | None = None
+    options: FollowOptions = field(default_factory=_for_dft)
+    relax: bool = True
+    attempts: int = 2
+
+    def make(self, phonons: Any, material: str) -> Job:
+        """Return the job that starts everything; its output is a `TransitionDoc`.
+
+        Parameters
+        ----------
+        phonons
+            `PhononDoc` of the reference, or the output of the job that makes it.
+        material
+            Part of every job's name.
+        """
+        if self.engine is None:
+            raise ConfigurationError("TransitionMaker has no engine.", "Pass one of reference.engines.make_engine.")
+        label = f"{material.lower()} {self.engine.name}"
+        options = asdict(FollowOptions.of(self.options))
+        start = start_following(phonons, self.engine, options, label, self.relax, self.attempts)
+        start.name = f"{self.name} {label} start"
+        start.config = JobConfig(pass_manager_config=False)
+        return start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.guarded import GuardedPotential
+from phonosmith.evaluation.guarded import GuardedPotential, SpglibCell, ask_spglib, cell_of
 from phonosmith.evaluation.modes.documents import GridMinimum, Pathway, Phase
 from phonosmith.potentials.base import require_elements
 from phonosmith.sampling.fire import Trajectory, relax_batch
@@ -38,18 +37,9 @@ _BATCH_STEPS = 4_000_000
 
 @dataclass(frozen=True)
 class Identity:
-    """Symmetry of a crystal.
+    """Symmetry of a crystal: international symbol and number, and the primitive cell as it was found, not idealised.
 
-    Attributes
-    ----------
-    space_group, number
-        International symbol and number.
-    primitive
-        Primitive cell as it was found, not idealised.
-    symprec
-        Tolerance that gave it, Å.
-    note
-        Why that is not the one asked for.
+    ``symprec`` is the tolerance that gave it (Å), ``note`` says why that is not the one asked for.
     """
 
     space_group: str
@@ -60,67 +50,31 @@ class Identity:
 
 
 def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
-    """Return space group and primitive cell of a crystal.
+    """Return space group and primitive cell of a crystal (any cell of it).
 
     A tolerance of 0.1 Å sometimes finds operations that do not form a group with the cell. A finding counts when the
     primitive cell divides the cell and has the same space group; otherwise smaller tolerances are tried, and a note
     says so.
-
-    Parameters
-    ----------
-    crystal
-        Any cell.
-    symprec
-        Å.
     """
-    cell = _as_cell(crystal)
+    import spglib
+
+    cell = cell_of(crystal)
     for part in FALLBACKS:
         tolerance = part * symprec
-        found = _dataset(cell, tolerance)
-        primitive = _primitive(cell, tolerance) if found is not None else None
-        if found is None or primitive is None or not _divides(primitive, cell):
+        dataset = ask_spglib(spglib.get_symmetry_dataset, cell, symprec=tolerance)
+        primitive = ask_spglib(spglib.standardize_cell, cell, to_primitive=True, no_idealize=True, symprec=tolerance)
+        if dataset is None or primitive is None or not _divides(primitive, cell):
             continue
-        again = _dataset(primitive, tolerance)
-        if again is None or again.number != found.number:
+        again = ask_spglib(spglib.get_symmetry_dataset, primitive, symprec=tolerance)
+        if again is None or again.number != dataset.number:
             continue
         note = "" if part == 1.0 else f"no consistent symmetry within {symprec:g} Å, named within {tolerance:g} Å"
-        return Identity(str(found.international), int(found.number), _structure(primitive), tolerance, note)
+        return Identity(str(dataset.international), int(dataset.number), _structure(primitive), tolerance, note)
     note = f"spglib finds no consistent symmetry within {symprec:g} Å or less: taken as P1"
     return Identity("P1", 1, _structure(cell), symprec, note)
 
 
-def _as_cell(crystal: Any) -> tuple[Any, Any, Any]:
-    if hasattr(crystal, "get_scaled_positions"):
-        return crystal.cell.array, crystal.get_scaled_positions(), crystal.numbers
-    from phonosmith.structures.standard import spglib_cell
-
-    return spglib_cell(crystal)
-
-
-def _dataset(cell: tuple[Any, Any, Any], symprec: float) -> Any:
-    import spglib
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return spglib.get_symmetry_dataset(cell, symprec=symprec)
-    except spglib.SpglibError:
-        return None
-
-
-def _primitive(cell: tuple[Any, Any, Any], symprec: float) -> tuple[Any, Any, Any] | None:
-    import spglib
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = spglib.standardize_cell(cell, to_primitive=True, no_idealize=True, symprec=symprec)
-    except spglib.SpglibError:
-        return None
-    return cast("tuple[Any, Any, Any] | None", found)
-
-
-def _divides(primitive: tuple[Any, Any, Any], cell: tuple[Any, Any, Any]) -> bool:
+def _divides(primitive: SpglibCell, cell: SpglibCell) -> bool:
     """Return whether a whole number of primitive cells has the atoms and, within 5 %, the volume of the cell."""
     ratio, rest = divmod(len(cell[2]), len(primitive[2]))
     whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
@@ -128,7 +82,7 @@ def _divides(primitive: tuple[Any, Any, Any], cell: tuple[Any, Any, Any]) -> boo
     return rest == 0 and whole and abs(volumes - 1) < 0.05
 
 
-def _structure(cell: tuple[Any, Any, Any]) -> Structure:
+def _structure(cell: SpglibCell) -> Structure:
     from pymatgen.core import Element, Structure
 
     lattice, positions, numbers = cell
@@ -142,24 +96,11 @@ def phase_of(
     *,
     symprec: float = SYMPREC,
 ) -> Phase:
-    """Return the phase a crystal is.
+    """Return the phase a crystal (any cell of it) is, with its primitive cell as relaxed, not idealised.
 
-    Parameters
-    ----------
-    crystal
-        Any cell of it.
-    energy
-        Of that cell, eV.
-    initial_energy_per_atom
-        Of the crystal that energies count from, by the same method, eV/atom. Without both energies the crystal is
-        taken as that initial phase itself.
-    symprec
-        Å.
-
-    Returns
-    -------
-    Phase
-        With its primitive cell (as relaxed, not idealised). Use `identify` where the tolerance that gave it matters.
+    ``energy`` of that cell (eV) and ``initial_energy_per_atom`` of the crystal that energies count from (eV/atom, by
+    the same method) give its energy difference; without both the crystal is taken as that initial phase itself. Use
+    `identify` where the tolerance (``symprec``, Å) that gave the name matters.
     """
     if (energy is None) != (initial_energy_per_atom is None):
         raise InputError("One energy alone gives a phase no energy difference.", "Give both energies or neither.")
@@ -169,13 +110,13 @@ def phase_of(
     return _phase(identify(crystal, symprec), difference)
 
 
-def _phase(found: Identity, energy_difference: float) -> Phase:
+def _phase(identity: Identity, energy_difference: float) -> Phase:
     return Phase(
-        space_group=found.space_group,
-        space_group_number=found.number,
-        n_atoms_primitive=len(found.primitive),
+        space_group=identity.space_group,
+        space_group_number=identity.number,
+        n_atoms_primitive=len(identity.primitive),
         energy_difference_ev_per_atom=energy_difference,
-        structure=found.primitive.as_dict(),
+        structure=identity.primitive.as_dict(),
     )
 
 
@@ -206,8 +147,8 @@ def distinct_phases(pathways: Iterable[Pathway], initial: Phase) -> list[Phase]:
     space group and number of atoms (a slightly displaced copy of it is no new phase).
     """
     kept: list[Phase] = []
-    found = [pathway.final for pathway in pathways if pathway.final is not None and pathway.converged]
-    for phase in sorted(found, key=lambda one: one.energy_difference_ev_per_atom):
+    ends = [pathway.final for pathway in pathways if pathway.final is not None and pathway.converged]
+    for phase in sorted(ends, key=lambda one: one.energy_difference_ev_per_atom):
         if not same_name(phase, initial) and not any(same_phase(phase, other) for other in kept):
             kept.append(phase)
     return kept
@@ -226,24 +167,18 @@ def relax_displaced(
     """Relax cell and atoms of displaced crystals together and name what they become.
 
     Every crystal is reduced to its primitive cell and keeps at least the symmetry it starts with (found within 1e-3 Å,
-    finer than the displacements); it may gain more. One that runs away (volume,
-    distances, energy, numbers that are not finite) is given up with a note.
+    finer than the displacements); it may gain more. One that runs away (volume, distances, energy, numbers that are not
+    finite) is given up with a note.
 
     Parameters
     ----------
-    frames
-        Displaced supercells, one per start.
-    starts
-        The grid minima they were made for.
-    potential
-        Evaluates all of them in one batch per step.
+    frames, starts
+        Displaced supercells, and the grid minima they were made for.
     initial
         The crystal whose modes were followed, relaxed with the same potential. Its energy is evaluated from its
         structure; without one it follows from the energies of ``starts``.
-    fmax
-        Largest force left, the cell's included, eV/Å.
-    max_steps
-        Steps of FIRE.
+    fmax, max_steps
+        Largest force left, the cell's included (eV/Å), and steps of FIRE.
     symprec
         Tolerance that names the phases, Å.
     """
@@ -254,11 +189,11 @@ def relax_displaced(
     require_elements(potential, frames)
     base = _initial_energy(initial, potential)
     pathways: list[Pathway] = []
-    for chosen in _groups(frames, max_steps):
-        guard = GuardedPotential(potential, [frames[i] for i in chosen])
-        found = relax_batch(guard.frames, cast("Potential", guard), fmax=fmax, max_steps=max_steps, cell="full")
-        for place, i in enumerate(chosen):
-            ended = _ended(found[place], guard.notes.get(place), starts[i], base, symprec, fmax)
+    for together in _groups(frames, max_steps):
+        guard = GuardedPotential(potential, [frames[i] for i in together])
+        trajectories = relax_batch(guard.frames, cast("Potential", guard), fmax=fmax, max_steps=max_steps, cell="full")
+        for place, i in enumerate(together):
+            ended = _ended(trajectories[place], guard.notes.get(place), starts[i], base, symprec, fmax)
             displaced = phase_of(frames[i], symprec=symprec).model_copy(
                 update={"energy_difference_ev_per_atom": starts[i].energy_ev_per_atom, "structure": None}
             )
@@ -274,20 +209,20 @@ def _initial_energy(initial: Phase, potential: Potential) -> float | None:
     from pymatgen.io.ase import AseAtomsAdaptor
 
     atoms = AseAtomsAdaptor.get_atoms(Structure.from_dict(initial.structure), msonable=False)
-    (found,) = potential.evaluate([atoms], stress=False)
-    return found.energy / len(atoms)
+    (result,) = potential.evaluate([atoms], stress=False)
+    return result.energy / len(atoms)
 
 
 def _groups(frames: Sequence[Atoms], max_steps: int) -> Iterator[list[int]]:
     """Yield places of frames that relax together: as many as memory holds trajectories of."""
-    chosen: list[int] = []
+    together: list[int] = []
     for i, atoms in enumerate(frames):
-        size = sum(len(frames[k]) for k in chosen) + len(atoms)
-        if chosen and size * max(max_steps, 1) > _BATCH_STEPS:
-            yield chosen
-            chosen = []
-        chosen.append(i)
-    yield chosen
+        size = sum(len(frames[k]) for k in together) + len(atoms)
+        if together and size * max(max_steps, 1) > _BATCH_STEPS:
+            yield together
+            together = []
+        together.append(i)
+    yield together
 
 
 def _ended(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import MismatchError
+from phonosmith.evaluation.guarded import ask_spglib, cell_of
 from phonosmith.evaluation.modes.documents import FollowedMode, Pathway, Phase, TransitionDoc
-from phonosmith.evaluation.modes.phases import same_name
+from phonosmith.evaluation.modes.phases import SYMPREC, same_name
 
 Array = NDArray[np.float64]
 
@@ -22,20 +21,14 @@ _Q_TOLERANCE = 1e-4
 def classify(reference: TransitionDoc, candidate: TransitionDoc) -> TransitionDoc:
     """Return a copy of the candidate's document with the scenario of every pathway.
 
-    Looked at are the reference's modes at a wave vector that symmetry makes equal to that of the pathway's mode.
+    Looked at are the reference's modes (of DFT, or whatever plays it) at a wave vector that symmetry makes equal to
+    that of the pathway's mode.
 
     - ``same``: a pathway of the reference there ends in the same phase.
     - ``artefact``: it relaxes back to the initial crystal, so there was no second minimum.
     - ``displaced``: it ends lower in energy in the initial crystal's space group and number of atoms.
     - ``different``: it ends in a phase to which no pathway of the reference there leads.
     - null: the relaxation failed, or the reference has an imaginary mode there that it did not follow.
-
-    Parameters
-    ----------
-    reference
-        What DFT, or whatever plays it, found.
-    candidate
-        What the potential found.
 
     Raises
     ------
@@ -86,17 +79,13 @@ def _judged(pathway: Pathway, there: list[FollowedMode], reference: TransitionDo
 
 def _rotations(phase: Phase) -> NDArray[np.int_]:
     """Return the rotations of a crystal in fractions of its primitive cell, the identity where it is not known."""
-    from phonosmith.evaluation.modes.phases import SYMPREC
-
     if phase.structure is None:
         return np.eye(3, dtype=int)[None]
     import spglib
     from pymatgen.core import Structure
 
-    from phonosmith.structures.standard import spglib_cell
-
-    found: Any = spglib.get_symmetry(spglib_cell(Structure.from_dict(phase.structure)), symprec=SYMPREC)
-    return np.eye(3, dtype=int)[None] if found is None else np.array(found["rotations"])
+    operations = ask_spglib(spglib.get_symmetry, cell_of(Structure.from_dict(phase.structure)), symprec=SYMPREC)
+    return np.eye(3, dtype=int)[None] if operations is None else np.array(operations["rotations"])
 
 
 def _equal_q(one: FollowedMode, other: FollowedMode, rotations: NDArray[np.int_]) -> bool:

@@ -8,13 +8,13 @@ those for which the reference does; F1 is the harmonic mean of the two averages.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.document import Document
@@ -33,6 +33,27 @@ class NamedPhase(Document):
     number: int = Field(description="international number")
     n_atoms: int = Field(description="atoms in the primitive cell")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        """Take [space group, atoms], as files have it."""
+        if isinstance(value, dict | cls):
+            return value
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError(f"{value!r} is not [space group, atoms]")
+        symbol, count = value
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{count!r} is no number of atoms: give a whole number above 0")
+        number = space_group_number(symbol) if isinstance(symbol, str) else None
+        if number is None:
+            raise ValueError(f"{symbol!r} is no space group: give an international symbol such as P2_1/c")
+        return {"space_group": symbol, "number": number, "n_atoms": count}
+
+    @classmethod
+    def of(cls, phase: Phase) -> NamedPhase:
+        """Return what the comparison looks at of a phase."""
+        return cls(space_group=phase.space_group, number=phase.space_group_number, n_atoms=phase.n_atoms_primitive)
+
     @property
     def key(self) -> tuple[int, int]:
         """What two equal phases share."""
@@ -44,6 +65,8 @@ class NamedPhase(Document):
 
 class MaterialPhases(Document):
     """Phases found along the imaginary modes of one material by one method."""
+
+    model_config = ConfigDict(extra="forbid")
 
     initial: NamedPhase = Field(description="the crystal whose modes were followed")
     final: list[NamedPhase] = Field(description="phases found; repetitions and the initial phase do no harm")
@@ -82,7 +105,7 @@ def _numbers() -> dict[str, int]:
     """Return the number of every symbol spglib knows, in every setting, spaces and underscores taken out."""
     import spglib
 
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for hall in range(1, 531):
         kind = spglib.get_spacegroup_type(hall)
         symbols = [kind.international_short, kind.international_full]
@@ -90,8 +113,8 @@ def _numbers() -> dict[str, int]:
             # P 1 2_1/a 1 is usually written P2_1/a
             symbols.append("".join(part for part in kind.international_full.split() if part != "1"))
         for symbol in symbols:
-            found.setdefault(_plain(symbol), int(kind.number))
-    return found | _OLD_SYMBOLS
+            numbers.setdefault(_plain(symbol), int(kind.number))
+    return numbers | _OLD_SYMBOLS
 
 
 def _plain(symbol: str) -> str:
@@ -154,14 +177,14 @@ def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str
             f"No material is in both: {', '.join(reference) or 'none'} and {', '.join(candidate) or 'none'}.",
             "Use the same names in both files.",
         )
-    found = {}
+    scores = {}
     for name in shared:
         try:
-            found[name] = score_material(reference[name], candidate[name])
+            scores[name] = score_material(reference[name], candidate[name])
         except MismatchError as error:
             raise MismatchError(f"Material {name}: {error.message}", error.advice) from error
-    precisions = [score.precision for score in found.values() if score.precision is not None]
-    recalls = [score.recall for score in found.values() if score.recall is not None]
+    precisions = [score.precision for score in scores.values() if score.precision is not None]
+    recalls = [score.recall for score in scores.values() if score.recall is not None]
     precision, recall = _mean(precisions), _mean(recalls)
     return PhaseScores(
         precision=precision,
@@ -169,7 +192,7 @@ def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str
         f1=_harmonic(precision, recall),
         n_precision=len(precisions),
         n_recall=len(recalls),
-        per_material=found,
+        per_material=scores,
         only_in_reference=[name for name in reference if name not in candidate],
         only_in_candidate=[name for name in candidate if name not in reference],
     )
@@ -202,90 +225,50 @@ def read_phase_file(path: str | Path) -> dict[str, MaterialPhases]:
         Naming the file, the material and the field.
     """
     file = Path(path)
+    kind = "JSON" if file.suffix == ".json" else "YAML"
     try:
-        text = file.read_text(encoding="utf-8")
+        return _materials(file.read_text(encoding="utf-8"), kind)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}.", "Give a YAML file of phases.") from error
-    content = _parsed(text, file)
-    if isinstance(content, dict) and {"initial", "modes", "phases", "formula"} <= content.keys():
-        try:
-            document = TransitionDoc.model_validate(content)
-        except ValidationError as error:
-            raise InputError(f"{file} is no transition document: {error}.", "Write it again.") from error
-        return {document.formula: phases_of(document)}
-    if not isinstance(content, dict) or not content:
-        raise InputError(f"{file} holds no materials.", _FORMAT)
-    return {str(name): _material(entry, f"{file}, {name}") for name, entry in content.items()}
-
-
-def _parsed(text: str, file: Path) -> Any:
-    if file.suffix == ".json":
-        # a transition document is long, and YAML's own parser takes seconds for what this one reads at once
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise InputError(f"{file} is no valid JSON: {error}.", "Write it again.") from error
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise InputError(f"{file} is no valid YAML: {' '.join(str(error).split())}.", _FORMAT) from error
+    except ValidationError as error:
+        words = []
+        for one in error.errors():
+            place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in one["loc"])
+            words.append(f"{place}: {one['msg'].removeprefix('Value error, ')}")
+        raise InputError(f"{file}: {'; '.join(words)}.", _FORMAT) from error
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{file} is no valid {kind}: {' '.join(str(error).split())}.", _FORMAT) from error
     except InputError as error:
         raise InputError(f"{file}: {error.message}", error.advice) from error
 
 
-def _material(entry: Any, where: str) -> MaterialPhases:
-    if not isinstance(entry, dict):
-        raise InputError(f"{where}: {entry!r} is not a mapping.", _FORMAT)
-    fields = {"initial", "final"}
-    missing, unknown = sorted(fields - entry.keys()), sorted(str(key) for key in entry.keys() - fields)
-    if missing or unknown:
-        parts = [f"{' and '.join(missing)} missing"] * bool(missing) + [f"unknown {', '.join(unknown)}"] * bool(unknown)
-        raise InputError(f"{where}: {'; '.join(parts)}.", _FORMAT)
-    if not isinstance(entry["final"], list):
-        raise InputError(f"{where}, final: {entry['final']!r} is not a list.", f"Write [] for none. {_FORMAT}")
-    return MaterialPhases(
-        initial=_named(entry["initial"], f"{where}, initial"),
-        final=[_named(item, f"{where}, final {i}") for i, item in enumerate(entry["final"], 1)],
-    )
-
-
-def _named(item: Any, where: str) -> NamedPhase:
-    if not isinstance(item, list) or len(item) != 2:
-        raise InputError(f"{where}: {item!r} is not [space group, atoms].", _FORMAT)
-    symbol, count = item
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise InputError(f"{where}: {count!r} is no number of atoms.", "Give a whole number above 0.")
-    number = space_group_number(symbol) if isinstance(symbol, str) else None
-    if number is None:
-        raise InputError(f"{where}: {symbol!r} is no space group.", "Give an international symbol such as P2_1/c.")
-    return NamedPhase(space_group=symbol, number=number, n_atoms=count)
+def _materials(text: str, kind: str) -> dict[str, MaterialPhases]:
+    # a transition document is long, and YAML's own parser takes seconds for what JSON's reads at once
+    content = json.loads(text) if kind == "JSON" else yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    if not isinstance(content, dict) or not content:
+        raise InputError("it holds no materials.", _FORMAT)
+    if {"initial", "modes", "phases", "formula"} <= content.keys():
+        document = TransitionDoc.model_validate(content)
+        return {document.formula: phases_of(document)}
+    return TypeAdapter(dict[str, MaterialPhases]).validate_python({str(key): one for key, one in content.items()})
 
 
 def phases_of(document: TransitionDoc) -> MaterialPhases:
     """Return what a transition document says of phases."""
-    return MaterialPhases(initial=_from(document.initial), final=[_from(phase) for phase in document.phases])
-
-
-def _from(phase: Phase) -> NamedPhase:
-    return NamedPhase(space_group=phase.space_group, number=phase.space_group_number, n_atoms=phase.n_atoms_primitive)
+    return MaterialPhases(
+        initial=NamedPhase.of(document.initial), final=[NamedPhase.of(phase) for phase in document.phases]
+    )
 
 
 def format_phases(materials: Mapping[str, MaterialPhases]) -> str:
     """Return the YAML that `read_phase_file` reads, one line per material."""
     lines = []
     for name, phases in materials.items():
-        content = {"initial": _pair(phases.initial), "final": _pairs(phases.final)}
-        line: str = yaml.safe_dump({name: content}, default_flow_style=True, width=10**6, sort_keys=False)
+        initial, *final = ([phase.space_group, phase.n_atoms] for phase in (phases.initial, *phases.final))
+        content = {name: {"initial": initial, "final": final}}
+        line: str = yaml.safe_dump(content, default_flow_style=True, width=10**6, sort_keys=False)
         lines.append(line.strip().removeprefix("{").removesuffix("}") + "\n")
     return "".join(lines)
-
-
-def _pair(phase: NamedPhase) -> list[str | int]:
-    return [phase.space_group, phase.n_atoms]
-
-
-def _pairs(phases: Iterable[NamedPhase]) -> list[list[str | int]]:
-    return [_pair(phase) for phase in phases]
 
 
 def write_phase_file(path: str | Path, documents: Mapping[str, TransitionDoc]) -> Path:

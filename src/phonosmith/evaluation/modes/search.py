@@ -47,14 +47,10 @@ class ImaginaryMode:
 
     Attributes
     ----------
-    q
-        Wave vector, fractions of the primitive reciprocal vectors.
-    label
-        Name of a high-symmetry point, empty elsewhere.
-    bands
-        Branches, lowest is 0.
-    frequency_thz
-        Mean over the branches, imaginary negative.
+    q, label
+        Wave vector, fractions of the primitive reciprocal vectors; name of a high-symmetry point, empty elsewhere.
+    bands, frequency_thz
+        Branches, lowest is 0; mean over them, imaginary negative.
     eigenvectors
         One row per branch, 3 n_atoms columns, orthonormal, in phonopy's phase convention.
     exact
@@ -96,9 +92,9 @@ class _Crystal:
         self.phonon = model.phonon
         self.cell = self.phonon.primitive
         self.factor = float(self.phonon.unit_conversion_factor)
-        found = self.phonon.primitive_symmetry.symmetry_operations
-        self.rotations = np.asarray(found["rotations"], dtype=int)
-        self.translations = np.asarray(found["translations"], dtype=float)
+        operations = self.phonon.primitive_symmetry.symmetry_operations
+        self.rotations = np.asarray(operations["rotations"], dtype=int)
+        self.translations = np.asarray(operations["translations"], dtype=float)
         self.inverses = np.rint(np.linalg.inv(self.rotations)).astype(int)
         self.supercell = primitive_supercell_matrix(model)
 
@@ -176,7 +172,7 @@ def subspaces(frequencies: Array, tolerance: float = DEGENERACY_THZ) -> list[lis
 
 def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, strict: float) -> list[ImaginaryMode]:
     frequencies, vectors = crystal.modes(q)
-    exact, found = crystal.exact(q), []
+    exact, modes = crystal.exact(q), []
     for group in subspaces(frequencies):
         mean = float(frequencies[group].mean())
         if mean >= -(strict if exact else threshold):
@@ -184,8 +180,8 @@ def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, strict:
         reason = None
         if mean >= -threshold:
             reason = f"{mean:.4f} THz is within the noise threshold of {threshold:g} THz"
-        found.append(ImaginaryMode(q, label, tuple(group), mean, vectors[group], exact, skipped=reason))
-    return found
+        modes.append(ImaginaryMode(q, label, tuple(group), mean, vectors[group], exact, skipped=reason))
+    return modes
 
 
 def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
@@ -201,18 +197,18 @@ def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
 
 def _starts(model: HarmonicModel, threshold: float) -> list[tuple[Array, int]]:
     """Return (q, band) of minima along the path and of the lowest branch at exact points where it is imaginary."""
-    found = []
+    starts = []
     path = standard_path(model)
     for segment, values in zip(path.segments, band_structure(model, path).frequencies, strict=True):
         inner = values[1:-1]
         lowest = (inner <= values[:-2]) & (inner <= values[2:]) & (inner < -threshold)
-        found += [(segment[i + 1], int(band)) for i, band in zip(*np.nonzero(lowest), strict=True)]
+        starts += [(segment[i + 1], int(band)) for i, band in zip(*np.nonzero(lowest), strict=True)]
     exact = commensurate_qpoints(model)[1:]
     if len(exact):
         model.phonon.run_qpoints(exact)
         lowest_branch = model.phonon.get_qpoints_dict()["frequencies"].min(axis=1)
-        found += [(exact[i], 0) for i in np.flatnonzero(lowest_branch < -threshold)]
-    return found
+        starts += [(exact[i], 0) for i in np.flatnonzero(lowest_branch < -threshold)]
+    return starts
 
 
 def _downhill(crystal: _Crystal, start: Array, band: int) -> tuple[Array, float]:
@@ -221,8 +217,8 @@ def _downhill(crystal: _Crystal, start: Array, band: int) -> tuple[Array, float]
 
     simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
     options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
-    found = minimize(crystal.frequency, start, args=(band,), method="Nelder-Mead", options=options)
-    return np.asarray(found.x, dtype=float), float(found.fun)
+    lowest = minimize(crystal.frequency, start, args=(band,), method="Nelder-Mead", options=options)
+    return np.asarray(lowest.x, dtype=float), float(lowest.fun)
 
 
 def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array, int, float]]:
@@ -249,12 +245,10 @@ def find_imaginary_modes(
     max_denominator: int = MAX_DENOMINATOR,
     tolerance: float = Q_TOLERANCE,
 ) -> list[ImaginaryMode]:
-    """Find the imaginary modes of a crystal.
+    """Find the imaginary modes: high-symmetry points first, then band minima; those not to be followed say why.
 
     Parameters
     ----------
-    model
-        Force constants.
     threshold_thz
         Modes below minus this are followed; default the setting ``stability_threshold_thz``.
     strict_thz
@@ -263,25 +257,20 @@ def find_imaginary_modes(
         Most primitive cells of a commensurate supercell.
     tolerance
         How far a band minimum may lie from its commensurate point, each reduced coordinate.
-
-    Returns
-    -------
-    list of ImaginaryMode
-        High-symmetry points first, then band minima; those not to be followed say why.
     """
     from phonosmith.settings import get_settings
 
     threshold = get_settings().stability_threshold_thz if threshold_thz is None else threshold_thz
     crystal = _Crystal(model)
     points = high_symmetry_points(model)
-    found = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, strict_thz)]
-    found = [_with_commensurate_q(mode, max_denominator) for mode in found]
+    modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, strict_thz)]
+    modes = [_with_commensurate_q(mode, max_denominator) for mode in modes]
     corners = [q for _, q in points]
     taken: list[tuple[Array, tuple[int, ...]]] = []
     for q, band, value in band_minima(model, threshold):
         if any(crystal.same_star(q, known, tolerance) for known in corners[1:]):
             continue
-        if any(_is_top_of(mode, q, band, value, tolerance) for mode in found):
+        if any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
             continue
         mode = _at_minimum(crystal, q, band, value, threshold, max_denominator, tolerance)
         if mode.skipped is None:
@@ -289,8 +278,8 @@ def find_imaginary_modes(
             if again or any(crystal.same_star(mode.q, known) for known in corners):
                 continue
             taken.append((mode.q, mode.bands))
-        found.append(mode)
-    return found
+        modes.append(mode)
+    return modes
 
 
 def _is_top_of(mode: ImaginaryMode, q: Array, band: int, value: float, tolerance: float) -> bool:

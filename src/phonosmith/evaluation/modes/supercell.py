@@ -34,24 +34,12 @@ RANK_TOLERANCE = 1e-4
 
 
 def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINATOR) -> Integers:
-    """Return the integer matrix of the smallest supercell commensurate with q, its vectors as short as they get.
+    """Return the smallest supercell in which a wave of wave vector q repeats, its vectors as short as they get.
 
     Lattice translations T with q · T an integer form a lattice of index n, the smallest common denominator of q. No
-    supercell with fewer than n primitive cells carries the wave, and this one has exactly n.
-
-    Parameters
-    ----------
-    q
-        Fractions of the primitive reciprocal vectors.
-    cell
-        Primitive vectors as rows, Å.
-    max_denominator
-        Largest n.
-
-    Returns
-    -------
-    Integers
-        Rows: supercell = matrix @ cell.
+    supercell with fewer than n primitive cells carries the wave, and this one has exactly n (at most
+    ``max_denominator``). q is in fractions of the primitive reciprocal vectors, ``cell`` has the primitive vectors as
+    rows (Å), and the rows returned mean supercell = matrix @ cell.
 
     Raises
     ------
@@ -96,14 +84,10 @@ class ModeSpace:
 
     Attributes
     ----------
-    atoms
-        Undisplaced supercell.
-    matrix
-        Integer rows: supercell = matrix @ primitive vectors.
-    patterns
-        Orthonormal mass-weighted displacements e, shape (dimension, n_atoms, 3).
-    masses
-        amu.
+    atoms, matrix
+        Undisplaced supercell; integer rows: supercell = matrix @ primitive vectors.
+    patterns, masses
+        Orthonormal mass-weighted displacements e, shape (dimension, n_atoms, 3); amu.
     operations
         How the operations of the crystal act on amplitudes, orthogonal matrices of shape (n, dimension, dimension).
     """
@@ -166,20 +150,12 @@ class ModeSpace:
 def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers) -> tuple[Atoms, Array, Array]:
     """Return supercell, masses (amu) and orthonormal real patterns that eigenvectors of one wave vector span.
 
-    Parameters
-    ----------
-    phonon
-        Gives the primitive cell.
-    q
-        Commensurate with ``matrix``.
-    eigenvectors
-        One per row, phonopy's convention: the phase of an atom follows from its own position.
-    matrix
-        Integer rows, supercell = matrix @ primitive.
+    q is commensurate with ``matrix`` (integer rows, supercell = matrix @ primitive). Eigenvectors are rows in phonopy's
+    convention: the phase of an atom follows from its own position.
     """
     from ase.build import make_supercell
 
-    from phonosmith.harmonic.files import atoms_of
+    from phonosmith.harmonic.model import atoms_of
 
     primitive = atoms_of(phonon.primitive)
     primitive.info = {}
@@ -201,21 +177,12 @@ def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers
 def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, max_denominator: int = MAX_DENOMINATOR) -> ModeSpace:
     """Return the space of real amplitudes of one subspace of modes, in axes that do not depend on the eigenvectors.
 
-    Parameters
-    ----------
-    phonon
-        Gives primitive cell and space group.
-    q
-        Commensurate wave vector.
-    eigenvectors
-        Any basis of the subspace, one eigenvector per row.
-    max_denominator
-        See `smallest_supercell`.
+    q is commensurate, see `smallest_supercell`; the eigenvectors (rows) are any basis of the subspace.
     """
     matrix = smallest_supercell(q, np.asarray(phonon.primitive.cell), max_denominator)
     atoms, masses, patterns = real_patterns(phonon, q, eigenvectors, matrix)
-    found = phonon.primitive_symmetry.symmetry_operations
-    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), found, patterns)
+    operations = phonon.primitive_symmetry.symmetry_operations
+    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), operations, patterns)
     axes = canonical_axes(group, patterns)
     turned = np.tensordot(axes, patterns, axes=1)
     return ModeSpace(atoms, matrix, turned, masses, np.einsum("ij,njk,lk->nil", axes, group, axes))

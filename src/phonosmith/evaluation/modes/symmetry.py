@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.evaluation.guarded import wrapped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,18 +26,9 @@ def amplitude_group(atoms: Atoms, primitive: Array, operations: Any, patterns: A
     """Return the distinct orthogonal matrices by which operations of the crystal act on amplitudes, identity first.
 
     Every operation of the undisplaced crystal that maps the supercell and the subspace onto themselves is applied to
-    the displacement patterns; lattice translations are among them (they shift the phase of a wave).
-
-    Parameters
-    ----------
-    atoms
-        Undisplaced supercell.
-    primitive
-        Primitive vectors as rows, Å.
-    operations
-        ``rotations`` and ``translations`` in fractions of the primitive cell.
-    patterns
-        Orthonormal mass-weighted displacements, shape (dimension, n_atoms, 3).
+    the displacement patterns (orthonormal, mass-weighted, shape (dimension, n_atoms, 3)); lattice translations are
+    among them (they shift the phase of a wave). ``operations`` has ``rotations`` and ``translations`` in fractions of
+    the primitive cell, whose vectors are the rows of ``primitive`` (Å).
     """
     generators = [np.eye(len(patterns))]
     for cartesian, shift in _candidates(primitive, operations):
@@ -68,18 +61,12 @@ def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
     relation = cell @ rotation.T @ np.linalg.inv(cell)
     if np.abs(relation - np.rint(relation)).max() > 1e-3:
         return None
-    home = _wrapped(atoms.get_scaled_positions(wrap=False))
-    moved = _wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
+    home = wrapped(atoms.get_scaled_positions(wrap=False))
+    moved = wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
     distances, places = cKDTree(home, boxsize=1.0).query(moved)
     if distances.max() > 1e-2 or len(set(places.tolist())) != len(atoms):
         return None
     return places
-
-
-def _wrapped(fractions: Array) -> Array:
-    inside = np.mod(fractions, 1.0)
-    inside[inside >= 1.0] = 0.0
-    return inside
 
 
 def _key(matrix: Array) -> bytes:
@@ -88,10 +75,10 @@ def _key(matrix: Array) -> bytes:
 
 
 def _distinct(matrices: Array) -> Array:
-    found: dict[bytes, Array] = {}
+    by_key: dict[bytes, Array] = {}
     for matrix in matrices:
-        found.setdefault(_key(matrix), matrix)
-    return np.array(list(found.values()))
+        by_key.setdefault(_key(matrix), matrix)
+    return np.array(list(by_key.values()))
 
 
 def _closed(generators: Array) -> Array:
@@ -118,14 +105,7 @@ def canonical_axes(group: Array, patterns: Array) -> Array:
 
     Directions that many operations leave where they are come first: minima tend to lie along them, and a grid along
     them is mapped onto itself by as many operations as possible. Where operations single out no direction, an axis is
-    the projection of one atom's displacement onto what is left.
-
-    Parameters
-    ----------
-    group
-        See `amplitude_group`.
-    patterns
-        Orthonormal mass-weighted displacements in the given basis.
+    the projection of one atom's displacement onto what is left. ``patterns`` are those of `amplitude_group`.
     """
     size = len(patterns)
     flat = patterns.reshape(size, -1)
@@ -135,8 +115,8 @@ def canonical_axes(group: Array, patterns: Array) -> Array:
     axes: list[Array] = []
     while len(axes) < size:
         done = np.array(axes).reshape(len(axes), size)
-        chosen = next((one for one in candidates if np.abs(done @ one).max(initial=0) < _SAME), None)
-        axes.append(_remaining_direction(done, flat) if chosen is None else chosen)
+        special = next((one for one in candidates if np.abs(done @ one).max(initial=0) < _SAME), None)
+        axes.append(_remaining_direction(done, flat) if special is None else special)
     return _signed(np.array(axes), flat)
 
 

@@ -21,12 +21,7 @@ POINTS_PER_SEGMENT = 101
 class BandPath:
     """Straight segments between high-symmetry points.
 
-    Attributes
-    ----------
-    segments
-        q-points of every segment in reduced coordinates of the primitive cell.
-    labels
-        Names of both ends of every segment.
+    Each segment has its q-points in reduced coordinates of the primitive cell and the names of both its ends.
     """
 
     segments: tuple[Array, ...]
@@ -35,16 +30,10 @@ class BandPath:
 
 @dataclass(frozen=True)
 class BandStructure:
-    """Frequencies along a path.
+    """Frequencies along a path, in the coordinates of the cell the path was made for.
 
-    Attributes
-    ----------
-    path
-        The path in the coordinates of the cell it was made for.
-    distances
-        Path length of every point of every segment, 1/Å without 2π, continuing from segment to segment.
-    frequencies
-        THz, one (n_points, n_branches) array per segment, sorted at every q-point.
+    ``distances`` is the path length of every point of every segment (1/Å without 2π, continuing from segment to
+    segment), ``frequencies`` one (n_points, n_branches) array per segment, THz, sorted at every q-point.
     """
 
     path: BandPath
@@ -63,14 +52,9 @@ class BandStructure:
 
 
 def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> BandPath:
-    """Return the path of Hinuma et al. for a model's primitive cell, whatever basis that cell uses.
+    """Return the path of Hinuma et al. for a model's primitive cell, ``points`` q-points per segment.
 
-    Parameters
-    ----------
-    model
-        Its primitive cell need not be the standard one: q-points are expressed in its own reciprocal basis.
-    points
-        q-points per segment, both ends included.
+    The cell need not be the standard one: q-points are expressed in its own reciprocal basis.
     """
     import warnings
 
@@ -81,24 +65,24 @@ def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> Ban
     tolerance = model.phonon.symmetry.tolerance
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seekpath warns of edge cases where two labels coincide
-        found = seekpath.get_path(crystal, symprec=tolerance)
-        if not _is_standard(model, found):
-            found = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
-    coordinates = {name: np.array(value, dtype=float) for name, value in found["point_coords"].items()}
+        standard = seekpath.get_path(crystal, symprec=tolerance)
+        if not _is_standard(model, standard):
+            standard = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
+    coordinates = {name: np.array(value, dtype=float) for name, value in standard["point_coords"].items()}
     steps = np.linspace(0.0, 1.0, points)[:, None]
-    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in found["path"])
-    return BandPath(segments, tuple((str(a), str(b)) for a, b in found["path"]))
+    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in standard["path"])
+    return BandPath(segments, tuple((str(a), str(b)) for a, b in standard["path"]))
 
 
-def _is_standard(model: HarmonicModel, found: Any) -> bool:
+def _is_standard(model: HarmonicModel, standard: Any) -> bool:
     """Tell whether the standard path's coordinates are valid in the model's own primitive basis.
 
     They are when the standard basis is the model's own up to a rotation of the crystal (or time reversal). Both choices
     then run along equivalent lines, and the standard coordinates keep band plots of different programs the same.
     """
     own = np.asarray(model.phonon.primitive.cell)
-    turned = own @ np.asarray(found["rotation_matrix"]).T
-    relation = np.asarray(found["primitive_lattice"]) @ np.linalg.inv(turned)
+    turned = own @ np.asarray(standard["rotation_matrix"]).T
+    relation = np.asarray(standard["primitive_lattice"]) @ np.linalg.inv(turned)
     integers = np.rint(relation).astype(int)
     if np.abs(relation - integers).max() > 1e-3:
         return False
@@ -109,14 +93,8 @@ def _is_standard(model: HarmonicModel, found: Any) -> bool:
 def band_structure(model: HarmonicModel, path: BandPath, match: CellMatch | None = None) -> BandStructure:
     """Return frequencies along a path.
 
-    Parameters
-    ----------
-    model
-        Force constants.
-    path
-        In reduced coordinates of the model's primitive cell, or, with ``match``, of the reference's.
-    match
-        Relation of this model (the candidate) to the one the path belongs to.
+    The path is in reduced coordinates of the model's primitive cell, or, with ``match``, of the reference's that the
+    model (the candidate) is compared with.
     """
     reciprocal = np.linalg.inv(model.phonon.primitive.cell)  # columns are reciprocal vectors without 2π
     distances, frequencies, travelled = [], [], 0.0

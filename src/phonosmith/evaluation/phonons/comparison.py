@@ -1,4 +1,4 @@
-"""Phonons of one model on a mesh, and the comparison of two models on the same mesh.
+"""Comparison of the phonons of two models on the same q-mesh.
 
 Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwise):
 
@@ -13,124 +13,44 @@ Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
-from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc, PhononSide
 from phonosmith.evaluation.phonons.dos import SMEARING_THZ, density_of_states, dos_difference_percent, frequency_grid
+from phonosmith.evaluation.phonons.mesh import (
+    DEFAULT_MESH,
+    MeshFrequencies,
+    mesh_numbers,
+    mesh_points,
+    sorted_frequencies,
+)
 from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, STRICT_THZ, judge_stability
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
+from phonosmith.harmonic.files import load_harmonic, load_pair
 from phonosmith.harmonic.matching import CellMatch, match_models
+from phonosmith.harmonic.model import HarmonicModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from phonosmith.harmonic.model import HarmonicModel
-
 Array = NDArray[np.float64]
+PhononSource = HarmonicModel | PhononDoc | str | Path
+"""A model, the document of one, or a file: phonopy.yaml or phonons.json."""
 
-DEFAULT_MESH = 20
 PERCENT_FLOOR_THZ = 0.01
 """Below this |ω| of the reference an error in percent says nothing."""
 
 
-@dataclass(frozen=True)
-class MeshFrequencies:
-    """Frequencies on a mesh.
-
-    Attributes
-    ----------
-    qpoints
-        Reduced coordinates, shape (n_q, 3).
-    weights
-        Points of the full mesh each stands for.
-    frequencies
-        THz, sorted at every q-point, shape (n_q, n_branches).
-    mesh
-        Mesh numbers.
-    """
-
-    qpoints: Array
-    weights: Array
-    frequencies: Array
-    mesh: tuple[int, int, int]
-
-    @property
-    def mean_of_real(self) -> float:
-        """Weighted mean of the positive frequencies, THz (nan when there is none)."""
-        weights = np.broadcast_to(self.weights[:, None], self.frequencies.shape)
-        real = self.frequencies > 0
-        total = weights[real].sum()
-        return float((self.frequencies * weights)[real].sum() / total) if total else float("nan")
-
-    def scaled(self, factor: float) -> MeshFrequencies:
-        """Return the mesh with every frequency multiplied."""
-        return MeshFrequencies(self.qpoints, self.weights, self.frequencies * factor, self.mesh)
-
-
-def mesh_numbers(mesh: int | Sequence[int]) -> tuple[int, int, int]:
-    """Return three mesh numbers from one or three."""
-    numbers = [mesh] * 3 if isinstance(mesh, int) else [int(n) for n in mesh]
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise InputError(f"A q-mesh needs three positive numbers, got {mesh}.", "Give e.g. 20 or 20 20 20.")
-    return numbers[0], numbers[1], numbers[2]
-
-
-def mesh_points(model: HarmonicModel, mesh: int | Sequence[int], *, symmetry: bool = True) -> tuple[Array, Array]:
-    """Return irreducible q-points (reduced coordinates) and weights of a mesh, shifted where a number is even.
-
-    Parameters
-    ----------
-    model
-        Its primitive cell's point operations reduce the mesh.
-    mesh
-        One or three mesh numbers.
-    symmetry
-        False: time reversal only.
-    """
-    import spglib
-
-    numbers = np.array(mesh_numbers(mesh))
-    shift = (numbers % 2 == 0).astype(int)
-    rotations = (
-        np.asarray(model.phonon.primitive_symmetry.pointgroup_operations, dtype="intc")
-        if symmetry
-        else np.eye(3, dtype="intc")[None]
-    )
-    mapping, addresses = spglib.get_stabilized_reciprocal_mesh(
-        numbers.tolist(), rotations, is_shift=shift.tolist(), is_time_reversal=True
-    )
-    chosen, weights = np.unique(mapping, return_counts=True)
-    return (addresses[chosen] + shift / 2) / numbers, weights.astype(float)
-
-
-def mesh_frequencies(
-    model: HarmonicModel, mesh: int | Sequence[int] = DEFAULT_MESH, *, symmetry: bool = True
-) -> MeshFrequencies:
-    """Return a model's frequencies on a mesh."""
-    points, weights = mesh_points(model, mesh, symmetry=symmetry)
-    return MeshFrequencies(points, weights, _sorted_frequencies(model, points), mesh_numbers(mesh))
-
-
-def _sorted_frequencies(model: HarmonicModel, qpoints: Array) -> Array:
-    model.phonon.run_qpoints(qpoints)
-    return np.sort(np.asarray(model.phonon.get_qpoints_dict()["frequencies"], dtype=float), axis=1)
-
-
 def frequency_errors(reference: Array, candidate: Array, weights: Array) -> tuple[float, float, float]:
-    """Return mae, rmse (THz) and rmse over the reference's root mean square, weighted over q-points.
-
-    Parameters
-    ----------
-    reference, candidate
-        THz, sorted, shape (n_q, n_branches).
-    weights
-        Weight of every q-point.
-    """
+    """Return mae, rmse (THz) and rmse over the reference's root mean square of frequencies (THz, n_q by n_branches)."""
     if reference.shape != candidate.shape:
         raise InputError(
             f"Frequencies of shapes {reference.shape} and {candidate.shape} cannot be compared.", "Use one mesh."
@@ -149,43 +69,12 @@ def branch_errors(reference: Array, candidate: Array, weights: Array) -> tuple[A
     return share @ np.abs(delta), share @ delta
 
 
-def group_velocity_error(
-    reference: HarmonicModel, candidate: HarmonicModel, mesh: int | Sequence[int] = 8
-) -> tuple[float, float]:
-    """Return the mean |v| of the reference and the mean absolute difference of |v|, both in km/s.
-
-    Speeds are paired by the order of frequencies at every q-point, so the figure is honest only where branches of both
-    sides cross alike.
-    """
-    match = match_models(reference, candidate)
-    points, weights = mesh_points(reference, mesh, symmetry=match.same_rotations)
-    speeds = []
-    for model, own in ((reference, points), (candidate, match.to_candidate(points))):
-        model.phonon.run_qpoints(own, with_group_velocities=True)
-        found = model.phonon.get_qpoints_dict()
-        order = np.argsort(found["frequencies"], axis=1, kind="stable")
-        magnitude = np.linalg.norm(found["group_velocities"], axis=2)
-        speeds.append(np.take_along_axis(magnitude, order, axis=1) * 0.1)  # Å THz = 100 m/s
-    share = weights[:, None] / (weights.sum() * speeds[0].shape[1])
-    return float((share * speeds[0]).sum()), float((share * np.abs(speeds[1] - speeds[0])).sum())
-
-
 @dataclass(frozen=True)
 class ComparedPhonons:
     """A comparison with the curves behind it, for figures.
 
-    Attributes
-    ----------
-    result
-        The document.
-    reference_bands, candidate_bands
-        Both along the reference's path.
-    dos_grid
-        THz.
-    reference_dos, candidate_dos
-        States per THz and primitive cell.
-    reference_mesh, candidate_mesh
-        Frequencies behind the metrics.
+    Bands of both sides run along the reference's path; densities are in states per THz and primitive cell, their grid
+    in THz; the meshes are behind the metrics.
     """
 
     result: PhononComparison
@@ -206,8 +95,8 @@ def common_mesh(
     numbers = mesh_numbers(mesh)
     own = match.to_candidate(points)
     return (
-        MeshFrequencies(points, weights, _sorted_frequencies(reference, points), numbers),
-        MeshFrequencies(own, weights, _sorted_frequencies(candidate, own), numbers),
+        MeshFrequencies(points, weights, sorted_frequencies(reference, points), numbers),
+        MeshFrequencies(own, weights, sorted_frequencies(candidate, own), numbers),
     )
 
 
@@ -249,7 +138,22 @@ def compare_phonons_in_full(
     smearing_thz: float = SMEARING_THZ,
     practical_thz: float = PRACTICAL_THZ,
 ) -> ComparedPhonons:
-    """Compare two harmonic models and keep the curves; see `compare_phonons`."""
+    """Compare candidate phonons with reference phonons and keep the curves.
+
+    Parameters
+    ----------
+    reference, candidate
+        Harmonic models of the same crystal in the same supercell.
+    temperature
+        For C_v, S and F, K.
+    smearing_thz, practical_thz
+        Gaussian of both densities of states; practical stability threshold, THz.
+
+    Raises
+    ------
+    MismatchError
+        When the two do not belong together.
+    """
     match = match_models(reference, candidate)
     ours, theirs = common_mesh(reference, candidate, match, mesh)
     mae, rmse, relative = frequency_errors(ours.frequencies, theirs.frequencies, ours.weights)
@@ -291,39 +195,24 @@ def compare_phonons_in_full(
 
 
 def compare_phonons(
-    reference: HarmonicModel,
-    candidate: HarmonicModel,
+    reference: PhononSource,
+    candidate: PhononSource,
     mesh: int | Sequence[int] = DEFAULT_MESH,
     *,
     temperature: float = 300.0,
-    smearing_thz: float = SMEARING_THZ,
-    practical_thz: float = PRACTICAL_THZ,
 ) -> PhononComparison:
-    """Compare candidate phonons with reference phonons.
+    """Return the figures of `compare_phonons_in_full`, for phonons as models, documents or files.
 
-    Parameters
-    ----------
-    reference, candidate
-        Harmonic models of the same crystal in the same supercell.
-    mesh
-        One or three mesh numbers.
-    temperature
-        For C_v, S and F, K.
-    smearing_thz
-        Gaussian of both densities of states, THz.
-    practical_thz
-        Practical stability threshold, THz.
-
-    Raises
-    ------
-    MismatchError
-        When the two do not belong together.
+    Two files get their force constants in one way, see `load_pair`.
     """
-    return compare_phonons_in_full(
-        reference,
-        candidate,
-        mesh,
-        temperature=temperature,
-        smearing_thz=smearing_thz,
-        practical_thz=practical_thz,
-    ).result
+    if isinstance(reference, str | Path) and isinstance(candidate, str | Path):
+        reference, candidate = load_pair(reference, candidate)
+    return compare_phonons_in_full(_model(reference), _model(candidate), mesh, temperature=temperature).result
+
+
+def _model(source: PhononSource) -> HarmonicModel:
+    if isinstance(source, HarmonicModel):
+        return source
+    if isinstance(source, PhononDoc):
+        return harmonic_from_document(source, default_artefacts())
+    return load_harmonic(source)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
+
+StructureDict = Annotated[
+    dict[str, Any], BeforeValidator(lambda value: value.as_dict() if hasattr(value, "as_dict") else value)
+]
+"""A pymatgen Structure as a dictionary; also taken from the Structure that a job store makes of that dictionary."""
 
 
 class ThermalProperties(Document):
@@ -54,7 +59,7 @@ class PhononDoc(Document):
     formula: str = Field(description="reduced formula")
     space_group: str = Field(description="international symbol of the relaxed cell")
     space_group_number: int = Field(description="international number of the relaxed cell")
-    structure: dict[str, Any] = Field(
+    structure: StructureDict = Field(
         description="the cell phonons were computed for, pymatgen Structure as a dictionary"
     )
     supercell_matrix: list[list[int]] = Field(description="supercell of that cell")
@@ -76,12 +81,6 @@ class PhononDoc(Document):
     potential: PotentialRef | None = Field(None, description="the potential, absent for DFT")
     source: str = Field("", description="where the forces come from: potential name, code or file name")
     manifest: Manifest
-
-    @field_validator("structure", mode="before")
-    @classmethod
-    def _as_dictionary(cls, value: Any) -> Any:
-        """Accept the Structure that a job store makes of the dictionary when it resolves a reference."""
-        return value.as_dict() if hasattr(value, "as_dict") else value
 
 
 class PhononSide(Document):

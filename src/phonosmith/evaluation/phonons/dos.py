@@ -12,16 +12,9 @@ SMEARING_THZ = 0.05
 
 
 def frequency_grid(frequencies: list[Array], smearing: float = SMEARING_THZ, step: float | None = None) -> Array:
-    """Return one grid in THz that holds every frequency with five standard deviations of margin.
+    """Return one grid in THz that holds every frequency of all sides with five standard deviations of margin.
 
-    Parameters
-    ----------
-    frequencies
-        Frequencies of all sides that are to be compared, THz.
-    smearing
-        Standard deviation of the Gaussian, THz.
-    step
-        Grid spacing, THz; default a fifth of the smearing, where sums equal integrals to 1e-12.
+    The step is a fifth of the smearing unless given: sums then equal integrals to 1e-12.
     """
     low = min(float(values.min()) for values in frequencies) - 5 * smearing
     high = max(float(values.max()) for values in frequencies) + 5 * smearing
@@ -32,16 +25,8 @@ def frequency_grid(frequencies: list[Array], smearing: float = SMEARING_THZ, ste
 def density_of_states(frequencies: Array, weights: Array, grid: Array, smearing: float = SMEARING_THZ) -> Array:
     """Return the Gaussian-smeared density of states in states per THz and primitive cell.
 
-    Parameters
-    ----------
-    frequencies
-        THz, shape (n_q, n_branches).
-    weights
-        Weight of every q-point (any normalisation).
-    grid
-        Equally spaced frequencies, THz.
-    smearing
-        Standard deviation, THz.
+    Frequencies have shape (n_q, n_branches), weights any normalisation; the grid is equally spaced, and the smearing a
+    standard deviation (all THz).
     """
     share = np.repeat(np.asarray(weights, dtype=float) / np.sum(weights), frequencies.shape[1])
     values = np.asarray(frequencies, dtype=float).ravel()

@@ -13,17 +13,9 @@ from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
 from phonosmith.evaluation.relax import SYMPREC as RELAX_SYMPREC
-from phonosmith.harmonic.files import atoms_of
-from phonosmith.harmonic.model import (
-    SYMPREC,
-    FcCalculator,
-    HarmonicModel,
-    check_forces,
-    make_force_constants,
-    new_phonon,
-    to_phonopy_atoms,
-    to_structure,
-)
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms, to_structure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,16 +39,8 @@ DISPLACEMENT = 0.01
 class PhononResult:
     """Phonons of one crystal with one potential.
 
-    Attributes
-    ----------
-    model
-        Harmonic model; ``model.phonon`` holds displacements, forces and force constants.
-    document
-        What is stored.
-    structure
-        The relaxed cell (the given one without relaxation).
-    relaxation
-        None without relaxation.
+    ``model.phonon`` holds displacements, forces and force constants, ``document`` is what is stored, ``structure`` the
+    relaxed cell (the given one, and ``relaxation`` None, without relaxation).
     """
 
     model: HarmonicModel
@@ -112,28 +96,12 @@ def harmonic_from_potential(
 ) -> HarmonicModel:
     """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
 
-    Parameters
-    ----------
-    structure
-        Cell the supercell matrix refers to.
-    potential
-        Evaluates the displaced cells.
-    supercell_matrix
-        phonopy's convention.
-    displacement
-        Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
-    symprec
-        Å.
-    source
-        Name of the potential in messages and files.
-    progress
-        Show a bar.
+    ``supercell_matrix`` is phonopy's, ``displacement`` and ``symprec`` are in Å, ``source`` names the potential
+    in messages and files, ``progress`` shows a bar.
     """
     phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, "auto", symprec)
     cells = displaced_cells(phonon, displacement)
-    forces = [found.forces for found in potential.evaluate(cells, stress=False, progress=progress)]
+    forces = [result.forces for result in potential.evaluate(cells, stress=False, progress=progress)]
     phonon.forces = check_forces(forces, len(phonon.supercell), source)
     return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
 
@@ -160,40 +128,17 @@ def evaluate_phonons(
 
     Parameters
     ----------
-    structure
-        Starting cell.
-    potential
-        What computes forces.
-    supercell_matrix
-        phonopy's matrix; give it to stay comparable with a reference.
-    min_length
-        Alternative: shortest edge of a near-cubic supercell, Å (20 when neither is given).
-    relax
-        Relax cell and positions first.
-    mesh
-        For thermodynamics and means.
-    temperatures
-        K.
-    displacement
+    supercell_matrix, min_length
+        phonopy's matrix, to stay comparable with a reference; or the shortest edge of a near-cubic one, Å (20 without
+        both).
+    mesh, temperatures
+        For thermodynamics and means; temperatures in K.
+    displacement, symprec
         Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
-    symprec
-        Å.
-    fmax
-        Relaxation threshold, eV/Å.
-    steps
-        Relaxation steps allowed.
-    ref
-        Identity of the potential for the document.
-    artefacts
-        Where force constants are kept; default this installation's store.
-    progress
-        Show a bar over displaced cells.
-
-    Returns
-    -------
-    PhononResult
+    relax, fmax, steps
+        Whether cell and positions are relaxed first, to which largest force (eV/Å) and in how many steps.
+    ref, artefacts
+        Identity of the potential for the document; where force constants are kept (default this installation's store).
 
     Raises
     ------
@@ -213,12 +158,10 @@ def evaluate_phonons(
     with recorded(inputs={"potential": ref.sha256} if ref is not None else {}, settings=settings) as manifest:
         relaxation, energy = None, None
         if relax:
-            from pymatgen.io.ase import AseAtomsAdaptor
-
-            atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
+            atoms = structure.to_ase_atoms(msonable=False)
             relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, RELAX_SYMPREC))
             energy = relaxation.energy
-            structure = AseAtomsAdaptor.get_structure(relaxation.atoms)
+            structure = structure.from_ase_atoms(relaxation.atoms)
         matrix = (
             choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
             if supercell_matrix is None

@@ -10,25 +10,33 @@ from jobflow import Flow, Job, Maker, job
 
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.harmonic.model import (
-    SYMPREC,
-    HarmonicModel,
-    check_forces,
-    harmonic_from_document,
-    make_force_constants,
-    new_phonon,
-    to_phonopy_atoms,
-)
+from phonosmith.evaluation.collection import replace_job
+from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell, evaluate_phonons
+from phonosmith.evaluation.phonons.summary import summarise_phonons
+from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
+from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.model import SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from phonosmith.reference.engines import ReferenceEngine
+
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
-RESIDUAL_STRESS_GPA = 0.05
-"""A relaxed cell under more stress than this is not relaxed: it changes the volume by about 0.1 %."""
+_COLLECTED = (
+    "structure",
+    "supercell_matrix",
+    "displacement_data",
+    "displacement",
+    "symprec",
+    "total_dft_energy",
+    "born",
+    "epsilon_static",
+)
 _CALCULATOR = {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"}
 
 
@@ -39,7 +47,7 @@ def collect_model(
     *,
     displacement: float = 0.01,
     symprec: float = SYMPREC,
-    fc_calculator: str = "symfc",
+    fc_calculator: FcCalculator = "symfc",
     born: Any = None,
     epsilon_static: Any = None,
     source: str = "",
@@ -51,16 +59,12 @@ def collect_model(
 
     Parameters
     ----------
-    structure
-        Relaxed cell.
-    supercell_matrix
-        phonopy's convention.
+    structure, supercell_matrix
+        Relaxed cell; phonopy's convention.
     displacement_data
         Output of atomate2's displacement job: ``forces`` (eV/Å) and ``displacement_number``.
     displacement, symprec
         As used for the displaced cells, Å.
-    fc_calculator
-        ``symfc`` or ``traditional``.
     born, epsilon_static
         Born charges of the atoms of ``structure`` and dielectric tensor, for the non-analytic term.
     source
@@ -91,8 +95,7 @@ def collect_model(
             symprec=symprec,
         )
         phonon.nac_params = {"born": charges, "dielectric": dielectric, "factor": 14.399652}
-    used = make_force_constants(phonon, "symfc" if fc_calculator == "symfc" else "traditional", source)
-    return HarmonicModel(phonon, used, source)
+    return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
 
 
 @job(output_schema=PhononDoc)
@@ -102,7 +105,7 @@ def collect_phonons(
     displacement_data: dict[str, Any],
     displacement: float = 0.01,
     symprec: float = SYMPREC,
-    fc_calculator: str = "symfc",
+    fc_calculator: FcCalculator = "symfc",
     mesh: int | list[int] = 20,
     temperatures: list[float] | None = None,
     total_dft_energy: float | None = None,
@@ -119,15 +122,13 @@ def collect_phonons(
     atomate2 keeps it): atomate2 goes on when a relaxation fails, and its flag sees forces only. Here the flow stops
     instead of reporting phonons of a cell that is under load. ``total_dft_energy`` is in eV per cell.
     """
-    from phonosmith.evaluation.phonons.summary import summarise_phonons
-
     stress = 0.0 if residual_stress is None else float(np.abs(np.asarray(residual_stress, dtype=float)).max()) / 10
     if relaxed is False or stress > RESIDUAL_STRESS_GPA:
         raise ConvergenceError(
             f"The relaxation before the phonons of {structure.formula} did not converge (stress {stress:.3f} GPa).",
             "Give the relaxation more steps or start closer to the minimum.",
         )
-    ref = PotentialRef.model_validate(potential) if isinstance(potential, dict) else potential
+    ref = None if potential is None else PotentialRef.model_validate(potential)
     settings = {"displacement": displacement, "fc_calculator": fc_calculator, "symprec": symprec}
     with recorded(inputs={} if ref is None else {"potential": ref.sha256}, settings=settings) as manifest:
         model = collect_model(
@@ -163,16 +164,15 @@ def run_phonons(
     mesh: int | list[int] = 20,
     temperatures: list[float] | None = None,
     displacement: float = 0.01,
-    fc_calculator: str = "symfc",
+    fc_calculator: FcCalculator = "symfc",
     symprec: float = SYMPREC,
     fmax: float = 1e-5,
     steps: int = 500,
 ) -> PhononDoc:
     """Relax, displace, evaluate in one batch, fit and judge: the fast path of potentials in one job."""
-    from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
     from phonosmith.potentials.registry import load
 
-    ref = PotentialRef.model_validate(potential) if isinstance(potential, dict) else potential
+    ref = PotentialRef.model_validate(potential)
     return evaluate_phonons(
         structure,
         load(ref),
@@ -182,7 +182,7 @@ def run_phonons(
         mesh=mesh,
         temperatures=temperatures or [300.0],
         displacement=displacement,
-        fc_calculator="symfc" if fc_calculator == "symfc" else "traditional",
+        fc_calculator=fc_calculator,
         symprec=symprec,
         fmax=fmax,
         steps=steps,
@@ -190,72 +190,33 @@ def run_phonons(
     ).document
 
 
-@job(output_schema=PhononComparison)
-def compare_phonon_documents(
-    reference: PhononDoc | dict[str, Any], candidate: PhononDoc | dict[str, Any], mesh: int | list[int] = 20
-) -> PhononComparison:
-    """Compare two stored phonon documents on one mesh."""
-    from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.evaluation.phonons.comparison import compare_phonons
-
-    documents = [PhononDoc.model_validate(side) for side in (reference, candidate)]
-    sides = [harmonic_from_document(side, default_artefacts()) for side in documents]
-    return compare_phonons(sides[0], sides[1], mesh)
-
-
-def replace_collection(flow: Flow, **options: Any) -> Flow:
-    """Let our job collect an atomate2 phonon flow instead of atomate2's, in place.
-
-    Parameters
-    ----------
-    flow
-        What a PhononMaker returned.
-    options
-        Further arguments of `collect_phonons`.
-    """
-    found = [
-        i for i, member in enumerate(flow.jobs) if isinstance(member, Job) and _function(member) == COLLECT_FUNCTION
-    ]
-    if len(found) != 1:
-        raise ConfigurationError(
-            f"The flow {flow.name!r} has {len(found)} jobs named {COLLECT_FUNCTION}, one was expected.",
-            "Pass the flow of an atomate2 PhononMaker (0.1.x).",
-        )
-    theirs = flow.jobs[found[0]].function_kwargs
-    wanted = ("structure", "supercell_matrix", "displacement_data", "displacement", "symprec", "total_dft_energy")
-    arguments = {name: theirs[name] for name in wanted}
-    ours = collect_phonons(**arguments, born=theirs.get("born"), epsilon_static=theirs.get("epsilon_static"), **options)
-    flow.add_jobs(ours)
-    flow.output = ours.output
-    flow.remove_jobs([found[0]])
-    return flow
-
-
-def _function(member: Job) -> str:
-    return str(getattr(member.function, "__name__", ""))
-
-
 @dataclass
 class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """atomate2's PhononMaker (VASP, force field or any other) with our collection.
+    """Phonons by whoever plays the reference: a potential in one batch, VASP and GPAW through atomate2's flow.
 
     Attributes
     ----------
     name
-        Flow name; the collecting job carries it too, so make it unique, e.g. ``phonon si reference``.
+        Flow name; the collecting job carries it too, so make it unique, e.g. ``phonon si reference``. What follows
+        ``phonon`` is in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference
+        program's worker.
+    engine
+        Who computes, see `make_engine`.
     maker
-        A configured atomate2 PhononMaker.
+        A configured atomate2 PhononMaker (VASP, force field or any other) instead of an engine.
+    min_length
+        With an engine: shortest edge of the supercell when none is given, Å.
     fc_calculator, mesh, temperatures
         See `collect_phonons`.
-    potential
-        Identity of the potential, None for DFT.
-    source
-        Code or potential in messages.
+    potential, source
+        With a maker: identity of the potential, None for DFT; code or potential in messages.
     """
 
     name: str = "phonon"
+    engine: ReferenceEngine | None = None
     maker: Any = None
-    fc_calculator: str = "symfc"
+    min_length: float = 20.0
+    fc_calculator: FcCalculator = "symfc"
     mesh: int = 20
     temperatures: list[float] = field(default_factory=lambda: [300.0])
     potential: PotentialRef | None = None
@@ -263,25 +224,70 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
 
     def make(
         self, structure: Structure, supercell_matrix: list[list[int]] | None = None, prev_dir: str | None = None
-    ) -> Flow:
-        """Return the flow; its output is a `PhononDoc`."""
-        if self.maker is None:
-            raise ConfigurationError("PhononFlowMaker has no maker.", "Pass an atomate2 PhononMaker.")
-        flow = self.maker.make(structure, prev_dir=prev_dir, supercell_matrix=supercell_matrix)
+    ) -> Flow | Job:
+        """Return the flow, or the one job of a potential; its output is a `PhononDoc`."""
+        maker, source = self.maker, self.source
+        if self.engine is not None:
+            matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
+            potential = engine_potential(self.engine)
+            if potential is not None:
+                fast = FastPhononMaker(
+                    name=self.name,
+                    mesh=self.mesh,
+                    temperatures=self.temperatures,
+                    fc_calculator=self.fc_calculator,
+                )
+                return fast.make(structure, potential, matrix)
+            maker, source = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon ")), self.engine.name
+            supercell_matrix = matrix
+        if maker is None:
+            raise ConfigurationError(
+                "PhononFlowMaker has no engine and no maker.", "Pass one of make_engine, or an atomate2 PhononMaker."
+            )
+        flow = maker.make(structure, prev_dir=prev_dir, supercell_matrix=supercell_matrix)
         flow.name = self.name
         relaxation = next((member for member in flow.jobs if _is_forcefield_relaxation(member)), None)
-        replace_collection(
+        ours = replace_job(
             flow,
-            fc_calculator=self.fc_calculator,
-            mesh=self.mesh,
-            temperatures=self.temperatures,
-            potential=self.potential,
-            source=self.source,
-            relaxed=None if relaxation is None else relaxation.output.is_force_converged,
-            residual_stress=None if relaxation is None else relaxation.output.output.stress,
+            COLLECT_FUNCTION,
+            lambda theirs: collect_phonons(
+                **{name: theirs[name] for name in _COLLECTED if name in theirs},
+                fc_calculator=self.fc_calculator,
+                mesh=self.mesh,
+                temperatures=self.temperatures,
+                potential=self.potential,
+                source=source,
+                relaxed=None if relaxation is None else relaxation.output.is_force_converged,
+                residual_stress=None if relaxation is None else relaxation.output.output.stress,
+            ),
         )
-        flow.jobs[-1].name = self.name
+        ours.name = self.name
         return flow
+
+
+def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
+    """Return the potential a force-field engine computes with; None for any other calculator."""
+    held = ((engine.calculator or {}).get("arguments") or {}).get("potential")
+    return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
+
+
+def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
+    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate."""
+    common = {
+        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
+        "static_energy_maker": engine.static(f"static {owner}".strip()),
+        "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
+        "symprec": SYMPREC,
+        "create_thermal_displacements": False,
+        "store_force_constants": False,
+    }
+    if engine.name == "vasp":
+        from atomate2.vasp.flows.phonons import PhononMaker
+
+        return PhononMaker(born_maker=None, **common)
+    from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
+
+    return ForceFieldPhononMaker(**common)
 
 
 def _is_forcefield_relaxation(member: Any) -> bool:
@@ -291,31 +297,22 @@ def _is_forcefield_relaxation(member: Any) -> bool:
 
 
 def forcefield_phonon_maker(ref: PotentialRef, *, fmax: float = 1e-5, steps: int = 500, **options: Any) -> Any:
-    """Return atomate2's force-field PhononMaker for one of our potentials, tight and symmetry-preserving.
+    """Return atomate2's force-field PhononMaker for one of our potentials, tight (eV/Å) and symmetry-preserving.
 
-    Parameters
-    ----------
-    ref
-        The potential; workers fetch it by its sha256.
-    fmax
-        eV/Å.
-    steps
-        Relaxation steps allowed.
-    options
-        Further fields of the PhononMaker (``min_length``, ``displacement``, ...).
+    ``options`` are further fields of the PhononMaker (``min_length``, ``displacement``, ...).
     """
     from atomate2.forcefields.flows.phonons import PhononMaker
     from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
 
     calculator = {"force_field_name": dict(_CALCULATOR), "calculator_kwargs": {"potential": ref.model_dump()}}
-    chosen = {"symprec": SYMPREC, "create_thermal_displacements": False, "store_force_constants": False, **options}
+    settings = {"symprec": SYMPREC, "create_thermal_displacements": False, "store_force_constants": False, **options}
     return PhononMaker(
         bulk_relax_maker=ForceFieldRelaxMaker(
             **calculator, fix_symmetry=True, symprec=1e-3, steps=steps, relax_kwargs={"fmax": fmax}
         ),
         static_energy_maker=ForceFieldStaticMaker(**calculator),
         phonon_displacement_maker=ForceFieldStaticMaker(**calculator),
-        **chosen,
+        **settings,
     )
 
 
@@ -332,7 +329,7 @@ class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     mesh: int = 20
     temperatures: list[float] = field(default_factory=lambda: [300.0])
     displacement: float = 0.01
-    fc_calculator: str = "symfc"
+    fc_calculator: FcCalculator = "symfc"
     symprec: float = SYMPREC
     fmax: float = 1e-5
     steps: int = 500

@@ -49,12 +49,8 @@ def sre(kappa: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
 def srme(modes: ArrayLike | None, reference_modes: ArrayLike) -> float:
     """Return the symmetric relative mean error of mode-resolved conductivities, between 0 and 2.
 
-    Parameters
-    ----------
-    modes
-        Contributions of each q-point and branch, W/(m K); None where the potential has no stable phonons (gives 2).
-    reference_modes
-        The same of the reference, on the same irreducible q-points.
+    Contributions of each q-point and branch are in W/(m K), on the same irreducible q-points; None where the potential
+    has no stable phonons (gives 2).
     """
     if modes is None:
         return WORST_SRME
@@ -71,27 +67,17 @@ def srme(modes: ArrayLike | None, reference_modes: ArrayLike) -> float:
 def relaxation_time_conductivity(
     phonon: Phono3py, mesh: tuple[int, int, int], temperature: float = 300.0
 ) -> ConductivityResult:
-    """Return the conductivity of a crystal with second- and third-order force constants.
-
-    Parameters
-    ----------
-    phonon
-        Phono3py object with ``fc2`` and ``fc3``.
-    mesh
-        q-point mesh.
-    temperature
-        K.
-    """
+    """Return the conductivity at a temperature (K) of a Phono3py object with ``fc2`` and ``fc3``."""
     if phonon.fc3 is None or phonon.fc2 is None:
         raise InputError("The Phono3py object has no force constants.", "Call produce_fc2() and produce_fc3() first.")
     phonon.mesh_numbers = list(mesh)
     phonon.init_phph_interaction()
     phonon.run_thermal_conductivity(temperatures=[temperature])
-    found = phonon.thermal_conductivity
-    tensor = np.asarray(found.kappa, dtype=float)[0, 0]
+    conductivity = phonon.thermal_conductivity
+    tensor = np.asarray(conductivity.kappa, dtype=float)[0, 0]
     # axes: smearing, temperature, irreducible q, branch, Voigt component; summed over the star of each q
-    modes = np.asarray(found.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
-    ignored = int(np.sum(found.number_of_ignored_phonon_modes))
+    modes = np.asarray(conductivity.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
+    ignored = int(np.sum(conductivity.number_of_ignored_phonon_modes))
     return ConductivityResult(
         temperature=temperature,
         mesh=mesh,
@@ -105,20 +91,9 @@ def relaxation_time_conductivity(
 def third_order_phonon(
     unitcell: Any, potential: Potential, supercell_matrix: ArrayLike, *, distance: float = 0.03, progress: bool = False
 ) -> Phono3py:
-    """Return a Phono3py object whose force constants come from a potential, all displaced cells in one batch.
+    """Return a Phono3py object of a relaxed cell (ASE Atoms), its force constants from a potential in one batch.
 
-    Parameters
-    ----------
-    unitcell
-        Relaxed cell as ASE Atoms.
-    potential
-        Evaluates the displaced cells.
-    supercell_matrix
-        3x3 integer matrix for second and third order.
-    distance
-        Displacement, Å.
-    progress
-        Show a progress bar.
+    The supercell matrix serves second and third order; ``distance`` is the displacement in Å.
     """
     try:
         from phono3py import Phono3py
@@ -141,7 +116,7 @@ def third_order_phonon(
         for moved in phonon.supercells_with_displacements
         if moved is not None
     ]
-    forces = [found.forces for found in potential.evaluate(frames, stress=False, progress=progress)]
+    forces = [result.forces for result in potential.evaluate(frames, stress=False, progress=progress)]
     phonon.forces = np.array(forces)
     phonon.produce_fc3(symmetrize_fc3r=True)
     phonon.produce_fc2(symmetrize_fc2=True)

@@ -11,12 +11,25 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.phonons.thermodynamics import mode_heat_capacity
+from phonosmith.core.hashing import digest_structure
+from phonosmith.core.manifest import Manifest, recorded
+from phonosmith.evaluation.mechanics.fastpath import FMAX, MAX_STEPS, scaled_cell
+from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+from phonosmith.evaluation.phonons.stability import judge_stability
+from phonosmith.evaluation.phonons.thermodynamics import mode_heat_capacity, thermal_properties
+from phonosmith.sampling.fire import relax_batch
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
+    from pymatgen.core import Structure
+
+    from phonosmith.potentials.base import Potential
 
 MIN_VOLUMES = 5
+FACTORS = (0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
+"""Volumes relative to the relaxed one; more of them above, because crystals expand."""
+TEMPERATURES = tuple(float(t) for t in range(0, 1020, 20))
 
 
 class QuasiHarmonicResult(Document):
@@ -42,16 +55,9 @@ def quasi_harmonic(
 ) -> QuasiHarmonicResult:
     """Minimise E(V) + F_vib(V, T) at each temperature with Birch-Murnaghan fits.
 
-    Parameters
-    ----------
-    volumes, energies
-        Å³ and eV per primitive cell.
-    temperatures
-        K, ascending; the last one is used up by the temperature derivatives and does not appear in the result.
-    free_energies
-        kJ/mol of primitive cells, shape (temperatures, volumes).
-    heat_capacities, entropies
-        J/(K mol of primitive cells), same shape.
+    Volumes are in Å³ and energies in eV per primitive cell; tables of shape (temperatures, volumes) hold free energies
+    in kJ/mol, heat capacities and entropies in J/(K mol) of primitive cells. Temperatures (K) ascend; the last one is
+    used up by the temperature derivatives and does not appear in the result.
     """
     from phonopy import PhonopyQHA
 
@@ -74,8 +80,8 @@ def quasi_harmonic(
         eos="birch_murnaghan",
     )
     count = len(qha.volume_temperature)
-    found = np.asarray(qha.volume_temperature, dtype=float)
-    outside = (found < min(volumes)) | (found > max(volumes))
+    equilibrium = np.asarray(qha.volume_temperature, dtype=float)
+    outside = (equilibrium < min(volumes)) | (equilibrium > max(volumes))
     warnings = []
     if outside.any():
         warnings.append(
@@ -84,7 +90,7 @@ def quasi_harmonic(
         )
     return QuasiHarmonicResult(
         temperatures=[float(t) for t in temperatures[:count]],
-        volumes=found.tolist(),
+        volumes=equilibrium.tolist(),
         thermal_expansion=np.asarray(qha.thermal_expansion, dtype=float)[:count].tolist(),
         bulk_modulus=np.asarray(qha.bulk_modulus_temperature, dtype=float)[:count].tolist(),
         gibbs_energy=np.asarray(qha.gibbs_temperature, dtype=float)[:count].tolist(),
@@ -114,16 +120,9 @@ def mean_gruneisen(
 ) -> GruneisenResult:
     """Return averages of the mode Grüneisen parameters -dlnω/dlnV of three volumes of one crystal.
 
-    Parameters
-    ----------
-    middle, larger, smaller
-        Phonopy objects with force constants at V, V(1 + ε), V(1 - ε).
-    mesh
-        Γ-centred q-point mesh.
-    temperature
-        Of the heat-capacity weights, K.
-    cutoff_thz
-        Modes below it (acoustic near Γ, imaginary) are left out, THz.
+    ``middle``, ``larger``, ``smaller`` have force constants at V, V(1 + ε), V(1 - ε); the mesh is Γ-centred,
+    heat-capacity weights belong to ``temperature`` (K), modes below ``cutoff_thz`` (acoustic near Γ, imaginary) are
+    left out.
     """
     from phonopy import PhonopyGruneisen
 
@@ -147,4 +146,102 @@ def mean_gruneisen(
         temperature=temperature,
         mesh=mesh,
         n_left_out=int((~kept).sum()),
+    )
+
+
+class QhaDoc(Document):
+    """Quasi-harmonic properties of one crystal by one potential."""
+
+    formula: str = Field(description="reduced formula")
+    method: str = Field(description="name of the potential")
+    volumes: list[float] = Field(description="volumes used, Å³ per primitive cell")
+    energies: list[float] = Field(description="static energies there, eV per primitive cell")
+    qha: QuasiHarmonicResult = Field(description="properties against temperature")
+    gruneisen: GruneisenResult = Field(description="mode Grüneisen parameters about the given volume")
+    left_out: list[str] = Field(default_factory=list, description="volumes not used, and why")
+    manifest: Manifest = Field(description="provenance")
+
+
+def evaluate_qha(
+    structure: Structure,
+    potential: Potential,
+    supercell_matrix: Sequence[Sequence[int]],
+    *,
+    method: str = "",
+    factors: Sequence[float] = FACTORS,
+    temperatures: Sequence[float] = TEMPERATURES,
+    mesh: int = 16,
+    fmax: float = FMAX,
+    max_steps: int = MAX_STEPS,
+) -> QhaDoc:
+    """Return quasi-harmonic properties of a potential.
+
+    Volumes whose atoms do not relax or whose phonons are unstable are left out and named.
+
+    Parameters
+    ----------
+    structure
+        The relaxed cell; it is scaled isotropically.
+    supercell_matrix
+        Of the phonons, phonopy's convention.
+    factors
+        Volumes relative to that of ``structure``; 1 and a neighbour on each side serve the Grüneisen parameters.
+    temperatures
+        K, ascending.
+    fmax, max_steps
+        Relaxation of the atoms at each volume, eV/Å and steps.
+
+    Raises
+    ------
+    InputError
+        When 1 is not among the factors or too few volumes are stable.
+    """
+    from pymatgen.core import Structure
+
+    ordered = sorted(float(factor) for factor in factors)
+    if 1.0 not in ordered or ordered.index(1.0) in (0, len(ordered) - 1):
+        raise InputError("The volume factors need 1 and a neighbour on each side.", "Give e.g. 0.98, 1, 1.02.")
+    atoms = structure.to_ase_atoms(msonable=False)
+    settings = {"factors": ordered, "mesh": mesh, "fmax": fmax, "supercell": [list(row) for row in supercell_matrix]}
+    with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
+        trajectories = relax_batch(
+            [scaled_cell(atoms, factor) for factor in ordered], potential, fmax=fmax, max_steps=max_steps
+        )
+        models, rows, left_out = {}, [], []
+        for factor, trajectory in zip(ordered, trajectories, strict=True):
+            if not trajectory.converged:
+                left_out.append(f"volume factor {factor:g}: atoms did not relax below {fmax:g} eV/Å")
+                continue
+            relaxed = Structure.from_ase_atoms(trajectory.frames[-1])
+            model = harmonic_from_potential(relaxed, potential, supercell_matrix, source=method or "potential")
+            if not judge_stability(model).stable_practical:
+                left_out.append(f"volume factor {factor:g}: imaginary modes")
+                continue
+            models[factor] = model.phonon
+            sampled = mesh_frequencies(model, mesh)
+            thermal = thermal_properties(sampled.frequencies, sampled.weights, temperatures)
+            share = len(model.phonon.primitive) / len(atoms)
+            rows.append((float(model.phonon.primitive.volume), trajectory.energies[-1] * share, thermal))
+        around = ordered[ordered.index(1.0) - 1 : ordered.index(1.0) + 2]
+        if any(factor not in models for factor in around):
+            raise InputError(
+                f"The volumes about the given one cannot be used: {'; '.join(left_out)}.", "Relax it first."
+            )
+        tables = [
+            np.array([getattr(thermal, name) for *_, thermal in rows]).T
+            for name in ("free_energy", "heat_capacity", "entropy")
+        ]
+        volumes, energies = [row[0] for row in rows], [row[1] for row in rows]
+        result = quasi_harmonic(volumes, energies, temperatures, *tables)
+        smaller, middle, larger = (models[factor] for factor in around)
+        gruneisen = mean_gruneisen(middle, larger, smaller, mesh=(mesh, mesh, mesh))
+    return QhaDoc(
+        formula=structure.composition.reduced_formula,
+        method=method,
+        volumes=volumes,
+        energies=energies,
+        qha=result,
+        gruneisen=gruneisen,
+        left_out=left_out,
+        manifest=manifest,
     )

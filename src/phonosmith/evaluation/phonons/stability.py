@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -70,15 +71,7 @@ def commensurate_frequencies(model: HarmonicModel) -> tuple[Array, Array, Array]
 def judge_stability(
     model: HarmonicModel, *, strict_thz: float = STRICT_THZ, practical_thz: float = PRACTICAL_THZ
 ) -> StabilityVerdict:
-    """Count imaginary modes at commensurate q-points.
-
-    Parameters
-    ----------
-    model
-        Force constants in their supercell.
-    strict_thz, practical_thz
-        Positive thresholds in THz; modes below minus a threshold count.
-    """
+    """Count imaginary modes at commensurate q-points: those below minus a positive threshold in THz."""
     if strict_thz < 0 or practical_thz < 0:
         raise InputError("Stability thresholds must not be negative.", "Give magnitudes in THz.")
     away, optical, acoustic = commensurate_frequencies(model)
@@ -143,10 +136,5 @@ class StabilityConfusion:
 
 def confusion(reference_stable: Iterable[bool], predicted_stable: Iterable[bool]) -> StabilityConfusion:
     """Count agreement of predicted with reference stability, material by material."""
-    pairs = list(zip(list(reference_stable), list(predicted_stable), strict=True))
-    return StabilityConfusion(
-        true_stable=sum(truth and said for truth, said in pairs),
-        stable_called_unstable=sum(truth and not said for truth, said in pairs),
-        unstable_called_stable=sum(not truth and said for truth, said in pairs),
-        true_unstable=sum(not truth and not said for truth, said in pairs),
-    )
+    counts = Counter((bool(truth), bool(said)) for truth, said in zip(reference_stable, predicted_stable, strict=True))
+    return StabilityConfusion(counts[True, True], counts[True, False], counts[False, True], counts[False, False])

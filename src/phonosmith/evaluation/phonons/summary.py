@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.core.hashing import digest_structure
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import mesh_frequencies
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
-from phonosmith.harmonic.model import HarmonicModel, store_force_constants, to_structure
+from phonosmith.harmonic.files import phonopy_yaml
+from phonosmith.harmonic.model import HarmonicModel, store_force_constants, to_structure, unpack_force_constants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,20 +51,14 @@ def summarise_phonons(
 
     Parameters
     ----------
-    model
-        Force constants in their supercell.
     manifest
         Provenance; the structure's hash is added to its inputs.
-    mesh
-        For thermodynamics and the mean frequency.
-    temperatures
-        K.
+    mesh, temperatures
+        For thermodynamics (K) and the mean frequency.
     artefacts
         Where force constants go; default this installation's store.
-    potential
-        Identity of the potential, None for DFT.
-    energy
-        eV per cell.
+    potential, energy
+        Identity of the potential, None for DFT; eV per cell.
     practical_thz
         Practical stability threshold, THz.
     """
@@ -97,3 +93,17 @@ def summarise_phonons(
         source=model.source,
         manifest=manifest,
     )
+
+
+def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore, *, nac: bool = False) -> HarmonicModel:
+    """Rebuild the harmonic model of a stored document."""
+    return unpack_force_constants(artefacts.get_bytes(document.force_constants), nac=nac)
+
+
+def write_phonons(model: HarmonicModel, document: PhononDoc, folder: str | Path) -> dict[str, Path]:
+    """Write ``phonopy.yaml`` and ``phonons.json`` (the document) to a folder, and return their paths by name."""
+    target = Path(folder)
+    files = {"phonopy": target / "phonopy.yaml", "document": target / "phonons.json"}
+    write_atomic(files["phonopy"], (phonopy_yaml(model.phonon).rstrip("\n") + "\n").encode())
+    write_atomic(files["document"], (document.model_dump_json(indent=1) + "\n").encode())
+    return files

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.core.errors import InputError
 from phonosmith.core.units import AVOGADRO, BOLTZMANN, PLANCK
 from phonosmith.evaluation.phonons.documents import ThermalProperties
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from phonosmith.harmonic.model import HarmonicModel
 
 Array = NDArray[np.float64]
 
@@ -67,21 +65,14 @@ def thermal_properties(
 
     Parameters
     ----------
-    frequencies
-        THz, imaginary ones negative, shape (n_q, n_branches).
-    weights
-        Weight of every q-point (any normalisation).
+    frequencies, weights
+        THz, imaginary ones negative, shape (n_q, n_branches); and of every q-point, in any normalisation.
     temperatures
         K.
     cutoff_thz
         Modes at or below are left out, THz.
     mesh
         Noted in the document.
-
-    Returns
-    -------
-    ThermalProperties
-        Per mole of primitive cells.
     """
     if any(temperature < 0 or not np.isfinite(temperature) for temperature in temperatures):
         raise InputError(f"Temperatures {list(temperatures)} must be finite and not negative.", "Give them in K.")
@@ -99,37 +90,4 @@ def thermal_properties(
         imaginary_share=float(1 - weight.sum() / values.shape[1]),
         cutoff_thz=max(cutoff_thz, 0.0),
         mesh=[int(n) for n in mesh],
-    )
-
-
-def converged_thermal_properties(
-    model: HarmonicModel,
-    temperatures: Sequence[float] = (300.0,),
-    *,
-    tolerance: float = 5e-4,
-    meshes: Sequence[int] = (8, 12, 16, 20, 26, 32, 40),
-) -> ThermalProperties:
-    """Increase the mesh until C_v, S and F change by less than ``tolerance`` (relative), and return the last sums.
-
-    Raises
-    ------
-    ConvergenceError
-        When the finest mesh still changes a value by more.
-    """
-    from phonosmith.evaluation.phonons.comparison import mesh_frequencies
-
-    last: Array | None = None
-    change = np.inf
-    for size in meshes:
-        sampled = mesh_frequencies(model, size)
-        found = thermal_properties(sampled.frequencies, sampled.weights, temperatures, mesh=sampled.mesh)
-        now = np.array([found.heat_capacity, found.entropy, found.free_energy])
-        if last is not None:
-            change = float(np.max(np.abs(now - last) / np.maximum(np.abs(now), 1e-3)))
-            if change < tolerance:
-                return found
-        last = now
-    raise ConvergenceError(
-        f"Thermal properties of {model.formula} still change by {change:.1e} at a {meshes[-1]}³ mesh.",
-        "Allow finer meshes or a larger tolerance.",
     )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from pymatgen.core import Structure
 
     from phonosmith.potentials.empirical.potential import EmpiricalPotential
 
@@ -59,6 +61,16 @@ def demo_structure(name: str, *, cubic: bool = False) -> Atoms:
     if name not in DEMO_MATERIALS:
         raise InputError(f"{name!r} is not a demonstration material.", f"Choose one of {', '.join(DEMO_MATERIALS)}.")
     return bulk(name, DEMO_MATERIALS[name], a=reference_lattice_constant(name), cubic=cubic)
+
+
+def read_crystal(source: str | Path) -> Structure:
+    """Return a crystal from a file (see ``read_structure``), or a demonstration crystal, as in ``embedded:Si``."""
+    from pymatgen.core import Structure
+
+    from phonosmith.structures.reading import read_structure
+
+    kind, _, name = str(source).partition(":")
+    return Structure.from_ase_atoms(demo_structure(name)) if kind == "embedded" else read_structure(source)
 
 
 def lattice_constant(potential: EmpiricalPotential, name: str) -> float:

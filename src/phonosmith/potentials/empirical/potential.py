@@ -22,13 +22,13 @@ from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.empirical.bonds import find_bonds
+from phonosmith.potentials.empirical.identify import FORMAT
 from phonosmith.potentials.empirical.stillinger_weber import StillingerWeber
 from phonosmith.potentials.empirical.tersoff import Tersoff, from_albe, from_mixing
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FORMAT = "phonosmith-empirical"
 FORMS = ("albe", "tersoff", "tersoff-1989", "stillinger-weber")
 _BATCH_ATOMS = 4096
 _TOO_CLOSE = 1e-3

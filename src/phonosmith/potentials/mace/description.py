@@ -11,6 +11,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.e3nn_eager import STRAY
 from phonosmith.potentials.mace.imports import import_mace
 
 if TYPE_CHECKING:
@@ -220,7 +221,10 @@ def differences(original: torch.nn.Module, rebuilt: torch.nn.Module) -> list[str
         if path in right and left[path] != right[path] and not path.endswith("avg_num_neighbors")
     ]
     found += [f"{path} is missing" for path in left if path.endswith("<class>") and path not in right]
-    ours, theirs = original.state_dict(), rebuilt.state_dict()
+    ours, theirs = (
+        {name: value for name, value in module.state_dict().items() if not STRAY.search(name)}
+        for module in (original, rebuilt)
+    )
     found += [f"tensor {name} exists in one of them only" for name in sorted(set(ours) ^ set(theirs))]
     for name in sorted(set(ours) & set(theirs)):
         if ours[name].shape != theirs[name].shape or ours[name].dtype != theirs[name].dtype:

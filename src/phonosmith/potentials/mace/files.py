@@ -1,50 +1,33 @@
-"""Our model artefact: one safetensors file that holds weights and an architecture description, and no code.
+"""MACE in our model artefact (``container``): weights and an architecture description.
 
-The file's single metadata entry ``phonosmith`` is JSON: format version, architecture, element list, cutoff, the
-description ``architecture.build`` takes, and the energies of a fixed probe configuration with which ``verify_model``
-tells whether an installation still predicts what the model was saved with.
+The header holds architecture, element list, cutoff, the description ``description.build`` takes, and the energies of a
+fixed probe configuration with which ``verify_model`` tells whether an installation still predicts what the model was
+saved with.
 """
 
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
+from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.container import pack, read_header, read_tensors, store_model
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.mace.description import build, describe, differences
-from phonosmith.potentials.mace.graphs import collate, make_graph
-from phonosmith.potentials.mace.imports import settle
+from phonosmith.potentials.e3nn_eager import STRAY, e3nn_version, require_signs, unnatural
+from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.mace.description import Description, build, describe, differences
+from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.potentials.probes import probe_frames
 
 if TYPE_CHECKING:
     import torch
-    from ase import Atoms
 
-FORMAT = 1
-METADATA_KEY = "phonosmith"
 # Models pickled by another mace or opt_einsum version may sum in another order: that, and nothing more, is let through.
 ROUNDING = 1e-12
-
-
-def probe_frames(atomic_numbers: Sequence[int], r_max: float) -> list[Atoms]:
-    """Return two fixed configurations that touch every element: a jittered periodic lattice and a close pair."""
-    from ase import Atoms
-
-    count = max(len(atomic_numbers), 8)
-    side = int(np.ceil(count ** (1 / 3)))
-    spacing = 0.62 * r_max
-    grid = np.stack(np.meshgrid(*[np.arange(side)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)[:count]
-    jitter = np.random.default_rng(20260401).uniform(-0.1, 0.1, grid.shape)
-    numbers = [atomic_numbers[i % len(atomic_numbers)] for i in range(count)]
-    lattice = Atoms(numbers, positions=(grid + jitter) * spacing, cell=[side * spacing] * 3, pbc=True)
-    pair = Atoms([atomic_numbers[0], atomic_numbers[-1]], positions=[[0, 0, 0], [0, 0.3, 1.1]])
-    return [lattice, pair]
 
 
 def probe(model: Any) -> dict[str, Any]:
@@ -53,11 +36,10 @@ def probe(model: Any) -> dict[str, Any]:
     r_max = float(model.r_max)
     reference = next(model.parameters())
     graphs = [make_graph(atoms, numbers, r_max) for atoms in probe_frames(numbers, r_max)]
-    settle(model)
     heads = len(getattr(model, "heads", None) or ["Default"])
     found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
     for head in range(heads):
-        batch = collate(graphs, len(numbers), head, reference.dtype, reference.device)
+        batch = model_inputs(model, collate(graphs, reference.dtype, reference.device, head))
         out = model(batch, compute_stress=True)
         for key, values in found.items():
             values.append(out[key].detach().cpu().double().numpy())
@@ -72,10 +54,12 @@ def pack_model(model: torch.nn.Module) -> bytes:
     PotentialError
         When the model is no MACE energy model, or its architecture does not survive the round trip.
     """
-    from safetensors.torch import save
-
     description = describe(model)
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    tensors = {
+        name: value.detach().cpu().contiguous().clone()
+        for name, value in model.state_dict().items()
+        if not STRAY.search(name)
+    }
     rebuilt = _assemble(description, tensors)
     changed = differences(model, rebuilt)
     if changed:
@@ -85,7 +69,6 @@ def pack_model(model: torch.nn.Module) -> bytes:
         )
     energies = _same_predictions(model, rebuilt)
     header = {
-        "format": FORMAT,
         "architecture": "mace",
         "dtype": str(_main_dtype(tensors)).removeprefix("torch."),
         "atomic_numbers": description["atomic_numbers"],
@@ -93,9 +76,13 @@ def pack_model(model: torch.nn.Module) -> bytes:
         "description": description,
         "probe_energies": [[round(float(value), 6) for value in head] for head in energies],
     }
-    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    data: bytes = save(tensors, metadata={METADATA_KEY: text})
-    return data
+    if unnatural(_irreps(description)):
+        header["e3nn"] = e3nn_version()
+    return pack(tensors, header)
+
+
+def _irreps(description: Description) -> list[str]:
+    return [str(description.get(key) or "") for key in ("hidden_irreps", "edge_irreps", "MLP_irreps")]
 
 
 def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
@@ -136,7 +123,7 @@ def _assemble(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     import torch
 
     model = build(description, _main_dtype(tensors))
-    expected = model.state_dict()
+    expected = {name: value for name, value in model.state_dict().items() if not STRAY.search(name)}
     odd = [
         name
         for name in sorted(set(expected) | set(tensors))
@@ -156,39 +143,6 @@ def _assemble(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     return model
 
 
-def read_header(data: bytes, name: str = "The file") -> dict[str, Any]:
-    """Return the JSON header of an artefact made by ``pack_model`` without building the model.
-
-    Raises
-    ------
-    PotentialError
-        When the bytes are not such an artefact.
-    """
-    try:
-        length = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + length])
-        content: dict[str, Any] = json.loads(header["__metadata__"][METADATA_KEY])
-    except (ValueError, KeyError, TypeError, MemoryError) as error:
-        raise PotentialError(
-            f"{name} is not a phonosmith model file.", "Add models with 'phonosmith models add'."
-        ) from error
-    if content.get("format") != FORMAT:
-        raise PotentialError(
-            f"{name} has model format {content.get('format')}; this version reads format {FORMAT}.",
-            "Install a newer phonosmith.",
-        )
-    return content
-
-
-def is_model_file(data: bytes) -> bool:
-    """Tell whether bytes look like an artefact of ours."""
-    try:
-        read_header(data)
-    except PotentialError:
-        return False
-    return True
-
-
 def unpack_model(data: bytes, dtype: str | None = None) -> torch.nn.Module:
     """Rebuild the torch module of an artefact.
 
@@ -200,14 +154,10 @@ def unpack_model(data: bytes, dtype: str | None = None) -> torch.nn.Module:
         float32 or float64; default as saved.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load
 
     header = read_header(data)
-    try:
-        tensors = load(data)
-    except SafetensorError as error:
-        raise PotentialError(f"The model file is damaged: {error}.", "Restore it from a backup.") from error
+    require_signs(_irreps(header["description"]), header.get("e3nn", "0.4.4"), "The model")
+    tensors = read_tensors(data)
     model = _assemble(header["description"], tensors)
     return model if dtype is None else model.to(getattr(torch, dtype))
 
@@ -217,24 +167,6 @@ def verify_model(data: bytes) -> float:
     header = read_header(data)
     found = probe(unpack_model(data, "float64"))["energy"]
     return float(np.max(np.abs(found - np.array(header["probe_energies"]))))
-
-
-def model_ref(data: bytes, store: ArtefactStore, name: str, parents: Sequence[str], dtype: str) -> PotentialRef:
-    """Keep an artefact and return its reference."""
-    from ase.data import chemical_symbols
-
-    header = read_header(data)
-    artefact = store.put_bytes(data, kind="model", suffix=".safetensors")
-    return PotentialRef(
-        sha256=artefact.sha256,
-        name=name or artefact.sha256[:12],
-        architecture="mace",
-        dtype=dtype,
-        elements=[chemical_symbols[number] for number in sorted(header["atomic_numbers"])],
-        cutoff=header["cutoff"],
-        artefact=artefact,
-        parents=list(parents),
-    )
 
 
 def register_model(
@@ -260,7 +192,7 @@ def register_model(
     store
         Artefact store; default this installation's.
     """
-    return model_ref(pack_model(model), store or default_artefacts(), name, parents, dtype)
+    return store_model(pack_model(model), name, parents, dtype=dtype, store=store)
 
 
 def plain_bytes(model: torch.nn.Module) -> bytes:
@@ -272,14 +204,3 @@ def plain_bytes(model: torch.nn.Module) -> bytes:
     buffer = io.BytesIO()
     torch.save(model.cpu(), buffer)
     return buffer.getvalue()
-
-
-def export_plain(ref: PotentialRef, path: str | Path, *, store: ArtefactStore | None = None) -> Path:
-    """Write a potential of the store as the plain ``.model`` that mace, ASE and LAMMPS converters read.
-
-    The weights keep the precision they were saved in.
-    """
-    data = (store or default_artefacts()).get_bytes(ref.artefact)
-    target = Path(path)
-    write_atomic(target, plain_bytes(unpack_model(data)))
-    return target

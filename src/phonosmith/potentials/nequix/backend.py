@@ -1,215 +1,87 @@
-"""Import nequix and JAX quietly, read ``.nqx`` files, and compile each architecture once per process.
-
-A ``.nqx`` file is one line of JSON and plain arrays: reading it runs no code, so it needs no trust.
-"""
+"""Nequix as the rest of phonosmith knows it: its torch module over edge vectors."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
-import json
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from phonosmith.core.errors import PotentialError
+import torch
 
-log = logging.getLogger(__name__)
+from phonosmith.core.artefacts import write_atomic
+from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
+from phonosmith.potentials.graphs import numpy64
+from phonosmith.potentials.nequix.files import build_model, write_model
+from phonosmith.potentials.nequix.identify import keep
 
-ARCHITECTURE_KEYS = (
-    "hidden_irreps",
-    "lmax",
-    "cutoff",
-    "n_layers",
-    "radial_basis_size",
-    "radial_mlp_size",
-    "radial_mlp_layers",
-    "radial_polynomial_p",
-    "mlp_init_scale",
-    "index_weights",
-    "layer_norm",
-    "shift",
-    "scale",
-    "avg_n_neighbors",
-)
-"""Header entries that, with the number of elements, decide what the weights mean."""
-SMALLEST_KEPT_COMPILATION = 1.0
-"""Compilations that took longer are kept on disk for the next process, s."""
+if TYPE_CHECKING:
+    from phonosmith.potentials.backend import FreshStart
+    from phonosmith.potentials.base import Array
+    from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.potentials.graphs import Batch
 
 
-def nequix_installed() -> bool:
-    """Tell whether nequix's JAX backend is there, without importing it."""
-    return all(importlib.util.find_spec(name) for name in ("jax", "nequix", "equinox", "e3nn_jax", "jraph", "optax"))
+class NequixBackend(EdgeBackend):
+    """Functions over ``NequixTorch``."""
 
+    architecture = "nequix"
+    plain_suffix = ".nqx"
 
-def import_nequix() -> None:
-    """Import nequix's JAX backend; compiled programs are kept under PHONOSMITH_HOME unless JAX was told a place.
-
-    Raises
-    ------
-    PotentialError
-        When it is not installed.
-    """
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
+        """Evaluate the module, whose edges point from receiver to sender and whose constants take the default precision."""
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(vectors.dtype)
         try:
-            import jax
-            import nequix.model  # noqa: F401
-        except ImportError as error:
-            raise PotentialError(
-                f"Nequix potentials need the JAX backend of nequix, which cannot be imported: {error}.",
-                "Run tools/install_nequix.sh in this environment (CPU wheels only).",
-            ) from error
-    _keep_compilations(jax)
+            sender, receiver = batch["edge_index"]
+            energies: torch.Tensor = model.node_energies(vectors, batch["species"], receiver, sender)
+        finally:
+            torch.set_default_dtype(before)
+        return energies[:, 0]
 
+    def atomic_numbers(self, model: Any) -> tuple[int, ...]:
+        """Return the atomic numbers in the order of the element channels."""
+        return tuple(sorted(int(number) for number in model.config["atomic_numbers"]))
 
-@lru_cache(maxsize=1)
-def _keep_compilations(jax: Any) -> None:
-    from phonosmith.settings import get_settings
+    def cutoff(self, model: Any) -> float:
+        """Return the cutoff of one layer, Å."""
+        return float(model.cutoff)
 
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        return
-    jax.config.update("jax_compilation_cache_dir", str(get_settings().home.expanduser() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", SMALLEST_KEPT_COMPILATION)
+    def atomic_energies(self, model: Any) -> Array:
+        """Return atomic reference energies, eV, shape (1, elements)."""
+        return element_rows(numpy64(model.reference_energies), len(model.reference_energies))
 
+    def set_atomic_energies(self, model: Any, head: int, energies: Array) -> None:  # noqa: ARG002
+        """Overwrite the atomic reference energies, eV."""
+        model.reference_energies.copy_(torch.as_tensor(energies))
 
-@contextlib.contextmanager
-def precision(dtype: str, device: str = "cpu") -> Iterator[None]:
-    """Compute in float32 or float64 on a device inside the block, whatever JAX is set to outside."""
-    import jax
+    def bytes_per_edge(self, model: Any) -> float:
+        """Return the size of one edge's features, messages and tensor product weights over all layers, bytes."""
+        products = [layer.tp for layer in model.layers]
+        numbers = sum(one.irreps_in1.dim + one.irreps_out.dim + one.weight_numel for one in products)
+        return float(next(model.parameters()).element_size() * numbers)
 
-    with jax.enable_x64(dtype == "float64"), jax.default_device(jax_device(device)):
-        yield
+    def fresh(self, model: Any, start: FreshStart) -> Any:
+        """Return the same architecture with random weights, energies in units of the forces' root mean square."""
+        numbers = {
+            "avg_n_neighbors": float(start.neighbours),
+            "scale": max(float(start.force_scale), 1e-3),
+            "shift": 0.0,
+        }
+        parameter = next(model.parameters())
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.seed)
+            made = build_model(model.config | numbers)
+        made.reference_energies.copy_(model.reference_energies)
+        return self.cast(made, str(parameter.dtype).removeprefix("torch."), str(parameter.device))
 
+    def blocks(self, model: Any) -> tuple[str, ...]:
+        """Return the layers and the readout."""
+        return (*(f"layers.{k}" for k in range(len(model.layers))), "readout")
 
-def jax_device(device: str) -> Any:
-    """Return JAX's device for ``cpu`` or ``cuda``; without a GPU build of JAX the CPU, saying so."""
-    import jax
+    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
+        """Keep the module's ``.nqx`` file."""
+        return keep(write_model(model), name, tuple(parents))
 
-    if device.startswith("cuda"):
-        try:
-            return jax.devices("gpu")[0]
-        except RuntimeError:
-            log.warning("JAX is installed without GPU support: Nequix is evaluated on the CPU")
-    return jax.devices("cpu")[0]
-
-
-def is_nequix_file(data: bytes) -> bool:
-    """Tell whether bytes are those of a ``.nqx`` file: a JSON line naming the architecture, then arrays."""
-    if data[:1] != b"{":
-        return False
-    try:
-        header = json.loads(data[: data.find(b"\n") + 1] or b"null")
-    except ValueError:
-        return False
-    return isinstance(header, dict) and "hidden_irreps" in header and "atomic_numbers" in header
-
-
-@dataclass(frozen=True)
-class NequixWeights:
-    """Content of a ``.nqx`` file.
-
-    Attributes
-    ----------
-    config
-        Header: architecture, elements and the settings it was trained with.
-    leaves
-        Arrays in the model's order (float32, on the host or a device).
-    """
-
-    config: dict[str, Any]
-    leaves: list[Any]
-
-
-@dataclass(frozen=True)
-class Skeleton:
-    """A Nequix model without its weights.
-
-    Attributes
-    ----------
-    tree
-        How arrays are put into it.
-    names
-        Of every array, in order.
-    shapes
-        Of every array, in order.
-    like
-        The model with shapes in place of arrays.
-    """
-
-    tree: Any
-    names: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    like: Any
-
-    def model(self, leaves: Sequence[Any]) -> Any:
-        """Return the nequix module with these arrays."""
-        import jax
-
-        return jax.tree_util.tree_unflatten(self.tree, leaves)
-
-
-def architecture_key(config: dict[str, Any]) -> str:
-    """Return what two files have in common when one compiled program serves both."""
-    kept = {key: config[key] for key in ARCHITECTURE_KEYS}
-    return json.dumps([kept, len(config["atomic_numbers"])], sort_keys=True)
-
-
-@lru_cache(maxsize=16)
-def skeleton(key: str) -> Skeleton:
-    """Return the model of an architecture key, built without computing anything."""
-    import equinox as eqx
-    import jax
-    from nequix.model import Nequix
-
-    settings, n_species = json.loads(key)
-    with precision("float32"):
-        like = eqx.filter_eval_shape(Nequix, jax.random.key(0), n_species=n_species, **settings)
-    paths, tree = jax.tree_util.tree_flatten_with_path(like)
-    names = tuple(jax.tree_util.keystr(path) for path, _ in paths)
-    return Skeleton(tree, names, tuple(tuple(leaf.shape) for _, leaf in paths), like)
-
-
-def read_weights(data: bytes, name: str = "The file") -> NequixWeights:
-    """Read the content of a ``.nqx`` file.
-
-    Raises
-    ------
-    PotentialError
-        When it is damaged or of an unknown architecture.
-    """
-    import_nequix()
-    import equinox as eqx
-    import jax
-
-    end = data.find(b"\n") + 1
-    try:
-        config = json.loads(data[:end])
-        found = skeleton(architecture_key(config))
-        with precision("float32"):
-            model = eqx.tree_deserialise_leaves(io.BytesIO(data[end:]), found.like)
-    except (KeyError, TypeError, ValueError, EOFError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise PotentialError(
-            f"{name} is not a readable Nequix model ({reason}).", "Fetch it again and compare its sha256."
-        ) from error
-    return NequixWeights(config, jax.tree_util.tree_leaves(model))
-
-
-def write_weights(weights: NequixWeights) -> bytes:
-    """Return the ``.nqx`` file of weights, as ``NequixCalculator`` reads it (float32)."""
-    import equinox as eqx
-    import jax.numpy as jnp
-
-    found = skeleton(architecture_key(weights.config))
-    buffer = io.BytesIO()
-    buffer.write((json.dumps(weights.config) + "\n").encode())
-    with precision("float32"):
-        leaves = [jnp.asarray(leaf, dtype=jnp.float32) for leaf in weights.leaves]
-        eqx.tree_serialise_leaves(buffer, found.model(leaves))
-    return buffer.getvalue()
+    def write_plain(self, model: Any, path: Path) -> None:
+        """Write the ``.nqx`` file that ``NequixCalculator`` reads."""
+        write_atomic(path, write_model(model))

@@ -6,55 +6,33 @@ another, names that lie about where they belong, and data that decompress to mor
 
 from __future__ import annotations
 
-import gzip
 import io
-import lzma
 import os
 import stat
 import tarfile
 import zipfile
-import zlib
-from bz2 import BZ2File
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from phonosmith.core.errors import InputError
+from phonosmith.core.reading import (
+    COMPRESSED,
+    DAMAGE,
+    DEFAULT_LIMITS,
+    MIB,
+    Limits,
+    bare_name,
+    check_size,
+    decompress,
+    decompressor,
+    read_bounded,
+)
 
-COMPRESSED = (".gz", ".xz", ".lzma", ".bz2")
 _TAR_ENDINGS = (".tar", ".tgz", ".txz", ".tbz2", *(f".tar{ending}" for ending in COMPRESSED))
-_MIB = 1 << 20
-_DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much an import may read.
-
-    Attributes
-    ----------
-    members
-        Files, folders and other entries of one source.
-    member_bytes
-        Size of one decompressed file.
-    total_bytes
-        Size of one decompressed source.
-    ratio
-        Decompressed over compressed size, looked at beyond ``ratio_floor`` bytes.
-    ratio_floor
-        Size below which no ratio is suspicious, bytes.
-    """
-
-    members: int = 200_000
-    member_bytes: int = 2048 * _MIB
-    total_bytes: int = 32 * 1024 * _MIB
-    ratio: float = 1000.0
-    ratio_floor: int = 64 * _MIB
-
-
-DEFAULT_LIMITS = Limits()
+_DAMAGE = (*DAMAGE, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -90,77 +68,18 @@ class _Forward(io.RawIOBase):
         target = offset if whence == os.SEEK_SET else self._position + offset
         if whence == os.SEEK_END or target < self._position:
             raise InputError(f"{self._where} is damaged: it points backwards.", "Pack it again.")
-        while self._position < target and self.read(min(_MIB, target - self._position)):
+        while self._position < target and self.read(min(MIB, target - self._position)):
             pass
         return self._position
 
     def read(self, size: int = -1) -> bytes:
         # headers are small; only a forged one asks for much at once, file content is read in pieces of 1 MiB
-        if size < 0 or size > 16 * _MIB:
+        if size < 0 or size > 16 * MIB:
             raise InputError(f"{self._where} holds a header of {size} bytes.", "It is damaged or hostile.")
         data: bytes = self._stream.read(size)
         self._position += len(data)
         check_size(self._position, self._compressed, self._limits.total_bytes, self._limits, self._where)
         return data
-
-
-def check_size(size: int, compressed: int, allowed: int, limits: Limits, where: str) -> None:
-    """Raise InputError when decompressed data exceed what is allowed or unfold suspiciously."""
-    if size > allowed:
-        raise InputError(
-            f"{where} unfolds to more than {allowed / _MIB:.0f} MiB.", "Split it, or raise the limits in Python."
-        )
-    if size > limits.ratio_floor and size > limits.ratio * max(compressed, 1):
-        raise InputError(
-            f"{where} unfolds to more than {limits.ratio:.0f} times its size: it looks like a decompression bomb.",
-            "Unpack it yourself if you trust it.",
-        )
-
-
-def decompress(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return a file's content, decompressed by the ending of its name, within the limits.
-
-    Raises
-    ------
-    InputError
-        When it is damaged or unfolds to too much.
-    """
-    suffix = PurePosixPath(name).suffix
-    if suffix not in COMPRESSED:
-        return data
-    parts, total = [], 0
-    try:
-        with _decompressor(io.BytesIO(data), suffix) as stream:
-            while piece := stream.read(_MIB):
-                total += len(piece)
-                check_size(total, len(data), limits.member_bytes, limits, name)
-                parts.append(piece)
-    except InputError:
-        raise
-    except _DAMAGE as error:
-        raise InputError(f"{name} is damaged: {error}.", "Copy it again.") from error
-    return b"".join(parts)
-
-
-def read_bounded(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return a regular file's decompressed content within the limits."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is not a regular file.", "Give a file.")
-        if status.st_size > limits.member_bytes:
-            raise InputError(f"{path} has {status.st_size / _MIB:.0f} MiB.", "Raise the limits in Python.")
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.", "Check the path.") from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}.", "Check its permissions.") from error
-    return decompress(data, str(path), limits)
-
-
-def bare_name(name: str) -> str:
-    """Return a name without its compression ending."""
-    return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix in COMPRESSED else name
 
 
 def is_archive(path: Path) -> bool:
@@ -234,20 +153,10 @@ def _check_count(count: int, limits: Limits, path: Path) -> None:
         raise InputError(f"{path} has more than {limits.members} entries.", "Split it, or raise the limits in Python.")
 
 
-def _decompressor(stream: IO[bytes], suffix: str) -> Any:
-    if suffix in (".gz", ".tgz"):
-        return gzip.GzipFile(fileobj=stream)
-    if suffix in (".xz", ".lzma", ".txz"):
-        return lzma.LZMAFile(stream)
-    if suffix in (".bz2", ".tbz2"):
-        return BZ2File(stream)
-    return stream
-
-
 def _tar(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Entry]:
     size = path.stat().st_size
     seen: set[str] = set()
-    with path.open("rb") as raw, _decompressor(raw, path.suffix.lower()) as stream:
+    with path.open("rb") as raw, decompressor(raw, path.suffix.lower()) as stream:
         forward = _Forward(stream, size, limits, str(path))
         with tarfile.open(fileobj=forward, mode="r:") as archive:
             for count, member in enumerate(archive, start=1):
@@ -264,7 +173,7 @@ def _tar(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[
                 if wanted(bare_name(member.name)):
                     handle = archive.extractfile(member)
                     if handle is not None:
-                        data = b"".join(iter(lambda: handle.read(_MIB), b""))  # noqa: B023  (used at once)
+                        data = b"".join(iter(lambda: handle.read(MIB), b""))  # noqa: B023  (used at once)
                         yield _guarded(member.name, partial(decompress, data, member.name, limits))
 
 
@@ -274,7 +183,7 @@ def _tar_refusal(member: tarfile.TarInfo, limits: Limits) -> str | None:
     if not member.isreg() or member.issparse():
         return "not a regular file (device, pipe or sparse file)"
     if member.size > limits.member_bytes:
-        return f"{member.size / _MIB:.0f} MiB are more than the limit of {limits.member_bytes / _MIB:.0f} MiB"
+        return f"{member.size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
     return _unsafe_name(member.name)
 
 
@@ -308,7 +217,7 @@ def _zip_refusal(member: zipfile.ZipInfo, limits: Limits) -> str | None:
     if member.flag_bits & 0x1:
         return "it is encrypted"
     if member.file_size > limits.member_bytes:
-        return f"{member.file_size / _MIB:.0f} MiB are more than the limit of {limits.member_bytes / _MIB:.0f} MiB"
+        return f"{member.file_size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
     return _unsafe_name(member.filename)
 
 
@@ -316,7 +225,7 @@ def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limi
     parts, size = [], 0
     try:
         with archive.open(member) as handle:
-            while piece := handle.read(_MIB):
+            while piece := handle.read(MIB):
                 size += len(piece)
                 check_size(size, member.compress_size, limits.member_bytes, limits, member.filename)
                 parts.append(piece)

@@ -14,18 +14,12 @@ from ase import Atoms
 
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
+from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, read_bounded
 from phonosmith.reference.datasets.documents import Refusal, SourceReport
 from phonosmith.reference.datasets.extxyz import parse_each
 from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
 from phonosmith.reference.datasets.geometry import same_geometry
-from phonosmith.reference.importers.archives import (
-    DEFAULT_LIMITS,
-    Limits,
-    bare_name,
-    is_archive,
-    iter_entries,
-    read_bounded,
-)
+from phonosmith.reference.importers.archives import is_archive, iter_entries
 from phonosmith.reference.importers.identity import (
     expectation_problem,
     identity_of,
@@ -205,13 +199,14 @@ def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
 
 
 def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
-    from phonosmith.harmonic.displacements import has_forces
-    from phonosmith.harmonic.files import displaced_frames, load_phonopy
+    from phonosmith.harmonic.displacements import displaced_frames, has_forces
+    from phonosmith.harmonic.files import read_phonopy
+    from phonosmith.reference.importers.beside import calculations_beside
 
     if real is None:
         taken.refuse(name, "phonopy files inside an archive are not read: unpack it, they belong to files beside them")
         return
-    phonon = load_phonopy(real, produce=False)
+    phonon = read_phonopy(real, calculations=calculations_beside)
     if not has_forces(phonon):
         if phonon.force_constants is not None:
             taken.n_files += 1
@@ -234,7 +229,8 @@ def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
 
 
 def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
-    from phonosmith.harmonic.displacements import atoms_of, displacements_and_forces
+    from phonosmith.harmonic.displacements import displacements_and_forces
+    from phonosmith.harmonic.model import atoms_of
 
     moved = forces = None
     if phonon.dataset:

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.formula import Formula
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.importers.archives import COMPRESSED, bare_name, read_bounded
+from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
 
 _KNOWN_STEMS = (
     ".phonopy.yaml",

@@ -20,10 +20,10 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
+from phonosmith.core.reading import read_bounded
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.datasets.documents import Refusal
 from phonosmith.reference.datasets.frame_labels import label_frame, problems, voigt_stress
-from phonosmith.reference.importers.archives import read_bounded
 from phonosmith.reference.vasp.settings import (
     VaspSettings,
     not_self_consistent,

@@ -28,13 +28,12 @@ def drawn_cell(structure: Structure) -> Atoms:
 
     The cell is taken as it comes when its symmetry is not found.
     """
-    from phonosmith.evaluation.mechanics.fastpath import as_atoms
     from phonosmith.structures.standard import standard_conventional
 
     try:
-        cell = as_atoms(standard_conventional(structure))
+        cell = standard_conventional(structure).to_ase_atoms(msonable=False)
     except InputError:
-        cell = as_atoms(structure)
+        cell = structure.to_ase_atoms(msonable=False)
     cell.wrap(eps=1e-3)
     drawn = cell.copy()
     drawn.set_pbc(False)

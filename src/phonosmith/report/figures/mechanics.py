@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+    from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 
 _MEV = 1000.0
 

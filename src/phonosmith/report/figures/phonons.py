@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from phonosmith.evaluation.phonons.bands import BandStructure
-    from phonosmith.evaluation.phonons.comparison import ComparedPhonons, MeshFrequencies
+    from phonosmith.evaluation.phonons.comparison import ComparedPhonons
+    from phonosmith.evaluation.phonons.mesh import MeshFrequencies
 
 REFERENCE_COLOUR = OKABE_ITO["black"]
 CANDIDATE_COLOUR = OKABE_ITO["vermillion"]

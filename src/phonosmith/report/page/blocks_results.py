@@ -16,7 +16,7 @@ from phonosmith.report.page.potential_tables import entry_name, one_per_strategy
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport, PhononSummary
     from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.evaluation.mechanics.fastpath import ElasticDoc, EosDoc
+    from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
     from phonosmith.report.figures.pictures import Gallery
 
 MOST_DRAWN = 6

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.harmonic.files import phonopy_yaml
+from phonosmith.potentials.architecture import architecture
+from phonosmith.potentials.registry import plain_bytes
 from phonosmith.report.figures.phonon_curves import load_model
 from phonosmith.report.figures.pictures import reason_of
 from phonosmith.report.page.content import Link, file_size, slug
@@ -17,25 +19,8 @@ from phonosmith.report.page.potential_tables import chosen_potential, one_per_st
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport, PhononSummary
     from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.potentials.documents import PotentialRef
 
 FOLDER = "files"
-
-
-def phonopy_yaml(summary: PhononSummary, artefacts: ArtefactStore) -> bytes:
-    """Return stored phonons as the ``phonopy.yaml`` that phonopy reads, force constants inside."""
-    model = load_model(summary, artefacts)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "phonopy.yaml"
-        model.phonon.save(path, settings={"force_constants": True, "force_sets": False, "displacements": False})
-        return path.read_bytes()
-
-
-def _model_bytes(potential: PotentialRef, artefacts: ArtefactStore) -> bytes:
-    from phonosmith.potentials.mace.files import export_plain
-
-    with tempfile.TemporaryDirectory() as folder:
-        return export_plain(potential, Path(folder) / "plain.model", store=artefacts).read_bytes()
 
 
 class Exporter:
@@ -75,12 +60,13 @@ class Exporter:
     def export(self, report: MaterialReport) -> None:
         """Write model of the chosen potential, phonons, labels and the report itself."""
         chosen = chosen_potential(report)
-        if chosen is not None and chosen.potential.architecture == "mace":
+        kind = None if chosen is None else architecture(chosen.potential.architecture)
+        if chosen is not None and kind is not None and kind.plain_suffix:
             ref = chosen.potential
             self.add(
-                f"{self.name}-{slug(chosen.strategy)}.model",
-                f"Model {chosen.strategy} for MACE, ASE and LAMMPS converters",
-                lambda: _model_bytes(ref, self.artefacts),
+                f"{self.name}-{slug(chosen.strategy)}{kind.plain_suffix}",
+                f"Model {chosen.strategy} for {kind.readers}",
+                lambda: plain_bytes(ref, self.artefacts),
             )
         summaries = {"reference": report.reference_result.phonons}
         summaries |= {name: entry.summary for name, entry in one_per_strategy(report)}
@@ -94,7 +80,11 @@ class Exporter:
 
     def _add_phonons(self, name: str, summary: PhononSummary) -> None:
         file = f"phonopy-{slug(name)}.yaml"
-        self.add(file, f"Phonons of {name} for phonopy", lambda: phonopy_yaml(summary, self.artefacts))
+        self.add(
+            file,
+            f"Phonons of {name} for phonopy",
+            lambda: phonopy_yaml(load_model(summary, self.artefacts).phonon).encode(),
+        )
 
     def _add_bytes(self, file: str, text: str, sha256: str) -> None:
         self.add(file, text, lambda: self.artefacts.get_bytes(sha256))

@@ -325,7 +325,7 @@ def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root
     options
         Title, files, notes.
     """
-    from phonosmith import __version__
+    from importlib.metadata import version
 
     names = unique_slugs([report_label(report, reports) for report in reports])
     progress = options.progress or (lambda *_: None)
@@ -352,5 +352,5 @@ def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root
         costs=_costs(reports),
         provenance=_provenance(reports),
         problems=gallery.problems,
-        footer=f"Written by phonosmith {__version__} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        footer=f"Written by phonosmith {version('phonosmith')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )

@@ -1,0 +1,197 @@
+"""What an architecture tells about itself before anything heavy is imported, and where it is found.
+
+Every folder beside this file with a module ``identify`` is an architecture: the module's ``ARCHITECTURE`` says which
+files and names are its own and loads, keeps, checks and exports them. Packages elsewhere add theirs with
+``register_architecture`` or the entry point group ``phonosmith.architectures``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.core.errors import PotentialError
+
+if TYPE_CHECKING:
+    from phonosmith.potentials.backend import Backend
+    from phonosmith.potentials.base import Potential
+    from phonosmith.potentials.documents import PotentialRef
+
+ENTRY_POINTS = "phonosmith.architectures"
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """One published model.
+
+    Attributes
+    ----------
+    name
+        Name used everywhere in phonosmith.
+    source
+        What the architecture's own package calls it.
+    aliases
+        Other spellings, lower case.
+    note
+        What it was trained on and its licence.
+    sha256
+        Of the published file; another file never gets the name. Empty: not known.
+    """
+
+    name: str
+    source: str
+    aliases: tuple[str, ...]
+    note: str
+    sha256: str = ""
+
+    def called(self, name: str) -> bool:
+        """Tell whether a name, in any case, means this foundation."""
+        return name.lower() in (self.name.lower(), *self.aliases)
+
+
+class Architecture:
+    """One architecture's files and names; a subclass overrides what differs.
+
+    Attributes
+    ----------
+    name
+        As recorded in references.
+    foundations
+        Published models by name.
+    plain_suffix
+        Ending of the file the rest of the world reads; empty when that is the artefact itself.
+    readers
+        Who reads that file, for people.
+    last_resort
+        Asked after all others whether a file is its own.
+    packages
+        Importable names of the packages it needs.
+    """
+
+    name: str
+    foundations: tuple[Foundation, ...] = ()
+    plain_suffix: str = ""
+    readers: str = ""
+    last_resort: bool = False
+    packages: tuple[str, ...] = ()
+
+    def installed(self) -> bool:
+        """Tell whether its packages are here, without importing them."""
+        return all(importlib.util.find_spec(name) for name in self.packages)
+
+    def recognises(self, data: bytes) -> bool:
+        """Tell whether a file that is no artefact of ours belongs to this architecture, without running its code."""
+        raise NotImplementedError
+
+    def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
+        """Load the content of an artefact."""
+        raise NotImplementedError
+
+    def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:
+        """Put a recognised file's content into the artefact store (``source``: where it came from, for messages)."""
+        raise NotImplementedError
+
+    def cached_file(self, foundation: Foundation) -> tuple[Path, str]:
+        """Return where a foundation's file lies or would lie on this machine, and the address it comes from."""
+        raise NotImplementedError
+
+    def fetch(self, foundation: Foundation) -> Path:
+        """Return the local file of a foundation, downloading it when it is not there yet."""
+        raise NotImplementedError
+
+    def probe_difference(self, data: bytes) -> float | None:
+        """Return how far predictions for saved probes are off, eV; None when an artefact holds none."""
+        self.load(data, dtype="float64", device="cpu", name="The potential")
+        return None
+
+    def details(self, data: bytes) -> dict[str, Any]:
+        """Return what ``models show`` tells beyond the reference."""
+        del data
+        return {}
+
+    def plain_bytes(self, data: bytes) -> bytes:
+        """Return the file the rest of the world reads, from an artefact."""
+        return data
+
+    def backend(self) -> Backend:
+        """Return the functions over its torch module."""
+        raise PotentialError(f"A potential of kind {self.name} has no torch module.", "Choose another foundation.")
+
+
+@cache
+def _registered() -> dict[str, Architecture]:
+    import phonosmith.potentials as package
+
+    folders = [folder.name for folder in pkgutil.iter_modules(package.__path__) if folder.ispkg]
+    names = [f"{package.__name__}.{folder}.identify" for folder in sorted(folders)]
+    own = [importlib.import_module(name).ARCHITECTURE for name in names if importlib.util.find_spec(name)]
+    outside = [point.load() for point in entry_points(group=ENTRY_POINTS)]
+    return {one.name: one for one in (*own, *outside)}
+
+
+def register_architecture(architecture: Architecture) -> None:
+    """Add an architecture; an existing name is refused."""
+    if architecture.name in _registered():
+        raise PotentialError(
+            f"There is already an architecture {architecture.name}.", "Choose another architecture name."
+        )
+    _registered()[architecture.name] = architecture
+
+
+def architectures() -> list[Architecture]:
+    """Return every architecture, the last resorts at the end."""
+    return sorted(_registered().values(), key=lambda one: (one.last_resort, one.name))
+
+
+def architecture(name: str) -> Architecture:
+    """Return an architecture by name.
+
+    Raises
+    ------
+    PotentialError
+        When it is not known here.
+    """
+    if name not in _registered():
+        raise PotentialError(
+            f"No adapter for architecture {name!r} is installed (known: {', '.join(sorted(_registered()))}).",
+            "Install the package that brings it or call phonosmith.potentials.architecture.register_architecture.",
+        )
+    return _registered()[name]
+
+
+def foundations() -> Iterator[tuple[Architecture, Foundation]]:
+    """Yield every published model with its architecture."""
+    for one in architectures():
+        for foundation in one.foundations:
+            yield one, foundation
+
+
+def find_foundation(name: str) -> tuple[Architecture, Foundation] | None:
+    """Return the foundation of this name or alias, in any case, or None."""
+    return next((pair for pair in foundations() if pair[1].called(name)), None)
+
+
+def require_published(foundation: Foundation, path: Path) -> Path:
+    """Return the path of a foundation's file after comparing it with the published one.
+
+    Raises
+    ------
+    PotentialError
+        When its content is another.
+    """
+    from phonosmith.core.hashing import digest_file
+
+    digest = digest_file(path)
+    if foundation.sha256 and digest != foundation.sha256:
+        raise PotentialError(
+            f"{path} is not the published {foundation.name}: its sha256 is {digest[:16]}, expected "
+            f"{foundation.sha256[:16]}.",
+            "Delete it and let it be downloaded again; add it under another name if it is meant to differ.",
+        )
+    return path

@@ -1,0 +1,107 @@
+"""Our model artefact: one safetensors file that holds weights and a JSON header, and no code.
+
+The file's single metadata entry ``phonosmith`` is the header: format version, architecture and what that architecture
+needs to build the model again. Digests are identities: what is packed once must pack to the same bytes for ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.core.artefacts import ArtefactStore, default_artefacts
+from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.documents import PotentialRef
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT = 1
+METADATA_KEY = "phonosmith"
+Header = dict[str, Any]
+
+
+def pack(tensors: Mapping[str, torch.Tensor], header: Header) -> bytes:
+    """Return the artefact of tensors (on the CPU) and a header; ``format`` is added."""
+    from safetensors.torch import save
+
+    content = {"format": FORMAT, **header}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    data: bytes = save(dict(tensors), metadata={METADATA_KEY: text})
+    return data
+
+
+def read_header(data: bytes, name: str = "The file") -> Header:
+    """Return the header of an artefact.
+
+    Raises
+    ------
+    PotentialError
+        When the bytes are not such an artefact.
+    """
+    try:
+        length = int.from_bytes(data[:8], "little")
+        content: Header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+    except (ValueError, KeyError, TypeError, MemoryError) as error:
+        raise PotentialError(
+            f"{name} is not a phonosmith model file.", "Add models with 'phonosmith models add'."
+        ) from error
+    if content.get("format") != FORMAT:
+        raise PotentialError(
+            f"{name} has model format {content.get('format')}; this version reads format {FORMAT}.",
+            "Install a newer phonosmith.",
+        )
+    return content
+
+
+def is_model_file(data: bytes) -> bool:
+    """Tell whether bytes look like an artefact of ours."""
+    try:
+        read_header(data)
+    except PotentialError:
+        return False
+    return True
+
+
+def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
+    """Return the tensors of an artefact.
+
+    Raises
+    ------
+    PotentialError
+        When the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors: dict[str, torch.Tensor] = load(data)
+    except SafetensorError as error:
+        raise PotentialError(f"The model file is damaged: {error}.", "Restore it from a backup.") from error
+    return tensors
+
+
+def store_model(
+    data: bytes,
+    name: str,
+    parents: Sequence[str] = (),
+    *,
+    dtype: str = "float64",
+    store: ArtefactStore | None = None,
+) -> PotentialRef:
+    """Keep an artefact and return its reference; its header names architecture, elements and cutoff (Å)."""
+    from ase.data import chemical_symbols
+
+    header = read_header(data)
+    artefact = (store or default_artefacts()).put_bytes(data, kind="model", suffix=".safetensors")
+    return PotentialRef(
+        sha256=artefact.sha256,
+        name=name or artefact.sha256[:12],
+        architecture=header["architecture"],
+        dtype=dtype,
+        elements=[chemical_symbols[number] for number in sorted(header["atomic_numbers"])],
+        cutoff=header["cutoff"],
+        artefact=artefact,
+        parents=list(parents),
+    )

@@ -1,0 +1,87 @@
+"""e3nn as every model here needs it: its TorchScript off before a model is built, and its sign convention known.
+
+With TorchScript on, the first evaluations of a process differ from later ones in the last bit, and e3nn 0.5 and newer
+build models that cannot be copied. Every architecture calls ``import_e3nn`` before it builds anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from phonosmith.core.errors import PotentialError
+
+if TYPE_CHECKING:
+    import torch
+
+SIGNS_CHANGED = (0, 5)
+"""e3nn version since which coupling coefficients of unnatural parity (1e, 2o, ...) have the other sign."""
+STRAY = re.compile(r"\._tensor_constant\d+$")
+"""Compiled constants that some e3nn versions list among a module's tensors: no weights, and never kept."""
+
+
+@cache
+def import_e3nn() -> None:
+    """Import e3nn and turn its TorchScript off, also in functions that are compiled when it is imported."""
+    import sys
+
+    import torch
+
+    torch.serialization.add_safe_globals([slice])  # e3nn 0.4 reads its constants as torch 2.6 and newer refuse to
+    import e3nn.o3
+
+    defaults = e3nn.get_optimization_defaults()
+    e3nn.set_optimization_defaults(**({"jit_mode": "eager"} if "jit_mode" in defaults else {"jit_script_fx": False}))
+    harmonics = sys.modules["e3nn.o3._spherical_harmonics"]
+    plain = getattr(harmonics._spherical_harmonics, "_torchdynamo_inline", None)  # noqa: SLF001  # what was compiled
+    if plain is not None:
+        harmonics._spherical_harmonics = plain  # noqa: SLF001
+
+
+def e3nn_version() -> str:
+    """Return the installed version of e3nn."""
+    return version("e3nn")
+
+
+def unnatural(irreps: Iterable[str]) -> bool:
+    """Tell whether irreps such as ``16x0e+16x1e`` hold one whose parity is not that of its order."""
+    parts = [part for text in irreps for part in re.findall(r"(\d+)([eo])", str(text).replace(" ", ""))]
+    return any((int(order) % 2 == 0) != (parity == "e") and int(order) > 0 for order, parity in parts)
+
+
+def require_signs(irreps: Iterable[str], made_under: str, name: str) -> None:
+    """Refuse a model of unnatural parity that was made under the other sign convention.
+
+    Raises
+    ------
+    PotentialError
+        When the model needs another e3nn than is installed.
+    """
+    if unnatural(irreps) and _newer_signs(made_under) != _newer_signs(e3nn_version()):
+        raise PotentialError(
+            f"{name} was made with e3nn {made_under} and couples irreps of unnatural parity, whose signs differ in the "
+            f"installed e3nn {e3nn_version()}.",
+            f"Install e3nn {'0.5 or newer (tools/install_architectures.sh)' if _newer_signs(made_under) else '0.4.4'}.",
+        )
+
+
+def _newer_signs(text: str) -> bool:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2]) >= SIGNS_CHANGED
+
+
+def recast(model: torch.nn.Module, dtype: torch.dtype, device: str = "cpu") -> torch.nn.Module:
+    """Return a copy in another precision whose coupling coefficients have the full digits of that precision."""
+    import copy
+
+    from e3nn import o3
+
+    cast = copy.deepcopy(model).to(dtype=dtype, device=device)
+    for path, buffer in list(cast.named_buffers()):
+        match = re.search(r"\._w3j_(\d+)_(\d+)_(\d+)$", path)
+        if match:
+            exact = o3.wigner_3j(*(int(order) for order in match.groups()), dtype=dtype, device=device)
+            buffer.copy_(exact)
+    return cast

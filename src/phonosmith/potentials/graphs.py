@@ -1,0 +1,150 @@
+"""Configurations as neighbour graphs, joined into batches of bounded size: the same for every architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from ase import Atoms
+
+    Batch = dict[str, torch.Tensor]
+
+REACH = 5.0
+"""A cell without repetition in some direction is made this many cutoffs long there, times its largest coordinate."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One configuration with its neighbour list.
+
+    Attributes
+    ----------
+    index
+        Place in the input.
+    species
+        Index of every atom's element in the model's table.
+    positions, cell
+        Å; the cell is the one the neighbour list was made in.
+    edges
+        Sender and receiver of every edge, shape (2, n_edges).
+    shifts
+        Lattice translation of every edge in units of the cell vectors, shape (n_edges, 3).
+    """
+
+    index: int
+    species: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    edges: NDArray[np.int64]
+    shifts: NDArray[np.float64]
+
+    @property
+    def n_edges(self) -> int:
+        """Number of directed edges."""
+        return self.edges.shape[1]
+
+
+def neighbours(atoms: Atoms, cutoff: float) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return edges (2, n), their lattice translations (n, 3) and the cell (Å) these are in.
+
+    The cell is completed where the configuration does not repeat, in mace's manner, so that edges come in its order.
+    """
+    from matscipy.neighbours import neighbour_list
+
+    positions = np.array(atoms.positions, dtype=np.float64)
+    cell = np.array(atoms.cell.array, dtype=np.float64)
+    if not cell.any():
+        cell = np.eye(3)
+    length = (np.abs(positions).max(initial=0.0) + 1.0) * REACH * cutoff
+    for axis, repeats in enumerate(atoms.pbc):
+        if not repeats:
+            cell[axis] = length * np.eye(3)[axis]
+    pbc = tuple(bool(flag) for flag in atoms.pbc)
+    sender, receiver, shifts = neighbour_list("ijS", pbc=pbc, cell=cell, positions=positions, cutoff=cutoff)
+    real = (sender != receiver) | np.any(shifts != 0, axis=1)
+    edges = np.stack([sender[real], receiver[real]]).astype(np.int64)
+    return edges, np.asarray(shifts[real], dtype=np.float64), cell
+
+
+def make_graph(atoms: Atoms, numbers: Sequence[int], cutoff: float, index: int = 0) -> Graph:
+    """Return a configuration's graph; ``numbers`` are the atomic numbers in the model's order."""
+    edges, shifts, cell = neighbours(atoms, cutoff)
+    place = {number: row for row, number in enumerate(numbers)}
+    species = np.array([place[int(number)] for number in atoms.numbers], dtype=np.int64)
+    return Graph(index, species, np.array(atoms.positions, dtype=np.float64), cell, edges, shifts)
+
+
+def batches(graphs: Iterable[Graph], max_atoms: int, max_edges: int) -> Iterator[list[Graph]]:
+    """Group graphs in order so that no batch holds more atoms or edges than given (one graph always fits)."""
+    group: list[Graph] = []
+    atoms = edges = 0
+    for graph in graphs:
+        n_atoms = len(graph.species)
+        if group and (atoms + n_atoms > max_atoms or edges + graph.n_edges > max_edges):
+            yield group
+            group, atoms, edges = [], 0, 0
+        group.append(graph)
+        atoms += n_atoms
+        edges += graph.n_edges
+    if group:
+        yield group
+
+
+def collate(
+    graphs: Sequence[Graph], dtype: torch.dtype, device: torch.device | str, head: int | Sequence[int] = 0
+) -> Batch:
+    """Join graphs into one batch, for one head of the model or one head a graph.
+
+    Keys: ``positions``, ``cell`` (3 rows a graph), ``shifts`` (Å), ``unit_shifts``, ``species``, ``edge_index``
+    (sender and receiver; an edge points from positions[sender] to positions[receiver] + shift), ``batch`` (graph of
+    each atom), ``ptr`` (first atom of each graph), ``head``.
+    """
+    import torch
+
+    sizes = [len(graph.species) for graph in graphs]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+
+    def real(parts: Sequence[NDArray[np.float64]]) -> torch.Tensor:
+        # torch.tensor copies into memory aligned by torch: the last bit of a sum depends on alignment
+        return torch.tensor(np.concatenate(parts), dtype=dtype).to(device)
+
+    def whole(values: NDArray[np.int64]) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.int64).to(device)
+
+    edges = np.concatenate([graph.edges + offset for graph, offset in zip(graphs, offsets, strict=False)], axis=1)
+    return {
+        "positions": real([graph.positions for graph in graphs]),
+        "cell": real([graph.cell for graph in graphs]),
+        "species": whole(np.concatenate([graph.species for graph in graphs])),
+        "edge_index": whole(edges),
+        "unit_shifts": real([graph.shifts for graph in graphs]),
+        "shifts": real([graph.shifts @ graph.cell for graph in graphs]),
+        "batch": whole(np.repeat(np.arange(len(graphs)), sizes)),
+        "ptr": whole(offsets),
+        "head": whole(np.array(np.broadcast_to(head, len(graphs)), dtype=np.int64)),
+    }
+
+
+@contextmanager
+def frozen(model: torch.nn.Module) -> Iterator[None]:
+    """Take a model's parameters out of the autograd graph for a block: evaluation costs half."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def numpy64(tensor: torch.Tensor) -> NDArray[np.float64]:
+    """Return a tensor's values as a float64 array on the CPU."""
+    return np.asarray(tensor.detach().cpu().double().numpy())

@@ -1,0 +1,250 @@
+"""MACE as the rest of phonosmith knows it: the ``Backend`` protocol over mace's own modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+
+from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.core.hashing import digest_bytes
+from phonosmith.potentials.backend import Ability, FreshStart, Predictions
+from phonosmith.potentials.foreign import trust_digest
+from phonosmith.potentials.graphs import numpy64
+from phonosmith.potentials.mace.blocks import block_size, in_blocks
+from phonosmith.potentials.mace.files import plain_bytes, register_model
+from phonosmith.potentials.mace.imports import import_mace
+from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.potentials.mace.pairs import pair_index, shared_pairs
+from phonosmith.potentials.mace.prune import prune_model
+from phonosmith.potentials.torch_potential import TorchPotential
+
+if TYPE_CHECKING:
+    from phonosmith.potentials.base import Array, Potential
+    from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.potentials.graphs import Batch
+
+DEFAULT_HEAD = "Default"
+
+
+class MaceBackend:
+    """Functions over ``MACE`` and ``ScaleShiftMACE`` modules."""
+
+    architecture = "mace"
+    plain_suffix = ".model"
+    abilities: frozenset[Ability] = frozenset({"heads", "low_rank", "atom_blocks", "float64_training"})
+
+    def atomic_numbers(self, model: Any) -> tuple[int, ...]:
+        """Return the atomic numbers in the order of the element channels."""
+        return tuple(int(number) for number in model.atomic_numbers)
+
+    def cutoff(self, model: Any) -> float:
+        """Return the cutoff of one layer, Å."""
+        return float(model.r_max)
+
+    def heads(self, model: Any) -> tuple[str, ...]:
+        """Return the names of the heads."""
+        return tuple(getattr(model, "heads", None) or (DEFAULT_HEAD,))
+
+    def atomic_energies(self, model: Any) -> Array:
+        """Return atomic reference energies, eV, shape (heads, elements)."""
+        return np.atleast_2d(numpy64(model.atomic_energies_fn.atomic_energies))
+
+    def bytes_per_edge(self, model: Any) -> float:
+        """Return the size of one edge's features, messages and tensor product weights over all layers, bytes."""
+        numbers = sum(
+            block.conv_tp.irreps_in1.dim + block.conv_tp.irreps_out.dim + block.conv_tp.weight_numel
+            for block in model.interactions
+        )
+        return float(next(model.parameters()).element_size() * numbers)
+
+    def prepare(self, model: Any, batch: Batch) -> Batch:  # noqa: ARG002
+        """Note which edges are the two directions of one pair: radial networks then see every pair once."""
+        first, place = pair_index(batch["edge_index"].cpu().numpy(), batch["unit_shifts"].cpu().numpy())
+        device = batch["edge_index"].device
+        return batch | {
+            "pair_first": torch.as_tensor(first, device=device),
+            "pair_place": torch.as_tensor(place, device=device),
+        }
+
+    def predict(self, model: Any, batch: Batch, *, stress: bool, create_graph: bool) -> Predictions:
+        """Evaluate a batch with mace's own forward pass."""
+        data = model_inputs(model, batch)
+        positions = data["positions"]
+        if "pair_first" in batch:
+            with shared_pairs(model, batch["pair_first"], batch["pair_place"]):
+                out = model(data, training=create_graph, compute_stress=stress)
+        else:
+            out = model(data, training=create_graph, compute_stress=stress)
+        interaction = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
+        return Predictions(positions, out["energy"], interaction, out["forces"], out["stress"] if stress else None)
+
+    def cast(self, model: Any, dtype: str, device: str = "cpu") -> Any:
+        """Return a copy in another precision on a device."""
+        return copy.deepcopy(model).to(dtype=getattr(torch, dtype), device=device)
+
+    def prune(self, model: Any, numbers: Sequence[int]) -> Any:
+        """Return a copy restricted to some elements with identical predictions."""
+        if sorted(numbers) == sorted(self.atomic_numbers(model)):
+            return copy.deepcopy(model)
+        return prune_model(model, [chemical_symbols[number] if number > 0 else "?" for number in numbers])
+
+    def single_head(self, model: Any, head: str) -> Any:
+        """Return a plain single-head model with the predictions of one head."""
+        if len(self.heads(model)) == 1:
+            return model
+        import_mace()
+        from mace.tools.scripts_utils import remove_pt_head
+        from mace.tools.torch_tools import default_dtype
+
+        dtype = next(model.parameters()).dtype
+        with default_dtype(dtype):
+            plain = remove_pt_head(model, head)
+        return plain.to(dtype)
+
+    def trainable_module(self, potential: Potential) -> Any:
+        """Return the ScaleShiftMACE module of a loaded potential."""
+        module = getattr(potential, "model", None)
+        if type(module).__name__ != "ScaleShiftMACE":
+            kind = type(potential if module is None else module).__name__
+            raise PotentialError(
+                f"{kind} cannot be fine-tuned: training needs a ScaleShiftMACE model.",
+                "Use a MACE foundation (all MACE-MP, MPA, OMAT and MatPES models are).",
+            )
+        if hasattr(module, "embedding_readout"):
+            raise PotentialError(
+                "This MACE model has an embedding readout (charge or spin input), which training does not handle.",
+                "Use a foundation without it.",
+            )
+        return module
+
+    def potential(self, model: Any, name: str = "The potential") -> TorchPotential:
+        """Wrap a module for evaluation."""
+        return TorchPotential(self, model, name=name)
+
+    def fresh(self, model: Any, start: FreshStart) -> Any:
+        """Return the same architecture with random weights, scaled as mace scales what it trains from scratch."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(start.seed)
+            made = _rebuilt(model, (DEFAULT_HEAD,), fresh=True)
+        for interaction in made.interactions:
+            interaction.avg_num_neighbors = float(start.neighbours)
+        # as mace trains from scratch: energies in units of the forces' root mean square
+        made.scale_shift.scale.fill_(max(start.force_scale, 1e-3))
+        return made
+
+    def set_atomic_energies(self, model: Any, head: int, energies: Array) -> None:
+        """Overwrite the atomic reference energies of one head, eV."""
+        block = model.atomic_energies_fn
+        values = torch.atleast_2d(block.atomic_energies.detach().clone())
+        values[head] = torch.as_tensor(energies, dtype=values.dtype, device=values.device)
+        block.atomic_energies = values.reshape(block.atomic_energies.shape)
+
+    def blocks(self, model: Any) -> tuple[str, ...]:
+        """Return embedding, interaction and product per layer, readouts."""
+        layers = [name for k in range(len(model.interactions)) for name in (f"interactions.{k}", f"products.{k}")]
+        return ("node_embedding", *layers, "readouts")
+
+    def block_of(self, model: Any, parameter: str) -> int | None:
+        """Return the block of a parameter, None outside every block (fixed radial basis, short-range repulsion)."""
+        for index, block in enumerate(self.blocks(model)):
+            if parameter == block or parameter.startswith(f"{block}."):
+                return index
+        return None
+
+    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
+        """Return True: every weight decays."""
+        return True
+
+    def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
+        """Return a model with several heads, each a copy of the model's readout."""
+        return _rebuilt(model, heads)
+
+    def add_low_rank(self, model: Any, rank: int, alpha: float) -> None:
+        """Insert mace's LoRA layers.
+
+        mace adapts equivariant linear layers and the layers of the radial networks. The element-dependent skip
+        connections and the weights of the symmetric contractions have no matrix form to take a low-rank factor of; they
+        stay as they were.
+        """
+        try:
+            from mace.modules.lora import inject_lora
+        except ImportError as error:
+            raise ConfigurationError(
+                "Low-rank updates need mace-torch >= 0.3.15.", "Upgrade mace-torch or choose strategy delta."
+            ) from error
+        inject_lora(model, rank=rank, alpha=alpha)
+
+    def merge_low_rank(self, model: Any) -> Any:
+        """Fold low-rank updates into the weights: a plain model with identical predictions, changed in place."""
+        from mace.modules.lora import merge_lora_weights
+
+        return merge_lora_weights(model, inplace=True)
+
+    def atoms_at_a_time(self, model: Any, batch: Batch, memory_gb: float) -> int | None:
+        """Return how many atoms a block may hold for an exact curvature step to stay within memory, None: all."""
+        return block_size(model, model_inputs(model, batch), memory_gb)
+
+    def in_blocks(self, model: Any, size: int | None) -> AbstractContextManager[None]:
+        """Evaluate the layers so many atoms at a time inside the block."""
+        return in_blocks(model, size)
+
+    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
+        """Keep a model in the artefact store as weights and description."""
+        return register_model(model, name=name, parents=parents)
+
+    def write_plain(self, model: Any, path: Path) -> None:
+        """Write a plain mace ``.model``: a pickle made here, so its digest goes on the user's trust list."""
+        data = plain_bytes(copy.deepcopy(model))
+        write_atomic(path, data)
+        trust_digest(digest_bytes(data), f"trained here: {path}")
+
+
+def _rebuilt(model: Any, heads: Sequence[str], *, fresh: bool = False) -> Any:
+    """Build a single-head model's architecture with other heads, with its weights or random ones."""
+    import_mace()
+    from mace.modules import ScaleShiftMACE
+    from mace.tools import AtomicNumberTable
+    from mace.tools.finetuning_utils import load_foundations_elements
+    from mace.tools.scripts_utils import extract_config_mace_model
+    from mace.tools.torch_tools import default_dtype
+
+    numbers = [int(number) for number in model.atomic_numbers]
+    energies = np.atleast_2d(numpy64(model.atomic_energies_fn.atomic_energies))
+    dtype, count = next(model.parameters()).dtype, len(heads)
+    with default_dtype(dtype):
+        config = extract_config_mace_model(model)
+        config.update(
+            atomic_energies=np.repeat(energies[:1], count, axis=0),
+            heads=list(heads),
+            atomic_inter_scale=[1.0] * count,
+            atomic_inter_shift=[0.0] * count,
+            distance_transform=config["distance_transform"] or "None",
+        )
+        built = ScaleShiftMACE(**config)
+        if fresh:
+            return built.to(dtype)
+        built = load_foundations_elements(
+            built,
+            model,
+            AtomicNumberTable(numbers),
+            load_readout=True,
+            max_L=config["hidden_irreps"].lmax,
+            default_dtype=dtype,
+        )
+    basis = built.radial_embedding.bessel_fn
+    if isinstance(getattr(basis, "bessel_weights", None), torch.nn.Parameter) and not isinstance(
+        getattr(model.radial_embedding.bessel_fn, "bessel_weights", None), torch.nn.Parameter
+    ):
+        # loading turned the fixed basis into a parameter: a buffer again, so that it is not trained
+        values = basis.bessel_weights.detach().clone()
+        del basis.bessel_weights
+        basis.register_buffer("bessel_weights", values)
+    return built.to(next(model.parameters()).device)

@@ -1,0 +1,1 @@
+"""SevenNet: files, energies with their derivatives."""

@@ -1,0 +1,215 @@
+"""The one potential behind every torch architecture: batches whose size the memory decides, Hessian columns, pruning.
+
+What evaluation costs was measured (benchmarks/evaluator): on a CPU the network is everything, neighbour lists are 2 %.
+So time is saved where the network does needless work: elements that no configuration holds (a foundation pruned from 89
+to one runs twice as fast), and batches that overflow the processor's cache (slower than single configurations) or are
+too small to hide the cost of a call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers, chemical_symbols
+from ase.stress import full_3x3_to_voigt_6_stress
+
+from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.base import Array, Evaluation, require_elements
+from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
+from phonosmith.potentials.hessian import checked_columns, reverse_columns
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator
+
+    from phonosmith.potentials.backend import Backend
+    from phonosmith.potentials.graphs import Batch
+
+log = logging.getLogger(__name__)
+
+_IDLE_FACTOR = 4
+"""Prune for an evaluation when the model knows at least this many times the elements that occur."""
+_MANY_ATOMS = 512
+"""... and when at least this many atoms are evaluated in one call."""
+_CACHE = 20e6
+"""Bytes of edge data per batch and thread on a CPU: where the time per configuration was smallest."""
+_KEPT = 6.0
+"""Copies of the edge data that live at once on a GPU: forward values, their gradients and temporaries."""
+
+
+class TorchPotential:
+    """A torch module that evaluates batches and gives Hessian columns.
+
+    Parameters
+    ----------
+    backend
+        Functions of its architecture.
+    model
+        Module in the precision and on the device it is to be evaluated in.
+    head
+        Head to evaluate; needed only for a model with several heads none of which is called "default".
+    name
+        Human name used in messages.
+
+    Attributes
+    ----------
+    device, dtype
+        Where and in which precision it is evaluated (``dtype`` as "float32" or "float64").
+    r_max
+        Cutoff of one message-passing layer, Å.
+    z_table
+        Atomic numbers in the order of the model's element channels.
+    """
+
+    def __init__(
+        self, backend: Backend, model: torch.nn.Module, *, head: str | None = None, name: str = "The potential"
+    ) -> None:
+        self.backend, self.model, self.name = backend, model, name
+        self.architecture = backend.architecture
+        parameter = next(model.parameters())
+        self.device = str(parameter.device)
+        self.dtype = str(parameter.dtype).removeprefix("torch.")
+        self.r_max = backend.cutoff(model)
+        self.z_table = backend.atomic_numbers(model)
+        self.elements = tuple(chemical_symbols[number] for number in sorted(self.z_table))
+        self.heads = backend.heads(model)
+        self.head = _choose_head(self.heads, head, name)
+        self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
+
+    def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
+        """Return energy, forces and stress of many configurations, in order, in batches bounded by memory."""
+        from rich.console import Console
+        from rich.progress import Progress
+
+        require_elements(self, frames, self.name)
+        lean = self.lean(frames)
+        results: list[Evaluation] = []
+        with frozen(lean.model), Progress(console=Console(stderr=True), disable=not progress) as bar:
+            task = bar.add_task("evaluating", total=len(frames))
+            graphs = (make_graph(atoms, lean.z_table, lean.r_max, index) for index, atoms in enumerate(frames))
+            for group in batches(graphs, *lean.batch_limits()):
+                results.extend(lean._evaluate_group(group, frames, stress=stress))  # noqa: SLF001  # another of us
+                bar.advance(task, len(group))
+        return results
+
+    def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:
+        """Return columns of d²E/dx² in eV/Å² by differentiating the forces; all columns share one force graph."""
+        require_elements(self, [atoms], self.name)
+        wanted = checked_columns(atoms, columns)
+        batch = self._batch([make_graph(atoms, self.z_table, self.r_max)])
+        with frozen(self.model):
+            predictions = self.backend.predict(self.model, batch, stress=False, create_graph=True)
+            rows = reverse_columns(predictions.forces, predictions.positions, wanted, create_graph=False)
+        return numpy64(rows)
+
+    def lean(self, frames: Sequence[Atoms]) -> TorchPotential:
+        """Return the potential to evaluate these frames with: pruned where that pays, and never older than the weights.
+
+        Pruning takes seconds, so it is done for many atoms and many idle elements only, and kept for the next call.
+        """
+        used = tuple(sorted({symbol for atoms in frames for symbol in atoms.symbols}))
+        if not used or len(self.elements) < _IDLE_FACTOR * len(used):
+            return self
+        fingerprint = _weight_sums(self.model, self.backend.atomic_energies(self.model))
+        kept = self._lean.get(used)
+        if kept is not None and kept[0] == fingerprint:
+            return kept[1]
+        if sum(len(atoms) for atoms in frames) < _MANY_ATOMS:
+            return self
+        pruned = self.prune(used)
+        self._lean = {used: (fingerprint, pruned)}
+        return pruned
+
+    def prune(self, elements: Sequence[str]) -> TorchPotential:
+        """Return a potential that knows only these elements and predicts the same numbers for them."""
+        if set(elements) >= set(self.elements):
+            return self
+        numbers = sorted({atomic_numbers.get(symbol, -1) for symbol in elements})
+        return TorchPotential(self.backend, self.backend.prune(self.model, numbers), head=self.head, name=self.name)
+
+    def calculator(self) -> Calculator:
+        """Return an ASE calculator of the same numbers."""
+        from phonosmith.potentials.calculator import LoadedCalculator
+
+        return LoadedCalculator(self)
+
+    def save_plain(self, path: Path) -> None:
+        """Write the file that the rest of the world reads."""
+        self.backend.write_plain(self.model, Path(path))
+
+    def batch_limits(self) -> tuple[int, int]:
+        """Return the most atoms and edges of one batch on the potential's device."""
+        from phonosmith.settings import get_settings
+
+        atoms = get_settings().batch_atoms
+        bytes_per_edge = self.backend.bytes_per_edge(self.model)
+        if self.device.startswith("cuda"):
+            free, _ = torch.cuda.mem_get_info(self.device)
+            edges = max(1, int(0.6 * free / (_KEPT * bytes_per_edge)))
+            return max(atoms, edges), edges
+        return atoms, max(1, int(_CACHE * torch.get_num_threads() / bytes_per_edge))
+
+    def _batch(self, graphs: Sequence[Graph]) -> Batch:
+        batch = collate(graphs, getattr(torch, self.dtype), self.device, self.heads.index(self.head))
+        return self.backend.prepare(self.model, batch)
+
+    def _evaluate_group(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> Iterator[Evaluation]:
+        """Evaluate one batch; on a device that runs out of memory, its halves."""
+        try:
+            yield from self._evaluate(group, frames, stress=stress)
+        except torch.cuda.OutOfMemoryError:
+            if len(group) == 1:
+                raise PotentialError(
+                    f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
+                    "Use float32, a smaller supercell or device 'cpu'.",
+                ) from None
+            torch.cuda.empty_cache()
+            half = len(group) // 2
+            log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
+            yield from self._evaluate_group(group[:half], frames, stress=stress)
+            yield from self._evaluate_group(group[half:], frames, stress=stress)
+
+    def _evaluate(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> list[Evaluation]:
+        periodic = [bool(np.all(frames[graph.index].pbc)) for graph in group]
+        wanted = stress and any(periodic)
+        predictions = self.backend.predict(self.model, self._batch(group), stress=wanted, create_graph=False)
+        energies, forces = numpy64(predictions.energy), numpy64(predictions.forces)
+        tensions = np.zeros((len(group), 3, 3)) if predictions.stress is None else numpy64(predictions.stress)
+        ends = np.cumsum([len(graph.species) for graph in group])
+        return [
+            Evaluation(
+                float(energies[place]),
+                forces[end - len(graph.species) : end],
+                np.asarray(full_3x3_to_voigt_6_stress(tensions[place])) if periodic[place] and stress else np.zeros(6),
+            )
+            for place, (graph, end) in enumerate(zip(group, ends, strict=True))
+        ]
+
+
+def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
+    if wanted is not None:
+        if wanted not in heads:
+            raise PotentialError(f"{name} has no head {wanted!r}.", f"Its heads are {', '.join(heads)}.")
+        return wanted
+    if len(heads) == 1:
+        return heads[0]
+    chosen = [head for head in heads if head.lower() == "default"]
+    if not chosen:
+        raise PotentialError(
+            f"{name} has several heads and none is called 'default'.", f"Choose one of {', '.join(heads)}."
+        )
+    return chosen[0]
+
+
+def _weight_sums(model: torch.nn.Module, atomic_energies: Array) -> list[float]:
+    """Return sums that change when training changes any weight: the guard of a kept pruned copy."""
+    with torch.no_grad():
+        tensors = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+        sums = [part for value in tensors for part in (value.sum().double(), value.square().sum().double())]
+        weights: list[float] = torch.stack(sums).tolist()
+    return [*weights, float(atomic_energies.sum())]

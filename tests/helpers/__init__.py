@@ -1,0 +1,1 @@
+"""Fakes and synthetic data the tests share; imported as ``helpers.NAME``."""
