@@ -15,23 +15,10 @@ if TYPE_CHECKING:
     from phonosmith.settings import Settings
 
 ReasonCode = Literal[
-    "phonon_mae",
-    "omega_max",
-    "heat_capacity",
-    "entropy",
-    "stability",
-    "space_group",
-    "worse_than_foundation",
-    "not_improved",
-    "mismatch",
-    "no_phonons",
-    "no_validation",
-    "force_mae",
-    "convergence_unknown",
-    "not_converged",
-    "check_forces",
-    "imaginary_modes",
-]
+    "phonon_mae", "omega_max", "heat_capacity", "entropy", "stability", "space_group", "worse_than_foundation",
+    "not_improved", "mismatch", "no_phonons", "no_validation", "force_mae", "convergence_unknown", "not_converged",
+    "check_forces", "imaginary_modes",
+]  # fmt: skip
 CONVERGENCE: tuple[ReasonCode, ...] = ("convergence_unknown", "not_converged")
 """Reasons that more labels may remove."""
 

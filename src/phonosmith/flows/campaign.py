@@ -140,12 +140,9 @@ class CampaignMaker(Maker):
             double = sorted({name for name in called if called.count(name) > 1})
             if double:
                 raise ConfigurationError(f"Two {kind} are called {double[0]!r}.", "Give each its own name.")
-        settings = material_settings(
-            self.maker.settings,
-            sampling_seed=self.seeds[0]
-            if self.maker.settings.sampling_seed is None
-            else self.maker.settings.sampling_seed,
-        )
+        settings = self.maker.settings
+        if settings.sampling_seed is None:
+            settings = material_settings(settings, sampling_seed=self.seeds[0])
         maker = dataclasses.replace(self.maker, campaign=self.name, settings=settings)
         for structure in materials.values():
             for foundation in [*foundations, *([sampler] if sampler is not None else [])]:
@@ -177,23 +174,7 @@ def _slug(name: str) -> str:
 
 @dataclass
 class Campaign:
-    """A campaign whose every input has been found and checked.
-
-    Attributes
-    ----------
-    spec
-        What the file says.
-    path
-        The file.
-    structures
-        Crystals by name.
-    foundations, sampler
-        Potentials.
-    engine
-        Who computes.
-    replay
-        Replay structures, where a file names some.
-    """
+    """A campaign file whose every input has been found and checked; crystals are known by their names."""
 
     spec: CampaignSpec
     path: Path

@@ -99,14 +99,9 @@ def mechanics_cost(stage: str, name: str, document: ElasticDoc | EosDoc) -> Cost
 
 
 def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Cost]:
-    """Sum the run statistics of equal calculations (``displace si reference 1/3``, ``2/3``, ...).
+    """Sum the run statistics of equal calculations (``displace si reference 1/3``, ``2/3``, ...) done for a stage.
 
-    Parameters
-    ----------
-    stage
-        What the calculations were for.
-    documents
-        Job-store documents; those without run statistics are no calculations of the program.
+    Job-store documents without run statistics are no calculations of the program.
     """
     groups: dict[str, Cost] = {}
     for document in documents:
@@ -131,14 +126,7 @@ def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Co
 def collect_program_costs(stage: str, uuid: str, result: Any) -> list[Cost]:  # noqa: ARG001
     """Return the costs of all calculations in the flow that a job belongs to.
 
-    Parameters
-    ----------
-    stage
-        What they were for.
-    uuid
-        Any job of the flow.
-    result
-        Output of its last job, so that this one runs after it.
+    ``result`` is the output of the flow's last job, so that this one runs after it.
     """
     store = CURRENT_JOB.store
     own = None if store is None else store.query_one({"uuid": uuid}, properties=["hosts"])

@@ -128,17 +128,7 @@ class AdaptiveMaker(Maker):
     seed: int = 0
 
     def make(self, structure: Structure, foundation: PotentialRef, material: str = "") -> Flow:
-        """Return the flow; its output is an ``AdaptiveReport``.
-
-        Parameters
-        ----------
-        structure
-            Relaxed crystal.
-        foundation
-            Potential to start from.
-        material
-            Short name used in job names; the formula by default.
-        """
+        """Return the flow for a relaxed crystal; its output is an ``AdaptiveReport``."""
         if self.engine is None:
             raise ConfigurationError("AdaptiveMaker has no engine.", "Pass engine=make_engine('vasp').")
         spec = make_spec(self.strategy, **self.training)
@@ -167,16 +157,7 @@ class AdaptiveMaker(Maker):
     ) -> Flow | None:
         """Return the flow of the next round, or None when nothing is left to label.
 
-        Parameters
-        ----------
-        subject
-            What all rounds share.
-        structure
-            Relaxed crystal.
-        sample
-            Every configuration.
-        previous
-            Audited labels, phonons, rounds and costs so far.
+        ``sample`` holds every configuration, ``previous`` what the rounds before have left.
         """
         done, number = previous.n_frames, len(previous.rounds) + 1
         frames = sampled_frames(sample)
@@ -260,14 +241,8 @@ def judge_round(
 ) -> AdaptiveReport | Response[Any]:
     """Return the report when phonons have stopped moving or nothing is left, else start the next round.
 
-    Parameters
-    ----------
-    maker, subject, structure, sample, previous
-        See ``AdaptiveMaker.round``.
-    made
-        All labels so far, trainings and phonons of the committee.
-    n_frames
-        Training configurations asked so far.
+    ``made`` holds all labels so far, trainings and phonons of the committee; ``n_frames`` training configurations have
+    been asked for them.
     """
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -60,9 +60,9 @@ def submit(
         raise InputError("--project belongs to jobflow-remote.", "Use --launchpad for FireWorks.")
     if launchpad is not None and engine != "fireworks":
         raise InputError("--launchpad belongs to FireWorks.", "Use --project for jobflow-remote.")
-    chosen = read_campaign(campaign)
-    rules = _rules(routing, campaign, chosen.spec)
-    done = submit_flow(chosen.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
+    checked = read_campaign(campaign)
+    rules = _rules(routing)
+    done = submit_flow(checked.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
     if json_output:
         print_json(done)
     else:
@@ -88,13 +88,13 @@ def submit_flow(
     return submit_fireworks(flow, rules, launchpad, dry_run=dry_run)
 
 
-def _rules(routing: Path | None, campaign: Path, spec: Any) -> Routing:
-    """Return the rules of a file of their own, or of the campaign's where it has some."""
+def _rules(routing: Path | None) -> Routing:
+    """Return the rules of a file, the default ones without it."""
     from phonosmith.core.errors import ConfigurationError
     from phonosmith.flows.routing import read_routing
 
     if routing is None:
-        return read_routing(getattr(spec, "routing", None), f"{campaign}: routing")
+        return read_routing(None)
     import yaml
 
     try:
