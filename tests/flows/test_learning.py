@@ -8,9 +8,9 @@ from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import judge_production
 from phonosmith.flows.learning import AdaptiveMaker, _reason
-from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine

@@ -10,9 +10,9 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import check_cells
-from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.datasets.dataset import get_dataset

@@ -8,9 +8,9 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import reference_phonons
-from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.audit.audit import audit

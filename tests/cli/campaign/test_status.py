@@ -1,6 +1,7 @@
 """``phonosmith status`` counts what is done, failed and missing, from the store and from a local run."""
 
 import json
+import sqlite3
 
 import pytest
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -87,6 +88,22 @@ def test_a_local_run_says_what_runs_waits_and_failed(tmp_path, flow):
     answer = RUNNER.invoke(app, ["status", "--run", str(tmp_path)], env={"COLUMNS": "160"})
     assert "failed: train si delta: loss is not finite" in answer.stdout
     assert "no report yet" in answer.stdout
+
+
+def test_a_run_from_before_jobs_were_described_is_read_by_the_names_of_its_jobs(tmp_path, flow):
+    path = tmp_path / "run" / "run.sqlite"
+    state = RunState(path)
+    state.add_flow(flow)
+    described = {row.name: row.metadata for row in state.rows()}
+    assert described["train si delta"] == {"stage": "train", "material": "si", "variant": "si", "strategy": "delta"}
+    state.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("ALTER TABLE jobs DROP COLUMN metadata")
+    open_embedded_jobstore(tmp_path / "store.sqlite")
+    found = asked("--run", tmp_path)
+    (material,) = found["materials"]
+    assert material["stages"]["train"]["waiting"] == 2
+    assert {row.name: row.metadata for row in RunState(path).rows()} == {name: {} for name in described}
 
 
 def test_an_empty_store_and_bad_input(tmp_path):

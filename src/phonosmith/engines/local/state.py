@@ -56,8 +56,7 @@ COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
 
 
 def _row(*columns: Any) -> JobRow:
-    *plain, metadata = columns
-    return JobRow(*plain, json.loads(metadata))
+    return JobRow(*(*columns[:-1], json.loads(columns[-1])))
 
 
 class RunState:

@@ -1,0 +1,36 @@
+import pytest
+from pydantic import ValidationError
+
+from phonosmith.core.errors import ConfigurationError
+from phonosmith.flows.campaign import CampaignSpec
+from phonosmith.flows.settings import MaterialSettings, material_settings, strategies_named, training_of
+
+
+def test_campaigns_say_what_materials_are_told_and_nothing_of_it_changes():
+    spec = CampaignSpec(materials=["Si.cif"], foundations=["embedded"], min_length=8, sampling={"n_select": 3})
+    assert isinstance(spec, MaterialSettings)
+    assert set(MaterialSettings.model_fields) < set(CampaignSpec.model_fields)
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.min_length = 9.0
+    kept = material_settings(spec, mesh=4)
+    assert (kept.min_length, kept.mesh, kept.sampling.n_select) == (8.0, 4, 3)
+
+
+def test_every_wrong_field_is_named_with_what_is_known():
+    with pytest.raises(ConfigurationError) as caught:
+        material_settings(min_lenght=8, evaluate=("phonon",), sampling={"n_selct": 3})
+    for words in ("Did you mean min_length?", "Did you mean phonons?", "sampling.n_selct: unknown field"):
+        assert words in caught.value.message
+
+
+def test_production_trains_on_half_of_the_labels_and_on_all():
+    assert MaterialSettings(mode="production").sizes == (8, 16)
+    assert MaterialSettings(n_train=(12, 4, 4)).sizes == (4, 12)
+    assert MaterialSettings().sizes == ()
+
+
+def test_settings_of_one_strategy_replace_those_of_all():
+    training = {"epochs": 3, "e0_values": {"Si": 1.0}, "delta": {"epochs": 5}}
+    assert strategies_named(training) == ["delta"]
+    assert training_of(training, "delta") == {"epochs": 5, "e0_values": {"Si": 1.0}}
+    assert training_of(training, "transfer") == {"epochs": 3, "e0_values": {"Si": 1.0}}
