@@ -244,7 +244,7 @@ class LocalRunner:
                 self._bury(worker, row, seconds)
             elif row is not None:
                 answer = json.loads(line)
-                if answer["ok"]:
+                if answer["error"] is None:
                     self._finish(row, seconds)
                 else:
                     self._fail(row, answer["error"], self.retries, seconds)

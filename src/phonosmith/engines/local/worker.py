@@ -15,44 +15,34 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
 
 RESPONSE_FILE = "response.json"
 FD_VARIABLE = "PHONOSMITH_WORKER_FD"
 
 
-def run_task(task: dict[str, Any], store: Any) -> dict[str, Any]:
-    """Run one job in its folder; keep its response there before anybody is told.
+def run_task(document: str, folder: Path, store: JobStore) -> str | None:
+    """Run a job (JSON) in its folder and return what it raised.
 
-    Parameters
-    ----------
-    task
-        ``document`` (job as JSON) and ``folder``.
-    store
-        Connected JobStore.
+    Its response is kept there before anybody is told that it is done.
     """
     from monty.json import MontyDecoder, MontyEncoder
 
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.errors import PhonosmithError
 
-    folder = Path(task["folder"])
     try:
-        job = MontyDecoder().decode(task["document"])
-        response = job.run(store=store)
+        response = MontyDecoder().decode(document).run(store=store)
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        short = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
-        return {"ok": False, "error": short}
-    kept = {
-        "replace": response.replace,
-        "detour": response.detour,
-        "addition": response.addition,
-        "stop_children": response.stop_children,
-        "stop_jobflow": response.stop_jobflow,
-    }
+        return str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+    fields = ("replace", "detour", "addition", "stop_children", "stop_jobflow")
+    kept = {name: getattr(response, name) for name in fields}
     write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
-    return {"ok": True}
+    return None
 
 
 def end_with_parent(interval: float = 0.5) -> None:
@@ -71,16 +61,10 @@ def end_with_parent(interval: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def memory_gb() -> float:
-    """Return the memory this process holds now, GB."""
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 1e9
-
-
 def main() -> None:
     """Serve tasks until standard input closes."""
     end_with_parent()
+    import psutil
     from monty.json import MontyDecoder
 
     answers = os.fdopen(int(os.environ[FD_VARIABLE]), "w", buffering=1)
@@ -97,11 +81,12 @@ def main() -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
             os.chdir(folder)
-            answer = run_task(task, store)
+            error = run_task(task["document"], folder, store)
             sys.stdout.flush()
             sys.stderr.flush()
             os.chdir(home)
-        answers.write(json.dumps({**answer, "memory_gb": memory_gb()}) + "\n")
+        memory_gb = psutil.Process().memory_info().rss / 1e9
+        answers.write(json.dumps({"error": error, "memory_gb": memory_gb}) + "\n")
 
 
 if __name__ == "__main__":
