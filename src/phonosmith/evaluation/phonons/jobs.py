@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +28,6 @@ if TYPE_CHECKING:
 
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
-_COLLECTED = (
-    "structure",
-    "supercell_matrix",
-    "displacement_data",
-    "displacement",
-    "symprec",
-    "total_dft_energy",
-    "born",
-    "epsilon_static",
-)
 _CALCULATOR = {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"}
 
 
@@ -251,7 +242,11 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
             flow,
             COLLECT_FUNCTION,
             lambda theirs: collect_phonons(
-                **{name: theirs[name] for name in _COLLECTED if name in theirs},
+                **{
+                    name: theirs[name]
+                    for name in inspect.signature(collect_phonons.original).parameters
+                    if name in theirs
+                },
                 fc_calculator=self.fc_calculator,
                 mesh=self.mesh,
                 temperatures=self.temperatures,
