@@ -215,11 +215,13 @@ def test_train_command(foundation, truth, tmp_path):
 
     file = tmp_path / f"tiny{foundation.backend.plain_suffix}"
     foundation.save_plain(file)
-    write(tmp_path / "train.xyz", labelled(truth, 4))
+    write(tmp_path / "train.xyz", labelled(truth, 6))
     write(tmp_path / "valid.xyz", labelled(truth, 2, 50))
     arguments = ["train", "--foundation", str(file), "--train", str(tmp_path / "train.xyz"), "--json", "--trust"]
-    arguments += ["--valid", str(tmp_path / "valid.xyz"), "--strategy", "transfer", "--set", "epochs=6"]
-    done = CliRunner().invoke(app, [*arguments, "--set", "lr=0.003", "--out", str(tmp_path / "out")])
+    arguments += ["--valid", str(tmp_path / "valid.xyz"), "--strategy", "transfer", "--set", "epochs=12"]
+    done = CliRunner().invoke(
+        app, [*arguments, "--set", "lr=0.003", "--set", "batch_size=2", "--out", str(tmp_path / "out")]
+    )
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert answer["model"]["architecture"] == foundation.architecture
