@@ -1,17 +1,32 @@
 """Blocks of atoms give the derivatives of the whole cell, with less memory."""
 
-import numpy as np
 import pytest
 import torch
 from ase.build import bulk
 
-from phonosmith.potentials.mace.blocks import block_size, in_blocks, step_bytes_per_atom
-from phonosmith.training.curvature import CurvatureTerm, hessian_columns
-from phonosmith.training.graphs import build_graph, collate, fresh
+from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.hessian import reverse_columns
+from phonosmith.potentials.mace.backend import MaceBackend
+from phonosmith.potentials.mace.blocks import in_blocks, step_bytes_per_atom
+from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+
+BACKEND = MaceBackend()
 
 
 def batch_of(atoms, dtype=torch.float64):
-    return collate([build_graph(atoms, None, numbers=[13, 29], cutoff=3.5, e0=np.zeros(2), dtype=dtype)])
+    return collate([make_graph(atoms, [13, 29], 3.5)], dtype, "cpu")
+
+
+def term_of(batch, columns=(0,), equilibrium=(0.0, 0.0), **settings):
+    size = batch["positions"].numel()
+    cell = CurvatureCell(
+        batch,
+        columns,
+        torch.zeros(len(columns), size, dtype=torch.float64),
+        torch.ones(len(columns), dtype=torch.float64),
+    )
+    return CurvatureTerm(BACKEND, [cell], 100.0, *equilibrium, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +49,13 @@ def test_every_derivative_is_that_of_the_whole_cell(tiny_model, cell, first):
     for size in (None, 3):
         for p in parameters:
             p.grad = None
-        term = CurvatureTerm(
-            batch, torch.zeros(2, 24, dtype=torch.float64), (0, 11), torch.ones(2, dtype=torch.float64), 100.0, 20.0,
-            5.0, per_step=2, method="autograd",
-        )  # fmt: skip
+        term = term_of(batch, (0, 11), (20.0, 5.0), per_step=2, method="autograd")
         with in_blocks(module, size):
-            output = module(fresh(batch), training=True, compute_stress=True)
-            columns = hessian_columns(module, batch, [0, 11])
+            output = BACKEND.predict(module, batch, stress=True, create_graph=True)
+            columns = reverse_columns(output.forces, output.positions, [0, 11], create_graph=True)
             value = term.accumulate(module, parameters)
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
-        found.append([output["energy"], output["forces"], output["stress"], columns, torch.tensor(value), gradient])
+        found.append([output.energy, output.forces, output.stress, columns, torch.tensor(value), gradient])
     for whole, blocked in zip(*found, strict=True):
         # the same operations, summed in another order
         assert torch.allclose(whole, blocked, rtol=1e-12, atol=1e-12 * float(whole.detach().abs().max()))
@@ -54,21 +66,19 @@ def test_every_derivative_is_that_of_the_whole_cell(tiny_model, cell, first):
 def test_memory_decides_about_blocks(tiny_model, cell):
     module = tiny_model()
     batch = batch_of(cell)
-    per_atom = step_bytes_per_atom(module, batch)
-    assert per_atom == pytest.approx(2 * step_bytes_per_atom(module.float(), batch_of(cell, torch.float32)), rel=0.2)
+    per_atom = step_bytes_per_atom(module, model_inputs(module, batch))
+    half = model_inputs(module.float(), batch_of(cell, torch.float32))
+    assert per_atom == pytest.approx(2 * step_bytes_per_atom(module, half), rel=0.2)
     module.double()
-    assert block_size(module, batch, 8.0) is None
-    assert block_size(module, batch, 3.5 * per_atom / 1e9) == 3
-    assert block_size(module, batch, 1e-9) == 1
-    term = CurvatureTerm(
-        batch, torch.zeros(1, 24, dtype=torch.float64), (0,), torch.ones(1, dtype=torch.float64), 100.0,
-        memory_gb=3.5 * per_atom / 1e9,
-    )  # fmt: skip
+    assert BACKEND.atoms_at_a_time(module, batch, 8.0) is None
+    assert BACKEND.atoms_at_a_time(module, batch, 3.5 * per_atom / 1e9) == 3
+    assert BACKEND.atoms_at_a_time(module, batch, 1e-9) == 1
+    term = term_of(batch, memory_gb=3.5 * per_atom / 1e9)
     parameters = [p for p in module.parameters() if p.numel()]
     value = term.accumulate(module, parameters)
     assert term.method == "autograd"
     assert "blocks of 3 of 8 atoms" in term.notes[0]
-    whole = CurvatureTerm(term.batch, term.reference, (0,), term.column_weights, 100.0, method="autograd")
+    whole = term_of(batch, method="autograd")
     assert value == pytest.approx(whole.accumulate(module, parameters), rel=1e-12)
     assert term.mae(module) == pytest.approx(whole.mae(module), rel=1e-12)
 
@@ -90,11 +100,7 @@ def saved_at_once(module, batch, size):
             if not kept[self.key][0]:
                 del kept[self.key]
 
-    columns = batch["positions"].numel()
-    term = CurvatureTerm(
-        batch, torch.zeros(1, columns, dtype=torch.float64), (0,), torch.ones(1, dtype=torch.float64), 100.0,
-        method="autograd",
-    )  # fmt: skip
+    term = term_of(batch, method="autograd")
     with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor), in_blocks(module, size):
         term.accumulate(module, [p for p in module.parameters() if p.numel()])
     return most

@@ -1,36 +1,40 @@
 """Hessian columns against finite differences and mace's own Hessian; the gradient of the curvature loss."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from phonosmith.training.models import model_e0, model_numbers
 
-from phonosmith.harmonic.curvature import curvature_target
-from phonosmith.training.curvature import CurvatureTerm, hessian_columns
-from phonosmith.training.graphs import build_graph, collate, fresh
+from phonosmith.harmonic.curvature import CurvatureTarget, curvature_target
+from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.hessian import reverse_columns
+from phonosmith.potentials.mace.backend import MaceBackend
+from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.training.curvature import CurvatureCell, CurvatureTerm, difference_column
+
+BACKEND = MaceBackend()
 
 
 def batch_of(atoms, module, margin=0.0):
-    graph = build_graph(
-        atoms,
-        None,
-        numbers=model_numbers(module),
-        cutoff=float(module.r_max) + margin,
-        e0=model_e0(module)[0],
-        dtype=torch.float64,
-    )
-    return collate([graph])
+    graph = make_graph(atoms, BACKEND.atomic_numbers(module), BACKEND.cutoff(module) + margin)
+    return collate([graph], torch.float64, "cpu")
 
 
-def term_of(module, target, **settings):
+def cell_of(module, target):
     columns = list(target.columns)
-    return CurvatureTerm(
+    return CurvatureCell(
         batch=batch_of(target.atoms, module, margin=0.1),
-        reference=torch.as_tensor(target.hessian[:, columns].T.copy()),
         columns=target.columns,
-        column_weights=torch.tensor(target.weights, dtype=torch.float64),
-        **{"weight": 100.0, "forces_weight": 20.0, "stress_weight": 5.0, **settings},
+        reference=torch.as_tensor(target.hessian[:, columns].T.copy()),
+        weights=torch.tensor(target.weights, dtype=torch.float64),
+    )
+
+
+def term_of(module, target, backend=BACKEND, **settings):
+    return CurvatureTerm(
+        backend, [cell_of(module, target)], **{"weight": 100.0, "forces_weight": 20.0, "stress_weight": 5.0, **settings}
     )
 
 
@@ -46,12 +50,15 @@ def setting(tiny_model):
 def test_columns_equal_differences_and_mace(setting):
     module, atoms = setting
     columns = [0, 4, 11]
-    exact = hessian_columns(module, batch_of(atoms, module), columns).detach()
+    output = BACKEND.predict(module, batch_of(atoms, module), stress=False, create_graph=True)
+    exact = reverse_columns(output.forces, output.positions, columns, create_graph=False).detach()
     scale = float(exact.abs().max())
     # the error of a central difference falls as step squared: 1e-4 Å leaves a few 1e-8
-    difference = hessian_columns(module, batch_of(atoms, module, 0.1), columns, method="fd", step=1e-4).detach()
+    wide = batch_of(atoms, module, 0.1)
+    difference = torch.stack([difference_column(BACKEND, module, wide, column, 1e-4) for column in columns])
     assert float((exact - difference).abs().max()) < 1e-6 * scale
-    full = module(fresh(batch_of(atoms, module)), training=False, compute_hessian=True)["hessian"].detach()
+    inputs = model_inputs(module, batch_of(atoms, module))
+    full = module(inputs, training=False, compute_hessian=True)["hessian"].detach()
     full = full.reshape(3 * len(atoms), 3 * len(atoms))
     assert torch.allclose(exact, full[:, columns].T, rtol=0, atol=1e-12 * scale)
 
@@ -103,16 +110,12 @@ def test_difference_mode_gives_the_same_loss_and_gradient(tiny_model, copper_pho
     assert float((found["fd"][1] - found["autograd"][1]).abs().max()) < 1e-3 * scale
 
 
-class NoThirdDerivative(torch.nn.Module):
-    """A model whose force graph cannot be differentiated twice more, as with a fused kernel."""
+class NoThirdDerivative(MaceBackend):
+    """An architecture whose force graph cannot be differentiated twice more, as with a fused kernel."""
 
-    def __init__(self, model):
-        super().__init__()
-        self.inner = model
-
-    def forward(self, data, training=False, compute_stress=False, **_):
-        output = self.inner(data, training=training, compute_stress=compute_stress)
-        return {key: self._cut(value) if key == "forces" else value for key, value in output.items()}
+    def predict(self, model, batch, *, stress, create_graph):
+        output = super().predict(model, batch, stress=stress, create_graph=create_graph)
+        return replace(output, forces=self._cut(output.forces))
 
     @staticmethod
     def _cut(forces):
@@ -132,19 +135,51 @@ class NoThirdDerivative(torch.nn.Module):
 
 
 def test_falls_back_to_differences(tiny_model, copper_phonon):
-    inner = tiny_model(numbers=(29,))
-    module = NoThirdDerivative(inner)
+    module = tiny_model(numbers=(29,))
     target = curvature_target(copper_phonon)
     parameters = [p for p in module.parameters() if p.numel()]
-    term = term_of(inner, target)
+    term = term_of(module, target, NoThirdDerivative())
     value = term.accumulate(module, parameters)
     assert term.method == "fd"
     assert any("finite differences" in note for note in term.notes)
-    whole = term_of(inner, target, method="fd")
-    assert value == pytest.approx(whole.accumulate(inner, parameters), rel=1e-9)
+    whole = term_of(module, target, method="fd")
+    assert value == pytest.approx(whole.accumulate(module, parameters), rel=1e-9)
 
 
 def test_columns_are_cycled(copper_phonon, tiny_model):
-    term = term_of(tiny_model(numbers=(29,)), curvature_target(copper_phonon))
-    term.columns, term.per_step = (0, 1, 2, 3, 4), 2
-    assert [term.next_columns() for _ in range(3)] == [[0, 1], [2, 3], [4, 0]]
+    """Those of one cell in order; those of several cells in turn."""
+    cell = cell_of(tiny_model(numbers=(29,)), curvature_target(copper_phonon))
+    five, two = replace(cell, columns=(0, 1, 2, 3, 4)), replace(cell, columns=(0, 4))
+    term = CurvatureTerm(BACKEND, [five], 1.0, per_step=2)
+    assert [[k for _, k in term.next_columns()] for _ in range(3)] == [[0, 1], [2, 3], [4, 0]]
+    term = CurvatureTerm(BACKEND, [two, five], 1.0, per_step=3)
+    assert [term.next_columns() for _ in range(2)] == [[(0, 0), (1, 0), (0, 1)], [(1, 1), (1, 2), (1, 3)]]
+
+
+@pytest.mark.parametrize("method", ["autograd", "fd"])
+def test_step_over_several_cells_is_the_mean_over_its_columns(copper_phonon, tiny_model, method):
+    """Loss and gradient of three columns of two cells are those of the three alone, averaged."""
+    module = tiny_model(numbers=(29,))
+    parameters = [p for p in module.parameters() if p.numel()]
+    target = curvature_target(copper_phonon)
+    small = target.atoms[:4]
+    small.set_cell(bulk("Cu", cubic=True).cell)
+    small.rattle(0.05, seed=2)
+    hessian = np.random.default_rng(3).normal(size=(12, 12))
+    targets = [CurvatureTarget(small, hessian, (0, 4), (0.5, 1.5)), target]
+    cells = [cell_of(module, one) for one in targets]
+
+    def step(*some, **settings):
+        for p in parameters:
+            p.grad = None
+        term = CurvatureTerm(BACKEND, some, 100.0, 20.0, 5.0, method=method, **settings)
+        value = term.accumulate(module, parameters)
+        return value, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
+
+    together = step(*cells, per_step=3)
+    alone = [step(cells[0], used=0), step(cells[0], used=1), step(cells[1])]
+    assert together[0] == pytest.approx(np.mean([value for value, _ in alone]), rel=1e-12)
+    assert torch.allclose(together[1], sum(gradient for _, gradient in alone) / 3, rtol=1e-10, atol=1e-10)
+    both = CurvatureTerm(BACKEND, cells, 100.0, method=method)
+    single = [CurvatureTerm(BACKEND, [cell], 100.0, method=method).mae(module) for cell in cells]
+    assert both.mae(module) == pytest.approx((2 * single[0] + single[1]) / 3, rel=1e-12)

@@ -6,6 +6,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError, PotentialError
+from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.energies import given_energies, least_squares_shift
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.spec import make_spec
@@ -48,8 +49,26 @@ def test_sets_that_cannot_be_used(tiny_model, tiny_frames):
 def test_element_unknown_to_the_foundation(tiny_model, tiny_frames):
     with pytest.raises(PotentialError, match="does not know Al"):
         attempt(tiny_model(numbers=(29,)), tiny_frames(3, symbols="CuAl"), tiny_frames(1))
-    with pytest.raises(PotentialError, match="ScaleShiftMACE"):
-        attempt(torch.nn.Linear(2, 2), tiny_frames(2), tiny_frames(1))
+    other = MacePotential(tiny_model())
+    other.model.__class__ = type("MACE", (type(other.model),), {})
+    for foundation in (other, torch.nn.Linear(2, 2)):
+        with pytest.raises(PotentialError, match="cannot be fine-tuned"):
+            fine_tune(foundation, tiny_frames(2), tiny_frames(1), make_spec("delta"), seed=0)
+
+
+def test_strategies_an_architecture_lacks_are_refused_by_name(tiny_model, tiny_frames, monkeypatch):
+    """Before anything is computed, and saying which setting it is."""
+    potential, frames = MacePotential(tiny_model(numbers=(29,))), tiny_frames(2)
+    monkeypatch.setattr(potential.backend, "abilities", frozenset())
+    monkeypatch.setattr(potential.backend, "cast", None)
+    for strategy, settings, text in (
+        ("lora", {}, "strategy lora"),
+        ("multihead", {}, "strategy multihead"),
+        ("delta", {"dtype": "float64"}, "dtype=float64"),
+    ):
+        spec = make_spec(strategy, **settings)
+        with pytest.raises(ConfigurationError, match=f"{text}.* is not possible with a mace model"):
+            fine_tune(potential, frames, frames, spec, replay=frames if spec.uses_replay else None, seed=0)
 
 
 def test_gpu_asked_for_but_absent(tiny_model, tiny_frames, monkeypatch):
@@ -77,12 +96,11 @@ def test_data_and_strategy_must_agree(tiny_model, tiny_frames, copper_phonon):
         attempt(module, good, good, "transfer", trainable="freeze", freeze_blocks=6)
 
 
-def test_atomic_energies_by_least_squares(tiny_frames):
-    frames = tiny_frames(3) + tiny_frames(3, 1, "CuAl")
-    counts = np.array([[0, 4]] * 3 + [[2, 2]] * 3)
+def test_atomic_energies_by_least_squares():
+    counts = np.array([[0.0, 4.0]] * 3 + [[2.0, 2.0]] * 3)
     truth = np.array([-1.5, 0.25])
-    assert np.allclose(least_squares_shift(frames, [13, 29], counts @ truth), truth, atol=1e-12)
+    assert np.allclose(least_squares_shift(counts, counts @ truth), truth, atol=1e-12)
     # one compound cannot tell its elements apart: the smallest shift that removes the offset
-    assert np.allclose(least_squares_shift(frames[3:], [13, 29], np.full(3, 8.0)), [2.0, 2.0], atol=1e-12)
+    assert np.allclose(least_squares_shift(counts[3:], np.full(3, 8.0)), [2.0, 2.0], atol=1e-12)
     with pytest.raises(ConfigurationError, match="lacks Al"):
         given_energies({"Cu": 1.0}, [13, 29])

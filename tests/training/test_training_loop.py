@@ -9,6 +9,7 @@ import torch
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
+from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.loop import epoch_order
 from phonosmith.training.spec import make_spec
@@ -78,7 +79,7 @@ def test_damaged_checkpoint_is_named(tiny_model, tiny_frames, tmp_path):
     (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
     with pytest.raises(ArtefactError, match=r"checkpoint\.pt"):
         fine_tune(
-            tiny_model(numbers=(29,)),
+            MacePotential(tiny_model(numbers=(29,))),
             tiny_frames(2),
             tiny_frames(1),
             make_spec("delta", epochs=1),
@@ -109,9 +110,10 @@ def test_start_is_kept_when_nothing_is_better(tiny_model, tiny_frames):
     spec = make_spec("transfer", lr=0.01, epochs=40, patience=3, dtype="float64", e0="foundation")
     valid = tiny_frames(2, 9)
     # validation labelled by the model itself: nothing can be better than the start
+    from phonosmith.potentials.mace.backend import MaceBackend
     from phonosmith.training.replay import label_with
 
-    exact = label_with(module, valid)
+    exact = label_with(MaceBackend(), module, valid)
     result = fine_tune(MacePotential(module), tiny_frames(6, 4, rattle=0.3), exact, spec, seed=1)
     document = result.document
     assert document.best_epoch == 0
@@ -126,7 +128,11 @@ def test_start_is_kept_when_nothing_is_better(tiny_model, tiny_frames):
 def test_target_stops_early(tiny_model, tiny_frames):
     module = tiny_model(numbers=(29,))
     document = fine_tune(
-        module, tiny_frames(6), tiny_frames(2, 9), make_spec("transfer", epochs=30, target_forces_mae=0.4), seed=1
+        MacePotential(module),
+        tiny_frames(6),
+        tiny_frames(2, 9),
+        make_spec("transfer", epochs=30, target_forces_mae=0.4),
+        seed=1,
     ).document
     assert document.epochs_run < 30
     assert "force MAE" in document.stop_reason
@@ -174,7 +180,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 def test_global_precision_is_left_alone(tiny_model, tiny_frames, capsys):
     before = torch.get_default_dtype()
     spec = make_spec("scratch", epochs=1)
-    fine_tune(tiny_model(numbers=(29,)), tiny_frames(2), tiny_frames(1), spec, seed=0, progress=True)
+    fine_tune(MacePotential(tiny_model(numbers=(29,))), tiny_frames(2), tiny_frames(1), spec, seed=0, progress=True)
     assert torch.get_default_dtype() == before
     captured = capsys.readouterr()
     assert "train" in captured.err

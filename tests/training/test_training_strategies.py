@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 from ase.calculators.calculator import Calculator
-from phonosmith.training.deliver import register, write
 
+from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.mace.backend import MaceBackend
+from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.potentials.registry import resolve
+from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.training.finetune import fine_tune
+from phonosmith.training.graphs import labelled_graphs
 from phonosmith.training.spec import make_spec
+
+BACKEND = MaceBackend()
 
 
 def run(module, frames, strategy, *, seed=1, extra=None, **settings):
@@ -55,7 +61,7 @@ def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
     assert document.replay.before.mae_forces_mev_per_angstrom < 1e-9
     assert document.replay.before.mae_stress_mev_per_angstrom3 < 1e-9
     assert document.replay.after.mae_forces_mev_per_angstrom > 1e-3
-    model_path, _ = write(result, tmp_path)
+    model_path, _ = result.write(tmp_path)
     assert resolve(str(model_path)).architecture == "mace"  # made here, so no --trust is asked for
     calculator: Calculator = MACECalculator(model_paths=str(model_path), device="cpu", default_dtype="float64")
     valid = tiny_frames(2, 9)
@@ -75,34 +81,34 @@ def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
     """Merged and adapted model agree; the update of a dense layer has the rank asked for."""
     import copy
 
-    from phonosmith.training.models import model_e0
-
-    from phonosmith.training.graphs import build_graph, collate, labels_of
-    from phonosmith.training.trainable import adapted_layers, merge_adapters, select_trainable
+    from phonosmith.training.trainable import select_trainable
 
     module = tiny_model(numbers=(29,))
     adapted = copy.deepcopy(module)
     spec = make_spec("lora", rank=2)
-    parameters = select_trainable(adapted, spec)
+    parameters = select_trainable(BACKEND, adapted, spec)
     assert all("lora_" in name for name, _ in parameters)
     # every dense and every equivariant linear layer; not the element-dependent skip and the symmetric contractions
     layers = [f"interactions.{i}.{part}" for i in (0, 1) for part in ("linear_up", "linear")]
     layers += [f"interactions.{i}.conv_tp_weights.layer{k}" for i in (0, 1) for k in (0, 1, 2)]
     layers += [f"products.{i}.linear" for i in (0, 1)] + ["readouts.0.linear", "readouts.1.linear_1"]
-    assert adapted_layers(adapted) == sorted([*layers, "node_embedding.linear", "readouts.1.linear_2"])
+    assert sorted({name.split(".lora_")[0] for name, _ in parameters}) == sorted(
+        [*layers, "node_embedding.linear", "readouts.1.linear_2"]
+    )
     with torch.no_grad():
         for index, (_, parameter) in enumerate(parameters):
             parameter.add_(
                 torch.sin(torch.arange(parameter.numel(), dtype=parameter.dtype) + index).view_as(parameter) / 5
             )
     atoms = tiny_frames(1)[0]
-    batch = lambda: collate(  # noqa: E731
-        [build_graph(atoms, labels_of(atoms), numbers=[29], cutoff=3.5, e0=model_e0(module)[0], dtype=torch.float64)]
-    )
-    before = adapted(batch(), training=True)["forces"].detach()
-    original = module(batch())["forces"].detach()
-    plain = merge_adapters(adapted)
-    after = plain(batch())["forces"].detach()
+    batch = collate([make_graph(atoms, [29], 3.5)], torch.float64, "cpu")
+
+    def forces(model):
+        return BACKEND.predict(model, batch, stress=False, create_graph=True).forces.detach()
+
+    before, original = forces(adapted), forces(module)
+    plain = BACKEND.merge_low_rank(adapted)
+    after = forces(plain)
     assert torch.allclose(before, after, rtol=0, atol=1e-12)
     assert float((after - original).abs().max()) > 1e-3
     assert [name for name, _ in plain.named_parameters()] == [name for name, _ in module.named_parameters()]
@@ -149,7 +155,6 @@ def test_scratch_forgets_the_foundation(tiny_model, tiny_frames):
 def test_energy_references(tiny_model, tiny_frames):
     """A constant offset of the labels is absorbed by refit, kept by foundation, and set by given."""
     from ase.calculators.singlepoint import SinglePointCalculator
-    from phonosmith.training.models import model_e0
 
     from phonosmith.training.assemble import assemble
 
@@ -170,17 +175,14 @@ def test_energy_references(tiny_model, tiny_frames):
     )
     for settings, expected in (({"e0": "foundation"}, -0.5), ({"e0": "given", "e0_values": {"Cu": -3.5}}, -3.5)):
         spec = make_spec("transfer", **settings)
-        parts = assemble(module, shifted, shifted, spec, replay=None, curvature=None, seed=0)
-        assert model_e0(parts.start)[0, 0] == expected
+        parts = assemble(MacePotential(module), shifted, shifted, spec, replay=None, seed=0)
+        assert BACKEND.atomic_energies(parts.start)[0, 0] == expected
         assert parts.e0_shift["Cu"] == pytest.approx(expected + 0.5, abs=1e-12)
 
 
 def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
     """The mean offset that training leaves goes into the atomic energies; forces keep every bit."""
-    from phonosmith.training.models import model_e0
-
     from phonosmith.training.energies import final_shift
-    from phonosmith.training.graphs import build_graph, collate, labels_of
 
     module = tiny_model()
     train = tiny_frames(4) + tiny_frames(4, 1, "CuAl")
@@ -195,7 +197,7 @@ def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
     assert plain.document.e0_final_shift_ev == {}
     shift = moved.document.e0_final_shift_ev
     assert set(shift) == {"Al", "Cu"}
-    energies = [model_e0(run.model)[0] for run in (plain, moved)]
+    energies = [BACKEND.atomic_energies(run.model)[0] for run in (plain, moved)]
     assert np.allclose(energies[1] - energies[0], [shift["Al"], shift["Cu"]], rtol=0, atol=1e-12)
     assert moved.document.e0_shift_ev["Cu"] == pytest.approx(plain.document.e0_shift_ev["Cu"] + shift["Cu"], abs=1e-12)
     before, after = (run.document.metrics["valid"].after for run in (plain, moved))
@@ -204,16 +206,14 @@ def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
     for one, two in zip(plain.model.parameters(), moved.model.parameters(), strict=True):
         assert torch.equal(one, two)
     # a validation set that says otherwise is believed: labels of the model itself leave nothing to gain
-    graphs = [
-        build_graph(a, labels_of(a), numbers=[13, 29], cutoff=3.5, e0=energies[0], dtype=torch.float64)
-        for a in tiny_frames(3)
-    ]
-    predicted = plain.model(collate(graphs[2:]), training=False)["energy"].detach().numpy()
+
+    def graphs_of(frames):
+        return labelled_graphs(frames, [labels_of(a) for a in frames], "valid", [13, 29], 3.5, energies[0])
+
     exact = tiny_frames(3)[2]
-    exact.calc.results["energy"] = float(predicted[0])
-    valid = build_graph(exact, labels_of(exact), numbers=[13, 29], cutoff=3.5, e0=energies[0], dtype=torch.float64)
-    assert not final_shift(plain.model, 0, graphs[:2], [valid]).any()
-    assert np.array_equal(model_e0(plain.model)[0], energies[0])
+    exact.calc.results["energy"] = plain.potential.evaluate([exact])[0].energy
+    assert not final_shift(BACKEND, plain.model, 0, graphs_of(tiny_frames(3)[:2]), graphs_of([exact])).any()
+    assert np.array_equal(BACKEND.atomic_energies(plain.model)[0], energies[0])
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("pft", marks=pytest.mark.slow), "delta+pft"])
@@ -238,7 +238,7 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     from phonosmith.potentials.registry import load
 
     result = run(tiny_model(numbers=(29,)), tiny_frames, "transfer", epochs=1)
-    document = register(result).document
+    document = result.register()
     assert document.model.elements == ["Cu"]
     assert set(document.model.parents) >= {document.manifest.inputs["train"], document.manifest.inputs["valid"]}
     frames = tiny_frames(2, 9)

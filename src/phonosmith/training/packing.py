@@ -94,12 +94,13 @@ def train_models(tasks: Sequence[dict[str, Any]], workers: int = 4) -> list[Pack
     TrainingError
         When every one of them failed; one that failed among others is reported with its error.
     """
-    found = pack(tasks, workers)
-    if found and all(one.document is None for one in found):
+    trainings = pack(tasks, workers)
+    if trainings and all(one.document is None for one in trainings):
         raise TrainingError(
-            f"All {len(found)} trainings failed: {'; '.join(one.error for one in found)}.", "Correct the first error."
+            f"All {len(trainings)} trainings failed: {'; '.join(one.error for one in trainings)}.",
+            "Correct the first error.",
         )
-    return found
+    return trainings
 
 
 @dataclass

@@ -42,7 +42,7 @@ def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]
                 labelled.append(
                     label_frame(
                         atoms,
-                        energy=float(predictions.energy[k]),
+                        energy=float(predictions.energy[k].detach()),
                         forces=numpy64(predictions.forces[ends[k] : ends[k + 1]]),
                         stress=numpy64(predictions.stress[k]) if periodic and predictions.stress is not None else None,
                     )

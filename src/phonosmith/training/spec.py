@@ -158,8 +158,8 @@ instead of 2, validation forces got worse about twofold on silicon, 66 against 3
 
 
 def _closest(name: str, known: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {found[0]}? " if found else ""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}? " if close else ""
 
 
 def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
@@ -202,17 +202,17 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     >>> parse_settings(["lr=0.003", "ema=none", "dtype=float64"])
     {'lr': 0.003, 'ema': None, 'dtype': 'float64'}
     """
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         key = key.strip()
         if not separator or not key:
             raise ConfigurationError(f"--set {pair!r} is not of the form key=value.", "Write e.g. --set lr=0.003.")
-        if key in found:
+        if key in overrides:
             raise ConfigurationError(f"Setting {key!r} is given twice.", "Give it once.")
         text = text.strip()
         try:
-            found[key] = None if text.lower() == "none" and key not in {"anchor", "replay"} else json.loads(text)
+            overrides[key] = None if text.lower() == "none" and key not in {"anchor", "replay"} else json.loads(text)
         except json.JSONDecodeError:
-            found[key] = text
-    return found
+            overrides[key] = text
+    return overrides
