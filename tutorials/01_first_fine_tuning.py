@@ -96,7 +96,7 @@ print(save_figure(bands_figure(found, ("reference", best.strategy)), work / "ban
 # The model is a plain MACE file that works without this package:
 
 # %%
-from phonosmith.potentials.mace.files import export_plain
+from phonosmith.potentials.registry import export_plain
 
 export_plain(best.potential, work / "silicon.model")
 print(work / "silicon.model", f"{(work / 'silicon.model').stat().st_size / 1000:.0f} kB")

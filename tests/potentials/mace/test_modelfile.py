@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.container import is_model_file, read_header
 from phonosmith.potentials.mace.files import (
-    export_plain,
-    is_model_file,
     pack_model,
     plain_bytes,
     probe,
-    read_header,
     register_model,
     unpack_model,
     verify_model,
 )
+from phonosmith.potentials.registry import export_plain
 
 VARIANTS = {
     "density-agnesi-zbl": {},
