@@ -6,8 +6,8 @@ import pytest
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.potentials.calculator import PotentialCalculator
-from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.container import store_model
+from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.registry import resolve
 
 DOTTED = "phonosmith.potentials.calculator.PotentialCalculator"

@@ -71,6 +71,7 @@ def make(name, folder):
         return resolve(str(write_tiny_nequix(folder / "tiny.nqx")))
     import sevenn
     import torch
+
     from phonosmith.potentials.sevennet.files import build_model
 
     with torch.random.fork_rng(devices=[]):
