@@ -1,4 +1,4 @@
-"""A small Nequix with random weights, written by nequix itself: enough to test everything but accuracy."""
+"""A small Nequix with random weights: enough to test everything but accuracy."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ def write_tiny_nequix(
     path: Path, seed: int = 0, numbers: Sequence[int] = (14, 32), energies: Sequence[float] = (-1.0, -2.0)
 ) -> Path:
     """Write a random model for some elements with their atomic energies (eV) and return its path."""
-    import jax
-    from nequix.model import Nequix, save_model
+    import torch
 
-    model = Nequix(jax.random.key(seed), n_species=len(numbers), atom_energies=list(energies), **SETTINGS)
-    save_model(str(path), model, {**SETTINGS, "atomic_numbers": list(numbers)})
+    from phonosmith.potentials.nequix.files import build_model, write_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model({**SETTINGS, "atomic_numbers": list(numbers)})
+    model.reference_energies.copy_(torch.tensor(energies))
+    path.write_bytes(write_model(model))
     return path

@@ -6,8 +6,8 @@ import pytest
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.potentials.calculator import PotentialCalculator
+from phonosmith.potentials.container import store_model
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.mace.files import model_ref
 from phonosmith.potentials.registry import resolve
 
 DOTTED = "phonosmith.potentials.calculator.PotentialCalculator"
@@ -15,7 +15,7 @@ DOTTED = "phonosmith.potentials.calculator.PotentialCalculator"
 
 @pytest.fixture
 def ref(mace_bytes):
-    return model_ref(mace_bytes, default_artefacts(), "tiny", (), "float64")
+    return store_model(mace_bytes, "tiny")
 
 
 def test_same_numbers_as_the_potential(ref, potential, crystal):

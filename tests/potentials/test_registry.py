@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import urllib.error
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from phonosmith.core.errors import (
 )
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials import foreign
-from phonosmith.potentials.adapters import adapter, register_adapter
+from phonosmith.potentials.architecture import Architecture, architecture, find_foundation, register_architecture
 from phonosmith.potentials.registry import add, choose_device, list_named, load, remember, resolve
 from phonosmith.potentials.userfiles import INDEX, TRUSTED, edited_user_json, read_user_json, user_file
 
@@ -40,6 +41,14 @@ def ours(mace_bytes, tmp_path):
     path = tmp_path / "mine.safetensors"
     path.write_bytes(mace_bytes)
     return path
+
+
+def publish(monkeypatch, path, name="MACE-MP-0b3"):
+    """Let a file be the published one of a foundation."""
+    owner, _ = find_foundation(name)
+    sha256 = digest_bytes(path.read_bytes())
+    changed = tuple(replace(one, sha256=sha256) if one.name == name else one for one in owner.foundations)
+    monkeypatch.setattr(type(owner), "foundations", changed)
 
 
 def one_line(error):
@@ -95,7 +104,7 @@ def test_trust_is_for_the_content_not_the_name(pickled, tmp_path):
 
 
 def test_pinned_digest_is_opened_without_asking(pickled, monkeypatch):
-    monkeypatch.setitem(foreign.PINNED, digest_bytes(pickled.read_bytes()), "tiny")
+    publish(monkeypatch, pickled)
     assert resolve(str(pickled)).elements == ["C", "Si"]
 
 
@@ -307,8 +316,7 @@ def test_foundation_is_downloaded_once_and_checked(mace_cache, pickled, monkeypa
     monkeypatch.setattr(mace_cache, "_urlretrieve_with_timeout", download)
     with pytest.raises(PotentialError, match="is not the published MACE-MP-0b3"):
         resolve("MACE-MP-0b3")
-    monkeypatch.setattr(foreign, "PINNED", {digest_bytes(pickled.read_bytes()): "MACE-MP-0b3"})
-    monkeypatch.setattr("phonosmith.potentials.mace.foundations.PINNED", foreign.PINNED)
+    publish(monkeypatch, pickled)
     ref = resolve("mp-0b3")
     assert (ref.name, ref.elements, len(fetched)) == ("MACE-MP-0b3", ["C", "Si"], 1)
     for file in (tmp_path / "cache" / "mace").iterdir():
@@ -323,31 +331,38 @@ def test_foundation_is_downloaded_once_and_checked(mace_cache, pickled, monkeypa
 
 
 def test_a_published_name_is_for_the_published_file(mace_cache, ours, pickled, monkeypatch):
-    from phonosmith.potentials import foreign
-
     for name in ("MACE-MP-0b3", "mace-mp-0b3", "medium-0b3"):
         with pytest.raises(InputError, match="the published MACE-MP-0b3"):
             add(ours, name=name)
         with pytest.raises(InputError, match="the published MACE-MP-0b3"):
             add(pickled, name=name, trust=True)
-    monkeypatch.setattr(foreign, "PINNED", {digest_bytes(pickled.read_bytes()): "MACE-MP-0b3"})
+    publish(monkeypatch, pickled)
     # a copy brought by hand to a machine without network
     ref = add(pickled, name="MACE-MP-0b3")
     assert resolve("MACE-MP-0b3") == resolve("mp-0b3") == ref
 
 
 def test_another_architecture_can_be_plugged_in(ours, monkeypatch):
-    monkeypatch.setattr("phonosmith.potentials.adapters._ADAPTERS", {"mace": adapter("mace")})
+    known = {"mace": architecture("mace")}
+    monkeypatch.setattr("phonosmith.potentials.architecture._registered", lambda: known)
     ref = add(ours)
-    other = ref.model_copy(update={"architecture": "nequix"})
-    with pytest.raises(PotentialError, match="No adapter for architecture 'nequix'"):
+    other = ref.model_copy(update={"architecture": "another"})
+    with pytest.raises(PotentialError, match="No adapter for architecture 'another'"):
         load(other)
     seen = {}
-    register_adapter("nequix", lambda data, **options: seen.update(options, data=data) or "loaded")
+
+    class Another(Architecture):
+        name = "another"
+
+        def load(self, data, **options):
+            seen.update(options, data=data)
+            return "loaded"
+
+    register_architecture(Another())
     assert load(other, dtype="float32", device="cpu") == "loaded"
     assert seen == {"data": ours.read_bytes(), "dtype": "float32", "device": "cpu", "name": "mine"}
-    with pytest.raises(PotentialError, match="already an adapter"):
-        register_adapter("nequix", adapter("mace"))
+    with pytest.raises(PotentialError, match="already an architecture"):
+        register_architecture(Another())
 
 
 def test_devices():

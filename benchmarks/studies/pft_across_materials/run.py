@@ -78,7 +78,7 @@ def prepare(source, args):
         return {**found, "error": f"small cell of {n_atoms} atoms"}
     small = in_supercell(model, matrix)
     atoms = atoms_of(small.supercell)
-    edges = make_graph(atoms, {z: z for z in set(atoms.numbers.tolist())}, 6.0).n_edges
+    edges = make_graph(atoms, sorted(set(atoms.numbers.tolist())), 6.0).n_edges
     if edges > args.max_edges:
         return {**found, "error": f"small cell of {edges} neighbour pairs"}
     cell = model.phonon.primitive

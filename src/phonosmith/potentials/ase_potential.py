@@ -10,6 +10,7 @@ import numpy as np
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.base import Array, Evaluation, require_elements
+from phonosmith.potentials.hessian import difference_columns
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -60,19 +61,7 @@ class AsePotential:
 
     def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:
         """Return Hessian columns by central differences of forces, eV/Å²."""
-        frames = []
-        for column in columns:
-            for sign in (1.0, -1.0):
-                moved = atoms.copy()
-                moved.positions[column // 3, column % 3] += sign * self.hessian_step
-                frames.append(moved)
-        found = self.evaluate(frames, stress=False)
-        return np.array(
-            [
-                -(found[2 * i].forces - found[2 * i + 1].forces).ravel() / (2 * self.hessian_step)
-                for i in range(len(columns))
-            ]
-        ).reshape(len(columns), 3 * len(atoms))
+        return difference_columns(self, atoms, columns, self.hessian_step)
 
     def prune(self, elements: Sequence[str]) -> AsePotential:  # noqa: ARG002
         """Return itself: there is nothing to save."""

@@ -35,10 +35,10 @@ class LoadedCalculator(Calculator):  # type: ignore[misc]  # ASE has no type inf
         """Compute energy, forces and, for a periodic structure, stress."""
         super().calculate(atoms, properties, system_changes)
         periodic = bool(self.atoms.pbc.all())
-        found = self.potential.evaluate([self.atoms], stress=periodic)[0]
-        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
+        evaluation = self.potential.evaluate([self.atoms], stress=periodic)[0]
+        self.results = {"energy": evaluation.energy, "free_energy": evaluation.energy, "forces": evaluation.forces}
         if periodic:
-            self.results["stress"] = found.stress
+            self.results["stress"] = evaluation.stress
 
 
 class PotentialCalculator(LoadedCalculator):

@@ -11,7 +11,7 @@ from typing import Any
 
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import ArtefactError, InputError, PotentialError
-from phonosmith.potentials.architecture import Architecture, architecture, architectures, find_foundation, foundations
+from phonosmith.potentials.architecture import architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.container import is_model_file, store_model
 from phonosmith.potentials.documents import PotentialRef
@@ -123,8 +123,8 @@ def choose_device(device: str) -> str:
 def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:
     """Bring a model file into the artefact store and return its reference.
 
-    A file of ours and files that hold no code are taken as they are; a foreign pickle is opened (if trusted) and kept as
-    weights and architecture description. A pickle that was imported before is not opened again.
+    A file of ours and files that hold no code are taken as they are; a foreign pickle is opened (if trusted) and kept
+    as weights and architecture description. A pickle that was imported before is not opened again.
     """
     source = Path(path).expanduser()
     return import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
@@ -249,9 +249,7 @@ def _describe_artefact(sha256: str) -> PotentialRef | None:
     data = default_artefacts().get_bytes(sha256)
     if is_model_file(data):
         return store_model(data, sha256[:12])
-    owner: Architecture | None = next(
-        (one for one in architectures() if not one.last_resort and one.recognises(data)), None
-    )
+    owner = next((one for one in architectures() if not one.last_resort and one.recognises(data)), None)
     return None if owner is None else owner.bring(data, sha256[:12], sha256, trust=False)
 
 

@@ -130,7 +130,10 @@ class TorchPotential:
         if set(elements) >= set(self.elements):
             return self
         numbers = sorted({atomic_numbers.get(symbol, -1) for symbol in elements})
-        return TorchPotential(self.backend, self.backend.prune(self.model, numbers), head=self.head, name=self.name)
+        pruned = self.backend.prune(self.model, numbers)
+        if len(self.backend.atomic_numbers(pruned)) == len(self.z_table):
+            return self
+        return TorchPotential(self.backend, pruned, head=self.head, name=self.name)
 
     def calculator(self) -> Calculator:
         """Return an ASE calculator of the same numbers."""

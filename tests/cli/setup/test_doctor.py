@@ -247,17 +247,19 @@ def test_potcar_folder(tmp_path, monkeypatch):
 
 def test_model_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    from phonosmith.potentials import architecture
+
+    owner = architecture.architecture("mace")
+    monkeypatch.setattr(architecture, "architectures", lambda: [owner])
     found = only(doctor_checks.check_model_cache)
     assert found["status"] == "warning"
     assert "models add" in found["advice"]
-    from phonosmith.potentials.mace.foundations import FOUNDATIONS, cached_file
-
-    path = cached_file(FOUNDATIONS[0])[0]
+    path = owner.cached_file(owner.foundations[0])[0]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
     found = only(doctor_checks.check_model_cache)
     assert found["status"] == "ok"
-    assert FOUNDATIONS[0].name in found["message"]
+    assert owner.foundations[0].name in found["message"]
 
 
 def test_missing_embedded_potentials(monkeypatch):

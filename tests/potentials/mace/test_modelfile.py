@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.container import is_model_file
+from phonosmith.potentials.container import is_model_file, read_header
 from phonosmith.potentials.mace.files import (
     pack_model,
     plain_bytes,
     probe,
-    read_header,
     register_model,
     unpack_model,
     verify_model,

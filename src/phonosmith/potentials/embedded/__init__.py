@@ -79,8 +79,8 @@ def lattice_constant(potential: EmpiricalPotential, name: str) -> float:
     from scipy.optimize import brentq
 
     def pressure(a: float) -> float:
-        (found,) = potential.evaluate([bulk(name, DEMO_MATERIALS[name], a=a)])
-        return -float(found.stress[:3].mean())
+        (evaluation,) = potential.evaluate([bulk(name, DEMO_MATERIALS[name], a=a)])
+        return -float(evaluation.stress[:3].mean())
 
     return float(brentq(pressure, 0.95 * _START[name], 1.05 * _START[name], xtol=1e-12))
 

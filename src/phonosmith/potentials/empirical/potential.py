@@ -81,10 +81,10 @@ class EmpiricalCalculator(Calculator):
     ) -> None:
         """Fill ``results`` with energy (eV), forces (eV/Å) and, for a periodic cell, stress (eV/Å³)."""
         super().calculate(atoms, properties, system_changes)
-        (found,) = self.potential.evaluate([self.atoms])
-        self.results = {"energy": found.energy, "free_energy": found.energy, "forces": found.forces}
+        (evaluation,) = self.potential.evaluate([self.atoms])
+        self.results = {"energy": evaluation.energy, "free_energy": evaluation.energy, "forces": evaluation.forces}
         if self.atoms.cell.rank == 3:
-            self.results["stress"] = found.stress
+            self.results["stress"] = evaluation.stress
 
 
 class EmpiricalPotential:
@@ -150,9 +150,9 @@ class EmpiricalPotential:
 
         batches = list(_batches(frames, chosen))
         for one, members in track(batches, description="evaluating", disable=not progress):
-            for index, found in zip(members, _evaluate(one, [frames[i] for i in members], stress), strict=True):
-                results[index] = found
-        return [found for found in results if found is not None]
+            for index, evaluation in zip(members, _evaluate(one, [frames[i] for i in members], stress), strict=True):
+                results[index] = evaluation
+        return [evaluation for evaluation in results if evaluation is not None]
 
     def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:
         """Return Hessian columns by fourth-order central differences of the analytic forces, eV/Å²."""
@@ -164,8 +164,8 @@ class EmpiricalPotential:
                     moved.positions[column // 3, column % 3] += sign * multiple * self.hessian_step
                     frames.append(moved)
                     weights.append(-sign * weight / self.hessian_step)
-        found = self.evaluate(frames, stress=False)
-        weighted = np.array([weight * one.forces.ravel() for weight, one in zip(weights, found, strict=True)])
+        evaluations = self.evaluate(frames, stress=False)
+        weighted = np.array([weight * one.forces.ravel() for weight, one in zip(weights, evaluations, strict=True)])
         return weighted.reshape(len(columns), 2 * len(_STENCIL), 3 * len(atoms)).sum(axis=1)
 
     def calculator(self) -> EmpiricalCalculator:
@@ -270,14 +270,14 @@ def _evaluate(one: ParameterSet, frames: Sequence[Atoms], stress: bool) -> list[
     bonds = find_bonds(frames, one.function.elements, one.function.cutoff)
     if len(bonds.length) and bonds.length.min() < _TOO_CLOSE:
         raise PotentialError("Two atoms lie on top of each other.", "Check the structure for duplicate sites.")
-    found = one.function.evaluate(bonds)
+    sums = one.function.evaluate(bonds)
     edges = np.cumsum([0, *(len(atoms) for atoms in frames)])
     results = []
     for index, atoms in enumerate(frames):
         tension = np.zeros(6)
         if stress and atoms.cell.rank == 3:
-            tension = np.asarray(full_3x3_to_voigt_6_stress(found.virials[index] / atoms.get_volume()), dtype=float)
+            tension = np.asarray(full_3x3_to_voigt_6_stress(sums.virials[index] / atoms.get_volume()), dtype=float)
         results.append(
-            Evaluation(float(found.energies[index]), found.forces[edges[index] : edges[index + 1]].copy(), tension)
+            Evaluation(float(sums.energies[index]), sums.forces[edges[index] : edges[index + 1]].copy(), tension)
         )
     return results

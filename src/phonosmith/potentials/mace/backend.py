@@ -22,7 +22,7 @@ from phonosmith.potentials.mace.blocks import block_size, in_blocks
 from phonosmith.potentials.mace.files import plain_bytes, register_model
 from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.mace.inputs import model_inputs
-from phonosmith.potentials.mace.pairs import pair_index, shared_pairs
+from phonosmith.potentials.mace.pairs import directed_pairs, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
 from phonosmith.potentials.torch_potential import TorchPotential
 
@@ -67,12 +67,8 @@ class MaceBackend:
 
     def prepare(self, model: Any, batch: Batch) -> Batch:  # noqa: ARG002
         """Note which edges are the two directions of one pair: radial networks then see every pair once."""
-        first, place = pair_index(batch["edge_index"].cpu().numpy(), batch["unit_shifts"].cpu().numpy())
-        device = batch["edge_index"].device
-        return batch | {
-            "pair_first": torch.as_tensor(first, device=device),
-            "pair_place": torch.as_tensor(place, device=device),
-        }
+        first, place = directed_pairs(batch)
+        return batch | {"pair_first": first, "pair_place": place}
 
     def predict(self, model: Any, batch: Batch, *, stress: bool, create_graph: bool) -> Predictions:
         """Evaluate a batch with mace's own forward pass."""

@@ -42,7 +42,7 @@ class _Recomputed(torch.autograd.Function):
         wanted = [
             k for k, needed in enumerate(ctx.needs_input_grad[2:]) if needed and not (recorded and k < ctx.n_parameters)
         ]
-        found: list[torch.Tensor | None] = [None] * len(tensors)
+        by_input: list[torch.Tensor | None] = [None] * len(tensors)
         if wanted:
             pullback = partial(_pullback, ctx.function, len(tensors), wanted)
             if recorded:
@@ -50,8 +50,8 @@ class _Recomputed(torch.autograd.Function):
             else:
                 values = pullback(*tensors, *gradients)
             for k, value in zip(wanted, values, strict=True):
-                found[k] = value
-        return (None, None, *found)
+                by_input[k] = value
+        return (None, None, *by_input)
 
 
 def _pullback(function: TensorFunction, count: int, wanted: Sequence[int], *tensors: torch.Tensor) -> Tensors:
@@ -69,10 +69,10 @@ def _pullback(function: TensorFunction, count: int, wanted: Sequence[int], *tens
         pairs = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
         if not pairs:
             return tuple(torch.zeros_like(one) for one in chosen)
-        found = torch.autograd.grad(
+        derivatives = torch.autograd.grad(
             [o for o, _ in pairs], chosen, [w for _, w in pairs], create_graph=recorded, allow_unused=True
         )
-    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(chosen, found, strict=True))
+    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(chosen, derivatives, strict=True))
 
 
 class _Layer(torch.nn.Module):
@@ -108,10 +108,10 @@ class _Layer(torch.nn.Module):
             cutoff=cutoff[0] if cutoff else None,
             first_layer=first_layer,
         )
-        found: torch.Tensor = self.product(
+        features: torch.Tensor = self.product(
             node_feats=message[own], sc=None if sc is None else sc[own], node_attrs=node_attrs[nodes][own]
         )
-        return found
+        return features
 
 
 class _Blocked(torch.nn.Module):
@@ -139,7 +139,7 @@ class _Blocked(torch.nn.Module):
         index = edge_index[:, order]
         per_edge = [one[order] for one in (edge_attrs, edge_feats, *([] if cutoff is None else [cutoff]))]
         names, parameters = zip(*self.layer.named_parameters(), strict=True)
-        found = []
+        rows = []
         for begin in range(0, len(node_attrs), self.size):
             atoms = torch.arange(begin, min(begin + self.size, len(node_attrs)), device=edge_index.device)
             low, high = torch.searchsorted(index[1], torch.stack([atoms[0], atoms[-1] + 1])).tolist()
@@ -152,8 +152,8 @@ class _Blocked(torch.nn.Module):
                 return (torch.func.functional_call(self.layer, weights, (edges, atoms, first_layer, *data)),)
 
             edge_parts = [one[low:high] for one in per_edge]
-            found.append(_Recomputed.apply(block, len(names), *parameters, node_attrs, node_feats, *edge_parts)[0])
-        return torch.cat(found), None
+            rows.append(_Recomputed.apply(block, len(names), *parameters, node_attrs, node_feats, *edge_parts)[0])
+        return torch.cat(rows), None
 
 
 class _Passed(torch.nn.Module):

@@ -184,28 +184,28 @@ def _plain(value: Any) -> Any:
 
 
 def _attributes(model: torch.nn.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for path, module in model.named_modules():
         if "_compiled_" in path or "graph_opt_main" in path or "contractions_" in path:
             continue
-        found[f"{path}.<class>"] = type(module).__name__
+        attributes[f"{path}.<class>"] = type(module).__name__
         for name, value in vars(module).items():
             if name.startswith("_") or name == "training":
                 continue
             plain = _plain(value)
             if plain is not None:
-                found[f"{path}.{name}".lstrip(".")] = plain
-    return found
+                attributes[f"{path}.{name}".lstrip(".")] = plain
+    return attributes
 
 
 def _floats(model: torch.nn.Module) -> dict[str, float]:
-    found = {}
+    constants = {}
     for path, module in model.named_modules():
         for name in CONSTANTS:
             value = vars(module).get(name)
             if value is not None and (isinstance(value, int | float) or getattr(value, "shape", None) == ()):
-                found[f"{path}.{name}".lstrip(".")] = float(value)
-    return found
+                constants[f"{path}.{name}".lstrip(".")] = float(value)
+    return constants
 
 
 def differences(original: torch.nn.Module, rebuilt: torch.nn.Module) -> list[str]:
@@ -215,21 +215,21 @@ def differences(original: torch.nn.Module, rebuilt: torch.nn.Module) -> list[str
     predictions compared by the caller decide there.
     """
     left, right = _attributes(original), _attributes(rebuilt)
-    found = [
+    differing = [
         f"{path}: {left[path]!r} became {right[path]!r}"
         for path in left
         if path in right and left[path] != right[path] and not path.endswith("avg_num_neighbors")
     ]
-    found += [f"{path} is missing" for path in left if path.endswith("<class>") and path not in right]
+    differing += [f"{path} is missing" for path in left if path.endswith("<class>") and path not in right]
     ours, theirs = (
         {name: value for name, value in module.state_dict().items() if not STRAY.search(name)}
         for module in (original, rebuilt)
     )
-    found += [f"tensor {name} exists in one of them only" for name in sorted(set(ours) ^ set(theirs))]
+    differing += [f"tensor {name} exists in one of them only" for name in sorted(set(ours) ^ set(theirs))]
     for name in sorted(set(ours) & set(theirs)):
         if ours[name].shape != theirs[name].shape or ours[name].dtype != theirs[name].dtype:
-            found.append(
+            differing.append(
                 f"tensor {name}: {tuple(ours[name].shape)} {ours[name].dtype} became "
                 f"{tuple(theirs[name].shape)} {theirs[name].dtype}"
             )
-    return found
+    return differing

@@ -37,13 +37,13 @@ def probe(model: Any) -> dict[str, Any]:
     reference = next(model.parameters())
     graphs = [make_graph(atoms, numbers, r_max) for atoms in probe_frames(numbers, r_max)]
     heads = len(getattr(model, "heads", None) or ["Default"])
-    found: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
+    results: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
     for head in range(heads):
         batch = model_inputs(model, collate(graphs, reference.dtype, reference.device, head))
         out = model(batch, compute_stress=True)
-        for key, values in found.items():
+        for key, values in results.items():
             values.append(out[key].detach().cpu().double().numpy())
-    return {key: np.stack(values) for key, values in found.items()}
+    return {key: np.stack(values) for key, values in results.items()}
 
 
 def pack_model(model: torch.nn.Module) -> bytes:
@@ -165,8 +165,8 @@ def unpack_model(data: bytes, dtype: str | None = None) -> torch.nn.Module:
 def verify_model(data: bytes) -> float:
     """Return how far this installation's predictions for the probe are from the saved ones, eV (largest, all heads)."""
     header = read_header(data)
-    found = probe(unpack_model(data, "float64"))["energy"]
-    return float(np.max(np.abs(found - np.array(header["probe_energies"]))))
+    energies = probe(unpack_model(data, "float64"))["energy"]
+    return float(np.max(np.abs(energies - np.array(header["probe_energies"]))))
 
 
 def register_model(

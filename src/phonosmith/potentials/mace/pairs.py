@@ -84,7 +84,7 @@ def _once_per_pair(network: torch.nn.Module, first: torch.Tensor, place: torch.T
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
             """Return the network's output for every edge."""
-            found: torch.Tensor = network(features.index_select(0, first)).index_select(0, place)
-            return found
+            weights: torch.Tensor = network(features.index_select(0, first)).index_select(0, place)
+            return weights
 
     return OncePerPair()

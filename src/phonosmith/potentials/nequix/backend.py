@@ -28,7 +28,7 @@ class NequixBackend(EdgeBackend):
     plain_suffix = ".nqx"
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
-        """Evaluate the module, whose edges point from receiver to sender and whose constants take the default precision."""
+        """Evaluate the module; its edges point the other way, its constants take the default precision."""
         before = torch.get_default_dtype()
         torch.set_default_dtype(vectors.dtype)
         try:

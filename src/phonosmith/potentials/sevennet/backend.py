@@ -107,7 +107,7 @@ class SevenNetBackend(EdgeBackend):
         return ("embedding", *(f"layers.{k}" for k in sorted(map(int, layers))), "readout")
 
     def block_of(self, model: Any, parameter: str) -> int | None:
-        """Return the block of a parameter; None for scale, shift and the means of neighbours, which are never trained."""
+        """Return the block of a parameter; None for scale, shift and mean neighbours, which are never trained."""
         first = parameter.split(".", maxsplit=1)[0]
         if first == _RESCALE or parameter.endswith(".denominator"):
             return None

@@ -197,7 +197,7 @@ def _probe(model: Any) -> list[float]:
 
     potential = SevenNetBackend().potential(model)
     frames = probe_frames(potential.z_table, potential.r_max)
-    return [found.energy for found in potential.evaluate(frames, stress=False)]
+    return [evaluation.energy for evaluation in potential.evaluate(frames, stress=False)]
 
 
 def verify_model(data: bytes) -> float:
