@@ -11,7 +11,8 @@ from phonosmith.cli.output import JSON_OPTION, explained, print_json
 from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
 
 if TYPE_CHECKING:
-    from phonosmith.analysis.campaign_tables import CampaignTables
+    from phonosmith.analysis.table import CampaignTable
+    from phonosmith.analysis.tables import CampaignTables
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +50,8 @@ def tables(
 
     [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --out tables
     """
-    from phonosmith.analysis.campaign_tables import campaign_tables
-    from phonosmith.analysis.table_format import write_tables
+    from phonosmith.analysis.table import write_tables
+    from phonosmith.analysis.tables import campaign_tables
     from phonosmith.core.errors import InputError
 
     if calibration and out is None:
@@ -125,7 +126,7 @@ def _records(data: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _show(table: Any) -> None:
+def _show(table: CampaignTable) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -133,11 +134,11 @@ def _show(table: Any) -> None:
     console = Console()
     console.print(Text(f"\n{table.title}", style="bold"))
     for block in table.blocks:
-        shown = Table(title=Text(f"published, {block.label}") if block.label else None, title_justify="left")
-        for place, name in enumerate(block.header):
+        shown = Table(title=Text(f"published, {block.caption}") if block.caption else None, title_justify="left")
+        for place, name in enumerate(block.columns):
             shown.add_column(Text(name), justify="left" if place == 0 else "right")
-        for row in block.rows:
-            shown.add_row(*map(Text, row), style="dim" if block.label else None)
+        for row in block.texts:
+            shown.add_row(*map(Text, row), style="dim" if block.caption else None)
         console.print(shown)
     for note in table.notes:
         console.print(Text(f"  {note}", style="dim"))
