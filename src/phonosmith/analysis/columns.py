@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 Kind = Literal["text", "integer", "number", "boolean"]
 DTYPES: dict[str, str] = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
 
@@ -55,7 +57,7 @@ class Metric(Column):
             inner.append(self.relative_to)
         return inner
 
-    def value(self, potential: Mapping[str, Any], report: Mapping[str, Any]) -> Any:
+    def value(self, potential: Mapping[str, Any] | BaseModel, report: Mapping[str, Any] | BaseModel) -> Any:
         """Return the metric, None where a part is missing."""
         found = at(potential, self.path)
         if not self.relative_to:
@@ -66,11 +68,9 @@ class Metric(Column):
 
 
 def at(document: Any, path: str) -> Any:
-    """Return what a dotted path leads to through nested dictionaries; None where it ends early."""
+    """Return what a dotted path leads to through nested dictionaries or documents; None where it ends early."""
     for part in path.split("."):
-        if not isinstance(document, Mapping):
-            return None
-        document = document.get(part)
+        document = document.get(part) if isinstance(document, Mapping) else getattr(document, part, None)
     return document
 
 

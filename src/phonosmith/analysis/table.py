@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from phonosmith.core.artefacts import write_atomic
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from phonosmith.analysis.statistics import Spread
 
+Item = TypeVar("Item")
 Tone = Literal["good", "bad", "warn", "plain"]
 DASH = "–"
 """Stands for a number that does not exist."""
@@ -76,6 +77,20 @@ class Table:
     rows: Sequence[Sequence[Cell | str]]
     sortable: bool = False
     numeric: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        items: Iterable[Item],
+        columns: Mapping[str, Callable[[Item], Cell | str]],
+        *,
+        sortable: bool = False,
+        numeric: Iterable[int] = (),
+    ) -> Table:
+        """Return a row for each item, with what each column makes of it."""
+        rows = [[make(item) for make in columns.values()] for item in items]
+        return cls(caption, list(columns), rows, sortable, frozenset(numeric))
 
     @property
     def cells(self) -> list[list[Cell]]:

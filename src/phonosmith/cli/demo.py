@@ -111,9 +111,7 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.flows.jobs import read_document
     from phonosmith.harmonic.model import harmonic_from_document
     from phonosmith.potentials.mace.files import export_plain
-    from phonosmith.report.figures.bands import many_bands_figure
-    from phonosmith.report.figures.phonon_curves import phonon_curves
-    from phonosmith.report.figures.phonons import bands_figure
+    from phonosmith.report.figures.phonons import bands_figure, many_bands_figure, phonon_curves
     from phonosmith.report.figures.style import save_figure
     from phonosmith.report.page.html import write_report
 

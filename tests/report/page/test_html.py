@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 
+from phonosmith.analysis.table import number
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.content import number, space_group_text, unique_slugs
+from phonosmith.report.page.content import space_group_text, unique_slugs
 from phonosmith.report.page.html import write_report
 from phonosmith.testing.synthetic import synthetic_reports
 

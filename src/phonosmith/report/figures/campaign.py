@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.report.figures.material import distinct_materials, largest_trainings
+from phonosmith.analysis.choice import chosen_potential, distinct_materials, in_order, largest_trainings
 from phonosmith.report.figures.style import (
     GREY,
     OKABE_ITO,
@@ -15,10 +15,8 @@ from phonosmith.report.figures.style import (
     log_axis,
     new_figure,
     say_nothing_to_show,
-    strategy_order,
     styled,
 )
-from phonosmith.report.page.potential_tables import chosen_potential
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,9 +155,7 @@ def verdict_counts(reports: Sequence[MaterialReport]) -> dict[str, tuple[int, in
             counts.setdefault(entry.strategy, [0, 0, 0])[0 if entry.verdict.fit else 1] += 1
         for name in report.failed:
             counts.setdefault(name, [0, 0, 0])[2] += 1
-    return {
-        name: (row[0], row[1], row[2]) for name, row in ((name, counts[name]) for name in strategy_order([*counts]))
-    }
+    return {name: (counts[name][0], counts[name][1], counts[name][2]) for name in in_order(counts)}
 
 
 def _chosen_pairs(reports: Sequence[MaterialReport]) -> list[tuple[float, float, bool]]:

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phonosmith.analysis.choice import chosen_potential, distinct_materials
+from phonosmith.analysis.table import DASH, Cell, Table, duration, number, whole
 from phonosmith.report.figures.campaign import crystals_figure, elements_figure, verdicts_figure
-from phonosmith.report.figures.material import distinct_materials
-from phonosmith.report.figures.pictures import Gallery, reason_of
 from phonosmith.report.figures.statistics import (
     costs_compared,
     costs_figure,
@@ -20,42 +20,12 @@ from phonosmith.report.figures.statistics import (
     force_errors,
     learning_figure,
 )
-from phonosmith.report.page.blocks_beyond import forgetting_block, transitions_block
-from phonosmith.report.page.blocks_inputs import (
-    costs_block,
-    labels_block,
-    provenance_block,
-    sampling_block,
-    structure_block,
-    training_block,
-)
-from phonosmith.report.page.blocks_results import (
-    elastic_block,
-    eos_block,
-    load_curves,
-    phonons_block,
-    stability_block,
-    thermal_block,
-)
-from phonosmith.report.page.content import (
-    NOTHING,
-    Block,
-    Cell,
-    MaterialSection,
-    Page,
-    Picture,
-    Table,
-    duration,
-    number,
-    slug,
-    space_group_text,
-    unique_slugs,
-    whole,
-)
+from phonosmith.report.page import blocks
+from phonosmith.report.page.content import Block, MaterialSection, Page, Picture, slug, space_group_text, unique_slugs
 from phonosmith.report.page.files import FOLDER, Exporter
+from phonosmith.report.page.pictures import Gallery, reason_of
 from phonosmith.report.page.potential_tables import (
     anchor_of,
-    chosen_potential,
     data_cell,
     headline,
     overview_table,
@@ -110,29 +80,29 @@ def _section(
 ) -> MaterialSection:
     gallery = Gallery(root / FOLDER / name / "figures" if files else None)
     problems: list[str] = []
-    curves = load_curves(report, artefacts, problems)
+    curves = blocks.load_curves(report, artefacts, problems)
     makers: dict[str, Callable[[], Block]] = {
-        "Phonons": lambda: phonons_block(report, curves, gallery, problems),
-        "Thermal properties": lambda: thermal_block(report, curves, gallery),
-        "Stability": lambda: stability_block(report),
-        "Elastic properties": lambda: elastic_block(report, gallery),
-        "Equation of state": lambda: eos_block(report, gallery),
-        "Phase transitions": lambda: transitions_block(report, gallery),
-        "Forgetting": lambda: forgetting_block(report, gallery),
-        "Structure": lambda: structure_block(report, gallery),
-        "Sampling": lambda: sampling_block(report, gallery),
-        "Labels and audit": lambda: labels_block(report),
-        "Training": lambda: training_block(report, gallery),
-        "Costs": lambda: costs_block(report),
-        "Provenance": lambda: provenance_block(report),
+        "Phonons": lambda: blocks.phonons_block(report, curves, gallery, problems),
+        "Thermal properties": lambda: blocks.thermal_block(report, curves, gallery),
+        "Stability": lambda: blocks.stability_block(report),
+        "Elastic properties": lambda: blocks.elastic_block(report, gallery),
+        "Equation of state": lambda: blocks.eos_block(report, gallery),
+        "Phase transitions": lambda: blocks.transitions_block(report, gallery),
+        "Forgetting": lambda: blocks.forgetting_block(report, gallery),
+        "Structure": lambda: blocks.structure_block(report, gallery),
+        "Sampling": lambda: blocks.sampling_block(report, gallery),
+        "Labels and audit": lambda: blocks.labels_block(report),
+        "Training": lambda: blocks.training_block(report, gallery),
+        "Costs": lambda: blocks.costs_block(report),
+        "Provenance": lambda: blocks.provenance_block(report),
     }
-    blocks = [_attempt(heading, make) for heading, make in makers.items()]
+    parts = [_attempt(heading, make) for heading, make in makers.items()]
     if files:
         exporter = Exporter(root, name, artefacts)
         exporter.export(report)
-        blocks.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
+        parts.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
     if gallery.problems:
-        blocks.append(Block("Figures that could not be drawn", problems=gallery.problems))
+        parts.append(Block("Figures that could not be drawn", problems=gallery.problems))
     badges = [Cell(space_group_text(report.space_group))] if report.space_group else []
     badges += [Cell(f"{report.cell} cell")] if report.cell else []
     badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
@@ -144,8 +114,8 @@ def _section(
         reasons=reasons(report),
         notes=report.notes,
         potentials=potentials_table(report),
-        blocks=[block for block in blocks if not block.empty],
-        missing=[block.heading.lower() for block in blocks if block.empty],
+        blocks=[block for block in parts if not block.empty],
+        missing=[block.heading.lower() for block in parts if block.empty],
     )
 
 
@@ -298,8 +268,8 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
         rows = [
             [
                 Cell(report_label(report, reports)),
-                Cell(report.manifest.started or NOTHING),
-                Cell(report.manifest.settings_digest[:12] or NOTHING),
+                Cell(report.manifest.started or DASH),
+                Cell(report.manifest.settings_digest[:12] or DASH),
                 Cell(report.labels.train.short),
                 Cell(report.foundation.potential.name),
                 Cell(report.foundation.potential.short),
