@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport, PotentialReport
@@ -20,12 +20,7 @@ STRATEGIES = typer.Option("", "--strategies", help="Comma-separated presets; fiv
 EPOCHS = typer.Option(60, "--epochs", min=1, help="Largest number of epochs per training.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
-
-
-@explained
+@command("demo")
 def demo(
     out: Path = OUT,
     material: str = MATERIAL,

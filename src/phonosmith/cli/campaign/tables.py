@@ -7,24 +7,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
-from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+from phonosmith.cli.common import (
+    CAMPAIGN_OPTION,
+    JOBFLOW_OPTION,
+    JSON_OPTION,
+    STORE_OPTION,
+    command,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from phonosmith.analysis.table import CampaignTable
     from phonosmith.analysis.tables import CampaignTables
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("tables")(tables)
-
-
-@explained
+@command("tables")
 def tables(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
-    campaign: Annotated[str | None, typer.Option("--campaign", help="Only reports of this campaign.")] = None,
+    campaign: str | None = CAMPAIGN_OPTION,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write each table as .csv, .md and .tex into this folder.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
@@ -45,40 +45,34 @@ def _print_table(result: PhononComparison) -> None:
         console.print(f"note: {note}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+@command("compare")
+def compare(
+    reference: Annotated[
+        Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
+    ],
+    candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
+    mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
+    temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
+    force_constants: Annotated[
+        str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
+    ] = "auto",
+    figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Compare candidate phonons with reference phonons on one q-mesh."""
+    from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
+    from phonosmith.harmonic.model import load_pair
+    from phonosmith.settings import get_settings
 
-    @app.command()
-    @explained
-    def compare(
-        reference: Annotated[
-            Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
-        ],
-        candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
-        mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
-        temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
-        force_constants: Annotated[
-            str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
-        ] = "auto",
-        figure: Annotated[
-            Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")
-        ] = None,
-        json_output: bool = JSON_OPTION,
-    ) -> None:
-        """Compare candidate phonons with reference phonons on one q-mesh."""
-        from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
-        from phonosmith.harmonic.model import load_pair
-        from phonosmith.settings import get_settings
+    pair = load_pair(reference, candidate, force_constants)
+    found = compare_phonons_in_full(
+        *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
+    )
+    if figure is not None:
+        from phonosmith.report.figures.phonons import comparison_figure
 
-        pair = load_pair(reference, candidate, force_constants)
-        found = compare_phonons_in_full(
-            *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
-        )
-        if figure is not None:
-            from phonosmith.report.figures.phonons import comparison_figure
-
-            comparison_figure(found, figure)
-        if json_output:
-            print_json(found.result)
-        else:
-            _print_table(found.result)
+        comparison_figure(found, figure)
+    if json_output:
+        print_json(found.result)
+    else:
+        _print_table(found.result)

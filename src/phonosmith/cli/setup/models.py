@@ -7,36 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 
 _FILE = typer.Argument(help="Model file: a MACE .model, a phonosmith .safetensors or an empirical .json.")
 _TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
-_TRUST = typer.Option(False, "--trust", help="Open this pickle: it can run any code when opened.")
 _REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.add_typer(models_app, name="models")
-
-
-@models_app.command("add")
-@explained
+@command("add", models_app)
 def add_command(
     file: Path = _FILE,
     name: str | None = typer.Option(None, "--name", help="Name to call it by; default the file's name."),
-    trust: bool = _TRUST,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Bring a model file into the artefact store and give it a name."""
     from phonosmith.potentials.registry import add
 
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = add(file, name=name, trust=trust)
     if json_output:
         print_json(ref)
@@ -44,15 +38,14 @@ def add_command(
         typer.echo(f"Added {ref.name} as {ref.short}: {_summary(ref)}.")
 
 
-@models_app.command("list")
-@explained
+@command("list", models_app)
 def list_command(json_output: bool = JSON_OPTION) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.mace.foundations import FOUNDATIONS
     from phonosmith.potentials.registry import list_named
 
-    with _quiet_libraries():
+    with quiet_libraries():
         rows = [
             {**ref.model_dump(mode="json"), "source": source, "available": default_artefacts().has(ref.artefact)}
             for ref, source in list_named()
@@ -78,17 +71,16 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
 
-@models_app.command("show")
-@explained
+@command("show", models_app)
 def show_command(
     reference: str = _REF,
-    trust: bool = _TRUST,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
     from phonosmith.potentials.registry import resolve
 
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = resolve(reference, trust=trust)
         details = _details(ref)
     if json_output:
@@ -104,8 +96,7 @@ def show_command(
             typer.echo(f"{key}: {shown}")
 
 
-@models_app.command("export")
-@explained
+@command("export", models_app)
 def export_command(
     reference: str = _REF,
     file: Path = _TARGET,
@@ -123,7 +114,7 @@ def export_command(
         raise InputError(f"{file} exists.", "Give another name, or --force to replace it.")
     if not file.parent.is_dir():
         raise InputError(f"There is no folder {file.parent}.", "Create it first.")
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = resolve(reference)
         if ref.architecture == "mace" and file.suffix != ".safetensors":
             export_plain(ref, file)
@@ -135,14 +126,13 @@ def export_command(
         typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.")
 
 
-@models_app.command("verify")
-@explained
+@command("verify", models_app)
 def verify_command(json_output: bool = JSON_OPTION) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
     from phonosmith.potentials.registry import list_named
     from phonosmith.potentials.verify import verify_potential
 
-    with _quiet_libraries():
+    with quiet_libraries():
         found = [verify_potential(ref) for ref, _ in list_named()]
     ok = all(one.ok for one in found)
     if json_output:
@@ -174,20 +164,3 @@ def _details(ref: PotentialRef) -> dict[str, Any]:
     header = read_header(default_artefacts().get_bytes(ref.artefact), ref.name)
     description = {key: value for key, value in header["description"].items() if key != "constants"}
     return {"saved_dtype": header["dtype"], "description": description}
-
-
-def _quiet_libraries() -> Any:
-    """Keep libraries' prints off standard output and their import warnings off the screen."""
-    import contextlib
-    import logging
-    import sys
-    import warnings
-
-    stack = contextlib.ExitStack()
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-    root = logging.getLogger()
-    stack.callback(root.setLevel, root.level)
-    root.setLevel(max(root.level, logging.ERROR))
-    return stack
