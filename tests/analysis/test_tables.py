@@ -143,12 +143,11 @@ def test_costs_and_savings_are_those_of_the_formula(thirteen):
     assert thirteen["training_times"].blocks[0].texts[0] == ["mean", "1.20", "1.20", "8.30", "7.30"]
 
 
-def test_saving_curve_and_seeds_do_not_count_twice(fill):
+def test_savings_by_displaced_cells_and_seeds_do_not_count_twice(fill):
     once = costs.cost_per_material(read_results(fill(synthetic_reports(4, ("delta",)))))
     thrice = costs.cost_per_material(read_results(fill(synthetic_reports(4, ("delta",), seeds=3))))
     pd.testing.assert_frame_equal(once, thrice)
-    curve = costs.saving_curve(once)
-    assert curve["at_least"].tolist() == sorted(displaced_cells(i) for i in range(4))
+    curve = costs.savings(once, sorted(displaced_cells(i) for i in range(4)))
     assert curve["n"].tolist() == [4, 3, 2, 1]
 
 

@@ -111,11 +111,11 @@ def read_results(store: JobStore, campaign: str | None = None) -> Results:
     for document in newest(find_reports(store, campaign, PROJECTION, notes)):
         report = document["output"]
         try:
-            found = _rows(document, report)
+            made = _rows(document, report)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
             notes.append(f"job {document.get('uuid')}: report of {report.get('material')} is damaged: {error}")
             continue
-        for rows, more in zip((potentials, materials, costs, failures), found, strict=True):
+        for rows, more in zip((potentials, materials, costs, failures), made, strict=True):
             rows.extend(more)
     return Results(
         c.frame((*c.IDENTITY, *c.METRICS), potentials),

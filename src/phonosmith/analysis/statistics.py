@@ -208,18 +208,9 @@ def paired_tests(table: pd.DataFrame, metric: str, *, seed: int = 0) -> pd.DataF
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two metrics go together.
+    """How ``n`` pairs of two metrics go together: correlations with two-sided p.
 
-    Attributes
-    ----------
-    n
-        Pairs.
-    spearman, spearman_p
-        Rank correlation and its two-sided p.
-    pearson, pearson_p
-        Linear correlation and its two-sided p.
-    pearson_log
-        Linear correlation of the decimal logarithms; nan unless all values are positive.
+    ``pearson_log`` is that of the decimal logarithms, nan unless all values are positive.
     """
 
     n: int
@@ -280,16 +271,16 @@ def outliers(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     pandas.DataFrame
         material, strategy, metric, value, median, lower_fence, upper_fence; farthest from the fence first.
     """
-    found = table[["material", "strategy"]].assign(metric=metric, value=_numbers(table[metric]))
+    rows = table[["material", "strategy"]].assign(metric=metric, value=_numbers(table[metric]))
     groups = spreads(table, metric, ["strategy"])
     groups["lower_fence"] = groups["q25"] - FENCE * groups["iqr"]
     groups["upper_fence"] = groups["q75"] + FENCE * groups["iqr"]
-    found = found.merge(groups[["strategy", "median", "lower_fence", "upper_fence"]], on="strategy", how="left")
-    beyond = np.maximum(found["value"] - found["upper_fence"], found["lower_fence"] - found["value"])
+    rows = rows.merge(groups[["strategy", "median", "lower_fence", "upper_fence"]], on="strategy", how="left")
+    beyond = np.maximum(rows["value"] - rows["upper_fence"], rows["lower_fence"] - rows["value"])
     place = {name: place for place, name in enumerate(groups["strategy"])}
     # equally far ones stay strategy by strategy, in the order of the table
-    found = found.assign(beyond=beyond, place=found["strategy"].map(place))[beyond > 0]
-    return found.sort_values(["beyond", "place"], ascending=[False, True], kind="stable").drop(
+    rows = rows.assign(beyond=beyond, place=rows["strategy"].map(place))[beyond > 0]
+    return rows.sort_values(["beyond", "place"], ascending=[False, True], kind="stable").drop(
         columns=["beyond", "place"]
     )
 

@@ -112,8 +112,8 @@ def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _spread_rows(rows: pd.DataFrame, metric: str, head: str, name: str) -> Rows:
     """Return median and quartiles of a metric by strategy; ``head`` is the column that holds the row's name."""
-    found = spreads(rows, metric, ["strategy"]).drop(columns="n_missing")
-    return [{"source": SOURCE, head: name, **row} for row in found.to_dict("records")]
+    groups = spreads(rows, metric, ["strategy"]).drop(columns="n_missing")
+    return [{"source": SOURCE, head: name, **row} for row in groups.to_dict("records")]
 
 
 def _published_rows(sources: Sources, head: str, figures: Callable[[Published], dict[str, Any]]) -> Rows:

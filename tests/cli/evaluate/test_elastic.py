@@ -73,7 +73,7 @@ def test_options_of_the_figure_are_checked_before_anything_runs(silicon, options
 
 
 def test_a_tensor_that_cannot_be_trusted_is_refused_but_kept(silicon, tmp_path, monkeypatch):
-    from phonosmith.evaluation.mechanics.fastpath import elastic
+    from phonosmith.evaluation.mechanics import elastic
 
     monkeypatch.setattr(elastic, "fit_residual", lambda *_: 0.05)
     result = run("elastic", silicon, "--potential", "embedded-reference", "--json", "--out", str(tmp_path / "out"))

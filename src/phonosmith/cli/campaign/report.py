@@ -51,24 +51,24 @@ def report(
 
     job_store = open_store(store, jobflow=jobflow)
     with progress_bar("reading the store") as show:
-        found = read_reports(job_store, campaign)
+        stored = read_reports(job_store, campaign)
         written = write_report(
-            found.reports,
+            stored.reports,
             out,
             title=title or campaign or "phonosmith report",
             artefacts=_artefacts(artefacts, store),
             files=files,
-            unfinished=found.unfinished,
-            notes=found.notes,
+            unfinished=stored.unfinished,
+            notes=stored.notes,
             progress=lambda done, total, name: show(done, total, name or "writing"),
         )
-    problems = [*found.notes, *written.problems]
+    problems = [*stored.notes, *written.problems]
     payload = {
         "path": str(written.path),
         "size_bytes": written.size,
-        "n_reports": len(found.reports),
-        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in found.reports),
-        "unfinished": found.unfinished,
+        "n_reports": len(stored.reports),
+        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports),
+        "unfinished": stored.unfinished,
         "n_files": written.files,
         "problems": problems,
         "seconds": written.seconds,
@@ -82,8 +82,8 @@ def report(
         f"{written.path}: {payload['n_reports']} materials, {payload['n_fit']} with a fit potential, "
         f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
     )
-    if found.unfinished:
-        typer.echo(f"Without a report yet: {', '.join(found.unfinished)}.")
+    if stored.unfinished:
+        typer.echo(f"Without a report yet: {', '.join(stored.unfinished)}.")
 
 
 def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:

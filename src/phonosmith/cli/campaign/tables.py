@@ -18,8 +18,11 @@ from phonosmith.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from jobflow import JobStore
+
     from phonosmith.analysis.table import CampaignTable
     from phonosmith.analysis.tables import CampaignTables
+    from phonosmith.structures.cost import CostModel
 
 
 @command("tables")
@@ -59,31 +62,30 @@ def tables(
     if calibration and out is None:
         raise InputError("--calibration writes files.", "Add --out FOLDER.")
     job_store = open_store(store, jobflow=jobflow)
-    found = campaign_tables(
+    made = campaign_tables(
         job_store, campaign, foundation=foundation, training_set=training_set, cell=cell, published=published
     )
     files: list[Path] = []
-    if out is not None and found.tables:
-        files = write_tables(found.tables, out)
-    factor = _calibrate(job_store, campaign, out if calibration else None, found.notes, files)
+    if out is not None and made.tables:
+        files = write_tables(made.tables, out)
+    calibrated = _calibrate(job_store, campaign, out if calibration else None, made.notes, files)
     if json_output:
-        print_json(_payload(found, files, factor))
+        print_json(_payload(made, files, calibrated))
         return
-    for table in found.tables:
+    for table in made.tables:
         _show(table)
-    for note in found.notes:
+    for note in made.notes:
         typer.secho(f"note: {note}", err=True)
     for path in files:
         typer.echo(f"  {path}")
 
 
 def _calibrate(
-    store: Any, campaign: str | None, out: Path | None, notes: list[str], files: list[Path]
-) -> dict[str, Any] | None:
+    store: JobStore, campaign: str | None, out: Path | None, notes: list[str], files: list[Path]
+) -> CostModel | None:
     """Return the cost model of ``plan`` fitted to the VASP labels of the store; None where there are none."""
     from phonosmith.analysis.costs import calibrated_model, calibration_points, write_calibration
     from phonosmith.reference.protocol import ReferenceProtocol
-    from phonosmith.structures.cost import CostModel
 
     protocol = ReferenceProtocol()
     points, lost = calibration_points(store, campaign)
@@ -95,29 +97,31 @@ def _calibrate(
     model = calibrated_model(points, kspacing=protocol.kspacing, encut=protocol.encut)
     if out is not None:
         files.append(write_calibration(points, out / "calibration", kspacing=protocol.kspacing))
-    return {
-        "prefactor": model.prefactor,
-        "over_default": model.prefactor / CostModel().prefactor,
-        "spread": model.spread,
-        "n_calculations": model.n_calibration,
-    }
+    return model
 
 
-def _payload(found: CampaignTables, files: list[Path], factor: dict[str, Any] | None) -> dict[str, Any]:
-    choice = found.choice
+def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | None) -> dict[str, Any]:
+    choice = made.choice
     return {
-        "n_materials": int(found.results.materials["material"].nunique()),
-        "n_reports": len(found.results.materials),
-        "n_potentials": len(found.results.potentials),
+        "n_materials": int(made.results.materials["material"].nunique()),
+        "n_reports": len(made.results.materials),
+        "n_potentials": len(made.results.potentials),
         "compared": None
         if choice is None
         else {"foundation": choice.foundation, "training_set": choice.training_set, "cell": choice.cell},
         "tables": {
             table.key: {"title": table.title, "notes": table.notes, "rows": _records(table.data)}
-            for table in found.tables
+            for table in made.tables
         },
-        "calibration": factor,
-        "notes": found.notes,
+        "calibration": None
+        if calibrated is None
+        else {
+            "prefactor": calibrated.prefactor,
+            "over_default": calibrated.prefactor / type(calibrated)().prefactor,
+            "spread": calibrated.spread,
+            "n_calculations": calibrated.n_calibration,
+        },
+        "notes": made.notes,
         "files": [str(path) for path in files],
     }
 

@@ -125,9 +125,9 @@ def _foundation(
 
         from phonosmith.core.units import GPA_PER_EV_PER_A3
 
-        found = potential.evaluate([AseAtomsAdaptor.get_atoms(structure, msonable=False)])[0]
-        pressure = -float(np.mean(found.stress[:3])) * GPA_PER_EV_PER_A3
-        return float(np.linalg.norm(found.forces, axis=1).max()), pressure
+        evaluated = potential.evaluate([AseAtomsAdaptor.get_atoms(structure, msonable=False)])[0]
+        pressure = -float(np.mean(evaluated.stress[:3])) * GPA_PER_EV_PER_A3
+        return float(np.linalg.norm(evaluated.forces, axis=1).max()), pressure
 
     return tuple(potential.elements), residual
 

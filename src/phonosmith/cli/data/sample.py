@@ -101,16 +101,17 @@ def sample(
     document = store_frames(result, default_artefacts())
     for name, data in (("train.xyz", train), ("valid.xyz", valid)):
         write_atomic(out / name, data)
-    summary = summarise(document)
     write_atomic(out / "sampling.json", (document.model_dump_json(indent=1) + "\n").encode())
     if plot:
         from phonosmith.sampling.figure import energy_ladder_svg
 
         write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
     if json_output:
-        print_json({**summary, "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]})
+        print_json(
+            {**summarise(document), "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]}
+        )
     else:
-        _show(summary, out)
+        _show(document, out)
 
 
 def summarise(document: SamplingDoc) -> dict[str, Any]:
@@ -144,17 +145,21 @@ def _require_writable(out: Path) -> None:
         raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
 
 
-def _show(summary: dict[str, Any], out: Path) -> None:
-    edges = " × ".join(f"{length:.2f}" for length in summary["lengths"])
-    typer.echo(f"{summary['formula']}: {summary['n_atoms']} atoms, {edges} Å")
-    names = ("volume_factors", "mean_displacement_angstrom", "n_steps", "converged")
+def _show(document: SamplingDoc, out: Path) -> None:
+    edges = " × ".join(f"{length:.2f}" for length in document.supercell.lengths)
+    typer.echo(f"{document.formula}: {document.supercell.n_atoms} atoms, {edges} Å")
     print_table(
         ("volume", " mean displacement / Å", " steps", " converged"),
         [
-            (f"{factor:.3f}", f"{displacement:.4f}", str(steps), "yes" if converged else "[yellow]no[/yellow]")
-            for factor, displacement, steps, converged in zip(*(summary[name] for name in names), strict=True)
+            (
+                f"{one.volume_factor:.3f}",
+                f"{one.mean_displacement:.4f}",
+                str(one.n_steps),
+                "yes" if one.converged else "[yellow]no[/yellow]",
+            )
+            for one in document.configurations
         ],
     )
-    typer.echo(f"{summary['n_train']} training and {summary['n_valid']} validation frames in {out}")
-    for warning in summary["warnings"]:
+    typer.echo(f"{document.n_train} training and {document.n_valid} validation frames in {out}")
+    for warning in document.warnings:
         typer.echo(f"{typer.style('!', fg='yellow')} {warning}")

@@ -7,42 +7,38 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
 
 
-def _print_table(result: PhononComparison) -> None:
-    from rich.console import Console
-    from rich.table import Table
+_ROWS = {
+    "ω_min (THz)": "omega_min_thz",
+    "ω_max (THz)": "omega_max_thz",
+    "ω_mean (THz)": "omega_mean_thz",
+    "C_v (J/K/mol)": "heat_capacity",
+    "S (J/K/mol)": "entropy",
+    "F (kJ/mol)": "free_energy",
+    "volume (Å³)": "volume",
+}
 
-    console = Console()
-    console.print(f"[bold]{result.formula}[/bold]  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
-    console.print(
+
+def _show(result: PhononComparison) -> None:
+    typer.echo(f"{result.formula}  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
+    typer.echo(
         f"MAE {result.mae_thz:.4f} THz   RMSE {result.rmse_thz:.4f} THz   "
         f"scaled RMSE {result.scaled_rmse_thz:.4f} THz   ΔDOS {result.dos_error_percent:.1f} %"
     )
-    table = Table("", "reference", "candidate", "difference")
-    rows = (
-        ("ω_min (THz)", "omega_min_thz"),
-        ("ω_max (THz)", "omega_max_thz"),
-        ("ω_mean (THz)", "omega_mean_thz"),
-        ("C_v (J/K/mol)", "heat_capacity"),
-        ("S (J/K/mol)", "entropy"),
-        ("F (kJ/mol)", "free_energy"),
-        ("volume (Å³)", "volume"),
-    )
-    for label, name in rows:
-        left, right = getattr(result.reference, name), getattr(result.candidate, name)
-        table.add_row(label, f"{left:.4f}", f"{right:.4f}", f"{right - left:+.4f}")
     sides = (result.reference, result.candidate)
-    table.add_row("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), "")
-    table.add_row("stable", *("yes" if side.stable else "no" for side in sides), "")
-    table.add_row("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), "")
-    console.print(table)
+    values = {label: [float(getattr(side, name)) for side in sides] for label, name in _ROWS.items()}
+    rows = [(label, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for label, (a, b) in values.items()]
+    rows.append(("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), ""))
+    rows.append(("stable", *("yes" if side.stable else "no" for side in sides), ""))
+    rows.append(("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), ""))
+    print_table(("", " reference", " candidate", " difference"), rows)
     for note in result.notes:
-        console.print(f"note: {note}")
+        typer.echo(f"note: {note}")
 
 
 @command("compare")
@@ -65,14 +61,14 @@ def compare(
     from phonosmith.settings import get_settings
 
     pair = load_pair(reference, candidate, force_constants)
-    found = compare_phonons_in_full(
+    compared = compare_phonons_in_full(
         *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
     )
     if figure is not None:
         from phonosmith.report.figures.phonons import comparison_figure
 
-        comparison_figure(found, figure)
+        comparison_figure(compared, figure)
     if json_output:
-        print_json(found.result)
+        print_json(compared.result)
     else:
-        _print_table(found.result)
+        _show(compared.result)

@@ -150,10 +150,10 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
             for end in (pathway["displaced"], pathway["final"]):
                 if end is not None:
                     end.pop("structure")
-        found = distinct_phases(mode.pathways, document.initial)
+        ends = distinct_phases(mode.pathways, document.initial)
         plain["supercell"] = mode.supercell_matrix
         plain["grid"] = {"shape": mode.grid_shape, "amplitudes": mode.amplitudes, "energies": mode.energies}
-        plain["phases"] = [phase.model_dump(mode="json", exclude={"structure"}) for phase in found]
+        plain["phases"] = [phase.model_dump(mode="json", exclude={"structure"}) for phase in ends]
     return content
 
 

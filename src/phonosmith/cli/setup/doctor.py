@@ -127,9 +127,9 @@ def check_torch() -> Iterator[Finding]:
     if float((probe @ probe).cpu()) != 8.0:
         yield Finding("torch", "error", f"{device} computes wrongly.", "Update the GPU driver.", essential=True)
         return
-    found = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
+    cards = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
     threads = torch.get_num_threads()
-    message = f"{torch.__version__} on {device} (asked: {asked}; {found}; {threads} threads)"
+    message = f"{torch.__version__} on {device} (asked: {asked}; {cards}; {threads} threads)"
     yield Finding("torch", "ok", message, essential=True)
 
 

@@ -133,12 +133,12 @@ def verify_command(json_output: bool = JSON_OPTION) -> None:
     from phonosmith.potentials.verify import verify_potential
 
     with quiet_libraries():
-        found = [verify_potential(ref) for ref, _ in list_named()]
-    ok = all(one.ok for one in found)
+        checked = [verify_potential(ref) for ref, _ in list_named()]
+    ok = all(one.ok for one in checked)
     if json_output:
-        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in found]})
+        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in checked]})
     else:
-        for one in found:
+        for one in checked:
             typer.secho(
                 f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}", fg=None if one.ok else "red"
             )

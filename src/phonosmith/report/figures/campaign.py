@@ -202,12 +202,12 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
     if not pairs:
         say_nothing_to_show(right, "No reference phonons to compare with.")
         return figure
-    found = np.array([pair[:2] for pair in pairs])
+    errors = np.array([pair[:2] for pair in pairs])
     fit = np.array([pair[2] for pair in pairs])
-    ends = 0.7 * found.min(), 1.4 * found.max()
+    ends = 0.7 * errors.min(), 1.4 * errors.max()
     right.plot(ends, ends, color="0.6", lw=0.8, label="equal")
-    right.plot(found[fit, 0], found[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
-    right.plot(found[~fit, 0], found[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
+    right.plot(errors[fit, 0], errors[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
+    right.plot(errors[~fit, 0], errors[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
     log_axis(right, "x")
     log_axis(right, "y")
     right.set_xlabel("phonon MAE of the foundation (THz)")

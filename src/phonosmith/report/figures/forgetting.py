@@ -31,11 +31,11 @@ _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 def _rows(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
     """Return every set once, in the order of the documents."""
-    found: dict[str, ForgettingSet] = {}
+    sets: dict[str, ForgettingSet] = {}
     for document in documents:
         for one in document.sets:
-            found.setdefault(one.name, one)
-    return list(found.values())
+            sets.setdefault(one.name, one)
+    return list(sets.values())
 
 
 def _value(document: ForgettingDoc, name: str, field: str) -> float:

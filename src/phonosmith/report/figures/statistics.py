@@ -60,7 +60,7 @@ def errors_by_strategy(reports: Sequence[MaterialReport]) -> dict[str, dict[str,
         for entry in [report.foundation, *largest_trainings(report.strategies)]:
             for name, value in property_errors(entry, report).items():
                 table[name].setdefault(entry.strategy, {}).setdefault(report.material, []).append(value)
-    return {name: {strategy: _means(found) for strategy, found in row.items()} for name, row in table.items() if row}
+    return {name: {strategy: _means(values) for strategy, values in row.items()} for name, row in table.items() if row}
 
 
 def _means(by_material: Mapping[str, list[float]]) -> list[float]:
@@ -197,10 +197,10 @@ def costs_figure(reports: Sequence[MaterialReport]) -> Figure:
 
     Boxes without outliers, dashed lines are means, bars below count the materials.
     """
-    found = costs_compared(reports)
-    if not found:
+    compared = costs_compared(reports)
+    if not compared:
         raise InputError("No material has both costs.", "Reports carry costs since version 2.")
-    cells, displaced, labels = np.array(found, dtype=float).T
+    cells, displaced, labels = np.array(compared, dtype=float).T
     steps = np.unique(cells)
     if len(steps) > 10:
         steps = np.unique(np.quantile(cells, np.linspace(0, 1, 10), method="lower"))

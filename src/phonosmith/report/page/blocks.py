@@ -171,7 +171,7 @@ def thermal_block(report: MaterialReport, curves: PhononCurves | None, gallery: 
         block.tables = [
             Table.of(
                 f"Thermodynamics of {report.material} at {first.temperature:g} K, per mole of primitive cells",
-                [("reference", first.reference), *((label, found.candidate) for label, found in compared)],
+                [("reference", first.reference), *((label, comparison.candidate) for label, comparison in compared)],
                 {
                     "potential": lambda side: side[0],
                     "C_v, J/K/mol": lambda side: number(side[1].heat_capacity, 2),
@@ -200,7 +200,10 @@ def stability_block(report: MaterialReport) -> Block:
         block.tables = [
             Table.of(
                 f"Dynamical stability of {report.material}",
-                [("reference", compared[0][1].reference), *((label, found.candidate) for label, found in compared)],
+                [
+                    ("reference", compared[0][1].reference),
+                    *((label, comparison.candidate) for label, comparison in compared),
+                ],
                 {
                     "potential": lambda side: side[0],
                     "strict (1e-4 THz)": lambda side: _stable(side[1].stable),

@@ -96,7 +96,7 @@ class Page:
 
 def space_group_text(symbol: str) -> str:
     """Return an international symbol with its screw axes as subscripts: P4_2/mnm -> P4₂/mnm."""
-    return re.sub(r"_(\d)", lambda found: "₀₁₂₃₄₅₆₇₈₉"[int(found[1])], symbol)
+    return re.sub(r"_(\d)", lambda match: "₀₁₂₃₄₅₆₇₈₉"[int(match[1])], symbol)
 
 
 def slug(text: str) -> str:

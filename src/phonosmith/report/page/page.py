@@ -262,7 +262,7 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
             versions[name].add(version)
     tables = []
     if versions:
-        rows = [[Cell(name), Cell(", ".join(sorted(found)))] for name, found in sorted(versions.items())]
+        rows = [[Cell(name), Cell(", ".join(sorted(all_of)))] for name, all_of in sorted(versions.items())]
         tables.append(Table("Versions of the software that made the reports", ("package", "version"), rows))
     if reports:
         rows = [
