@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
+from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -184,8 +185,6 @@ def structure_warnings(structure: Structure) -> list[str]:
     Looks for vacuum (a slab, chain or molecule), short distances, symmetry that is only approximate (a sign of a
     structure that is not relaxed, or rounded), a cell that is not the standard one, and notes of the file reader.
     """
-    from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
-
     notes = [f"the file reader says: {note}" for note in structure.properties.get("read_warnings", [])]
     slabs = {name: gap for name, gap in vacuum_gaps(structure).items() if gap > VACUUM_GAP}
     if slabs and not (len(structure) == 1 and len(slabs) == 3):

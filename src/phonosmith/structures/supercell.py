@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
+from phonosmith.structures.standard import SYMPREC, spglib_cell
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -209,8 +210,6 @@ def _best(candidates: _Candidates, rotations: Ints, symmetry_bonus: float, right
 def _rotations(structure: Structure, coefficients: Ints) -> Ints:
     """Return the crystal's proper rotations, acting on columns of coefficients in the reduced basis."""
     import spglib
-
-    from phonosmith.structures.standard import SYMPREC, spglib_cell
 
     try:
         symmetry = spglib.get_symmetry(spglib_cell(structure), symprec=SYMPREC)

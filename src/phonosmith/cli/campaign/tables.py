@@ -101,6 +101,8 @@ def _calibrate(
 
 
 def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | None) -> dict[str, Any]:
+    from phonosmith.structures.cost import CostModel
+
     choice = made.choice
     return {
         "n_materials": int(made.results.materials["material"].nunique()),
@@ -117,7 +119,7 @@ def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | No
         if calibrated is None
         else {
             "prefactor": calibrated.prefactor,
-            "over_default": calibrated.prefactor / type(calibrated)().prefactor,
+            "over_default": calibrated.prefactor / CostModel().prefactor,
             "spread": calibrated.spread,
             "n_calculations": calibrated.n_calibration,
         },

@@ -141,15 +141,13 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
     """Return what ``--json`` prints: the document without crystal structures, the phases of each mode beside it."""
     from phonosmith.evaluation.modes.phases import distinct_phases
 
-    content = document.model_dump(mode="json")
-    content["initial"].pop("structure")
-    for phase in content["phases"]:
-        phase.pop("structure")
+    crystal, every = {"structure": True}, "__all__"
+    pathways = {every: {"displaced": crystal, "final": crystal}}
+    content = document.model_dump(
+        mode="json",
+        exclude={"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}},
+    )
     for mode, plain in zip(document.modes, content["modes"], strict=True):
-        for pathway in plain["pathways"]:
-            for end in (pathway["displaced"], pathway["final"]):
-                if end is not None:
-                    end.pop("structure")
         ends = distinct_phases(mode.pathways, document.initial)
         plain["supercell"] = mode.supercell_matrix
         plain["grid"] = {"shape": mode.grid_shape, "amplitudes": mode.amplitudes, "energies": mode.energies}

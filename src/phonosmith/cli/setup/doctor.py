@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from phonosmith.cli.common import JSON_OPTION, command, print_json
-from phonosmith.core.errors import PhonosmithError
+from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
     from phonosmith.settings import Settings
@@ -61,11 +61,7 @@ def check_settings() -> Iterator[Finding]:
     """Read the settings and say where they come from."""
     from phonosmith.settings import CONFIG_FILE_VARIABLE, ENV_PREFIX, Settings, config_file, load_settings
 
-    try:
-        settings = load_settings()
-    except PhonosmithError as error:
-        yield Finding("settings", "error", error.message, error.advice, essential=True)
-        return
+    settings = load_settings()
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_FILE_VARIABLE}
     given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
     source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & set(given))} variables"
@@ -108,25 +104,19 @@ def check_torch() -> Iterator[Finding]:
         import torch
     except (ImportError, OSError) as error:
         advice = "Install torch for this machine, see https://pytorch.org/get-started."
-        yield Finding("torch", "error", f"cannot be imported: {error}", advice, essential=True)
-        return
+        raise ConfigurationError(f"cannot be imported: {error}", advice) from error
     asked = settings.device if (settings := _settings()) else "auto"
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     has_gpu = torch.cuda.is_available() and bool(gpus)
     if asked == "cuda" and not has_gpu:
-        yield Finding(
-            "torch",
-            "error",
+        raise ConfigurationError(
             f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.",
             "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver.",
-            essential=True,
         )
-        return
     device = "cuda" if has_gpu and asked != "cpu" else "cpu"
     probe = torch.ones(8, dtype=torch.float64, device=device)
     if float((probe @ probe).cpu()) != 8.0:
-        yield Finding("torch", "error", f"{device} computes wrongly.", "Update the GPU driver.", essential=True)
-        return
+        raise ConfigurationError(f"{device} computes wrongly.", "Update the GPU driver.")
     cards = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
     threads = torch.get_num_threads()
     message = f"{torch.__version__} on {device} (asked: {asked}; {cards}; {threads} threads)"
@@ -156,22 +146,18 @@ def check_artefact_store() -> Iterator[Finding]:
     from phonosmith.core.artefacts import MaggmaBackend, open_artefacts
 
     name = "artefact store"
-    try:
-        store = open_artefacts(settings)
-        if isinstance(store.backend, MaggmaBackend):
-            ref = store.put_bytes(b"written by phonosmith doctor", "probe")
-            store.backend.read(ref.sha256)
-            yield Finding(name, "ok", f"{store.backend.store.name} takes and returns artefacts", essential=True)
-            return
-    except PhonosmithError as error:
-        yield Finding(name, "error", error.message, error.advice, essential=True)
+    store = open_artefacts(settings)
+    if isinstance(store.backend, MaggmaBackend):
+        ref = store.put_bytes(b"written by phonosmith doctor", "probe")
+        store.backend.read(ref.sha256)
+        yield Finding(name, "ok", f"{store.backend.store.name} takes and returns artefacts", essential=True)
         return
     folder = settings.artefacts_dir
     problem = _write_problem(folder)
     if problem:
-        advice = "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
-        yield Finding(name, "error", f"{folder}: {problem}.", advice, essential=True)
-        return
+        raise ConfigurationError(
+            f"{folder}: {problem}.", "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
+        )
     free = shutil.disk_usage(folder).free / 1e9
     status: Literal["ok", "warning"] = "ok" if free >= 1 else "warning"
     kept = len(store.backend.keys())
@@ -203,17 +189,12 @@ def check_embedded_job_store() -> Iterator[Finding]:
     if not path.exists():
         if _writable_parent(path.parent) is None:
             advice = "Set PHONOSMITH_DATABASE to a file in a writable folder on a local disk."
-            yield Finding(name, "error", f"{path} cannot be made.", advice, essential=True)
-            return
+            raise ConfigurationError(f"{path} cannot be made.", advice)
         message = f"{path} will be made at first use (SQLite {sqlite3.sqlite_version})"
     else:
-        try:
-            store = open_embedded_jobstore(path)
-            message = f"{path}, {store.count()} documents, SQLite {sqlite3.sqlite_version}"
-            store.close()
-        except PhonosmithError as error:
-            yield Finding(name, "error", error.message, error.advice, essential=True)
-            return
+        store = open_embedded_jobstore(path)
+        message = f"{path}, {store.count()} documents, SQLite {sqlite3.sqlite_version}"
+        store.close()
     kind = _file_system(path) if Path("/proc/mounts").is_file() else ""
     if kind in _NETWORK or kind.startswith("fuse.ssh"):
         advice = "Set PHONOSMITH_DATABASE to a local disk, or use MongoDB for several machines."
@@ -231,10 +212,9 @@ def check_jobflow_store() -> Iterator[Finding]:
         from jobflow.settings import JobflowSettings
 
         settings = JobflowSettings()
-    except Exception as error:  # noqa: BLE001 a broken jobflow.yaml fails in many ways
+    except Exception as error:
         advice = "Repair the file JOBFLOW_CONFIG_FILE names (default ~/.jobflow.yaml)."
-        yield Finding(name, "error", f"jobflow.yaml cannot be used: {error}", advice, essential=True)
-        return
+        raise ConfigurationError(f"jobflow.yaml cannot be used: {error}", advice) from error
     store = settings.JOB_STORE
     if type(store.docs_store).__name__ == "MemoryStore":
         message = "results of jobflow's own runners live in memory and vanish with the process."
@@ -244,12 +224,10 @@ def check_jobflow_store() -> Iterator[Finding]:
         problem = unreachable(kept)
         if problem:
             advice = f"Start the server or repair {part} in {settings.CONFIG_FILE}."
-            yield Finding(name, "error", f"{part} ({_safe_name(kept)}): {problem}", advice, essential=True)
-            return
+            raise ConfigurationError(f"{part} ({_safe_name(kept)}): {problem}", advice)
     if "data" not in store.additional_stores:
         advice = f"Add additional_stores: data: ... in {settings.CONFIG_FILE}; large outputs go there."
-        yield Finding(name, "error", f"{_safe_name(store.docs_store)} has no store 'data'.", advice, essential=True)
-        return
+        raise ConfigurationError(f"{_safe_name(store.docs_store)} has no store 'data'.", advice)
     yield Finding(
         name, "ok", f"{_safe_name(store.docs_store)} with {', '.join(store.additional_stores)}", essential=True
     )
@@ -428,15 +406,20 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
 
 
 def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """Run one check with libraries kept quiet; a check that breaks is itself a finding."""
+    """Run one check with libraries kept quiet; an error it raises, and a check that breaks, are findings themselves."""
+    findings: list[Finding] = []
+    name = check.__name__.removeprefix("check_").replace("_", " ")
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return list(check())
+            findings.extend(check())
+        except PhonosmithError as error:
+            findings.append(Finding(name, "error", error.message, error.advice, essential=True))
         except Exception as error:  # noqa: BLE001 a doctor reports what breaks instead of breaking
-            name = check.__name__.removeprefix("check_").replace("_", " ")
             message = f"The check itself failed: {type(error).__name__}: {error}"
-            return [Finding(name, "error", message, "Report this with the output of 'phonosmith doctor --json'.", True)]
+            advice = "Report this with the output of 'phonosmith doctor --json'."
+            findings.append(Finding(name, "error", message, advice, essential=True))
+    return findings
 
 
 def _print_findings(version: str, findings: list[Finding], healthy: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,31 +40,6 @@ if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass
-class PageOptions:
-    """What a page shows besides the reports.
-
-    Attributes
-    ----------
-    title
-        Of the page.
-    files
-        Whether models, phonons, labels and figures are written beside the page and linked.
-    unfinished
-        Materials without a report, with the state each is in.
-    notes
-        Sentences for the top of the page.
-    progress
-        Called with materials done, materials in all, and the name of the current one.
-    """
-
-    title: str = "phonosmith campaign"
-    files: bool = False
-    unfinished: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    progress: Progress | None = None
 
 
 def _attempt(heading: str, make: Callable[[], Block]) -> Block:
@@ -281,42 +256,40 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
     return tables
 
 
-def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root: Path, options: PageOptions) -> Page:
-    """Return the content of a page.
-
-    Parameters
-    ----------
-    reports
-        One per material, foundation, cell and seed; may be empty.
-    artefacts
-        Holds force constants, models and labels.
-    root
-        Folder the page will lie in.
-    options
-        Title, files, notes.
-    """
+def build_page(
+    reports: Sequence[MaterialReport],
+    artefacts: ArtefactStore,
+    root: Path,
+    *,
+    title: str,
+    files: bool,
+    unfinished: Mapping[str, str],
+    notes: Sequence[str],
+    progress: Progress | None,
+) -> Page:
+    """Return the content of a page that will lie in the folder ``root``; the rest as `write_report` takes it."""
     from phonosmith import __version__
 
     names = unique_slugs([report_label(report, reports) for report in reports])
-    progress = options.progress or (lambda *_: None)
+    show = progress or (lambda *_: None)
     sections = []
     for index, (report, name) in enumerate(zip(reports, names, strict=True)):
-        progress(index, len(reports), report.material)
+        show(index, len(reports), report.material)
         label = report_label(report, reports)
-        sections.append(_section(report, name, label, artefacts, root, files=options.files))
-    progress(len(reports), len(reports), "")
-    gallery = Gallery(root / FOLDER / "figures" if options.files else None)
+        sections.append(_section(report, name, label, artefacts, root, files=files))
+    show(len(reports), len(reports), "")
+    gallery = Gallery(root / FOLDER / "figures" if files else None)
     badges, warnings = _warnings(reports)
     statistics = [statistics_table(group, name) for name, group in variants(reports).items() if len(group) > 1]
-    unfinished = [[Cell(name), Cell(state)] for name, state in options.unfinished.items()]
+    waiting = [[name, state] for name, state in unfinished.items()]
     return Page(
-        title=options.title,
+        title=title,
         badges=badges,
         lead=_lead(reports) if reports else [],
-        warnings=[*options.notes, *warnings],
+        warnings=[*notes, *warnings],
         overview=overview_table(reports, [section.anchor for section in sections]) if reports else None,
         statistics=[table for table in statistics if table is not None],
-        unfinished=Table("Materials without a report yet", ("material", "state"), unfinished) if unfinished else None,
+        unfinished=Table("Materials without a report yet", ("material", "state"), waiting) if waiting else None,
         pictures=campaign_pictures(reports, gallery) if reports else [],
         materials=sections,
         costs=_costs(reports),

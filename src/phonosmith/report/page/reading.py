@@ -52,8 +52,8 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
     """
     notes: list[str] = []
     reports = []
-    for newest_one in newest(find_reports(store, campaign, _IDENTITY, notes)):
-        where = {"uuid": newest_one["uuid"], "index": newest_one["index"]}
+    for row in newest(find_reports(store, campaign, _IDENTITY, notes)):
+        where = {"uuid": row["uuid"], "index": row["index"]}
         document = store.query_one(where, properties=["output"], load=True)
         content = {name: value for name, value in document["output"].items() if not name.startswith("@")}
         try:
@@ -61,9 +61,7 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            notes.append(
-                f"The report of {newest_one['output'].get('material')} cannot be read: {place}: {first['msg']}."
-            )
+            notes.append(f"The report of {row['output'].get('material')} cannot be read: {place}: {first['msg']}.")
     unfinished = {} if campaign is not None else unfinished_materials(store)
     return StoredReports(reports, unfinished, notes)
 
