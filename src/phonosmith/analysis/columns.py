@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 Kind = Literal["text", "integer", "number", "boolean"]
 DTYPES: dict[str, str] = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
-_PYTHON = {"text": str, "integer": int, "number": (int, float), "boolean": bool}
+_PYTHON: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "number": (int, float), "boolean": bool}
 
 
 @dataclass(frozen=True)

@@ -215,7 +215,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
 
     table = Table(title=title or None, title_justify="left")
     for place, name in enumerate(columns):
-        table.add_column(name.strip(), justify="left" if place < left or name.startswith(" ") else "right")
+        table.add_column(
+            name.strip(), justify="left" if place < left or name.startswith(" ") else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     Console().print(table)

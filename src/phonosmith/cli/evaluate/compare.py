@@ -65,9 +65,10 @@ def compare(
         *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
     )
     if figure is not None:
-        from phonosmith.report.figures.phonons import comparison_figure
+        from phonosmith.report.figures.phonons import full_figure
+        from phonosmith.report.figures.style import save_figure
 
-        comparison_figure(compared, figure)
+        save_figure(full_figure(compared), figure)
     if json_output:
         print_json(compared.result)
     else:

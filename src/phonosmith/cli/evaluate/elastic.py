@@ -125,8 +125,8 @@ def eos(
     """
     from phonosmith.core.errors import InputError
     from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
-    from phonosmith.report.figures.mechanics import eos_figure
-    from phonosmith.report.figures.style import image_format
+    from phonosmith.report.figures.mechanics import energy_volume_figure
+    from phonosmith.report.figures.style import image_format, save_figure
 
     if against is not None and figure is None:
         raise InputError("--against is for the figure.", "Name one with --figure.")
@@ -137,7 +137,7 @@ def eos(
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")
     if figure is not None:
-        eos_figure([*others, document], figure)
+        save_figure(energy_volume_figure([*others, document]), figure)
     if json_output:
         print_json(document)
         return

@@ -67,7 +67,7 @@ def forgetting(
     from phonosmith.evaluation.forgetting.sets import default_sets
     from phonosmith.potentials.registry import load, resolve
     from phonosmith.reference.datasets.extxyz import read_frames
-    from phonosmith.report.figures.style import image_format
+    from phonosmith.report.figures.style import image_format, save_figure
 
     if figure is not None:
         image_format(figure)
@@ -94,9 +94,9 @@ def forgetting(
         seed=seed,
     )
     if figure is not None:
-        from phonosmith.report.figures.forgetting import save_forgetting
+        from phonosmith.report.figures.forgetting import forgetting_figure
 
-        save_forgetting([document], [refs["potential"].name], figure)
+        save_figure(forgetting_figure([document], [refs["potential"].name]), figure)
     if json_output:
         print_json(document)
     else:

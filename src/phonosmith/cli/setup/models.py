@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, quiet_libraries
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, print_table, quiet_libraries
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
@@ -55,18 +55,20 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
     if json_output:
         print_json({"models": rows, "foundations": fetchable})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "sha256", "architecture", "elements", "cutoff (Å)"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("source", overflow="fold")
-    for row in rows:
-        cutoff = "" if row["cutoff"] is None else f"{row['cutoff']:.2f}"
-        place = row["source"] if row["available"] else "missing from the artefact store"
-        table.add_row(row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, place)
-    Console().print(table)
+    print_table(
+        ("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"),
+        [
+            (
+                row["name"],
+                row["sha256"][:12],
+                row["architecture"],
+                _elements(row["elements"]),
+                "" if row["cutoff"] is None else f"{row['cutoff']:.2f}",
+                row["source"] if row["available"] else "missing from the artefact store",
+            )
+            for row in rows
+        ],
+    )
     for one in fetchable:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 

@@ -15,11 +15,10 @@ from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.matching import match_models
 from phonosmith.harmonic.model import unpack_force_constants
-from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, save_figure, styled
+from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, styled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -282,10 +281,3 @@ def full_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference"
     draw_thermal(panels[1:], curves)
     panels[1].legend(frameon=False, fontsize="small", loc="lower right")
     return figure
-
-
-def comparison_figure(
-    compared: ComparedPhonons, path: str | Path, names: tuple[str, str] = ("reference", "candidate")
-) -> Path:
-    """Write the full comparison of two sides to an image file."""
-    return save_figure(full_figure(compared, names), path)

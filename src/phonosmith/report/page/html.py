@@ -25,7 +25,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was written: the HTML file, its bytes, the files beside it, what could not be made, and the seconds it took."""
+    """The HTML file, its bytes, the number of files beside it, what could not be made, and the seconds it took."""
 
     path: Path
     size: int
