@@ -69,25 +69,17 @@ def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], C
     return add
 
 
-def print_json(payload: Any) -> None:
+def print_json(payload: object) -> None:
     """Print one JSON object on standard output (not-a-number becomes null: JSON has no NaN)."""
-    sys.stdout.write(json.dumps(_plain(payload), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(payload, inf_nan_mode="null", fallback=_plain)
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> Any:
-    if hasattr(value, "model_dump"):
-        value = value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [_plain(item) for item in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):  # noqa: PLR0124
-        return None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    return str(value)
+def _plain(value: Any) -> object:
+    """Return arrays as lists, anything else unknown as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def explained(command: Callable[P, R]) -> Callable[P, R]:
