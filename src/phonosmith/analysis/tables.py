@@ -155,7 +155,7 @@ def _value_blocks(data: Rows, head: str, lines: Mapping[str, tuple[str, int]]) -
     for caption, rows in _sources(data):
         by_strategy = {row["strategy"]: row for row in rows}
         strategies = in_order(list(by_strategy))
-        texts = [
+        texts: list[list[Cell | str]] = [
             [words, *(number(by_strategy[one][key], digits) for one in strategies)]
             for words, (key, digits) in lines.items()
             if key in rows[0]
@@ -217,7 +217,8 @@ def property_table(sources: Sources) -> CampaignTable | None:
     """Return median and IQR of thermal and elastic properties (published figures 3 and 9)."""
     table = _errors_table(sources, "properties", "Errors of thermal and elastic properties, median (IQR)", _PROPERTIES)
     if table:
-        within, far = {}, {}
+        within: dict[tuple[str, str], float] = {}
+        far: dict[tuple[str, str], int] = {}
         for metric, words in _PROPERTIES.items():
             known = sources.rows.dropna(subset=[metric])
             within |= {
@@ -337,7 +338,7 @@ def cost_table(sources: Sources) -> CampaignTable | None:
     if sources.published:
         figures = sources.published.cost
         hours = [f"{figures.phonon_hours * figures.cores:.0f}", f"{figures.label_hours * figures.cores:.0f}"]
-        theirs = [
+        theirs: list[list[Cell | str]] = [
             [f"≥ {count}", DASH, *(hours if count == 1 else [DASH, DASH]), number(saving, 0), DASH]
             for count, saving in figures.saving_percent.items()
         ]

@@ -32,7 +32,7 @@ def _show(result: PhononComparison) -> None:
     )
     sides = (result.reference, result.candidate)
     values = {label: [float(getattr(side, name)) for side in sides] for label, name in _ROWS.items()}
-    rows = [(label, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for label, (a, b) in values.items()]
+    rows: list[tuple[str, ...]] = [(label, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for label, (a, b) in values.items()]
     rows.append(("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), ""))
     rows.append(("stable", *("yes" if side.stable else "no" for side in sides), ""))
     rows.append(("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), ""))

@@ -407,19 +407,17 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
 
 def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """Run one check with libraries kept quiet; an error it raises, and a check that breaks, are findings themselves."""
-    findings: list[Finding] = []
     name = check.__name__.removeprefix("check_").replace("_", " ")
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            findings.extend(check())
+            return list(check())
         except PhonosmithError as error:
-            findings.append(Finding(name, "error", error.message, error.advice, essential=True))
+            return [Finding(name, "error", error.message, error.advice, essential=True)]
         except Exception as error:  # noqa: BLE001 a doctor reports what breaks instead of breaking
             message = f"The check itself failed: {type(error).__name__}: {error}"
             advice = "Report this with the output of 'phonosmith doctor --json'."
-            findings.append(Finding(name, "error", message, advice, essential=True))
-    return findings
+            return [Finding(name, "error", message, advice, essential=True)]
 
 
 def _print_findings(version: str, findings: list[Finding], healthy: bool) -> None:

@@ -235,9 +235,8 @@ def _draw_compared(axes: tuple[Axes, Axes], compared: ComparedPhonons, curves: P
     left, right = axes
     left.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
     left.set_title(compared.result.formula, loc="left", fontsize="medium")
-    right.fill_betweenx(
-        curves.grid, *(side.dos for side in curves.sides), color=line_style("candidate").colour, alpha=0.15, lw=0
-    )
+    ours, theirs = (side.dos for side in curves.sides)
+    right.fill_betweenx(curves.grid, ours, theirs, color=line_style("candidate").colour, alpha=0.15, lw=0)
     right.set_title(f"ΔDOS {compared.result.dos_error_percent:.0f} %", loc="left", fontsize="small")
 
 
