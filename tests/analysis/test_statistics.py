@@ -179,8 +179,8 @@ def test_learning_curve_of_known_medians(campaign, reports):
     assert curve.query("strategy == 'delta'")["n_train"].tolist() == [5, 10]
 
 
-def test_distribution_counts_what_is_within():
-    table = pd.DataFrame({"material": list("abcde"), "strategy": "delta", "error": [-4.0, 0.0, 5.0, 9.0, np.nan]})
-    (row,) = statistics.distribution(table, ["error"], within=5.0).to_dict("records")
-    assert (row["n"], row["n_missing"], row["share_within"]) == (4, 1, 0.75)
-    assert (row["mean"], row["minimum"], row["maximum"]) == (2.5, -4.0, 9.0)
+def test_spreads_are_those_of_each_group():
+    table = pd.DataFrame({"strategy": ["b"] * 4 + ["a"], "error": [-4.0, 0.0, 5.0, np.nan, 9.0]})
+    first, second = statistics.spreads(table, "error", ["strategy"]).to_dict("records")
+    assert first == {"strategy": "b", "n": 3, "n_missing": 1, "median": 0.0, "q25": -2.0, "q75": 2.5, "iqr": 4.5}
+    assert (second["strategy"], second["median"], second["iqr"]) == ("a", 9.0, 0.0)

@@ -21,12 +21,12 @@ from helpers.synthetic_targets import (
     target,
 )
 from phonosmith.analysis import costs, tables
-from phonosmith.analysis.campaign_tables import campaign_tables
 from phonosmith.analysis.choice import Choice, in_order
 from phonosmith.analysis.documents import Cost
 from phonosmith.analysis.published import grandel2026
 from phonosmith.analysis.queries import read_results
-from phonosmith.analysis.table_format import Block, Table, escape_latex, number, significant, write_tables
+from phonosmith.analysis.table import CampaignTable, Table, escape_latex, number, significant, write_tables
+from phonosmith.analysis.tables import campaign_tables
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import Manifest
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
@@ -64,8 +64,8 @@ def test_table_1_has_the_known_medians(thirteen):
         expected = target("phonon_mae_thz", row["strategy"], 10, row["cell"])
         assert (row["median"], row["iqr"], row["n"]) == pytest.approx((*expected, 13), rel=1e-12)
     block = table.blocks[0]
-    assert block.header == ["cell", "foundation", "scratch", "transfer", "multihead", "delta"]
-    assert block.rows[1] == [
+    assert block.columns == ["cell", "foundation", "scratch", "transfer", "multihead", "delta"]
+    assert block.texts[1] == [
         "large",
         "0.270 (0.180)",
         "0.216 (0.144)",
@@ -112,9 +112,9 @@ def test_table_3_counts_what_was_put_in(thirteen):
         precision = 100 * pairs[True, True] / called if called else np.nan
         assert row["precision_percent"] == pytest.approx(precision, nan_ok=True)
         assert row["recall_percent"] == pytest.approx(100 * pairs[True, True] / 2)
-    assert table.blocks[0].rows[-1] == ["recall of unstable, %", "100", "0", "50", "100", "100"]
+    assert table.blocks[0].texts[-1] == ["recall of unstable, %", "100", "0", "50", "100", "100"]
     # nothing was called unstable by scratch: precision does not exist
-    assert table.blocks[0].rows[-2][2] == "–"
+    assert table.blocks[0].texts[-2][2] == "–"
 
 
 def test_published_confusions_give_the_published_precision_and_recall(thirteen):
@@ -140,15 +140,14 @@ def test_costs_and_savings_are_those_of_the_formula(thirteen):
         assert row["saving_percent"] == pytest.approx(100 * (1 - labels / phonons))
         single = [100 * (1 - labels / (DISPLACEMENT_CORE_HOURS * count)) for count in cells]
         assert row["median_saving_percent"] == pytest.approx(np.median(single))
-    assert thirteen["training_times"].blocks[0].rows[0] == ["mean", "1.20", "1.20", "8.30", "7.30"]
+    assert thirteen["training_times"].blocks[0].texts[0] == ["mean", "1.20", "1.20", "8.30", "7.30"]
 
 
-def test_saving_curve_and_seeds_do_not_count_twice(fill):
+def test_savings_by_displaced_cells_and_seeds_do_not_count_twice(fill):
     once = costs.cost_per_material(read_results(fill(synthetic_reports(4, ("delta",)))))
     thrice = costs.cost_per_material(read_results(fill(synthetic_reports(4, ("delta",), seeds=3))))
     pd.testing.assert_frame_equal(once, thrice)
-    curve = costs.saving_curve(once)
-    assert curve["at_least"].tolist() == sorted(displaced_cells(i) for i in range(4))
+    curve = costs.savings(once, sorted(displaced_cells(i) for i in range(4)))
     assert curve["n"].tolist() == [4, 3, 2, 1]
 
 
@@ -162,7 +161,7 @@ def test_calculations_of_a_program_count_as_reference_phonons_and_curvature_does
 
 def test_published_figures_are_labelled_and_can_be_left_out(fill, thirteen):
     label = "arXiv:2604.01017 (53 other materials, another data set)"
-    assert thirteen["table1_phonon_mae"].blocks[1].label == label
+    assert thirteen["table1_phonon_mae"].blocks[1].caption == label
     assert f"Published, {label}" in thirteen["table1_phonon_mae"].markdown().replace("\\", "")
     store = fill(synthetic_reports(2, ("delta",)))
     alone = campaign_tables(store, published=False)
@@ -236,7 +235,7 @@ def test_table_4_averages_over_materials(fill):
     assert row["recall_percent"] == pytest.approx(25)
     assert row["f1"] == pytest.approx(2 * (1 / 3) * 0.25 / (1 / 3 + 0.25))
     assert any("foundation, TiO2" in note for note in table.notes)
-    assert table.blocks[1].rows[0][-1] == "68"
+    assert table.blocks[1].texts[0][-1] == "68"
 
 
 def test_table_5_has_every_foundation(fill):
@@ -309,10 +308,10 @@ def test_the_choice_can_be_made_and_a_wrong_one_names_what_there_is(fill):
     ]
 
 
-TRICKY = Table(
+TRICKY = CampaignTable(
     "tricky_key",
     "50 % of A_b & C^d",
-    [Block(["name", "ω, THz"], [["a|b_{x}", "<1 $5 #"], ["back\\slash ~", "–"]])],
+    [Table("", ["name", "ω, THz"], [["a|b_{x}", "<1 $5 #"], ["back\\slash ~", "–"]])],
     pd.DataFrame({"source": ["this store"], "value": [0.1 + 0.2]}),
 )
 
@@ -338,11 +337,17 @@ def test_formats(tmp_path):
 
 
 def test_numbers_as_text():
-    assert [number(value, 1) for value in (None, float("nan"), -0.04, 2.25, -1.0)] == ["–", "–", "0.0", "2.2", "-1.0"]
+    assert [str(number(value, 1)) for value in (None, float("nan"), -0.04, 2.25, -1.0)] == [
+        "–",
+        "–",
+        "0.0",
+        "2.2",
+        "-1.0",
+    ]
 
 
 def test_core_hours_as_text():
-    assert [significant(value) for value in (6480.0, 12.345, 0.000120178, 0.0, None)] == [
+    assert [str(significant(value)) for value in (6480.0, 12.345, 0.000120178, 0.0, None)] == [
         "6480",
         "12.3",
         "0.000120",
@@ -390,6 +395,6 @@ def test_every_builder_survives_one_material(fill):
     assert len(found.tables) > 10
     for table in found.tables:
         assert "nan" not in table.markdown()
-        assert all(len(row) == len(block.header) for block in table.blocks for row in block.rows)
-    assert found.tables[0].blocks[0].rows == [["large", "0.270", "0.216", "0.068", "0.081", "0.054"]]
+        assert all(len(row) == len(block.columns) for block in table.blocks for row in block.rows)
+    assert found.tables[0].blocks[0].texts == [["large", "0.270", "0.216", "0.068", "0.081", "0.054"]]
     assert found.tables[0].notes == [tables.QUARTILES, "1 material"]

@@ -6,8 +6,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from phonosmith.cli.common import JSON_OPTION, explained, print_json
 from phonosmith.cli.main import app
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
 from phonosmith.core.errors import InputError
 
 

@@ -66,7 +66,7 @@ def make(name, folder):
     if name == "mace":
         return resolve("embedded")
     if name == "nequix":
-        from phonosmith.testing.tiny_nequix import write_tiny_nequix
+        from helpers.tiny_nequix import write_tiny_nequix
 
         return resolve(str(write_tiny_nequix(folder / "tiny.nqx")))
     import sevenn

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from pymatgen.core import Lattice, Structure
 
@@ -8,7 +7,6 @@ from phonosmith.core.errors import InputError
 from phonosmith.structures.reading import (
     clean_structure,
     duplicate_groups,
-    nearest_distance,
     read_structure,
     structure_warnings,
     vacuum_gaps,
@@ -152,8 +150,3 @@ def test_distorted_structure_is_called_unrelaxed():
 def test_duplicates_are_grouped():
     other = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert duplicate_groups([silicon(), other, silicon().get_primitive_structure()]) == [[0, 2]]
-
-
-def test_nearest_distance_reaches_far():
-    assert nearest_distance(silicon()) == pytest.approx(5.43 * np.sqrt(3) / 4, abs=1e-9)
-    assert nearest_distance(Structure(Lattice.cubic(9.0), ["Xe"], [[0, 0, 0]])) == pytest.approx(9.0)

@@ -94,8 +94,8 @@ def run(arguments):
 
 def results(folder, arguments):
     """Return what the store says, as plain data, and the tables."""
-    from phonosmith.analysis.campaign_tables import campaign_tables
     from phonosmith.analysis.queries import read_results
+    from phonosmith.analysis.tables import campaign_tables
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     store = open_embedded_jobstore(folder / "store.sqlite")

@@ -1,8 +1,9 @@
-"""Which rows a table is about: one foundation, one training set, one cell."""
+"""What a table or figure is about: one foundation, training set and cell; of several potentials which one."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from phonosmith.analysis.documents import MaterialReport, PotentialReport
 
 CELLS = ("primitive", "small", "large")
 FOUNDATION = "foundation"
@@ -52,19 +55,18 @@ def choose(
     InputError
         When nothing in the store is what was asked, naming what there is.
     """
-    chosen = potentials
-    found: dict[str, str] = {}
+    rows = potentials
+    chosen: dict[str, str] = {}
     for name, asked in (("foundation", foundation), ("cell", cell), ("training_set", training_set)):
-        tuned = chosen[chosen["strategy"] != FOUNDATION]
-        rows = tuned if name == "training_set" or len(tuned) else chosen
-        counts = rows[name].value_counts().to_dict()
+        tuned = rows[rows["strategy"] != FOUNDATION]
+        counts = (tuned if name == "training_set" or len(tuned) else rows)[name].value_counts().to_dict()
         if asked is not None and asked not in counts:
             there = ", ".join(sorted(map(str, counts))) or "nothing"
             raise InputError(f"No result has {name.replace('_', ' ')} {asked!r}.", f"The store holds {there}.")
-        found[name] = asked if asked is not None else _most(counts, name)
+        chosen[name] = asked if asked is not None else _most(counts, name)
         if name != "training_set":
-            chosen = chosen[chosen[name] == found[name]]
-    return Choice(**found)
+            rows = rows[rows[name] == chosen[name]]
+    return Choice(**chosen)
 
 
 def _most(counts: dict[str, int], name: str) -> str:
@@ -88,11 +90,30 @@ def selected(potentials: pd.DataFrame, choice: Choice, *, every_cell: bool = Fal
     return rows[(rows["strategy"] == FOUNDATION) | (rows["training_set"] == choice.training_set)]
 
 
-def in_order(strategies: list[str]) -> list[str]:
+def in_order(strategies: Iterable[str]) -> list[str]:
     """Return strategies as papers list them: foundation, scratch, transfer, ...; unknown ones last, by name."""
-    known = {name: place for place, name in enumerate(_ORDER)}
+    places = {name: place for place, name in enumerate(_ORDER)}
 
     def place(name: str) -> tuple[int, str]:
-        return known.get(name, known.get(re.sub(r"\d+$", "", name), len(known))), name
+        return places.get(name, places.get(re.sub(r"\d+$", "", name), len(places))), name
 
-    return sorted(dict.fromkeys(strategies), key=place)
+    return sorted(set(strategies), key=place)
+
+
+def distinct_materials(reports: Sequence[MaterialReport]) -> list[MaterialReport]:
+    """Return one report per material: other seeds, cells and foundations do not make it another crystal."""
+    return list({report.material: report for report in reversed(reports)}.values())[::-1]
+
+
+def largest_trainings(entries: Sequence[PotentialReport]) -> list[PotentialReport]:
+    """Return for each strategy the entry with the most training structures, in the order given."""
+    best: dict[str, PotentialReport] = {}
+    for entry in entries:
+        if entry.strategy not in best or entry.n_train > best[entry.strategy].n_train:
+            best[entry.strategy] = entry
+    return list(best.values())
+
+
+def chosen_potential(report: MaterialReport) -> PotentialReport | None:
+    """Return the potential a user would take: the first fit one (they are sorted by phonons), else the first."""
+    return next((entry for entry in report.strategies if entry.verdict.fit), next(iter(report.strategies), None))

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 Kind = Literal["text", "integer", "number", "boolean"]
 DTYPES: dict[str, str] = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
+_PYTHON: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "number": (int, float), "boolean": bool}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a frame.
-
-    Attributes
-    ----------
-    name
-        Name in the frame; ends with the unit where there is one.
-    unit
-        THz, percent, meV/Å, ...; empty for names, counts and yes or no.
-    description
-        What it is.
-    kind
-        text, integer, number or boolean.
-    """
+    """One column of a frame: name (ending with the unit where there is one), unit, meaning."""
 
     name: str
     unit: str
@@ -55,22 +46,20 @@ class Metric(Column):
             inner.append(self.relative_to)
         return inner
 
-    def value(self, potential: Mapping[str, Any], report: Mapping[str, Any]) -> Any:
+    def value(self, potential: Mapping[str, Any] | BaseModel, report: Mapping[str, Any] | BaseModel) -> Any:
         """Return the metric, None where a part is missing."""
-        found = at(potential, self.path)
+        ours = at(potential, self.path)
         if not self.relative_to:
-            return found
+            return ours
         whole, _, path = self.relative_to.rpartition(":")
         truth = at(report if whole else potential, path)
-        return percent(found, truth)
+        return percent(ours, truth)
 
 
 def at(document: Any, path: str) -> Any:
-    """Return what a dotted path leads to through nested dictionaries; None where it ends early."""
+    """Return what a dotted path leads to through nested dictionaries or documents; None where it ends early."""
     for part in path.split("."):
-        if not isinstance(document, Mapping):
-            return None
-        document = document.get(part)
+        document = document.get(part) if isinstance(document, Mapping) else getattr(document, part, None)
     return document
 
 
@@ -165,12 +154,9 @@ METRICS: tuple[Metric, ...] = (
 )
 """What is known about a potential."""
 
+_SHARED = ("material", "formula", "campaign", "mode", "foundation", "cell", "seed", "reference", "rehearsal")
 MATERIAL: tuple[Column, ...] = (
-    *IDENTITY[:5],
-    Column("cell", "", "size of the sampling cell", "text"),
-    Column("seed", "", "seed of every random draw", "integer"),
-    Column("reference", "", "who played or was DFT", "text"),
-    Column("rehearsal", "", "reference data made by the VASP stand-in", "boolean"),
+    *(column for column in IDENTITY if column.name in _SHARED),
     Column("space_group", "", "international symbol", "text"),
     Column("space_group_number", "", "international number", "integer"),
     Column("n_atoms", "", "atoms in the cell of the report", "integer"),
@@ -186,8 +172,9 @@ MATERIAL: tuple[Column, ...] = (
 )
 """One row per report."""
 
+_KEYS = tuple(column for column in IDENTITY if column.name in ("material", "campaign", "foundation", "cell", "seed"))
 COST: tuple[Column, ...] = (
-    *(column for column in MATERIAL if column.name in ("material", "campaign", "foundation", "cell", "seed")),
+    *_KEYS,
     Column("stage", "", "sample, label, train, phonon, ...", "text"),
     Column("name", "", "job", "text"),
     Column("wall_seconds", "s", "wall time of all its calculations"),
@@ -201,7 +188,7 @@ COST: tuple[Column, ...] = (
 """One row per job, or group of equal jobs, of a report."""
 
 FAILURE: tuple[Column, ...] = (
-    *(column for column in MATERIAL if column.name in ("material", "campaign", "foundation", "cell", "seed")),
+    *_KEYS,
     Column("what", "", "strategy (and training structures asked) without a result", "text"),
 )
 """One row per strategy without a result."""
@@ -223,19 +210,8 @@ def frame(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Any:
 
 
 def checked(column: Column, value: Any) -> Any:
-    """Return a value after checking that it is of the column's kind.
-
-    Raises
-    ------
-    TypeError
-        Naming the column.
-    """
-    tests: dict[str, Callable[[Any], bool]] = {
-        "text": lambda found: isinstance(found, str),
-        "integer": lambda found: isinstance(found, int) and not isinstance(found, bool),
-        "number": lambda found: isinstance(found, int | float) and not isinstance(found, bool),
-        "boolean": lambda found: isinstance(found, bool),
-    }
-    if value is not None and not tests[column.kind](value):
+    """Return a value of the column's kind; another one raises a TypeError that names the column."""
+    right = isinstance(value, _PYTHON[column.kind]) and isinstance(value, bool) == (column.kind == "boolean")
+    if value is not None and not right:
         raise TypeError(f"{column.name} is {value!r}, not a {column.kind}")
     return value

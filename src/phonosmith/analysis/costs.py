@@ -59,13 +59,6 @@ def cost_per_material(results: Results) -> pd.DataFrame:
 def savings(per_material: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
     """Return what labels instead of phonons save for materials with at least so many displaced cells.
 
-    Parameters
-    ----------
-    per_material
-        See `cost_per_material`, one cell.
-    thresholds
-        Numbers of displaced cells.
-
     Returns
     -------
     pandas.DataFrame
@@ -90,12 +83,6 @@ def savings(per_material: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) 
             }
         )
     return pd.DataFrame(rows)
-
-
-def saving_curve(per_material: pd.DataFrame) -> pd.DataFrame:
-    """Return `savings` for every number of displaced cells that occurs: the data of the published figure 6."""
-    counts = sorted({int(value) for value in per_material["n_displaced_cells"].dropna()})
-    return savings(per_material, counts)
 
 
 def training_minutes(potentials: pd.DataFrame) -> pd.DataFrame:
@@ -147,10 +134,10 @@ def _supercell(report: Mapping[str, Any], n_atoms: int | None) -> Structure | No
     """Return the cell of the labels, None unless it has the number of atoms they had."""
     from pymatgen.core import Structure
 
-    matrix, found = at(report, "sampling.supercell_matrix"), report.get("structure")
-    if matrix is None or found is None or n_atoms is None:
+    matrix, crystal = at(report, "sampling.supercell_matrix"), report.get("structure")
+    if matrix is None or crystal is None or n_atoms is None:
         return None
-    structure = found if isinstance(found, Structure) else Structure.from_dict(dict(found))
+    structure = crystal if isinstance(crystal, Structure) else Structure.from_dict(dict(crystal))
     for cell in (structure, structure.get_primitive_structure()):
         if round(abs(np.linalg.det(np.asarray(matrix, dtype=float)))) * len(cell) == n_atoms:
             return cell.make_supercell(matrix, in_place=False)

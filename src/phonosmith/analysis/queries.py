@@ -1,4 +1,4 @@
-"""What a job store holds, as typed pandas frames: potentials, materials, costs, failures.
+"""What a job store holds: potentials, materials, costs and failures as typed pandas frames; phases found.
 
 Works on any jobflow ``JobStore``. One query with a projection reads only the numbers, never structures, curves or
 tensors.
@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.analysis import columns as c
+from phonosmith.analysis.choice import FOUNDATION, Choice
 from phonosmith.analysis.documents import MATERIAL_SCHEMA
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, MismatchError
+from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +53,14 @@ PROJECTION: tuple[str, ...] = (
     *(f"output.strategies.{path}" for path in _POTENTIAL_PATHS),
 )
 """Fields that are read of each report."""
+_PHASE = ("space_group", "space_group_number", "n_atoms_primitive")
+_NEEDED = tuple(f"transitions.{part}.{name}" for part in ("initial", "phases") for name in _PHASE)
+_PHASE_PATHS = (
+    "uuid", "index", "completed_at", "output.schema_version", "output.material", "output.cell", "output.seed",
+    "output.foundation.potential.name", "output.foundation.potential.sha256", "output.labels.subsets",
+    "output.strategies.strategy", "output.strategies.n_train",
+    *(f"output.{side}.{path}" for side in ("reference_result", "foundation", "strategies") for path in _NEEDED),
+)  # fmt: skip
 
 
 @dataclass
@@ -101,11 +111,11 @@ def read_results(store: JobStore, campaign: str | None = None) -> Results:
     for document in newest(find_reports(store, campaign, PROJECTION, notes)):
         report = document["output"]
         try:
-            found = _rows(document, report)
+            made = _rows(document, report)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
             notes.append(f"job {document.get('uuid')}: report of {report.get('material')} is damaged: {error}")
             continue
-        for rows, more in zip((potentials, materials, costs, failures), found, strict=True):
+        for rows, more in zip((potentials, materials, costs, failures), made, strict=True):
             rows.extend(more)
     return Results(
         c.frame((*c.IDENTITY, *c.METRICS), potentials),
@@ -230,3 +240,79 @@ def _cost(item: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     hours = item["wall_seconds"] / 3600
     counted = {"core_hours": hours * (item.get("cores") or 1), "gpu_hours": hours * (item.get("gpus") or 0)}
     return _filled(c.COST, dict(common) | dict(item) | counted)
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Phases that imaginary modes lead to.
+
+    Attributes
+    ----------
+    reference
+        By material.
+    by_strategy
+        The same of each strategy, and of the foundation.
+    notes
+        What was left out, with the reason.
+    """
+
+    reference: dict[str, MaterialPhases]
+    by_strategy: dict[str, dict[str, MaterialPhases]]
+    notes: list[str]
+
+
+def read_phases(store: JobStore, choice: Choice, campaign: str | None = None) -> Phases:
+    """Return what the reports of a store say about phases found along imaginary modes.
+
+    Parameters
+    ----------
+    store
+        Any job store.
+    choice
+        Foundation, training set and cell; of several seeds the lowest counts.
+    campaign
+        Only reports of this campaign.
+    """
+    phases = Phases({}, {}, [])
+    documents = newest(find_reports(store, campaign, _PHASE_PATHS, []))
+    for document in sorted(documents, key=lambda one: one["output"].get("seed") or 0):
+        report = document["output"]
+        material = str(report["material"])
+        wanted = c.at(report, "foundation.potential.name") == choice.foundation and report.get("cell") == choice.cell
+        reference = _phases(report.get("reference_result"))
+        if not wanted or reference is None or material in phases.reference:
+            continue
+        phases.reference[material] = reference
+        parts = [(FOUNDATION, report["foundation"])]
+        parts += [
+            (part["strategy"], part)
+            for part in report.get("strategies") or []
+            if training_set(part, report) == choice.training_set
+        ]
+        for strategy, part in parts:
+            theirs = _phases(part)
+            if theirs is None:
+                continue
+            try:
+                score_material(reference, theirs)
+            except MismatchError as error:
+                phases.notes.append(f"{strategy}, {material}: {error.message}")
+                continue
+            phases.by_strategy.setdefault(strategy, {})[material] = theirs
+    return phases
+
+
+def _phases(part: Mapping[str, Any] | None) -> MaterialPhases | None:
+    """Return the phases of one side, None where no modes were followed."""
+    document = c.at(part, "transitions")
+    if not document:
+        return None
+    return MaterialPhases(
+        initial=_named(document["initial"]), final=[_named(one) for one in document.get("phases") or []]
+    )
+
+
+def _named(phase: Mapping[str, Any]) -> NamedPhase:
+    return NamedPhase(
+        space_group=phase["space_group"], number=phase["space_group_number"], n_atoms=phase["n_atoms_primitive"]
+    )

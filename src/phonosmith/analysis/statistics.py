@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -120,29 +121,22 @@ class PairedTest:
     p_holm: float = float("nan")
 
 
-def bootstrap_median(
-    values: ArrayLike, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a median (nan for fewer than two values).
+def bootstrap_median(values: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of a median of known numbers (nan for fewer than two)."""
+    from scipy.stats import bootstrap
 
-    Parameters
-    ----------
-    values
-        Numbers without nan.
-    level
-        Confidence level.
-    resamples
-        Draws with replacement.
-    seed
-        Of the draws.
-    """
     numbers = _numbers(values)
     if len(numbers) < 2:
         return float("nan"), float("nan")
-    rng = np.random.default_rng(seed)
-    drawn = np.median(numbers[rng.integers(0, len(numbers), (resamples, len(numbers)))], axis=1)
-    low, high = np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)])
-    return float(low), float(high)
+    interval = bootstrap(
+        (numbers,),
+        np.median,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def signed_rank_p(differences: ArrayLike) -> float:
@@ -174,35 +168,24 @@ def signed_rank_p(differences: ArrayLike) -> float:
 def paired_test(
     first: ArrayLike, second: ArrayLike, names: tuple[str, str] = ("first", "second"), *, seed: int = 0
 ) -> PairedTest:
-    """Compare two strategies on the materials for which both have a value.
+    """Compare two strategies on the materials for which both have a value, signed errors by their size.
 
-    Parameters
-    ----------
-    first, second
-        Errors in the same order of materials; signed errors are compared by their size.
-    names
-        What they are.
-    seed
-        Of the bootstrap.
-
-    Notes
-    -----
     Wilcoxon's test leaves out materials without any difference; when there is no difference at all p is 1.
     """
     ours, theirs = np.abs(_numbers(first)), np.abs(_numbers(second))
     if len(ours) != len(theirs):
         raise InputError(f"{len(ours)} and {len(theirs)} values are no pairs.", "Give one value of each per material.")
-    both = ~(np.isnan(ours) | np.isnan(theirs))
-    difference = ours[both] - theirs[both]
+    difference = ours - theirs
+    difference = difference[~np.isnan(difference)]
     low, high = bootstrap_median(difference, seed=seed)
     p = signed_rank_p(difference) if len(difference) > 1 else float("nan")
     middle = float(np.median(difference)) if len(difference) else float("nan")
     return PairedTest(*names, len(difference), middle, low, high, int((difference < 0).sum()), p)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: ArrayLike) -> list[float]:
     """Return p-values after Holm's step-down correction; nan stays nan and does not count as a test."""
-    values = np.asarray(p_values, dtype=float)
+    values = _numbers(p_values)
     corrected = np.full(len(values), np.nan)
     tested = np.flatnonzero(~np.isnan(values))
     highest = 0.0
@@ -213,45 +196,21 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def paired_tests(table: pd.DataFrame, metric: str, *, seed: int = 0) -> pd.DataFrame:
-    """Compare every pair of strategies, the foundation included, by one metric.
-
-    Parameters
-    ----------
-    table
-        One row per material and strategy (see `over_seeds`), one training set and cell.
-    metric
-        Column.
-    seed
-        Of the bootstrap.
-    """
-    from dataclasses import replace
-    from itertools import combinations
-
+    """Compare every pair of strategies in a table of one row per material and strategy; the columns of `PairedTest`."""
     import pandas as pd
 
     wide = table.pivot_table(index="material", columns="strategy", values=metric, dropna=False)
-    order = list(dict.fromkeys(table["strategy"]))
-    names = [name for name in order if name in wide.columns]
-    found = [paired_test(wide[a], wide[b], (a, b), seed=seed) for a, b in combinations(names, 2)]
-    corrected = holm([test.p for test in found])
-    rows = [asdict(replace(test, p_holm=p)) for test, p in zip(found, corrected, strict=True)]
-    return pd.DataFrame(rows, columns=list(PairedTest.__dataclass_fields__))
+    names = [name for name in dict.fromkeys(table["strategy"]) if name in wide.columns]
+    tests = [paired_test(wide[a], wide[b], (a, b), seed=seed) for a, b in combinations(names, 2)]
+    rows = pd.DataFrame([asdict(test) for test in tests], columns=list(PairedTest.__dataclass_fields__))
+    return rows.assign(p_holm=holm(rows["p"]))
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two metrics go together.
+    """How ``n`` pairs of two metrics go together: correlations with two-sided p.
 
-    Attributes
-    ----------
-    n
-        Pairs.
-    spearman, spearman_p
-        Rank correlation and its two-sided p.
-    pearson, pearson_p
-        Linear correlation and its two-sided p.
-    pearson_log
-        Linear correlation of the decimal logarithms; nan unless all values are positive.
+    ``pearson_log`` is that of the decimal logarithms, nan unless all values are positive.
     """
 
     n: int
@@ -280,39 +239,50 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
     )
 
 
-def outliers(table: pd.DataFrame, metric: str, by: Sequence[str] = ("strategy",)) -> pd.DataFrame:
-    """Return the materials that lie more than 1.5 interquartile ranges beyond the quartiles of their group.
-
-    Parameters
-    ----------
-    table
-        One row per material and potential.
-    metric
-        Column.
-    by
-        Columns that make the groups.
+def spreads(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Return median and quartiles of a metric in each group, in the order of the table.
 
     Returns
     -------
     pandas.DataFrame
-        material, the grouping columns, metric, value, median, lower and upper fence; farthest from the fence first.
+        The columns ``by``, n, n_missing, median, q25, q75 and iqr.
     """
     import pandas as pd
 
-    rows: list[dict[str, Any]] = []
+    rows = []
     for key, group in table.groupby(list(by), sort=False):
-        found = spread(group[metric])
-        low, high = found.q25 - FENCE * found.iqr, found.q75 + FENCE * found.iqr
-        for material, value in zip(group["material"], _numbers(group[metric]), strict=True):
-            if value < low or value > high:
-                names = dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True))
-                rows.append(
-                    {"material": material, **names, "metric": metric, "value": float(value)}
-                    | {"median": found.median, "lower_fence": low, "upper_fence": high}
-                )
-    columns = ["material", *by, "metric", "value", "median", "lower_fence", "upper_fence"]
-    rows.sort(key=lambda row: -max(row["value"] - row["upper_fence"], row["lower_fence"] - row["value"]))
-    return pd.DataFrame(rows, columns=columns)
+        values = spread(group[metric])
+        rows.append({**dict(zip(by, key, strict=True)), **asdict(values), "iqr": values.iqr})
+    return pd.DataFrame(rows, columns=[*by, *Spread.__dataclass_fields__, "iqr"])
+
+
+def outliers(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the materials that lie more than 1.5 interquartile ranges beyond the quartiles of their strategy.
+
+    Parameters
+    ----------
+    table
+        One row per material and strategy.
+    metric
+        Column.
+
+    Returns
+    -------
+    pandas.DataFrame
+        material, strategy, metric, value, median, lower_fence, upper_fence; farthest from the fence first.
+    """
+    rows = table[["material", "strategy"]].assign(metric=metric, value=_numbers(table[metric]))
+    groups = spreads(table, metric, ["strategy"])
+    groups["lower_fence"] = groups["q25"] - FENCE * groups["iqr"]
+    groups["upper_fence"] = groups["q75"] + FENCE * groups["iqr"]
+    rows = rows.merge(groups[["strategy", "median", "lower_fence", "upper_fence"]], on="strategy", how="left")
+    beyond = np.maximum(rows["value"] - rows["upper_fence"], rows["lower_fence"] - rows["value"])
+    place = {name: place for place, name in enumerate(groups["strategy"])}
+    # equally far ones stay strategy by strategy, in the order of the table
+    rows = rows.assign(beyond=beyond, place=rows["strategy"].map(place))[beyond > 0]
+    return rows.sort_values(["beyond", "place"], ascending=[False, True], kind="stable").drop(
+        columns=["beyond", "place"]
+    )
 
 
 def learning_curve(table: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -328,59 +298,14 @@ def learning_curve(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        strategy, training_set, n_train (median), n (materials), median, q25, q75; by strategy and size. The foundation
-        has size 0.
+        strategy, training_set, n_train (median; 0 for the foundation), n (materials), median, q25, q75, iqr; by
+        strategy and size.
     """
-    import pandas as pd
-
-    rows = []
-    for (strategy, asked), group in table.groupby(["strategy", "training_set"], sort=False):
-        found = spread(group[metric])
-        used = float(np.median(_numbers(group["n_train"])))
-        rows.append(
-            {"strategy": strategy, "training_set": asked, "n_train": used, "n": found.n}
-            | {"median": found.median, "q25": found.q25, "q75": found.q75}
-        )
-    columns = ["strategy", "training_set", "n_train", "n", "median", "q25", "q75"]
-    order = {name: place for place, name in enumerate(dict.fromkeys(table["strategy"]))}
-    rows.sort(key=lambda row: (order[row["strategy"]], row["n_train"]))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def distribution(table: pd.DataFrame, metrics: Sequence[str], within: float = 5.0) -> pd.DataFrame:
-    """Return how errors of each strategy are distributed.
-
-    Parameters
-    ----------
-    table
-        One row per material and strategy.
-    metrics
-        Columns.
-    within
-        Also give the share of materials whose error is at most so large (in the unit of the metric).
-
-    Returns
-    -------
-    pandas.DataFrame
-        metric, strategy, n, n_missing, median, q25, q75, iqr, mean, minimum, maximum, share_within, n_outliers.
-    """
-    import pandas as pd
-
-    rows = []
-    for metric in metrics:
-        lost = outliers(table, metric)
-        for strategy, group in table.groupby("strategy", sort=False):
-            found = spread(group[metric])
-            values = _numbers(group[metric])
-            values = values[~np.isnan(values)]
-            some = len(values) > 0
-            rows.append(
-                {"metric": metric, "strategy": strategy, **asdict(found), "iqr": found.iqr}
-                | {"mean": float(values.mean()) if some else float("nan")}
-                | {"minimum": float(values.min()) if some else float("nan")}
-                | {"maximum": float(values.max()) if some else float("nan")}
-                | {"share_within": float((np.abs(values) <= within).mean()) if some else float("nan")}
-                | {"n_outliers": int((lost["strategy"] == strategy).sum())}
-            )
-    columns = ["metric", "strategy", "n", "n_missing", "median", "q25", "q75", "iqr"]
-    return pd.DataFrame(rows, columns=[*columns, "mean", "minimum", "maximum", "share_within", "n_outliers"])
+    keys = ["strategy", "training_set"]
+    curve = spreads(table, metric, keys).drop(columns="n_missing")
+    curve.insert(2, "n_train", table.groupby(keys, sort=False)["n_train"].median().to_numpy())
+    strategies = list(dict.fromkeys(table["strategy"]))
+    return curve.sort_values(
+        ["strategy", "n_train"],
+        key=lambda column: column.map(strategies.index) if column.name == "strategy" else column,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
 
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport, PotentialReport
@@ -20,12 +20,7 @@ STRATEGIES = typer.Option("", "--strategies", help="Comma-separated presets; fiv
 EPOCHS = typer.Option(60, "--epochs", min=1, help="Largest number of epochs per training.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
-
-
-@explained
+@command("demo")
 def demo(
     out: Path = OUT,
     material: str = MATERIAL,
@@ -109,9 +104,7 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.evaluation.phonons.documents import PhononDoc
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
     from phonosmith.potentials.registry import export_plain
-    from phonosmith.report.figures.bands import many_bands_figure
-    from phonosmith.report.figures.phonon_curves import phonon_curves
-    from phonosmith.report.figures.phonons import bands_figure
+    from phonosmith.report.figures.phonons import bands_figure, many_bands_figure, phonon_curves
     from phonosmith.report.figures.style import save_figure
     from phonosmith.report.page.html import write_report
 
@@ -125,8 +118,8 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
 
     reference, written = model("reference"), [str(out / "report.json")]
     for entry in [report.foundation, *report.strategies]:
-        found = compare_phonons_in_full(reference, model(entry.strategy), 12)
-        figure = bands_figure(found, ("reference", entry.strategy))
+        compared = compare_phonons_in_full(reference, model(entry.strategy), 12)
+        figure = bands_figure(compared, ("reference", entry.strategy))
         written.append(str(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png")))
     if report.strategies:
         best = report.strategies[0].strategy
@@ -139,30 +132,31 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     return [*written, str(page.path)]
 
 
-def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
-    table = Table(title=f"{report.material}: phonons against {report.reference} ({seconds:.0f} s)")
-    for name in ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", "verdict"):
-        table.add_column(name, justify="left" if name in ("potential", "verdict") else "right")
-    for entry in [report.foundation, *report.strategies]:
-        assert entry.phonons is not None
-        error = entry.phonons.omega_max_error_percent
-        table.add_row(
-            entry.strategy,
-            f"{entry.phonons.mae_thz:.3f}",
-            "-" if error is None else f"{error:+.2f}",
-            "-" if entry.valid_force_mae is None else f"{entry.valid_force_mae:.1f}",
-            "-" if entry.training_seconds is None else f"{entry.training_seconds:.0f}",
-            "fit" if entry.verdict.fit else "not fit",
-        )
-    console = Console()
-    console.print(table)
-    for entry in [report.foundation, *report.strategies]:
+
+def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
+    entries = [report.foundation, *report.strategies]
+    print_table(
+        ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", " verdict"),
+        [
+            (
+                line["strategy"],
+                _text(line["phonon_mae_thz"], ".3f"),
+                _text(line["omega_max_error_percent"], "+.2f"),
+                _text(line["valid_force_mae_mev_per_angstrom"], ".1f"),
+                _text(line["training_seconds"], ".0f"),
+                line["verdict"],
+            )
+            for line in map(_line, entries)
+        ],
+        title=f"{report.material}: phonons against {report.reference} ({seconds:.0f} s)",
+    )
+    for entry in entries:
         if not entry.verdict.fit:
-            console.print(f"{entry.strategy} is not fit: {'; '.join(entry.verdict.reasons)}.", highlight=False)
+            typer.echo(f"{entry.strategy} is not fit: {'; '.join(entry.verdict.reasons)}.")
     if report.gain is not None:
-        console.print(f"{report.best}: phonon MAE {report.gain:.1f} times below the foundation's.")
+        typer.echo(f"{report.best}: phonon MAE {report.gain:.1f} times below the foundation's.")
     for path in written:
-        console.print(f"  {path}", style="dim")
+        typer.echo(f"  {path}")

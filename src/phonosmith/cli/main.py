@@ -6,16 +6,9 @@ import importlib
 
 import typer
 
-app = typer.Typer(
-    name="phonosmith",
-    help="Fine-tune a foundation interatomic potential for one material and prove that its phonons can be trusted.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    add_completion=False,
-)
+from phonosmith.cli.common import app
 
-# each module offers ``register(app)``; modules stay light at import so that --help is instant
+# importing a module adds its commands; modules stay light at import so that --help is instant
 COMMAND_MODULES = (
     "setup.doctor",
     "setup.models",
@@ -59,7 +52,7 @@ def root(
 
 
 for _module in COMMAND_MODULES:
-    importlib.import_module(f"phonosmith.cli.{_module}").register(app)
+    importlib.import_module(f"phonosmith.cli.{_module}")
 
 
 def main() -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, command, print_json, print_table, quiet_libraries
 
 if TYPE_CHECKING:
     from phonosmith.training.documents import TrainingDocument
@@ -29,73 +25,60 @@ _SEED = typer.Option(0, "--seed", help="Seed of every random draw.")
 _OUT = typer.Option(..., "--out", help="Folder for model.model, training.json, metrics.jsonl and the checkpoint.")
 _WALLTIME = typer.Option(None, "--walltime", min=1.0, help="Stop after so many seconds; run again to go on.")
 _NAME = typer.Option("", "--name", help="Name of the model.")
-_TRUST = typer.Option(False, "--trust", help="Open a foundation file that is not known yet (a pickle runs code).")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+@command("train")
+def train(
+    foundation: str = _FOUNDATION,
+    train: Path = _TRAIN,
+    valid: Path = _VALID,
+    replay: Path | None = _REPLAY,
+    curvature: Path | None = _CURVATURE,
+    strategy: str = _STRATEGY,
+    settings: list[str] = _SET,
+    seed: int = _SEED,
+    out: Path = _OUT,
+    walltime: float | None = _WALLTIME,
+    name: str = _NAME,
+    trust: bool = TRUST_OPTION,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
+    from phonosmith.training.spec import make_spec, parse_settings
 
-    @app.command("train")
-    @explained
-    def train(
-        foundation: str = _FOUNDATION,
-        train: Path = _TRAIN,
-        valid: Path = _VALID,
-        replay: Path | None = _REPLAY,
-        curvature: Path | None = _CURVATURE,
-        strategy: str = _STRATEGY,
-        settings: list[str] = _SET,
-        seed: int = _SEED,
-        out: Path = _OUT,
-        walltime: float | None = _WALLTIME,
-        name: str = _NAME,
-        trust: bool = _TRUST,
-        json_output: bool = JSON_OPTION,
-    ) -> None:
-        """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
-        from phonosmith.training.spec import make_spec, parse_settings
+    spec = make_spec(strategy, **parse_settings(settings))
+    frames = {
+        key: _frames(path, key)
+        for key, path in (("train", train), ("valid", valid), ("replay", replay))
+        if path is not None
+    }
+    phonon = _phonon(curvature) if curvature is not None else None
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.training.finetune import fine_tune, resolve_device
 
-        spec = make_spec(strategy, **parse_settings(settings))
-        frames = {
-            key: _frames(path, key)
-            for key, path in (("train", train), ("valid", valid), ("replay", replay))
-            if path is not None
-        }
-        phonon = _phonon(curvature) if curvature is not None else None
-        from phonosmith.potentials.registry import load, resolve
-        from phonosmith.training.finetune import fine_tune, resolve_device
-
-        resolve_device(spec.device)
-        with _quiet_libraries():
-            ref = resolve(foundation, trust=trust)
-            result = fine_tune(
-                load(ref, dtype="float64", device="cpu"),
-                frames["train"],
-                frames["valid"],
-                spec,
-                replay=frames.get("replay"),
-                curvature=phonon,
-                seed=seed,
-                workdir=out,
-                walltime=walltime,
-                progress=True,
-                name=name or f"{ref.name}-{strategy}",
-            )
-            result.register(ref)
-            model_path, document_path = result.write(out)
-        if json_output:
-            content = result.document.model_dump(mode="json", exclude={"history"})
-            print_json({**content, "model_file": str(model_path), "training_file": str(document_path)})
-        else:
-            _show(result.document, model_path)
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep libraries' prints off standard output and their import warnings off the screen."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    resolve_device(spec.device)
+    with quiet_libraries():
+        ref = resolve(foundation, trust=trust)
+        result = fine_tune(
+            load(ref, dtype="float64", device="cpu"),
+            frames["train"],
+            frames["valid"],
+            spec,
+            replay=frames.get("replay"),
+            curvature=phonon,
+            seed=seed,
+            workdir=out,
+            walltime=walltime,
+            progress=True,
+            name=name or f"{ref.name}-{strategy}",
+        )
+        result.register(ref)
+        model_path, document_path = result.write(out)
+    if json_output:
+        content = result.document.model_dump(mode="json", exclude={"history"})
+        print_json({**content, "model_file": str(model_path), "training_file": str(document_path)})
+    else:
+        _show(result.document, model_path)
 
 
 def _frames(path: Path, role: str) -> list[Any]:
@@ -119,30 +102,19 @@ def _phonon(path: Path) -> Any:
 
 
 def _show(document: TrainingDocument, model_path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title=f"{document.name}: {document.strategy}, {document.epochs_run} epochs, {document.seconds:.0f} s")
-    for heading in ("split", "", "E meV/atom", "F meV/Å", "S meV/Å³"):
-        table.add_column(heading, justify="right" if heading else "left")
+    rows = []
     for split, errors in document.metrics.items():
-        for stage in ("before", "after"):
-            found = getattr(errors, stage)
-            stress = found.mae_stress_mev_per_angstrom3
-            table.add_row(
-                split,
-                stage,
-                f"{found.mae_energy_mev_per_atom:.2f}",
-                f"{found.mae_forces_mev_per_angstrom:.2f}",
-                "-" if stress is None else f"{stress:.3f}",
-            )
-    console.print(table)
-    console.print(
+        for stage, measured in (("before", errors.before), ("after", errors.after)):
+            stress = measured.mae_stress_mev_per_angstrom3
+            energy, force = measured.mae_energy_mev_per_atom, measured.mae_forces_mev_per_angstrom
+            rows.append((split, stage, f"{energy:.2f}", f"{force:.2f}", "-" if stress is None else f"{stress:.3f}"))
+    title = f"{document.name}: {document.strategy}, {document.epochs_run} epochs, {document.seconds:.0f} s"
+    print_table(("split", "", "E meV/atom", "F meV/Å", "S meV/Å³"), rows, title=title, left=2)
+    typer.echo(
         f"best epoch {document.best_epoch}, {document.n_changed} of {document.n_parameters} parameters changed, "
         f"{document.stop_reason}; wrote {model_path}"
     )
     if not document.finished:
-        console.print("[yellow]Not finished: run the same command again to go on.[/yellow]")
+        typer.secho("Not finished: run the same command again to go on.", fg="yellow")
     for finding in document.checks.findings:
-        console.print(f"[bold red]{finding}[/bold red]")
+        typer.secho(finding, fg="red", bold=True)

@@ -94,30 +94,30 @@ class _Walker:
             move = LARGEST_MOVE * move / length
         self.target.set_positions(self.target.get_positions() + move)
 
-    def record(self, found: Evaluation, fmax: float) -> Array:
+    def record(self, evaluated: Evaluation, fmax: float) -> Array:
         """Keep this step and return the (generalised) forces on what moves."""
-        if not np.isfinite(found.energy) or not np.all(np.isfinite(found.forces)):
+        if not np.isfinite(evaluated.energy) or not np.all(np.isfinite(evaluated.forces)):
             raise PotentialError(
                 f"The potential gives no finite energy and forces for {self.atoms.get_chemical_formula()} at step "
                 f"{len(self.trajectory.frames)}.",
                 "Use another foundation, or less displacement and strain.",
             )
         if self.target is self.atoms:
-            force = np.array(found.forces, dtype=float)
+            force = np.array(evaluated.forces, dtype=float)
         else:
             from ase.calculators.singlepoint import SinglePointCalculator
 
             self.atoms.calc = SinglePointCalculator(
-                self.atoms, energy=found.energy, forces=found.forces, stress=found.stress
+                self.atoms, energy=evaluated.energy, forces=evaluated.forces, stress=evaluated.stress
             )
             force = np.array(self.target.get_forces(), dtype=float)
         largest = float(np.linalg.norm(force, axis=1).max())
         frame = self.atoms.copy()
         frame.calc = None
         self.trajectory.frames.append(frame)
-        self.trajectory.energies.append(float(found.energy))
+        self.trajectory.energies.append(float(evaluated.energy))
         self.trajectory.fmax.append(largest)
-        self.trajectory.max_forces.append(float(np.linalg.norm(found.forces, axis=1).max()))
+        self.trajectory.max_forces.append(float(np.linalg.norm(evaluated.forces, axis=1).max()))
         self.trajectory.converged = largest < fmax
         return force
 
@@ -161,8 +161,8 @@ def relax_batch(
     moving = list(walkers)
     step = 0
     while moving:
-        found = potential.evaluate([walker.atoms for walker in moving], stress=cell != "fixed")
-        forces = [walker.record(item, fmax) for walker, item in zip(moving, found, strict=True)]
+        evaluated = potential.evaluate([walker.atoms for walker in moving], stress=cell != "fixed")
+        forces = [walker.record(item, fmax) for walker, item in zip(moving, evaluated, strict=True)]
         still = [
             (walker, force) for walker, force in zip(moving, forces, strict=True) if not walker.trajectory.converged
         ]

@@ -172,10 +172,10 @@ def _run(
         records, chosen = [], []
         notes_by_volume: dict[str, list[str]] = {}
         for start, trajectory in zip(starts, trajectories, strict=True):
-            record, frames, found = _choose(start, trajectory, settings, limit)
+            record, frames, remarks = _choose(start, trajectory, settings, limit)
             records.append(record)
             chosen.append(frames)
-            for note in found:
+            for note in remarks:
                 notes_by_volume.setdefault(note, []).append(f"{start.volume_factor:g}")
         warnings.extend(f"volume {', '.join(volumes)}: {note}" for note, volumes in notes_by_volume.items())
         train, valid = _split(records, chosen, settings)

@@ -157,7 +157,7 @@ def _draw(atoms: Atoms, sigma: float, min_distance: float, n_iter: int, seed: in
     allowed = min_distance
     for _ in range(10):
         try:
-            found = np.asarray(
+            drawn = np.asarray(
                 mc_rattle(atoms, sigma, allowed, n_iter=n_iter, max_attempts=500, seed=seed), dtype=float
             )
         except Exception as error:
@@ -166,7 +166,7 @@ def _draw(atoms: Atoms, sigma: float, min_distance: float, n_iter: int, seed: in
                 raise
             allowed *= 0.9
             continue
-        return found - found.mean(axis=0), allowed
+        return drawn - drawn.mean(axis=0), allowed
     raise ConvergenceError(
         f"Atoms of {atoms.get_chemical_formula()} cannot be rattled without overlaps.",
         "Lower min_distance_fraction or the asked displacement.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
+from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -141,9 +142,9 @@ def clean_structure(structure: Any, name: str = "The structure", notes: Sequence
     clean = Structure(structure.lattice, symbols, structure.frac_coords, to_unit_cell=True)
     if notes:
         clean.properties["read_warnings"] = list(notes)
-    found = closest_pair(clean)
-    if found is not None and found[2] < OVERLAP_FRACTION:
-        pair, distance, _ = found
+    closest = closest_pair(clean)
+    if closest is not None and closest[2] < OVERLAP_FRACTION:
+        pair, distance, _ = closest
         raise InputError(
             f"{name} has overlapping atoms: {pair} are {distance:.2f} Å apart.",
             "Remove the duplicate site or correct the cell lengths.",
@@ -166,16 +167,6 @@ def closest_pair(structure: Structure) -> tuple[str, float, float] | None:
     return label, float(distances[worst]), float(ratios[worst])
 
 
-def nearest_distance(structure: Structure) -> float:
-    """Return the shortest interatomic distance in Å, periodic images included."""
-    radius = 3.0
-    while True:
-        distances = structure.get_neighbor_list(radius)[3]
-        if len(distances):
-            return float(np.min(distances))
-        radius *= 1.6
-
-
 def vacuum_gaps(structure: Structure) -> dict[str, float]:
     """Return the widest empty layer along each lattice direction, measured perpendicular to the other two, Å."""
     matrix = structure.lattice.matrix
@@ -194,22 +185,20 @@ def structure_warnings(structure: Structure) -> list[str]:
     Looks for vacuum (a slab, chain or molecule), short distances, symmetry that is only approximate (a sign of a
     structure that is not relaxed, or rounded), a cell that is not the standard one, and notes of the file reader.
     """
-    from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
-
-    found = [f"the file reader says: {note}" for note in structure.properties.get("read_warnings", [])]
+    notes = [f"the file reader says: {note}" for note in structure.properties.get("read_warnings", [])]
     slabs = {name: gap for name, gap in vacuum_gaps(structure).items() if gap > VACUUM_GAP}
     if slabs and not (len(structure) == 1 and len(slabs) == 3):
         where = ", ".join(f"{gap:.1f} Å along {name}" for name, gap in slabs.items())
-        found.append(
+        notes.append(
             f"vacuum of {where}: this looks like a slab, chain or molecule; the protocol is made for bulk crystals "
             "(supercells repeat the vacuum, stress and volume changes act on it)"
         )
     pair = closest_pair(structure)
     if pair is not None and pair[2] < SHORT_FRACTION:
-        found.append(f"short distance: {pair[0]} are {pair[1]:.2f} Å apart")
+        notes.append(f"short distance: {pair[0]} are {pair[1]:.2f} Å apart")
     tight, loose = spacegroup_number(structure, SYMPREC), spacegroup_number(structure, LOOSE_SYMPREC)
     if tight is not None and loose is not None and tight != loose:
-        found.append(
+        notes.append(
             f"not relaxed or not symmetrised: space group {tight} within {SYMPREC} Å but {loose} within "
             f"{LOOSE_SYMPREC} Å"
         )
@@ -218,10 +207,10 @@ def structure_warnings(structure: Structure) -> list[str]:
         conventional = standard_conventional(structure)
         same = len(structure) == len(conventional) and same_cell(structure, conventional)
         kind = "the conventional cell" if same else "not a standard cell"
-        found.append(f"not primitive: {len(structure)} atoms ({kind}), the primitive cell has {len(primitive)}")
+        notes.append(f"not primitive: {len(structure)} atoms ({kind}), the primitive cell has {len(primitive)}")
     elif not same_cell(structure, primitive):
-        found.append("not standardised: the primitive cell is not in spglib's standard setting")
-    return found
+        notes.append("not standardised: the primitive cell is not in spglib's standard setting")
+    return notes
 
 
 def same_cell(first: Structure, second: Structure) -> bool:

@@ -41,15 +41,15 @@ def _standardize(structure: Structure, symprec: float, *, to_primitive: bool) ->
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = spglib.standardize_cell(spglib_cell(structure), to_primitive=to_primitive, symprec=symprec)
+            standard = spglib.standardize_cell(spglib_cell(structure), to_primitive=to_primitive, symprec=symprec)
     except spglib.SpglibError:
-        found = None
-    if found is None:
+        standard = None
+    if standard is None:
         raise InputError(
             f"spglib finds no symmetry of {structure.composition.reduced_formula} within {symprec} Å.",
             "Relax the structure, or choose another tolerance.",
         )
-    lattice, positions, numbers = found
+    lattice, positions, numbers = standard
     return Structure(lattice, [Element.from_Z(int(number)) for number in numbers], positions, to_unit_cell=True)
 
 

@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
+from phonosmith.structures.standard import SYMPREC, spglib_cell
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -71,11 +72,6 @@ class SupercellChoice:
         """The matrix as phonopy and atomate2 want it."""
         return [list(row) for row in zip(*self.matrix, strict=True)]
 
-    @property
-    def cubicness(self) -> float:
-        """Longest over shortest edge: 1 for a cube."""
-        return max(self.lengths) / min(self.lengths)
-
     def build(self, structure: Structure) -> Structure:
         """Return the supercell of the structure the choice was made for."""
         return structure.make_supercell(np.array(self.matrix), in_place=False)
@@ -106,15 +102,15 @@ def _triples(vectors: Floats, tolerance: float) -> Ints:
     """Return index triples of vectors that are pairwise within ``tolerance`` degrees of perpendicular."""
     unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
     near = np.abs(unit @ unit.T) <= np.sin(np.radians(tolerance)) + 1e-9
-    found = []
+    triples = []
     for i in range(len(vectors) - 2):
         second = np.flatnonzero(near[i, i + 1 :]) + i + 1
         if len(second) < 2:
             continue
         j, k = np.nonzero(np.triu(near[np.ix_(second, second)], 1))
         if len(j):
-            found.append(np.column_stack([np.full(len(j), i), second[j], second[k]]))
-    return np.concatenate(found) if found else np.empty((0, 3), dtype=np.int64)
+            triples.append(np.column_stack([np.full(len(j), i), second[j], second[k]]))
+    return np.concatenate(triples) if triples else np.empty((0, 3), dtype=np.int64)
 
 
 def _reduced(structure: Structure) -> tuple[Floats, Ints]:
@@ -184,9 +180,9 @@ def _candidates(
     tilt = np.max(np.abs(np.degrees(np.arccos(np.clip(cosines, -1, 1))) - 90.0), axis=1)
     determinants = np.abs(np.rint(np.linalg.det(grid[triples].astype(float)))).astype(np.int64)
     misfit = np.round(np.sum(np.maximum(np.maximum(window[0] - edges, edges - window[1]), 0.0), axis=1), 5)
-    found = _Candidates(grid[triples], determinants * n_atoms, misfit, tilt, edges.max(axis=1) / edges.min(axis=1))
+    candidates = _Candidates(grid[triples], determinants * n_atoms, misfit, tilt, edges.max(axis=1) / edges.min(axis=1))
     cap = np.inf if max_atoms is None else max_atoms
-    return found.take((determinants > 0) & (found.atoms <= cap))
+    return candidates.take((determinants > 0) & (candidates.atoms <= cap))
 
 
 def _keeps_rotations(matrices: Ints, rotations: Ints) -> NDArray[np.bool_]:
@@ -202,11 +198,11 @@ def _keeps_rotations(matrices: Ints, rotations: Ints) -> NDArray[np.bool_]:
     return mask
 
 
-def _best(found: _Candidates, rotations: Ints, symmetry_bonus: float, right_angle_bonus: float) -> Ints:
+def _best(candidates: _Candidates, rotations: Ints, symmetry_bonus: float, right_angle_bonus: float) -> Ints:
     """Apply the rule to candidates that fit the window equally well."""
-    affordable = found.take(found.atoms <= symmetry_bonus * found.atoms.min())
+    affordable = candidates.take(candidates.atoms <= symmetry_bonus * candidates.atoms.min())
     symmetric = _keeps_rotations(affordable.matrices, rotations)
-    kind = affordable.take(symmetric) if symmetric.any() else found
+    kind = affordable.take(symmetric) if symmetric.any() else candidates
     right = kind.take((kind.tilt <= RIGHT_ANGLE) & (kind.atoms <= right_angle_bonus * kind.atoms.min()))
     return right.smallest() if len(right.atoms) else kind.smallest()
 
@@ -214,8 +210,6 @@ def _best(found: _Candidates, rotations: Ints, symmetry_bonus: float, right_angl
 def _rotations(structure: Structure, coefficients: Ints) -> Ints:
     """Return the crystal's proper rotations, acting on columns of coefficients in the reduced basis."""
     import spglib
-
-    from phonosmith.structures.standard import SYMPREC, spglib_cell
 
     try:
         symmetry = spglib.get_symmetry(spglib_cell(structure), symprec=SYMPREC)
@@ -272,25 +266,27 @@ def choose_supercell(
     fitting = grid[np.linalg.norm(grid @ basis, axis=1) >= window[0] - 1e-6]
     size = len(structure)
     warnings: tuple[str, ...] = ()
-    found = _candidates(fitting, basis, window, size, max_atoms, angle_tolerance)
+    candidates = _candidates(fitting, basis, window, size, max_atoms, angle_tolerance)
     if not np.isfinite(window[1]):
         # right-angled cells of cubic and tetragonal crystals may need longer edges than the smallest tilted cell
         wide = _lattice_vectors(basis, window[0] + 2 * spacing)
         wide = wide[np.linalg.norm(wide @ basis, axis=1) >= window[0] - 1e-6]
-        found = found.join(_candidates(wide, basis, window, size, max_atoms, RIGHT_ANGLE))
-    if not len(found.atoms):
+        candidates = candidates.join(_candidates(wide, basis, window, size, max_atoms, RIGHT_ANGLE))
+    if not len(candidates.atoms):
         warnings = (_unfit(window, max_atoms, angle_tolerance),)
         if max_atoms is not None:
             longest = min(longest, 1.5 * (max_atoms / size * structure.volume) ** (1 / 3))
         grid = _lattice_vectors(basis, max(longest, spacing * 1.001))
         for tolerance in (angle_tolerance, 30.0, 45.0, 61.0):
-            found = _candidates(grid, basis, window, size, max_atoms, max(tolerance, angle_tolerance))
-            if len(found.atoms):
+            candidates = _candidates(grid, basis, window, size, max_atoms, max(tolerance, angle_tolerance))
+            if len(candidates.atoms):
                 break
-        found = found.take(found.misfit <= found.misfit.min(initial=np.inf) + 1e-4)
+        candidates = candidates.take(candidates.misfit <= candidates.misfit.min(initial=np.inf) + 1e-4)
     # a reduced basis always has angles within 60° of 90°, so the last resort is rarely more than a formality
     chosen = (
-        _best(found, rotations, symmetry_bonus, right_angle_bonus) if len(found.atoms) else np.eye(3, dtype=np.int64)
+        _best(candidates, rotations, symmetry_bonus, right_angle_bonus)
+        if len(candidates.atoms)
+        else np.eye(3, dtype=np.int64)
     )
     matrix = _orient(chosen @ coefficients, np.array(structure.lattice.matrix, dtype=float))
     choice = describe_supercell(structure, matrix)

@@ -13,8 +13,7 @@ from typer.testing import CliRunner
 from helpers.mongo_server import running_server
 from phonosmith.cli.campaign.submit import submit_flow
 from phonosmith.cli.main import app
-from phonosmith.cli.setup.doctor import run_check
-from phonosmith.cli.setup.doctor_engines import check_fireworks, check_jobflow_remote
+from phonosmith.cli.setup.doctor import check_fireworks, check_jobflow_remote, run_check
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import submission
 from phonosmith.flows.campaign import read_campaign
@@ -228,17 +227,17 @@ def test_a_store_of_artefacts_that_only_this_machine_sees_is_a_warning(ready, tm
 
 def test_doctor_looks_at_clusters_only_where_there_are_some(ready, tmp_path, monkeypatch):
     (found,) = run_check(check_jobflow_remote)
-    assert (found["status"], "dft, gpu, inference" in found["message"]) == ("ok", True)
+    assert (found.status, "dft, gpu, inference" in found.message) == ("ok", True)
     assert run_check(check_fireworks) == []
     monkeypatch.setattr("fireworks.fw_config.LAUNCHPAD_LOC", str(tmp_path / "my_launchpad.yaml"))
     (found,) = run_check(check_fireworks)
-    assert (found["status"], "dft, gpu, inference" in found["message"]) == ("ok", True)
+    assert (found.status, "dft, gpu, inference" in found.message) == ("ok", True)
     ready(lambda content: content["my_launchpad.yaml"].update(NOWHERE))
     ready(remote_project(lambda project: project["queue"]["store"].update(NOWHERE)))
     (found,) = run_check(check_jobflow_remote)
-    assert (found["status"], "refused" in found["message"]) == ("error", True)
+    assert (found.status, "refused" in found.message) == ("error", True)
     ready(lambda content: content["my_launchpad.yaml"].update(NOWHERE))
     (found,) = run_check(check_fireworks)
-    assert (found["status"], "refused" in found["message"]) == ("error", True)
+    assert (found.status, "refused" in found.message) == ("error", True)
     (tmp_path / "projects" / "phonosmith.yaml").unlink()
     assert run_check(check_jobflow_remote) == []

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.cli.setup import doctor_checks
-from phonosmith.cli.setup.doctor import run_check
+from phonosmith.cli.setup import doctor
 from phonosmith.core.errors import PotentialError
 
 NAMES = {
@@ -44,7 +44,7 @@ def embedded(monkeypatch):
 
 
 def findings(check):
-    return run_check(check)
+    return [asdict(finding) for finding in doctor.run_check(check)]
 
 
 def only(check):
@@ -83,16 +83,16 @@ def test_an_essential_failure_ends_with_one(embedded, monkeypatch):
 
 def test_invalid_settings(monkeypatch):
     monkeypatch.setenv("PHONOSMITH_BATCH_ATOMS", "many")
-    found = only(doctor_checks.check_settings)
+    found = only(doctor.check_settings)
     assert (found["status"], found["essential"]) == ("error", True)
     assert "PHONOSMITH_BATCH_ATOMS" in found["message"]
     # the other checks do not repeat it
-    assert findings(doctor_checks.check_artefact_store) == []
+    assert findings(doctor.check_artefact_store) == []
 
 
 def test_a_misspelt_variable_is_noticed(monkeypatch):
     monkeypatch.setenv("PHONOSMITH_DEVISE", "cpu")
-    found = findings(doctor_checks.check_settings)[-1]
+    found = findings(doctor.check_settings)[-1]
     assert found["status"] == "warning"
     assert "PHONOSMITH_DEVISE" in found["message"]
 
@@ -100,7 +100,7 @@ def test_a_misspelt_variable_is_noticed(monkeypatch):
 def test_missing_and_old_packages(monkeypatch):
     wanted = ["ase>=999", "no-such-package-at-all>=1", "numpy>=1", "extra-only; extra == 'docs'"]
     monkeypatch.setattr("importlib.metadata.requires", lambda _: wanted)
-    found = findings(doctor_checks.check_versions)[-1]
+    found = findings(doctor.check_versions)[-1]
     assert found["status"] == "error"
     assert "no-such-package-at-all is missing" in found["message"]
     assert ">=999" in found["message"]
@@ -112,7 +112,7 @@ def test_cuda_that_is_not_there(monkeypatch):
     monkeypatch.setenv("PHONOSMITH_DEVICE", "cuda")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    found = only(doctor_checks.check_torch)
+    found = only(doctor.check_torch)
     assert found["status"] == "error"
     assert "PHONOSMITH_DEVICE=auto" in found["advice"]
 
@@ -121,7 +121,7 @@ def test_artefact_store_that_cannot_be_written(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("")
     monkeypatch.setenv("PHONOSMITH_ARTEFACTS", str(blocked / "artefacts"))
-    found = only(doctor_checks.check_artefact_store)
+    found = only(doctor.check_artefact_store)
     assert (found["status"], found["essential"]) == ("error", True)
     assert "PHONOSMITH_ARTEFACTS" in found["advice"]
 
@@ -132,7 +132,7 @@ def test_artefact_store_without_permission(tmp_path, monkeypatch):
     folder.mkdir()
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
     monkeypatch.setenv("PHONOSMITH_ARTEFACTS", str(folder))
-    assert only(doctor_checks.check_artefact_store)["status"] == "error"
+    assert only(doctor.check_artefact_store)["status"] == "error"
 
 
 def test_artefact_store_in_a_maggma_store(tmp_path, monkeypatch):
@@ -140,34 +140,34 @@ def test_artefact_store_in_a_maggma_store(tmp_path, monkeypatch):
 
     store = SQLiteStore(tmp_path / "artefacts.sqlite", key="sha256")
     monkeypatch.setenv("PHONOSMITH_ARTEFACTS_STORE", json.dumps(store.as_dict()))
-    assert only(doctor_checks.check_artefact_store)["status"] == "ok"
+    assert only(doctor.check_artefact_store)["status"] == "ok"
     monkeypatch.setenv("PHONOSMITH_ARTEFACTS_STORE", '{"@module": "nowhere", "@class": "NoStore"}')
-    found = only(doctor_checks.check_artefact_store)
+    found = only(doctor.check_artefact_store)
     assert (found["status"], found["essential"]) == ("error", True)
 
 
 def test_embedded_job_store(tmp_path, monkeypatch):
     path = tmp_path / "new" / "store.sqlite"
     monkeypatch.setenv("PHONOSMITH_DATABASE", str(path))
-    found = only(doctor_checks.check_embedded_job_store)
+    found = only(doctor.check_embedded_job_store)
     assert found["status"] == "ok"
     assert "first use" in found["message"]
     assert not path.exists()
 
     path.parent.mkdir()
     path.write_bytes(b"not a database " * 100)
-    found = only(doctor_checks.check_embedded_job_store)
+    found = only(doctor.check_embedded_job_store)
     assert found["status"] == "error"
     assert "restore a copy" in found["advice"]
 
     monkeypatch.setenv("PHONOSMITH_DATABASE", str(path / "below" / "a" / "file"))
-    assert only(doctor_checks.check_embedded_job_store)["status"] == "error"
+    assert only(doctor.check_embedded_job_store)["status"] == "error"
 
 
 def test_embedded_job_store_on_a_network_disk(tmp_path, monkeypatch):
     monkeypatch.setenv("PHONOSMITH_DATABASE", str(tmp_path / "store.sqlite"))
-    monkeypatch.setattr(doctor_checks, "_file_system", lambda _: "lustre")
-    found = only(doctor_checks.check_embedded_job_store)
+    monkeypatch.setattr(doctor, "_file_system", lambda _: "lustre")
+    found = only(doctor.check_embedded_job_store)
     assert found["status"] == "warning"
     assert "lustre" in found["message"]
 
@@ -177,7 +177,7 @@ def configure(tmp_path, store):
 
 
 def test_jobflow_store_in_memory():
-    found = only(doctor_checks.check_jobflow_store)
+    found = only(doctor.check_jobflow_store)
     assert found["status"] == "warning"
     assert "vanish" in found["message"]
     assert "open_embedded_jobstore" in found["advice"]
@@ -188,10 +188,10 @@ def test_jobflow_store_embedded(tmp_path):
 
     store = open_embedded_jobstore(tmp_path / "store.sqlite")
     configure(tmp_path, store.as_dict())
-    assert only(doctor_checks.check_jobflow_store)["status"] == "ok"
+    assert only(doctor.check_jobflow_store)["status"] == "ok"
     store.additional_stores.clear()
     configure(tmp_path, store.as_dict())
-    found = only(doctor_checks.check_jobflow_store)
+    found = only(doctor.check_jobflow_store)
     assert found["status"] == "error"
     assert "'data'" in found["message"]
 
@@ -202,7 +202,7 @@ def test_jobflow_store_without_a_server(tmp_path, monkeypatch):
     configure(
         tmp_path, {"docs_store": {"type": "MongoStore", "database": "db", "collection_name": "outputs", "uri": uri}}
     )
-    found = only(doctor_checks.check_jobflow_store)
+    found = only(doctor.check_jobflow_store)
     assert (found["status"], found["essential"]) == ("error", True)
     assert "refused" in found["message"]
     assert "secret" not in json.dumps(found)
@@ -210,7 +210,7 @@ def test_jobflow_store_without_a_server(tmp_path, monkeypatch):
 
 def test_broken_jobflow_file(tmp_path):
     (tmp_path / "jobflow.yaml").write_text("JOB_STORE: {docs_store: {type: NoSuchStore}}\n")
-    found = only(doctor_checks.check_jobflow_store)
+    found = only(doctor.check_jobflow_store)
     assert found["status"] == "error"
     assert "JOBFLOW_CONFIG_FILE" in found["advice"]
 
@@ -223,7 +223,7 @@ def test_vasp_command(tmp_path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setattr(SETTINGS, "VASP_CMD", f"env OMP_NUM_THREADS=1 {program}")
     monkeypatch.setattr(SETTINGS, "VASP_GAMMA_CMD", f"env {program}_of_old")
-    full, gamma = findings(doctor_checks.check_vasp_command)
+    full, gamma = findings(doctor.check_vasp_command)
     assert full["status"] == "ok"
     assert gamma["status"] == "warning"
     assert "VASP_GAMMA_CMD" in gamma["advice"]
@@ -233,31 +233,31 @@ def test_potcar_folder(tmp_path, monkeypatch):
     from pymatgen.core import SETTINGS
 
     monkeypatch.delitem(SETTINGS, "PMG_VASP_PSP_DIR", raising=False)
-    assert "not set" in only(doctor_checks.check_potcars)["message"]
+    assert "not set" in only(doctor.check_potcars)["message"]
     monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path / "absent"))
-    assert "does not exist" in only(doctor_checks.check_potcars)["message"]
+    assert "does not exist" in only(doctor.check_potcars)["message"]
     monkeypatch.setitem(SETTINGS, "PMG_VASP_PSP_DIR", str(tmp_path))
-    assert only(doctor_checks.check_potcars)["status"] == "warning"
+    assert only(doctor.check_potcars)["status"] == "warning"
     (tmp_path / "POT_GGA_PAW_PBE_54").mkdir()
     (tmp_path / "POT_GGA_PAW_PBE_54" / "POTCAR.Si.gz").write_bytes(b"")
-    found = only(doctor_checks.check_potcars)
+    found = only(doctor.check_potcars)
     assert found["status"] == "ok"
     assert "1 potentials" in found["message"]
 
 
 def test_model_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     from phonosmith.potentials import architecture
 
     owner = architecture.architecture("mace")
     monkeypatch.setattr(architecture, "architectures", lambda: [owner])
-    found = only(doctor_checks.check_model_cache)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = only(doctor.check_model_cache)
     assert found["status"] == "warning"
     assert "models add" in found["advice"]
     path = owner.cached_file(owner.foundations[0])[0]
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    found = only(doctor_checks.check_model_cache)
+    found = only(doctor.check_model_cache)
     assert found["status"] == "ok"
     assert owner.foundations[0].name in found["message"]
 
@@ -267,13 +267,13 @@ def test_missing_embedded_potentials(monkeypatch):
         raise PotentialError(f"This installation lacks {name}.", "Install again.")
 
     monkeypatch.setattr("phonosmith.potentials.registry.resolve", refuse)
-    found = findings(doctor_checks.check_embedded_potentials)
+    found = findings(doctor.check_embedded_potentials)
     assert [item["status"] for item in found] == ["error", "error"]
 
 
 def test_a_check_that_breaks_is_a_finding():
     def check_something_odd():
-        yield doctor_checks.Finding("fine", "ok", "x")
+        yield doctor.Finding("fine", "ok", "x")
         raise RuntimeError("boom")
 
     found = only(check_something_odd)
@@ -284,8 +284,8 @@ def test_a_check_that_breaks_is_a_finding():
 def test_libraries_that_print_do_not_disturb_json(embedded, monkeypatch, capsys):
     def check_chatty():
         print("chatter on standard output")
-        yield doctor_checks.Finding("chatty", "ok", "x")
+        yield doctor.Finding("chatty", "ok", "x")
 
-    monkeypatch.setattr(doctor_checks, "CHECKS", (check_chatty,))
+    monkeypatch.setattr(doctor, "CHECKS", (check_chatty,))
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert json.loads(result.stdout)["ok"] is True

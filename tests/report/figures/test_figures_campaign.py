@@ -92,7 +92,7 @@ def test_errors_are_relative_to_the_reference(reports):
         low, median, high = np.percentile(table[name]["delta"], [25, 50, 75])
         assert median == pytest.approx(middle, abs=2e-3 * max(1, abs(middle)))
         assert high - low == pytest.approx(spread, rel=2e-2)
-    found = property_errors(reports[0].foundation, reports[0].reference_result)
+    found = property_errors(reports[0].foundation, reports[0])
     sides = reports[0].foundation.phonons
     change = sides.candidate.free_energy - sides.reference.free_energy
     assert found["F, 300 K"] == pytest.approx(100 * change / abs(sides.reference.free_energy))

@@ -4,8 +4,8 @@ import pytest
 
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
-from phonosmith.report.figures.forgetting import forgetting_figure, save_forgetting
-from phonosmith.report.figures.style import line_style
+from phonosmith.report.figures.forgetting import forgetting_figure
+from phonosmith.report.figures.style import line_style, save_figure
 
 
 def document(scale, *, energy=2.0, truth="reference"):
@@ -58,4 +58,4 @@ def test_nothing_to_compare(documents, tmp_path):
     axes = forgetting_figure(documents, names).axes[1]
     if not documents:
         assert "no set" in axes.texts[0].get_text()
-    assert save_forgetting(documents, names, tmp_path / "a.png").stat().st_size > 1000
+    assert save_figure(forgetting_figure(documents, names), tmp_path / "a.png").stat().st_size > 1000

@@ -10,13 +10,13 @@ from pymatgen.core import Lattice, Structure
 
 from helpers.model_crystals import spring_crystal
 from helpers.synthetic import synthetic_reports
+from phonosmith.analysis.choice import in_order
 from phonosmith.core.errors import InputError
 from phonosmith.harmonic.model import HarmonicModel
-from phonosmith.report.figures.bands import many_bands_figure, many_thermal_figure
 from phonosmith.report.figures.material import drawn_cell, ladder_figure, structure_figure, training_figure
 from phonosmith.report.figures.mechanics import elastic_figure, independent_constants
-from phonosmith.report.figures.phonon_curves import drawing_mesh, phonon_curves
-from phonosmith.report.figures.style import escape_math, figure_bytes, line_style, strategy_order, webp_bytes
+from phonosmith.report.figures.phonons import drawing_mesh, many_bands_figure, many_thermal_figure, phonon_curves
+from phonosmith.report.figures.style import escape_math, figure_bytes, line_style, webp_bytes
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_styles_tell_potentials_apart():
     ]
     assert len(set(looks)) == len(looks)
     assert line_style("mine") == line_style("mine")
-    assert strategy_order({"delta", "other", "foundation", "freeze2", "scratch"}) == [
+    assert in_order({"delta", "other", "foundation", "freeze2", "scratch"}) == [
         "foundation", "scratch", "freeze2", "delta", "other",
     ]  # fmt: skip
     assert escape_math("a$b$") == r"a\$b\$"

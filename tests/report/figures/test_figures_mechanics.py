@@ -7,7 +7,8 @@ from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.mechanics.documents import EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy, fit_birch_murnaghan
-from phonosmith.report.figures.mechanics import energy_volume_figure, eos_figure
+from phonosmith.report.figures.mechanics import energy_volume_figure
+from phonosmith.report.figures.style import save_figure
 
 
 def side(method, bulk=90.0, volume=40.0, zero=-10.0, *, spoiled=(), unconverged=(), formula="Si"):
@@ -66,5 +67,5 @@ def test_two_materials_or_none_are_refused(tmp_path):
     with pytest.raises(InputError, match="no equation of state"):
         energy_volume_figure([])
     with pytest.raises(InputError, match="no image format"):
-        eos_figure([side("a")], tmp_path / "eos.txt")
-    assert eos_figure([side("a")], tmp_path / "eos.png").stat().st_size > 1000
+        save_figure(energy_volume_figure([side("a")]), tmp_path / "eos.txt")
+    assert save_figure(energy_volume_figure([side("a")]), tmp_path / "eos.png").stat().st_size > 1000

@@ -7,7 +7,8 @@ from helpers.model_crystals import spring_crystal
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
 from phonosmith.harmonic.model import HarmonicModel
-from phonosmith.report.figures.phonons import bands_figure, comparison_figure, full_figure, point_label
+from phonosmith.report.figures.phonons import bands_figure, full_figure, point_label
+from phonosmith.report.figures.style import save_figure
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,6 @@ def test_thermal_and_parity_show_the_data(found):
 
 
 def test_files(found, tmp_path):
-    assert comparison_figure(found, tmp_path / "a.svg").read_text().startswith("<?xml")
+    assert save_figure(full_figure(found), tmp_path / "a.svg").read_text().startswith("<?xml")
     with pytest.raises(InputError, match=r"\.png, \.svg or \.pdf"):
-        comparison_figure(found, tmp_path / "a.bmp")
+        save_figure(full_figure(found), tmp_path / "a.bmp")

@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from helpers.synthetic import synthetic_reports
+from phonosmith.analysis.table import number
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.content import number, space_group_text, unique_slugs
+from phonosmith.report.page.content import space_group_text, unique_slugs
 from phonosmith.report.page.html import write_report
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)> Si\u202eₓ‑{{7*7}}"

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
-from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+from phonosmith.cli.common import (
+    CAMPAIGN_OPTION,
+    JOBFLOW_OPTION,
+    JSON_OPTION,
+    STORE_OPTION,
+    command,
+    open_store,
+    print_json,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
-CAMPAIGN = typer.Option(None, "--campaign", help="Only materials of this campaign.")
 OUT = typer.Option("report.html", "--out", help="The HTML file.")
 FILES = typer.Option(False, "--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
 TITLE = typer.Option("", "--title", help="Title of the page.")
 ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store, where it is not the configured one.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(report)
-
-
-@explained
+@command("report")
 def report(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
-    campaign: str | None = CAMPAIGN,
+    campaign: str | None = CAMPAIGN_OPTION,
     out: Path = OUT,
     files: bool = FILES,
     title: str = TITLE,
@@ -48,25 +50,25 @@ def report(
     from phonosmith.report.page.reading import read_reports
 
     job_store = open_store(store, jobflow=jobflow)
-    with _Progress() as progress:
-        found = read_reports(job_store, campaign)
+    with progress_bar("reading the store") as show:
+        stored = read_reports(job_store, campaign)
         written = write_report(
-            found.reports,
+            stored.reports,
             out,
             title=title or campaign or "phonosmith report",
             artefacts=_artefacts(artefacts, store),
             files=files,
-            unfinished=found.unfinished,
-            notes=found.notes,
-            progress=progress,
+            unfinished=stored.unfinished,
+            notes=stored.notes,
+            progress=lambda done, total, name: show(done, total, name or "writing"),
         )
-    problems = [*found.notes, *written.problems]
+    problems = [*stored.notes, *written.problems]
     payload = {
         "path": str(written.path),
         "size_bytes": written.size,
-        "n_reports": len(found.reports),
-        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in found.reports),
-        "unfinished": found.unfinished,
+        "n_reports": len(stored.reports),
+        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports),
+        "unfinished": stored.unfinished,
         "n_files": written.files,
         "problems": problems,
         "seconds": written.seconds,
@@ -80,8 +82,8 @@ def report(
         f"{written.path}: {payload['n_reports']} materials, {payload['n_fit']} with a fit potential, "
         f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
     )
-    if found.unfinished:
-        typer.echo(f"Without a report yet: {', '.join(found.unfinished)}.")
+    if stored.unfinished:
+        typer.echo(f"Without a report yet: {', '.join(stored.unfinished)}.")
 
 
 def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
@@ -95,25 +97,3 @@ def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
         beside = (store if store.is_dir() else store.parent) / "artefacts"
         folder = beside if beside.is_dir() else None
     return default_artefacts() if folder is None else ArtefactStore(DirectoryBackend(folder))
-
-
-class _Progress:
-    """A bar on standard error, shown on terminals only."""
-
-    def __enter__(self) -> Self:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.start()
-        self._task = self._bar.add_task("reading the store", total=None)
-        return self
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        from rich.markup import escape
-
-        self._bar.update(self._task, completed=done, total=total, description=escape(name) or "writing")
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

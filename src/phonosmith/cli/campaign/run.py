@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -30,13 +30,7 @@ _JOB = typer.Option([], "--job", help="Only the failed job of this name; repeata
 SPEC_FILE = "campaign.yaml"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(run)
-    app.command()(retry)
-
-
-@explained
+@command("run")
 def run(
     campaign: Path = _CAMPAIGN,
     out: Path | None = _OUT,
@@ -75,7 +69,7 @@ def run(
     _work(folder, fix_identities(flow), places, quiet=json_output, json_output=json_output)
 
 
-@explained
+@command("retry")
 def retry(
     folder: Path = _DIR,
     job: list[str] = _JOB,

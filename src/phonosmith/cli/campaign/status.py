@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
-from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+from phonosmith.cli.common import JOBFLOW_OPTION, JSON_OPTION, STORE_OPTION, command, open_store, print_json
 
 if TYPE_CHECKING:
     from phonosmith.analysis.status import StoreStatus
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("status")(status)
-
-
-@explained
+@command("status")
 def status(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,

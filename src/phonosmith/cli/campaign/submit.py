@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -25,12 +25,7 @@ _ROUTING = typer.Option(
 _DRY = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(submit)
-
-
-@explained
+@command("submit")
 def submit(
     campaign: Path = _CAMPAIGN,
     engine: str = _ENGINE,

@@ -7,23 +7,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
-from phonosmith.cli.stores import JOBFLOW_OPTION, STORE_OPTION, open_store
+from phonosmith.cli.common import (
+    CAMPAIGN_OPTION,
+    JOBFLOW_OPTION,
+    JSON_OPTION,
+    STORE_OPTION,
+    command,
+    open_store,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from phonosmith.analysis.campaign_tables import CampaignTables
+    from jobflow import JobStore
+
+    from phonosmith.analysis.table import CampaignTable
+    from phonosmith.analysis.tables import CampaignTables
+    from phonosmith.structures.cost import CostModel
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("tables")(tables)
-
-
-@explained
+@command("tables")
 def tables(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
-    campaign: Annotated[str | None, typer.Option("--campaign", help="Only reports of this campaign.")] = None,
+    campaign: str | None = CAMPAIGN_OPTION,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write each table as .csv, .md and .tex into this folder.")
     ] = None,
@@ -49,38 +55,37 @@ def tables(
 
     [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --out tables
     """
-    from phonosmith.analysis.campaign_tables import campaign_tables
-    from phonosmith.analysis.table_format import write_tables
+    from phonosmith.analysis.table import write_tables
+    from phonosmith.analysis.tables import campaign_tables
     from phonosmith.core.errors import InputError
 
     if calibration and out is None:
         raise InputError("--calibration writes files.", "Add --out FOLDER.")
     job_store = open_store(store, jobflow=jobflow)
-    found = campaign_tables(
+    made = campaign_tables(
         job_store, campaign, foundation=foundation, training_set=training_set, cell=cell, published=published
     )
     files: list[Path] = []
-    if out is not None and found.tables:
-        files = write_tables(found.tables, out)
-    factor = _calibrate(job_store, campaign, out if calibration else None, found.notes, files)
+    if out is not None and made.tables:
+        files = write_tables(made.tables, out)
+    calibrated = _calibrate(job_store, campaign, out if calibration else None, made.notes, files)
     if json_output:
-        print_json(_payload(found, files, factor))
+        print_json(_payload(made, files, calibrated))
         return
-    for table in found.tables:
+    for table in made.tables:
         _show(table)
-    for note in found.notes:
+    for note in made.notes:
         typer.secho(f"note: {note}", err=True)
     for path in files:
         typer.echo(f"  {path}")
 
 
 def _calibrate(
-    store: Any, campaign: str | None, out: Path | None, notes: list[str], files: list[Path]
-) -> dict[str, Any] | None:
+    store: JobStore, campaign: str | None, out: Path | None, notes: list[str], files: list[Path]
+) -> CostModel | None:
     """Return the cost model of ``plan`` fitted to the VASP labels of the store; None where there are none."""
     from phonosmith.analysis.costs import calibrated_model, calibration_points, write_calibration
     from phonosmith.reference.protocol import ReferenceProtocol
-    from phonosmith.structures.cost import CostModel
 
     protocol = ReferenceProtocol()
     points, lost = calibration_points(store, campaign)
@@ -92,29 +97,33 @@ def _calibrate(
     model = calibrated_model(points, kspacing=protocol.kspacing, encut=protocol.encut)
     if out is not None:
         files.append(write_calibration(points, out / "calibration", kspacing=protocol.kspacing))
-    return {
-        "prefactor": model.prefactor,
-        "over_default": model.prefactor / CostModel().prefactor,
-        "spread": model.spread,
-        "n_calculations": model.n_calibration,
-    }
+    return model
 
 
-def _payload(found: CampaignTables, files: list[Path], factor: dict[str, Any] | None) -> dict[str, Any]:
-    choice = found.choice
+def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | None) -> dict[str, Any]:
+    from phonosmith.structures.cost import CostModel
+
+    choice = made.choice
     return {
-        "n_materials": int(found.results.materials["material"].nunique()),
-        "n_reports": len(found.results.materials),
-        "n_potentials": len(found.results.potentials),
+        "n_materials": int(made.results.materials["material"].nunique()),
+        "n_reports": len(made.results.materials),
+        "n_potentials": len(made.results.potentials),
         "compared": None
         if choice is None
         else {"foundation": choice.foundation, "training_set": choice.training_set, "cell": choice.cell},
         "tables": {
             table.key: {"title": table.title, "notes": table.notes, "rows": _records(table.data)}
-            for table in found.tables
+            for table in made.tables
         },
-        "calibration": factor,
-        "notes": found.notes,
+        "calibration": None
+        if calibrated is None
+        else {
+            "prefactor": calibrated.prefactor,
+            "over_default": calibrated.prefactor / CostModel().prefactor,
+            "spread": calibrated.spread,
+            "n_calculations": calibrated.n_calibration,
+        },
+        "notes": made.notes,
         "files": [str(path) for path in files],
     }
 
@@ -125,7 +134,7 @@ def _records(data: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _show(table: Any) -> None:
+def _show(table: CampaignTable) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -133,11 +142,11 @@ def _show(table: Any) -> None:
     console = Console()
     console.print(Text(f"\n{table.title}", style="bold"))
     for block in table.blocks:
-        shown = Table(title=Text(f"published, {block.label}") if block.label else None, title_justify="left")
-        for place, name in enumerate(block.header):
+        shown = Table(title=Text(f"published, {block.caption}") if block.caption else None, title_justify="left")
+        for place, name in enumerate(block.columns):
             shown.add_column(Text(name), justify="left" if place == 0 else "right")
-        for row in block.rows:
-            shown.add_row(*map(Text, row), style="dim" if block.label else None)
+        for row in block.texts:
+            shown.add_row(*map(Text, row), style="dim" if block.caption else None)
         console.print(shown)
     for note in table.notes:
         console.print(Text(f"  {note}", style="dim"))

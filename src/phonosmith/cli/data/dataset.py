@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from phonosmith.reference.datasets.documents import AuditDocument, ImportDocument
@@ -21,13 +21,7 @@ class Steps(StrEnum):
     last = "last"
 
 
-def register(app: typer.Typer) -> None:
-    """Add both commands."""
-    app.command("import")(import_)
-    app.command("audit")(audit)
-
-
-@explained
+@command("import")
 def import_(
     paths: list[Path] = typer.Argument(  # noqa: B008
         None, help="Folders, archives, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or JSON of atomate2 documents."
@@ -89,7 +83,7 @@ def _show_import(document: ImportDocument, out: Path) -> None:
         console.print(f"{document.n_frames} frames -> {out} (dataset {document.dataset.short})")
 
 
-@explained
+@command("audit")
 def audit(
     dataset: Path = typer.Argument(..., help="Extended XYZ file with labels."),  # noqa: B008
     out: Path = typer.Option(None, "--out", "-o", help="Write the frames that remain to this file."),  # noqa: B008

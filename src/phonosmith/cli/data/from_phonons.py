@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.oracle import Shapes
@@ -25,11 +25,6 @@ SEED = typer.Option(0, "--seed", help="Of the displacements.")
 FILES = ("train.xyz", "valid.xyz", "phonopy.yaml")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("from-phonons")(from_phonons)
-
-
 def _shapes(text: str) -> Shapes:
     from phonosmith.core.errors import InputError
 
@@ -38,7 +33,7 @@ def _shapes(text: str) -> Shapes:
     return cast("Shapes", text)
 
 
-@explained
+@command("from-phonons")
 def from_phonons(
     phonons: Path = PHONONS,
     out: Path = OUT,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def _with_jobs(
     return labelled, refused
 
 
-@explained
+@command("label")
 def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
     engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
@@ -182,8 +182,3 @@ def label(
             typer.echo(f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}")
     if not labelled:
         raise typer.Exit(1)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command(name="label")(label)

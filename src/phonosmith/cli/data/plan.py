@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, checked_options, command, print_json, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from phonosmith.structures.preflight import MaterialPlan, Plan, PlanSettings
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("plan")(plan)
-
-
-@explained
+@command("plan")
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
     cell: Annotated[
@@ -48,7 +43,7 @@ def plan(
             "--calibration", help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ)."
         ),
     ] = None,
-    trust: Annotated[bool, typer.Option("--trust", help="Open a foundation that is a foreign pickle.")] = False,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Cells, DFT calculations, core-hours, memory and warnings of every material, before anything is submitted.
@@ -59,11 +54,14 @@ def plan(
     """
     from phonosmith.reference.protocol import ReferenceProtocol
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
-    from phonosmith.structures.preflight import MaterialPlan, combine, plan_material
+    from phonosmith.structures.preflight import MaterialPlan, PlanSettings, combine, plan_material
     from phonosmith.structures.reading import read_structure
 
     protocol = ReferenceProtocol()
-    settings = _settings(
+    settings = checked_options(
+        PlanSettings,
+        "plan",
+        "planned",
         cells=cell or ["large"],
         frames_per_cell=frames,
         # the protocol keeps one trajectory in five for validation
@@ -110,18 +108,6 @@ def plan(
         raise typer.Exit(2)
 
 
-def _settings(**values: Any) -> PlanSettings:
-    from pydantic import ValidationError
-
-    from phonosmith.structures.preflight import PlanSettings
-
-    try:
-        return PlanSettings(**values)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InputError(f"These options cannot be planned: {wrong}.", "See 'phonosmith plan --help'.") from error
-
-
 def _foundation(
     name: str, *, trust: bool
 ) -> tuple[tuple[str, ...] | None, Callable[[Structure], tuple[float, float]] | None]:
@@ -139,9 +125,9 @@ def _foundation(
 
         from phonosmith.core.units import GPA_PER_EV_PER_A3
 
-        found = potential.evaluate([AseAtomsAdaptor.get_atoms(structure, msonable=False)])[0]
-        pressure = -float(np.mean(found.stress[:3])) * GPA_PER_EV_PER_A3
-        return float(np.linalg.norm(found.forces, axis=1).max()), pressure
+        evaluated = potential.evaluate([AseAtomsAdaptor.get_atoms(structure, msonable=False)])[0]
+        pressure = -float(np.mean(evaluated.stress[:3])) * GPA_PER_EV_PER_A3
+        return float(np.linalg.norm(evaluated.forces, axis=1).max()), pressure
 
     return tuple(potential.elements), residual
 
@@ -174,40 +160,33 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
 
 
 def _show(result: Plan) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    table = Table(title="Pre-flight", title_justify="left")
-    for name in ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB"):
-        table.add_column(name, justify="left" if name in {"material", "cell"} else "right", no_wrap=True)
+    rows = []
     for material in result.materials:
         if not material.usable:
-            table.add_row(Path(material.source).name, "[red]unusable[/red]", *[""] * 6)
+            rows.append((Path(material.source).name, "[red]unusable[/red]", *[""] * 6))
             continue
-        cells = dict(material.cells)
-        if material.phonon is not None:
-            cells["phonon"] = material.phonon
+        cells = dict(material.cells) | ({} if material.phonon is None else {"phonon": material.phonon})
         for index, (size, cell) in enumerate(cells.items()):
-            table.add_row(
-                (material.formula, f"group {material.spacegroup or '?'}", "")[min(index, 2)],
-                size,
-                str(cell.n_atoms),
-                " ".join(f"{edge:.1f}" for edge in cell.lengths),
-                "×".join(str(number) for number in cell.kpoints),
-                str(cell.n_calculations),
-                f"{cell.core_hours:,.0f}",
-                f"{cell.memory_gb:.1f}",
+            rows.append(
+                (
+                    (material.formula, f"group {material.spacegroup or '?'}", "")[min(index, 2)],
+                    size,
+                    str(cell.n_atoms),
+                    " ".join(f"{edge:.1f}" for edge in cell.lengths),
+                    "×".join(str(number) for number in cell.kpoints),
+                    str(cell.n_calculations),
+                    f"{cell.core_hours:,.0f}",
+                    f"{cell.memory_gb:.1f}",
+                )
             )
-    console.print(table)
+    columns = ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB")
+    print_table(columns, rows, title="Pre-flight", left=2)
     basis = f"calibrated on {result.calibrated_on}" if result.calibrated_on else "not calibrated"
-    console.print(
+    typer.echo(
         f"{result.n_statics} statics, {result.n_phonon_displacements} phonon displacements, about "
         f"{result.core_hours:,.0f} core-hours (× or ÷ {result.core_hours_spread:.1f}, {basis}), "
         f"{result.training_steps} training steps"
     )
-    for material in result.materials:
-        for warning in material.warnings:
-            console.print(f"[yellow]![/yellow] {Path(material.source).name}: {warning}", highlight=False)
-    for warning in result.warnings:
-        console.print(f"[yellow]![/yellow] {warning}", highlight=False)
+    notes = [f"{Path(one.source).name}: {warning}" for one in result.materials for warning in one.warnings]
+    for note in [*notes, *result.warnings]:
+        typer.echo(f"{typer.style('!', fg='yellow')} {note}")

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import (
+    JSON_OPTION,
+    TRUST_OPTION,
+    checked_options,
+    command,
+    load_case,
+    print_json,
+    print_table,
+    progress_bar,
+)
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
-    from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
+    from phonosmith.sampling.documents import SamplingDoc
 
 
 class CellOption(StrEnum):
@@ -32,12 +41,7 @@ class RelaxCellOption(StrEnum):
     full = "full"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("sample")(sample)
-
-
-@explained
+@command("sample")
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
     foundation: Annotated[str, typer.Option("--foundation", help="Foundation potential: name, file or hash.")],
@@ -53,7 +57,7 @@ def sample(
         RelaxCellOption,
         typer.Option("--relax-cell", help="Cell during relaxation: fixed keeps volume and strain as asked."),
     ] = RelaxCellOption.fixed,
-    trust: Annotated[bool, typer.Option("--trust", help="Open a foundation that is a foreign pickle.")] = False,
+    trust: bool = TRUST_OPTION,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
     json_output: bool = JSON_OPTION,
 ) -> None:
@@ -64,9 +68,12 @@ def sample(
 
     [bold]Example[/bold]: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
     """
-    from phonosmith.structures.reading import read_structure
+    from phonosmith.sampling.documents import SamplingSettings
 
-    settings = _settings(
+    settings = checked_options(
+        SamplingSettings,
+        "sample",
+        "sampled",
         cell=cell.value,
         max_steps=max_steps,
         fmax=fmax,
@@ -75,29 +82,36 @@ def sample(
         max_atoms=max_atoms,
         relax_cell=relax_cell.value,
     )
-    crystal = read_structure(structure)
     _require_writable(out)
     from phonosmith.core.artefacts import default_artefacts, write_atomic
-    from phonosmith.potentials import registry
     from phonosmith.sampling.jobs import store_frames
     from phonosmith.sampling.protocol import frames_to_extxyz, sample_configurations
 
-    reference = registry.resolve(foundation, trust=trust)
-    potential = registry.load(reference)
-    with _progress(max_steps) as on_step:
-        result = sample_configurations(crystal, potential, settings, seed, reference=reference, on_step=on_step)
+    case = load_case(structure, foundation, trust=trust)
+    with progress_bar("relaxing", max_steps) as show:
+        result = sample_configurations(
+            case.crystal,
+            case.potential,
+            settings,
+            seed,
+            reference=case.ref,
+            on_step=lambda step, moving: show(step, max_steps, f"relaxing, {moving} still moving"),
+        )
     train, valid = frames_to_extxyz(result.train), frames_to_extxyz(result.valid)
     document = store_frames(result, default_artefacts())
     for name, data in (("train.xyz", train), ("valid.xyz", valid)):
         write_atomic(out / name, data)
-    summary = summarise(document)
     write_atomic(out / "sampling.json", (document.model_dump_json(indent=1) + "\n").encode())
     if plot:
-        _plot(document, out / "energy_ladder.svg")
+        from phonosmith.sampling.figure import energy_ladder_svg
+
+        write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
     if json_output:
-        print_json({**summary, "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]})
+        print_json(
+            {**summarise(document), "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]}
+        )
     else:
-        _show(summary, out)
+        _show(document, out)
 
 
 def summarise(document: SamplingDoc) -> dict[str, Any]:
@@ -122,18 +136,6 @@ def summarise(document: SamplingDoc) -> dict[str, Any]:
     }
 
 
-def _settings(**values: Any) -> SamplingSettings:
-    from pydantic import ValidationError
-
-    from phonosmith.sampling.documents import SamplingSettings
-
-    try:
-        return SamplingSettings(**values)
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InputError(f"These options cannot be sampled: {wrong}.", "See 'phonosmith sample --help'.") from error
-
-
 def _require_writable(out: Path) -> None:
     """Refuse a folder that cannot be written to before the relaxations, not after them."""
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
@@ -143,50 +145,21 @@ def _require_writable(out: Path) -> None:
         raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
 
 
-class _progress:  # noqa: N801 - used as a function
-    """A bar on standard error that follows the relaxations."""
-
-    def __init__(self, total: int) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self._bar = Progress(console=Console(stderr=True), transient=True)
-        self._task = self._bar.add_task("relaxing", total=total)
-
-    def __enter__(self) -> Any:
-        self._bar.start()
-        return lambda step, moving: self._bar.update(
-            self._task, completed=step, description=f"relaxing, {moving} still moving"
-        )
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
-def _plot(document: SamplingDoc, path: Path) -> None:
-    from phonosmith.core.artefacts import write_atomic
-    from phonosmith.sampling.figure import energy_ladder_svg
-
-    write_atomic(path, energy_ladder_svg(document))
-
-
-def _show(summary: dict[str, Any], out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    edges = " × ".join(f"{length:.2f}" for length in summary["lengths"])
-    console.print(f"{summary['formula']}: {summary['n_atoms']} atoms, {edges} Å")
-    table = Table("volume", "mean displacement / Å", "steps", "converged")
-    columns = (
-        summary["volume_factors"],
-        summary["mean_displacement_angstrom"],
-        summary["n_steps"],
-        summary["converged"],
+def _show(document: SamplingDoc, out: Path) -> None:
+    edges = " × ".join(f"{length:.2f}" for length in document.supercell.lengths)
+    typer.echo(f"{document.formula}: {document.supercell.n_atoms} atoms, {edges} Å")
+    print_table(
+        ("volume", " mean displacement / Å", " steps", " converged"),
+        [
+            (
+                f"{one.volume_factor:.3f}",
+                f"{one.mean_displacement:.4f}",
+                str(one.n_steps),
+                "yes" if one.converged else "[yellow]no[/yellow]",
+            )
+            for one in document.configurations
+        ],
     )
-    for factor, displacement, steps, converged in zip(*columns, strict=True):
-        table.add_row(f"{factor:.3f}", f"{displacement:.4f}", str(steps), "yes" if converged else "[yellow]no[/yellow]")
-    console.print(table)
-    console.print(f"{summary['n_train']} training and {summary['n_valid']} validation frames in {out}")
-    for warning in summary["warnings"]:
-        console.print(f"[yellow]![/yellow] {warning}", highlight=False)
+    typer.echo(f"{document.n_train} training and {document.n_valid} validation frames in {out}")
+    for warning in document.warnings:
+        typer.echo(f"{typer.style('!', fg='yellow')} {warning}")

@@ -7,79 +7,70 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
 
 
-def _print_table(result: PhononComparison) -> None:
-    from rich.console import Console
-    from rich.table import Table
+_ROWS = {
+    "ω_min (THz)": "omega_min_thz",
+    "ω_max (THz)": "omega_max_thz",
+    "ω_mean (THz)": "omega_mean_thz",
+    "C_v (J/K/mol)": "heat_capacity",
+    "S (J/K/mol)": "entropy",
+    "F (kJ/mol)": "free_energy",
+    "volume (Å³)": "volume",
+}
 
-    console = Console()
-    console.print(f"[bold]{result.formula}[/bold]  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
-    console.print(
+
+def _show(result: PhononComparison) -> None:
+    typer.echo(f"{result.formula}  mesh {'x'.join(map(str, result.mesh))}, {result.temperature:g} K")
+    typer.echo(
         f"MAE {result.mae_thz:.4f} THz   RMSE {result.rmse_thz:.4f} THz   "
         f"scaled RMSE {result.scaled_rmse_thz:.4f} THz   ΔDOS {result.dos_error_percent:.1f} %"
     )
-    table = Table("", "reference", "candidate", "difference")
-    rows = (
-        ("ω_min (THz)", "omega_min_thz"),
-        ("ω_max (THz)", "omega_max_thz"),
-        ("ω_mean (THz)", "omega_mean_thz"),
-        ("C_v (J/K/mol)", "heat_capacity"),
-        ("S (J/K/mol)", "entropy"),
-        ("F (kJ/mol)", "free_energy"),
-        ("volume (Å³)", "volume"),
-    )
-    for label, name in rows:
-        left, right = getattr(result.reference, name), getattr(result.candidate, name)
-        table.add_row(label, f"{left:.4f}", f"{right:.4f}", f"{right - left:+.4f}")
     sides = (result.reference, result.candidate)
-    table.add_row("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), "")
-    table.add_row("stable", *("yes" if side.stable else "no" for side in sides), "")
-    table.add_row("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), "")
-    console.print(table)
+    values = {label: [float(getattr(side, name)) for side in sides] for label, name in _ROWS.items()}
+    rows: list[tuple[str, ...]] = [(label, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for label, (a, b) in values.items()]
+    rows.append(("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), ""))
+    rows.append(("stable", *("yes" if side.stable else "no" for side in sides), ""))
+    rows.append(("space group", *(f"{side.space_group} ({side.space_group_number})" for side in sides), ""))
+    print_table(("", " reference", " candidate", " difference"), rows)
     for note in result.notes:
-        console.print(f"note: {note}")
+        typer.echo(f"note: {note}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+@command("compare")
+def compare(
+    reference: Annotated[
+        Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
+    ],
+    candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
+    mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
+    temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
+    force_constants: Annotated[
+        str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
+    ] = "auto",
+    figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Compare candidate phonons with reference phonons on one q-mesh."""
+    from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
+    from phonosmith.harmonic.files import load_pair
+    from phonosmith.reference.importers.beside import calculations_beside
+    from phonosmith.settings import get_settings
 
-    @app.command()
-    @explained
-    def compare(
-        reference: Annotated[
-            Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
-        ],
-        candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
-        mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
-        temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
-        force_constants: Annotated[
-            str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
-        ] = "auto",
-        figure: Annotated[
-            Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")
-        ] = None,
-        json_output: bool = JSON_OPTION,
-    ) -> None:
-        """Compare candidate phonons with reference phonons on one q-mesh."""
-        from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
-        from phonosmith.harmonic.files import load_pair
-        from phonosmith.reference.importers.beside import calculations_beside
-        from phonosmith.settings import get_settings
+    pair = load_pair(reference, candidate, force_constants, calculations_beside)
+    compared = compare_phonons_in_full(
+        *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
+    )
+    if figure is not None:
+        from phonosmith.report.figures.phonons import full_figure
+        from phonosmith.report.figures.style import save_figure
 
-        pair = load_pair(reference, candidate, force_constants, calculations_beside)
-        found = compare_phonons_in_full(
-            *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
-        )
-        if figure is not None:
-            from phonosmith.report.figures.phonons import comparison_figure
-
-            comparison_figure(found, figure)
-        if json_output:
-            print_json(found.result)
-        else:
-            _print_table(found.result)
+        save_figure(full_figure(compared), figure)
+    if json_output:
+        print_json(compared.result)
+    else:
+        _show(compared.result)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import (
+    JSON_OPTION,
+    POTENTIAL_OPTION,
+    STRUCTURE_ARGUMENT,
+    Case,
+    command,
+    load_case,
+    print_json,
+)
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
+    from phonosmith.evaluation.mechanics.fastpath import EosDoc
 
-    from phonosmith.evaluation.mechanics.documents import EosDoc
-    from phonosmith.potentials.base import Potential
-
-STRUCTURE = typer.Argument(help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL = typer.Option(
-    ..., "--potential", "-p", help="Potential: foundation name, embedded, own name, sha256 or file."
-)
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
 OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
@@ -28,29 +30,19 @@ AGAINST = typer.Option(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(elastic)
-    app.command()(eos)
-
-
-def _start(path: Path, name: str, *, relax: bool) -> tuple[Structure, Potential, str]:
-    """Return the crystal (relaxed where asked), the potential and its name."""
+def _start(structure: Path, name: str, *, relax: bool) -> Case:
+    """Return the crystal (relaxed where asked) and the potential."""
     from pymatgen.io.ase import AseAtomsAdaptor
 
     from phonosmith.evaluation.relax import relax_atoms
     from phonosmith.potentials.base import require_elements
-    from phonosmith.potentials.registry import load, resolve
-    from phonosmith.structures.reading import read_structure
 
-    structure = read_structure(path)
-    ref = resolve(name)
-    potential = load(ref)
-    atoms = AseAtomsAdaptor.get_atoms(structure, msonable=False)
-    require_elements(potential, [atoms], name)
-    if relax:
-        structure = AseAtomsAdaptor.get_structure(relax_atoms(atoms, potential).atoms)
-    return structure, potential, ref.name
+    case = load_case(structure, name)
+    atoms = AseAtomsAdaptor.get_atoms(case.crystal, msonable=False)
+    require_elements(case.potential, [atoms], name)
+    if not relax:
+        return case
+    return replace(case, crystal=AseAtomsAdaptor.get_structure(relax_atoms(atoms, case.potential).atoms))
 
 
 def _keep(document: Any, out: Path | None, name: str) -> None:
@@ -76,10 +68,10 @@ def _stored_eos(path: Path) -> EosDoc:
         ) from error
 
 
-@explained
+@command("elastic")
 def elastic(
-    structure: Path = STRUCTURE,
-    potential: str = POTENTIAL,
+    structure: Path = STRUCTURE_ARGUMENT,
+    potential: str = POTENTIAL_OPTION,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
@@ -94,15 +86,15 @@ def elastic(
     """
     from phonosmith.evaluation.mechanics.fastpath import evaluate_elastic, require_reliable
 
-    crystal, loaded, name = _start(structure, potential, relax=relax)
-    document = evaluate_elastic(crystal, loaded, method=name, fmax=fmax)
+    case = _start(structure, potential, relax=relax)
+    document = evaluate_elastic(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "elastic.json")
     require_reliable(document)
     if json_output:
         print_json(document)
         return
     fit = document.fit
-    typer.echo(f"{document.formula} by {name}: elastic tensor (GPa)")
+    typer.echo(f"{document.formula} by {case.ref.name}: elastic tensor (GPa)")
     for row in fit.tensor:
         typer.echo("  " + " ".join(f"{value:9.2f}" for value in row))
     if fit.moduli is not None:
@@ -114,10 +106,10 @@ def elastic(
         typer.secho(f"Warning: {warning}", fg="yellow", err=True)
 
 
-@explained
+@command("eos")
 def eos(
-    structure: Path = STRUCTURE,
-    potential: str = POTENTIAL,
+    structure: Path = STRUCTURE_ARGUMENT,
+    potential: str = POTENTIAL_OPTION,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
@@ -133,25 +125,25 @@ def eos(
     """
     from phonosmith.core.errors import InputError
     from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
-    from phonosmith.report.figures.mechanics import eos_figure
-    from phonosmith.report.figures.style import image_format
+    from phonosmith.report.figures.mechanics import energy_volume_figure
+    from phonosmith.report.figures.style import image_format, save_figure
 
     if against is not None and figure is None:
         raise InputError("--against is for the figure.", "Name one with --figure.")
     if figure is not None:
         image_format(figure)
     others = [] if against is None else [_stored_eos(against)]
-    crystal, loaded, name = _start(structure, potential, relax=relax)
-    document = evaluate_eos(crystal, loaded, method=name, fmax=fmax)
+    case = _start(structure, potential, relax=relax)
+    document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")
     if figure is not None:
-        eos_figure([*others, document], figure)
+        save_figure(energy_volume_figure([*others, document]), figure)
     if json_output:
         print_json(document)
         return
     fit = document.fit
     typer.echo(
-        f"{document.formula} by {name}: V0 = {fit.volume:.4f} Å³ per cell of {document.n_atoms} atoms, "
+        f"{document.formula} by {case.ref.name}: V0 = {fit.volume:.4f} Å³ per cell of {document.n_atoms} atoms, "
         f"B0 = {fit.bulk_modulus:.2f} GPa, B0' = {fit.bulk_modulus_derivative:.2f}, E0 = {fit.energy:.6f} eV"
     )
     for note in [*fit.reasons, *fit.warnings]:

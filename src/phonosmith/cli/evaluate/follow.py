@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import (
+    JSON_OPTION,
+    MIN_LENGTH_OPTION,
+    NO_RELAX_OPTION,
+    POTENTIAL_OPTION,
+    STRUCTURE_ARGUMENT,
+    SUPERCELL_OPTION,
+    TRUST_OPTION,
+    asked_supercell,
+    command,
+    load_case,
+    print_json,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
     from phonosmith.harmonic.model import HarmonicModel
-    from phonosmith.potentials.base import Potential
+
+_OUT = typer.Option(..., "--out", help="Folder for transitions.json, figures and the phases found (CIF).")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(follow)
-
-
-@explained
+@command("follow")
 def follow(
-    structure: Annotated[Path, typer.Argument(help="CIF, POSCAR or other structure file")],
-    potential: Annotated[str, typer.Option(help="foundation name, embedded, own name, sha256 prefix or model file")],
-    out: Annotated[Path, typer.Option(help="folder for transitions.json, figures and the phases found (CIF)")],
+    structure: Path = STRUCTURE_ARGUMENT,
+    potential: str = POTENTIAL_OPTION,
+    out: Path = _OUT,
     phonons: Annotated[
         Path | None, typer.Option(help="phonopy.yaml or phonons.json whose modes are followed; default: computed here")
     ] = None,
@@ -36,14 +43,12 @@ def follow(
     threshold: Annotated[
         float | None, typer.Option(min=0.0, help="modes below minus this are followed, THz [default: 0.05]")
     ] = None,
-    supercell: Annotated[str | None, typer.Option(help='"4 4 4" or nine integers, for phonons computed here')] = None,
-    min_length: Annotated[float | None, typer.Option(help="shortest edge of that supercell, Å [default: 20]")] = None,
-    no_relax: Annotated[
-        bool, typer.Option("--no-relax", help="take cell and positions as they are before phonons")
-    ] = False,
+    supercell: str | None = SUPERCELL_OPTION,
+    min_length: float | None = MIN_LENGTH_OPTION,
+    no_relax: bool = NO_RELAX_OPTION,
     coarse: Annotated[bool, typer.Option("--coarse", help="coarse grids first, refined near minima only")] = False,
     energies_only: Annotated[bool, typer.Option("--energies-only", help="do not relax from the minima")] = False,
-    trust: Annotated[bool, typer.Option("--trust", help="open a foreign model file that could run code")] = False,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Find imaginary modes, map the energy along each, and relax from the minima to new phases.
@@ -56,26 +61,35 @@ def follow(
     from phonosmith.core.errors import InputError
     from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential
     from phonosmith.evaluation.modes.grid import GridOptions
-    from phonosmith.evaluation.phonons.fastpath import parse_supercell
-    from phonosmith.potentials.registry import load, resolve
-    from phonosmith.structures.reading import read_structure
+    from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
 
     if phonons is not None and (supercell is not None or min_length is not None or no_relax):
         raise InputError(
             "--supercell, --min-length and --no-relax are for phonons computed here.", "Leave them or --phonons out."
         )
-    if supercell is not None and min_length is not None:
-        raise InputError("--supercell and --min-length exclude each other.", "Give one of them.")
-    matrix = None if supercell is None else parse_supercell(supercell)
+    matrix = asked_supercell(supercell, min_length)
     options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
-    crystal = read_structure(structure)
-    stored = None if phonons is None else _stored(phonons, crystal, structure)
-    ref = resolve(potential, trust=trust)
-    loaded = load(ref)
-    model = stored or _computed(crystal, loaded, matrix, min_length, relax=not no_relax)
-    with _progress() as tell:
+    case = load_case(structure, potential, trust=trust)
+    if phonons is not None:
+        model = _stored(phonons, case.crystal, structure)
+    else:
+        typer.secho("computing phonons", err=True)
+        model = evaluate_phonons(
+            case.crystal,
+            case.potential,
+            supercell_matrix=matrix,
+            min_length=min_length,
+            relax=not no_relax,
+            mesh=4,
+        ).model
+    with progress_bar("") as show:
         document = follow_with_potential(
-            model, loaded, ref=ref, options=options, relax=not energies_only, on_progress=tell
+            model,
+            case.potential,
+            ref=case.ref,
+            options=options,
+            relax=not energies_only,
+            on_progress=lambda words, done, total: show(done, total, words),
         )
     files = write_transitions(document, out)
     if json_output:
@@ -98,29 +112,6 @@ def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel
         f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential.", err=True
     )
     return model
-
-
-def _computed(
-    crystal: Structure, potential: Potential, matrix: list[list[int]] | None, min_length: float | None, *, relax: bool
-) -> HarmonicModel:
-    from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
-
-    typer.secho("computing phonons", err=True)
-    return evaluate_phonons(
-        crystal, potential, supercell_matrix=matrix, min_length=min_length, relax=relax, mesh=4
-    ).model
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar over the modes on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda words, done, total: bar.update(task, description=words, completed=done, total=total)
 
 
 def write_transitions(document: TransitionDoc, out: Path) -> dict[str, Path]:
@@ -151,19 +142,17 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
     """Return what ``--json`` prints: the document without crystal structures, the phases of each mode beside it."""
     from phonosmith.evaluation.modes.phases import distinct_phases
 
-    content = document.model_dump(mode="json")
-    content["initial"].pop("structure")
-    for phase in content["phases"]:
-        phase.pop("structure")
+    crystal, every = {"structure": True}, "__all__"
+    pathways = {every: {"displaced": crystal, "final": crystal}}
+    content = document.model_dump(
+        mode="json",
+        exclude={"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}},
+    )
     for mode, plain in zip(document.modes, content["modes"], strict=True):
-        for pathway in plain["pathways"]:
-            for end in (pathway["displaced"], pathway["final"]):
-                if end is not None:
-                    end.pop("structure")
-        found = distinct_phases(mode.pathways, document.initial)
+        ends = distinct_phases(mode.pathways, document.initial)
         plain["supercell"] = mode.supercell_matrix
         plain["grid"] = {"shape": mode.grid_shape, "amplitudes": mode.amplitudes, "energies": mode.energies}
-        plain["phases"] = [phase.model_dump(mode="json", exclude={"structure"}) for phase in found]
+        plain["phases"] = [phase.model_dump(mode="json", exclude={"structure"}) for phase in ends]
     return content
 
 

@@ -7,103 +7,97 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, command, load_case, print_json, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 
 
 def _print_table(document: ForgettingDoc) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
     def pair(before: float | None, after: float | None) -> str:
         return f"{number(before)}→{number(after)}"
 
-    table = Table("set", "n", "truth", "force\nmeV/Å", "energy\nmeV/atom", "stress\nmeV/Å³")
-    for one in document.sets:
-        table.add_row(
-            one.name,
-            str(one.n_structures),
-            one.truth,
-            pair(one.foundation_force_mae, one.tuned_force_mae),
-            pair(one.foundation_energy_mae, one.tuned_energy_mae),
-            pair(one.foundation_stress_mae, one.tuned_stress_mae),
-        )
-    console = Console()
-    console.print("Mean absolute errors, foundation→fine-tuned")
-    console.print(table)
+    typer.echo("Mean absolute errors, foundation→fine-tuned")
+    print_table(
+        ("set", " n", " truth", " force\nmeV/Å", " energy\nmeV/atom", " stress\nmeV/Å³"),
+        [
+            (
+                one.name,
+                str(one.n_structures),
+                one.truth,
+                pair(one.foundation_force_mae, one.tuned_force_mae),
+                pair(one.foundation_energy_mae, one.tuned_energy_mae),
+                pair(one.foundation_stress_mae, one.tuned_stress_mae),
+            )
+            for one in document.sets
+        ],
+    )
     for reason in document.skipped:
-        console.print(f"skipped: {reason}")
+        typer.echo(f"skipped: {reason}")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
+@command("forgetting")
+def forgetting(
+    structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
+    potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],
+    foundation: Annotated[str, typer.Option(help="the potential it came from")],
+    reference: Annotated[
+        str | None, typer.Option(help="potential that plays DFT; without it, drift from the foundation is measured")
+    ] = None,
+    frames: Annotated[
+        Path | None, typer.Option(help="extended XYZ of other materials; labels are the truth where all have them")
+    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="extended XYZ of the replay pool")] = None,
+    count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
+    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="write bars of the errors to this image")] = None,
+    trust: bool = TRUST_OPTION,
+    json_output: bool = JSON_OPTION,
+) -> None:
+    """Errors of a fine-tuned potential where it was not tuned, beside the foundation's.
 
-    @app.command()
-    @explained
-    def forgetting(
-        structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
-        potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],
-        foundation: Annotated[str, typer.Option(help="the potential it came from")],
-        reference: Annotated[
-            str | None, typer.Option(help="potential that plays DFT; without it, drift from the foundation is measured")
-        ] = None,
-        frames: Annotated[
-            Path | None, typer.Option(help="extended XYZ of other materials; labels are the truth where all have them")
-        ] = None,
-        replay: Annotated[Path | None, typer.Option(help="extended XYZ of the replay pool")] = None,
-        count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
-        seed: Annotated[int, typer.Option(help="of every draw")] = 0,
-        figure: Annotated[Path | None, typer.Option(help="write bars of the errors to this image")] = None,
-        trust: Annotated[bool, typer.Option("--trust", help="open foreign model files that could run code")] = False,
-        json_output: bool = JSON_OPTION,
-    ) -> None:
-        """Errors of a fine-tuned potential where it was not tuned, beside the foundation's.
+    The same material far from equilibrium, strained and at outer volumes; other materials; given frames.
 
-        The same material far from equilibrium, strained and at outer volumes; other materials; given frames.
+    Example: phonosmith forgetting Si.cif --potential si-delta --foundation embedded --reference embedded-reference
+    """
+    from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
+    from phonosmith.evaluation.forgetting.sets import default_sets
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.reference.datasets.extxyz import read_frames
+    from phonosmith.report.figures.style import image_format, save_figure
 
-        Example: phonosmith forgetting Si.cif --potential si-delta --foundation embedded --reference embedded-reference
-        """
-        from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
-        from phonosmith.evaluation.forgetting.sets import default_sets
-        from phonosmith.potentials.registry import load, resolve
-        from phonosmith.reference.datasets.extxyz import read_frames
-        from phonosmith.report.figures.style import image_format
-        from phonosmith.structures.reading import read_structure
+    if figure is not None:
+        image_format(figure)
+    case = load_case(structure, potential, trust=trust)
+    sets = default_sets(
+        case.crystal,
+        seed,
+        count=count,
+        given=read_frames(frames) if frames is not None else (),
+        replay=read_frames(replay) if replay is not None else (),
+    )
+    refs = {"potential": case.ref, "foundation": resolve(foundation, trust=trust)}
+    if reference is not None:
+        refs["reference"] = resolve(reference, trust=trust)
+    document = evaluate_forgetting(
+        case.potential,
+        load(refs["foundation"]),
+        sets,
+        load(refs["reference"]) if "reference" in refs else None,
+        potential_sha256=refs["potential"].sha256,
+        foundation_sha256=refs["foundation"].sha256,
+        inputs={role: ref.sha256 for role, ref in refs.items()},
+        settings={"count": count, "sets": [one.name for one in sets]},
+        seed=seed,
+    )
+    if figure is not None:
+        from phonosmith.report.figures.forgetting import forgetting_figure
 
-        if figure is not None:
-            image_format(figure)
-        crystal = read_structure(structure)
-        sets = default_sets(
-            crystal,
-            seed,
-            count=count,
-            given=read_frames(frames) if frames is not None else (),
-            replay=read_frames(replay) if replay is not None else (),
-        )
-        refs = {"potential": resolve(potential, trust=trust), "foundation": resolve(foundation, trust=trust)}
-        if reference is not None:
-            refs["reference"] = resolve(reference, trust=trust)
-        document = evaluate_forgetting(
-            load(refs["potential"]),
-            load(refs["foundation"]),
-            sets,
-            load(refs["reference"]) if "reference" in refs else None,
-            potential_sha256=refs["potential"].sha256,
-            foundation_sha256=refs["foundation"].sha256,
-            inputs={role: ref.sha256 for role, ref in refs.items()},
-            settings={"count": count, "sets": [one.name for one in sets]},
-            seed=seed,
-        )
-        if figure is not None:
-            from phonosmith.report.figures.forgetting import save_forgetting
-
-            save_forgetting([document], [refs["potential"].name], figure)
-        if json_output:
-            print_json(document)
-        else:
-            _print_table(document)
+        save_figure(forgetting_figure([document], [refs["potential"].name]), figure)
+    if json_output:
+        print_json(document)
+    else:
+        _print_table(document)

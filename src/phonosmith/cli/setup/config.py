@@ -7,18 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("config")(config)
-
-
-@explained
+@command("config")
 def config(
     init: Annotated[
         bool, typer.Option("--init", help="Write a settings file with every setting commented out; never overwrites.")

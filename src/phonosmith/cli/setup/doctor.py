@@ -3,24 +3,390 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import os
+import platform
+import shlex
+import shutil
+import sqlite3
 import sys
+import tempfile
 import warnings
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.core.errors import ConfigurationError, PhonosmithError
+
+if TYPE_CHECKING:
+    from phonosmith.settings import Settings
 
 _MARKS = {"ok": ("green", "ok  "), "warning": ("yellow", "note"), "error": ("red", "FAIL")}
+# file systems on which SQLite's locks or its shared memory do not work
+_NETWORK = {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb3", "smbfs", "beegfs", "ceph", "afs", "panfs", "glusterfs"}
+_POTCAR_FOLDERS = ("POT_GGA_PAW_PBE_64", "POT_GGA_PAW_PBE_54", "POT_GGA_PAW_PBE_52", "POT_GGA_PAW_PBE", "potpaw_PBE")
+_JOBSTORE_ADVICE = (
+    "Write a jobflow.yaml (JOBFLOW_CONFIG_FILE, default ~/.jobflow.yaml) with JOB_STORE; for one machine: "
+    'python -c "import yaml; from phonosmith.engines.store.sqlite import open_embedded_jobstore as o; '
+    "print(yaml.safe_dump({'JOB_STORE': o('store.sqlite').as_dict()}))\""
+)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command("doctor")(doctor)
+@dataclass(frozen=True)
+class Finding:
+    """What one check found; advice is empty when there is nothing to do."""
+
+    name: str
+    status: Literal["ok", "warning", "error"]
+    message: str
+    advice: str = ""
+    essential: bool = False
 
 
-@explained
+def _settings() -> Settings | None:
+    """Return the settings, or None when they are invalid (which has a finding of its own)."""
+    from phonosmith.settings import load_settings
+
+    try:
+        return load_settings()
+    except PhonosmithError:
+        return None
+
+
+def check_settings() -> Iterator[Finding]:
+    """Read the settings and say where they come from."""
+    from phonosmith.settings import CONFIG_FILE_VARIABLE, ENV_PREFIX, Settings, config_file, load_settings
+
+    settings = load_settings()
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_FILE_VARIABLE}
+    given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
+    source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & set(given))} variables"
+    yield Finding("settings", "ok", f"home {settings.home_dir} ({source})", essential=True)
+    unknown = sorted(set(given) - known)
+    if unknown:
+        yield Finding(
+            "settings", "warning", f"{', '.join(unknown)}: not a setting.", f"Known: {', '.join(sorted(known))}."
+        )
+
+
+def check_versions() -> Iterator[Finding]:
+    """Compare every package with the versions that work."""
+    from packaging.requirements import Requirement
+
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    wrong, shown = [], []
+    for line in importlib.metadata.requires("phonosmith") or []:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+        shown.append(f"{requirement.name} {version}")
+    if wrong:
+        advice = "Install phonosmith again into a clean environment: python -m pip install -U phonosmith."
+        yield Finding("packages", "error", "; ".join(wrong) + ".", advice, essential=True)
+    else:
+        yield Finding("packages", "ok", ", ".join(shown), essential=True)
+
+
+def check_torch() -> Iterator[Finding]:
+    """Compute something with torch on the device that is asked for."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        advice = "Install torch for this machine, see https://pytorch.org/get-started."
+        raise ConfigurationError(f"cannot be imported: {error}", advice) from error
+    asked = settings.device if (settings := _settings()) else "auto"
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    has_gpu = torch.cuda.is_available() and bool(gpus)
+    if asked == "cuda" and not has_gpu:
+        raise ConfigurationError(
+            f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.",
+            "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver.",
+        )
+    device = "cuda" if has_gpu and asked != "cpu" else "cpu"
+    probe = torch.ones(8, dtype=torch.float64, device=device)
+    if float((probe @ probe).cpu()) != 8.0:
+        raise ConfigurationError(f"{device} computes wrongly.", "Update the GPU driver.")
+    cards = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
+    threads = torch.get_num_threads()
+    message = f"{torch.__version__} on {device} (asked: {asked}; {cards}; {threads} threads)"
+    yield Finding("torch", "ok", message, essential=True)
+
+
+def _writable_parent(path: Path) -> Path | None:
+    """Return the nearest existing folder at or above a path when it can be written to."""
+    folder = next(item for item in (path, *path.parents) if item.exists())
+    return folder if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def _file_system(path: Path) -> str:
+    """Return the type of the file system a path lies on, '' where that is not known."""
+    with Path("/proc/mounts").open(encoding="utf-8") as mounts:
+        entries = [line.split()[1:3] for line in mounts]
+    resolved = path.resolve()
+    fitting = [(point, kind) for point, kind in entries if resolved.is_relative_to(point.replace("\\040", " "))]
+    return max(fitting, key=lambda item: len(item[0]), default=("", ""))[1]
+
+
+def check_artefact_store() -> Iterator[Finding]:
+    """Write to the artefact store."""
+    settings = _settings()
+    if settings is None:
+        return
+    from phonosmith.core.artefacts import MaggmaBackend, open_artefacts
+
+    name = "artefact store"
+    store = open_artefacts(settings)
+    if isinstance(store.backend, MaggmaBackend):
+        ref = store.put_bytes(b"written by phonosmith doctor", "probe")
+        store.backend.read(ref.sha256)
+        yield Finding(name, "ok", f"{store.backend.store.name} takes and returns artefacts", essential=True)
+        return
+    folder = settings.artefacts_dir
+    problem = _write_problem(folder)
+    if problem:
+        raise ConfigurationError(
+            f"{folder}: {problem}.", "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
+        )
+    free = shutil.disk_usage(folder).free / 1e9
+    status: Literal["ok", "warning"] = "ok" if free >= 1 else "warning"
+    kept = len(store.backend.keys())
+    advice = "" if free >= 1 else "Free disk space: models and trajectories need some gigabytes."
+    yield Finding(name, status, f"{folder} is writable, {kept} artefacts, {free:.0f} GB free", advice, essential=True)
+
+
+def _write_problem(folder: Path) -> str:
+    """Return why a file cannot be written into a folder, or ''."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"probe")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def check_embedded_job_store() -> Iterator[Finding]:
+    """Open the embedded job store, or see whether it could be made."""
+    settings = _settings()
+    if settings is None:
+        return
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+    name, path = "embedded job store", settings.database_file
+    if not path.exists():
+        if _writable_parent(path.parent) is None:
+            advice = "Set PHONOSMITH_DATABASE to a file in a writable folder on a local disk."
+            raise ConfigurationError(f"{path} cannot be made.", advice)
+        message = f"{path} will be made at first use (SQLite {sqlite3.sqlite_version})"
+    else:
+        store = open_embedded_jobstore(path)
+        message = f"{path}, {store.count()} documents, SQLite {sqlite3.sqlite_version}"
+        store.close()
+    kind = _file_system(path) if Path("/proc/mounts").is_file() else ""
+    if kind in _NETWORK or kind.startswith("fuse.ssh"):
+        advice = "Set PHONOSMITH_DATABASE to a local disk, or use MongoDB for several machines."
+        yield Finding(name, "warning", f"{path} lies on a network file system ({kind}): locks do not hold.", advice)
+        return
+    yield Finding(name, "ok", message, essential=True)
+
+
+def check_jobflow_store() -> Iterator[Finding]:
+    """Reach every part of jobflow's own job store."""
+    from phonosmith.engines.queues.submission import unreachable
+
+    name = "jobflow store"
+    try:
+        from jobflow.settings import JobflowSettings
+
+        settings = JobflowSettings()
+    except Exception as error:
+        advice = "Repair the file JOBFLOW_CONFIG_FILE names (default ~/.jobflow.yaml)."
+        raise ConfigurationError(f"jobflow.yaml cannot be used: {error}", advice) from error
+    store = settings.JOB_STORE
+    if type(store.docs_store).__name__ == "MemoryStore":
+        message = "results of jobflow's own runners live in memory and vanish with the process."
+        yield Finding(name, "warning", message, _JOBSTORE_ADVICE)
+        return
+    for part, kept in {"documents": store.docs_store, **store.additional_stores}.items():
+        problem = unreachable(kept)
+        if problem:
+            advice = f"Start the server or repair {part} in {settings.CONFIG_FILE}."
+            raise ConfigurationError(f"{part} ({_safe_name(kept)}): {problem}", advice)
+    if "data" not in store.additional_stores:
+        advice = f"Add additional_stores: data: ... in {settings.CONFIG_FILE}; large outputs go there."
+        raise ConfigurationError(f"{_safe_name(store.docs_store)} has no store 'data'.", advice)
+    yield Finding(
+        name, "ok", f"{_safe_name(store.docs_store)} with {', '.join(store.additional_stores)}", essential=True
+    )
+
+
+def _safe_name(store: Any) -> str:
+    """Return a store's name without the password that a MongoDB address may hold."""
+    name = str(store.name)
+    scheme, mark, rest = name.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}"
+
+
+def check_vasp_command() -> Iterator[Finding]:
+    """Look for the programs that atomate2 would start for VASP."""
+    from atomate2 import SETTINGS
+
+    for variable, given in (("VASP_CMD", SETTINGS.VASP_CMD), ("VASP_GAMMA_CMD", SETTINGS.VASP_GAMMA_CMD)):
+        try:
+            words = shlex.split(os.path.expandvars(str(given)))
+        except ValueError as error:
+            advice = f"Repair {variable} in {SETTINGS.CONFIG_FILE}."
+            yield Finding("VASP command", "warning", f"{variable} = {given}: {error}.", advice)
+            continue
+        programs = [word for number, word in enumerate(words) if number == 0 or "vasp" in Path(word).name.lower()]
+        missing = [word for word in programs if shutil.which(word) is None]
+        if missing or not programs:
+            advice = (
+                f"Only needed where VASP runs: set {variable} in {SETTINGS.CONFIG_FILE} (or ATOMATE2_{variable}), "
+                "e.g. 'srun vasp_std', or label with another engine."
+            )
+            yield Finding("VASP command", "warning", f"{variable} = {given!r}: {', '.join(missing)} not found.", advice)
+        else:
+            yield Finding("VASP command", "ok", f"{variable} = {given!r}")
+
+
+def check_potcars() -> Iterator[Finding]:
+    """Look for POTCAR files where pymatgen would."""
+    from pymatgen.core import SETTINGS
+
+    given = SETTINGS.get("PMG_VASP_PSP_DIR")
+    if not given:
+        advice = "Only needed where VASP inputs are written: pmg config --add PMG_VASP_PSP_DIR FOLDER."
+        yield Finding("POTCAR folder", "warning", "PMG_VASP_PSP_DIR is not set.", advice)
+        return
+    folder = Path(str(given)).expanduser()
+    for name in _POTCAR_FOLDERS:
+        count = sum(1 for _ in (folder / name).glob("POTCAR*")) + sum(1 for _ in (folder / name).glob("*/POTCAR*"))
+        if count:
+            yield Finding("POTCAR folder", "ok", f"{folder / name}: {count} potentials")
+            return
+    seen = "does not exist" if not folder.is_dir() else f"holds none of {', '.join(_POTCAR_FOLDERS)}"
+    advice = "Prepare it with: pmg config -p EXTRACTED_VASP_PSP TARGET; then pmg config --add PMG_VASP_PSP_DIR TARGET."
+    yield Finding("POTCAR folder", "warning", f"{folder} {seen}.", advice)
+
+
+def check_model_cache() -> Iterator[Finding]:
+    """List the published foundations that are here already, for every architecture that is installed."""
+    from phonosmith.potentials.architecture import architectures
+
+    for owner in architectures():
+        if not owner.foundations or not owner.installed():
+            continue
+        places = {one.name: owner.cached_file(one)[0] for one in owner.foundations}
+        here = [name for name, path in places.items() if path.is_file()]
+        folder = next(iter(places.values())).parent
+        if here:
+            yield Finding("model cache", "ok", f"{folder}: {', '.join(here)}")
+        elif _writable_parent(folder) is None:
+            advice = "Make it writable or set XDG_CACHE_HOME; without it no foundation can be fetched."
+            yield Finding("model cache", "warning", f"{folder} is not writable.", advice)
+        else:
+            advice = (
+                "They are downloaded when first named; without a network copy one there, "
+                "or: phonosmith models add FILE."
+            )
+            yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
+
+
+def check_embedded_potentials() -> Iterator[Finding]:
+    """Open the potentials that come with the package."""
+    from phonosmith.potentials.registry import EMBEDDED, EMBEDDED_REFERENCE, resolve
+
+    for name in (EMBEDDED, EMBEDDED_REFERENCE):
+        try:
+            ref = resolve(name)
+        except PhonosmithError as error:
+            yield Finding(name, "error", error.message, error.advice, essential=True)
+        else:
+            yield Finding(
+                name, "ok", f"{ref.architecture}, {', '.join(ref.elements)}, sha256 {ref.short}", essential=True
+            )
+
+
+def check_jobflow_remote() -> Iterator[Finding]:
+    """Open each project of jobflow-remote: databases, blob store, set-up; nothing where there is no project."""
+    from jobflow_remote import SETTINGS
+
+    folder = Path(SETTINGS.projects_folder).expanduser()
+    names = sorted(path.stem for kind in ("yaml", "json", "toml") for path in folder.glob(f"*.{kind}"))
+    if SETTINGS.project and SETTINGS.project not in names:
+        advice = (
+            f"Put the file of the project there, or change JFREMOTE_PROJECT. There is: {', '.join(names) or 'none'}."
+        )
+        yield Finding("jobflow-remote", "error", f"{folder} has no project {SETTINGS.project!r}.", advice)
+    for name in names:
+        yield _project(name)
+
+
+def _project(name: str) -> Finding:
+    from phonosmith.engines.queues.remote import check_databases, open_project
+
+    label = f"jobflow-remote {name}"
+    try:
+        project = open_project(name)
+        check_databases(project)
+    except PhonosmithError as error:
+        return Finding(label, "error", error.message, error.advice)
+    if not project.workers:
+        return Finding(label, "warning", "the project has no workers.", "See workflows/jobflow-remote.")
+    return Finding(label, "ok", f"databases answer; workers: {', '.join(sorted(project.workers))}")
+
+
+def check_fireworks() -> Iterator[Finding]:
+    """Reach FireWorks' database; nothing where no launchpad is configured."""
+    from fireworks.fw_config import LAUNCHPAD_LOC
+
+    if not LAUNCHPAD_LOC:
+        return
+    from phonosmith.engines.queues.fireworks import known_categories, launchpad_file, open_launchpad
+
+    try:
+        path = launchpad_file(None)
+        launchpad = open_launchpad(path)
+    except PhonosmithError as error:
+        yield Finding("FireWorks launchpad", "error", error.message, error.advice)
+        return
+    count = launchpad.fireworks.estimated_document_count()
+    categories = sorted(known_categories(path.parent) or ())
+    beside = f"; workers beside it take: {', '.join(categories)}" if categories else ""
+    yield Finding("FireWorks launchpad", "ok", f"{path} answers, {count} jobs{beside}")
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    check_settings,
+    check_versions,
+    check_torch,
+    check_artefact_store,
+    check_embedded_job_store,
+    check_jobflow_store,
+    check_vasp_command,
+    check_potcars,
+    check_model_cache,
+    check_embedded_potentials,
+    check_jobflow_remote,
+    check_fireworks,
+)
+
+
+@command("doctor")
 def doctor(json_output: bool = JSON_OPTION) -> None:
     """Check this installation and say what to do about each finding.
 
@@ -32,45 +398,39 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
     (VASP, POTCAR files) is a note, not a failure.
     """
     from phonosmith import __version__
-    from phonosmith.cli.setup.doctor_checks import CHECKS
-    from phonosmith.cli.setup.doctor_engines import ENGINE_CHECKS
 
-    findings = [finding for check in (*CHECKS, *ENGINE_CHECKS) for finding in run_check(check)]
-    healthy = not any(item["status"] == "error" and item["essential"] for item in findings)
+    findings = [finding for check in CHECKS for finding in run_check(check)]
+    healthy = not any(item.status == "error" and item.essential for item in findings)
     if json_output:
-        print_json({"ok": healthy, "version": __version__, "checks": findings})
+        print_json({"ok": healthy, "version": __version__, "checks": [asdict(item) for item in findings]})
     else:
         _print_findings(__version__, findings, healthy)
     if not healthy:
         raise typer.Exit(1)
 
 
-def run_check(check: Callable[[], Iterable[Any]]) -> list[dict[str, Any]]:
-    """Run one check with libraries kept quiet; a check that breaks is itself a finding."""
+def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """Run one check with libraries kept quiet; an error it raises, and a check that breaks, are findings themselves."""
+    name = check.__name__.removeprefix("check_").replace("_", " ")
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return [finding.as_dict() for finding in check()]
+            return list(check())
+        except PhonosmithError as error:
+            return [Finding(name, "error", error.message, error.advice, essential=True)]
         except Exception as error:  # noqa: BLE001 a doctor reports what breaks instead of breaking
-            name = check.__name__.removeprefix("check_").replace("_", " ")
-            return [
-                {
-                    "name": name,
-                    "status": "error",
-                    "essential": True,
-                    "message": f"The check itself failed: {type(error).__name__}: {error}",
-                    "advice": "Report this with the output of 'phonosmith doctor --json'.",
-                }
-            ]
+            message = f"The check itself failed: {type(error).__name__}: {error}"
+            advice = "Report this with the output of 'phonosmith doctor --json'."
+            return [Finding(name, "error", message, advice, essential=True)]
 
 
-def _print_findings(version: str, findings: list[dict[str, Any]], healthy: bool) -> None:
+def _print_findings(version: str, findings: list[Finding], healthy: bool) -> None:
     typer.echo(f"phonosmith {version}")
-    width = max(len(item["name"]) for item in findings)
+    width = max(len(item.name) for item in findings)
     for item in findings:
-        colour, mark = _MARKS[item["status"]]
-        typer.echo(f"{typer.style(mark, fg=colour)}  {item['name']:<{width}}  {item['message']}")
-        if item["advice"]:
-            typer.echo(f"      {'':<{width}}  -> {item['advice']}")
-    broken = [item["name"] for item in findings if item["status"] == "error"]
+        colour, mark = _MARKS[item.status]
+        typer.echo(f"{typer.style(mark, fg=colour)}  {item.name:<{width}}  {item.message}")
+        if item.advice:
+            typer.echo(f"      {'':<{width}}  -> {item.advice}")
+    broken = [item.name for item in findings if item.status == "error"]
     typer.echo("Everything essential works." if healthy else f"To be repaired: {', '.join(broken)}.")

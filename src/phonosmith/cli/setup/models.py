@@ -7,36 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.output import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, print_table, quiet_libraries
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
 
 _FILE = typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or an empirical .json.")
 _TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
-_TRUST = typer.Option(False, "--trust", help="Open this pickle: it can run any code when opened.")
 _REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.add_typer(models_app, name="models")
-
-
-@models_app.command("add")
-@explained
+@command("add", models_app)
 def add_command(
     file: Path = _FILE,
     name: str | None = typer.Option(None, "--name", help="Name to call it by; default the file's name."),
-    trust: bool = _TRUST,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Bring a model file into the artefact store and give it a name."""
     from phonosmith.potentials.registry import add
 
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = add(file, name=name, trust=trust)
     if json_output:
         print_json(ref)
@@ -44,15 +38,14 @@ def add_command(
         typer.echo(f"Added {ref.name} as {ref.short}: {_summary(ref)}.")
 
 
-@models_app.command("list")
-@explained
+@command("list", models_app)
 def list_command(json_output: bool = JSON_OPTION) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
     from phonosmith.potentials.registry import list_named
 
-    with _quiet_libraries():
+    with quiet_libraries():
         rows = [
             {**ref.model_dump(mode="json"), "source": source, "available": default_artefacts().has(ref.artefact)}
             for ref, source in list_named()
@@ -62,33 +55,34 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
     if json_output:
         print_json({"models": rows, "foundations": fetchable})
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold")
-    for column in ("name", "sha256", "architecture", "elements", "cutoff (Å)"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("source", overflow="fold")
-    for row in rows:
-        cutoff = "" if row["cutoff"] is None else f"{row['cutoff']:.2f}"
-        place = row["source"] if row["available"] else "missing from the artefact store"
-        table.add_row(row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, place)
-    Console().print(table)
+    print_table(
+        ("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"),
+        [
+            (
+                row["name"],
+                row["sha256"][:12],
+                row["architecture"],
+                _elements(row["elements"]),
+                "" if row["cutoff"] is None else f"{row['cutoff']:.2f}",
+                row["source"] if row["available"] else "missing from the artefact store",
+            )
+            for row in rows
+        ],
+    )
     for one in fetchable:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
 
-@models_app.command("show")
-@explained
+@command("show", models_app)
 def show_command(
     reference: str = _REF,
-    trust: bool = _TRUST,
+    trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
     from phonosmith.potentials.registry import resolve
 
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = resolve(reference, trust=trust)
         details = _details(ref)
     if json_output:
@@ -104,8 +98,7 @@ def show_command(
             typer.echo(f"{key}: {shown}")
 
 
-@models_app.command("export")
-@explained
+@command("export", models_app)
 def export_command(
     reference: str = _REF,
     file: Path = _TARGET,
@@ -122,7 +115,7 @@ def export_command(
         raise InputError(f"{file} exists.", "Give another name, or --force to replace it.")
     if not file.parent.is_dir():
         raise InputError(f"There is no folder {file.parent}.", "Create it first.")
-    with _quiet_libraries():
+    with quiet_libraries():
         ref = resolve(reference)
         if file.suffix == ".safetensors":
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
@@ -134,20 +127,19 @@ def export_command(
         typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.")
 
 
-@models_app.command("verify")
-@explained
+@command("verify", models_app)
 def verify_command(json_output: bool = JSON_OPTION) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
     from phonosmith.potentials.registry import list_named
     from phonosmith.potentials.verify import verify_potential
 
-    with _quiet_libraries():
-        found = [verify_potential(ref) for ref, _ in list_named()]
-    ok = all(one.ok for one in found)
+    with quiet_libraries():
+        checked = [verify_potential(ref) for ref, _ in list_named()]
+    ok = all(one.ok for one in checked)
     if json_output:
-        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in found]})
+        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in checked]})
     else:
-        for one in found:
+        for one in checked:
             typer.secho(
                 f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}", fg=None if one.ok else "red"
             )
@@ -169,20 +161,3 @@ def _details(ref: PotentialRef) -> dict[str, Any]:
     from phonosmith.potentials.architecture import architecture
 
     return architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
-
-
-def _quiet_libraries() -> Any:
-    """Keep libraries' prints off standard output and their import warnings off the screen."""
-    import contextlib
-    import logging
-    import sys
-    import warnings
-
-    stack = contextlib.ExitStack()
-    stack.enter_context(warnings.catch_warnings())
-    warnings.simplefilter("ignore")
-    stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-    root = logging.getLogger()
-    stack.callback(root.setLevel, root.level)
-    root.setLevel(max(root.level, logging.ERROR))
-    return stack

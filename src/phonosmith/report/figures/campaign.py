@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.report.figures.material import distinct_materials, largest_trainings
+from phonosmith.analysis.choice import chosen_potential, distinct_materials, in_order, largest_trainings
 from phonosmith.report.figures.style import (
     GREY,
     OKABE_ITO,
@@ -15,10 +15,8 @@ from phonosmith.report.figures.style import (
     log_axis,
     new_figure,
     say_nothing_to_show,
-    strategy_order,
     styled,
 )
-from phonosmith.report.page.potential_tables import chosen_potential
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -157,9 +155,7 @@ def verdict_counts(reports: Sequence[MaterialReport]) -> dict[str, tuple[int, in
             counts.setdefault(entry.strategy, [0, 0, 0])[0 if entry.verdict.fit else 1] += 1
         for name in report.failed:
             counts.setdefault(name, [0, 0, 0])[2] += 1
-    return {
-        name: (row[0], row[1], row[2]) for name, row in ((name, counts[name]) for name in strategy_order([*counts]))
-    }
+    return {name: (counts[name][0], counts[name][1], counts[name][2]) for name in in_order(counts)}
 
 
 def _chosen_pairs(reports: Sequence[MaterialReport]) -> list[tuple[float, float, bool]]:
@@ -206,12 +202,12 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
     if not pairs:
         say_nothing_to_show(right, "No reference phonons to compare with.")
         return figure
-    found = np.array([pair[:2] for pair in pairs])
+    errors = np.array([pair[:2] for pair in pairs])
     fit = np.array([pair[2] for pair in pairs])
-    ends = 0.7 * found.min(), 1.4 * found.max()
+    ends = 0.7 * errors.min(), 1.4 * errors.max()
     right.plot(ends, ends, color="0.6", lw=0.8, label="equal")
-    right.plot(found[fit, 0], found[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
-    right.plot(found[~fit, 0], found[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
+    right.plot(errors[fit, 0], errors[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
+    right.plot(errors[~fit, 0], errors[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
     log_axis(right, "x")
     log_axis(right, "y")
     right.set_xlabel("phonon MAE of the foundation (THz)")

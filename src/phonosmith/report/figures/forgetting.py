@@ -11,14 +11,12 @@ from phonosmith.report.figures.style import (
     escape_math,
     line_style,
     new_figure,
-    save_figure,
     say_nothing_to_show,
     styled,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -31,11 +29,11 @@ _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 def _rows(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
     """Return every set once, in the order of the documents."""
-    found: dict[str, ForgettingSet] = {}
+    sets: dict[str, ForgettingSet] = {}
     for document in documents:
         for one in document.sets:
-            found.setdefault(one.name, one)
-    return list(found.values())
+            sets.setdefault(one.name, one)
+    return list(sets.values())
 
 
 def _value(document: ForgettingDoc, name: str, field: str) -> float:
@@ -118,8 +116,3 @@ def forgetting_figure(documents: Sequence[ForgettingDoc], names: Sequence[str]) 
     if handles:
         figure.legend(handles, labels, loc="outside upper left", ncols=len(labels))
     return figure
-
-
-def save_forgetting(documents: Sequence[ForgettingDoc], names: Sequence[str], path: str | Path) -> Path:
-    """Write the figure of forgetting to an image file."""
-    return save_figure(forgetting_figure(documents, names), path)

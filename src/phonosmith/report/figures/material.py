@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pymatgen.core import Structure
 
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport, SamplingSummary
+    from phonosmith.analysis.documents import PotentialReport, SamplingSummary
 
 _VIEWS = (("along a", "-90x,-90y,0z"), ("oblique", "-78x,-18y,-3z"))
 _RUNGS = tuple(OKABE_ITO[name] for name in ("blue", "sky", "black", "orange", "vermillion", "green", "purple"))
@@ -92,20 +92,6 @@ def ladder_figure(sampling: SamplingSummary) -> Figure:
     axes.set_title(f"{sampling.cell} cell, {sampling.n_atoms} atoms; open circles: validation", loc="left")
     axes.legend()
     return figure
-
-
-def distinct_materials(reports: Sequence[MaterialReport]) -> list[MaterialReport]:
-    """Return one report per material: other seeds, cells and foundations do not make it another crystal."""
-    return list({report.material: report for report in reversed(reports)}.values())[::-1]
-
-
-def largest_trainings(entries: Sequence[PotentialReport]) -> list[PotentialReport]:
-    """Return for each strategy the entry with the most training structures, in the order given."""
-    best: dict[str, PotentialReport] = {}
-    for entry in entries:
-        if entry.strategy not in best or entry.n_train > best[entry.strategy].n_train:
-            best[entry.strategy] = entry
-    return list(best.values())
 
 
 @styled

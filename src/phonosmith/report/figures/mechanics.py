@@ -15,13 +15,11 @@ from phonosmith.report.figures.style import (
     escape_math,
     line_style,
     new_figure,
-    save_figure,
     styled,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -101,11 +99,6 @@ def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = 
     figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
     draw_energy_volume(figure.subplots(), sides, names)
     return figure
-
-
-def eos_figure(sides: Sequence[EosDoc], path: str | Path, names: Sequence[str] | None = None) -> Path:
-    """Write energy against volume of one or more methods to an image file."""
-    return save_figure(energy_volume_figure(sides, names), path)
 
 
 def independent_constants(tensor: Sequence[Sequence[float]], floor: float = 0.5) -> list[tuple[int, int]]:

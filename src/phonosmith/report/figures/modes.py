@@ -150,7 +150,7 @@ def mode_energies_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
 
 def _steps(mode: FollowedMode) -> list[tuple[tuple[str, float], tuple[str, float]]]:
     """Return displaced and final (name, meV/atom) of every pathway that ended somewhere."""
-    found = []
+    steps = []
     for pathway in mode.pathways:
         if pathway.final is None:
             continue
@@ -158,8 +158,8 @@ def _steps(mode: FollowedMode) -> list[tuple[tuple[str, float], tuple[str, float
         names = [
             (f"{one.space_group} ({one.n_atoms_primitive})", 1000 * one.energy_difference_ev_per_atom) for one in ends
         ]
-        found.append((names[0], names[1]))
-    return found
+        steps.append((names[0], names[1]))
+    return steps
 
 
 @styled

@@ -1,31 +1,138 @@
-"""Figures of phonons: bands with density of states, thermal curves, parity, one look for all of them."""
+"""Phonons of a reference and its candidates over each other: bands, densities of states, thermal curves, parity."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from phonosmith.core.errors import InputError
+from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
+from phonosmith.evaluation.phonons.comparison import MeshFrequencies
+from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
+from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
-from phonosmith.report.figures.style import OKABE_ITO, save_figure, styled
+from phonosmith.harmonic.matching import match_models
+from phonosmith.harmonic.model import unpack_force_constants
+from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, styled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phonosmith.evaluation.phonons.bands import BandStructure
+    from phonosmith.analysis.documents import PhononSummary
+    from phonosmith.core.artefacts import ArtefactStore
     from phonosmith.evaluation.phonons.comparison import ComparedPhonons
-    from phonosmith.evaluation.phonons.mesh import MeshFrequencies
+    from phonosmith.harmonic.model import HarmonicModel
 
-REFERENCE_COLOUR = OKABE_ITO["black"]
-CANDIDATE_COLOUR = OKABE_ITO["vermillion"]
-"""Told apart by every common colour vision and in grey print (dashed as well)."""
+Array = NDArray[np.float64]
+
+POINTS = 41
+"""q-points per segment of a drawn path: what 700 pixels can show."""
+SMEARING_THZ = 0.12
+"""Gaussian of a drawn density of states, THz: wider than that of the comparison because the mesh is coarser."""
+TEMPERATURES = tuple(range(0, 801, 20))
+_MESH_BUDGET = 40_000
+_SHOWN_IMAGINARY_THZ = -0.05
 _GREEK = {"GAMMA": "Γ", "DELTA": "Δ", "SIGMA": "Σ", "LAMBDA": "Λ"}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+@dataclass(frozen=True)
+class Side:
+    """Phonons of one potential, or of the reference; the name decides how it is drawn, the label what it is called."""
+
+    name: str
+    bands: BandStructure
+    mesh: MeshFrequencies
+    dos: Array
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class PhononCurves:
+    """Curves of all sides.
+
+    Attributes
+    ----------
+    formula
+        Of the crystal.
+    sides
+        The first gives the path; the others were brought into its primitive cell.
+    grid
+        Frequencies of every density of states, THz.
+    left_out
+        Sides that do not belong to this crystal, with the reason.
+    """
+
+    formula: str
+    sides: list[Side]
+    grid: Array
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def load_model(summary: PhononSummary, artefacts: ArtefactStore) -> HarmonicModel:
+    """Rebuild the phonons a report refers to from the artefact store."""
+    return unpack_force_constants(artefacts.get_bytes(summary.force_constants))
+
+
+def drawing_mesh(n_branches: int) -> int:
+    """Return mesh numbers fine enough for a smooth density of states, coarser the more branches there are."""
+    return int(np.clip(round((_MESH_BUDGET / n_branches) ** (1 / 3)), 6, 16))
+
+
+def phonon_curves(
+    models: Mapping[str, HarmonicModel], *, points: int = POINTS, smearing_thz: float = SMEARING_THZ
+) -> PhononCurves:
+    """Return bands, mesh frequencies and densities of states of several models of one crystal.
+
+    Parameters
+    ----------
+    models
+        By name, the reference (or whatever gives the path) first.
+    points
+        q-points per segment.
+    smearing_thz
+        Gaussian of the densities of states, THz.
+    """
+    if not models:
+        raise InputError("There are no phonons to draw.", "Pass at least one model.")
+    names = list(models)
+    first = models[names[0]]
+    path = standard_path(first, points)
+    size = drawing_mesh(3 * len(first.phonon.primitive))
+    bands = {names[0]: band_structure(first, path)}
+    left_out = {}
+    for name in names[1:]:
+        try:
+            bands[name] = band_structure(models[name], path, match_models(first, models[name]))
+        except MismatchError as error:
+            left_out[name] = error.message
+    meshes = {name: mesh_frequencies(models[name], size) for name in bands}
+    grid = frequency_grid([mesh.frequencies for mesh in meshes.values()], smearing_thz, smearing_thz / 4)
+    sides = [
+        Side(
+            name,
+            bands[name],
+            meshes[name],
+            density_of_states(meshes[name].frequencies, meshes[name].weights, grid, smearing_thz),
+        )
+        for name in bands
+    ]
+    return PhononCurves(first.formula, sides, grid, left_out)
+
+
+def compared_curves(compared: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> PhononCurves:
+    """Return the two sides of a comparison, called by the names given."""
+    sides = [
+        Side("reference", compared.reference_bands, compared.reference_mesh, compared.reference_dos, names[0]),
+        Side("candidate", compared.candidate_bands, compared.candidate_mesh, compared.candidate_dos, names[1]),
+    ]
+    return PhononCurves(compared.result.formula, sides, compared.dos_grid)
 
 
 def point_label(name: str) -> str:
@@ -47,115 +154,130 @@ def path_ticks(bands: BandStructure) -> tuple[list[float], list[str]]:
     return positions, labels
 
 
-def _draw_bands(axes: Axes, bands: BandStructure, onto: BandStructure, style: dict[str, Any], label: str) -> None:
-    """Draw bands over the distances of another structure's path, so that both share corners."""
-    for index, (distances, frequencies) in enumerate(zip(onto.distances, bands.frequencies, strict=True)):
-        lines = axes.plot(distances, frequencies, **style)
-        if index == 0:
-            lines[0].set_label(label)
+def _line(name: str, place: int, width: float = 0.9) -> dict[str, Any]:
+    """Return matplotlib's settings of a line; sides named first lie on top, the reference above all."""
+    style = line_style(name)
+    return {
+        "color": style.colour,
+        "ls": style.dashes,
+        "lw": 1.3 if name == "reference" else width,
+        "zorder": 3 if name == "reference" else 2.9 - 0.05 * place,
+    }
 
 
-def draw_bands_and_dos(
-    axes: tuple[Axes, Axes], found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")
-) -> None:
-    """Draw bands of both sides over each other and their densities of states beside them, on one frequency axis."""
+def draw_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
+    """Draw bands of every side over one path and the densities of states beside them; imaginary modes below zero."""
     left, right = axes
-    styles: tuple[dict[str, Any], dict[str, Any]] = (
-        {"color": REFERENCE_COLOUR, "lw": 1.0},
-        {"color": CANDIDATE_COLOUR, "lw": 1.0, "ls": (0, (4, 2))},
-    )
-    _draw_bands(left, found.reference_bands, found.reference_bands, styles[0], names[0])
-    _draw_bands(left, found.candidate_bands, found.reference_bands, styles[1], names[1])
-    positions, labels = path_ticks(found.reference_bands)
+    base = curves.sides[0].bands
+    for place, side in enumerate(curves.sides):
+        style = _line(side.name, place)
+        for distances, frequencies in zip(base.distances, side.bands.frequencies, strict=True):
+            left.plot(distances, frequencies, **style)
+        left.plot([], [], label=escape_math(side.label or side.name), **style)
+        right.plot(side.dos, curves.grid, **style)
+    positions, labels = path_ticks(base)
     for position in positions[1:-1]:
-        left.axvline(position, color="0.8", lw=0.6, zorder=0)
-    left.axhline(0, color="0.6", lw=0.6, zorder=0)
+        left.axvline(position, color="0.85", lw=0.6, zorder=0)
     left.set_xticks(positions, labels)
     left.set_xlim(positions[0], positions[-1])
     left.set_ylabel("frequency (THz)")
-    left.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
-    left.set_title(found.result.formula, loc="left", fontsize="medium")
-    right.plot(found.reference_dos, found.dos_grid, **styles[0])
-    right.plot(found.candidate_dos, found.dos_grid, **styles[1])
-    right.fill_betweenx(
-        found.dos_grid, found.reference_dos, found.candidate_dos, color=CANDIDATE_COLOUR, alpha=0.15, lw=0
-    )
-    right.axhline(0, color="0.6", lw=0.6, zorder=0)
-    right.set_xlim(left=0)
+    lowest = min(side.bands.lowest for side in curves.sides)
+    for panel in axes:
+        panel.axhline(0, color="0.55", lw=0.6, zorder=0)
+        if lowest < _SHOWN_IMAGINARY_THZ:
+            panel.axhspan(1.08 * lowest, 0, color="0.93", lw=0, zorder=-1)
+    if lowest < _SHOWN_IMAGINARY_THZ:
+        left.annotate(
+            "imaginary", (0.01, 0), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
+            va="top", fontsize=7, color=GREY,
+        )  # fmt: skip
+        left.set_ylim(bottom=1.08 * lowest)
+    # a flat spurious branch of one potential must not flatten everybody else's curve
+    right.set_xlim(0, min(max(side.dos.max() for side in curves.sides), 2 * float(curves.sides[0].dos.max())) * 1.05)
     right.set_xlabel("DOS (1/THz)")
-    right.set_title(f"ΔDOS {found.result.dos_error_percent:.0f} %", loc="left", fontsize="small")
     right.tick_params(labelleft=False)
 
 
-def draw_parity(axes: Axes, found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> None:
+@styled
+def many_bands_figure(curves: PhononCurves) -> Figure:
+    """Return the figure of bands and densities of states: reference black, potentials in their colours."""
+    figure = new_figure(6.6, 3.9)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3.6, 1])
+    draw_bands((left, right), curves)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))
+    return figure
+
+
+def draw_thermal(axes: Sequence[Axes], curves: PhononCurves, temperatures: Sequence[float] = TEMPERATURES) -> None:
+    """Draw C_v, S and F of every side against temperature on three axes."""
+    for place, side in enumerate(curves.sides):
+        thermal = thermal_properties(side.mesh.frequencies, side.mesh.weights, temperatures)
+        for panel, values in zip(axes, (thermal.heat_capacity, thermal.entropy, thermal.free_energy), strict=True):
+            panel.plot(temperatures, values, label=escape_math(side.label or side.name), **_line(side.name, place, 1.2))
+    for panel, label in zip(axes, ("$C_v$ (J/K/mol)", "$S$ (J/K/mol)", "$F$ (kJ/mol)"), strict=True):
+        panel.set_xlabel("temperature (K)")
+        panel.set_ylabel(label)
+        panel.set_xlim(min(temperatures), max(temperatures))
+
+
+@styled
+def many_thermal_figure(curves: PhononCurves) -> Figure:
+    """Return the figure of harmonic thermodynamics, per mole of primitive cells."""
+    figure = new_figure(6.6, 2.6)
+    panels = np.asarray(figure.subplots(1, 3)).tolist()
+    draw_thermal(panels, curves)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))
+    return figure
+
+
+def _draw_compared(axes: tuple[Axes, Axes], compared: ComparedPhonons, curves: PhononCurves) -> None:
+    """Draw bands and densities of states of two sides, the difference of the densities shaded."""
+    draw_bands(axes, curves)
+    left, right = axes
+    left.legend(loc="upper right", frameon=True, framealpha=0.9, fontsize="small")
+    left.set_title(compared.result.formula, loc="left", fontsize="medium")
+    ours, theirs = (side.dos for side in curves.sides)
+    right.fill_betweenx(curves.grid, ours, theirs, color=line_style("candidate").colour, alpha=0.15, lw=0)
+    right.set_title(f"ΔDOS {compared.result.dos_error_percent:.0f} %", loc="left", fontsize="small")
+
+
+def _draw_parity(axes: Axes, compared: ComparedPhonons, curves: PhononCurves) -> None:
     """Draw candidate against reference frequencies of the mesh, the diagonal, and the errors."""
-    ours, theirs = found.reference_mesh.frequencies.ravel(), found.candidate_mesh.frequencies.ravel()
-    axes.plot(ours, theirs, ".", ms=2, alpha=0.25, color=CANDIDATE_COLOUR, rasterized=True)
+    ours, theirs = (side.mesh.frequencies.ravel() for side in curves.sides)
+    axes.plot(ours, theirs, ".", ms=2, alpha=0.25, color=line_style("candidate").colour, rasterized=True)
     low, high = min(ours.min(), theirs.min()), max(ours.max(), theirs.max())
     margin = 0.03 * (high - low)
-    axes.plot([low, high], [low, high], color=REFERENCE_COLOUR, lw=0.8)
+    axes.plot([low, high], [low, high], color=line_style("reference").colour, lw=0.8)
     axes.set_xlim(low - margin, high + margin)
     axes.set_yticks(axes.get_xticks())
     axes.set_xlim(low - margin, high + margin)
     axes.set_ylim(low - margin, high + margin)
     axes.set_aspect("equal")
-    axes.set_xlabel(f"{names[0]} (THz)")
-    axes.set_ylabel(f"{names[1]} (THz)")
-    axes.set_title(
-        f"MAE {found.result.mae_thz:.3f} THz, RMSE {found.result.rmse_thz:.3f} THz", loc="left", fontsize="small"
-    )
-
-
-def draw_thermal(
-    axes: Sequence[Axes],
-    sides: Sequence[MeshFrequencies],
-    names: Sequence[str],
-    temperatures: Sequence[float] = tuple(range(0, 801, 10)),
-) -> None:
-    """Draw C_v, S and F of one or more meshes against temperature on three axes."""
-    if len(axes) != 3:
-        raise InputError("Thermal curves need three axes.", "Give axes for C_v, S and F.")
-    styles: list[dict[str, Any]] = [{"color": REFERENCE_COLOUR}, {"color": CANDIDATE_COLOUR, "ls": (0, (4, 2))}]
-    for index, (side, name) in enumerate(zip(sides, names, strict=True)):
-        found = thermal_properties(side.frequencies, side.weights, temperatures)
-        style = styles[index] if index < len(styles) else {"color": f"C{index}"}
-        for panel, values in zip(axes, (found.heat_capacity, found.entropy, found.free_energy), strict=True):
-            panel.plot(temperatures, values, label=name, lw=1.2, **style)
-    for panel, label in zip(axes, ("$C_v$ (J/K/mol)", "$S$ (J/K/mol)", "$F$ (kJ/mol)"), strict=True):
-        panel.set_xlabel("temperature (K)")
-        panel.set_ylabel(label)
-        panel.set_xlim(min(temperatures), max(temperatures))
-    axes[0].legend(frameon=False, fontsize="small", loc="lower right")
+    axes.set_xlabel(f"{curves.sides[0].label} (THz)")
+    axes.set_ylabel(f"{curves.sides[1].label} (THz)")
+    errors = f"MAE {compared.result.mae_thz:.3f} THz, RMSE {compared.result.rmse_thz:.3f} THz"
+    axes.set_title(errors, loc="left", fontsize="small")
 
 
 @styled
-def bands_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
-    """Return the figure of bands and densities of states."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+def bands_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
+    """Return the figure of bands and densities of states of two sides."""
+    figure = new_figure(7.2, 3.8)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3.4, 1])
-    draw_bands_and_dos((left, right), found, names)
+    _draw_compared((left, right), compared, compared_curves(compared, names))
     return figure
 
 
 @styled
-def full_figure(found: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
-    """Return one figure of bands, densities of states, parity and thermal curves."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 7.0), layout="constrained")
+def full_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
+    """Return one figure of bands, densities of states, parity and thermal curves of two sides."""
+    curves = compared_curves(compared, names)
+    figure = new_figure(9.5, 7.0)
     top, bottom = np.asarray(figure.subfigures(2, 1, height_ratios=[1.25, 1])).tolist()
     left, middle = top.subplots(1, 2, sharey=True, width_ratios=[3.4, 1])
-    draw_bands_and_dos((left, middle), found, names)
+    _draw_compared((left, middle), compared, curves)
     panels = bottom.subplots(1, 4, width_ratios=[1.15, 1, 1, 1])
-    draw_parity(panels[0], found, names)
-    draw_thermal(panels[1:], (found.reference_mesh, found.candidate_mesh), names)
+    _draw_parity(panels[0], compared, curves)
+    draw_thermal(panels[1:], curves)
+    panels[1].legend(frameon=False, fontsize="small", loc="lower right")
     return figure
-
-
-def comparison_figure(
-    found: ComparedPhonons, path: str | Path, names: tuple[str, str] = ("reference", "candidate")
-) -> Path:
-    """Write the full comparison of two sides to an image file."""
-    return save_figure(full_figure(found, names), path)

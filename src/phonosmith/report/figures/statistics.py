@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from phonosmith.analysis.choice import distinct_materials, in_order, largest_trainings
+from phonosmith.analysis.columns import METRICS
 from phonosmith.core.errors import InputError
-from phonosmith.report.figures.material import distinct_materials, largest_trainings
 from phonosmith.report.figures.style import (
     GREY,
     OKABE_ITO,
@@ -15,7 +16,6 @@ from phonosmith.report.figures.style import (
     line_style,
     log_axis,
     new_figure,
-    strategy_order,
     styled,
 )
 
@@ -25,45 +25,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport, ReferenceReport
+    from phonosmith.analysis.documents import MaterialReport, PotentialReport
 
-PROPERTIES = (
-    ("phonon MAE", "THz"),
-    ("ω_max", "%"),
-    ("C_v, 300 K", "%"),
-    ("S, 300 K", "%"),
-    ("F, 300 K", "%"),
-    ("K", "%"),
-    ("G", "%"),
-    ("κ Slack", "%"),
-)
-
-
-def _percent(candidate: float, reference: float) -> float | None:
-    return 100 * (candidate - reference) / abs(reference) if reference else None
+PROPERTIES = {
+    "phonon MAE": ("THz", "phonon_mae_thz"),
+    "ω_max": ("%", "omega_max_error_percent"),
+    "C_v, 300 K": ("%", "heat_capacity_error_percent"),
+    "S, 300 K": ("%", "entropy_error_percent"),
+    "F, 300 K": ("%", "free_energy_error_percent"),
+    "K": ("%", "bulk_modulus_vrh_error_percent"),
+    "G": ("%", "shear_modulus_error_percent"),
+    "κ Slack": ("%", "slack_error_percent"),
+}
+"""What is shown of a potential: unit, and the column of `analysis.columns` that defines it."""
+_METRICS = {metric.name: metric for metric in METRICS}
 
 
-def property_errors(entry: PotentialReport, reference: ReferenceReport) -> dict[str, float]:
+def property_errors(entry: PotentialReport, report: MaterialReport) -> dict[str, float]:
     """Return the deviations of one potential from the reference by the names of ``PROPERTIES``; what lacks is absent.
 
     The phonon MAE in THz, everything else in percent of the reference's magnitude.
     """
-    found: dict[str, float | None] = {}
-    if entry.phonons is not None:
-        ours, theirs = entry.phonons.candidate, entry.phonons.reference
-        found["phonon MAE"] = entry.phonons.mae_thz
-        found["ω_max"] = entry.phonons.omega_max_error_percent
-        found["C_v, 300 K"] = _percent(ours.heat_capacity, theirs.heat_capacity)
-        found["S, 300 K"] = _percent(ours.entropy, theirs.entropy)
-        found["F, 300 K"] = _percent(ours.free_energy, theirs.free_energy)
-    mine, truth = entry.elastic, reference.elastic
-    if mine is not None and truth is not None:
-        if mine.fit.moduli is not None and truth.fit.moduli is not None:
-            found["K"] = _percent(mine.fit.moduli.bulk_vrh, truth.fit.moduli.bulk_vrh)
-            found["G"] = _percent(mine.fit.moduli.shear_vrh, truth.fit.moduli.shear_vrh)
-        if mine.slack is not None and truth.slack is not None:
-            found["κ Slack"] = _percent(mine.slack.kappa, truth.slack.kappa)
-    return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
+    values = {name: _METRICS[column].value(entry, report) for name, (_, column) in PROPERTIES.items()}
+    return {name: float(value) for name, value in values.items() if value is not None and np.isfinite(value)}
 
 
 def errors_by_strategy(reports: Sequence[MaterialReport]) -> dict[str, dict[str, list[float]]]:
@@ -71,12 +55,12 @@ def errors_by_strategy(reports: Sequence[MaterialReport]) -> dict[str, dict[str,
 
     Of several training-set sizes the largest counts.
     """
-    table: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name, _ in PROPERTIES}
+    table: dict[str, dict[str, dict[str, list[float]]]] = {name: {} for name in PROPERTIES}
     for report in reports:
         for entry in [report.foundation, *largest_trainings(report.strategies)]:
-            for name, value in property_errors(entry, report.reference_result).items():
+            for name, value in property_errors(entry, report).items():
                 table[name].setdefault(entry.strategy, {}).setdefault(report.material, []).append(value)
-    return {name: {strategy: _means(found) for strategy, found in row.items()} for name, row in table.items() if row}
+    return {name: {strategy: _means(values) for strategy, values in row.items()} for name, row in table.items() if row}
 
 
 def _means(by_material: Mapping[str, list[float]]) -> list[float]:
@@ -119,16 +103,15 @@ def errors_figure(reports: Sequence[MaterialReport], *, outliers: bool) -> Figur
     table = errors_by_strategy(reports)
     if not table:
         raise InputError("No potential was compared with a reference.", "Production mode has no errors to show.")
-    names = strategy_order({name for row in table.values() for name in row})
+    names = in_order({name for row in table.values() for name in row})
     columns = min(4, len(table))
     rows = -(-len(table) // columns)
     figure = new_figure(6.6, 2.55 * rows)
     panels = np.asarray(figure.subplots(rows, columns, squeeze=False)).ravel().tolist()
-    units = dict(PROPERTIES)
     for panel, (name, row) in zip(panels, table.items(), strict=False):
         _boxes(panel, row, names, outliers=outliers)
         panel.set_title(name.replace("ω_max", r"$\omega_\mathrm{max}$").replace("C_v", "$C_v$"), fontsize=9)
-        panel.set_ylabel(f"error ({units[name]})" if units[name] == "THz" else "deviation (%)")
+        panel.set_ylabel(f"error ({PROPERTIES[name][0]})" if PROPERTIES[name][0] == "THz" else "deviation (%)")
         if name == "phonon MAE":
             panel.set_ylim(bottom=0)
         else:
@@ -146,9 +129,7 @@ def force_errors(reports: Sequence[MaterialReport]) -> dict[str, dict[int, list[
             if entry.valid_force_mae is not None:
                 row = table.setdefault(entry.strategy, {}).setdefault(entry.n_train, {})
                 row.setdefault(report.material, []).append(entry.valid_force_mae)
-    return {
-        name: {size: _means(table[name][size]) for size in sorted(table[name])} for name in strategy_order([*table])
-    }
+    return {name: {size: _means(table[name][size]) for size in sorted(table[name])} for name in in_order(table)}
 
 
 @styled
@@ -216,10 +197,10 @@ def costs_figure(reports: Sequence[MaterialReport]) -> Figure:
 
     Boxes without outliers, dashed lines are means, bars below count the materials.
     """
-    found = costs_compared(reports)
-    if not found:
+    compared = costs_compared(reports)
+    if not compared:
         raise InputError("No material has both costs.", "Reports carry costs since version 2.")
-    cells, displaced, labels = np.array(found, dtype=float).T
+    cells, displaced, labels = np.array(compared, dtype=float).T
     steps = np.unique(cells)
     if len(steps) > 10:
         steps = np.unique(np.quantile(cells, np.linspace(0, 1, 10), method="lower"))

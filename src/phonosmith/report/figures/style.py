@@ -70,6 +70,7 @@ _DASHED, _DOTTED, _MIXED = (0, (4, 2)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5))
 _STYLES = {
     "reference": REFERENCE,
     "foundation": LineStyle(OKABE_ITO["vermillion"], _DASHED, "s"),
+    "candidate": LineStyle(OKABE_ITO["vermillion"], _DASHED, "s"),
     "scratch": LineStyle(OKABE_ITO["orange"], _DOTTED, "v"),
     "transfer": LineStyle(OKABE_ITO["sky"], "-", "^"),
     "multihead": LineStyle(OKABE_ITO["green"], "-", "D"),
@@ -81,7 +82,6 @@ _STYLES = {
 NAMED = frozenset(_STYLES)
 LONGEST_NAME = 28
 _FREEZE_MARKERS = "123+x"
-_ORDER = ("foundation", "scratch", "transfer", "freeze", "multihead", "lora", "delta", "pft", "delta+pft")
 
 
 def line_style(strategy: str) -> LineStyle:
@@ -94,16 +94,6 @@ def line_style(strategy: str) -> LineStyle:
     code = zlib.crc32(strategy.encode())
     colours = ("blue", "green", "purple", "orange", "sky")
     return LineStyle(OKABE_ITO[colours[code % 5]], (0, (3, 1, 1, 1, 1, 1)), "hp*d>"[code // 5 % 5])
-
-
-def strategy_order(names: set[str] | list[str]) -> list[str]:
-    """Return names in the order figures and tables list strategies: foundation, presets, then others by name."""
-    places = {name: place for place, name in enumerate(_ORDER)}
-
-    def place(name: str) -> tuple[int, str]:
-        return places.get("freeze" if name.startswith("freeze") else name, len(_ORDER)), name
-
-    return sorted(set(names), key=place)
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:

@@ -2,47 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from itertools import count
 
-Tone = Literal["good", "bad", "warn", "plain"]
-NOTHING = "–"
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes
-    ----------
-    text
-        What is shown; always escaped.
-    key
-        What the cell is sorted by; the text when None.
-    href
-        Where it links to.
-    tone
-        Good, bad and warn are shown as badges.
-    """
-
-    text: str
-    key: float | str | None = None
-    href: str = ""
-    tone: Tone = "plain"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; the first cell of each row is its header."""
-
-    caption: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    sortable: bool = False
-    numeric: frozenset[int] = frozenset()
+from phonosmith.analysis.table import Cell, Table
 
 
 @dataclass(frozen=True)
@@ -131,7 +96,7 @@ class Page:
 
 def space_group_text(symbol: str) -> str:
     """Return an international symbol with its screw axes as subscripts: P4_2/mnm -> P4₂/mnm."""
-    return re.sub(r"_(\d)", lambda found: "₀₁₂₃₄₅₆₇₈₉"[int(found[1])], symbol)
+    return re.sub(r"_(\d)", lambda match: "₀₁₂₃₄₅₆₇₈₉"[int(match[1])], symbol)
 
 
 def slug(text: str) -> str:
@@ -142,40 +107,12 @@ def slug(text: str) -> str:
 
 def unique_slugs(names: Sequence[str]) -> list[str]:
     """Return one slug per name, numbered where two names give the same."""
-    taken: set[str] = set()
-    found = []
+    slugs: list[str] = []
     for name in names:
         base = slug(name)
-        chosen, number = base, 2
-        while chosen in taken:
-            chosen, number = f"{base}-{number}", number + 1
-        taken.add(chosen)
-        found.append(chosen)
-    return found
-
-
-def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Cell:
-    """Return a number with fixed decimals that sorts by its value; what is not known sorts last."""
-    if value is None or not math.isfinite(value):
-        return Cell(NOTHING, math.inf)
-    # adding zero takes the sign off what rounds to minus zero
-    text = f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}"
-    return Cell(text, float(value))
-
-
-def whole(value: int | None) -> Cell:
-    """Return an integer with thin spaces between thousands."""
-    return Cell(NOTHING, math.inf) if value is None else Cell(f"{value:,}".replace(",", "\u2009"), value)
-
-
-def duration(seconds: float | None) -> Cell:
-    """Return a time in the unit a reader would choose."""
-    if seconds is None or not math.isfinite(seconds):
-        return Cell(NOTHING, math.inf)
-    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129_600, "h", 3600)):
-        if seconds < limit:
-            return Cell(f"{seconds / size:.3g} {unit}", seconds)
-    return Cell(f"{seconds / 86_400:.3g} d", seconds)
+        free = (text for number in count(1) if (text := base if number == 1 else f"{base}-{number}") not in slugs)
+        slugs.append(next(free))
+    return slugs
 
 
 def file_size(size: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.page import PageOptions, Progress, build_page
+from phonosmith.report.page.page import Progress, build_page
 
 if TYPE_CHECKING:
     from phonosmith.analysis.documents import MaterialReport
@@ -25,21 +25,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """What was written.
-
-    Attributes
-    ----------
-    path
-        The HTML file.
-    size
-        Its bytes.
-    files
-        Files offered for download.
-    problems
-        Figures and files that could not be made, in sentences.
-    seconds
-        Wall time it took.
-    """
+    """The HTML file, its bytes, the number of files beside it, what could not be made, and the seconds it took."""
 
     path: Path
     size: int
@@ -121,8 +107,16 @@ def write_report(
     if target.is_dir():
         raise InputError(f"{target} is a folder.", "Name a file that ends in .html.")
     start = time.perf_counter()
-    options = PageOptions(title, files, unfinished or {}, notes, progress)
-    page = build_page(reports, artefacts or default_artefacts(), target.absolute().parent, options)
+    page = build_page(
+        reports,
+        artefacts or default_artefacts(),
+        target.absolute().parent,
+        title=title,
+        files=files,
+        unfinished=unfinished or {},
+        notes=notes,
+        progress=progress,
+    )
     data = render(page).encode("utf-8", errors="replace")
     write_atomic(target, data)
     blocks = [block for section in page.materials for block in section.blocks]

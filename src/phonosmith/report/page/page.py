@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from phonosmith.analysis.choice import chosen_potential, distinct_materials
+from phonosmith.analysis.table import DASH, Cell, Table, duration, number, whole
 from phonosmith.report.figures.campaign import crystals_figure, elements_figure, verdicts_figure
-from phonosmith.report.figures.material import distinct_materials
-from phonosmith.report.figures.pictures import Gallery, reason_of
 from phonosmith.report.figures.statistics import (
     costs_compared,
     costs_figure,
@@ -20,42 +21,12 @@ from phonosmith.report.figures.statistics import (
     force_errors,
     learning_figure,
 )
-from phonosmith.report.page.blocks_beyond import forgetting_block, transitions_block
-from phonosmith.report.page.blocks_inputs import (
-    costs_block,
-    labels_block,
-    provenance_block,
-    sampling_block,
-    structure_block,
-    training_block,
-)
-from phonosmith.report.page.blocks_results import (
-    elastic_block,
-    eos_block,
-    load_curves,
-    phonons_block,
-    stability_block,
-    thermal_block,
-)
-from phonosmith.report.page.content import (
-    NOTHING,
-    Block,
-    Cell,
-    MaterialSection,
-    Page,
-    Picture,
-    Table,
-    duration,
-    number,
-    slug,
-    space_group_text,
-    unique_slugs,
-    whole,
-)
+from phonosmith.report.page import blocks
+from phonosmith.report.page.content import Block, MaterialSection, Page, Picture, slug, space_group_text, unique_slugs
 from phonosmith.report.page.files import FOLDER, Exporter
+from phonosmith.report.page.pictures import Gallery, reason_of
 from phonosmith.report.page.potential_tables import (
     anchor_of,
-    chosen_potential,
     data_cell,
     headline,
     overview_table,
@@ -72,31 +43,6 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass
-class PageOptions:
-    """What a page shows besides the reports.
-
-    Attributes
-    ----------
-    title
-        Of the page.
-    files
-        Whether models, phonons, labels and figures are written beside the page and linked.
-    unfinished
-        Materials without a report, with the state each is in.
-    notes
-        Sentences for the top of the page.
-    progress
-        Called with materials done, materials in all, and the name of the current one.
-    """
-
-    title: str = "phonosmith campaign"
-    files: bool = False
-    unfinished: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    progress: Progress | None = None
-
-
 def _attempt(heading: str, make: Callable[[], Block]) -> Block:
     """Return a block, or one that says why it could not be made: a damaged part must not cost the page."""
     try:
@@ -110,29 +56,29 @@ def _section(
 ) -> MaterialSection:
     gallery = Gallery(root / FOLDER / name / "figures" if files else None)
     problems: list[str] = []
-    curves = load_curves(report, artefacts, problems)
+    curves = blocks.load_curves(report, artefacts, problems)
     makers: dict[str, Callable[[], Block]] = {
-        "Phonons": lambda: phonons_block(report, curves, gallery, problems),
-        "Thermal properties": lambda: thermal_block(report, curves, gallery),
-        "Stability": lambda: stability_block(report),
-        "Elastic properties": lambda: elastic_block(report, gallery),
-        "Equation of state": lambda: eos_block(report, gallery),
-        "Phase transitions": lambda: transitions_block(report, gallery),
-        "Forgetting": lambda: forgetting_block(report, gallery),
-        "Structure": lambda: structure_block(report, gallery),
-        "Sampling": lambda: sampling_block(report, gallery),
-        "Labels and audit": lambda: labels_block(report),
-        "Training": lambda: training_block(report, gallery),
-        "Costs": lambda: costs_block(report),
-        "Provenance": lambda: provenance_block(report),
+        "Phonons": lambda: blocks.phonons_block(report, curves, gallery, problems),
+        "Thermal properties": lambda: blocks.thermal_block(report, curves, gallery),
+        "Stability": lambda: blocks.stability_block(report),
+        "Elastic properties": lambda: blocks.elastic_block(report, gallery),
+        "Equation of state": lambda: blocks.eos_block(report, gallery),
+        "Phase transitions": lambda: blocks.transitions_block(report, gallery),
+        "Forgetting": lambda: blocks.forgetting_block(report, gallery),
+        "Structure": lambda: blocks.structure_block(report, gallery),
+        "Sampling": lambda: blocks.sampling_block(report, gallery),
+        "Labels and audit": lambda: blocks.labels_block(report),
+        "Training": lambda: blocks.training_block(report, gallery),
+        "Costs": lambda: blocks.costs_block(report),
+        "Provenance": lambda: blocks.provenance_block(report),
     }
-    blocks = [_attempt(heading, make) for heading, make in makers.items()]
+    parts = [_attempt(heading, make) for heading, make in makers.items()]
     if files:
         exporter = Exporter(root, name, artefacts)
         exporter.export(report)
-        blocks.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
+        parts.append(Block("Downloads", links=exporter.links, problems=exporter.problems))
     if gallery.problems:
-        blocks.append(Block("Figures that could not be drawn", problems=gallery.problems))
+        parts.append(Block("Figures that could not be drawn", problems=gallery.problems))
     badges = [Cell(space_group_text(report.space_group))] if report.space_group else []
     badges += [Cell(f"{report.cell} cell")] if report.cell else []
     badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
@@ -144,8 +90,8 @@ def _section(
         reasons=reasons(report),
         notes=report.notes,
         potentials=potentials_table(report),
-        blocks=[block for block in blocks if not block.empty],
-        missing=[block.heading.lower() for block in blocks if block.empty],
+        blocks=[block for block in parts if not block.empty],
+        missing=[block.heading.lower() for block in parts if block.empty],
     )
 
 
@@ -292,14 +238,14 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
             versions[name].add(version)
     tables = []
     if versions:
-        rows = [[Cell(name), Cell(", ".join(sorted(found)))] for name, found in sorted(versions.items())]
+        rows = [[Cell(name), Cell(", ".join(sorted(all_of)))] for name, all_of in sorted(versions.items())]
         tables.append(Table("Versions of the software that made the reports", ("package", "version"), rows))
     if reports:
         rows = [
             [
                 Cell(report_label(report, reports)),
-                Cell(report.manifest.started or NOTHING),
-                Cell(report.manifest.settings_digest[:12] or NOTHING),
+                Cell(report.manifest.started or DASH),
+                Cell(report.manifest.settings_digest[:12] or DASH),
                 Cell(report.labels.train.short),
                 Cell(report.foundation.potential.name),
                 Cell(report.foundation.potential.short),
@@ -311,42 +257,38 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
     return tables
 
 
-def build_page(reports: Sequence[MaterialReport], artefacts: ArtefactStore, root: Path, options: PageOptions) -> Page:
-    """Return the content of a page.
-
-    Parameters
-    ----------
-    reports
-        One per material, foundation, cell and seed; may be empty.
-    artefacts
-        Holds force constants, models and labels.
-    root
-        Folder the page will lie in.
-    options
-        Title, files, notes.
-    """
-    from importlib.metadata import version
-
+def build_page(
+    reports: Sequence[MaterialReport],
+    artefacts: ArtefactStore,
+    root: Path,
+    *,
+    title: str,
+    files: bool,
+    unfinished: Mapping[str, str],
+    notes: Sequence[str],
+    progress: Progress | None,
+) -> Page:
+    """Return the content of a page that will lie in the folder ``root``; the rest as `write_report` takes it."""
     names = unique_slugs([report_label(report, reports) for report in reports])
-    progress = options.progress or (lambda *_: None)
+    show = progress or (lambda *_: None)
     sections = []
     for index, (report, name) in enumerate(zip(reports, names, strict=True)):
-        progress(index, len(reports), report.material)
+        show(index, len(reports), report.material)
         label = report_label(report, reports)
-        sections.append(_section(report, name, label, artefacts, root, files=options.files))
-    progress(len(reports), len(reports), "")
-    gallery = Gallery(root / FOLDER / "figures" if options.files else None)
+        sections.append(_section(report, name, label, artefacts, root, files=files))
+    show(len(reports), len(reports), "")
+    gallery = Gallery(root / FOLDER / "figures" if files else None)
     badges, warnings = _warnings(reports)
     statistics = [statistics_table(group, name) for name, group in variants(reports).items() if len(group) > 1]
-    unfinished = [[Cell(name), Cell(state)] for name, state in options.unfinished.items()]
+    waiting = [[name, state] for name, state in unfinished.items()]
     return Page(
-        title=options.title,
+        title=title,
         badges=badges,
         lead=_lead(reports) if reports else [],
-        warnings=[*options.notes, *warnings],
+        warnings=[*notes, *warnings],
         overview=overview_table(reports, [section.anchor for section in sections]) if reports else None,
         statistics=[table for table in statistics if table is not None],
-        unfinished=Table("Materials without a report yet", ("material", "state"), unfinished) if unfinished else None,
+        unfinished=Table("Materials without a report yet", ("material", "state"), waiting) if waiting else None,
         pictures=campaign_pictures(reports, gallery) if reports else [],
         materials=sections,
         costs=_costs(reports),

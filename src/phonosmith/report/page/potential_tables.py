@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from phonosmith.report.figures.material import largest_trainings
-from phonosmith.report.figures.statistics import errors_by_strategy, property_errors
-from phonosmith.report.figures.style import strategy_order
-from phonosmith.report.page.content import NOTHING, Cell, Table, duration, number, slug, space_group_text, whole
+from phonosmith.analysis.choice import chosen_potential, in_order, largest_trainings
+from phonosmith.analysis.table import DASH, Cell, Table, duration, number, whole
+from phonosmith.report.figures.statistics import PROPERTIES, errors_by_strategy, property_errors
+from phonosmith.report.page.content import slug, space_group_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,11 +24,6 @@ def verdict_cell(entry: PotentialReport | None) -> Cell:
     return Cell("fit", "0", tone="good") if entry.verdict.fit else Cell("not fit", "1", tone="bad")
 
 
-def chosen_potential(report: MaterialReport) -> PotentialReport | None:
-    """Return the potential a user would take: the first fit one (they are sorted by phonons), else the first."""
-    return next((entry for entry in report.strategies if entry.verdict.fit), next(iter(report.strategies), None))
-
-
 def entry_name(entry: PotentialReport, report: MaterialReport) -> str:
     """Return the strategy, with its training structures where one strategy was trained on several sizes."""
     same = [other for other in report.strategies if other.strategy == entry.strategy]
@@ -37,22 +32,24 @@ def entry_name(entry: PotentialReport, report: MaterialReport) -> str:
 
 def potentials_table(report: MaterialReport) -> Table:
     """Return the errors and verdict of each potential of a material."""
-    units = ("phonon MAE, THz", "ω_max, %", "C_v, %", "S, %", "F, %", "K, %", "G, %", "κ Slack, %")
-    keys = ("phonon MAE", "ω_max", "C_v, 300 K", "S, 300 K", "F, 300 K", "K", "G", "κ Slack")
     entries = [report.foundation, *report.strategies]
-    errors = [property_errors(entry, report.reference_result) for entry in entries]
-    shown = [(key, unit) for key, unit in zip(keys, units, strict=True) if any(key in row for row in errors)]
+    errors = [property_errors(entry, report) for entry in entries]
+    shown = {
+        name: f"{name.removesuffix(', 300 K')}, {unit}"
+        for name, (unit, _) in PROPERTIES.items()
+        if any(name in row for row in errors)
+    }
     moves = any(entry.phonon_change_thz is not None for entry in entries)
     checked = any(entry.check is not None for entry in entries)
     columns = [
-        "potential", "verdict", *(unit for _, unit in shown),
+        "potential", "verdict", *shown.values(),
         *["phonons moved with the last labels by, THz"] * moves, *["forces in displaced cells off by, %"] * checked,
         "force MAE, meV/Å", "energy MAE, meV/atom",
         "stress MAE, meV/Å³", "training structures", "training time", "weights changed",
     ]  # fmt: skip
     rows = []
     for entry, row in zip(entries, errors, strict=True):
-        changed = Cell(NOTHING, -1.0)
+        changed = Cell(DASH, -1.0)
         if entry.n_parameters and entry.n_changed is not None:
             share = 100 * entry.n_changed / entry.n_parameters
             changed = Cell(f"{share:.0f} %", share)
@@ -60,7 +57,10 @@ def potentials_table(report: MaterialReport) -> Table:
             [
                 Cell(entry_name(entry, report)),
                 verdict_cell(entry),
-                *(number(row.get(key), 3 if "THz" in unit else 2, signed="THz" not in unit) for key, unit in shown),
+                *(
+                    number(row.get(key), 3 if "THz" in unit else 2, signed="THz" not in unit)
+                    for key, unit in shown.items()
+                ),
                 *[number(entry.phonon_change_thz)] * moves,
                 *[number(None if entry.check is None else entry.check.relative_percent, 1)] * checked,
                 number(entry.valid_force_mae, 1),
@@ -71,7 +71,7 @@ def potentials_table(report: MaterialReport) -> Table:
                 changed,
             ]
         )
-    rows += [[Cell(name), verdict_cell(None), *[Cell(NOTHING)] * (len(columns) - 2)] for name in report.failed]
+    rows += [[Cell(name), verdict_cell(None), *[Cell(DASH)] * (len(columns) - 2)] for name in report.failed]
     caption = f"Potentials of {report.material}: verdicts, and errors against {report.reference}"
     return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(2, len(columns))))
 
@@ -129,12 +129,12 @@ def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) ->
         ours = None if entry is None else entry.phonons
         base = None if report.foundation.phonons is None else report.foundation.phonons.mae_thz
         mae = None if ours is None else ours.mae_thz
-        symbol = Cell(space_group_text(report.space_group) or NOTHING, float(report.space_group_number or 999))
+        symbol = Cell(space_group_text(report.space_group) or DASH, float(report.space_group_number or 999))
         rows.append(
             [
                 Cell(report_label(report, reports), href=f"#{anchor}"),
                 verdict_cell(entry),
-                Cell(NOTHING if entry is None else entry.strategy),
+                Cell(DASH if entry is None else entry.strategy),
                 number(mae),
                 number(base),
                 number(base / mae if mae and base is not None else None, 1),
@@ -169,10 +169,10 @@ def _median_and_quartiles(values: Sequence[float], digits: int, *, signed: bool)
 def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Table | None:
     """Return medians and quartiles of each strategy's deviations over all materials (of one cell and foundation)."""
     errors = errors_by_strategy(reports)
-    names = strategy_order({name for row in errors.values() for name in row})
+    names = in_order({name for row in errors.values() for name in row})
     if not names:
         return None
-    units = {key: "THz" if key == "phonon MAE" else "%" for key in errors}
+    units = {name: PROPERTIES[name][0] for name in errors}
     rows = []
     for name in names:
         cells = [Cell(name), whole(max(len(row.get(name, ())) for row in errors.values()))]
@@ -180,7 +180,7 @@ def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Ta
             percent = units[key] == "%"
             values = row.get(name)
             cells.append(
-                Cell(NOTHING, float("inf"))
+                Cell(DASH, float("inf"))
                 if not values
                 else _median_and_quartiles(values, 1 if percent else 3, signed=percent)
             )

@@ -52,15 +52,15 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
     """
     notes: list[str] = []
     reports = []
-    for found in newest(find_reports(store, campaign, _IDENTITY, notes)):
-        where = {"uuid": found["uuid"], "index": found["index"]}
+    for row in newest(find_reports(store, campaign, _IDENTITY, notes)):
+        where = {"uuid": row["uuid"], "index": row["index"]}
         document = store.query_one(where, properties=["output"], load=True)
         try:
             reports.append(MaterialReport.model_validate(document["output"]))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
-            notes.append(f"The report of {found['output'].get('material')} cannot be read: {place}: {first['msg']}.")
+            notes.append(f"The report of {row['output'].get('material')} cannot be read: {place}: {first['msg']}.")
     unfinished = {} if campaign is not None else unfinished_materials(store)
     return StoredReports(reports, unfinished, notes)
 

@@ -1,0 +1,229 @@
+"""Tables for people and for programs: cells with what they are sorted by, written as Markdown, LaTeX, CSV or HTML."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from phonosmith.core.artefacts import write_atomic
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from phonosmith.analysis.statistics import Spread
+
+Item = TypeVar("Item")
+Tone = Literal["good", "bad", "warn", "plain"]
+DASH = "–"
+"""Stands for a number that does not exist."""
+_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]<>|"})
+_LATEX = str.maketrans({
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "Å": r"\AA{}", DASH: "--",
+    "−": "$-$", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "×": r"$\times$", "³": "$^3$", "²": "$^2$",
+    "Δ": r"$\Delta$", "ω": r"$\omega$", "ρ": r"$\rho$", "κ": r"$\kappa$", "Γ": r"$\Gamma$",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes
+    ----------
+    text
+        What is shown; always escaped.
+    key
+        What the cell is sorted by; the text when None.
+    href
+        Where it links to.
+    tone
+        Good, bad and warn are shown as badges.
+    """
+
+    text: str
+    key: float | str | None = None
+    href: str = ""
+    tone: Tone = "plain"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; the first cell of each row is its header.
+
+    Attributes
+    ----------
+    caption
+        One line, units included where columns do not name them.
+    columns
+        Names, units included.
+    rows
+        Cells; a text alone is a plain one.
+    sortable
+        A reader may sort the rows.
+    numeric
+        Columns of numbers.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    sortable: bool = False
+    numeric: frozenset[int] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        caption: str,
+        items: Iterable[Item],
+        columns: Mapping[str, Callable[[Item], Cell | str]],
+        *,
+        sortable: bool = False,
+        numeric: Iterable[int] = (),
+    ) -> Table:
+        """Return a row for each item, with what each column makes of it."""
+        rows = [[make(item) for make in columns.values()] for item in items]
+        return cls(caption, list(columns), rows, sortable, frozenset(numeric))
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """Every cell with all it has."""
+        return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in self.rows]
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """What is shown of every cell."""
+        return [[str(cell) for cell in row] for row in self.rows]
+
+
+@dataclass
+class CampaignTable:
+    """A table of results with everything a reader needs to understand it.
+
+    Attributes
+    ----------
+    key
+        File name without suffix.
+    title
+        One line, units included.
+    blocks
+        The store's own rows first (without a caption), published ones of another data set after.
+    data
+        The same as numbers, one value per row; the column ``source`` keeps other data sets apart.
+    notes
+        How the numbers are defined and what to mind.
+    """
+
+    key: str
+    title: str
+    blocks: list[Table]
+    data: pd.DataFrame
+    notes: list[str] = field(default_factory=list)
+
+    def csv(self) -> str:
+        """Return the numbers as CSV."""
+        return str(self.data.to_csv(index=False, lineterminator="\n"))
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        lines = [f"## {_markdown(self.title)}", ""]
+        for block in self.blocks:
+            if block.caption:
+                lines += [f"Published, {_markdown(block.caption)}:", ""]
+            lines.append("| " + " | ".join(map(_markdown, block.columns)) + " |")
+            lines.append("|" + "|".join(["---", *["---:"] * (len(block.columns) - 1)]) + "|")
+            lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in block.texts]
+            lines.append("")
+        lines += [f"- {_markdown(note)}" for note in self.notes]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def latex(self) -> str:
+        """Return the table as LaTeX that needs no package."""
+        caption = " ".join([f"{self.title}.", *(f"{note}." for note in self.notes)]).replace("..", ".")
+        lines = ["\\begin{table}", "\\centering", f"\\caption{{{escape_latex(caption)}}}"]
+        lines.append(f"\\label{{tab:{self.key.replace('_', '-')}}}")
+        for block in self.blocks:
+            if block.caption:
+                lines.append(f"\\par\\smallskip Published, {escape_latex(block.caption)}:\\par")
+            head, *rows = (" & ".join(map(escape_latex, row)) + r" \\" for row in (block.columns, *block.texts))
+            lines.append(f"\\begin{{tabular}}{{l{'r' * (len(block.columns) - 1)}}}")
+            lines += ["\\hline", head, "\\hline", *rows, "\\hline", "\\end{tabular}"]
+        return "\n".join([*lines, "\\end{table}"]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Return text in which nothing is taken for Markdown or HTML."""
+    return " ".join(text.translate(_MARKDOWN).split())
+
+
+def escape_latex(text: str) -> str:
+    """Return text in which LaTeX finds no commands; Greek letters and signs become mathematics."""
+    return " ".join(text.split()).translate(_LATEX)
+
+
+def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Cell:
+    """Return a number with fixed decimals that sorts by its value; what is not known is a dash and sorts last."""
+    if value is None or not math.isfinite(value):
+        return Cell(DASH, math.inf)
+    # adding zero takes the sign off what rounds to minus zero
+    return Cell(f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}", float(value))
+
+
+def significant(value: float | None, digits: int = 3) -> Cell:
+    """Return a number with so many significant digits and no exponent."""
+    if value is None or not math.isfinite(value) or value == 0:
+        return number(value, 0)
+    return number(value, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def whole(value: int | None) -> Cell:
+    """Return an integer with thin spaces between thousands."""
+    return Cell(DASH, math.inf) if value is None else Cell(f"{value:,}".replace(",", "\u2009"), value)
+
+
+def duration(seconds: float | None) -> Cell:
+    """Return a time in the unit a reader would choose."""
+    if seconds is None or not math.isfinite(seconds):
+        return Cell(DASH, math.inf)
+    for limit, unit, size in ((90, "s", 1), (5400, "min", 60), (129_600, "h", 3600)):
+        if seconds < limit:
+            return Cell(f"{seconds / size:.3g} {unit}", seconds)
+    return Cell(f"{seconds / 86_400:.3g} d", seconds)
+
+
+def median_and_iqr(values: Spread, digits: int) -> str:
+    """Return ``median (IQR)``; a single value has no range, no value is a dash."""
+    middle = number(values.median, digits)
+    return f"{middle}" if values.n < 2 else f"{middle} ({number(values.iqr, digits)})"
+
+
+def tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame; whole numbers stay whole where some are missing."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    for name in frame.columns:
+        known = [row[name] for row in rows if row.get(name) is not None]
+        if known and all(isinstance(value, int) and not isinstance(value, bool) for value in known):
+            frame[name] = frame[name].astype("Int64")
+    return frame
+
+
+def write_tables(tables: list[CampaignTable], folder: Path) -> list[Path]:
+    """Write every table as .csv, .md and .tex, and all together as tables.md; return the files."""
+    texts = {}
+    for table in tables:
+        texts[f"{table.key}.csv"] = table.csv()
+        texts[f"{table.key}.md"] = table.markdown()
+        texts[f"{table.key}.tex"] = table.latex()
+    texts["tables.md"] = "\n".join(table.markdown() for table in tables)
+    for name, text in texts.items():
+        write_atomic(folder / name, text.encode())
+    return [folder / name for name in texts]

@@ -1,0 +1,242 @@
+"""What commands share: registration, errors with advice, JSON, options, inputs, tables, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+import typer
+
+from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+    from pydantic import BaseModel
+    from pymatgen.core import Structure
+
+    from phonosmith.potentials.base import Potential
+    from phonosmith.potentials.documents import PotentialRef
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Model = TypeVar("Model", bound="BaseModel")
+
+JSON_OPTION = typer.Option(
+    False, "--json", help="Print one JSON object on standard output; everything else on standard error."
+)
+STORE_OPTION = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
+JOBFLOW_OPTION = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
+CAMPAIGN_OPTION = typer.Option(None, "--campaign", help="Only reports of this campaign.")
+STRUCTURE_ARGUMENT = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
+POTENTIAL_OPTION = typer.Option(
+    ..., "--potential", "-p", help="Potential: foundation name, embedded, own name, sha256 prefix or file."
+)
+TRUST_OPTION = typer.Option(
+    False, "--trust", help="Open a foreign model file: it is a pickle and can run any code when opened."
+)
+SUPERCELL_OPTION = typer.Option(
+    None, "--supercell", help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.'
+)
+MIN_LENGTH_OPTION = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
+NO_RELAX_OPTION = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
+
+app = typer.Typer(
+    name="phonosmith",
+    help="Fine-tune a foundation interatomic potential for one material and prove that its phonons can be trusted.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a command of the program (or of a group of commands) whose errors are explained."""
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        explained_function = explained(function)
+        group.command(name)(explained_function)
+        return explained_function
+
+    return add
+
+
+def print_json(payload: object) -> None:
+    """Print one JSON object on standard output (not-a-number becomes null: JSON has no NaN)."""
+    from pydantic_core import to_jsonable_python
+
+    plain = to_jsonable_python(payload, inf_nan_mode="null", fallback=_plain)
+    sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> object:
+    """Return arrays as lists, anything else unknown as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def explained(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into one line with advice and the right exit code; anything else keeps its traceback.
+
+    With ``--json`` the object ``{"error": ..., "advice": ...}`` is printed as well, so that scripts see the reason. A
+    file the system refuses (no permission, no space, a file where a folder should be) is the user's to mend, too.
+    """
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except PhonosmithError as error:
+            problem: PhonosmithError = error
+        except OSError as error:
+            if error.filename is None or error.strerror is None:
+                raise
+            problem = InputError(
+                f"Cannot use {error.filename}: {error.strerror}.", "Check the path, its permissions and the disk space."
+            )
+            problem.__cause__ = error
+        if kwargs.get("json_output"):
+            print_json({"error": problem.message, "advice": problem.advice})
+        typer.secho(f"Error: {problem.message}", fg="red", err=True)
+        if problem.advice:
+            typer.secho(f"  -> {problem.advice}", err=True)
+        raise typer.Exit(problem.exit_code) from problem
+
+    return wrapper
+
+
+def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
+    """Return an existing job store; reading makes no new one.
+
+    Parameters
+    ----------
+    path
+        SQLite file; a folder stands for the ``store.sqlite`` in it. The file of the settings when None.
+    jobflow
+        The store of ``jobflow.yaml`` instead.
+    """
+    if jobflow:
+        if path is not None:
+            raise InputError("--store and --jobflow name two stores.", "Give one of them.")
+        return _configured()
+    from phonosmith.settings import get_settings
+
+    file = path or get_settings().database_file
+    if file.is_dir():
+        file = file / "store.sqlite"
+    if not file.is_file():
+        raise InputError(
+            f"There is no job store {file}.", "Name one with --store, or use --jobflow for that of jobflow.yaml."
+        )
+    with file.open("rb") as stream:
+        start = stream.read(16)
+    if start and start != b"SQLite format 3\x00":
+        raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+    return open_embedded_jobstore(file)
+
+
+def _configured() -> JobStore:
+    from maggma.stores import MemoryStore
+
+    from phonosmith.engines.queues.fireworks import configured_store
+
+    store, where = configured_store()
+    # exactly MemoryStore: its subclasses keep files
+    if type(store.docs_store) is MemoryStore:
+        raise ConfigurationError(
+            f"jobflow's job store is in memory and forgets everything ({where} names no other).",
+            "Write a JOB_STORE into jobflow.yaml ('phonosmith doctor' shows one), or name a SQLite file with --store.",
+        )
+    return store
+
+
+@dataclass(frozen=True)
+class Case:
+    """A crystal and the potential a command looks at it with."""
+
+    crystal: Structure
+    potential: Potential
+    ref: PotentialRef
+
+
+def load_case(structure: Path, potential: str, *, trust: bool = False) -> Case:
+    """Read a crystal and load a potential by name, file or hash."""
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.structures.reading import read_structure
+
+    crystal = read_structure(structure)
+    ref = resolve(potential, trust=trust)
+    return Case(crystal, load(ref), ref)
+
+
+def asked_supercell(supercell: str | None, min_length: float | None) -> list[list[int]] | None:
+    """Return the matrix of --supercell, None where the rule shall choose."""
+    from phonosmith.evaluation.phonons.fastpath import parse_supercell
+
+    if supercell is not None and min_length is not None:
+        raise InputError("--supercell and --min-length exclude each other.", "Give one of them.")
+    return None if supercell is None else parse_supercell(supercell)
+
+
+def checked_options(model: type[Model], name: str, participle: str, **values: object) -> Model:
+    """Return options as settings; what they do not allow is refused."""
+    from pydantic import ValidationError
+
+    try:
+        return model(**values)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(
+            f"These options cannot be {participle}: {wrong}.", f"See 'phonosmith {name} --help'."
+        ) from error
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 1) -> None:
+    """Print a table: ``left`` columns of text, then numbers, then columns whose name begins with a blank as text."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left")
+    for place, name in enumerate(columns):
+        table.add_column(
+            name.strip(), justify="left" if place < left or name.startswith(" ") else "right", overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@contextlib.contextmanager
+def progress_bar(words: str, total: int | None = None) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Show a bar on standard error and give what moves it: done, total, words."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(words, total=total)
+        yield lambda done, of, now: bar.update(task, completed=done, total=of, description=escape(now))
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep libraries' prints off standard output and their import warnings off the screen."""
+    root = logging.getLogger()
+    level = root.level
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        root.setLevel(max(level, logging.ERROR))
+        try:
+            yield
+        finally:
+            root.setLevel(level)
