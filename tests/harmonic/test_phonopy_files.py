@@ -14,7 +14,7 @@ from ase.calculators.emt import EMT
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.harmonic.displacements import atoms_of, attach_forces, has_forces
 from phonosmith.harmonic.files import displaced_frames, full_force_constants, load_phonopy
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.structures.labels import label_frame, labels_of
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 

@@ -9,7 +9,7 @@ from ase.build import bulk
 from phonosmith.core.errors import ConfigurationError, TrainingError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials.nequix.backend import nequix_installed
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.structures.labels import label_frame, labels_of
 from phonosmith.testing.tiny_nequix import write_tiny_nequix
 from phonosmith.training.losses import LossTerms
 from phonosmith.training.spec import make_spec

@@ -11,9 +11,9 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.archives import is_archive, iter_entries
 from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.structures.labels import labels_of
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

@@ -16,6 +16,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
 from phonosmith.harmonic.displacements import (
     atoms_of,
     attach_forces,
@@ -24,7 +25,6 @@ from phonosmith.harmonic.displacements import (
     has_forces,
     require_same_cell,
 )
-from phonosmith.reference.importers.archives import COMPRESSED, bare_name, read_bounded
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
@@ -314,7 +314,7 @@ def displaced_frames(phonon: Phonopy) -> list[Atoms]:
 
     Frames without an energy carry ``config_energy_weight=0`` and ``config_stress_weight=0``: they teach forces only.
     """
-    from phonosmith.reference.datasets.frame_labels import label_frame
+    from phonosmith.structures.labels import label_frame
 
     perfect = atoms_of(phonon.supercell)
     moved, forces, energies = displacements_and_forces(phonon.dataset, len(perfect))

@@ -288,8 +288,8 @@ def _load_document(source: Path, artefacts: ArtefactStore | None, *, nac: bool) 
     from pydantic import ValidationError
 
     from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.core.reading import read_bounded
     from phonosmith.evaluation.phonons.documents import PhononDoc
-    from phonosmith.reference.importers.archives import read_bounded
 
     try:
         document = PhononDoc.model_validate_json(read_bounded(source))

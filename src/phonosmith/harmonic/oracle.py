@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from phonosmith.core.errors import InputError
 from phonosmith.harmonic.files import atoms_of
 from phonosmith.harmonic.model import HarmonicModel, new_phonon, to_structure
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.structures.labels import label_frame
 
 if TYPE_CHECKING:
     from phonopy import Phonopy

@@ -25,8 +25,8 @@ def attach_plain_force_sets(phonon: Phonopy, source: Path) -> None:
     """
     from phonopy.file_IO import parse_FORCE_SETS_from_strings
 
+    from phonosmith.core.reading import COMPRESSED, read_bounded
     from phonosmith.harmonic.files import displacements_and_forces
-    from phonosmith.reference.importers.archives import COMPRESSED, read_bounded
 
     endings = ("", *COMPRESSED)
     file = next((found for end in endings if (found := source.with_name(f"FORCE_SETS{end}")).is_file()), None)

@@ -8,8 +8,8 @@ from pydantic import BaseModel, Field
 
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
 from phonosmith.reference.protocol import Calculation
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0
 
 if TYPE_CHECKING:
     from ase import Atoms

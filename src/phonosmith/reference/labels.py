@@ -14,9 +14,9 @@ from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefa
 from phonosmith.core.errors import InputError, LabelError
 from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.extxyz import parse_frames
 from phonosmith.reference.documents import Frame, LabelFailure, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.structures.extxyz import parse_frames
 
 INDEX = "frame"
 """``atoms.info`` key: number of the frame within its material."""

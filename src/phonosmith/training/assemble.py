@@ -15,7 +15,7 @@ from ase.data import chemical_symbols
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.reference.datasets.frame_labels import Labels
+from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureTarget, CurvatureTerm, check_target, curvature_target
 from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift, relative_to
 from phonosmith.training.graphs import Graph, build_graph, check_frames, collate, frame_name, fresh

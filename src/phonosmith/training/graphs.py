@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.frame_labels import Labels, labels_of, problems
+from phonosmith.structures.labels import Labels, labels_of, problems
 
 Batch = dict[str, torch.Tensor]
 

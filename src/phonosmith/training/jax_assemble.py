@@ -15,7 +15,7 @@ from phonosmith.potentials.base import require_elements
 from phonosmith.potentials.nequix.backend import NequixWeights
 from phonosmith.potentials.nequix.potential import NequixPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.structures.labels import label_frame
 from phonosmith.training.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.training.energies import composition_matrix, given_energies, least_squares_shift
 from phonosmith.training.graphs import check_frames, frame_name, is_labelled

@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from phonosmith.potentials.nequix.graphs import NequixGraph, Shape, make_graph, pad, shape_for
-from phonosmith.reference.datasets.frame_labels import Labels
+from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureTarget
 
 

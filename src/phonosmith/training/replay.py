@@ -9,7 +9,7 @@ import torch
 from ase import Atoms
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.structures.labels import label_frame
 from phonosmith.training.graphs import build_graph, collate, fresh, is_labelled
 from phonosmith.training.models import frozen, model_e0, model_numbers
 

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from phonosmith.core.errors import InputError
 from phonosmith.reference.audit.audit import AuditOptions, audit, kept_frames
 from phonosmith.reference.audit.settings import settings_findings
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
 from phonosmith.reference.datasets.offsets import apply_offsets, fit_offsets
 from phonosmith.reference.importers.collect import import_source
+from phonosmith.structures.labels import label_frame, labels_of
 
 INFO = {
     "functional": "PBE",

@@ -29,7 +29,7 @@ from phonosmith.reference.datasets.dataset import (
     subset,
     write_frames,
 )
-from phonosmith.reference.datasets.extxyz import format_frames, parse_frames
+from phonosmith.structures.extxyz import format_frames, parse_frames
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 

@@ -11,14 +11,8 @@ import zipfile
 import pytest
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.importers.archives import (
-    Limits,
-    bare_name,
-    decompress,
-    is_archive,
-    iter_entries,
-    read_bounded,
-)
+from phonosmith.core.reading import Limits, bare_name, decompress, read_bounded
+from phonosmith.reference.importers.archives import is_archive, iter_entries
 
 EVERYTHING = lambda name: True  # noqa: E731
 

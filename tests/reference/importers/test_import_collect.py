@@ -14,8 +14,6 @@ from ase.build import bulk
 
 from phonosmith.core.errors import InputError
 from phonosmith.reference.datasets.dataset import get_dataset, read_frames
-from phonosmith.reference.datasets.extxyz import format_frames, write_frames
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.identity import (
     expectation_problem,
@@ -24,6 +22,8 @@ from phonosmith.reference.importers.identity import (
     reduced_formula,
 )
 from phonosmith.reference.importers.run import import_paths
+from phonosmith.structures.extxyz import format_frames, write_frames
+from phonosmith.structures.labels import label_frame, labels_of
 
 VASPRUN = Path(__file__).with_name("test_import_vasprun.py")
 

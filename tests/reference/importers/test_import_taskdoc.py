@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.structures.labels import labels_of
 from phonosmith.testing.fixtures import vasp_standin
 
 __all__ = ["vasp_standin"]

@@ -10,7 +10,6 @@ import pytest
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.vasp.settings import (
     VaspSettings,
     functional_of,
@@ -19,6 +18,7 @@ from phonosmith.reference.vasp.settings import (
     settings_digest,
 )
 from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun, read_vasprun
+from phonosmith.structures.labels import labels_of
 
 SCF = (-1.0, -5.0, -5.4, -5.42, -5.42000001, -5.42000001)
 

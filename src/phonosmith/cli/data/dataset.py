@@ -103,7 +103,7 @@ def audit(
     from phonosmith.core.errors import InputError
     from phonosmith.reference.audit.audit import AuditOptions, kept_frames
     from phonosmith.reference.audit.audit import audit as judge
-    from phonosmith.reference.datasets.extxyz import read_frames, write_frames
+    from phonosmith.structures.extxyz import read_frames, write_frames
 
     try:
         options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)

@@ -62,7 +62,7 @@ def from_phonons(
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.harmonic.model import load_harmonic
     from phonosmith.harmonic.oracle import dataset_from_phonons
-    from phonosmith.reference.datasets.extxyz import write_frames
+    from phonosmith.structures.extxyz import write_frames
 
     data = dataset_from_phonons(
         load_harmonic(phonons),

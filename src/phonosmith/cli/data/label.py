@@ -133,9 +133,9 @@ def label(
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
     from phonosmith.reference.datasets.dataset import read_frames, write_frames
-    from phonosmith.reference.datasets.extxyz import require_writable
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
+    from phonosmith.structures.extxyz import require_writable
 
     require_writable(out)
     asked = as_frames(read_frames(frames))

@@ -71,8 +71,8 @@ def register(app: typer.Typer) -> None:
         from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
         from phonosmith.evaluation.forgetting.sets import default_sets
         from phonosmith.potentials.registry import load, resolve
-        from phonosmith.reference.datasets.extxyz import read_frames
         from phonosmith.report.figures.style import image_format
+        from phonosmith.structures.extxyz import read_frames
         from phonosmith.structures.reading import read_structure
 
         if figure is not None:

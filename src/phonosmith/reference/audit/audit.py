@@ -20,8 +20,8 @@ from phonosmith.reference.audit.labels import (
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.documents import AuditDocument, Finding, OffsetFit, Verdict
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
 from phonosmith.reference.datasets.offsets import fit_offsets
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
 
 _GRAVITY = {"refuse": 0, "exclude": 1, "warn": 2}
 

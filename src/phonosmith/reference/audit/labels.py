@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from phonosmith.reference.datasets.documents import Finding
-from phonosmith.reference.datasets.frame_labels import labels_of, problems
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates
+from phonosmith.structures.labels import labels_of, problems
 
 Array = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.reference.datasets.documents import Finding
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS
 
 
 def split_by_majority(groups: Mapping[Hashable, Sequence[int]], check: str, what: str, majority: float) -> Finding:

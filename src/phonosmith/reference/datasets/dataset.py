@@ -13,8 +13,8 @@ from phonosmith.core.artefacts import ArtefactStore, default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.extxyz import format_frames, parse_frames, read_frames, write_frames
-from phonosmith.reference.datasets.frame_labels import (
+from phonosmith.structures.extxyz import format_frames, parse_frames, read_frames, write_frames
+from phonosmith.structures.labels import (
     FUNCTIONAL,
     IDENTITY_KEYS,
     SETTINGS,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.reference.datasets.documents import OffsetFit, SourceOffset
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.datasets.geometry import near_duplicates
+from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
 

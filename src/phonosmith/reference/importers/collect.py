@@ -15,8 +15,6 @@ from ase import Atoms
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.reference.datasets.documents import Refusal, SourceReport
-from phonosmith.reference.datasets.extxyz import parse_each
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
 from phonosmith.reference.datasets.geometry import same_geometry
 from phonosmith.reference.importers.archives import (
     DEFAULT_LIMITS,
@@ -36,6 +34,8 @@ from phonosmith.reference.importers.structures_json import frames_of_structures,
 from phonosmith.reference.importers.taskdoc import frames_of_task, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
 from phonosmith.reference.vasp.vasprun import Steps, frames_of, parse_vasprun
+from phonosmith.structures.extxyz import parse_each
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
 
 
 @dataclass

@@ -10,7 +10,7 @@ from ase import Atoms
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.datasets.frame_labels import label_frame, problems
+from phonosmith.structures.labels import label_frame, problems
 
 
 def is_structures_json(tree: Any) -> bool:

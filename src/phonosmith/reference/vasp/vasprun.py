@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.datasets.frame_labels import label_frame, problems, voigt_stress
 from phonosmith.reference.importers.archives import read_bounded
 from phonosmith.reference.vasp.settings import (
     VaspSettings,
@@ -30,6 +29,7 @@ from phonosmith.reference.vasp.settings import (
     provenance,
     scf_problem,
 )
+from phonosmith.structures.labels import label_frame, problems, voigt_stress
 
 Array = NDArray[np.float64]
 Steps = Literal["all", "last"]
