@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.reference.importers.frames import frames_of
+from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.labels import labels_of
 
 if TYPE_CHECKING:

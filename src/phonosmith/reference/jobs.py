@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
-from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord
+from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, sampled_frames
-from phonosmith.reference.records import refused
 
 if TYPE_CHECKING:
     from ase import Atoms

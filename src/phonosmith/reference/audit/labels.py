@@ -11,9 +11,10 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.documents import Finding
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates
-from phonosmith.structures.labels import labels_of, problems
+from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
 
@@ -37,11 +38,12 @@ _WITHOUT = {
 def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     """Frames without forces, with labels that are not finite, or with impossible geometry; frames without energy."""
     findings = []
-    broken = {index: wrong for index, atoms in enumerate(frames) if (wrong := problems(atoms, ("forces",)))}
-    for index, wrong in broken.items():
-        findings.append(
-            Finding(check="labels", severity="exclude", message=f"frame {index}: {'; '.join(wrong)}", frames=[index])
-        )
+    broken = set()
+    for index, atoms in enumerate(frames):
+        if reasons := accept(Outcome.of_atoms(atoms), allow_rehearsal=True):  # rehearsals have a finding of their own
+            message = f"frame {index}: {'; '.join(reason.message for reason in reasons)}"
+            findings.append(Finding(check="labels", severity="exclude", message=message, frames=[index]))
+            broken.add(index)
     for name, check in (("energy", "missing_energy"), ("stress", "missing_stress")):
         bare = [i for i, a in enumerate(frames) if i not in broken and getattr(labels_of(a), name) is None]
         if bare:

@@ -24,6 +24,7 @@ from phonosmith.reference.importers.archives import (
     iter_entries,
     read_bounded,
 )
+from phonosmith.reference.importers.frames import Steps, frames_of
 from phonosmith.reference.importers.identity import (
     expectation_problem,
     identity_of,
@@ -33,7 +34,7 @@ from phonosmith.reference.importers.identity import (
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
-from phonosmith.reference.vasp.vasprun import Steps, frames_of, parse_vasprun
+from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.extxyz import parse_each
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
 

@@ -13,8 +13,8 @@ from phonosmith.core.manifest import recorded
 from phonosmith.reference.datasets.dataset import dataset_digest, put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.importers.collect import import_source
+from phonosmith.reference.importers.frames import Steps
 from phonosmith.reference.importers.identity import read_expectations, reduced_formula
-from phonosmith.reference.vasp.vasprun import Steps
 from phonosmith.structures.extxyz import require_writable, write_frames
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.reference.accept import INVENTED_MARK
+from phonosmith.reference.vasp.settings import INVENTED_MARK
 
 STANDIN_FILE = "standin.json"
 """Name of the file that tells the stand-in what to do in one folder."""
