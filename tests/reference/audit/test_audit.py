@@ -10,7 +10,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.reference.audit.audit import AuditOptions, audit, kept_frames
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
-from phonosmith.reference.datasets.offsets import apply_offsets, fit_offsets
+from phonosmith.reference.datasets.offsets import fit_offsets
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.structures.labels import label_frame, labels_of
 
@@ -309,30 +309,6 @@ class TestOffsets:
         assert offset.method == "shared"
         assert offset.per_atom == pytest.approx(0.15, abs=1e-12)
         assert offset.elements == {"Cu": pytest.approx(0.15, abs=1e-12)}
-        back = apply_offsets(other, offset)
-        assert labels_of(back[3]).energy == pytest.approx(labels_of(frames[3]).energy, abs=1e-10)
-        assert np.array_equal(labels_of(back[3]).forces, labels_of(other[3]).forces)
-
-    def test_from_a_baseline_by_element(self):
-        """Two elements, several compositions: each element's shift comes back."""
-        rng = np.random.default_rng(0)
-        made = {"a": [], "b": []}
-        baseline = {"a": [], "b": []}
-        for source, shift in (("a", (0.0, 0.0)), ("b", (0.12, -0.2))):
-            for _ in range(12):
-                atoms = bulk("Cu", cubic=True)
-                atoms.numbers[: rng.integers(0, 4)] = 47
-                true = float(rng.normal(-14, 1))
-                counts = [np.sum(atoms.numbers == 29), np.sum(atoms.numbers == 47)]
-                energy = true + float(np.dot(counts, shift))
-                made[source].append(label_frame(atoms, energy=energy, forces=np.zeros((4, 3))))
-                baseline[source].append(true + 4 * 0.3)
-        for frame in made["b"]:
-            frame.positions += 0.2
-        (offset,) = [o for o in fit_offsets(made, reference="a", baseline=baseline).offsets if o.source == "b"]
-        assert offset.method == "baseline"
-        assert offset.elements["Cu"] == pytest.approx(0.12, abs=1e-9)
-        assert offset.elements["Ag"] == pytest.approx(-0.2, abs=1e-9)
 
     def test_from_the_lowest_energies(self, frames):
         other = [relabelled(a, energy=0.4 * 8) for a in frames[20:]]

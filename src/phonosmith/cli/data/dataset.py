@@ -44,7 +44,7 @@ def import_(
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
     from phonosmith.core.errors import InputError
-    from phonosmith.reference.importers.run import import_paths
+    from phonosmith.reference.importers.collect import import_paths
 
     if not paths and not jobstore:
         raise InputError("There is nothing to import.", "Name files, folders or archives, or give --jobstore.")

@@ -144,7 +144,7 @@ def _offsets(frames: Sequence[Atoms], findings: list[Finding], limits: AuditOpti
             f"energies of '{offset.source}' lie {1000 * offset.per_atom:+.1f} ± {1000 * offset.uncertainty:.1f}"
             f" meV/atom from those of '{fit.reference}' ({offset.method}): refit E0 per source before mixing them"
         )
-        severity = "refuse" if offset.method in ("shared", "baseline") else "warn"
+        severity = "refuse" if offset.method == "shared" else "warn"
         indices = [i for i, atoms in enumerate(frames) if group_name(atoms) == offset.source]
         findings.append(
             Finding(

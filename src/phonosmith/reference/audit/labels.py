@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.documents import Finding
-from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates
+from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, reduced_formula
 from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
@@ -21,11 +21,6 @@ Array = NDArray[np.float64]
 _MAD_TO_SIGMA = 1.4826
 _ANHARMONIC = 0.1
 """Error of the trapezoid rule over the curvature part of the work: a tenth at the amplitudes of training data."""
-
-
-def formula_of(atoms: Atoms) -> str:
-    """Return the reduced formula."""
-    return str(atoms.symbols.formula.reduce()[0].format("hill"))
 
 
 _WITHOUT = {
@@ -57,7 +52,7 @@ def geometry_findings(frames: Sequence[Atoms], majority: float, closest: float) 
     findings = []
     groups: dict[str, list[int]] = defaultdict(list)
     for index, atoms in enumerate(frames):
-        groups[formula_of(atoms)].append(index)
+        groups[reduced_formula(atoms)].append(index)
     if len(groups) > 1:
         largest = max(groups, key=lambda key: len(groups[key]))
         others = sorted(i for key, members in groups.items() if key != largest for i in members)
@@ -150,7 +145,7 @@ def outlier_findings(
     energies: dict[str, list[int]] = defaultdict(list)
     for index, atoms in enumerate(frames):
         if labels_of(atoms).energy is not None:
-            energies[formula_of(atoms)].append(index)
+            energies[reduced_formula(atoms)].append(index)
     far: list[int] = []
     for members in energies.values():
         per_atom = np.array([float(labels_of(frames[i]).energy or 0.0) / len(frames[i]) for i in members])

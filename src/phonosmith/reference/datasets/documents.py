@@ -48,9 +48,8 @@ class SourceOffset(BaseModel):
     elements: dict[str, float] = Field(description="shift by element to subtract from this source's energies, eV/atom")
     per_atom: float = Field(description="mean of that shift over this source's atoms, eV/atom")
     uncertainty: float = Field(description="standard error of per_atom from the scatter of the energies, eV/atom")
-    method: Literal["reference", "shared", "baseline", "composition"] = Field(
-        description="reference source; identical configurations in both; residuals of a baseline; lowest energies at"
-        " equal composition"
+    method: Literal["reference", "shared", "composition"] = Field(
+        description="reference source; identical configurations in both; lowest energies at equal composition"
     )
 
 
