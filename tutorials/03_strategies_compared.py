@@ -27,9 +27,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load
-from phonosmith.reference.datasets.dataset import label_frame
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.sampling.protocol import sample_configurations
+from phonosmith.structures.labels import label_frame
 
 structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
 foundation, reference = load("embedded", dtype="float64"), load("embedded-reference")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobflow import CURRENT_JOB, Response, job
@@ -77,11 +78,17 @@ def audit_material(report: Any) -> AuditedLabels:
     from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = read_document(LabelReport, report)
-    return audited(labels, {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")})
+    splits = {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")}
+    return audited(labels, splits, labels.datasets)
 
 
-def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabels:
-    """Audit training and validation labels together; see ``audit_material``."""
+def audited(
+    labels: LabelReport, splits: dict[str, list[Atoms]], stored: Mapping[str, DatasetRef] | None = None
+) -> AuditedLabels:
+    """Audit training and validation labels together; see ``audit_material``.
+
+    ``stored`` names the splits that lie in the store already: where the audit leaves one whole it is not written again.
+    """
     from phonosmith.reference.audit.audit import AuditOptions, audit
     from phonosmith.reference.datasets.dataset import put_dataset
 
@@ -98,8 +105,12 @@ def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabel
         raise LabelError(f"The audit of {labels.material} leaves no labels to train or validate on.", "; ".join(words))
     return AuditedLabels(
         material=labels.material,
-        train=put_dataset(train, name=f"{labels.material} train"),
-        valid=put_dataset(valid, name=f"{labels.material} valid"),
+        **{
+            name: stored[name]
+            if stored and len(kept) == len(splits[name])
+            else put_dataset(kept, name=f"{labels.material} {name}")
+            for name, kept in (("train", train), ("valid", valid))
+        },
         verdict=document.verdict,
         n_excluded=len(excluded),
         n_failed=len(labels.failures),

@@ -11,7 +11,8 @@ from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.reference.datasets.dataset import label_frame, read_frames, write_frames
+from phonosmith.structures.extxyz import read_frames, write_frames
+from phonosmith.structures.labels import label_frame
 
 runner = CliRunner()
 

@@ -8,7 +8,7 @@ from ase.build import bulk
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.reference.datasets.dataset import read_frames, write_frames
+from phonosmith.structures.extxyz import read_frames, write_frames
 from phonosmith.testing.standin_calculators import tersoff_silicon
 
 RUNNER = CliRunner()

@@ -13,10 +13,10 @@ import pytest
 from ase.build import bulk
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.dataset import get_dataset, read_frames
+from phonosmith.reference.datasets.dataset import get_dataset
 from phonosmith.reference.datasets.geometry import reduced_formula
 from phonosmith.reference.importers.collect import import_paths, import_source, read_expectations
-from phonosmith.structures.extxyz import format_frames, write_frames
+from phonosmith.structures.extxyz import format_frames, read_frames, write_frames
 from phonosmith.structures.labels import label_frame, labels_of
 
 VASPRUN = Path(__file__).with_name("test_import_vasprun.py")

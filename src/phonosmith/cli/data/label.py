@@ -132,10 +132,9 @@ def label(
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
-    from phonosmith.reference.datasets.dataset import read_frames, write_frames
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
-    from phonosmith.structures.extxyz import require_writable
+    from phonosmith.structures.extxyz import read_frames, require_writable, write_frames
 
     require_writable(out)
     asked = as_frames(read_frames(frames))
