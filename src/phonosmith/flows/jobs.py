@@ -14,7 +14,7 @@ from phonosmith.core.errors import LabelError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.datasets.documents import AuditOptions, DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import sampled_frames
@@ -89,7 +89,7 @@ def audited(
 
     ``stored`` names the splits that lie in the store already: where the audit leaves one whole it is not written again.
     """
-    from phonosmith.reference.audit.audit import AuditOptions, audit
+    from phonosmith.reference.audit.audit import audit
     from phonosmith.reference.datasets.dataset import put_dataset
 
     frames = [*splits["train"], *splits["valid"]]

@@ -7,8 +7,9 @@ from ase.calculators.emt import EMT
 from pydantic import ValidationError
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.audit.audit import AuditOptions, audit, kept_frames
+from phonosmith.reference.audit.audit import audit, kept_frames
 from phonosmith.reference.audit.settings import settings_findings
+from phonosmith.reference.datasets.documents import AuditOptions
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
 from phonosmith.reference.datasets.offsets import fit_offsets
 from phonosmith.reference.importers.collect import import_source
@@ -152,17 +153,16 @@ def test_one_kspacing_explains_different_meshes():
             label_frame(atoms, energy=-1.0, forces=np.zeros((4, 3)), **{**INFO, "kmesh": f"{count}x{count}x{count}"})
         )
     assert len({atoms.info["kmesh"] for atoms in made}) > 1
-    limits = {"majority": 0.9, "ediff": 1e-6, "kspacing_ratio": 3.0, "allow_rehearsal": False}
-    assert settings_findings(made, **limits) == []
+    assert settings_findings(made, AuditOptions()) == []
     made[5].info["kmesh"] = "9x9x9"
-    assert {finding.check for finding in settings_findings(made, **limits)} == {"kpoints"}
+    assert {finding.check for finding in settings_findings(made, AuditOptions())} == {"kpoints"}
 
 
 def test_gamma_only_supercells_beside_dense_cells_are_pointed_out():
     dense, gamma = {**INFO, "kmesh": "17x17x17", "kspacing": 0.1}, {**INFO, "kmesh": "1x1x1", "kspacing": 0.58}
     small = label_frame(bulk("Cu", cubic=True), energy=-1.0, forces=np.zeros((4, 3)), **dense)
     large = label_frame(bulk("Cu", cubic=True) * 3, energy=-27.0, forces=np.zeros((108, 3)), **gamma)
-    findings = settings_findings([small, large], majority=0.9, ediff=1e-6, kspacing_ratio=3.0, allow_rehearsal=False)
+    findings = settings_findings([small, large], AuditOptions())
     assert [(f.check, f.severity, f.frames) for f in findings] == [("kpoints", "warn", [1])]
 
 

@@ -101,8 +101,9 @@ def audit(
     from pydantic import ValidationError
 
     from phonosmith.core.errors import InputError
-    from phonosmith.reference.audit.audit import AuditOptions, kept_frames
     from phonosmith.reference.audit.audit import audit as judge
+    from phonosmith.reference.audit.audit import kept_frames
+    from phonosmith.reference.datasets.documents import AuditOptions
     from phonosmith.structures.extxyz import read_frames, write_frames
 
     try:
