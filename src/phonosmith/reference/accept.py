@@ -190,9 +190,11 @@ def _structure_defects(outcome: Outcome) -> list[tuple[str, str]]:
     cell, positions = outcome.cell, outcome.positions
     if cell is None or positions is None or positions.shape != (len(outcome.symbols), 3):
         return [("structure_missing", "the structure is missing or has another number of atoms")]
-    if outcome.run is not None and np.all(np.isfinite(cell)) and abs(np.linalg.det(cell)) < 1e-6:
-        return [("volume", "the cell has no volume")]
-    return list(geometry_defects(Atoms(outcome.symbols, cell=cell, positions=positions, pbc=outcome.pbc)))
+    if outcome.run is None:
+        return list(geometry_defects(Atoms(outcome.symbols, cell=cell, positions=positions, pbc=outcome.pbc)))
+    if not (np.all(np.isfinite(cell)) and np.all(np.isfinite(positions))):
+        return [("structure_not_finite", "the structure holds NaN or infinity")]
+    return [("volume", "the cell has no volume")] if abs(np.linalg.det(cell)) < 1e-6 else []
 
 
 def check_structure(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
