@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.accept import Asked, Outcome, accept
+from phonosmith.reference.accept import MOVING, Asked, Outcome, accept
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import voigt_from_kbar
@@ -244,28 +244,25 @@ def compute_with_ase(
 
     protocol = ReferenceProtocol.model_validate(maker.protocol)
     known: dict[str, Any] = {
-        "engine": maker.engine, "engine_version": version, "functional": functional, "potential": spec.potential,
-        "directory": Path.cwd().name,
+        "engine_version": version, "functional": functional, "potential": spec.potential, "directory": Path.cwd().name,
     }  # fmt: skip
     start = time.perf_counter()
     try:
         atoms = asked.to_atoms()
-        if maker.calculation in ("relax", "elastic_relax"):
+        if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
             atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
-        record = evaluate_frame(maker.calculator, atoms, asked, protocol, maker.calculation, **known)
-    except PhonosmithError as error:
-        if not isinstance(error, LabelError):
-            raise
-        known.pop("engine")
-        record = refused(
-            asked, protocol, maker.calculation, maker.engine, Reason(code="gate", message=error.message), **known
+        record = evaluate_frame(
+            maker.calculator, atoms, asked, protocol, maker.calculation, engine=maker.engine, **known
         )
-    except Exception as error:  # noqa: BLE001 - whatever a foreign program raises is one refused calculation
-        known.pop("engine")
-        reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        record = refused(asked, protocol, maker.calculation, maker.engine, reason, **known)
-    else:
         record.reasons = accept(Outcome.of_record(record), Asked(asked, protocol, maker.calculation))
+    except Exception as error:  # whatever a foreign program raises is one refused calculation
+        if isinstance(error, LabelError):
+            reason = Reason(code="gate", message=error.message)
+        elif isinstance(error, PhonosmithError):
+            raise
+        else:
+            reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        record = refused(asked, protocol, maker.calculation, maker.engine, reason, **known)
     record.wall_seconds = time.perf_counter() - start
     return record
