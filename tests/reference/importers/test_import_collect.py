@@ -328,4 +328,4 @@ def test_the_published_phonon_sets(shared):
     (note,) = report.notes
     assert note.startswith("mp-2201.phonopy.yaml, mp-9935.phonopy.yaml have the same content")
     _, candidates = import_source(folder / "mace_mp_0b3")
-    assert len(candidates.notes) == len(candidates.force_constants) == 31
+    assert len(candidates.notes) == len(candidates.force_constants) == 32
