@@ -25,10 +25,11 @@ from pymatgen.io.vasp import Vasprun
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.reference.audit.audit import audit
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.archives import iter_entries
 from phonosmith.reference.importers.collect import import_source
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.reference.importers.frames import frames_of
+from phonosmith.reference.vasp.vasprun import parse_vasprun
+from phonosmith.structures.labels import labels_of
 
 HERE = Path(__file__).parent
 

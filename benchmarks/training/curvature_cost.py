@@ -59,7 +59,7 @@ def measure(task):
 
     from phonosmith.potentials.graphs import collate, make_graph
     from phonosmith.potentials.mace.backend import MaceBackend
-    from phonosmith.reference.datasets.frame_labels import Labels
+    from phonosmith.structures.labels import Labels
     from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
     from phonosmith.training.graphs import labelled_batch, labelled_graphs
     from phonosmith.training.losses import LossTerms, efs_loss

@@ -28,7 +28,7 @@ PRESET_ORDER = (
 
 def label_all(potential, frames):
     """Label configurations with a potential."""
-    from phonosmith.reference.datasets.dataset import label_frame
+    from phonosmith.structures.labels import label_frame
 
     found = potential.evaluate(frames)
     return [

@@ -141,7 +141,7 @@ def prepare(work, pretrain):
 
     from phonosmith.potentials.mace.potential import MacePotential
     from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets.dataset import label_frame
+    from phonosmith.structures.labels import label_frame
     from phonosmith.training.finetune import fine_tune
     from phonosmith.training.spec import make_spec
 

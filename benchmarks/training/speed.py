@@ -30,7 +30,7 @@ BATCH = 4
 
 def labelled(count, seed, repeat, reference):
     """Rattled silicon cells labelled by the reference potential."""
-    from phonosmith.reference.datasets.dataset import label_frame
+    from phonosmith.structures.labels import label_frame
 
     rng = np.random.default_rng(seed)
     frames = []

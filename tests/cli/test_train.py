@@ -18,7 +18,8 @@ def folder(tmp_path_factory):
     from mace import modules  # isort: skip
     from e3nn import o3
 
-    from phonosmith.reference.datasets.dataset import label_frame, write_frames
+    from phonosmith.structures.extxyz import write_frames
+    from phonosmith.structures.labels import label_frame
 
     target = tmp_path_factory.mktemp("train")
     torch.manual_seed(0)
@@ -60,7 +61,7 @@ def call(folder, out, *more, train="train.xyz", strategy="transfer"):
 def test_writes_model_and_document(folder, tmp_path):
     from mace.calculators import MACECalculator
 
-    from phonosmith.reference.datasets.dataset import read_frames
+    from phonosmith.structures.extxyz import read_frames
 
     result = call(folder, tmp_path, "--set", "epochs=3", "--set", "lr=0.02")
     assert result.exit_code == 0, result.output

@@ -15,8 +15,8 @@ from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.harmonic.displacements import attach_forces, displaced_frames, has_forces
 from phonosmith.harmonic.files import load_harmonic, read_phonopy
 from phonosmith.harmonic.model import atoms_of, full_force_constants
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
 from phonosmith.reference.importers.beside import calculations_beside
+from phonosmith.structures.labels import label_frame, labels_of
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 

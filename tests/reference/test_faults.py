@@ -46,9 +46,8 @@ def test_every_fault_of_the_standin_has_a_case():
 
 
 def test_the_page_says_what_was_refused():
-    from phonosmith.reference.documents import Frame, Reason
+    from phonosmith.reference.documents import Frame, Reason, refused
     from phonosmith.reference.protocol import ReferenceProtocol
-    from phonosmith.reference.records import refused
 
     asked = Frame(symbols=["H"], positions=[(0, 0, 0)], cell=[(3, 0, 0), (0, 3, 0), (0, 0, 3)])
     record = refused(asked, ReferenceProtocol(), "static", "vasp", Reason(code="cell", message="off | by 1"))

@@ -12,13 +12,14 @@ from monty.json import MontyDecoder, MontyEncoder
 
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError, LabelError
-from phonosmith.reference.datasets.dataset import format_frames, get_dataset
-from phonosmith.reference.documents import Frame, LabelReport
+from phonosmith.reference.datasets.dataset import get_dataset
+from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import make_engine
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import as_frames, collect, job_name, material_name, require_minimum, sampled_frames
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
+from phonosmith.structures.extxyz import format_frames
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
 
@@ -167,26 +168,6 @@ def test_frames_come_from_a_sampling_document(tmp_path):
     np.testing.assert_array_equal(found[2].positions, frames[2].positions)
     with pytest.raises(InputError, match="no frames"):
         sampled_frames({})
-
-
-def test_sampling_starts_the_label_jobs(store, tmp_path):
-    frames = silicon(2, valid=1)
-    keeper = default_artefacts()
-    sample = {
-        split: keeper.put_bytes(
-            format_frames([f for f in frames if f.info["split"] == split]).encode(), "frames", ".extxyz"
-        )
-        for split in ("train", "valid")
-    }
-    engine = tersoff_engine()
-    start = LabelMaker(engine=engine).after_sampling(sample, "Si")
-    assert start.name == "label si start"
-    responses = run_locally(start, log=False, store=store, create_folders=True, root_dir=tmp_path, ensure_success=True)
-    names = {document["name"] for document in store.query({}, properties=["name"])}
-    assert {"label si 00", "label si 01", "label si collect"} <= names
-    report = LabelReport.model_validate(store.get_output(start.uuid, load=True))
-    assert report.counts == {"train": 1, "valid": 1}
-    assert responses
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from ase.build import bulk
 from ase.io import read, write
 from helpers.standin_calculators import PairMorse, make_calculator, tersoff_silicon
 
-from phonosmith.reference.accept import INVENTED_MARK, STANDIN_MARK
 from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import make_engine
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp import rehearsal
 from phonosmith.reference.vasp.rehearsal import Rehearsal, invented_potcar, invented_valence
+from phonosmith.reference.vasp.settings import INVENTED_MARK, STANDIN_MARK
 from phonosmith.testing import standin_inputs, standin_writers
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)

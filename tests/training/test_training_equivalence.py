@@ -10,7 +10,7 @@ import torch
 from phonosmith.potentials.backend import Predictions
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.potential import MacePotential
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.structures.labels import label_frame, labels_of
 from phonosmith.training.assemble import HEADS
 from phonosmith.training.graphs import labelled_batch, labelled_graphs, relative_to
 from phonosmith.training.losses import LossTerms, efs_loss

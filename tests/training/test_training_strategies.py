@@ -9,7 +9,7 @@ from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.potentials.registry import resolve
-from phonosmith.reference.datasets.frame_labels import labels_of
+from phonosmith.structures.labels import labels_of
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.graphs import labelled_graphs
 from phonosmith.training.spec import make_spec

@@ -83,7 +83,7 @@ def train(
 
 def _frames(path: Path, role: str) -> list[Any]:
     from phonosmith.core.errors import InputError
-    from phonosmith.reference.datasets.dataset import read_frames
+    from phonosmith.structures.extxyz import read_frames
 
     if not path.is_file():
         raise InputError(f"The {role} file {path} does not exist.", f"Give an extended XYZ file with --{role}.")

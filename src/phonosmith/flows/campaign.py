@@ -405,7 +405,8 @@ def _engine(spec: EngineSpec) -> ReferenceEngine:
 
 
 def _replay(path: Path) -> DatasetRef:
-    from phonosmith.reference.datasets.dataset import put_dataset, read_frames
+    from phonosmith.reference.datasets.dataset import put_dataset
+    from phonosmith.structures.extxyz import read_frames
 
     return put_dataset(read_frames(path), name=f"replay {path.stem}")
 

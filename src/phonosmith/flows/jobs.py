@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jobflow import CURRENT_JOB, Response, job
@@ -13,7 +14,7 @@ from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.metadata import inherit
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.reference.datasets.documents import AuditOptions, DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import sampled_frames
@@ -63,12 +64,18 @@ def audit_material(report: Any) -> AuditedLabels:
     from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = LabelReport.model_validate(report)
-    return audited(labels, {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")})
+    splits = {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")}
+    return audited(labels, splits, labels.datasets)
 
 
-def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabels:
-    """Audit training and validation labels together; see ``audit_material``."""
-    from phonosmith.reference.audit.audit import AuditOptions, audit
+def audited(
+    labels: LabelReport, splits: dict[str, list[Atoms]], stored: Mapping[str, DatasetRef] | None = None
+) -> AuditedLabels:
+    """Audit training and validation labels together; see ``audit_material``.
+
+    ``stored`` names the splits that lie in the store already: where the audit leaves one whole it is not written again.
+    """
+    from phonosmith.reference.audit.audit import audit
     from phonosmith.reference.datasets.dataset import put_dataset
 
     frames = [*splits["train"], *splits["valid"]]
@@ -84,8 +91,12 @@ def audited(labels: LabelReport, splits: dict[str, list[Atoms]]) -> AuditedLabel
         raise LabelError(f"The audit of {labels.material} leaves no labels to train or validate on.", "; ".join(words))
     return AuditedLabels(
         material=labels.material,
-        train=put_dataset(train, name=f"{labels.material} train"),
-        valid=put_dataset(valid, name=f"{labels.material} valid"),
+        **{
+            name: stored[name]
+            if stored and len(kept) == len(splits[name])
+            else put_dataset(kept, name=f"{labels.material} {name}")
+            for name, kept in (("train", train), ("valid", valid))
+        },
         verdict=document.verdict,
         n_excluded=len(excluded),
         n_failed=len(labels.failures),

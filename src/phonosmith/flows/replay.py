@@ -9,7 +9,7 @@ import numpy as np
 
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Potential
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.structures.labels import label_frame
 
 if TYPE_CHECKING:
     from ase import Atoms

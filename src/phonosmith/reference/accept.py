@@ -1,295 +1,411 @@
-"""The gate every reference calculation passes before it may be called a label.
+"""The one rule every calculation passes before it may be called a label: by a job, by ``import`` and by ``audit``.
 
-Pure functions: each takes what was asked and what came back and returns reasons; no reason means it may pass. Workflow
-libraries call NaN forces, another lattice, an SCF cycle cut short by the queue and a k-mesh changed on the way
-"successful"; here each is a reason.
+Workflow libraries call NaN forces, another lattice, an SCF cycle cut short by the queue and a k-mesh changed on the way
+"successful"; here each is a reason. The rule is a list of small functions (``RUN_CHECKS`` look at a whole VASP run,
+``CHECKS`` at one configuration); each takes what came back and, where it is known, what was asked, and yields reasons.
+A new check is a function more in a list.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from ase import Atoms
 from numpy.typing import NDArray
 
-from phonosmith.reference.documents import Correction, Frame, Reason, ReferenceRecord
+from phonosmith.reference.documents import Correction, Frame, Reason, ReasonCode, ReferenceRecord
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
+from phonosmith.reference.vasp.run import VaspRun, voigt_from_kbar
+from phonosmith.reference.vasp.settings import VaspSettings, is_rehearsal
+from phonosmith.structures.labels import Labels, geometry_defects, label_defects, labels_of
+
+Array = NDArray[np.float64]
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""
 ENERGY_PRINT = 1e-8
 """eV. The last digit of energies in vasprun.xml."""
 MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax")
-STANDIN_MARK = "standin"
-"""Part of the version the stand-in prints."""
-INVENTED_MARK = "INVENTED"
-"""Part of the title of every invented POTCAR."""
+_NOT_SELF_CONSISTENT = (
+    "none", "eigenval", "exact", "subrot", "chi", "gw", "gw0", "scgw", "scgw0", "acfdt", "rpa", "bse",
+)  # fmt: skip
 
 
-def check_results(record: ReferenceRecord) -> list[Reason]:
-    """Energy, forces and stress are there, have the right shape and are finite numbers."""
-    reasons = []
-    n_atoms = len(record.symbols)
-    for name, value, shape in (
-        ("energy", record.energy, ()),
-        ("forces", record.forces, (n_atoms, 3)),
-        ("stress", record.stress, (6,)),
-    ):
-        if value is None:
-            reasons.append(Reason(code=f"{name}_missing", message=f"no {name} in the output", transient=True))
-            continue
-        array = np.asarray(value, dtype=float)
-        if array.shape != shape:
-            reasons.append(Reason(code=f"{name}_shape", message=f"{name} has shape {array.shape}, not {shape}"))
-        elif not np.all(np.isfinite(array)):
-            reasons.append(Reason(code=f"{name}_not_finite", message=f"{name} holds NaN or infinity"))
-    if record.energy_sigma0 is not None and not np.isfinite(record.energy_sigma0):
-        reasons.append(Reason(code="energy_not_finite", message="the energy for zero smearing is NaN or infinity"))
-    return reasons
+@dataclass(frozen=True)
+class Outcome:
+    """One configuration with its numbers, and how VASP came to them where it did.
+
+    Attributes
+    ----------
+    symbols, cell, positions
+        Configuration; cell rows and Cartesian positions in Å.
+    labels
+        Force-consistent energy, forces and stress as they came, whatever their shape.
+    energy_sigma0
+        Energy extrapolated to zero smearing, eV.
+    scf
+        Energy after each electronic step, eV.
+    run
+        VASP's own record; None for other programs and for frames read from a dataset.
+    rehearsal
+        Made by the VASP stand-in or with invented POTCARs.
+    """
+
+    symbols: Sequence[str]
+    cell: Array | None
+    positions: Array | None
+    labels: Labels
+    energy_sigma0: float | None = None
+    pbc: tuple[bool, bool, bool] = (True, True, True)
+    scf: Sequence[float] = ()
+    run: VaspRun | None = None
+    rehearsal: bool = False
+
+    @classmethod
+    def of_step(cls, run: VaspRun, index: int = -1) -> Outcome:
+        """Take one ionic step of a VASP run."""
+        step = run.steps[index]
+        positions = step.positions
+        if step.cell is not None and positions is not None and positions.shape == (len(run.symbols), 3):
+            positions = positions @ step.cell
+        return cls(
+            symbols=run.symbols,
+            cell=step.cell,
+            positions=positions,
+            labels=Labels(step.energy, step.forces, voigt_from_kbar(step.stress)),
+            energy_sigma0=step.energy_sigma0,
+            scf=step.scf,
+            run=run,
+            rehearsal=is_rehearsal(run.settings.version, run.settings.potcars),
+        )
+
+    @classmethod
+    def of_record(cls, record: ReferenceRecord) -> Outcome:
+        """Take what another program than VASP left."""
+        numbers = (record.cell, record.positions, record.forces, record.stress)
+        cell, positions, forces, stress = (None if n is None else np.asarray(n, dtype=float) for n in numbers)
+        labels = Labels(record.energy, forces, stress)
+        return cls(record.symbols, cell, positions, labels, record.energy_sigma0, record.pbc)
+
+    @classmethod
+    def of_atoms(cls, atoms: Atoms) -> Outcome:
+        """Take a labelled frame of a dataset."""
+        return cls(
+            symbols=atoms.get_chemical_symbols(),
+            cell=atoms.cell.array,
+            positions=atoms.positions,
+            labels=labels_of(atoms),
+            pbc=(bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
+            rehearsal=bool(atoms.info.get("rehearsal")),
+        )
 
 
-def check_energy_sign(record: ReferenceRecord) -> list[Reason]:
-    """Ask for a negative total energy: relative to isolated atoms every crystal worth training on has one."""
-    if record.energy is None or not np.isfinite(record.energy) or record.energy < 0:
-        return []
-    return [Reason(code="energy_positive", message=f"the total energy is {record.energy:.3f} eV")]
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a program.
+
+    Attributes
+    ----------
+    frame
+        What was sent.
+    protocol, calculation
+        How it was to be done.
+    potcars
+        Titles in the POTCAR file of the folder, where it can be read.
+    """
+
+    frame: Frame
+    protocol: ReferenceProtocol
+    calculation: Calculation
+    potcars: Sequence[str] = ()
 
 
-def check_structure(
-    asked: Frame,
-    symbols: Sequence[str],
-    cell: Sequence[Sequence[float]] | None,
-    positions: Sequence[Sequence[float]] | None,
-    calculation: Calculation,
-    where: str = "the output",
+def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: bool = False) -> list[Reason]:
+    """Return every reason why a configuration must not become a label; an empty list lets it pass.
+
+    Parameters
+    ----------
+    outcome
+        What came back.
+    asked
+        What was asked; None where nobody knows (imports, datasets): then only what came back is judged.
+    allow_rehearsal
+        Let results of the stand-in pass (rehearsals and tests only).
+    """
+    reasons = [] if outcome.run is None else accept_run(outcome.run, asked)
+    for check in CHECKS:
+        reasons += check(outcome, asked)
+    return [reason for reason in reasons if not (allow_rehearsal and reason.code == "rehearsal")]
+
+
+def accept_run(run: VaspRun, asked: Asked | None = None) -> list[Reason]:
+    """Return the reasons why nothing of a VASP run can be a label: it is not whole, or of another kind."""
+    return [reason for run_check in RUN_CHECKS for reason in run_check(run, asked)]
+
+
+def check_whole(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
+    """Ask that the output is whole and holds an ionic step."""
+    if run.damage is not None:
+        yield Reason(code="unfinished", message=run.damage, transient=True)
+    elif not run.steps:
+        yield Reason(code="unfinished", message="it holds no ionic step", transient=True)
+
+
+def check_self_consistent(run: VaspRun, asked: Asked | None) -> Iterator[Reason]:
+    """Ask for a self-consistent ground-state calculation (or the linear response that was asked)."""
+    algorithm = str(run.settings.tags.get("ALGO", "")).strip().lower()
+    charge = int(run.settings.number("ICHARG", 2))
+    response = run.settings.flag("LEPSILON") or run.settings.flag("LCALCEPS")
+    message = None
+    if algorithm in _NOT_SELF_CONSISTENT:
+        message = f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
+    elif charge >= 10:
+        message = f"ICHARG = {charge} keeps the charge density fixed: the energy is not a label"
+    elif response and (asked is None or asked.calculation != "born"):
+        message = "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
+    if message:
+        yield Reason(code="not_self_consistent", message=message)
+
+
+def check_numbers(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
+    """Ask that energy, forces and stress are there, have the right shape and are finite, and so is the structure."""
+    required = ["forces"]
+    if asked is not None or outcome.run is not None:
+        required.insert(0, "energy")
+    if asked is not None:
+        required.append("stress")
+    defects = label_defects(outcome.labels, len(outcome.symbols), required)
+    for code, message in [*defects, *_structure_defects(outcome)]:
+        yield Reason(code=cast("ReasonCode", code), message=message, transient=code.endswith("_missing"))
+    if outcome.energy_sigma0 is not None and not np.isfinite(outcome.energy_sigma0):
+        yield Reason(code="energy_not_finite", message="the energy for zero smearing is NaN or infinity")
+
+
+def _structure_defects(outcome: Outcome) -> list[tuple[str, str]]:
+    cell, positions = outcome.cell, outcome.positions
+    if cell is None or positions is None or positions.shape != (len(outcome.symbols), 3):
+        return [("structure_missing", "the structure is missing or has another number of atoms")]
+    if outcome.run is None:
+        return list(geometry_defects(Atoms(outcome.symbols, cell=cell, positions=positions, pbc=outcome.pbc)))
+    if not (np.all(np.isfinite(cell)) and np.all(np.isfinite(positions))):
+        return [("structure_not_finite", "the structure holds NaN or infinity")]
+    return [("volume", "the cell has no volume")] if abs(np.linalg.det(cell)) < 1e-6 else []
+
+
+def check_structure(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
+    """Ask for the structure that was sent, see ``compare_structure``."""
+    if asked is None:
+        return
+    if not _structure_defects(outcome) or list(outcome.symbols) != list(asked.frame.symbols):
+        yield from compare_structure(
+            asked.frame, outcome.symbols, outcome.cell, outcome.positions, asked.calculation, "the output"
+        )
+
+
+def compare_structure(
+    asked: Frame, symbols: Sequence[str], cell: Any, positions: Any, calculation: Calculation, where: str
 ) -> list[Reason]:
     """Ask for the same species in the same order, and the same cell and positions unless the calculation moves them."""
     if list(symbols) != list(asked.symbols):
         return [Reason(code="species", message=f"{where} lists other species, or in another order, than was asked")]
-    if cell is None or positions is None:
-        return [Reason(code="structure_missing", message=f"no structure in {where}", transient=True)]
-    reasons = []
-    found, wanted = np.asarray(cell, dtype=float), np.asarray(asked.cell, dtype=float)
+    ran, wanted = np.asarray(cell, dtype=float), np.asarray(asked.cell, dtype=float)
     at, sent = np.asarray(positions, dtype=float), np.asarray(asked.positions, dtype=float)
-    if not (np.all(np.isfinite(found)) and np.all(np.isfinite(at))):
-        return [Reason(code="structure_not_finite", message=f"the structure in {where} holds NaN or infinity")]
     if calculation != "relax":
-        off = float(np.abs(found - wanted).max())
-        if off > STRUCTURE_TOLERANCE:
-            reasons.append(
-                Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å")
-            )
-    if calculation not in MOVING and not reasons:
+        off = float(np.abs(ran - wanted).max())
+        if not off <= STRUCTURE_TOLERANCE:
+            return [Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å")]
+    if calculation not in MOVING:
         off = _largest_move(at, sent, wanted)
-        if off > STRUCTURE_TOLERANCE:
-            reasons.append(Reason(code="positions", message=f"atoms in {where} moved by up to {off:.2g} Å"))
-    return reasons
+        if not off <= STRUCTURE_TOLERANCE:
+            return [Reason(code="positions", message=f"atoms in {where} moved by up to {off:.2g} Å")]
+    return []
 
 
-def _largest_move(positions: NDArray[np.float64], wanted: NDArray[np.float64], cell: NDArray[np.float64]) -> float:
+def _largest_move(positions: Array, wanted: Array, cell: Array) -> float:
     """Largest displacement in Å, modulo lattice vectors."""
     fractional = (positions - wanted) @ np.linalg.inv(cell)
     fractional -= np.round(fractional)
     return float(np.linalg.norm(fractional @ cell, axis=1).max())
 
 
-def check_scf(record: ReferenceRecord, protocol: ReferenceProtocol) -> list[Reason]:
-    """Ask that the last electronic step changed the energy by less than EDIFF, before NELM was used up."""
-    if record.electronic_steps is None or record.last_de is None:
-        return [Reason(code="scf_unknown", message="the output holds no electronic steps", transient=True)]
-    if record.electronic_steps >= protocol.nelm:
-        return [Reason(code="scf", message=f"all {protocol.nelm} electronic steps (NELM) were used")]
-    # a difference of two printed energies is known to one unit of the last digit
-    if not record.last_de < protocol.ediff + 1.01 * ENERGY_PRINT:
-        return [
-            Reason(
-                code="scf",
-                message=f"the last electronic step changed the energy by {record.last_de:.2g} eV, more than EDIFF "
-                f"{protocol.ediff:g}: the cycle was cut short after {record.electronic_steps} steps",
-                transient=True,
-            )
-        ]
-    return []
-
-
-def check_relaxed(record: ReferenceRecord, protocol: ReferenceProtocol) -> list[Reason]:
+def check_relaxed(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask for forces below the threshold where a relaxation was asked."""
-    limit = protocol.fmax(record.calculation)
-    if limit is None or record.forces is None:
-        return []
-    largest = float(np.linalg.norm(np.asarray(record.forces, dtype=float), axis=1).max())
-    if largest < limit:
-        return []
-    return [
-        Reason(
-            code="not_relaxed",
-            message=f"the largest force is {1000 * largest:.3g} meV/Å, not below {1000 * limit:g} meV/Å",
-            transient=True,
-        )
-    ]
+    limit = None if asked is None else asked.protocol.fmax(asked.calculation)
+    forces = outcome.labels.forces
+    if limit is None or forces is None or forces.ndim != 2:
+        return
+    largest = float(np.linalg.norm(forces, axis=1).max())
+    if not largest < limit:
+        message = f"the largest force is {1000 * largest:.3g} meV/Å, not below {1000 * limit:g} meV/Å"
+        yield Reason(code="not_relaxed", message=message, transient=True)
 
 
-def _same(found: Any, wanted: Any) -> bool:
-    if isinstance(wanted, bool) or isinstance(found, bool):
-        return bool(found) == bool(wanted)
-    if isinstance(wanted, int | float):
-        try:
-            return bool(np.isclose(float(found), float(wanted), rtol=1e-9, atol=0))
-        except (TypeError, ValueError):
-            return False
-    return str(found).strip().lower() == str(wanted).strip().lower()
+def check_energy_sign(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
+    """Ask VASP for a negative total energy: relative to isolated atoms every crystal worth training on has one."""
+    energy = outcome.labels.energy
+    if outcome.run is not None and energy is not None and np.isfinite(energy) and energy >= 0:
+        yield Reason(code="energy_positive", message=f"the total energy is {energy:.3f} eV")
 
 
-def check_incar(run: Mapping[str, Any], protocol: ReferenceProtocol, calculation: Calculation) -> list[Reason]:
+def check_scf(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
+    """Ask that the last electronic step changed the energy by less than the EDIFF VASP used.
+
+    Converging exactly at the last allowed step (NELM) counts; stopping there does not.
+    """
+    if outcome.run is not None:
+        yield from scf_reasons(outcome.scf, outcome.run.settings)
+
+
+def scf_reasons(energies: Sequence[float], settings: VaspSettings) -> Iterator[Reason]:
+    """Say why an electronic minimisation (energies after each step, eV) did not converge."""
+    tolerance, limit = settings.number("EDIFF", 1e-4), int(settings.number("NELM", 60))
+    if len(energies) < 2:
+        message = f"only {len(energies)} electronic step was recorded: convergence cannot be seen"
+        yield Reason(code="scf_unknown", message=message, transient=True)
+        return
+    change = abs(energies[-1] - energies[-2])
+    # a difference of two printed energies is known to one unit of the last digit
+    if change <= tolerance + 1.01 * ENERGY_PRINT:
+        return
+    used_up = len(energies) >= limit
+    why = f"NELM = {limit} was reached" if used_up else f"it was stopped early, after {len(energies)} steps"
+    message = f"SCF not converged: last change {change:.1e} eV against EDIFF {tolerance:.0e} eV ({why})"
+    yield Reason(code="scf", message=message, transient=not used_up)
+
+
+def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that the INCAR that ran equals the one of the protocol, but for tags that cannot change the result."""
-    if not run:
-        return [Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)]
-    wanted = incar_tags(protocol, calculation)
-    free = CORRECTABLE_TAGS | PARALLEL_TAGS | (RELAXATION_TAGS if calculation in MOVING else frozenset())
-    found = {key.strip().upper(): value for key, value in run.items()}
+    if outcome.run is None or asked is None:
+        return
+    if not outcome.run.incar:
+        yield Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)
+        return
+    wanted = incar_tags(asked.protocol, asked.calculation)
+    free = CORRECTABLE_TAGS | PARALLEL_TAGS | (RELAXATION_TAGS if asked.calculation in MOVING else frozenset())
+    ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
     changed = []
     for key, value in wanted.items():
         if key in free:
             continue
-        if key not in found:
+        if key not in ran:
             changed.append(f"{key} was {value}, is gone")
-        elif not (_same(found[key], value) or _harmless(key, found[key], value)):
-            changed.append(f"{key} was {value}, ran as {found[key]}")
-    magnetic = {"MAGMOM"} if protocol.spin_polarized else set()
-    changed += [f"{key} = {found[key]} was not asked" for key in sorted(set(found) - set(wanted) - free - magnetic)]
-    return [Reason(code="incar", message="; ".join(changed))] if changed else []
+        elif not (_same(ran[key], value) or _harmless(key, ran[key], value)):
+            changed.append(f"{key} was {value}, ran as {ran[key]}")
+    magnetic = {"MAGMOM"} if asked.protocol.spin_polarized else set()
+    changed += [f"{key} = {ran[key]} was not asked" for key in sorted(set(ran) - set(wanted) - free - magnetic)]
+    if changed:
+        yield Reason(code="incar", message="; ".join(changed))
 
 
-def _harmless(key: str, found: Any, wanted: Any) -> bool:
+def _same(ran: Any, wanted: Any) -> bool:
+    if isinstance(wanted, bool) or isinstance(ran, bool):
+        return _logical(ran) == _logical(wanted)
+    if isinstance(wanted, int | float):
+        try:
+            return bool(np.isclose(float(ran), float(wanted), rtol=1e-9, atol=0))
+        except (TypeError, ValueError):
+            return False
+    return str(ran).strip().lower() == str(wanted).strip().lower()
+
+
+def _logical(value: Any) -> bool:
+    """Read a logical, also as Fortran prints it."""
+    return value.strip(" .").upper().startswith("T") if isinstance(value, str) else bool(value)
+
+
+def _harmless(key: str, ran: Any, wanted: Any) -> bool:
     """Tell whether a difference is harmless.
 
     EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
     """
     if key == "PREC":
-        return str(found).strip().lower()[:6] == str(wanted).lower()[:6]
+        return str(ran).strip().lower()[:6] == str(wanted).lower()[:6]
     try:
-        return key == "EDIFF" and 0 < float(found) <= float(wanted)
+        return key == "EDIFF" and 0 < float(ran) <= float(wanted)
     except (TypeError, ValueError):
         return False
 
 
-def check_kpoints(record: ReferenceRecord, asked: Frame, protocol: ReferenceProtocol) -> list[Reason]:
+def check_kpoints(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that the k-point mesh that ran is the one of the protocol for this cell."""
-    if record.kpoints is None:
-        return [Reason(code="kpoints_unknown", message="the output names no k-point mesh", transient=True)]
-    cell = record.cell if record.calculation == "relax" and record.cell is not None else asked.cell
-    allowed = {
-        kpoint_mesh(protocol, record.calculation, np.asarray(rows, dtype=float)) for rows in (asked.cell, cell)
-    }  # a relaxation keeps the mesh of its start unless custodian restarted it from a later cell
-    if tuple(record.kpoints) in allowed:
-        return []
-    wanted = " or ".join("x".join(map(str, mesh)) for mesh in sorted(allowed))
-    return [Reason(code="kpoints", message=f"the mesh was {'x'.join(map(str, record.kpoints))}, not {wanted}")]
+    if outcome.run is None or asked is None:
+        return
+    mesh = outcome.run.settings.mesh
+    if mesh is None:
+        yield Reason(code="kpoints_unknown", message="the output names no k-point mesh", transient=True)
+        return
+    cells = [np.asarray(asked.frame.cell, dtype=float)]
+    if asked.calculation == "relax" and outcome.cell is not None:
+        # a relaxation keeps the mesh of its start unless custodian restarted it from a later cell
+        cells.append(outcome.cell)
+    allowed = {kpoint_mesh(asked.protocol, asked.calculation, cell) for cell in cells}
+    if mesh not in allowed:
+        wanted = " or ".join("x".join(map(str, choice)) for choice in sorted(allowed))
+        yield Reason(code="kpoints", message=f"the mesh was {'x'.join(map(str, mesh))}, not {wanted}")
 
 
-def check_potcars(
-    record: ReferenceRecord, asked: Frame, protocol: ReferenceProtocol, written: Sequence[str] = ()
-) -> list[Reason]:
-    """One POTCAR per species block, each the one of the protocol, each the one that was written.
-
-    Parameters
-    ----------
-    written
-        Titles of the POTCAR file in the folder; empty when it is not known.
-    """
-    symbols = protocol.potcar_map(asked.symbols)
-    wanted = [symbols[element] for element, _ in groupby(asked.symbols)]
-    ran = [title.split()[1] if len(title.split()) > 1 else title for title in record.potcar_titles]
+def check_potcars(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
+    """Ask for one POTCAR per species block, each the one of the protocol, each the one that was written."""
+    if outcome.run is None or asked is None:
+        return
+    symbols = asked.protocol.potcar_map(asked.frame.symbols)
+    wanted = [symbols[element] for element, _ in groupby(asked.frame.symbols)]
+    titles = [" ".join(title.split()) for title in outcome.run.settings.potcars]
+    ran = [title.split()[1] if len(title.split()) > 1 else title for title in titles]
     if not ran:
-        return [Reason(code="potcar_unknown", message="the output names no POTCAR", transient=True)]
-    if ran != wanted:
-        return [Reason(code="potcar", message=f"POTCARs were {' '.join(ran)}, not {' '.join(wanted)}")]
-    if any(not title.startswith("PAW_PBE") for title in record.potcar_titles):
-        return [Reason(code="potcar", message=f"POTCARs are not of the PBE library: {', '.join(record.potcar_titles)}")]
-    if written and [" ".join(title.split()) for title in written] != [
-        " ".join(title.split()) for title in record.potcar_titles
-    ]:
-        return [Reason(code="potcar", message=f"VASP read {record.potcar_titles}, the folder holds {list(written)}")]
-    return []
+        yield Reason(code="potcar_unknown", message="the output names no POTCAR", transient=True)
+    elif ran != wanted:
+        yield Reason(code="potcar", message=f"POTCARs were {' '.join(ran)}, not {' '.join(wanted)}")
+    elif any(not title.startswith("PAW_PBE") for title in titles):
+        yield Reason(code="potcar", message=f"POTCARs are not of the PBE library: {', '.join(titles)}")
+    elif asked.potcars and [" ".join(title.split()) for title in asked.potcars] != titles:
+        yield Reason(code="potcar", message=f"VASP read {titles}, the folder holds {list(asked.potcars)}")
 
 
-def check_corrections(corrections: Sequence[Correction], calculation: Calculation) -> list[Reason]:
-    """Custodian changed only what may be changed, and no wall time ended the run."""
-    reasons = []
-    free = CORRECTABLE_TAGS | {"EDIFF"} | (RELAXATION_TAGS if calculation in MOVING else frozenset())
+def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
+    """Ask that custodian changed only what may be changed, and that no wall time ended the run."""
+    corrections = () if outcome.run is None else outcome.run.corrections
+    moving = asked is not None and asked.calculation in MOVING
+    free = CORRECTABLE_TAGS | {"EDIFF"} | (RELAXATION_TAGS if moving else frozenset())
+    if any(_is_walltime(correction) for correction in corrections):  # the handler reports at every look
+        yield Reason(code="walltime", message="the wall time ended the calculation", transient=True)
     for correction in corrections:
-        if "walltime" in correction.handler.lower() or any("walltime" in text.lower() for text in correction.errors):
-            ended = Reason(code="walltime", message="the wall time ended the calculation", transient=True)
-            reasons += [] if ended in reasons else [ended]  # the handler reports at every look
-            continue
         tags = sorted(set(correction.tags) - free)
         # going on from CONTCAR is harmless: the structure that comes back is compared with the one sent
         files = [name for name in correction.files if name not in {"WAVECAR", "CHGCAR", "CONTCAR"}]
-        if tags or files:
-            reasons.append(
-                Reason(
-                    code="correction",
-                    message=f"{correction.handler} changed {', '.join(tags + files)} "
-                    f"after {', '.join(correction.errors)}",
-                )
-            )
-    return reasons
+        if (tags or files) and not _is_walltime(correction):
+            changes, errors = ", ".join(tags + files), ", ".join(correction.errors)
+            yield Reason(code="correction", message=f"{correction.handler} changed {changes} after {errors}")
 
 
-def check_origin(record: ReferenceRecord, *, allow_rehearsal: bool) -> list[Reason]:
-    """Numbers of the VASP stand-in, or of invented POTCARs, are no reference data."""
-    if allow_rehearsal or not record.rehearsal:
-        return []
-    return [
-        Reason(
-            code="rehearsal",
-            message=f"made by the VASP stand-in ({record.engine_version}) or with invented POTCARs, not by VASP",
-        )
-    ]
+def _is_walltime(correction: Correction) -> bool:
+    return any("walltime" in text.lower() for text in (correction.handler, *correction.errors))
 
 
-def is_rehearsal(version: str, titles: Sequence[str]) -> bool:
-    """Tell whether an output was made by the stand-in or with invented POTCARs."""
-    return STANDIN_MARK in version.lower() or any(INVENTED_MARK in title for title in titles)
+def check_origin(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
+    """Refuse numbers of the VASP stand-in, or of invented POTCARs: they are no reference data."""
+    if outcome.rehearsal:
+        message = "it comes from a rehearsal with the VASP stand-in or with invented POTCARs: its numbers are no DFT"
+        yield Reason(code="rehearsal", message=message)
 
 
-def check_label(
-    record: ReferenceRecord,
-    asked: Frame,
-    protocol: ReferenceProtocol,
-    *,
-    written_potcars: Sequence[str] = (),
-    allow_rehearsal: bool = False,
-) -> list[Reason]:
-    """Return every reason why a calculation must not become a label; an empty list lets it pass.
-
-    Parameters
-    ----------
-    record
-        What came back.
-    asked
-        What was sent.
-    protocol
-        How it was to be done.
-    written_potcars
-        Titles in the POTCAR file of the folder, where it can be read.
-    allow_rehearsal
-        Let results of the stand-in pass (rehearsals and tests only).
-    """
-    reasons = check_results(record)
-    reasons += check_structure(asked, record.symbols, record.cell, record.positions, record.calculation)
-    reasons += check_relaxed(record, protocol)
-    if record.protocol_digest != protocol.digest:
-        reasons.append(Reason(code="protocol", message="the record belongs to another protocol"))
-    if record.engine == "vasp":
-        reasons += check_energy_sign(record)
-        reasons += check_scf(record, protocol)
-        reasons += check_incar(record.incar, protocol, record.calculation)
-        reasons += check_kpoints(record, asked, protocol)
-        reasons += check_potcars(record, asked, protocol, written_potcars)
-        reasons += check_corrections(record.corrections, record.calculation)
-        reasons += check_origin(record, allow_rehearsal=allow_rehearsal)
-    return reasons
+RUN_CHECKS: tuple[Callable[[VaspRun, Asked | None], Iterator[Reason]], ...] = (check_whole, check_self_consistent)
+"""What is asked of a whole VASP run."""
+CHECKS: tuple[Callable[[Outcome, Asked | None], Iterator[Reason]], ...] = (
+    check_numbers,
+    check_structure,
+    check_relaxed,
+    check_energy_sign,
+    check_scf,
+    check_incar,
+    check_kpoints,
+    check_potcars,
+    check_corrections,
+    check_origin,
+)
+"""What is asked of one configuration."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SIGMA0
-from phonosmith.reference.protocol import Calculation
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 Vector = tuple[float, float, float]
 Voigt = tuple[float, float, float, float, float, float]
+
+
+def rows(array: NDArray[np.float64] | None) -> list[Vector] | None:
+    """Return an (n, 3) array as plain rows; None where there is none or it has another shape."""
+    if array is None or array.ndim != 2 or array.shape[1] != 3:
+        return None
+    return [(float(x), float(y), float(z)) for x, y, z in array.tolist()]
 
 
 class Frame(Document):
@@ -55,10 +64,21 @@ class Frame(Document):
         return atoms
 
 
+ReasonCode = Literal[
+    "cell", "configuration", "correction", "energy_missing", "energy_not_finite", "energy_positive", "energy_shape",
+    "forces_missing", "forces_not_finite", "forces_shape", "gate", "incar", "incar_unknown", "kpoints",
+    "kpoints_unknown", "no_result", "not_recoverable", "not_relaxed", "not_self_consistent", "output_invalid",
+    "positions", "potcar", "potcar_unknown", "protocol", "rehearsal", "relaxation", "return_code", "run_failed", "scf",
+    "scf_unknown", "species", "stress_missing", "stress_not_finite", "stress_shape", "structure_missing",
+    "structure_not_finite", "too_many_corrections", "unfinished", "volume", "walltime",
+]  # fmt: skip
+"""What a refusal is for; see ``reference.accept`` for those the rule itself gives."""
+
+
 class Reason(Document):
     """One reason why a calculation is no label."""
 
-    code: str = Field(description="short name, e.g. scf, cell, forces_missing")
+    code: ReasonCode = Field(description="what it is refused for, e.g. scf, cell, forces_missing")
     message: str = Field(description="what was found and what was asked")
     transient: bool = Field(
         False, description="a second attempt may succeed (crash, lost file), the physics is not at fault"
@@ -149,6 +169,22 @@ class ReferenceRecord(Document):
         if self.rehearsal:
             atoms.info["rehearsal"] = True
         return atoms
+
+
+def refused(
+    asked: Frame, protocol: ReferenceProtocol, calculation: Calculation, engine: str, reason: Reason, **known: Any
+) -> ReferenceRecord:
+    """Return the record of a calculation that left nothing to read."""
+    return ReferenceRecord(
+        engine=engine,
+        calculation=calculation,
+        protocol_digest=protocol.digest,
+        symbols=list(asked.symbols),
+        reasons=[reason],
+        split=asked.split,
+        info=dict(asked.info),
+        **known,
+    )
 
 
 class LabelFailure(Document):

@@ -16,10 +16,11 @@ from pydantic import ConfigDict, Field
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.accept import check_label
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
+from phonosmith.reference.accept import MOVING, Asked, Outcome, accept
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
-from phonosmith.reference.records import record_from_ase, refused
+from phonosmith.reference.vasp.run import voigt_from_kbar
+from phonosmith.structures.labels import Labels
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -170,14 +171,34 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
         pairs = zip(structure if several else [structure], documents if several else [documents], strict=True)
         for number, (sent, document) in enumerate(pairs):
             asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
-            record = record_from_ase(document, asked, protocol, self.calculation, self.engine)
-            record.reasons = record.reasons + check_label(record, asked, protocol)
-            if not record.accepted:
+            reasons = judge_document(document, Asked(asked, protocol, self.calculation))
+            if reasons:
+                explained = "; ".join(f"{reason.code}: {reason.message}" for reason in reasons)
                 raise LabelError(
-                    f"{self.name}{f', structure {number}' if several else ''}: {record.explain()}.",
+                    f"{self.name}{f', structure {number}' if several else ''}: {explained}.",
                     "Look at the structure and at the limits of the calculator.",
                 )
         return documents
+
+
+def judge_document(document: Any, asked: Asked) -> list[Reason]:
+    """Return why an atomate2 ASE or force-field document is no label (same stress convention as VASP's)."""
+    output = document.output
+    outcome = Outcome(
+        symbols=[site.specie.symbol for site in document.structure],
+        cell=document.structure.lattice.matrix,
+        positions=document.structure.cart_coords,
+        labels=Labels(
+            None if output.energy is None else float(output.energy),
+            None if output.forces is None else np.asarray(output.forces, dtype=float),
+            voigt_from_kbar(output.stress),
+        ),
+    )
+    reasons = []
+    # in a strained cell the rule's own look at the forces decides; here the cell must have come to rest as well
+    if asked.calculation == "relax" and document.is_force_converged is False:
+        reasons.append(Reason(code="not_relaxed", message="the optimiser stopped before the forces were small enough"))
+    return reasons + accept(outcome, asked)
 
 
 def evaluate_frame(
@@ -222,28 +243,25 @@ def compute_with_ase(
 
     protocol = ReferenceProtocol.model_validate(maker.protocol)
     known: dict[str, Any] = {
-        "engine": maker.engine, "engine_version": version, "functional": functional, "potential": spec.potential,
-        "directory": Path.cwd().name,
+        "engine_version": version, "functional": functional, "potential": spec.potential, "directory": Path.cwd().name,
     }  # fmt: skip
     start = time.perf_counter()
     try:
         atoms = asked.to_atoms()
-        if maker.calculation in ("relax", "elastic_relax"):
+        if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
             atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
-        record = evaluate_frame(maker.calculator, atoms, asked, protocol, maker.calculation, **known)
-    except PhonosmithError as error:
-        if not isinstance(error, LabelError):
-            raise
-        known.pop("engine")
-        record = refused(
-            asked, protocol, maker.calculation, maker.engine, Reason(code="gate", message=error.message), **known
+        record = evaluate_frame(
+            maker.calculator, atoms, asked, protocol, maker.calculation, engine=maker.engine, **known
         )
-    except Exception as error:  # noqa: BLE001 - whatever a foreign program raises is one refused calculation
-        known.pop("engine")
-        reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        record.reasons = accept(Outcome.of_record(record), Asked(asked, protocol, maker.calculation))
+    except Exception as error:  # whatever a foreign program raises is one refused calculation
+        if isinstance(error, LabelError):
+            reason = Reason(code="gate", message=error.message)
+        elif isinstance(error, PhonosmithError):
+            raise
+        else:
+            reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         record = refused(asked, protocol, maker.calculation, maker.engine, reason, **known)
-    else:
-        record.reasons = check_label(record, asked, protocol)
     record.wall_seconds = time.perf_counter() - start
     return record

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
-from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord
+from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, sampled_frames
-from phonosmith.reference.records import refused
+from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,13 +92,6 @@ def collect_labels(
     return report
 
 
-@job
-def start_labels(sample: Any, maker: LabelMaker, material: str) -> Response[Any]:
-    """Replace this job by one label job for each frame of a sampling document."""
-    flow = maker.make(sampled_frames(sample), material)
-    return Response(replace=flow)
-
-
 @dataclass
 class LabelMaker(Maker):
     """Make one job per frame and one that collects them.
@@ -137,14 +129,6 @@ class LabelMaker(Maker):
             Name, part of every job's name.
         """
         return self._flow(as_frames(frames), material, None, None)
-
-    def after_sampling(self, sample: Any, material: str) -> Job:
-        """Return a job that starts the label jobs once a ``SamplingDoc`` exists (its output is the ``LabelReport``)."""
-        start = start_labels(sample, self, material)
-        start.name = f"{self.name} {material.lower()} start"
-        # the label jobs belong to the worker of the reference program, not to the one that starts them
-        start.config = JobConfig(pass_manager_config=False)
-        return start
 
     def retry(self, report: LabelReport) -> Flow:
         """Return the flow that repeats only what failed and joins it with the labels there are."""

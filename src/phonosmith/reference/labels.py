@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
 from phonosmith.core.errors import InputError, LabelError
 from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
-from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.extxyz import parse_frames
 from phonosmith.reference.documents import Frame, LabelFailure, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.structures.extxyz import parse_frames
+from phonosmith.structures.labels import Labels, label_defects
 
 INDEX = "frame"
 """``atoms.info`` key: number of the frame within its material."""
@@ -36,12 +37,10 @@ def as_frames(frames: Sequence[Atoms | Frame], split: str | None = None) -> list
     InputError
         Naming the frame: nothing to label, not periodic, no volume, no atoms.
     """
-    import numpy as np
-
-    found = [frame if isinstance(frame, Frame) else Frame.from_atoms(frame, split) for frame in frames]
-    if not found:
+    asked = [frame if isinstance(frame, Frame) else Frame.from_atoms(frame, split) for frame in frames]
+    if not asked:
         raise InputError("There is no frame to label.", "Check what was sampled.")
-    for index, frame in enumerate(found):
+    for index, frame in enumerate(asked):
         cell = np.asarray(frame.cell, dtype=float)
         numbers = np.asarray(frame.positions, dtype=float)
         if not frame.symbols:
@@ -50,7 +49,7 @@ def as_frames(frames: Sequence[Atoms | Frame], split: str | None = None) -> list
             raise InputError(f"Frame {index} is not a periodic crystal.", "Give it a cell and pbc in all directions.")
         if not (np.all(np.isfinite(cell)) and np.all(np.isfinite(numbers))):
             raise InputError(f"Frame {index} holds NaN or infinity.", "Remove it.")
-    return found
+    return asked
 
 
 def sampled_frames(sample: Mapping[str, Any] | Any, store: ArtefactStore | None = None) -> list[Frame]:
@@ -217,40 +216,22 @@ def label_with_potential(
     list of Atoms
         One per frame; a frame that failed is returned without calculator, its reasons in ``info["refused"]``.
     """
-    import numpy as np
-
     configurations = [frame.to_atoms() for frame in frames]
     evaluations = potential.evaluate(configurations, stress=True, progress=progress)
-    for index, (atoms, found) in enumerate(zip(configurations, evaluations, strict=True)):
+    for index, (atoms, evaluation) in enumerate(zip(configurations, evaluations, strict=True)):
         atoms.info |= {"functional": name, "settings": sha256 or name, INDEX: index}
-        numbers = {"energy": found.energy, "forces": found.forces, "stress": found.stress}
-        wrong = [key for key, value in numbers.items() if not np.all(np.isfinite(value))]
-        if wrong:
-            atoms.info["refused"] = f"{', '.join(wrong)} not finite"
+        labels = Labels(evaluation.energy, evaluation.forces, evaluation.stress)
+        if defects := label_defects(labels, len(atoms), ("energy", "forces", "stress")):
+            atoms.info["refused"] = "; ".join(defect.message for defect in defects)
             continue
         atoms.calc = SinglePointCalculator(
-            atoms, energy=found.energy, free_energy=found.energy, forces=found.forces, stress=found.stress
+            atoms, energy=labels.energy, free_energy=labels.energy, forces=labels.forces, stress=labels.stress
         )
     return configurations
 
 
 def material_name(frames: Sequence[Frame]) -> str:
     """Return a name for frames nobody named: the reduced formula of the first."""
-    formula = Counter(frames[0].symbols)
-    from math import gcd
-
-    divisor = gcd(*formula.values())
-    text = "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in sorted(formula.items()))
-    return re.sub(r"[^A-Za-z0-9]", "", text).lower()
-
-
-__all__ = [
-    "DatasetRef",
-    "as_frames",
-    "collect",
-    "job_name",
-    "label_with_potential",
-    "material_name",
-    "require_minimum",
-    "sampled_frames",
-]
+    counts = Counter(frames[0].symbols)
+    divisor = math.gcd(*counts.values())
+    return "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in sorted(counts.items())).lower()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -14,6 +13,7 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.hashing import digest_json
 from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
+from phonosmith.structures.cost import kpoint_mesh as kspacing_mesh
 
 Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
 """Kinds of calculation a protocol defines."""
@@ -69,7 +69,7 @@ class ReferenceProtocol(Document):
     spin_polarized: bool = Field(False, description="spin-polarised (ISPIN = 2) or not")
     magmoms: NumberPairs = Field((), description="initial moment by element, μB; only with spin_polarized (MAGMOM)")
     nelm: int = Field(
-        200, gt=1, description="most electronic steps; a calculation that needs them all is refused (NELM)"
+        200, gt=1, description="most electronic steps; a calculation that has not converged by then is refused (NELM)"
     )
     algo: str = Field("Normal", description="electronic minimisation (ALGO); custodian may change it, the PES stays")
     prec: str = Field("Accurate", description="grids (PREC)")
@@ -184,7 +184,4 @@ def kpoint_mesh(
     """Return the subdivisions along each reciprocal vector for a cell (rows in Å)."""
     if protocol.gamma_only(calculation):
         return (1, 1, 1)
-    lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(np.asarray(cell, dtype=float)).T, axis=1)
-    # the cell that ran has been printed with finite digits: a ratio within 1e-6 of an integer is that integer
-    mesh = [max(1, math.ceil(length / protocol.kspacing - 1e-6)) for length in lengths]
-    return (mesh[0], mesh[1], mesh[2])
+    return kspacing_mesh(np.asarray(cell, dtype=float), protocol.kspacing)

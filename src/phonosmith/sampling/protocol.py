@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from phonosmith.sampling.selection import (
     unphysical_reason,
     validation_index,
 )
+from phonosmith.structures.extxyz import format_frames, parse_frames
 from phonosmith.structures.reading import clean_structure, structure_warnings
 from phonosmith.structures.standard import standard_primitive
 from phonosmith.structures.supercell import SupercellChoice, describe_supercell, sampling_supercell
@@ -366,16 +366,9 @@ def _labelled(atoms: Atoms, record: ConfigurationRecord, layer: int, split: str,
 
 def frames_to_extxyz(frames: Sequence[Atoms]) -> bytes:
     """Return frames as extended XYZ; reading them back gives the same digests."""
-    from ase.io import write
-
-    stream = io.StringIO()
-    if frames:
-        write(stream, list(frames), format="extxyz")
-    return stream.getvalue().encode()
+    return format_frames(frames).encode()
 
 
 def frames_from_extxyz(data: bytes) -> list[Atoms]:
     """Read what ``frames_to_extxyz`` wrote."""
-    from ase.io import read
-
-    return list(read(io.StringIO(data.decode()), index=":", format="extxyz")) if data.strip() else []
+    return parse_frames(data.decode(), "sampled frames") if data.strip() else []

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 
@@ -82,7 +83,13 @@ class Workload:
     memory_gb: float
 
 
-def kpoint_mesh(lattice: np.ndarray, kspacing: float) -> tuple[int, int, int]:
+def reciprocal_lengths(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the lengths of the reciprocal vectors, 2π included, Å⁻¹, of a lattice given as rows in Å."""
+    lengths: NDArray[np.float64] = 2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1)
+    return lengths
+
+
+def kpoint_mesh(lattice: NDArray[np.float64], kspacing: float) -> tuple[int, int, int]:
     """Return VASP's mesh for KSPACING: max(1, ceil(|b| / kspacing)) with reciprocal vectors b including 2π.
 
     Parameters
@@ -94,9 +101,8 @@ def kpoint_mesh(lattice: np.ndarray, kspacing: float) -> tuple[int, int, int]:
     """
     if kspacing <= 0:
         raise InputError(f"A k-point spacing of {kspacing} Å⁻¹ is not positive.", "The protocol uses 0.1.")
-    lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1)
-    # the tolerance keeps a spacing that fits exactly from being rounded up by a last bit
-    a, b, c = (max(1, math.ceil(length / kspacing - 1e-8)) for length in lengths)
+    # the cell that ran has been printed with finite digits: a ratio within 1e-6 of an integer is that integer
+    a, b, c = (max(1, math.ceil(ratio - 1e-6)) for ratio in reciprocal_lengths(lattice) / kspacing)
     return a, b, c
 
 

@@ -20,7 +20,7 @@ from phonosmith.potentials.base import Array, Potential, require_elements
 from phonosmith.potentials.graphs import collate, frozen, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.reference.datasets.frame_labels import Labels
+from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to

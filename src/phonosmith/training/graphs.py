@@ -14,7 +14,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Array
 from phonosmith.potentials.graphs import Graph, collate, make_graph
-from phonosmith.reference.datasets.frame_labels import Labels, labels_of, problems
+from phonosmith.structures.labels import Labels, labels_of, problems
 
 if TYPE_CHECKING:
     from phonosmith.potentials.graphs import Batch

@@ -11,7 +11,7 @@ from ase import Atoms
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.graphs import batches, collate, frozen, make_graph, numpy64
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.structures.labels import label_frame, labels_of
 
 _BATCH = 512, 200_000
 """Most atoms and edges that are labelled at a time."""

@@ -11,7 +11,8 @@ from ase.calculators.emt import EMT
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.reference.datasets.dataset import label_frame, read_frames, write_frames
+from phonosmith.structures.extxyz import read_frames, write_frames
+from phonosmith.structures.labels import label_frame
 
 runner = CliRunner()
 
@@ -79,12 +80,12 @@ def test_import_without_any_frame_fails_and_writes_nothing(tmp_path):
 
 
 def test_a_missing_path_is_noticed_before_the_others_are_read(tmp_path, frames, monkeypatch):
-    from phonosmith.reference.importers import run
+    from phonosmith.reference.importers import collect
 
     def read(*arguments, **options):
         raise AssertionError("a source was read")
 
-    monkeypatch.setattr(run, "import_source", read)
+    monkeypatch.setattr(collect, "import_source", read)
     path = write_frames(tmp_path / "a.xyz", frames)
     done, found = invoke("import", path, tmp_path / "absent", "--out", tmp_path / "o.xyz", "--json")
     assert done.exit_code == 2
@@ -165,9 +166,9 @@ def test_tables_name_what_happened(tmp_path, frames):
 
 def test_published_phonon_file_of_the_wrong_material(shared, tmp_path):
     path = shared / "data" / "vasp_pbe_phonons" / "dft" / "mp-2201.phonopy.yaml.xz"
-    done, found = invoke("import", path, "--out", tmp_path / "o.xyz", "--json")
+    done, found = invoke("import", path, "--expect", "mp-2201=PbSe", "--out", tmp_path / "o.xyz", "--json")
     assert done.exit_code == 2
-    assert "its composition GeSb disagrees with mace_mp_0b3" in found["sources"][0]["refused"][0]["reason"]
+    assert "its composition GeSb is not the expected PbSe of mp-2201" in found["sources"][0]["refused"][0]["reason"]
     done, found = invoke(
         "import",
         path.with_name("mp-9935.phonopy.yaml.xz"),

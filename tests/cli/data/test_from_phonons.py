@@ -10,7 +10,7 @@ from phonosmith.cli.main import app
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.harmonic.files import load_harmonic
 from phonosmith.potentials.registry import load
-from phonosmith.reference.datasets.extxyz import read_frames
+from phonosmith.structures.extxyz import read_frames
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from helpers.standin_calculators import tersoff_silicon
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.reference.datasets.dataset import read_frames, write_frames
+from phonosmith.structures.extxyz import read_frames, write_frames
 
 RUNNER = CliRunner()
 

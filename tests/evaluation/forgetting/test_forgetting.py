@@ -22,8 +22,8 @@ from phonosmith.potentials.ase_potential import AsePotential
 from phonosmith.potentials.base import Evaluation
 from phonosmith.potentials.embedded import demo_structure, reference_bytes, teacher_bytes
 from phonosmith.potentials.empirical.potential import load_empirical
-from phonosmith.reference.datasets.frame_labels import label_frame
 from phonosmith.sampling.rattle import mean_length
+from phonosmith.structures.labels import label_frame
 
 
 def silicon():

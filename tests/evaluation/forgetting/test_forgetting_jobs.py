@@ -17,7 +17,7 @@ from phonosmith.evaluation.forgetting.sets import default_sets
 from phonosmith.potentials.embedded import demo_structure, teacher_bytes
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.datasets.dataset import put_dataset
-from phonosmith.reference.datasets.frame_labels import label_frame
+from phonosmith.structures.labels import label_frame
 
 
 def tuned_copy():

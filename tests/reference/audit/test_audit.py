@@ -7,12 +7,13 @@ from ase.calculators.emt import EMT
 from pydantic import ValidationError
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.audit.audit import AuditOptions, audit, kept_frames
+from phonosmith.reference.audit.audit import audit, kept_frames
 from phonosmith.reference.audit.settings import settings_findings
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
+from phonosmith.reference.datasets.documents import AuditOptions
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
-from phonosmith.reference.datasets.offsets import apply_offsets, fit_offsets
+from phonosmith.reference.datasets.offsets import fit_offsets
 from phonosmith.reference.importers.collect import import_source
+from phonosmith.structures.labels import label_frame, labels_of
 
 INFO = {
     "functional": "PBE",
@@ -152,17 +153,16 @@ def test_one_kspacing_explains_different_meshes():
             label_frame(atoms, energy=-1.0, forces=np.zeros((4, 3)), **{**INFO, "kmesh": f"{count}x{count}x{count}"})
         )
     assert len({atoms.info["kmesh"] for atoms in made}) > 1
-    limits = {"majority": 0.9, "ediff": 1e-6, "kspacing_ratio": 3.0, "allow_rehearsal": False}
-    assert settings_findings(made, **limits) == []
+    assert settings_findings(made, AuditOptions()) == []
     made[5].info["kmesh"] = "9x9x9"
-    assert {finding.check for finding in settings_findings(made, **limits)} == {"kpoints"}
+    assert {finding.check for finding in settings_findings(made, AuditOptions())} == {"kpoints"}
 
 
 def test_gamma_only_supercells_beside_dense_cells_are_pointed_out():
     dense, gamma = {**INFO, "kmesh": "17x17x17", "kspacing": 0.1}, {**INFO, "kmesh": "1x1x1", "kspacing": 0.58}
     small = label_frame(bulk("Cu", cubic=True), energy=-1.0, forces=np.zeros((4, 3)), **dense)
     large = label_frame(bulk("Cu", cubic=True) * 3, energy=-27.0, forces=np.zeros((108, 3)), **gamma)
-    findings = settings_findings([small, large], majority=0.9, ediff=1e-6, kspacing_ratio=3.0, allow_rehearsal=False)
+    findings = settings_findings([small, large], AuditOptions())
     assert [(f.check, f.severity, f.frames) for f in findings] == [("kpoints", "warn", [1])]
 
 
@@ -309,30 +309,6 @@ class TestOffsets:
         assert offset.method == "shared"
         assert offset.per_atom == pytest.approx(0.15, abs=1e-12)
         assert offset.elements == {"Cu": pytest.approx(0.15, abs=1e-12)}
-        back = apply_offsets(other, offset)
-        assert labels_of(back[3]).energy == pytest.approx(labels_of(frames[3]).energy, abs=1e-10)
-        assert np.array_equal(labels_of(back[3]).forces, labels_of(other[3]).forces)
-
-    def test_from_a_baseline_by_element(self):
-        """Two elements, several compositions: each element's shift comes back."""
-        rng = np.random.default_rng(0)
-        made = {"a": [], "b": []}
-        baseline = {"a": [], "b": []}
-        for source, shift in (("a", (0.0, 0.0)), ("b", (0.12, -0.2))):
-            for _ in range(12):
-                atoms = bulk("Cu", cubic=True)
-                atoms.numbers[: rng.integers(0, 4)] = 47
-                true = float(rng.normal(-14, 1))
-                counts = [np.sum(atoms.numbers == 29), np.sum(atoms.numbers == 47)]
-                energy = true + float(np.dot(counts, shift))
-                made[source].append(label_frame(atoms, energy=energy, forces=np.zeros((4, 3))))
-                baseline[source].append(true + 4 * 0.3)
-        for frame in made["b"]:
-            frame.positions += 0.2
-        (offset,) = [o for o in fit_offsets(made, reference="a", baseline=baseline).offsets if o.source == "b"]
-        assert offset.method == "baseline"
-        assert offset.elements["Cu"] == pytest.approx(0.12, abs=1e-9)
-        assert offset.elements["Ag"] == pytest.approx(-0.2, abs=1e-9)
 
     def test_from_the_lowest_energies(self, frames):
         other = [relabelled(a, energy=0.4 * 8) for a in frames[20:]]

@@ -20,16 +20,11 @@ from phonosmith.reference.datasets.dataset import (
     dataset_digest,
     frame_digest,
     get_dataset,
-    label_frame,
-    labels_of,
-    merge,
-    nested_subsets,
     put_dataset,
-    read_frames,
     subset,
-    write_frames,
 )
-from phonosmith.reference.datasets.extxyz import format_frames, parse_frames
+from phonosmith.structures.extxyz import format_frames, parse_frames, read_frames, write_frames
+from phonosmith.structures.labels import label_frame, labels_of
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False, width=64)
 
@@ -312,25 +307,17 @@ def test_default_store_is_used():
     assert len(get_dataset(ref)) == 2
 
 
-def test_nested_subsets_are_prefixes():
+def test_subsets_are_nested():
     made = frames(6)
-    chosen = nested_subsets(made, [4, 2, 6])
-    assert list(chosen) == [2, 4, 6]
-    assert all(a is b for a, b in zip(chosen[2], chosen[4], strict=False))
+    ref = put_dataset(made)
+    chosen = {size: get_dataset(subset(ref, size)) for size in (4, 2, 6)}
+    assert {size: len(members) for size, members in chosen.items()} == {4: 4, 2: 2, 6: 6}
+    for members in chosen.values():
+        for mine, original in zip(members, made, strict=False):
+            same(mine, original)
     for size in (0, 7):
         with pytest.raises(InputError, match=f"subset of {size} frames"):
-            nested_subsets(made, [size])
-
-
-def test_merge_keeps_provenance_and_labels():
-    first, second = frames(2), frames(3, seed=1)
-    second[0].info["source"] = "old.xyz"
-    merged = merge({"a": first, "b": second})
-    assert [f.info["source"] for f in merged] == ["a", "a", "b", "b", "b"]
-    assert merged[2].info["source_before"] == "old.xyz"
-    assert merged[4].info["source_index"] == 2
-    same(merged[3], second[1])
-    assert "source" not in first[0].info
+            subset(ref, size)
 
 
 def test_a_symbol_that_is_no_element_is_named(tmp_path):

@@ -13,17 +13,11 @@ import pytest
 from ase.build import bulk
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.dataset import get_dataset, read_frames
-from phonosmith.reference.datasets.extxyz import format_frames, write_frames
-from phonosmith.reference.datasets.frame_labels import label_frame, labels_of
-from phonosmith.reference.importers.collect import import_source
-from phonosmith.reference.importers.identity import (
-    expectation_problem,
-    identity_of,
-    read_expectations,
-    reduced_formula,
-)
-from phonosmith.reference.importers.run import import_paths
+from phonosmith.reference.datasets.dataset import get_dataset
+from phonosmith.reference.datasets.geometry import reduced_formula
+from phonosmith.reference.importers.collect import import_paths, import_source, read_expectations
+from phonosmith.structures.extxyz import format_frames, read_frames, write_frames
+from phonosmith.structures.labels import label_frame, labels_of
 
 VASPRUN = Path(__file__).with_name("test_import_vasprun.py")
 
@@ -124,25 +118,26 @@ def test_json_without_labels(tmp_path, text):
     assert report.n_refused == 1
 
 
-def test_formulas_identities_and_expectations(tmp_path):
-    assert reduced_formula("PbSe") == reduced_formula("Se4Pb4") == reduced_formula(["Se", "Pb"])
-    assert identity_of("dft/mp-2201.phonopy.yaml.xz") == "mp-2201"
-    assert identity_of("mp-5/phonopy.yaml") == "mp-5"
-    assert identity_of("mp-5/vasprun.xml") == "mp-5"
+def test_expectations(tmp_path):
     (tmp_path / "e.csv").write_text("material,formula\nmp-1,SeSn\n")
     (tmp_path / "e.json").write_text('[{"id": "mp-2", "formula": "Ge2Sb2"}]')
-    expected = read_expectations(["mp-3=PbSe", str(tmp_path / "e.csv"), str(tmp_path / "e.json")])
+    expected = read_expectations(["mp-3=Se4Pb4", str(tmp_path / "e.csv"), str(tmp_path / "e.json")])
     assert expected == {"mp-3": "PbSe", "mp-1": "SeSn", "mp-2": "GeSb"}
-    assert (
-        expectation_problem("x/mp-3.phonopy.yaml", "GeSb", expected)
-        == "its composition GeSb is not the expected PbSe of mp-3"
-    )
-    assert expectation_problem("mp-3/vasprun.xml", "PbSe", expected) is None
     with pytest.raises(InputError, match="not a chemical formula"):
         read_expectations(["mp-1=%%"])
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     with pytest.raises(InputError, match="no columns 'id' and 'formula'"):
         read_expectations([str(tmp_path / "bad.csv")])
+
+
+@pytest.mark.parametrize("name", ["mp-3", "runs"])
+def test_stated_compositions_are_asked_of_folders_and_files(tmp_path, vasp, name):
+    (tmp_path / "runs" / "mp-3").mkdir(parents=True)
+    (tmp_path / "runs" / "mp-3" / "vasprun.xml").write_bytes(vasp.vasprun())
+    assert len(import_source(tmp_path, expect={name: "Si", "mp-4": "Ge"})[0]) == 1
+    frames, report = import_source(tmp_path, expect={name: "Ge"})
+    assert frames == []
+    assert [refusal.reason for refusal in report.refused] == [f"its composition Si is not the expected Ge of {name}"]
 
 
 def phonopy_file(path, symbol, forces=True):
@@ -169,30 +164,19 @@ def phonopy_file(path, symbol, forces=True):
 
 def test_a_phonon_set_filed_under_the_wrong_material(tmp_path):
     """The situation of mp-2201: its reference file is another material's, byte for byte."""
-    dft, candidate = tmp_path / "dft", tmp_path / "candidate"
+    dft = tmp_path / "dft"
     phonopy_file(dft / "m-1.phonopy.yaml.xz", "MgO")
-    phonopy_file(candidate / "m-1.phonopy.yaml.xz", "MgO")
-    phonopy_file(candidate / "m-2.phonopy.yaml.xz", "PbSe")
     (dft / "m-2.phonopy.yaml.xz").write_bytes((dft / "m-1.phonopy.yaml.xz").read_bytes())
     frames, report = import_source(dft)
+    assert {f.info["source"] for f in frames} == {"m-1.phonopy.yaml", "m-2.phonopy.yaml"}
+    (note,) = report.notes
+    assert note.startswith("m-1.phonopy.yaml, m-2.phonopy.yaml have the same content")
+    frames, report = import_source(dft, expect={"m-2": "PbSe"})
     assert {f.info["source"] for f in frames} == {"m-1.phonopy.yaml"}
     (refusal,) = report.refused
     assert refusal.where == "m-2.phonopy.yaml"
-    assert "its composition MgO disagrees with candidate/m-2.phonopy.yaml.xz, which holds PbSe" in refusal.reason
-    assert "its content is identical to m-1.phonopy.yaml" in refusal.reason
+    assert refusal.reason == "its composition MgO is not the expected PbSe of m-2"
     assert [c["path"] for c in report.force_constants] == ["m-1.phonopy.yaml"]
-
-    alone = tmp_path / "alone" / "dft"
-    alone.mkdir(parents=True)
-    for name in ("m-1", "m-2"):
-        (alone / f"{name}.phonopy.yaml.xz").write_bytes((dft / f"{name}.phonopy.yaml.xz").read_bytes())
-    frames, report = import_source(alone)
-    assert frames == []
-    assert len(report.refused) == 2
-    assert all("content is identical" in refusal.reason for refusal in report.refused)
-    frames, report = import_source(alone, expect={"m-2": reduced_formula("PbSe")})
-    assert {f.info["source"] for f in frames} == {"m-1.phonopy.yaml"}
-    assert "is not the expected PbSe of m-2" in report.refused[0].reason
 
 
 def test_forces_of_a_potential_are_pointed_out(tmp_path):
@@ -334,14 +318,14 @@ def test_every_real_set_with_its_counts(shared, name, kind, frames, refused, fun
 def test_the_published_phonon_sets(shared):
     """32 files of 31 usable materials; mp-2201 is another material's file and must not pass."""
     folder = shared / "data" / "vasp_pbe_phonons"
-    frames, report = import_source(folder / "dft", functional="PBE")
+    frames, report = import_source(folder / "dft", functional="PBE", expect={"mp-2201": "PbSe"})
     assert (report.kind, report.n_frames, report.functional) == ("phonopy", 391, "PBE")
     assert len(report.force_constants) == 31
     (refusal,) = report.refused
     assert refusal.where == "mp-2201.phonopy.yaml"
-    assert "GeSb disagrees with mace_mp_0b3/mp-2201.phonopy.yaml.xz, which holds PbSe" in refusal.reason
-    assert "identical to mp-9935.phonopy.yaml" in refusal.reason
+    assert refusal.reason == "its composition GeSb is not the expected PbSe of mp-2201"
     assert "GeSb" in {reduced_formula(f) for f in frames if "mp-9935" in f.info["source"]}
-    assert report.notes == []
+    (note,) = report.notes
+    assert note.startswith("mp-2201.phonopy.yaml, mp-9935.phonopy.yaml have the same content")
     _, candidates = import_source(folder / "mace_mp_0b3")
-    assert len(candidates.notes) == len(candidates.force_constants) == 31
+    assert len(candidates.notes) == len(candidates.force_constants) == 32

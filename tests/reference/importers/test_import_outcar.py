@@ -5,9 +5,9 @@ import pytest
 from ase.io import read as ase_read
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.frame_labels import labels_of
+from phonosmith.reference.importers.frames import frames_of
 from phonosmith.reference.vasp.outcar import parse_outcar
-from phonosmith.reference.vasp.vasprun import frames_of
+from phonosmith.structures.labels import labels_of
 
 RULE = " " + "-" * 83
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from helpers.fixtures import vasp_standin
-from phonosmith.reference.datasets.frame_labels import labels_of
 from phonosmith.reference.importers.collect import import_source
+from phonosmith.reference.importers.frames import frames_of
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.reference.vasp.vasprun import parse_vasprun
+from phonosmith.structures.labels import labels_of
 
 __all__ = ["vasp_standin"]
 

@@ -10,15 +10,16 @@ import pytest
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.datasets.frame_labels import labels_of
+from phonosmith.reference.accept import scf_reasons
+from phonosmith.reference.importers.frames import frames_of
 from phonosmith.reference.vasp.settings import (
     VaspSettings,
     functional_of,
     mesh_spacing,
-    scf_problem,
     settings_digest,
 )
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun, read_vasprun
+from phonosmith.reference.vasp.vasprun import parse_vasprun, read_vasprun
+from phonosmith.structures.labels import labels_of
 
 SCF = (-1.0, -5.0, -5.4, -5.42, -5.42000001, -5.42000001)
 
@@ -106,9 +107,9 @@ def test_units_signs_and_provenance():
         (vasprun(calculation([-1.0] + [-5.0 - 0.1 * (k % 2) for k in range(59)])), "NELM = 60 was reached"),
         (vasprun(calculation([-5.0])), "only 1 electronic step"),
         (vasprun(calculation(forces="nan 0 0|0 0 0")), "forces of atom 0 are not finite"),
-        (vasprun(calculation(forces=None)), "forces are missing"),
-        (vasprun(calculation(forces="0 0 0")), "forces are missing"),
-        (vasprun(calculation(energy=False)), "the energy is missing"),
+        (vasprun(calculation(forces=None)), "forces is missing"),
+        (vasprun(calculation(forces="0 0 0")), "forces have shape (1, 3), not (2, 3)"),
+        (vasprun(calculation(energy=False)), "energy is missing"),
         (vasprun(calculation())[:-200], "the run did not finish"),
         (vasprun(calculation(), calculation())[:-400], "the run did not finish"),
         (vasprun(calculation(forces="****** 0 0|0 0 0")), "a number cannot be read"),
@@ -158,7 +159,7 @@ def test_missing_stress_is_allowed_and_weighted_out():
 
 
 def settings_with(titles=("PAW_PBE Si",), **tags):
-    return VaspSettings("6.4.2", tags, dict(zip(("Si", "O"), titles, strict=False)))
+    return VaspSettings("6.4.2", tags, titles)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +199,16 @@ def test_settings_digest_follows_the_surface_only():
 
 def test_scf_tolerance_allows_for_printed_digits_only():
     settings = settings_with(EDIFF="1e-8", NELM="60")
-    assert scf_problem([-5.0, -346.90709868, -346.90709867], settings) is None
-    assert scf_problem([-5.0, -346.90709868, -346.90709866], settings) is None
-    assert "not converged" in scf_problem([-5.0, -346.90709868, -346.90709865], settings)
+
+    def problem(energies):
+        return [reason.message for reason in scf_reasons(energies, settings)]
+
+    assert problem([-5.0, -346.90709868, -346.90709867]) == []
+    assert problem([-5.0, -346.90709868, -346.90709866]) == []
+    assert "not converged" in problem([-5.0, -346.90709868, -346.90709865])[0]
     # converging exactly at the last allowed step counts; stopping there does not
-    assert scf_problem([-5.0] * 60, settings) is None
-    assert "not converged" in scf_problem([-5.0, float("nan")], settings)
+    assert problem([-5.0] * 60) == []
+    assert "not converged" in problem([-5.0, float("nan")])[0]
 
 
 def test_mesh_spacing_in_vasps_convention():
@@ -253,7 +258,7 @@ def test_equal_to_pymatgen_on_real_files(shared, tmp_path):
         assert np.array_equal(run.steps[-1].positions, step["structure"].frac_coords)
         assert frame.get_chemical_symbols() == [site.specie.symbol for site in step["structure"]]
         assert run.steps[-1].scf == [e["e_fr_energy"] for e in step["electronic_steps"]]
-        assert list(run.settings.titles.values()) == theirs.potcar_symbols
+        assert list(run.settings.potcars) == theirs.potcar_symbols
         assert run.settings.number("ENMAX", 0) == theirs.parameters["ENMAX"]
         assert frame.info["ediff"] == theirs.parameters["EDIFF"]
         assert tuple(int(k) for k in theirs.kpoints.kpts[0]) == run.settings.mesh

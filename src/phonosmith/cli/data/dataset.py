@@ -38,7 +38,7 @@ def import_(
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
     from phonosmith.core.errors import InputError
-    from phonosmith.reference.importers.run import import_paths
+    from phonosmith.reference.importers.collect import import_paths
 
     if not paths and not jobstore:
         raise InputError("There is nothing to import.", "Name files, folders or archives, or give --jobstore.")
@@ -95,9 +95,10 @@ def audit(
     from pydantic import ValidationError
 
     from phonosmith.core.errors import InputError
-    from phonosmith.reference.audit.audit import AuditOptions, kept_frames
     from phonosmith.reference.audit.audit import audit as judge
-    from phonosmith.reference.datasets.extxyz import read_frames, write_frames
+    from phonosmith.reference.audit.audit import kept_frames
+    from phonosmith.reference.datasets.documents import AuditOptions
+    from phonosmith.structures.extxyz import read_frames, write_frames
 
     try:
         options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)

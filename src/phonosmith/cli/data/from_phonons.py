@@ -57,8 +57,8 @@ def from_phonons(
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.harmonic.files import load_harmonic, phonopy_yaml
     from phonosmith.harmonic.oracle import dataset_from_phonons
-    from phonosmith.reference.datasets.extxyz import write_frames
     from phonosmith.reference.importers.beside import calculations_beside
+    from phonosmith.structures.extxyz import write_frames
 
     data = dataset_from_phonons(
         load_harmonic(phonons, calculations=calculations_beside),

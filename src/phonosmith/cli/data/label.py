@@ -64,11 +64,11 @@ def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> t
         from phonosmith.potentials.registry import load
 
         loaded = load(PotentialRef.model_validate(spec.arguments["potential"]))
-    found = label_with_potential(loaded, frames, name=spec.name, sha256=spec.potential, progress=progress)
-    labelled = [atoms for atoms in found if atoms.calc is not None]
+    tried = label_with_potential(loaded, frames, name=spec.name, sha256=spec.potential, progress=progress)
+    labelled = [atoms for atoms in tried if atoms.calc is not None]
     refused = [
         {"index": index, "split": str(atoms.info["split"]), "reasons": [str(atoms.info["refused"])]}
-        for index, atoms in enumerate(found)
+        for index, atoms in enumerate(tried)
         if atoms.calc is None
     ]
     return labelled, refused
@@ -132,10 +132,9 @@ def label(
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
-    from phonosmith.reference.datasets.dataset import read_frames, write_frames
-    from phonosmith.reference.datasets.extxyz import require_writable
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
+    from phonosmith.structures.extxyz import read_frames, require_writable, write_frames
 
     require_writable(out)
     asked = as_frames(read_frames(frames))

@@ -66,8 +66,8 @@ def forgetting(
     from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
     from phonosmith.evaluation.forgetting.sets import default_sets
     from phonosmith.potentials.registry import load, resolve
-    from phonosmith.reference.datasets.extxyz import read_frames
     from phonosmith.report.figures.style import image_format, save_figure
+    from phonosmith.structures.extxyz import read_frames
 
     if figure is not None:
         image_format(figure)

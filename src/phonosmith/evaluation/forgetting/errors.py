@@ -13,7 +13,7 @@ from phonosmith.core.errors import PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
 from phonosmith.evaluation.forgetting.sets import FrameSet
-from phonosmith.reference.datasets.frame_labels import labels_of
+from phonosmith.structures.labels import labels_of
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -33,10 +33,9 @@ from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import label_frame
-from phonosmith.reference.records import refused
 
 if TYPE_CHECKING:
     from ase import Atoms

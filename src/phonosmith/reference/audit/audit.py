@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ase import Atoms
-from pydantic import Field
 
-from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
 from phonosmith.reference.audit.labels import (
@@ -20,33 +18,19 @@ from phonosmith.reference.audit.labels import (
 )
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.reference.datasets.documents import AuditDocument, Finding, OffsetFit, Verdict
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
+from phonosmith.reference.datasets.documents import AuditDocument, AuditOptions, Finding, OffsetFit, Verdict
 from phonosmith.reference.datasets.offsets import fit_offsets
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
 
+CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], list[Finding]], ...] = (
+    settings_findings,
+    geometry_findings,
+    duplicate_findings,
+    outlier_findings,
+    consistency_findings,
+)
+"""What is asked of frames that hold usable labels."""
 _GRAVITY = {"refuse": 0, "exclude": 1, "warn": 2}
-
-
-class AuditOptions(Document, frozen=True):
-    """Limits of an audit; the defaults suit frames of one material for phonons."""
-
-    majority: float = Field(
-        0.9, gt=0.5, le=1, description="fraction of frames from which a minority is merely excluded"
-    )
-    energy_window: float = Field(
-        0.5, gt=0, description="energies within this of the median are never outliers, eV/atom"
-    )
-    energy_sigmas: float = Field(10.0, gt=0, description="energies beyond this many robust deviations are outliers")
-    force_limit: float = Field(50.0, gt=0, description="larger forces are outliers, eV/Å")
-    force_ratio: float = Field(20.0, gt=1, description="forces beyond this many times the typical largest are outliers")
-    closest: float = Field(0.55, gt=0, description="smallest distance over the sum of covalent radii")
-    ediff: float = Field(1e-6, gt=0, description="looser SCF thresholds are pointed out, eV")
-    kspacing_ratio: float = Field(3.0, gt=1, description="coarsest over finest k-spacing of different cells")
-    slope: float = Field(0.1, gt=0, description="tolerated deviation of energy change over work of forces or stress")
-    shift: float = Field(0.01, gt=0, description="energies further off their neighbours are excluded, eV/atom")
-    offset: float = Field(0.005, gt=0, description="energy offsets between sources above this are pointed out, eV/atom")
-    keep: float = Field(0.5, gt=0, le=1, description="smallest fraction of frames that must remain")
-    allow_rehearsal: bool = Field(False, description="accept labels of the VASP stand-in")
 
 
 def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> AuditDocument:
@@ -74,7 +58,7 @@ def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> Audit
         sound = [index for index in range(len(frames)) if index not in unusable]
         usable = [frames[index] for index in sound]
         if usable:
-            findings += [_renumbered(finding, sound) for finding in _checks(usable, limits)]
+            findings += [_renumbered(finding, sound) for check in CHECKS for finding in check(usable, limits)]
         offsets = _offsets(usable, findings, limits)
         document = _document(frames, findings, offsets, limits)
     return document.model_copy(update={"manifest": manifest})
@@ -92,28 +76,6 @@ def kept_frames(frames: Sequence[Atoms], document: AuditDocument) -> list[Atoms]
         raise InputError(f"The audit refused these frames: {' '.join(document.reasons)}", "Mend the set first.")
     excluded = set(document.excluded)
     return [atoms for index, atoms in enumerate(frames) if index not in excluded]
-
-
-def _checks(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
-    return [
-        *settings_findings(
-            frames,
-            majority=limits.majority,
-            ediff=limits.ediff,
-            kspacing_ratio=limits.kspacing_ratio,
-            allow_rehearsal=limits.allow_rehearsal,
-        ),
-        *geometry_findings(frames, limits.majority, limits.closest),
-        *duplicate_findings(frames),
-        *outlier_findings(
-            frames,
-            energy_window=limits.energy_window,
-            energy_sigmas=limits.energy_sigmas,
-            force_limit=limits.force_limit,
-            force_ratio=limits.force_ratio,
-        ),
-        *consistency_findings(frames, tolerance=limits.slope, shift=limits.shift),
-    ]
 
 
 def _renumbered(finding: Finding, indices: Sequence[int]) -> Finding:
@@ -145,7 +107,7 @@ def _offsets(frames: Sequence[Atoms], findings: list[Finding], limits: AuditOpti
             f"energies of '{offset.source}' lie {1000 * offset.per_atom:+.1f} ± {1000 * offset.uncertainty:.1f}"
             f" meV/atom from those of '{fit.reference}' ({offset.method}): refit E0 per source before mixing them"
         )
-        severity = "refuse" if offset.method in ("shared", "baseline") else "warn"
+        severity = "refuse" if offset.method == "shared" else "warn"
         indices = [i for i, atoms in enumerate(frames) if group_name(atoms) == offset.source]
         findings.append(
             Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -11,22 +11,17 @@ from ase.data import covalent_radii
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from phonosmith.reference.datasets.documents import Finding
-from phonosmith.reference.datasets.frame_labels import labels_of, problems
-from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates
+from phonosmith.reference.accept import Outcome, accept
+from phonosmith.reference.audit.settings import counted, grouped, minority
+from phonosmith.reference.datasets.documents import AuditOptions, Finding
+from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, reduced_formula
+from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
 
 _MAD_TO_SIGMA = 1.4826
 _ANHARMONIC = 0.1
 """Error of the trapezoid rule over the curvature part of the work: a tenth at the amplitudes of training data."""
-
-
-def formula_of(atoms: Atoms) -> str:
-    """Return the reduced formula."""
-    return str(atoms.symbols.formula.reduce()[0].format("hill"))
-
-
 _WITHOUT = {
     "energy": "phonosmith train needs one for every frame (displaced cells of phonopy supervise curvature instead); "
     "mace_run_train takes such frames with energy weight 0",
@@ -37,11 +32,12 @@ _WITHOUT = {
 def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     """Frames without forces, with labels that are not finite, or with impossible geometry; frames without energy."""
     findings = []
-    broken = {index: wrong for index, atoms in enumerate(frames) if (wrong := problems(atoms, ("forces",)))}
-    for index, wrong in broken.items():
-        findings.append(
-            Finding(check="labels", severity="exclude", message=f"frame {index}: {'; '.join(wrong)}", frames=[index])
-        )
+    broken = set()
+    for index, atoms in enumerate(frames):
+        if reasons := accept(Outcome.of_atoms(atoms), allow_rehearsal=True):  # rehearsals have a finding of their own
+            message = f"frame {index}: {'; '.join(reason.message for reason in reasons)}"
+            findings.append(Finding(check="labels", severity="exclude", message=message, frames=[index]))
+            broken.add(index)
     for name, check in (("energy", "missing_energy"), ("stress", "missing_stress")):
         bare = [i for i, a in enumerate(frames) if i not in broken and getattr(labels_of(a), name) is None]
         if bare:
@@ -50,40 +46,30 @@ def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     return findings
 
 
-def geometry_findings(frames: Sequence[Atoms], majority: float, closest: float) -> list[Finding]:
+def geometry_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
     """Foreign compositions, mixed periodicity, odd volumes and atoms on top of each other."""
     findings = []
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        groups[formula_of(atoms)].append(index)
+    groups = grouped(frames, reduced_formula)
     if len(groups) > 1:
-        largest = max(groups, key=lambda key: len(groups[key]))
-        others = sorted(i for key, members in groups.items() if key != largest for i in members)
-        described = ", ".join(f"{key} ({len(members)})" for key, members in groups.items())
-        few = len(groups[largest]) >= majority * len(frames)
+        few = max(map(len, groups.values())) >= limits.majority * len(frames)
+        message = f"several compositions: {counted(groups)}"
+        others = minority(groups)
         findings.append(
-            Finding(
-                check="composition",
-                severity="exclude" if few else "warn",
-                message=f"several compositions: {described}",
-                frames=others,
-            )
+            Finding(check="composition", severity="exclude" if few else "warn", message=message, frames=others)
         )
-    periodic: dict[str, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        periodic["".join("T" if flag else "F" for flag in atoms.pbc)].append(index)
+    periodic = grouped(frames, lambda atoms: "".join("T" if flag else "F" for flag in atoms.pbc))
     if len(periodic) > 1:
-        described = ", ".join(f"{key} ({len(members)})" for key, members in periodic.items())
-        findings.append(Finding(check="periodicity", severity="warn", message=f"mixed periodicity: {described}"))
+        message = f"mixed periodicity: {counted(periodic)}"
+        findings.append(Finding(check="periodicity", severity="warn", message=message))
     findings += _volumes(frames, groups)
-    near = [index for index, atoms in enumerate(frames) if _overlap(atoms) < closest]
+    near = [index for index, atoms in enumerate(frames) if _overlap(atoms) < limits.closest]
     if near:
-        message = f"{len(near)} frames have atoms closer than {closest:g} of the sum of their covalent radii"
+        message = f"{len(near)} frames have atoms closer than {limits.closest:g} of the sum of their covalent radii"
         findings.append(Finding(check="overlap", severity="exclude", message=message, frames=near))
     return findings
 
 
-def _volumes(frames: Sequence[Atoms], groups: dict[str, list[int]]) -> list[Finding]:
+def _volumes(frames: Sequence[Atoms], groups: Mapping[str, Sequence[int]]) -> list[Finding]:
     odd = []
     for members in groups.values():
         full = [i for i in members if frames[i].cell.rank == 3]
@@ -108,7 +94,7 @@ def _overlap(atoms: Atoms) -> float:
     return float(np.min(distance / (radii[first] + radii[second])))
 
 
-def duplicate_findings(frames: Sequence[Atoms]) -> list[Finding]:
+def duplicate_findings(frames: Sequence[Atoms], _: AuditOptions) -> list[Finding]:
     """Repeated configurations: harmless copies are dropped, contradicting labels are all dropped."""
     copies: list[int] = []
     contradictions: list[int] = []
@@ -141,49 +127,37 @@ def _richness(atoms: Atoms) -> int:
     return sum(value is not None for value in (labels.energy, labels.forces, labels.stress))
 
 
-def outlier_findings(
-    frames: Sequence[Atoms], *, energy_window: float, energy_sigmas: float, force_limit: float, force_ratio: float
-) -> list[Finding]:
+def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
     """Energies and forces far outside what the rest of the set spans, and forces that do not sum to zero."""
-    energies: dict[str, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        if labels_of(atoms).energy is not None:
-            energies[formula_of(atoms)].append(index)
     far: list[int] = []
-    for members in energies.values():
+    groups = grouped(frames, lambda atoms: None if labels_of(atoms).energy is None else reduced_formula(atoms))
+    for members in groups.values():
         per_atom = np.array([float(labels_of(frames[i]).energy or 0.0) / len(frames[i]) for i in members])
         middle = float(np.median(per_atom))
         width = _MAD_TO_SIGMA * float(np.median(np.abs(per_atom - middle)))
-        limit = max(energy_window, energy_sigmas * width)
+        limit = max(limits.energy_window, limits.energy_sigmas * width)
         far += [members[k] for k in np.flatnonzero(np.abs(per_atom - middle) > limit)]
     findings = []
     if far:
         message = f"{len(far)} frames have an energy per atom far outside the others'"
         findings.append(Finding(check="energy_outlier", severity="exclude", message=message, frames=sorted(far)))
-    largest = np.array([0.0 if f is None else np.linalg.norm(f, axis=1).max() for f in map(_forces, frames)])
+    forces = [labels_of(atoms).forces for atoms in frames]
+    largest = np.array([0.0 if f is None else np.linalg.norm(f, axis=1).max() for f in forces])
     typical = float(np.median(largest[largest > 0])) if np.any(largest > 0) else 0.0
-    wild = np.flatnonzero((largest > force_limit) | (largest > max(force_ratio * typical, 5.0)))
+    wild = np.flatnonzero((largest > limits.force_limit) | (largest > max(limits.force_ratio * typical, 5.0)))
     if len(wild):
         message = (
             f"{len(wild)} frames have forces up to {largest[wild].max():.1f} eV/Å (typical largest: {typical:.2f})"
         )
         findings.append(Finding(check="force_outlier", severity="exclude", message=message, frames=wild.tolist()))
-    drift = [i for i, f in enumerate(map(_forces, frames)) if f is not None and _drift(f) > 0.02]
+    drift = [i for i, f in enumerate(forces) if f is not None and np.abs(f.mean(axis=0)).max() > 0.02]
     if drift:
         message = f"{len(drift)} frames have forces whose mean is above 0.02 eV/Å: they do not sum to zero"
         findings.append(Finding(check="net_force", severity="warn", message=message, frames=drift))
     return findings
 
 
-def _forces(atoms: Atoms) -> Array | None:
-    return labels_of(atoms).forces
-
-
-def _drift(forces: Array) -> float:
-    return float(np.abs(forces.mean(axis=0)).max())
-
-
-def consistency_findings(frames: Sequence[Atoms], *, tolerance: float, shift: float) -> list[Finding]:
+def consistency_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
     """Energies against the work of forces and stress between neighbouring configurations.
 
     Between two frames the energy changes by minus the mean forces times the displacement plus volume times mean stress
@@ -203,7 +177,7 @@ def consistency_findings(frames: Sequence[Atoms], *, tolerance: float, shift: fl
         return []
     table = np.array(rows)
     # where the slopes are wrong every residual is, and single frames mean nothing
-    return _slopes(table, tolerance) or _shifted(table, frames, shift)
+    return _slopes(table, limits.slope) or _shifted(table, frames, limits.shift)
 
 
 def _pairs(frames: Sequence[Atoms], members: Sequence[int]) -> list[tuple[int, int, float, float, float, float]]:
@@ -214,14 +188,14 @@ def _pairs(frames: Sequence[Atoms], members: Sequence[int]) -> list[tuple[int, i
     points = np.concatenate([(fractions @ cells[0]).reshape(len(members), -1), cells.reshape(len(members), -1)], axis=1)
     count = min(4, len(members))
     neighbours = np.atleast_2d(cKDTree(points).query(points, k=count)[1])
-    found = []
+    pairs = []
     for one, near in enumerate(neighbours):
         for other in near[1:]:
             first, second = frames[members[one]], frames[members[int(other)]]
             step = _work(first, second)
             if step is not None:
-                found.append((members[one], members[int(other)], *step))
-    return found
+                pairs.append((members[one], members[int(other)], *step))
+    return pairs
 
 
 def _work(one: Atoms, other: Atoms) -> tuple[float, float, float, float] | None:

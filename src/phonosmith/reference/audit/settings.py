@@ -4,17 +4,38 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 
-from phonosmith.reference.datasets.documents import Finding
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS
+from phonosmith.reference.datasets.documents import AuditOptions, Finding
+from phonosmith.structures.cost import reciprocal_lengths
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS
 
 
-def split_by_majority(groups: Mapping[Hashable, Sequence[int]], check: str, what: str, majority: float) -> Finding:
+def grouped(frames: Sequence[Atoms], key: Callable[[Atoms], object]) -> dict[str, list[int]]:
+    """Return frame indices by the text of a value; frames for which it is None are left out."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, atoms in enumerate(frames):
+        if (value := key(atoms)) is not None:
+            groups[str(value)].append(index)
+    return groups
+
+
+def counted(groups: Mapping[str, Sequence[int]]) -> str:
+    """Describe groups by value and number of frames."""
+    return ", ".join(f"{key} ({len(members)})" for key, members in groups.items())
+
+
+def minority(groups: Mapping[str, Sequence[int]]) -> list[int]:
+    """Return the frames outside the largest group."""
+    largest = max(groups, key=lambda key: len(groups[key]))
+    return sorted(index for key, members in groups.items() if key != largest for index in members)
+
+
+def split_by_majority(groups: Mapping[str, Sequence[int]], check: str, what: str, majority: float) -> Finding:
     """Exclude a small minority that differs, refuse a set without a clear majority.
 
     Parameters
@@ -26,43 +47,32 @@ def split_by_majority(groups: Mapping[Hashable, Sequence[int]], check: str, what
     majority
         Fraction of frames the largest group needs for the others to be merely excluded.
     """
-    values = {str(key): len(members) for key, members in groups.items()}
-    total = sum(values.values())
-    largest = max(groups, key=lambda key: len(groups[key]))
-    others = sorted(index for key, members in groups.items() if key != largest for index in members)
-    described = ", ".join(f"{key} ({len(members)})" for key, members in groups.items())
-    if len(groups[largest]) >= majority * total:
-        message = f"{len(others)} frames differ in {what} from the other {len(groups[largest])}: {described}"
+    values = {key: len(members) for key, members in groups.items()}
+    others, most = minority(groups), max(values.values())
+    if most >= majority * sum(values.values()):
+        message = f"{len(others)} frames differ in {what} from the other {most}: {counted(groups)}"
         return Finding(check=check, severity="exclude", message=message, frames=others, values=values)
-    message = f"the frames mix {what}: {described}; they do not lie on one energy surface"
+    message = f"the frames mix {what}: {counted(groups)}; they do not lie on one energy surface"
     return Finding(check=check, severity="refuse", message=message, frames=others, values=values)
 
 
-def _grouped(frames: Sequence[Atoms], key: str) -> dict[Hashable, list[int]]:
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        if atoms.info.get(key) is not None:
-            groups[str(atoms.info[key])].append(index)
-    return groups
-
-
-def settings_findings(
-    frames: Sequence[Atoms], *, majority: float, ediff: float, kspacing_ratio: float, allow_rehearsal: bool
-) -> list[Finding]:
+def settings_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
     """Return every finding about how the labels were made."""
-    findings = []
-    if not allow_rehearsal:
-        findings += _rehearsal(frames)
-    for key, check, what in ((FUNCTIONAL, "functional", "the functional"), (SETTINGS, "settings", "settings")):
-        groups = _grouped(frames, key)
-        known = sum(len(members) for members in groups.values())
-        if len(groups) > 1 and not (check == "settings" and _explained_by(frames, findings)):
-            findings.append(split_by_majority(groups, check, what, majority))
-        if known < len(frames):
-            unknown = [index for index, atoms in enumerate(frames) if atoms.info.get(key) is None]
+    findings = [] if limits.allow_rehearsal else _rehearsal(frames)
+    for key, what in ((FUNCTIONAL, "the functional"), (SETTINGS, "settings")):
+        groups = grouped(frames, lambda atoms, key=key: atoms.info.get(key))  # type: ignore[misc]
+        if len(groups) > 1 and not (key == SETTINGS and _explained_by(frames, findings)):
+            findings.append(split_by_majority(groups, key, what, limits.majority))
+        unknown = [index for index, atoms in enumerate(frames) if atoms.info.get(key) is None]
+        if unknown:
             message = f"{len(unknown)} frames do not say which {what.removeprefix('the ')} made them"
-            findings.append(Finding(check=check, severity="warn", message=message, frames=unknown))
-    return [*findings, *_potcars(frames, majority), *_meshes(frames, majority, kspacing_ratio), *_ediff(frames, ediff)]
+            findings.append(Finding(check=key, severity="warn", message=message, frames=unknown))
+    return [
+        *findings,
+        *_potcars(frames, limits.majority),
+        *_meshes(frames, limits.majority, limits.kspacing_ratio),
+        *_ediff(frames, limits.ediff),
+    ]
 
 
 def _explained_by(frames: Sequence[Atoms], findings: Sequence[Finding]) -> bool:
@@ -87,7 +97,7 @@ def _rehearsal(frames: Sequence[Atoms]) -> list[Finding]:
 
 def _potcars(frames: Sequence[Atoms], majority: float) -> list[Finding]:
     """Every element needs one POTCAR in all frames, whatever else a frame contains."""
-    titles: dict[str, dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    titles: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, atoms in enumerate(frames):
         for item in str(atoms.info.get("potcar") or "").split(";"):
             element, _, title = item.partition(":")
@@ -104,7 +114,7 @@ def _meshes(frames: Sequence[Atoms], majority: float, ratio: float) -> list[Find
     """One KSPACING for all frames, or equal meshes in equal cells; different cells comparable spacings."""
     if _one_spacing(frames):
         return []
-    cells: dict[tuple[Any, ...], dict[Hashable, list[int]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for index, atoms in enumerate(frames):
         if atoms.info.get("kmesh") is not None:
             lengths = tuple(round(math.log(max(float(x), 1e-6)) / 0.2) for x in atoms.cell.lengths())
@@ -132,8 +142,7 @@ def _one_spacing(frames: Sequence[Atoms]) -> bool:
         if atoms.info.get("kmesh") is None or atoms.cell.rank < 3:
             continue
         mesh = [int(value) for value in str(atoms.info["kmesh"]).rstrip("s").split("x")]
-        lengths = 2 * math.pi * np.linalg.norm(atoms.cell.reciprocal().array, axis=1)
-        for length, count in zip(lengths, mesh, strict=True):
+        for length, count in zip(reciprocal_lengths(atoms.cell.array), mesh, strict=True):
             low = max(low, float(length) / count)
             high = min(high, float(length) / (count - 1) if count > 1 else math.inf)
     return low <= high * (1 + 1e-9)

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.data import chemical_symbols
 
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts
 from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.datasets.extxyz import format_frames, parse_frames, read_frames, write_frames
-from phonosmith.reference.datasets.frame_labels import (
+from phonosmith.structures.extxyz import format_frames, parse_frames
+from phonosmith.structures.labels import (
     FUNCTIONAL,
     IDENTITY_KEYS,
     SETTINGS,
     SOURCE,
     check_frames,
-    label_frame,
     labels_of,
 )
-
-__all__ = [
-    "DatasetRef",
-    "check_frames",
-    "dataset_digest",
-    "frame_digest",
-    "get_dataset",
-    "label_frame",
-    "labels_of",
-    "merge",
-    "nested_subsets",
-    "put_dataset",
-    "read_frames",
-    "subset",
-    "write_frames",
-]
 
 
 def frame_digest(atoms: Atoms) -> str:
@@ -124,37 +106,12 @@ def get_dataset(ref: DatasetRef, *, store: ArtefactStore | None = None) -> list[
     return frames
 
 
-def nested_subsets(frames: Sequence[Atoms], sizes: Sequence[int]) -> dict[int, list[Atoms]]:
-    """Return prefixes of an ordered set, so that every smaller subset is contained in every larger one."""
-    for size in sizes:
-        if not 1 <= size <= len(frames):
-            raise InputError(f"A subset of {size} frames was asked of {len(frames)}.", f"Choose 1 to {len(frames)}.")
-    return {size: list(frames[:size]) for size in sorted(set(sizes))}
-
-
 def subset(ref: DatasetRef, size: int, *, store: ArtefactStore | None = None) -> DatasetRef:
-    """Keep the first ``size`` frames of a dataset as a dataset of its own that names its parent."""
-    chosen = nested_subsets(get_dataset(ref, store=store), [size])[size]
-    return put_dataset(chosen, name=f"{ref.name or ref.short}[:{size}]", parents=[ref.sha256], store=store)
+    """Keep the first ``size`` frames of a dataset, so that every smaller subset is contained in every larger one.
 
-
-def merge(sources: Mapping[str, Sequence[Atoms]]) -> list[Atoms]:
-    """Join sets of frames; every frame remembers the name of its source and its index there.
-
-    Parameters
-    ----------
-    sources
-        Frames by source name; order is kept. A frame that already names its source keeps that as ``source_before``.
+    It is a dataset of its own that names its parent.
     """
-    merged = []
-    for name, frames in sources.items():
-        for index, atoms in enumerate(frames):
-            frame = atoms.copy()
-            if atoms.calc is not None:
-                frame.calc = SinglePointCalculator(frame, **atoms.calc.results)
-            before = frame.info.get(SOURCE)
-            if before is not None and before != name:
-                frame.info[SOURCE + "_before"] = before
-            frame.info.update({SOURCE: name, SOURCE + "_index": index})
-            merged.append(frame)
-    return merged
+    if not 1 <= size <= ref.n_frames:
+        raise InputError(f"A subset of {size} frames was asked of {ref.n_frames}.", f"Choose 1 to {ref.n_frames}.")
+    frames = get_dataset(ref, store=store)[:size]
+    return put_dataset(frames, name=f"{ref.name or ref.short}[:{size}]", parents=[ref.sha256], store=store)

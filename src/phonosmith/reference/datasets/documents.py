@@ -49,9 +49,8 @@ class SourceOffset(Document):
     elements: dict[str, float] = Field(description="shift by element to subtract from this source's energies, eV/atom")
     per_atom: float = Field(description="mean of that shift over this source's atoms, eV/atom")
     uncertainty: float = Field(description="standard error of per_atom from the scatter of the energies, eV/atom")
-    method: Literal["reference", "shared", "baseline", "composition"] = Field(
-        description="reference source; identical configurations in both; residuals of a baseline; lowest energies at"
-        " equal composition"
+    method: Literal["reference", "shared", "composition"] = Field(
+        description="reference source; identical configurations in both; lowest energies at equal composition"
     )
 
 
@@ -71,6 +70,28 @@ class Finding(Document):
     message: str = Field(description="what was found, with numbers and units")
     frames: list[int] = Field(default_factory=list, description="indices of the frames concerned")
     values: dict[str, Any] = Field(default_factory=dict, description="the numbers behind it")
+
+
+class AuditOptions(Document, frozen=True):
+    """Limits of an audit; the defaults suit frames of one material for phonons."""
+
+    majority: float = Field(
+        0.9, gt=0.5, le=1, description="fraction of frames from which a minority is merely excluded"
+    )
+    energy_window: float = Field(
+        0.5, gt=0, description="energies within this of the median are never outliers, eV/atom"
+    )
+    energy_sigmas: float = Field(10.0, gt=0, description="energies beyond this many robust deviations are outliers")
+    force_limit: float = Field(50.0, gt=0, description="larger forces are outliers, eV/Å")
+    force_ratio: float = Field(20.0, gt=1, description="forces beyond this many times the typical largest are outliers")
+    closest: float = Field(0.55, gt=0, description="smallest distance over the sum of covalent radii")
+    ediff: float = Field(1e-6, gt=0, description="looser SCF thresholds are pointed out, eV")
+    kspacing_ratio: float = Field(3.0, gt=1, description="coarsest over finest k-spacing of different cells")
+    slope: float = Field(0.1, gt=0, description="tolerated deviation of energy change over work of forces or stress")
+    shift: float = Field(0.01, gt=0, description="energies further off their neighbours are excluded, eV/atom")
+    offset: float = Field(0.005, gt=0, description="energy offsets between sources above this are pointed out, eV/atom")
+    keep: float = Field(0.5, gt=0, le=1, description="smallest fraction of frames that must remain")
+    allow_rehearsal: bool = Field(False, description="accept labels of the VASP stand-in")
 
 
 class AuditDocument(Document):

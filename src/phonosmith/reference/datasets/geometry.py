@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 from ase import Atoms
+from ase.formula import Formula
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 Array = NDArray[np.float64]
+
+
+def reduced_formula(composition: Atoms | Formula) -> str:
+    """Return a reduced formula with elements in Hill order, equal for equal compositions."""
+    formula = composition.symbols.formula if isinstance(composition, Atoms) else composition
+    return str(formula.reduce()[0].format("hill"))
 
 
 def same_geometry(one: Atoms, other: Atoms, tolerance: float = 1e-4) -> bool:
@@ -59,10 +66,10 @@ def _groups_within(frames: Sequence[Atoms], members: Sequence[int], tolerance: f
         if same_geometry(frames[first], frames[second], tolerance):
             root = min(_root(parent, first), _root(parent, second))
             parent[_root(parent, first)] = parent[_root(parent, second)] = root
-    found: dict[int, list[int]] = defaultdict(list)
+    groups: dict[int, list[int]] = defaultdict(list)
     for index in members:
-        found[_root(parent, index)].append(index)
-    return [sorted(group) for group in found.values() if len(group) > 1]
+        groups[_root(parent, index)].append(index)
+    return [sorted(group) for group in groups.values() if len(group) > 1]
 
 
 def _root(parent: dict[int, int], index: int) -> int:

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.reference.datasets.documents import OffsetFit, SourceOffset
-from phonosmith.reference.datasets.frame_labels import labels_of
-from phonosmith.reference.datasets.geometry import near_duplicates
+from phonosmith.reference.datasets.geometry import near_duplicates, reduced_formula
+from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
 
@@ -22,12 +21,11 @@ def fit_offsets(
     sources: Mapping[str, Sequence[Atoms]],
     *,
     reference: str | None = None,
-    baseline: Mapping[str, Sequence[float]] | None = None,
 ) -> OffsetFit:
     """Fit by how much each source's energies are shifted against a reference source.
 
-    Three estimates, best first: identical configurations labelled in both; residuals against a baseline potential;
-    the lowest energy per atom at equal composition (good to the spread of the lowest configurations).
+    Two estimates, best first: identical configurations labelled in both; the lowest energy per atom at equal
+    composition (good to the spread of the lowest configurations).
 
     Parameters
     ----------
@@ -35,8 +33,6 @@ def fit_offsets(
         Frames by source; frames without an energy are ignored.
     reference
         Source whose energies stay; the largest by default.
-    baseline
-        Energies of the same frames from one potential, eV, by source.
 
     Returns
     -------
@@ -57,31 +53,12 @@ def fit_offsets(
     for name, frames in labelled.items():
         if name == chosen:
             continue
-        found = _shared(name, frames, labelled[chosen])
-        if found is None and baseline is not None:
-            found = _against_baseline(name, frames, labelled[chosen], baseline, chosen, sources)
-        found = found or _lowest(name, frames, labelled[chosen])
-        if found is None:
+        offset = _shared(name, frames, labelled[chosen]) or _lowest(name, frames, labelled[chosen])
+        if offset is None:
             undetermined.append(name)
         else:
-            offsets.append(found)
+            offsets.append(offset)
     return OffsetFit(reference=chosen, offsets=offsets, undetermined=undetermined)
-
-
-def apply_offsets(frames: Sequence[Atoms], offset: SourceOffset) -> list[Atoms]:
-    """Return copies of a source's frames with its offset taken off their energies."""
-    shifted = []
-    for atoms in frames:
-        frame = atoms.copy()
-        results = dict(atoms.calc.results) if atoms.calc is not None else {}
-        total = sum(offset.elements.get(symbol, offset.per_atom) for symbol in atoms.get_chemical_symbols())
-        for key in ("energy", "free_energy"):
-            if results.get(key) is not None:
-                results[key] = float(results[key]) - total
-        frame.calc = SinglePointCalculator(frame, **results)
-        frame.info["energy_offset"] = total
-        shifted.append(frame)
-    return shifted
 
 
 def _counts(frames: Sequence[Atoms]) -> tuple[list[str], Array]:
@@ -123,42 +100,6 @@ def _shared(name: str, frames: Sequence[Atoms], others: Sequence[Atoms]) -> Sour
     return _offset(name, len(frames), chosen, np.array(shifts), None, "shared") if chosen else None
 
 
-def _against_baseline(
-    name: str,
-    frames: Sequence[Atoms],
-    others: Sequence[Atoms],
-    baseline: Mapping[str, Sequence[float]],
-    chosen: str,
-    sources: Mapping[str, Sequence[Atoms]],
-) -> SourceOffset | None:
-    """Fit each source's residuals by element; the difference of both fits is the offset."""
-    if name not in baseline or chosen not in baseline:
-        return None
-    fits = []
-    symbols = _counts([*frames, *others])[0]
-    for source, group in ((name, frames), (chosen, others)):
-        energies = [
-            e for e, a in zip(baseline[source], sources[source], strict=True) if labels_of(a).energy is not None
-        ]
-        residual = np.array([_energy(a) for a in group]) - np.array(energies, dtype=float)
-        counts = np.array([[a.get_chemical_symbols().count(s) for s in symbols] for a in group], dtype=float)
-        sizes = counts.sum(axis=1)
-        solution = np.linalg.lstsq(counts / sizes[:, None], residual / sizes, rcond=1e-8)[0]
-        scatter = float(np.sqrt(np.mean((residual / sizes - counts @ solution / sizes) ** 2) / len(group)))
-        fits.append((solution, scatter))
-    difference = fits[0][0] - fits[1][0]
-    counts = _counts(frames)[1]
-    own = [symbols.index(s) for s in _counts(frames)[0]]
-    return SourceOffset(
-        source=name,
-        n_frames=len(frames),
-        elements={symbols[i]: float(difference[i]) for i in own},
-        per_atom=float(np.mean(counts @ difference[own] / counts.sum(axis=1))),
-        uncertainty=float(np.hypot(fits[0][1], fits[1][1])),
-        method="baseline",
-    )
-
-
 def _lowest(name: str, frames: Sequence[Atoms], others: Sequence[Atoms]) -> SourceOffset | None:
     mine, theirs = _by_composition(frames), _by_composition(others)
     chosen, shifts, spreads = [], [], []
@@ -179,7 +120,7 @@ def _lowest(name: str, frames: Sequence[Atoms], others: Sequence[Atoms]) -> Sour
 def _by_composition(frames: Sequence[Atoms]) -> dict[str, list[Atoms]]:
     groups: dict[str, list[Atoms]] = defaultdict(list)
     for atoms in frames:
-        groups[str(atoms.symbols.formula.reduce()[0].format("hill"))].append(atoms)
+        groups[reduced_formula(atoms)].append(atoms)
     return groups
 
 

@@ -11,11 +11,11 @@ import os
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.reading import (
@@ -33,6 +33,7 @@ from phonosmith.core.reading import (
 
 _TAR_ENDINGS = (".tar", ".tgz", ".txz", ".tbz2", *(f".tar{ending}" for ending in COMPRESSED))
 _DAMAGE = (*DAMAGE, tarfile.TarError, zipfile.BadZipFile, NotImplementedError)
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,21 @@ class Entry:
     path: Path | None = None
 
 
+@dataclass(frozen=True)
+class _Member:
+    """A file that could be read, or the reason why it must not be."""
+
+    name: str
+    refusal: str | None
+    read: Callable[[], bytes]
+    path: Path | None = None
+
+
 class _Forward(io.RawIOBase):
     """A decompressed stream that counts, goes only forward and stops a bomb while it unfolds."""
 
     def __init__(self, stream: Any, compressed: int, limits: Limits, where: str) -> None:
-        self._stream, self._compressed, self._limits, self._where = stream, max(compressed, 1), limits, where
+        self._stream, self._compressed, self._limits, self._where = stream, compressed, limits, where
         self._position = 0
 
     def readable(self) -> bool:
@@ -100,81 +111,108 @@ def iter_entries(path: Path, wanted: Callable[[str], bool], limits: Limits = DEF
         Bounds; passing one ends the source with an InputError.
     """
     if path.is_dir():
-        source = _folder(path, wanted, limits)
-    elif path.name.lower().endswith(".zip"):
-        source = _zip(path, wanted, limits)
+        members = _folder(path, wanted, limits)
     else:
-        source = _tar(path, wanted, limits)
+        members = _zip(path, limits) if path.name.lower().endswith(".zip") else _tar(path, limits)
+    seen: set[str] = set()
+    total = 0
     try:
-        yield from source
+        for member in members:
+            refusal = member.refusal or ("the name occurs twice" if member.name in seen else None)
+            if refusal:
+                yield Entry(member.name, None, refusal)
+                continue
+            seen.add(member.name)
+            name = bare_name(member.name)
+            if not wanted(name):
+                continue
+            try:
+                data = member.read()
+            except InputError as error:  # a damaged file is refused alone
+                yield Entry(name, None, error.message)
+                continue
+            total += len(data)
+            check_size(total, total, limits.total_bytes, limits, str(path))
+            yield Entry(name, data, path=member.path)
     except _DAMAGE as error:
         raise InputError(f"{path} is damaged: {error}.", "Copy or pack it again.") from error
 
 
-def _folder(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Entry]:
-    count = total = 0
+def _counted(items: Iterable[Item], limits: Limits, path: Path) -> Iterator[Item]:
+    for count, item in enumerate(items, start=1):
+        if count > limits.members:
+            raise InputError(
+                f"{path} has more than {limits.members} entries.", "Split it, or raise the limits in Python."
+            )
+        yield item
+
+
+def _folder(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[_Member]:
+    for file in _counted(_files(path), limits, path):
+        name = file.relative_to(path).as_posix()
+        if not wanted(bare_name(name)):
+            continue
+        refusal = None
+        if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
+            refusal = "a symbolic link that leads out of the folder is not followed"
+        elif not file.is_file():
+            refusal = "not a regular file"
+        yield _Member(name, refusal, partial(read_bounded, file, limits), file)
+
+
+def _files(path: Path) -> Iterator[Path]:
     for root, folders, files in os.walk(path, followlinks=False):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            count += 1
-            _check_count(count, limits, path)
-            file = Path(root) / name
-            relative = file.relative_to(path).as_posix()
-            if not wanted(bare_name(relative)):
-                continue
-            if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
-                yield Entry(relative, None, "a symbolic link that leads out of the folder is not followed")
-            elif not file.is_file():
-                yield Entry(relative, None, "not a regular file")
-            else:
-                entry = replace(_guarded(relative, partial(read_bounded, file, limits)), path=file)
-                total += len(entry.data or b"")
-                check_size(total, total, limits.total_bytes, limits, str(path))
-                yield entry
+        yield from (Path(root) / name for name in sorted(files))
 
 
-def _guarded(name: str, read: Callable[[], bytes]) -> Entry:
-    """Read one file; a damaged one is refused alone."""
+def _tar(path: Path, limits: Limits) -> Iterator[_Member]:
+    with path.open("rb") as raw, decompressor(raw, path.suffix.lower()) as stream:
+        forward = _Forward(stream, path.stat().st_size, limits, str(path))
+        with tarfile.open(fileobj=forward, mode="r:") as archive:
+            for member in _counted(archive, limits, path):
+                # tarfile remembers every member it passes; a million-entry archive must not live in memory
+                archive.members = []  # type: ignore[attr-defined]
+                if not member.isdir():
+                    read = partial(_tar_content, archive, member, limits)
+                    yield _Member(member.name, _tar_refusal(member, limits), read)
+
+
+def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes:
+    handle = archive.extractfile(member)
+    assert handle is not None  # links and devices were refused
+    return decompress(_whole(handle), member.name, limits)
+
+
+def _zip(path: Path, limits: Limits) -> Iterator[_Member]:
+    with zipfile.ZipFile(path) as archive:
+        for member in _counted(archive.infolist(), limits, path):
+            if not member.is_dir():
+                read = partial(_zip_content, archive, member, limits)
+                yield _Member(member.filename, _zip_refusal(member, limits), read)
+
+
+def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> bytes:
+    bounded = replace(limits, total_bytes=limits.member_bytes)
     try:
-        return Entry(bare_name(name), read())
-    except InputError as error:
-        return Entry(bare_name(name), None, error.message)
+        with archive.open(member) as handle:
+            data = _whole(_Forward(handle, member.compress_size, bounded, member.filename))
+    except _DAMAGE as error:
+        raise InputError(f"{member.filename} is damaged: {error}.", "Pack it again.") from error
+    return decompress(data, member.filename, limits)
 
 
-def _unsafe_name(name: str) -> str | None:
+def _whole(stream: io.RawIOBase | IO[bytes]) -> bytes:
+    return b"".join(iter(lambda: stream.read(MIB) or b"", b""))
+
+
+def _common_refusal(name: str, size: int, limits: Limits) -> str | None:
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or (pure.parts and pure.parts[0].endswith(":")):
         return "its name leads out of the archive"
+    if size > limits.member_bytes:
+        return f"{size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
     return None
-
-
-def _check_count(count: int, limits: Limits, path: Path) -> None:
-    if count > limits.members:
-        raise InputError(f"{path} has more than {limits.members} entries.", "Split it, or raise the limits in Python.")
-
-
-def _tar(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Entry]:
-    size = path.stat().st_size
-    seen: set[str] = set()
-    with path.open("rb") as raw, decompressor(raw, path.suffix.lower()) as stream:
-        forward = _Forward(stream, size, limits, str(path))
-        with tarfile.open(fileobj=forward, mode="r:") as archive:
-            for count, member in enumerate(archive, start=1):
-                _check_count(count, limits, path)
-                # tarfile remembers every member it passes; a million-entry archive must not live in memory
-                archive.members = []  # type: ignore[attr-defined]
-                if member.isdir():
-                    continue
-                refusal = _tar_refusal(member, limits) or ("the name occurs twice" if member.name in seen else None)
-                if refusal:
-                    yield Entry(member.name, None, refusal)
-                    continue
-                seen.add(member.name)
-                if wanted(bare_name(member.name)):
-                    handle = archive.extractfile(member)
-                    if handle is not None:
-                        data = b"".join(iter(lambda: handle.read(MIB), b""))  # noqa: B023  (used at once)
-                        yield _guarded(member.name, partial(decompress, data, member.name, limits))
 
 
 def _tar_refusal(member: tarfile.TarInfo, limits: Limits) -> str | None:
@@ -182,30 +220,7 @@ def _tar_refusal(member: tarfile.TarInfo, limits: Limits) -> str | None:
         return f"a link to {member.linkname!r} is not followed"
     if not member.isreg() or member.issparse():
         return "not a regular file (device, pipe or sparse file)"
-    if member.size > limits.member_bytes:
-        return f"{member.size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
-    return _unsafe_name(member.name)
-
-
-def _zip(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[Entry]:
-    seen: set[str] = set()
-    total = 0
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        _check_count(len(members), limits, path)
-        for member in members:
-            if member.is_dir():
-                continue
-            refusal = _zip_refusal(member, limits) or ("the name occurs twice" if member.filename in seen else None)
-            if refusal:
-                yield Entry(member.filename, None, refusal)
-                continue
-            seen.add(member.filename)
-            if wanted(bare_name(member.filename)):
-                entry = _guarded(member.filename, partial(_zip_content, archive, member, limits))
-                total += len(entry.data or b"")
-                check_size(total, path.stat().st_size, limits.total_bytes, limits, str(path))
-                yield entry
+    return _common_refusal(member.name, member.size, limits)
 
 
 def _zip_refusal(member: zipfile.ZipInfo, limits: Limits) -> str | None:
@@ -216,19 +231,4 @@ def _zip_refusal(member: zipfile.ZipInfo, limits: Limits) -> str | None:
         return "not a regular file"
     if member.flag_bits & 0x1:
         return "it is encrypted"
-    if member.file_size > limits.member_bytes:
-        return f"{member.file_size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
-    return _unsafe_name(member.filename)
-
-
-def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> bytes:
-    parts, size = [], 0
-    try:
-        with archive.open(member) as handle:
-            while piece := handle.read(MIB):
-                size += len(piece)
-                check_size(size, member.compress_size, limits.member_bytes, limits, member.filename)
-                parts.append(piece)
-    except _DAMAGE as error:
-        raise InputError(f"{member.filename} is damaged: {error}.", "Pack it again.") from error
-    return decompress(b"".join(parts), member.filename, limits)
+    return _common_refusal(member.filename, member.file_size, limits)

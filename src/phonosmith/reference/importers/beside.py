@@ -7,7 +7,8 @@ from pathlib import Path
 from ase import Atoms
 
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.vasp.vasprun import frames_of, parse_vasprun
+from phonosmith.reference.importers.frames import frames_of
+from phonosmith.reference.vasp.vasprun import parse_vasprun
 
 
 def calculations_beside(folder: Path) -> list[Atoms]:

@@ -1,7 +1,8 @@
-"""Import of whatever finished calculations lie at a path: recognise, read, check, report."""
+"""Import of whatever finished calculations lie at a path: recognise, read, check, report, keep as one dataset."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,43 +12,150 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
+from ase.formula import Formula
 
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
+from phonosmith.core.manifest import recorded
 from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, read_bounded
-from phonosmith.reference.datasets.documents import Refusal, SourceReport
-from phonosmith.reference.datasets.extxyz import parse_each
-from phonosmith.reference.datasets.frame_labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of, problems
-from phonosmith.reference.datasets.geometry import same_geometry
+from phonosmith.reference.accept import Outcome, accept
+from phonosmith.reference.datasets.dataset import put_dataset
+from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
+from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.identity import (
-    expectation_problem,
-    identity_of,
-    reduced_formula,
-    sibling_problem,
-)
+from phonosmith.reference.importers.frames import Steps, explained, frames_of
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
-from phonosmith.reference.importers.taskdoc import frames_of_task, task_documents
+from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
-from phonosmith.reference.vasp.vasprun import Steps, frames_of, parse_vasprun
+from phonosmith.reference.vasp.vasprun import parse_vasprun
+from phonosmith.structures.extxyz import parse_each, require_writable, write_frames
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
+
+
+def import_paths(
+    paths: Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    steps: Steps = "all",
+    functional: str | None = None,
+    expect: Sequence[str] = (),
+    jobstore: bool = False,
+    allow_rehearsal: bool = False,
+) -> ImportDocument:
+    """Import finished calculations into one dataset.
+
+    Parameters
+    ----------
+    paths
+        Files, folders and archives, see ``import_source``.
+    out
+        Extended XYZ file to write; None writes none. Nothing is written when no frame was found.
+    steps
+        "all" converged ionic steps, or the "last".
+    functional
+        Functional of labels whose files name none.
+    expect
+        Expected compositions, see ``read_expectations``.
+    jobstore
+        Take the calculations in jobflow's configured JobStore too.
+    allow_rehearsal
+        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
+
+    Returns
+    -------
+    ImportDocument
+        One report per source with counts and reasons; the dataset is kept in the artefact store as well.
+    """
+    if out is not None:
+        require_writable(out)
+    for path in paths:
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist.", "Check the path.")
+    expected = read_expectations(expect)
+    with recorded(settings={"steps": steps, "functional": functional, "expect": expected}) as manifest:
+        sources = [
+            import_source(path, steps=steps, functional=functional, expect=expected, allow_rehearsal=allow_rehearsal)
+            for path in paths
+        ]
+        if jobstore:
+            sources.append(_from_jobstore(steps, allow_rehearsal=allow_rehearsal))
+        frames = [atoms for taken, _ in sources for atoms in taken]
+        dataset = None
+        if frames:
+            if out is not None:
+                write_frames(out, frames)
+            dataset = put_dataset(frames, name=Path(out).name if out is not None else "import")
+            manifest.inputs["dataset"] = dataset.sha256
+    reports = [report for _, report in sources]
+    return ImportDocument(
+        n_frames=len(frames),
+        n_refused=sum(report.n_refused for report in reports),
+        sources=reports,
+        dataset=dataset,
+        manifest=manifest,
+    )
+
+
+def read_expectations(items: Sequence[str]) -> dict[str, str]:
+    """Return expected reduced formulas by material.
+
+    Parameters
+    ----------
+    items
+        Each ``name=Formula``, a CSV file with a column of names (id, material, mp_id, name) and one named formula, or a
+        JSON file with a mapping or a list of such records.
+    """
+    expected: dict[str, str] = {}
+    for item in items:
+        if "=" in item and not Path(item).exists():
+            name, _, formula = item.partition("=")
+            expected[name.strip()] = _checked_formula(formula.strip(), item)
+            continue
+        path = Path(item)
+        text = read_bounded(path).decode("utf-8", errors="replace")
+        try:
+            records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        except ValueError as error:
+            raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
+        if isinstance(records, Mapping):
+            records = [{"id": key, "formula": value} for key, value in records.items()]
+        for record in records:
+            key = next((record[k] for k in ("id", "material", "mp_id", "name", "material_id") if record.get(k)), None)
+            if not key or not record.get("formula"):
+                raise InputError(f"{path} has no columns 'id' and 'formula'.", "Give name=Formula.")
+            expected[str(key)] = _checked_formula(str(record["formula"]), str(path))
+    return expected
+
+
+def _checked_formula(formula: str, where: str) -> str:
+    try:
+        return reduced_formula(Formula(formula))
+    except (ValueError, KeyError, SyntaxError) as error:
+        raise InputError(f"{formula!r} in {where} is not a chemical formula.", "Write e.g. mp-2201=PbSe.") from error
 
 
 @dataclass
 class Taken:
-    """What has been read from one source so far.
+    """What has been read from one source so far, and how it is read.
 
     Attributes
     ----------
+    steps, allow_rehearsal
+        As asked.
     by_kind
         Frames by kind of file.
+    names_by_content
+        Names of phonopy files by the digest of their content.
     """
 
+    steps: Steps
+    allow_rehearsal: bool
     by_kind: dict[str, list[Atoms]] = field(default_factory=lambda: defaultdict(list))
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     force_constants: list[dict[str, Any]] = field(default_factory=list)
     n_files: int = 0
-    digests: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    names_by_content: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, kind: str, frames: list[Atoms], refused: Sequence[Refusal] = ()) -> None:
         """Take frames of one file."""
@@ -98,7 +206,8 @@ def import_source(
     functional
         Functional of labels whose files do not name one; a file that names another is refused.
     expect
-        Expected reduced formula by material name (see ``identity.read_expectations``).
+        Expected reduced formula by material name (see ``read_expectations``): a name is a folder of the path, or the
+        file's name up to its first dot.
     allow_rehearsal
         Take labels of the VASP stand-in; they stay marked ``rehearsal``.
     limits
@@ -112,61 +221,57 @@ def import_source(
     source = Path(path)
     if not source.exists():
         raise InputError(f"{source} does not exist.", "Check the path.")
-    taken = Taken()
+    taken = Taken(steps, allow_rehearsal)
     try:
         if source.is_dir() or is_archive(source):
-            _take_many(taken, source, steps, limits, prefix="")
+            _take_many(taken, source, limits, prefix="")
         else:
-            _take_content(taken, source.name, read_bounded(source, limits), steps, source)
+            _take_content(taken, source.name, read_bounded(source, limits), source)
     except InputError as error:
         # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
         taken.refuse(source.name, error.message)
-    _refuse_wrong_identity(taken, dict(expect or {}))
-    _refuse_twins(taken)
-    if not allow_rehearsal:
-        _refuse_rehearsals(taken)
+    _refuse_unexpected(taken, expect or {})
+    _note_twins(taken)
     _drop_doubles(taken)
     _declare(taken, functional)
     if not (taken.by_kind or taken.refused or taken.notes or taken.force_constants):
         taken.notes.append("nothing in it is vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or atomate2 JSON")
-    return _report(taken, source)
+    return _report(taken, str(source))
 
 
-def _take_many(taken: Taken, source: Path, steps: Steps, limits: Limits, prefix: str) -> None:
+def _take_many(taken: Taken, source: Path, limits: Limits, prefix: str) -> None:
     """Read every file of interest of a folder or archive; archives inside a folder are read, inside archives not."""
     for entry in iter_entries(source, lambda name: kind_of(name) is not None, limits):
         if entry.data is None:
             taken.refuse(prefix + entry.name, entry.refusal or "not readable")
         else:
-            _take_content(taken, prefix + entry.name, entry.data, steps, entry.path)
+            _take_content(taken, prefix + entry.name, entry.data, entry.path)
     if source.is_dir():
         for inner in sorted(p for p in source.rglob("*") if p.is_file() and not p.is_symlink() and is_archive(p)):
             try:
-                _take_many(taken, inner, steps, limits, prefix=f"{inner.relative_to(source).as_posix()}/")
+                _take_many(taken, inner, limits, prefix=f"{inner.relative_to(source).as_posix()}/")
             except InputError as error:
                 taken.refuse(inner.relative_to(source).as_posix(), error.message)
 
 
-def _take_content(taken: Taken, name: str, data: bytes, steps: Steps, real: Path | None) -> None:
+def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> None:
     """Read one file; whatever is wrong with it becomes a refusal."""
     kind = kind_of(bare_name(name)) or _sniff(data)
     try:
-        if kind == "vasprun":
-            taken.add(kind, *frames_of(parse_vasprun(data, name), name, steps=steps))
-        elif kind == "outcar":
-            taken.add(kind, *frames_of(parse_outcar(data, name), name, steps=steps))
+        if kind in ("vasprun", "outcar"):
+            run = parse_vasprun(data, name) if kind == "vasprun" else parse_outcar(data, name)
+            taken.add(kind, *frames_of(run, name, steps=taken.steps, allow_rehearsal=taken.allow_rehearsal))
         elif kind == "extxyz":
             _take_xyz(taken, name, data)
         elif kind == "phonopy":
+            taken.names_by_content[digest_bytes(data)].append(name)
             _take_phonopy(taken, name, real)
         elif kind == "json":
-            _take_json(taken, name, data, steps)
+            _take_json(taken, name, data)
         else:
             taken.refuse(name, "it is none of vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or atomate2 JSON")
     except PhonosmithError as error:
         taken.refuse(name, error.message)
-    if kind is not None:
-        taken.digests[digest_bytes(data)].append(name)
 
 
 def _sniff(data: bytes) -> str | None:
@@ -189,12 +294,14 @@ def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
     frames: list[Atoms] = []
     refused: list[Refusal] = []
     for index, item in enumerate(parse_each(data.decode("utf-8", errors="replace"), name)):
-        wrong = [item.message] if isinstance(item, InputError) else problems(item, ("forces",))
-        if isinstance(item, InputError) or wrong:
-            refused.append(Refusal(where=f"{name}, frame {index}", reason="; ".join(wrong)))
+        if isinstance(item, InputError):
+            reason = item.message
         else:
             item.info.setdefault(SOURCE, name)
-            frames.append(item)
+            reason = explained(accept(Outcome.of_atoms(item), allow_rehearsal=taken.allow_rehearsal))
+            frames += [] if reason else [item]
+        if reason:
+            refused.append(Refusal(where=f"{name}, frame {index}", reason=reason))
     taken.add("extxyz", frames, refused)
 
 
@@ -217,9 +324,6 @@ def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
     frames = displaced_frames(phonon)
     for frame in frames:
         frame.info[SOURCE] = name
-    if problem := sibling_problem(real, reduced_formula(frames[0])):
-        taken.refuse(name, problem)
-        return
     _note_constants(taken, phonon, name)
     forces = np.concatenate([np.asarray(labels_of(frame).forces) for frame in frames])
     # VASP prints eight decimals; forces of a potential carry all sixteen digits
@@ -248,7 +352,7 @@ def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
     )
 
 
-def _take_json(taken: Taken, name: str, data: bytes, steps: Steps) -> None:
+def _take_json(taken: Taken, name: str, data: bytes) -> None:
     text = data.decode("utf-8", errors="replace")
     try:
         tree = (
@@ -260,61 +364,35 @@ def _take_json(taken: Taken, name: str, data: bytes, steps: Steps) -> None:
     if is_structures_json(tree):
         taken.add("structures", *frames_of_structures(tree, name))
         return
-    found = False
-    for inner, document in task_documents(tree):
-        found = True
-        taken.add("taskdoc", *frames_of_task(document, f"{name}: {inner}", steps=steps))
-    if not found:
+    documents = list(task_documents(tree))
+    for inner, document in documents:
+        judged = frames_of_task(document, f"{name}: {inner}", steps=taken.steps, allow_rehearsal=taken.allow_rehearsal)
+        taken.add("taskdoc", *judged)
+    if not documents:
         taken.refuse(name, "it holds no labelled configuration (no energies with forces)")
 
 
-def _refuse_wrong_identity(taken: Taken, expected: dict[str, str]) -> None:
-    if not expected:
-        return
+def _refuse_unexpected(taken: Taken, expected: Mapping[str, str]) -> None:
+    """Refuse files that hold another composition than the one stated for their material."""
+    problems: dict[str, str] = {}
+    for atoms in (atoms for frames in taken.by_kind.values() for atoms in frames):
+        where, formula = str(atoms.info.get(SOURCE, "")), reduced_formula(atoms)
+        path = PurePosixPath(where)
+        for name in (path.name.partition(".")[0], *path.parts):
+            if expected.get(name, formula) != formula:
+                problems[where] = f"its composition {formula} is not the expected {expected[name]} of {name}"
+    taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
     for kind, frames in taken.by_kind.items():
-        kept, wrong = [], {}
-        for frame in frames:
-            name = str(frame.info.get(SOURCE, ""))
-            problem = expectation_problem(name, reduced_formula(frame), expected)
-            if problem:
-                wrong[name] = problem
-            else:
-                kept.append(frame)
-        taken.by_kind[kind] = kept
-        taken.refused += [Refusal(where=name, reason=reason) for name, reason in wrong.items()]
+        taken.by_kind[kind] = [atoms for atoms in frames if str(atoms.info.get(SOURCE, "")) not in problems]
+    taken.force_constants = [item for item in taken.force_constants if item["path"] not in problems]
 
 
-def _refuse_rehearsals(taken: Taken) -> None:
-    for kind, frames in taken.by_kind.items():
-        fake = sorted(str(frame.info.get(SOURCE, "?")) for frame in frames if frame.info.get("rehearsal"))
-        if kind != "extxyz":  # one calculation, one refusal; a dataset is refused frame by frame
-            fake = sorted(set(fake))
-        reason = "it comes from a rehearsal with the VASP stand-in: its numbers are no DFT"
-        taken.refused += [Refusal(where=name, reason=reason) for name in fake]
-        taken.by_kind[kind] = [frame for frame in frames if not frame.info.get("rehearsal")]
-
-
-def _refuse_twins(taken: Taken) -> None:
-    """Refuse files of equal content under different names: at most one of the names can be right."""
-    alive = {str(frame.info.get(SOURCE, "")) for frames in taken.by_kind.values() for frame in frames}
-    for names in taken.digests.values():
-        if len(names) < 2:
-            continue
-        for refusal in taken.refused:
-            others = [name for name in names if name != refusal.where]
-            if refusal.where in names and others:
-                refusal.reason += f"; its content is identical to {', '.join(others)}"
-        remaining = [name for name in names if name in alive and kind_of(name) == "phonopy"]
-        # a copied calculation is a duplicate, which an audit drops; a phonon set is filed under its material's name
-        if len({identity_of(name) for name in remaining}) < 2:
-            continue
-        for kind, frames in taken.by_kind.items():
-            taken.by_kind[kind] = [f for f in frames if f.info.get(SOURCE) not in remaining]
-        taken.force_constants = [c for c in taken.force_constants if c["path"] not in remaining]
-        for name in remaining:
-            twins = ", ".join(other for other in remaining if other != name)
-            taken.refused.append(
-                Refusal(where=name, reason=f"its content is identical to {twins}: one name is wrong; say --expect")
+def _note_twins(taken: Taken) -> None:
+    """Point out phonon sets of equal content under different names; a copied calculation the audit drops."""
+    for names in taken.names_by_content.values():
+        if len(names) > 1:
+            taken.notes.append(
+                f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
             )
 
 
@@ -354,7 +432,7 @@ def _declare(taken: Taken, functional: str | None) -> None:
         taken.by_kind[kind] = kept
 
 
-def _report(taken: Taken, source: Path) -> tuple[list[Atoms], SourceReport]:
+def _report(taken: Taken, source: str) -> tuple[list[Atoms], SourceReport]:
     frames = [frame for group in taken.by_kind.values() for frame in group]
     kinds = {kind: len(group) for kind, group in taken.by_kind.items() if group}
     functionals = Counter(str(frame.info.get(FUNCTIONAL, "unknown")) for frame in frames)
@@ -362,7 +440,7 @@ def _report(taken: Taken, source: Path) -> tuple[list[Atoms], SourceReport]:
     single = None if not named or named == ["unknown"] else (named[0] if len(named) == 1 else "mixed")
     tried = [*taken.by_kind, "none"]
     return frames, SourceReport(
-        path=str(source),
+        path=source,
         kind=(next(iter(kinds)) if len(kinds) == 1 else "mixed") if kinds else tried[0],
         kinds=kinds,
         n_files=taken.n_files,
@@ -376,3 +454,12 @@ def _report(taken: Taken, source: Path) -> tuple[list[Atoms], SourceReport]:
         force_constants=taken.force_constants,
         notes=taken.notes,
     )
+
+
+def _from_jobstore(steps: Steps, *, allow_rehearsal: bool) -> tuple[list[Atoms], SourceReport]:
+    from jobflow import SETTINGS as JOBFLOW
+
+    taken = Taken(steps, allow_rehearsal)
+    taken.add("taskdoc", *read_jobstore(JOBFLOW.JOB_STORE, steps=steps, allow_rehearsal=allow_rehearsal))
+    taken.n_files = len({str(atoms.info.get(SOURCE)) for atoms in taken.by_kind["taskdoc"]}) + len(taken.refused)
+    return _report(taken, f"JobStore {JOBFLOW.JOB_STORE.name}")

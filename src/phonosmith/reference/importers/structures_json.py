@@ -9,8 +9,10 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
+from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.datasets.frame_labels import label_frame, problems
+from phonosmith.reference.importers.frames import explained
+from phonosmith.structures.labels import label_frame
 
 
 def is_structures_json(tree: Any) -> bool:
@@ -37,9 +39,8 @@ def frames_of_structures(tree: list[Mapping[str, Any]], where: str) -> tuple[lis
         except (KeyError, TypeError, ValueError, IndexError) as error:
             refused.append(Refusal(where=name, reason=f"it cannot be read: {type(error).__name__} {error}"))
             continue
-        wrong = problems(frame, ("energy", "forces"))
-        if wrong:
-            refused.append(Refusal(where=name, reason="; ".join(wrong)))
+        if reasons := accept(Outcome.of_atoms(frame)):
+            refused.append(Refusal(where=name, reason=explained(reasons)))
         else:
             frames.append(frame)
     return frames, refused
@@ -63,7 +64,7 @@ def _frame(item: Mapping[str, Any], where: str) -> Atoms:
         stress = np.array(virial, dtype=float)[[0, 1, 2, 4, 5, 3]] * EV_PER_A3_PER_VASP_KBAR
     return label_frame(
         atoms,
-        energy=outputs["energy"],
+        energy=float(outputs["energy"]),
         forces=outputs["forces"],
         stress=stress,
         config_type=str(item.get("group") or "Default"),

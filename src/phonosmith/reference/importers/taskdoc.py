@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from ase import Atoms
 
 from phonosmith.core.errors import ConfigurationError, LabelError
+from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.vasp.settings import VaspSettings
-from phonosmith.reference.vasp.vasprun import IonicStep, Steps, VaspRun, frames_of
+from phonosmith.reference.documents import ReferenceRecord
+from phonosmith.reference.importers.frames import Steps, explained, frames_of
+from phonosmith.reference.vasp.taskdoc import read_calculation
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -42,11 +43,11 @@ def is_task(tree: Mapping[str, Any]) -> bool:
 
 
 def frames_of_task(
-    document: Mapping[str, Any], name: str, *, steps: Steps = "all"
+    document: Mapping[str, Any], name: str, *, steps: Steps = "all", allow_rehearsal: bool = True
 ) -> tuple[list[Atoms], list[Refusal]]:
     """Return labelled frames of one document and the refusals."""
     if "protocol_digest" in document:
-        return _frames_of_record(document, name)
+        return _frames_of_record(document, name, allow_rehearsal=allow_rehearsal)
     if "calcs_reversed" not in document:
         return [], [Refusal(where=name, reason=f"made by the force field {document.get('forcefield_name')}, not DFT")]
     if document.get("state") not in (None, "successful"):
@@ -55,7 +56,8 @@ def frames_of_task(
     refused: list[Refusal] = []
     for calculation in reversed(document.get("calcs_reversed") or []):
         try:
-            taken, left = frames_of(_run_of(calculation), name, steps=steps)
+            run = read_calculation(calculation)
+            taken, left = frames_of(run, name, steps=steps, allow_rehearsal=allow_rehearsal)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             refused.append(Refusal(where=name, reason=f"it cannot be read: {type(error).__name__} {error}"))
             continue
@@ -64,9 +66,9 @@ def frames_of_task(
     return frames, refused
 
 
-def _frames_of_record(document: Mapping[str, Any], name: str) -> tuple[list[Atoms], list[Refusal]]:
-    from phonosmith.reference.documents import ReferenceRecord
-
+def _frames_of_record(
+    document: Mapping[str, Any], name: str, *, allow_rehearsal: bool
+) -> tuple[list[Atoms], list[Refusal]]:
     try:
         record = ReferenceRecord.model_validate(dict(document))
         frame = record.to_atoms()
@@ -75,77 +77,14 @@ def _frames_of_record(document: Mapping[str, Any], name: str) -> tuple[list[Atom
     frame.info.setdefault("functional", record.functional)
     frame.info.setdefault("settings", record.protocol_digest[:12])
     frame.info["source"] = name
-    return [frame], []
-
-
-def _run_of(calculation: Mapping[str, Any]) -> VaspRun:
-    inputs, output = calculation["input"], calculation["output"]
-    titles = _titles(inputs)
-    tags = {**(inputs.get("incar") or {}), **(inputs.get("parameters") or {})}
-    for name in ("GGA", "METAGGA", "ALGO", "PREC", "NELM", "EDIFF"):
-        # emmet flattens VASP's parameters, where a later section repeats NELM; the INCAR has what was asked
-        if (inputs.get("incar") or {}).get(name) not in (None, "--"):
-            tags[name] = inputs["incar"][name]
-    steps = [_step(step) for step in output["ionic_steps"]]
-    symbols = _symbols(output["ionic_steps"][-1]["structure"]) if steps else []
-    settings = VaspSettings(
-        str(calculation.get("vasp_version") or ""), tags, titles, *_mesh(inputs.get("kpoints") or {})
-    )
-    damage = None if calculation.get("has_vasp_completed") in (None, True, "successful") else "the run did not finish"
-    return VaspRun(settings, symbols, steps, {k: str(v) for k, v in (inputs.get("incar") or {}).items()}, 0, damage)
-
-
-def _titles(inputs: Mapping[str, Any]) -> dict[str, str]:
-    titles = {}
-    for spec in inputs.get("potcar_spec") or []:
-        title = " ".join(str(spec.get("titel") or "").split())
-        words = title.split()
-        if len(words) > 1:
-            titles[words[1].split("_")[0]] = title
-    return titles
-
-
-def _mesh(kpoints: Any) -> tuple[tuple[int, int, int] | None, bool]:
-    plain = kpoints.as_dict() if hasattr(kpoints, "as_dict") else kpoints
-    style = str(plain.get("generation_style", "")).lower()
-    points = plain.get("kpoints") or []
-    if style[:1] not in ("g", "m") or len(points) != 1:
-        return None, False
-    first, second, third = (int(value) for value in points[0])
-    shift = plain.get("usershift") or plain.get("shift") or (0, 0, 0)
-    even = any(value % 2 == 0 for value in (first, second, third))
-    return (first, second, third), any(float(s) != 0 for s in shift) or (style.startswith("m") and even)
-
-
-def _symbols(structure: Any) -> list[str]:
-    plain = structure.as_dict() if hasattr(structure, "as_dict") else structure
-    return [str(site["species"][0]["element"]) for site in plain["sites"]]
-
-
-def _step(step: Mapping[str, Any]) -> IonicStep:
-    structure = step["structure"]
-    plain = structure.as_dict() if hasattr(structure, "as_dict") else structure
-    electronic = step.get("electronic_steps") or []
-    energy, zero = step.get("e_fr_energy"), step.get("e_0_energy")
-    if electronic and energy is not None:
-        last = electronic[-1]
-        if last.get("e_0_energy") is not None and last.get("e_fr_energy") is not None:
-            zero = energy + last["e_0_energy"] - last["e_fr_energy"]
-    return IonicStep(
-        cell=np.array(plain["lattice"]["matrix"], dtype=float),
-        positions=np.array([site["abc"] for site in plain["sites"]], dtype=float),
-        forces=None if step.get("forces") is None else np.array(step["forces"], dtype=float),
-        stress=None if step.get("stress") is None else np.array(step["stress"], dtype=float),
-        energy=None if energy is None else float(energy),
-        energy_sigma0=None if zero is None else float(zero),
-        scf=[float(item["e_fr_energy"]) for item in electronic if item.get("e_fr_energy") is not None],
-    )
+    reasons = accept(Outcome.of_atoms(frame), allow_rehearsal=allow_rehearsal)
+    return ([], [Refusal(where=name, reason=explained(reasons))]) if reasons else ([frame], [])
 
 
 def read_jobstore(
-    store: JobStore, query: Mapping[str, Any] | None = None, *, steps: Steps = "all"
+    store: JobStore, query: Mapping[str, Any] | None = None, *, steps: Steps = "all", allow_rehearsal: bool = True
 ) -> tuple[list[Atoms], list[Refusal]]:
-    """Return the labelled frames of every reference calculation in a JobStore.
+    """Return the labelled frames of every reference calculation in a JobStore, and the refusals.
 
     Parameters
     ----------
@@ -155,6 +94,8 @@ def read_jobstore(
         Further conditions, e.g. ``{"name": {"$regex": "^label si"}}``.
     steps
         "all" or "last" ionic steps.
+    allow_rehearsal
+        Take what the VASP stand-in made; it is marked.
     """
     try:
         store.connect()
@@ -165,7 +106,7 @@ def read_jobstore(
     refused: list[Refusal] = []
     for document in store.query(conditions, load=True):
         for name, task in task_documents(document):
-            taken, left = frames_of_task(task, name, steps=steps)
+            taken, left = frames_of_task(task, name, steps=steps, allow_rehearsal=allow_rehearsal)
             frames += taken
             refused += left
     return frames, refused

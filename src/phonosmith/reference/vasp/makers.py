@@ -19,12 +19,13 @@ from atomate2.vasp.sets.base import VaspInputGenerator
 from jobflow import Response
 
 from phonosmith.core.errors import ConfigurationError, LabelError
-from phonosmith.reference.accept import check_label
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord
+from phonosmith.reference.accept import Asked, Outcome, accept, accept_run, compare_structure
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags
-from phonosmith.reference.records import record_from_task, refused
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
+from phonosmith.reference.vasp.settings import is_rehearsal
+from phonosmith.reference.vasp.taskdoc import read_calculation
 
 _PRODUCTION_POLLING: dict[str, float] = {"polling_time_step": 2, "monitor_freq": 30}
 _REHEARSAL_POLLING: dict[str, float] = {"polling_time_step": 0.05, "monitor_freq": 2}
@@ -154,11 +155,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
             record = refused(asked, protocol, self.calculation, "vasp", run_failure(error), directory=Path.cwd().name)
             record.wall_seconds = time.perf_counter() - start
             return None, record
-        record = record_from_task(task, asked, protocol, self.calculation)
-        titles = read_titles(Path("POTCAR"))
-        record.reasons = record.reasons + check_label(
-            record, asked, protocol, written_potcars=titles, allow_rehearsal=rehearsal is not None
-        )
+        order = Asked(asked, protocol, self.calculation, read_titles(Path("POTCAR")))
+        record = record_from_task(task, order, allow_rehearsal=rehearsal is not None)
         if Path("STOPCAR").exists() and not any(reason.code == "walltime" for reason in record.reasons):
             record.reasons.append(Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True))
         record.wall_seconds = time.perf_counter() - start
@@ -183,6 +181,53 @@ class ProtocolVaspMaker(BaseVaspMaker):
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
+
+
+def record_from_task(task: Any, asked: Asked, *, allow_rehearsal: bool = False) -> ReferenceRecord:
+    """Build a record from an emmet ``TaskDoc`` and judge it.
+
+    The final structure is taken from the last ionic step of vasprun.xml, beside the energy and forces that belong to
+    it; a CONTCAR that tells another story is a reason to refuse.
+    """
+    run = read_calculation(task.calcs_reversed[0], task.custodian)
+    record = ReferenceRecord(
+        engine="vasp",
+        engine_version=run.settings.version,
+        calculation=asked.calculation,
+        protocol_digest=asked.protocol.digest,
+        functional=asked.protocol.functional,
+        rehearsal=is_rehearsal(run.settings.version, run.settings.potcars),
+        symbols=run.symbols,
+        energy_sigma0=None if task.output.energy is None else float(task.output.energy),
+        ionic_steps=len(run.steps),
+        incar=dict(run.incar),
+        kpoints=run.settings.mesh,
+        potcar_titles=list(run.settings.potcars),
+        corrections=list(run.corrections),
+        directory=Path(str(task.dir_name or "").split(":")[-1]).name,
+        split=asked.frame.split,
+        info=dict(asked.frame.info),
+    )
+    if not run.steps:
+        record.reasons = accept_run(run, asked)
+        return record
+    outcome = Outcome.of_step(run)
+    labels, scf = outcome.labels, outcome.scf
+    record.cell, record.positions, record.forces = rows(outcome.cell), rows(outcome.positions), rows(labels.forces)
+    record.energy = labels.energy
+    record.stress = None if labels.stress is None else tuple(labels.stress.tolist())
+    record.electronic_steps = len(scf) or None
+    record.last_de = abs(scf[-1] - scf[-2]) if len(scf) > 1 else None
+    if task.structure is not None:
+        contcar = task.structure
+        symbols = [site.specie.symbol for site in contcar]
+        cell, positions = record.cell or asked.frame.cell, record.positions or asked.frame.positions
+        final = Frame(symbols=run.symbols or asked.frame.symbols, cell=cell, positions=positions)
+        record.reasons = compare_structure(
+            final, symbols, contcar.lattice.matrix, contcar.cart_coords, "static", "CONTCAR"
+        )
+    record.reasons = record.reasons + accept(outcome, asked, allow_rehearsal=allow_rehearsal)
+    return record
 
 
 def write_inputs(writer: Any, structure: Any, generator: VaspInputGenerator) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.accept import STANDIN_MARK
-from phonosmith.reference.vasp.settings import VaspSettings
-from phonosmith.reference.vasp.vasprun import IonicStep, VaspRun, _symbol
+from phonosmith.reference.vasp.run import IonicStep, VaspRun
+from phonosmith.reference.vasp.settings import STANDIN_MARK, VaspSettings
+from phonosmith.reference.vasp.vasprun import element_symbol
 
 Array = NDArray[np.float64]
 
@@ -48,8 +48,8 @@ class _Reader:
     def run(self) -> None:
         """Read every line."""
         for number, line in enumerate(self.lines):
-            if number < 5 and not self.version and (found := re.match(r"\s*vasp\.(\S+)", line)):
-                self.version = found.group(1)
+            if number < 5 and not self.version and (version := re.match(r"\s*vasp\.(\S+)", line)):
+                self.version = version.group(1)
             elif "TITEL" in line and "=" in line:
                 self.titles.append(line.split("=", 1)[1].strip())
             elif "ions per type" in line:
@@ -62,34 +62,34 @@ class _Reader:
                 self.cell = self._table(number + 1, 3)[:, :3]
             elif "TOTAL-FORCE (eV/Angst)" in line:
                 self._forces(number)
-            elif found := _MESH.search(line):
-                self.mesh = (int(found.group(1)), int(found.group(2)), int(found.group(3)))
+            elif mesh := _MESH.search(line):
+                self.mesh = (int(mesh.group(1)), int(mesh.group(2)), int(mesh.group(3)))
             elif _DONE in line:
                 self.finished = True
             else:
                 self._settings(line)
 
     def _settings(self, line: str) -> None:
-        if found := _TAGS.match(line):
-            self.tags.setdefault(found.group(1), found.group(2).rstrip(";"))
+        if tag := _TAGS.match(line):
+            self.tags.setdefault(tag.group(1), tag.group(2).rstrip(";"))
             if inline := _INLINE.search(line):
                 self.tags.setdefault(inline.group(1), inline.group(2))
         elif "LDA+U is selected" in line:
             self.tags["LDAU"] = "T"
             self.tags["LDAUTYPE"] = line.rsplit("=", maxsplit=1)[-1].strip()
-        elif found := _SPECIES.search(line):
-            self.tags[found.group(1)] = " ".join(found.group(2).split())
+        elif species := _SPECIES.search(line):
+            self.tags[species.group(1)] = " ".join(species.group(2).split())
 
     def _energies(self, line: str) -> None:
-        if found := _ENERGY.search(line):
-            value = float(found.group(1))
+        if total := _ENERGY.search(line):
+            value = float(total.group(1))
             # two blanks mark the summary after the electronic loop
             if "free  energy" in line:
                 self.current.energy = value
             else:
                 self.current.scf.append(value)
-        if found := _SIGMA0.search(line):
-            self.current.energy_sigma0 = float(found.group(1))
+        if sigma0 := _SIGMA0.search(line):
+            self.current.energy_sigma0 = float(sigma0.group(1))
             self._close_if_whole()
 
     def _stress(self, line: str) -> None:
@@ -153,12 +153,10 @@ def parse_outcar(data: bytes, where: str) -> VaspRun:
     if not reader.counts or len(titles) < len(reader.counts):
         raise InputError(f"{where} ends before it lists its atoms.", "Repeat the run.")
     try:
-        elements = [_symbol("", title) for title in titles]
+        elements = [element_symbol("", title) for title in titles]
     except ValueError as error:
         raise InputError(f"{where}: POTCAR titles {titles} name no elements.", "Give vasprun.xml instead.") from error
     symbols = [element for element, count in zip(elements, reader.counts, strict=True) for _ in range(count)]
     tags = {**reader.tags, "ENMAX": reader.tags.get("ENCUT", 0.0)}
-    settings = VaspSettings(
-        reader.version, tags, {e: " ".join(t.split()) for e, t in zip(elements, titles, strict=True)}, reader.mesh
-    )
-    return VaspRun(settings, symbols, reader.steps, {k: str(v) for k, v in reader.tags.items()}, 0, damage)
+    settings = VaspSettings(reader.version, tags, [" ".join(title.split()) for title in titles], reader.mesh)
+    return VaspRun(settings, symbols, reader.steps, reader.tags, damage=damage)

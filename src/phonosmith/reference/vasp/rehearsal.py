@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.document import Document
-from phonosmith.reference.accept import INVENTED_MARK
+from phonosmith.reference.vasp.settings import INVENTED_MARK
 
 STANDIN_FILE = "standin.json"
 """Name of the file that tells the stand-in what to do in one folder."""

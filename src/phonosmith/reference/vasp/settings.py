@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.hashing import digest_json
-from phonosmith.reference.accept import is_rehearsal
+from phonosmith.structures.cost import reciprocal_lengths
 
 Array = NDArray[np.float64]
 
@@ -20,20 +19,15 @@ _GGA = {
     "PW": "LDA", "VW": "LDA", "WI": "LDA", "B3": "B3LYP", "B5": "B3LYP", "BF": "BEEF",
 }  # fmt: skip
 _DISPERSION = {1: "D2", 10: "D2", 11: "D3", 12: "D3(BJ)", 13: "D4", 2: "TS", 20: "TS", 21: "TS", 4: "dDsC", 202: "MBD"}
-_NOT_SELF_CONSISTENT = (
-    "none",
-    "eigenval",
-    "exact",
-    "subrot",
-    "chi",
-    "gw",
-    "gw0",
-    "scgw",
-    "scgw0",
-    "acfdt",
-    "rpa",
-    "bse",
-)
+STANDIN_MARK = "standin"
+"""Part of the version the stand-in prints."""
+INVENTED_MARK = "INVENTED"
+"""Part of the title of every invented POTCAR."""
+
+
+def is_rehearsal(version: str, titles: Sequence[str]) -> bool:
+    """Tell whether an output was made by the stand-in or with invented POTCARs."""
+    return STANDIN_MARK in version.lower() or any(INVENTED_MARK in title for title in titles)
 
 
 @dataclass(frozen=True)
@@ -46,18 +40,24 @@ class VaspSettings:
         VASP's version as printed.
     tags
         INCAR tags, those VASP worked with where it lists them, else those given.
-    titles
-        POTCAR title by element.
+    potcars
+        POTCAR titles in the order of the species blocks.
     mesh
         k-point divisions, None for an explicit list of several points.
+    shifted
+        The mesh misses Γ.
     """
 
     version: str
     tags: Mapping[str, Any]
-    titles: Mapping[str, str]
+    potcars: Sequence[str]
     mesh: tuple[int, int, int] | None = None
     shifted: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """POTCAR title by element."""
+        return {element_of(title): title for title in self.potcars if element_of(title)}
 
     def number(self, name: str, default: float) -> float:
         """Return a tag as a number."""
@@ -75,6 +75,12 @@ class VaspSettings:
         """Return a tag as text; VASP's ``--`` means not set."""
         value = str(self.tags.get(name, "")).strip()
         return "" if value in ("--", "") or value.lower() in ("none", "null") else value
+
+
+def element_of(title: str) -> str:
+    """Return the element a POTCAR title names, e.g. Na of ``PAW_PBE Na_pv 19Sep2006``; empty when there is none."""
+    words = title.split()
+    return words[1].split("_")[0] if len(words) > 1 else ""
 
 
 def functional_of(settings: VaspSettings) -> str | None:
@@ -106,7 +112,7 @@ def _gga_name(settings: VaspSettings) -> str | None:
     tag = settings.text("GGA").upper()
     if tag:
         return _GGA.get(tag, f"GGA-{tag}")
-    families = {title.split()[0] for title in settings.titles.values() if title.split()}
+    families = {title.split()[0] for title in settings.potcars if title.split()}
     if families == {"PAW_PBE"}:
         return "PBE"
     if families == {"PAW_GGA"}:
@@ -122,7 +128,7 @@ def surface_settings(settings: VaspSettings) -> dict[str, Any]:
     EDIFF, NELM, algorithm and parallel layout are absent on purpose: converged results do not depend on them.
     """
     cutoff = settings.number("ENMAX", settings.number("ENCUT", 0.0))
-    found: dict[str, Any] = {
+    surface: dict[str, Any] = {
         "encut": round(cutoff, 3),
         "prec": settings.text("PREC").lower()[:4] or "norm",
         "ismear": int(settings.number("ISMEAR", 1)),
@@ -131,11 +137,11 @@ def surface_settings(settings: VaspSettings) -> dict[str, Any]:
         "lasph": settings.flag("LASPH"),
         "lsorbit": settings.flag("LSORBIT"),
     }
-    if found["ismear"] >= -1:
-        found["sigma"] = round(settings.number("SIGMA", 0.2), 6)
+    if surface["ismear"] >= -1:
+        surface["sigma"] = round(settings.number("SIGMA", 0.2), 6)
     if settings.flag("LDAU"):
-        found["ldau"] = [str(settings.tags.get(name, "")) for name in ("LDAUTYPE", "LDAUL", "LDAUU", "LDAUJ")]
-    return found
+        surface["ldau"] = [str(settings.tags.get(name, "")) for name in ("LDAUTYPE", "LDAUL", "LDAUU", "LDAUJ")]
+    return surface
 
 
 def settings_digest(settings: VaspSettings) -> str:
@@ -145,8 +151,7 @@ def settings_digest(settings: VaspSettings) -> str:
 
 def mesh_spacing(cell: Array, mesh: Sequence[int]) -> float:
     """Return the coarsest spacing of a k-mesh in VASP's convention (2π included), Å⁻¹."""
-    lengths = 2 * math.pi * np.linalg.norm(np.linalg.inv(cell), axis=0)
-    return float(np.max(lengths / np.asarray(mesh, dtype=float)))
+    return float(np.max(reciprocal_lengths(cell) / np.asarray(mesh, dtype=float)))
 
 
 def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
@@ -158,43 +163,9 @@ def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
         "ediff": settings.number("EDIFF", 1e-4),
         "code": f"VASP {settings.version}".strip(),
         "potcar": ";".join(f"{element}:{title}" for element, title in sorted(settings.titles.items())) or None,
-        "rehearsal": True if is_rehearsal(settings.version, list(settings.titles.values())) else None,
+        "rehearsal": True if is_rehearsal(settings.version, settings.potcars) else None,
     }
     if settings.mesh is not None:
         info["kmesh"] = "x".join(map(str, settings.mesh)) + ("s" if settings.shifted else "")
         info["kspacing"] = round(mesh_spacing(cell, settings.mesh), 6)
     return info
-
-
-def not_self_consistent(settings: VaspSettings) -> str | None:
-    """Say why a run is no ground-state self-consistent calculation, or None."""
-    algorithm = str(settings.tags.get("ALGO", "")).strip().lower()
-    if algorithm in _NOT_SELF_CONSISTENT:
-        return f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
-    if int(settings.number("ICHARG", 2)) >= 10:
-        return f"ICHARG = {int(settings.number('ICHARG', 2))} keeps the charge density fixed: the energy is not a label"
-    if settings.flag("LEPSILON") or settings.flag("LCALCEPS"):
-        return "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
-    return None
-
-
-def scf_problem(energies: Sequence[float], settings: VaspSettings) -> str | None:
-    """Say why an electronic minimisation did not converge, or None.
-
-    Parameters
-    ----------
-    energies
-        Total energy after every electronic step, eV.
-    settings
-        With EDIFF and NELM as VASP used them.
-    """
-    tolerance = settings.number("EDIFF", 1e-4)
-    limit = int(settings.number("NELM", 60))
-    if len(energies) < 2:
-        return f"only {len(energies)} electronic step was recorded: convergence cannot be seen"
-    change = abs(energies[-1] - energies[-2])
-    # energies are printed with eight decimals: two roundings add up to 1e-8
-    if not change <= tolerance + 1.001e-8:
-        why = f"NELM = {limit} was reached" if len(energies) >= limit else "it was stopped early"
-        return f"SCF not converged: last change {change:.1e} eV against EDIFF {tolerance:.0e} eV ({why})"
-    return None

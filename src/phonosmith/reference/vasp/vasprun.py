@@ -10,29 +10,19 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.reading import read_bounded
-from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.datasets.frame_labels import label_frame, problems, voigt_stress
-from phonosmith.reference.vasp.settings import (
-    VaspSettings,
-    not_self_consistent,
-    provenance,
-    scf_problem,
-)
+from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
+from phonosmith.reference.vasp.settings import VaspSettings, element_of
 
 Array = NDArray[np.float64]
-Steps = Literal["all", "last"]
 
 _READ = frozenset({"generator", "incar", "kpoints", "parameters", "atominfo", "structure", "calculation", "modeling"})
 _BULKY = re.compile(
@@ -40,51 +30,6 @@ _BULKY = re.compile(
     rb"[^>]*(?:/>|>.*?</\1>)",
     re.DOTALL,
 )
-
-
-@dataclass
-class IonicStep:
-    """One ionic step.
-
-    Attributes
-    ----------
-    cell, positions
-        Å and fractional.
-    forces
-        eV/Å.
-    stress
-        3x3, kbar in VASP's sign.
-    energy, energy_sigma0
-        Free energy and its extrapolation to zero smearing, eV.
-    scf
-        Free energy after each electronic step, eV.
-    """
-
-    cell: Array | None = None
-    positions: Array | None = None
-    forces: Array | None = None
-    stress: Array | None = None
-    energy: float | None = None
-    energy_sigma0: float | None = None
-    scf: list[float] = field(default_factory=list)
-
-
-@dataclass
-class VaspRun:
-    """Content of one vasprun.xml.
-
-    Attributes
-    ----------
-    damage
-        Why the file is not whole, or None.
-    """
-
-    settings: VaspSettings
-    symbols: list[str]
-    steps: list[IonicStep]
-    incar: dict[str, str]
-    n_kpoints: int = 0
-    damage: str | None = None
 
 
 def read_vasprun(path: str | Path) -> VaspRun:
@@ -166,12 +111,10 @@ class _Reader:
         self.n_kpoints = 0 if points is None else len(points)
         divisions = element.findtext("generation/v[@name='divisions']")
         if divisions is not None:
-            first, second, third = (int(value) for value in divisions.split())
-            self.mesh = (first, second, third)
-            kind = str(getattr(element.find("generation"), "attrib", {}).get("param", ""))
+            style = str(getattr(element.find("generation"), "attrib", {}).get("param", ""))
             shift = (element.findtext("generation/v[@name='shift']") or "0 0 0").split()
-            even = any(division % 2 == 0 for division in self.mesh)
-            self.shifted = any(float(s) != 0 for s in shift) or (kind.lower().startswith("m") and even)
+            numbers = [int(value) for value in divisions.split()]
+            self.mesh, self.shifted = regular_mesh(style, numbers, [float(value) for value in shift])
         elif self.n_kpoints == 1 and points is not None:
             self.mesh = (1, 1, 1) if not np.any(_numbers(points)) else None
         element.clear()
@@ -180,8 +123,8 @@ class _Reader:
         rows = [[(cell.text or "").strip() for cell in row] for row in element.findall("array[@name='atoms']/set/rc")]
         types = [[(c.text or "").strip() for c in row] for row in element.findall("array[@name='atomtypes']/set/rc")]
         self.titles = [row[-1] for row in types]
-        self.types = [_symbol(row[1], row[-1]) for row in types]
-        self.symbols = [self.types[int(row[1]) - 1] if self.types else _symbol(row[0], "") for row in rows]
+        self.types = [element_symbol(row[1], row[-1]) for row in types]
+        self.symbols = [self.types[int(row[1]) - 1] if self.types else element_symbol(row[0], "") for row in rows]
         element.clear()
 
     def _structure(self, element: ET.Element) -> None:
@@ -219,21 +162,18 @@ class _Reader:
         for name in ("GGA", "METAGGA", "ALGO", "PREC"):
             if self.incar.get(name, "--") not in ("--", ""):
                 tags[name] = self.incar[name]
-        titles = {symbol: " ".join(title.split()) for symbol, title in zip(self.types, self.titles, strict=True)}
+        titles = [" ".join(title.split()) for title in self.titles]
         settings = VaspSettings(self.version.split()[0] if self.version else "", tags, titles, self.mesh, self.shifted)
         if len(self.steps) == 1 and self.steps[0].cell is None:
             self.steps[0].cell, self.steps[0].positions = self.initial
         return VaspRun(settings, self.symbols, self.steps, self.incar, self.n_kpoints, self.damage)
 
 
-def _symbol(text: str, title: str) -> str:
+def element_symbol(text: str, title: str) -> str:
     """Return the chemical symbol; some versions cut it, the POTCAR title has it whole."""
-    if text in atomic_numbers and text != "X":
-        return text
-    words = title.split()
-    candidate = words[1].split("_")[0] if len(words) > 1 else ""
-    if candidate in atomic_numbers:
-        return candidate
+    for candidate in (text, element_of(title)):
+        if candidate in atomic_numbers and candidate != "X":
+            return candidate
     raise ValueError(f"{text!r} is not a chemical element")
 
 
@@ -242,8 +182,8 @@ def _numbers(element: ET.Element) -> Array:
 
 
 def _varray(element: ET.Element, name: str) -> Array | None:
-    found = element.find(f"varray[@name='{name}']")
-    return None if found is None else _numbers(found)
+    rows = element.find(f"varray[@name='{name}']")
+    return None if rows is None else _numbers(rows)
 
 
 def _geometry(structure: ET.Element) -> tuple[Array | None, Array | None]:
@@ -257,67 +197,3 @@ def _geometry(structure: ET.Element) -> tuple[Array | None, Array | None]:
 
 def _energies(element: ET.Element) -> dict[str, float]:
     return {str(item.get("name")): float(item.text or "nan") for item in element.findall("i")}
-
-
-def frames_of(run: VaspRun, where: str, *, steps: Steps = "all") -> tuple[list[Atoms], list[Refusal]]:
-    """Return the labelled configurations of a run and a refusal for everything that is no label.
-
-    Parameters
-    ----------
-    run
-        What was read.
-    where
-        Name of the file, kept as the frames' source.
-    steps
-        "all" ionic steps that converged, or the "last" alone.
-    """
-    general = run.damage or not_self_consistent(run.settings)
-    if general is None and not run.steps:
-        general = "it holds no ionic step"
-    if general is not None:
-        return [], [Refusal(where=where, reason=general)]
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    chosen = list(enumerate(run.steps))
-    for index, step in chosen if steps == "all" else chosen[-1:]:
-        name = where if len(run.steps) == 1 else f"{where}, ionic step {index}"
-        reason = _step_problem(step, run)
-        frame = None if reason else _frame(step, run, where)
-        if frame is not None:
-            wrong = problems(frame, ("energy", "forces"))
-            reason = "; ".join(wrong) if wrong else None
-        if reason or frame is None:
-            refused.append(Refusal(where=name, reason=reason or "no frame"))
-        else:
-            frames.append(frame)
-    return frames, refused
-
-
-def _step_problem(step: IonicStep, run: VaspRun) -> str | None:
-    if step.cell is None or step.positions is None or step.positions.shape != (len(run.symbols), 3):
-        return "the structure is missing or has another number of atoms"
-    if abs(np.linalg.det(step.cell)) < 1e-6:
-        return "the cell has no volume"
-    if step.energy is None:
-        return "the energy is missing"
-    if step.forces is None or step.forces.shape != step.positions.shape:
-        return "forces are missing"
-    return scf_problem(step.scf, run.settings)
-
-
-def _frame(step: IonicStep, run: VaspRun, where: str) -> Atoms:
-    assert step.cell is not None
-    atoms = Atoms(run.symbols, cell=step.cell, scaled_positions=step.positions, pbc=True)
-    stress = None
-    if step.stress is not None and step.stress.shape == (3, 3):
-        stress = voigt_stress(step.stress * EV_PER_A3_PER_VASP_KBAR)
-    return label_frame(
-        atoms,
-        energy=step.energy,
-        forces=step.forces,
-        stress=stress,
-        energy_sigma0=step.energy_sigma0,
-        config_stress_weight=None if stress is not None else 0.0,
-        source=where,
-        **provenance(run.settings, step.cell),
-    )

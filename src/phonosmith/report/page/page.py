@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -294,5 +294,5 @@ def build_page(
         costs=_costs(reports),
         provenance=_provenance(reports),
         problems=gallery.problems,
-        footer=f"Written by phonosmith {version('phonosmith')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
+        footer=f"Written by phonosmith {metadata.version('phonosmith')} on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
     )

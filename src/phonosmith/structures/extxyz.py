@@ -26,7 +26,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import InputError
-from phonosmith.reference.datasets.frame_labels import adopt_aliases, check_frames, voigt_stress
+from phonosmith.structures.labels import adopt_aliases, check_frames, voigt_stress
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open, ".lzma": lzma.open}
 _CONFIG_RESULTS = ("energy", "free_energy", "stress", "magmom", "dipole")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ase import Atoms
@@ -119,37 +119,55 @@ def labels_of(atoms: Atoms) -> Labels:
     )
 
 
-def problems(atoms: Atoms, require: Sequence[str] = ()) -> list[str]:
-    """Return what is wrong with a frame's labels, each naming its field; empty when they are usable."""
-    labels = labels_of(atoms)
-    found = [f"{name} is missing" for name in require if getattr(labels, name) is None]
+class Defect(NamedTuple):
+    """One thing that makes labels or a configuration unusable: a short code and a sentence that names the field."""
+
+    code: str
+    message: str
+
+
+def label_defects(labels: Labels, n_atoms: int, require: Sequence[str] = ()) -> list[Defect]:
+    """Return what is wrong with the numbers of a label: missing though required, of wrong shape, not finite."""
+    defects = [Defect(f"{name}_missing", f"{name} is missing") for name in require if getattr(labels, name) is None]
     if labels.energy is not None and not np.isfinite(labels.energy):
-        found.append(f"energy is {labels.energy}")
+        defects.append(Defect("energy_not_finite", f"energy is {labels.energy}"))
     if labels.forces is not None:
-        if labels.forces.shape != (len(atoms), 3):
-            found.append(f"forces have shape {labels.forces.shape}, not ({len(atoms)}, 3)")
+        if labels.forces.shape != (n_atoms, 3):
+            message = f"forces have shape {labels.forces.shape}, not ({n_atoms}, 3)"
+            defects.append(Defect("forces_shape", message))
         elif not np.all(np.isfinite(labels.forces)):
             bad = np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))
-            found.append(f"forces of atom {bad[0]} are not finite ({len(bad)} atoms in all)")
-    if labels.stress is not None and not np.all(np.isfinite(labels.stress)):
-        found.append("stress is not finite")
-    return found + geometry_problems(atoms)
+            message = f"forces of atom {bad[0]} are not finite ({len(bad)} atoms in all)"
+            defects.append(Defect("forces_not_finite", message))
+    if labels.stress is not None:
+        if labels.stress.shape != (6,):
+            defects.append(Defect("stress_shape", f"stress has shape {labels.stress.shape}, not (6,)"))
+        elif not np.all(np.isfinite(labels.stress)):
+            defects.append(Defect("stress_not_finite", "stress is not finite"))
+    return defects
 
 
-def geometry_problems(atoms: Atoms) -> list[str]:
+def problems(atoms: Atoms, require: Sequence[str] = ()) -> list[str]:
+    """Return what is wrong with a frame's labels, each naming its field; empty when they are usable."""
+    defects = label_defects(labels_of(atoms), len(atoms), require) + geometry_defects(atoms)
+    return [defect.message for defect in defects]
+
+
+def geometry_defects(atoms: Atoms) -> list[Defect]:
     """Return what makes a configuration itself unusable: no atoms, bad numbers, flat cell, unknown element."""
     if len(atoms) == 0:
-        return ["the frame has no atoms"]
-    found = []
+        return [Defect("structure_missing", "the frame has no atoms")]
+    defects = []
     if not np.all(np.isfinite(atoms.positions)):
-        found.append("positions are not finite")
+        defects.append(Defect("structure_not_finite", "positions are not finite"))
     if not np.all(np.isfinite(atoms.cell.array)):
-        found.append("the cell (Lattice) is not finite")
+        defects.append(Defect("structure_not_finite", "the cell (Lattice) is not finite"))
     elif np.any(atoms.pbc) and atoms.cell.rank < int(np.sum(atoms.pbc)):
-        found.append("it is periodic along a direction without a cell vector")
+        defects.append(Defect("volume", "it is periodic along a direction without a cell vector"))
     if np.any(atoms.numbers <= 0):
-        found.append(f"atom {int(np.flatnonzero(atoms.numbers <= 0)[0])} has no chemical element")
-    return found
+        number = int(np.flatnonzero(atoms.numbers <= 0)[0])
+        defects.append(Defect("species", f"atom {number} has no chemical element"))
+    return defects
 
 
 def check_frames(frames: Sequence[Atoms], where: str, require: Sequence[str] = ()) -> None:

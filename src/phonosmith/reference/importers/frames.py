@@ -1,0 +1,70 @@
+"""From the record of a VASP run to labelled frames, or to the reasons why there are none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ase import Atoms
+
+from phonosmith.reference.accept import Outcome, accept, accept_run
+from phonosmith.reference.datasets.documents import Refusal
+from phonosmith.reference.documents import Reason
+from phonosmith.reference.vasp.run import VaspRun
+from phonosmith.reference.vasp.settings import provenance
+from phonosmith.structures.labels import label_frame
+
+Steps = Literal["all", "last"]
+
+
+def explained(reasons: Sequence[Reason]) -> str:
+    """Return reasons as one sentence of a report."""
+    return "; ".join(reason.message for reason in reasons)
+
+
+def frames_of(
+    run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True
+) -> tuple[list[Atoms], list[Refusal]]:
+    """Return the labelled configurations of a run and a refusal for everything that is no label.
+
+    Parameters
+    ----------
+    run
+        What was read.
+    where
+        Name of the file, kept as the frames' source.
+    steps
+        "all" ionic steps that converged, or the "last" alone.
+    allow_rehearsal
+        Take what the VASP stand-in made; it is marked.
+    """
+    if general := accept_run(run):
+        return [], [Refusal(where=where, reason=explained(general))]
+    frames: list[Atoms] = []
+    refused: list[Refusal] = []
+    for index in range(len(run.steps)) if steps == "all" else [len(run.steps) - 1]:
+        outcome = Outcome.of_step(run, index)
+        reasons = accept(outcome, allow_rehearsal=allow_rehearsal)
+        if [reason.code for reason in reasons] == ["rehearsal"]:
+            return [], [Refusal(where=where, reason=explained(reasons))]  # one calculation, one refusal
+        if reasons:
+            name = where if len(run.steps) == 1 else f"{where}, ionic step {index}"
+            refused.append(Refusal(where=name, reason=explained(reasons)))
+        else:
+            frames.append(_frame(outcome, run, where))
+    return frames, refused
+
+
+def _frame(outcome: Outcome, run: VaspRun, where: str) -> Atoms:
+    assert outcome.cell is not None
+    labels = outcome.labels
+    return label_frame(
+        Atoms(run.symbols, cell=outcome.cell, positions=outcome.positions, pbc=True),
+        energy=labels.energy,
+        forces=labels.forces,
+        stress=labels.stress,
+        energy_sigma0=outcome.energy_sigma0,
+        config_stress_weight=None if labels.stress is not None else 0.0,
+        source=where,
+        **provenance(run.settings, outcome.cell),
+    )

@@ -1,0 +1,120 @@
+"""Reader of the VASP TaskDocs of atomate2 and emmet, as objects or as the JSON a store keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from phonosmith.reference.documents import Correction
+from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
+from phonosmith.reference.vasp.settings import VaspSettings
+
+
+def read_calculation(calculation: Any, custodian: Sequence[Any] | None = None) -> VaspRun:
+    """Return the record of one entry of ``calcs_reversed``.
+
+    Parameters
+    ----------
+    calculation
+        emmet's ``Calculation`` or its JSON.
+    custodian
+        What the document says custodian did.
+    """
+    plain = _plain(calculation)
+    inputs, output = _plain(plain["input"]), _plain(plain["output"])
+    incar = dict(inputs.get("incar") or {})
+    tags = {**incar, **(inputs.get("parameters") or {})}
+    for name in ("GGA", "METAGGA", "ALGO", "PREC", "NELM", "EDIFF"):
+        # emmet flattens VASP's parameters, where a later section repeats NELM; the INCAR has what was asked
+        if incar.get(name) not in (None, "--"):
+            tags[name] = incar[name]
+    ionic = [_plain(step) for step in output.get("ionic_steps") or []]
+    potcars = [" ".join(str(_plain(spec).get("titel") or "").split()) for spec in inputs.get("potcar_spec") or []]
+    settings = VaspSettings(str(plain.get("vasp_version") or ""), tags, potcars, *_mesh(inputs.get("kpoints")))
+    completed = plain.get("has_vasp_completed")
+    completed = getattr(completed, "value", completed)
+    return VaspRun(
+        settings=settings,
+        symbols=_symbols(ionic[-1]["structure"]) if ionic else [],
+        steps=[_step(step) for step in ionic],
+        incar=incar,
+        damage=None if completed in (None, True, "successful") else "the run did not finish",
+        corrections=read_corrections(custodian),
+    )
+
+
+def _plain(thing: Any) -> Mapping[str, Any]:
+    """Return JSON, a pydantic model or a pymatgen object as a mapping."""
+    if isinstance(thing, Mapping):
+        return thing
+    mapping: Mapping[str, Any] = dict(thing) if isinstance(thing, BaseModel) else thing.as_dict()
+    return mapping
+
+
+def _mesh(kpoints: Any) -> tuple[tuple[int, int, int] | None, bool]:
+    plain = _plain(kpoints or {})
+    style = str(plain.get("generation_style", "")).lower()
+    points = plain.get("kpoints") or []
+    if len(points) != 1:
+        return None, False
+    if style[:1] in ("g", "m"):
+        return regular_mesh(style, points[0], plain.get("usershift") or plain.get("shift") or (0, 0, 0))
+    return (None if np.any(points[0]) else (1, 1, 1)), False
+
+
+def _symbols(structure: Any) -> list[str]:
+    return [] if structure is None else [str(site["species"][0]["element"]) for site in _plain(structure)["sites"]]
+
+
+def _step(step: Mapping[str, Any]) -> IonicStep:
+    structure = None if step["structure"] is None else _plain(step["structure"])
+    electronic = [_plain(item) for item in step.get("electronic_steps") or []]
+    energy, zero = step.get("e_fr_energy"), step.get("e_0_energy")
+    if electronic and energy is not None:
+        last = electronic[-1]
+        if last.get("e_0_energy") is not None and last.get("e_fr_energy") is not None:
+            # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
+            zero = energy + last["e_0_energy"] - last["e_fr_energy"]
+    return IonicStep(
+        cell=None if structure is None else np.array(structure["lattice"]["matrix"], dtype=float),
+        positions=None if structure is None else np.array([site["abc"] for site in structure["sites"]], dtype=float),
+        forces=None if step.get("forces") is None else np.array(step["forces"], dtype=float),
+        stress=None if step.get("stress") is None else np.array(step["stress"], dtype=float),
+        energy=None if energy is None else float(energy),
+        energy_sigma0=None if zero is None else float(zero),
+        scf=[float(item["e_fr_energy"]) for item in electronic if item.get("e_fr_energy") is not None],
+    )
+
+
+def read_corrections(custodian: Sequence[Any] | None) -> list[Correction]:
+    """Read what custodian did from a task document (objects or plain dictionaries)."""
+    corrections = []
+    for run in custodian or []:
+        for item in _plain(run).get("corrections") or []:
+            entry = _plain(item)
+            tags: set[str] = set()
+            files: set[str] = set()
+            for action in entry.get("actions") or []:
+                if action.get("dict") == "INCAR":
+                    for change in (action.get("action") or {}).values():
+                        tags |= {str(key).upper() for key in change}
+                else:
+                    files.add(str(action.get("dict") or action.get("file")))
+            corrections.append(
+                Correction(
+                    handler=_handler_name(entry.get("handler")),
+                    errors=[str(text) for text in entry.get("errors") or []],
+                    tags=sorted(tags),
+                    files=sorted(files),
+                )
+            )
+    return corrections
+
+
+def _handler_name(handler: Any) -> str:
+    if isinstance(handler, Mapping):
+        return str(handler.get("@class", "unknown"))
+    return handler if isinstance(handler, str) else type(handler).__name__
