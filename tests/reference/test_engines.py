@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from helpers.standin_calculators import tersoff_silicon
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
@@ -20,9 +19,10 @@ from phonosmith.reference.forcefield import calculator_spec, require_covered
 from phonosmith.reference.gpaw import gpaw_parameters
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
+from phonosmith.testing.standin_calculators import tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
-TERSOFF = "helpers.standin_calculators.tersoff_silicon"
+TERSOFF = "phonosmith.testing.standin_calculators.tersoff_silicon"
 KINDS = ("static", "relax", "elastic_relax", "displacement")
 
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk
-from helpers.standin_calculators import tersoff_silicon
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
@@ -20,6 +19,7 @@ from phonosmith.reference.labels import as_frames, collect, job_name, material_n
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
 from phonosmith.structures.extxyz import format_frames
+from phonosmith.testing.standin_calculators import tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
 
@@ -39,7 +39,7 @@ def vasp(**settings):
 
 
 def tersoff_engine():
-    return make_engine("forcefield", PROTOCOL, "helpers.standin_calculators.tersoff_silicon")
+    return make_engine("forcefield", PROTOCOL, "phonosmith.testing.standin_calculators.tersoff_silicon")
 
 
 @pytest.fixture

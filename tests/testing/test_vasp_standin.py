@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.io import read, write
-from helpers.standin_calculators import PairMorse, make_calculator, tersoff_silicon
 
 from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import make_engine
@@ -16,6 +15,7 @@ from phonosmith.reference.vasp import rehearsal
 from phonosmith.reference.vasp.rehearsal import Rehearsal, invented_potcar, invented_valence
 from phonosmith.reference.vasp.settings import INVENTED_MARK, STANDIN_MARK
 from phonosmith.testing import standin_inputs, standin_writers
+from phonosmith.testing.standin_calculators import PairMorse, make_calculator, tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
 

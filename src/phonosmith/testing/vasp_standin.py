@@ -41,8 +41,7 @@ class Run:
     """One calculation from the first to the last line."""
 
     def __init__(self, task: Any) -> None:
-        from helpers.standin_calculators import make_calculator
-
+        from phonosmith.testing.standin_calculators import make_calculator
         from phonosmith.testing.standin_writers import Writers
 
         self.task = task

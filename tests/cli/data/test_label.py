@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from ase.build import bulk
-from helpers.standin_calculators import tersoff_silicon
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
 from phonosmith.structures.extxyz import read_frames, write_frames
+from phonosmith.testing.standin_calculators import tersoff_silicon
 
 RUNNER = CliRunner()
 
@@ -48,7 +48,7 @@ def check_labels(tmp_path, frames):
 
 
 def test_forcefield_labels_in_batches(tmp_path, frames):
-    path = "helpers.standin_calculators.tersoff_silicon"
+    path = "phonosmith.testing.standin_calculators.tersoff_silicon"
     answer = run(tmp_path, "--engine", "forcefield", "--potential", path)
     assert answer["n_labelled"] == 3
     assert answer["n_refused"] == 0

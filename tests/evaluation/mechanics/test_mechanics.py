@@ -56,9 +56,8 @@ def test_both_routes_give_one_bulk_modulus(name):
 
 
 def test_both_routes_give_one_bulk_modulus_of_rock_salt():
-    from helpers.standin_calculators import PairMorse
-
     from phonosmith.evaluation.relax import relax_atoms
+    from phonosmith.testing.standin_calculators import PairMorse
 
     potential = AsePotential(PairMorse, ["Na", "Cl"])
     relaxed = relax_atoms(bulk("NaCl", "rocksalt", a=5.6), potential)

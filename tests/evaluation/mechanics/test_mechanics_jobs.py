@@ -88,7 +88,7 @@ def test_fast_eos_equals_the_flow(tmp_path, engine, reference):
 @pytest.mark.slow
 def test_vasp_and_potential_go_through_one_fit(tmp_path):
     """The stand-in plays VASP with Tersoff's silicon; elastic constants within 0.1 GPa, EOS within 0.2 %."""
-    tersoff = "helpers.standin_calculators.tersoff_silicon"
+    tersoff = "phonosmith.testing.standin_calculators.tersoff_silicon"
     vasp = make_engine("vasp", PROTOCOL, rehearsal=Rehearsal(calculator="tersoff-si"))
     direct = make_engine("forcefield", PROTOCOL, tersoff)
     elastic, eos = [], []
