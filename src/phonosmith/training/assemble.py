@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from phonosmith.training.trainable import frozen_blocks
 if TYPE_CHECKING:
     from phonopy import Phonopy
 
-    CurvatureInput = CurvatureTarget | Phonopy | Sequence[CurvatureTarget | Phonopy] | None
+    CurvatureInput: TypeAlias = CurvatureTarget | Phonopy | Sequence[CurvatureTarget | Phonopy] | None
 
 HEADS = ("pt_head", "Default")
 """Readouts of a model with a replay head (the names mace gives them); the last one is trained on the material."""
