@@ -6,11 +6,15 @@ build models that cannot be copied. Every architecture calls ``import_e3nn`` bef
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import re
+import sys
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import PotentialError
 
@@ -26,8 +30,6 @@ STRAY = re.compile(r"\._tensor_constant\d+$")
 @cache
 def import_e3nn() -> None:
     """Import e3nn and turn its TorchScript off, also in functions that are compiled when it is imported."""
-    import sys
-
     import torch
 
     torch.serialization.add_safe_globals([slice])  # e3nn 0.4 reads its constants as torch 2.6 and newer refuse to
@@ -35,10 +37,36 @@ def import_e3nn() -> None:
 
     defaults = e3nn.get_optimization_defaults()
     e3nn.set_optimization_defaults(**({"jit_mode": "eager"} if "jit_mode" in defaults else {"jit_script_fx": False}))
-    harmonics = sys.modules["e3nn.o3._spherical_harmonics"]
+    harmonics: Any = sys.modules["e3nn.o3._spherical_harmonics"]
     plain = getattr(harmonics._spherical_harmonics, "_torchdynamo_inline", None)  # noqa: SLF001  # what was compiled
     if plain is not None:
         harmonics._spherical_harmonics = plain  # noqa: SLF001
+    from e3nn.util.codegen import CodeGenMixin
+
+    CodeGenMixin.__deepcopy__ = _copied
+    CodeGenMixin.__setstate__ = _restored
+
+
+def _copied(module: Any, memo: dict[int, Any]) -> Any:
+    """Copy a module as it is: e3nn 0.4 compiles what it copies."""
+    fresh = type(module).__new__(type(module))
+    memo[id(module)] = fresh
+    fresh.__dict__ = copy.deepcopy(module.__dict__, memo)
+    return fresh
+
+
+def _restored(module: Any, state: dict[str, Any]) -> None:
+    """Unpickle a module of a trusted file, with its generated code as e3nn 0.4 (TorchScript) or newer (fx) wrote it."""
+    import torch
+
+    state = dict(state)
+    generated = state.pop("__codegen__", None)
+    torch.nn.Module.__setstate__(module, state)
+    for name, kept in (generated or {}).items():
+        kind, content = kept if isinstance(kept, tuple) else ("torchscript", kept)
+        setattr(module, name, pickle.loads(content) if kind == "fx" else torch.jit.load(io.BytesIO(content)))
+    if generated is not None:
+        module.__codegen__ = list(generated)
 
 
 def e3nn_version() -> str:
@@ -74,8 +102,6 @@ def _newer_signs(text: str) -> bool:
 
 def recast(model: torch.nn.Module, dtype: torch.dtype, device: str = "cpu") -> torch.nn.Module:
     """Return a copy in another precision whose coupling coefficients have the full digits of that precision."""
-    import copy
-
     from e3nn import o3
 
     cast = copy.deepcopy(model).to(dtype=dtype, device=device)
