@@ -11,8 +11,9 @@ import io
 import pickle
 import re
 import sys
+from collections import namedtuple
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def import_e3nn() -> None:
     import torch
 
     torch.serialization.add_safe_globals([slice])  # e3nn 0.4 reads its constants as torch 2.6 and newer refuse to
+    import e3nn.nn
     import e3nn.o3
 
     defaults = e3nn.get_optimization_defaults()
@@ -41,10 +43,28 @@ def import_e3nn() -> None:
     plain = getattr(harmonics._spherical_harmonics, "_torchdynamo_inline", None)  # noqa: SLF001  # what was compiled
     if plain is not None:
         harmonics._spherical_harmonics = plain  # noqa: SLF001
+    _fill_in(harmonics)
     from e3nn.util.codegen import CodeGenMixin
 
     CodeGenMixin.__deepcopy__ = _copied
     CodeGenMixin.__setstate__ = _restored
+
+
+def _fill_in(harmonics: Any) -> None:
+    """Give e3nn's classes what modules pickled by another of its versions look for or lack."""
+    from e3nn.nn import Activation
+    from e3nn.o3 import SphericalHarmonics
+
+    if not hasattr(SphericalHarmonics, "sph_func"):
+        SphericalHarmonics.sph_func = staticmethod(harmonics._spherical_harmonics)  # noqa: SLF001
+    if not hasattr(Activation, "paths"):
+        Activation.paths = cached_property(
+            lambda part: [(n, (ir.l, ir.p), act) for (n, ir), act in zip(part.irreps_in, part.acts, strict=True)]
+        )
+        Activation.paths.__set_name__(Activation, "paths")
+    linear: Any = sys.modules["e3nn.o3._linear"]
+    if not hasattr(linear, "LinearSlices"):
+        linear.LinearSlices = namedtuple("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)  # noqa: PYI024
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> Any:
