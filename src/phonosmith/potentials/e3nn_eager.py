@@ -6,11 +6,16 @@ build models that cannot be copied. Every architecture calls ``import_e3nn`` bef
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
 import re
+import sys
+from collections import namedtuple
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import PotentialError
 
@@ -26,19 +31,62 @@ STRAY = re.compile(r"\._tensor_constant\d+$")
 @cache
 def import_e3nn() -> None:
     """Import e3nn and turn its TorchScript off, also in functions that are compiled when it is imported."""
-    import sys
-
     import torch
 
     torch.serialization.add_safe_globals([slice])  # e3nn 0.4 reads its constants as torch 2.6 and newer refuse to
+    import e3nn.nn
     import e3nn.o3
 
     defaults = e3nn.get_optimization_defaults()
     e3nn.set_optimization_defaults(**({"jit_mode": "eager"} if "jit_mode" in defaults else {"jit_script_fx": False}))
-    harmonics = sys.modules["e3nn.o3._spherical_harmonics"]
+    harmonics: Any = sys.modules["e3nn.o3._spherical_harmonics"]
     plain = getattr(harmonics._spherical_harmonics, "_torchdynamo_inline", None)  # noqa: SLF001  # what was compiled
     if plain is not None:
         harmonics._spherical_harmonics = plain  # noqa: SLF001
+    _fill_in(harmonics)
+    from e3nn.util.codegen import CodeGenMixin
+
+    CodeGenMixin.__deepcopy__ = _copied
+    CodeGenMixin.__setstate__ = _restored
+
+
+def _fill_in(harmonics: Any) -> None:
+    """Give e3nn's classes what modules pickled by another of its versions look for or lack."""
+    from e3nn.nn import Activation
+    from e3nn.o3 import SphericalHarmonics
+
+    if not hasattr(SphericalHarmonics, "sph_func"):
+        SphericalHarmonics.sph_func = staticmethod(harmonics._spherical_harmonics)  # noqa: SLF001
+    if not hasattr(Activation, "paths"):
+        Activation.paths = cached_property(
+            lambda part: [(n, (ir.l, ir.p), act) for (n, ir), act in zip(part.irreps_in, part.acts, strict=True)]
+        )
+        Activation.paths.__set_name__(Activation, "paths")
+    linear: Any = sys.modules["e3nn.o3._linear"]
+    if not hasattr(linear, "LinearSlices"):
+        linear.LinearSlices = namedtuple("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)  # noqa: PYI024
+
+
+def _copied(module: Any, memo: dict[int, Any]) -> Any:
+    """Copy a module as it is: e3nn 0.4 compiles what it copies."""
+    fresh = type(module).__new__(type(module))
+    memo[id(module)] = fresh
+    fresh.__dict__ = copy.deepcopy(module.__dict__, memo)
+    return fresh
+
+
+def _restored(module: Any, state: dict[str, Any]) -> None:
+    """Unpickle a module of a trusted file, with its generated code as e3nn 0.4 (TorchScript) or newer (fx) wrote it."""
+    import torch
+
+    state = dict(state)
+    generated = state.pop("__codegen__", None)
+    torch.nn.Module.__setstate__(module, state)
+    for name, kept in (generated or {}).items():
+        kind, content = kept if isinstance(kept, tuple) else ("torchscript", kept)
+        setattr(module, name, pickle.loads(content) if kind == "fx" else torch.jit.load(io.BytesIO(content)))
+    if generated is not None:
+        module.__codegen__ = list(generated)
 
 
 def e3nn_version() -> str:
@@ -74,8 +122,6 @@ def _newer_signs(text: str) -> bool:
 
 def recast(model: torch.nn.Module, dtype: torch.dtype, device: str = "cpu") -> torch.nn.Module:
     """Return a copy in another precision whose coupling coefficients have the full digits of that precision."""
-    import copy
-
     from e3nn import o3
 
     cast = copy.deepcopy(model).to(dtype=dtype, device=device)

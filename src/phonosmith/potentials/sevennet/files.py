@@ -70,7 +70,7 @@ def read_checkpoint(data: bytes, source: str) -> Any:
     import_sevenn()
     from sevenn.checkpoint import SevenNetCheckpoint
 
-    rebuild = np._core.multiarray._reconstruct  # noqa: SLF001  # what pickles of arrays name
+    rebuild = np.zeros(1).__reduce__()[0]  # what pickles of arrays call
     arrays = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     plain = [np.ndarray, np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
     try:
