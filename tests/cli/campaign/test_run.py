@@ -227,7 +227,6 @@ def test_a_poisoned_label_a_crashing_training_and_a_killed_worker_leave_the_rest
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.engines.local.runner import LocalRunner, Slot
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
-    from phonosmith.flows.jobs import read_document
     from phonosmith.flows.material import FineTuneMaterialMaker
     from phonosmith.potentials.embedded import demo_structure
     from phonosmith.potentials.registry import resolve
@@ -261,7 +260,7 @@ def test_a_poisoned_label_a_crashing_training_and_a_killed_worker_leave_the_rest
     assert "crash" in failed["label si 00"]
     assert "GPU" in failed["train si delta"]
     assert [row.name for row in summary.skipped] == ["phonon si delta"]
-    report = read_document(MaterialReport, store.get_output(flow.output.uuid, load=True))
+    report = MaterialReport.model_validate(store.get_output(flow.output.uuid, load=True))
     assert [entry.strategy for entry in report.strategies] == ["transfer"]
     assert report.failed == ["delta"]
     assert report.labels.n_failed == 1
