@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from bson.objectid import ObjectId
@@ -35,6 +36,7 @@ def json_path(path: Path) -> str:
     return f"'$.{steps}'"
 
 
+@lru_cache(maxsize=1024)
 def column(key: str) -> str | None:
     """Return the SQL expression of a dotted key, or None for a key SQLite cannot address.
 
@@ -101,7 +103,7 @@ def _field(key: str, value: Any) -> Clause | None:
     if expression is None:
         return None
     asked = dict(value) if _is_operators(value) else {"$eq": value}
-    clauses = [_range(expression, asked)]
+    clauses = [_range(expression, asked)] if asked.keys() & {"$gt", "$gte", "$lt", "$lte"} else []
     if "$eq" in asked:
         clauses.append(_among(expression, [asked["$eq"]]))
     if isinstance(asked.get("$in"), list | tuple):
@@ -136,9 +138,12 @@ def where(criteria: Mapping[str, Any], identifying: Sequence[str] = ()) -> Claus
     When the criteria fix one of the ``identifying`` keys, whose value picks about one document, nothing else is asked
     of SQL, so that its planner cannot prefer an index that tells little.
     """
-    fixed = {key: value for key in identifying if (value := criteria.get(key)) is not None}
-    telling = [item for item in fixed.items() if not _is_operators(item[1]) or set(item[1]) <= {"$in", "$eq"}]
-    clause = next(filter(None, (_field(*item) for item in telling)), None) or _all_of(criteria)
+    clause = None
+    for key in identifying:
+        value = criteria.get(key)
+        if clause is None and value is not None and (not _is_operators(value) or set(value) <= {"$in", "$eq"}):
+            clause = _field(key, value)
+    clause = clause or _all_of(criteria)
     if clause is None:
         return EVERYTHING
     sql, arguments = clause

@@ -82,7 +82,9 @@ def checked_projection(properties: Mapping[str, Any] | Iterable[str] | None) -> 
         if not isinstance(value, bool | int | float) or "$" in path_of(key):
             raise OperationFailure(f"Projection of {key!r}: only 0 and 1 are supported, not {value!r}.")
     is_inclusion(projection)
-    return projection
+    # a field asked for as a whole needs none of its parts
+    parts = {key for key in projection if "." in key and any(key.startswith(f"{other}.") for other in projection)}
+    return {key: value for key, value in projection.items() if key not in parts}
 
 
 def project(document: Document, projection: Mapping[str, Any]) -> Document:
@@ -91,8 +93,7 @@ def project(document: Document, projection: Mapping[str, Any]) -> Document:
         return document
     tree: dict[str, Any] = {}
     for key in projection:
-        # a field asked for as a whole needs none of its parts
-        if key != "_id" and not any(key.startswith(f"{other}.") for other in projection):
+        if key != "_id":
             reduce(lambda branch, part: branch.setdefault(part, {}), path_of(key), tree)
     result: Document = _pruned(document, tree, keep=is_inclusion(projection))
     result.pop("_id", None)

@@ -204,6 +204,8 @@ class SQLiteStore(Store):
 
     def _bodies_of(self, rows: list[int]) -> dict[int, bytes]:
         """Return the bodies of those rows that still exist."""
+        if not rows:
+            return {}
         with self._require().reading() as raw:
             marks = ",".join("?" * len(rows))
             return dict(raw.execute(f"SELECT id, body FROM {self._bodies} WHERE id IN ({marks})", rows))
