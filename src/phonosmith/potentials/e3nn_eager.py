@@ -64,8 +64,8 @@ def _fill_in(harmonics: Any) -> None:
         Activation.paths.__set_name__(Activation, "paths")
     linear: Any = sys.modules["e3nn.o3._linear"]
     if not hasattr(linear, "LinearSlices"):
-        stand_in = namedtuple("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)  # noqa: PYI024
-        linear.LinearSlices = stand_in
+        new_class: Any = namedtuple
+        linear.LinearSlices = new_class("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> Any:
