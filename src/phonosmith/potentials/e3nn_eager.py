@@ -64,7 +64,7 @@ def _fill_in(harmonics: Any) -> None:
         Activation.paths.__set_name__(Activation, "paths")
     linear: Any = sys.modules["e3nn.o3._linear"]
     if not hasattr(linear, "LinearSlices"):
-        new_class: Any = namedtuple
+        new_class: Any = namedtuple  # noqa: PYI024  # theirs, of this name and place
         linear.LinearSlices = new_class("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)
 
 
