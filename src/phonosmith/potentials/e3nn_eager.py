@@ -64,12 +64,13 @@ def _fill_in(harmonics: Any) -> None:
         Activation.paths.__set_name__(Activation, "paths")
     linear: Any = sys.modules["e3nn.o3._linear"]
     if not hasattr(linear, "LinearSlices"):
-        linear.LinearSlices = namedtuple("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)  # noqa: PYI024
+        new_class: Any = namedtuple  # noqa: PYI024  # theirs, of this name and place
+        linear.LinearSlices = new_class("LinearSlices", ("slice_1D", "shape_2D"), module=linear.__name__)
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> Any:
     """Copy a module as it is: e3nn 0.4 compiles what it copies."""
-    fresh = type(module).__new__(type(module))
+    fresh: Any = object.__new__(type(module))
     memo[id(module)] = fresh
     fresh.__dict__ = copy.deepcopy(module.__dict__, memo)
     return fresh
