@@ -119,6 +119,10 @@ class EdgeBackend:
                 return index
         return None
 
+    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
+        """Tell whether weight decay acts: on everything, unless the architecture's own training spares some."""
+        return True
+
     def with_heads(self, model: Any, heads: Sequence[str]) -> Any:  # noqa: ARG002
         """Refuse: one readout."""
         self._refuse("heads", "A model with several heads")

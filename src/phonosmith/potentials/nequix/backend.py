@@ -78,6 +78,10 @@ class NequixBackend(EdgeBackend):
         """Return the layers and the readout."""
         return (*(f"layers.{k}" for k in range(len(model.layers))), "readout")
 
+    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
+        """Tell whether weight decay acts: on the matrices of linear layers, as in nequix's own training."""
+        return "layer_norm" not in parameter
+
     def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
         """Keep the module's ``.nqx`` file."""
         return keep(write_model(model), name, tuple(parents))
