@@ -69,10 +69,24 @@ def _fill_in(harmonics: Any) -> None:
 
 
 def _copied(module: Any, memo: dict[int, Any]) -> Any:
-    """Copy a module as it is: e3nn 0.4 compiles what it copies."""
+    """Copy a module as it is: e3nn 0.4 compiles what it copies, and torch cannot copy the graphs of optimised code."""
+    from torch.fx import GraphModule
+
+    for child in module.children():
+        if isinstance(child, GraphModule) and id(child) not in memo:
+            memo[id(child)] = _same_graph(child, memo)
     fresh: Any = object.__new__(type(module))
     memo[id(module)] = fresh
     fresh.__dict__ = copy.deepcopy(module.__dict__, memo)
+    return fresh
+
+
+def _same_graph(module: Any, memo: dict[int, Any]) -> Any:
+    """Copy the tensors of generated code; the code, which nothing changes, is shared."""
+    fresh: Any = object.__new__(type(module))
+    memo[id(module)] = fresh
+    content = {name: value for name, value in module.__dict__.items() if name != "_graph"}
+    fresh.__dict__ = copy.deepcopy(content, memo) | {"_graph": module.__dict__["_graph"]}
     return fresh
 
 
