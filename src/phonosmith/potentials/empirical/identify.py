@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.potentials.architecture import Architecture
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.empirical import FORMAT
 
 if TYPE_CHECKING:
     from phonosmith.potentials.empirical.potential import EmpiricalPotential
-
-FORMAT = "phonosmith-empirical"
 
 
 class Empirical(Architecture):
