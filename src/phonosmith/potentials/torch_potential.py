@@ -19,6 +19,7 @@ from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
@@ -137,8 +138,6 @@ class TorchPotential:
 
     def calculator(self) -> Calculator:
         """Return an ASE calculator of the same numbers."""
-        from phonosmith.potentials.calculator import LoadedCalculator
-
         return LoadedCalculator(self)
 
     def save_plain(self, path: Path) -> None:

@@ -18,8 +18,8 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
-from phonosmith.potentials.calculator import LoadedCalculator
 from phonosmith.potentials.empirical import FORMAT
 from phonosmith.potentials.empirical.bonds import find_bonds
 from phonosmith.potentials.empirical.stillinger_weber import StillingerWeber
