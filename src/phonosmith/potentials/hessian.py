@@ -37,12 +37,8 @@ def reverse_columns(
 ) -> torch.Tensor:
     """Return Hessian columns, eV/Å², shape (len(columns), 3n), by differentiating forces once per column.
 
-    Parameters
-    ----------
-    forces, positions
-        Of one structure, with the graph of the forces.
-    create_graph
-        Keep the graph of the columns too, for a gradient by parameters; the graph of the forces is kept with it.
+    ``forces`` and ``positions`` are of one structure, with the graph of the forces. ``create_graph`` keeps the graph of
+    the columns too, for a gradient by parameters; the graph of the forces is kept with it.
     """
     import torch
 
@@ -50,13 +46,8 @@ def reverse_columns(
     for row, column in enumerate(columns):
         probe = torch.zeros_like(forces)
         probe.view(-1)[column] = -1.0
-        (response,) = torch.autograd.grad(
-            forces,
-            positions,
-            grad_outputs=probe,
-            create_graph=create_graph,
-            retain_graph=create_graph or row + 1 < len(columns),
-        )
+        keep = create_graph or row + 1 < len(columns)
+        (response,) = torch.autograd.grad(forces, positions, probe, create_graph=create_graph, retain_graph=keep)
         rows.append(response.reshape(-1))
     return torch.stack(rows)
 

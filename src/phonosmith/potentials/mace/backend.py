@@ -190,35 +190,25 @@ def _rebuilt(model: Any, heads: Sequence[str], *, fresh: bool = False) -> Any:
     from mace.tools.finetuning_utils import load_foundations_elements
     from mace.tools.scripts_utils import extract_config_mace_model
 
-    numbers = [int(number) for number in model.atomic_numbers]
     energies = np.atleast_2d(numpy64(model.atomic_energies_fn.atomic_energies))
     dtype, count = next(model.parameters()).dtype, len(heads)
     with default_dtype(dtype):
         config = extract_config_mace_model(model)
-        config.update(
-            atomic_energies=np.repeat(energies[:1], count, axis=0),
-            heads=list(heads),
-            atomic_inter_scale=[1.0] * count,
-            atomic_inter_shift=[0.0] * count,
-            distance_transform=config["distance_transform"] or "None",
-        )
+        config |= {
+            "atomic_energies": np.repeat(energies[:1], count, axis=0),
+            "heads": list(heads),
+            "atomic_inter_scale": [1.0] * count,
+            "atomic_inter_shift": [0.0] * count,
+            "distance_transform": config["distance_transform"] or "None",
+        }
         built = ScaleShiftMACE(**config)
         if fresh:
             return built.to(dtype)
-        built = load_foundations_elements(
-            built,
-            model,
-            AtomicNumberTable(numbers),
-            load_readout=True,
-            max_L=config["hidden_irreps"].lmax,
-            default_dtype=dtype,
-        )
-    basis = built.radial_embedding.bessel_fn
-    if isinstance(getattr(basis, "bessel_weights", None), torch.nn.Parameter) and not isinstance(
-        getattr(model.radial_embedding.bessel_fn, "bessel_weights", None), torch.nn.Parameter
-    ):
+        table, lmax = AtomicNumberTable([int(number) for number in model.atomic_numbers]), config["hidden_irreps"].lmax
+        built = load_foundations_elements(built, model, table, load_readout=True, max_L=lmax, default_dtype=dtype)
+    basis, given = (dict(one.radial_embedding.bessel_fn.named_parameters()) for one in (built, model))
+    if "bessel_weights" in basis.keys() - given.keys():
         # loading turned the fixed basis into a parameter: a buffer again, so that it is not trained
-        values = basis.bessel_weights.detach().clone()
-        del basis.bessel_weights
-        basis.register_buffer("bessel_weights", values)
+        del built.radial_embedding.bessel_fn.bessel_weights
+        built.radial_embedding.bessel_fn.register_buffer("bessel_weights", basis["bessel_weights"].detach().clone())
     return built.to(next(model.parameters()).device)

@@ -29,10 +29,7 @@ TRANSFORMS = {"AgnesiTransform": "Agnesi", "SoftTransform": "Soft"}
 def describe(model: torch.nn.Module) -> Description:
     """Return the JSON description from which ``build`` makes an equal, untrained module.
 
-    Raises
-    ------
-    PotentialError
-        When the model is not a MACE energy model or uses a part the description cannot carry.
+    A model that is no MACE energy model or uses a part the description cannot carry is a PotentialError.
     """
     kind = type(model).__name__
     if kind not in ("ScaleShiftMACE", "MACE") or type(model).__module__ != "mace.modules.models":
@@ -101,11 +98,10 @@ def _arguments(model: Any) -> Description:
         "edge_irreps": None if getattr(model, "edge_irreps", None) is None else str(model.edge_irreps),
         "atomic_energies_shape": list(model.atomic_energies_fn.atomic_energies.shape),
     }
-    for flag in ("use_reduced_cg", "use_so3", "use_agnostic_product", "use_last_readout_only", "use_edge_irreps_first"):
-        arguments[flag] = bool(getattr(model, flag, False))
+    flags = ("use_reduced_cg", "use_so3", "use_agnostic_product", "use_last_readout_only", "use_edge_irreps_first")
+    arguments |= {flag: bool(getattr(model, flag, False)) for flag in flags}
     if hasattr(model, "scale_shift"):
-        arguments["scale_shape"] = list(model.scale_shift.scale.shape)
-        arguments["shift_shape"] = list(model.scale_shift.shift.shape)
+        arguments |= {f"{name}_shape": list(getattr(model.scale_shift, name).shape) for name in ("scale", "shift")}
     return arguments
 
 
@@ -113,9 +109,8 @@ def _readout_irreps(readout: Any, n_heads: int) -> str:
     from e3nn import o3
 
     hidden = getattr(readout, "hidden_irreps", None)
-    if hidden is None:
-        return "1x0e"
-    return str(o3.Irreps([(part.mul // n_heads, part.ir) for part in o3.Irreps(str(hidden))]))
+    parts = o3.Irreps("1x0e" if hidden is None else str(hidden))
+    return str(parts if hidden is None else o3.Irreps([(part.mul // n_heads, part.ir) for part in parts]))
 
 
 def _gate_name(readout: Any) -> str:
@@ -142,7 +137,7 @@ def build(description: Description, dtype: torch.dtype) -> torch.nn.Module:
     from mace import modules
 
     arguments = dict(description)
-    model_class = {"MACE": modules.MACE, "ScaleShiftMACE": modules.ScaleShiftMACE}[arguments.pop("class")]
+    model_class = getattr(modules, arguments.pop("class"))
     constants = arguments.pop("constants")
     arguments["atomic_energies"] = np.zeros(arguments.pop("atomic_energies_shape"))
     if "scale_shape" in arguments:

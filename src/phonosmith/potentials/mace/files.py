@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.backend import DEFAULT_HEAD
+from phonosmith.potentials.base import Array
 from phonosmith.potentials.container import fill, pack, read_header, read_tensors, store_model
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.e3nn_eager import STRAY, e3nn_version, require_signs, unnatural
-from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.graphs import collate, make_graph, numpy64
 from phonosmith.potentials.mace.description import Description, build, describe, differences
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.potentials.probes import probe_frames
@@ -30,20 +32,16 @@ if TYPE_CHECKING:
 ROUNDING = 1e-12
 
 
-def probe(model: Any) -> dict[str, Any]:
+def probe(model: Any) -> dict[str, Array]:
     """Return energies, forces and stresses of the probe configurations for every head, in the model's own precision."""
-    numbers = [int(number) for number in model.atomic_numbers]
-    r_max = float(model.r_max)
+    numbers, r_max = [int(number) for number in model.atomic_numbers], float(model.r_max)
     reference = next(model.parameters())
     graphs = [make_graph(atoms, numbers, r_max) for atoms in probe_frames(numbers, r_max)]
-    heads = len(getattr(model, "heads", None) or ["Default"])
-    results: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
-    for head in range(heads):
+    by_head = []
+    for head in range(len(getattr(model, "heads", None) or [DEFAULT_HEAD])):
         batch = model_inputs(model, collate(graphs, reference.dtype, reference.device, head))
-        out = model(batch, compute_stress=True)
-        for key, values in results.items():
-            values.append(out[key].detach().cpu().double().numpy())
-    return {key: np.stack(values) for key, values in results.items()}
+        by_head.append(model(batch, compute_stress=True))
+    return {key: np.stack([numpy64(out[key]) for out in by_head]) for key in ("energy", "forces", "stress")}
 
 
 def pack_model(model: torch.nn.Module) -> bytes:
@@ -80,7 +78,7 @@ def _irreps(description: Description) -> list[str]:
     return [str(description.get(key) or "") for key in ("hidden_irreps", "edge_irreps", "MLP_irreps")]
 
 
-def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
+def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Array:
     """Compare both models in float64 and return the energies they agree on."""
     import torch
 
@@ -99,9 +97,8 @@ def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
         ) from error
     before, after = probe(original), probe(exact(rebuilt))
     for key, left in before.items():
-        scale = max(1.0, float(np.max(np.abs(left))))
-        worst = float(np.max(np.abs(left - after[key])))
-        if not worst <= ROUNDING * scale:
+        worst = np.max(np.abs(left - after[key]))
+        if not worst <= ROUNDING * max(1.0, np.max(np.abs(left))):
             raise PotentialError(
                 f"The rebuilt model predicts another {key} (largest difference {worst:.1e}).",
                 "This architecture cannot be carried; use the mace version it was trained with.",
