@@ -32,25 +32,17 @@ ENTRY_POINTS = "phonosmith.architectures"
 
 @dataclass(frozen=True)
 class Foundation:
-    """One published model.
-
-    Attributes
-    ----------
-    source
-        What the architecture's own package calls it.
-    aliases
-        Other spellings, lower case.
-    note
-        What it was trained on and its licence.
-    sha256
-        Of the published file; another file never gets the name. Empty: not known.
-    """
+    """One published model."""
 
     name: str
     source: str
+    """What the architecture's own package calls it."""
     aliases: tuple[str, ...]
+    """Other spellings, lower case."""
     note: str
+    """What it was trained on and its licence."""
     sha256: str = ""
+    """Of the published file; another file never gets the name. Empty: not known."""
 
     def called(self, name: str) -> bool:
         """Tell whether a name, in any case, means this foundation."""
@@ -58,30 +50,18 @@ class Foundation:
 
 
 class Architecture:
-    """One architecture's files and names; a subclass overrides what differs.
-
-    Attributes
-    ----------
-    name
-        As recorded in references.
-    foundations
-        Published models by name.
-    plain_suffix
-        Ending of the file the rest of the world reads; empty when that is the artefact itself.
-    readers
-        Who reads that file, for people.
-    last_resort
-        Asked after all others whether a file is its own.
-    packages
-        Importable names of the packages it needs.
-    """
+    """One architecture's files and names; a subclass overrides what differs."""
 
     name: str
     foundations: tuple[Foundation, ...] = ()
     plain_suffix: str = ""
+    """Ending of the file the rest of the world reads; empty when that is the artefact itself."""
     readers: str = ""
+    """Who reads that file, for people."""
     last_resort: bool = False
+    """Asked after all others whether a file is its own."""
     packages: tuple[str, ...] = ()
+    """Importable names of the packages it needs."""
 
     def backend(self) -> Backend:
         """Return the functions over its torch module."""
@@ -108,13 +88,7 @@ class Architecture:
         raise NotImplementedError
 
     def fetch(self, foundation: Foundation) -> Path:
-        """Return the local file of a foundation, which is the published one, downloading it when it is not there yet.
-
-        Raises
-        ------
-        PotentialError
-            Saying where to put a copy, or that the content is another.
-        """
+        """Return the local file of a foundation, downloading it when it is not there; it must be the published one."""
         path, url = self.cached_file(foundation)
         if not path.is_file():
             try:

@@ -42,14 +42,8 @@ class LoadedCalculator(Calculator):  # type: ignore[misc]  # ASE has no type inf
 class AsePotential:
     """A potential that evaluates one configuration after the other with an ASE calculator.
 
-    Parameters
-    ----------
-    factory
-        Returns a fresh calculator.
-    elements
-        Chemical symbols it covers.
-    hessian_step
-        Displacement of the central difference behind ``hessian_columns``, Å.
+    ``factory`` returns a fresh one; ``hessian_step`` is the displacement of the central difference behind
+    ``hessian_columns``, Å.
     """
 
     architecture = "ase"
@@ -57,8 +51,7 @@ class AsePotential:
     def __init__(self, factory: Callable[[], Calculator], elements: Sequence[str], hessian_step: float = 1e-3) -> None:
         self._factory = factory
         self._calculator: Calculator | None = None
-        self.elements = tuple(elements)
-        self.hessian_step = hessian_step
+        self.elements, self.hessian_step = tuple(elements), hessian_step
 
     def calculator(self) -> Calculator:
         """Return a fresh calculator."""

@@ -34,27 +34,18 @@ DEFAULT_HEAD = "Default"
 
 @dataclass(frozen=True)
 class Predictions:
-    """Differentiable outcome of one batch.
-
-    Attributes
-    ----------
-    positions
-        The leaf tensor that forces were differentiated by, Å: further derivatives are taken by it.
-    energy
-        Total energies, eV, shape (graphs,).
-    interaction
-        The same without the atomic reference energies, summed without them: no digits are lost in float32.
-    forces
-        eV/Å, shape (atoms, 3).
-    stress
-        eV/Å³, ASE sign, shape (graphs, 3, 3); None where it was not asked for.
-    """
+    """Differentiable outcome of one batch."""
 
     positions: torch.Tensor
+    """The leaf tensor that forces were differentiated by, Å: further derivatives are taken by it."""
     energy: torch.Tensor
+    """Total energies, eV, shape (graphs,)."""
     interaction: torch.Tensor
+    """The same without the atomic reference energies, summed without them: no digits are lost in float32."""
     forces: torch.Tensor
+    """eV/Å, shape (atoms, 3)."""
     stress: torch.Tensor | None
+    """eV/Å³, ASE sign, shape (graphs, 3, 3); None where it was not asked for."""
 
 
 @dataclass(frozen=True)

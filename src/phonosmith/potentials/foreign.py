@@ -89,24 +89,16 @@ def refuse_other_formats(data: bytes, source: str) -> None:
 
 @dataclass(frozen=True)
 class ForeignKind:
-    """What an architecture's own package writes.
-
-    Attributes
-    ----------
-    kind
-        Architecture as people write it.
-    expected
-        Where the classes of an ordinary file come from.
-    pinned
-        Digests of published files, opened without asking.
-    prepare
-        Called before a file is opened.
-    """
+    """What an architecture's own package writes."""
 
     kind: str
+    """Architecture as people write it."""
     expected: tuple[str, ...]
+    """Where the classes of an ordinary file come from."""
     pinned: frozenset[str]
+    """Digests of published files, opened without asking."""
     prepare: Callable[[], None]
+    """Called before a file is opened."""
 
 
 def import_foreign(
@@ -114,14 +106,8 @@ def import_foreign(
 ) -> PotentialRef:
     """Keep a foreign torch model as an artefact; one that was imported before is not opened again.
 
-    Parameters
-    ----------
-    data, name, source
-        The file's content, the reference's name, and where it came from (for messages and the trust list).
-    register
-        Called with the module, the name and the file's digest as only parent.
-    trust
-        The user takes responsibility for this file; its digest is remembered once it opened.
+    ``source`` is where it came from, for messages and the trust list; ``register`` is called with the module, the name
+    and the file's digest as only parent. With ``trust`` the user takes responsibility, remembered once it opened.
     """
     sha256 = digest_bytes(data)
     before = read_user_json(IMPORTS).get(sha256)
@@ -141,15 +127,7 @@ def import_foreign(
 
 
 def open_foreign(data: bytes, source: str, kind: ForeignKind, *, trust: bool) -> torch.nn.Module:
-    """Unpickle a foreign torch model; the very bytes whose digest is trusted are the ones opened.
-
-    Raises
-    ------
-    UntrustedModelError
-        When its digest is neither pinned nor trusted.
-    PotentialError
-        When it is damaged or holds something else than a torch module.
-    """
+    """Unpickle a foreign torch model; the very bytes whose digest is trusted or pinned are the ones opened."""
     import torch
 
     refuse_other_formats(data, source)

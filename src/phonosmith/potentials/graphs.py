@@ -22,26 +22,19 @@ REACH = 5.0
 
 @dataclass(frozen=True)
 class Graph:
-    """One configuration with its neighbour list.
-
-    Attributes
-    ----------
-    index
-        Place in the input.
-    species
-        Index of every atom's element in the model's table.
-    positions, cell
-        Å; the cell is the one the neighbour list was made in.
-    edges, shifts
-        Sender and receiver (2, n_edges) and lattice translation (n_edges, 3) of every directed edge.
-    """
+    """One configuration with its neighbour list."""
 
     index: int
+    """Place in the input."""
     species: NDArray[np.int64]
+    """Index of every atom's element in the model's table."""
     positions: NDArray[np.float64]
     cell: NDArray[np.float64]
+    """Å, the one the neighbour list was made in."""
     edges: NDArray[np.int64]
+    """Sender and receiver of every directed edge, shape (2, n_edges)."""
     shifts: NDArray[np.float64]
+    """Lattice translation of every edge in units of the cell vectors, shape (n_edges, 3)."""
 
     @property
     def n_edges(self) -> int:

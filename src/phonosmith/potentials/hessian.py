@@ -57,10 +57,7 @@ def difference_columns(
 ) -> Array:
     """Return Hessian columns, eV/Å², by central differences of forces: the fallback without second derivatives.
 
-    Parameters
-    ----------
-    step
-        Displacement, Å. To second order, 1e-3 Å gives about 1e-6 of the largest element in float64.
+    To second order, a step of 1e-3 Å gives about 1e-6 of the largest element in float64.
     """
     wanted = checked_columns(atoms, columns)
     moves = [(sign * multiple * step, -sign * weight / step) for multiple, weight in stencil for sign in (1.0, -1.0)]

@@ -36,11 +36,6 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
         (``phonosmith models list``), a file, the first digits (six or more) of a sha256.
     trust
         Open a foreign pickle that is not trusted yet.
-
-    Raises
-    ------
-    PotentialError, InputError, UntrustedModelError, ArtefactError
-        One line saying what is wrong and the way out.
     """
     published = find_foundation(name)
     for known in (_indexed(name), _indexed(published[1].name) if published else None):

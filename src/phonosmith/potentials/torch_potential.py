@@ -49,23 +49,9 @@ _KEPT = 6.0
 class TorchPotential:
     """A torch module, in the precision and on the device it is to be evaluated in.
 
-    Parameters
-    ----------
-    backend
-        Functions of its architecture.
-    head
-        Head to evaluate; needed only for a model with several heads none of which is called "default".
-    name
-        Human name used in messages.
-
-    Attributes
-    ----------
-    dtype
-        float32 or float64.
-    r_max
-        Cutoff of one message-passing layer, Å.
-    z_table
-        Atomic numbers in the order of the model's element channels.
+    A ``head`` to evaluate is needed only for a model with several heads none of which is called "default"; ``name`` is
+    used in messages. ``r_max`` is the cutoff of one message-passing layer, Å; ``z_table`` holds the atomic numbers in
+    the order of the model's element channels.
     """
 
     def __init__(
@@ -178,16 +164,12 @@ class TorchPotential:
         predictions = self.backend.predict(self.model, self._batch(group), stress=wanted, create_graph=False)
         tensions = np.zeros((len(group), 3, 3)) if predictions.stress is None else numpy64(predictions.stress)
         forces = np.split(numpy64(predictions.forces), np.cumsum([len(graph.species) for graph in group])[:-1])
-        return [
-            Evaluation(
-                float(energy),
-                own,
-                np.asarray(full_3x3_to_voigt_6_stress(tension)) if repeats and stress else np.zeros(6),
-            )
-            for energy, own, tension, repeats in zip(
-                numpy64(predictions.energy), forces, tensions, periodic, strict=True
-            )
+        voigt = [
+            np.asarray(full_3x3_to_voigt_6_stress(tension)) if repeats and stress else np.zeros(6)
+            for tension, repeats in zip(tensions, periodic, strict=True)
         ]
+        energies = map(float, numpy64(predictions.energy))
+        return [Evaluation(*one) for one in zip(energies, forces, voigt, strict=True)]
 
 
 def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:

@@ -42,17 +42,7 @@ _TOO_CLOSE = 1e-3
 
 
 class EmpiricalPotential:
-    """A file of published parameters as a potential.
-
-    Parameters
-    ----------
-    name
-        Human name.
-    sets
-        Parameter sets, tried in order.
-    data
-        The file itself.
-    """
+    """A file (``data``) of published parameter sets, tried in order, as a potential."""
 
     architecture = "empirical"
     hessian_step = 2e-3
@@ -68,13 +58,7 @@ class EmpiricalPotential:
         return max(one.cutoff for one in self.sets)
 
     def parameter_set(self, elements: Collection[str]) -> TripletPotential:
-        """Return the set that evaluates a combination of elements.
-
-        Raises
-        ------
-        PotentialError
-            When every element is known but no published set combines them.
-        """
+        """Return the set that evaluates a combination of elements; one that nobody published is a PotentialError."""
         for one in self.sets:
             if set(elements) <= set(one.elements):
                 return one
@@ -115,13 +99,7 @@ class EmpiricalPotential:
 
 
 def load_empirical(data: bytes) -> EmpiricalPotential:
-    """Read the content of a parameter file.
-
-    Raises
-    ------
-    PotentialError
-        When the file is not such a file, or a parameter is missing or not a number.
-    """
+    """Read the content of a parameter file; anything missing or no number is a PotentialError."""
     try:
         content = json.loads(data)
     except ValueError as error:

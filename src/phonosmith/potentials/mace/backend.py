@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,6 @@ from phonosmith.potentials.mace.prune import prune_model
 
 if TYPE_CHECKING:
     from phonosmith.potentials.base import Array, Potential
-    from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
 
 
@@ -159,21 +158,10 @@ class MaceBackend(Backend):
         """Return how many atoms a block may hold for an exact curvature step to stay within memory, None: all."""
         return block_size(model, model_inputs(model, batch), memory_gb)
 
-    def in_blocks(self, model: Any, size: int | None) -> AbstractContextManager[None]:
-        """Evaluate the layers so many atoms at a time inside the block."""
-        return in_blocks(model, size)
-
-    def unpack(self, data: bytes, dtype: str | None = None, name: str = "The model") -> torch.nn.Module:
-        """Rebuild the module of an artefact."""
-        return unpack_model(data, dtype, name)
-
-    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
-        """Keep a model in the artefact store as weights and description."""
-        return register_model(model, name, parents)
-
-    def plain_bytes(self, model: Any) -> bytes:
-        """Return a plain mace ``.model``, a pickle."""
-        return plain_bytes(model)
+    in_blocks = staticmethod(in_blocks)
+    unpack = staticmethod(unpack_model)
+    register = staticmethod(register_model)
+    plain_bytes = staticmethod(plain_bytes)
 
     def write_plain(self, model: Any, path: Path) -> None:
         """Write a plain ``.model``: the pickle is made here, so its digest goes on the user's trust list."""

@@ -79,18 +79,9 @@ class _Layer(torch.nn.Module):
         super().__init__()
         self.interaction, self.product = interaction, product
 
-    def forward(
-        self,
-        edges: torch.Tensor,
-        atoms: torch.Tensor,
-        first_layer: bool,
-        node_attrs: torch.Tensor,
-        node_feats: torch.Tensor,
-        edge_attrs: torch.Tensor,
-        edge_feats: torch.Tensor,
-        *cutoff: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, edges: torch.Tensor, atoms: torch.Tensor, first_layer: bool, *data: torch.Tensor) -> torch.Tensor:
         """Return the new features of ``atoms``; ``edges`` are all that end at them."""
+        node_attrs, node_feats, edge_attrs, edge_feats, *cutoff = data
         nodes, places = torch.unique(torch.cat([atoms, edges[0]]), return_inverse=True)
         own = places[: len(atoms)]
         row = torch.full((len(node_feats),), -1, dtype=torch.int64, device=edges.device)

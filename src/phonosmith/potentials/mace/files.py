@@ -1,8 +1,7 @@
 """MACE in our model artefact (``container``): weights and an architecture description.
 
 The header holds architecture, element list, cutoff, the description ``description.build`` takes, and the energies of a
-fixed probe configuration, which tell whether an installation still predicts what the model was
-saved with.
+fixed probe configuration, which tell whether an installation still predicts what the model was saved with.
 """
 
 from __future__ import annotations
@@ -47,10 +46,7 @@ def probe(model: Any) -> dict[str, Array]:
 def pack_model(model: torch.nn.Module) -> bytes:
     """Return the artefact of a MACE model after proving that the rebuilt model predicts the same numbers.
 
-    Raises
-    ------
-    PotentialError
-        When the model is no MACE energy model, or its architecture does not survive the round trip.
+    One that is no MACE energy model, or does not survive the round trip, is a PotentialError.
     """
     description = describe(model)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(model).items()}

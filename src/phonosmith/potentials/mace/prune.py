@@ -14,12 +14,8 @@ def prune_model(model: Any, numbers: Sequence[int]) -> Any:
     """Return a new module that knows only these atomic numbers, in the original's precision and on its device.
 
     e3nn normalises a sum over element channels by the root of their number, so the kept weights are scaled to make up
-    for the smaller number; predictions then agree with the original's to rounding.
-
-    Raises
-    ------
-    PotentialError
-        When an element is unknown to the model, or a tensor depends on the elements in a way that is not known here.
+    for the smaller number; predictions then agree with the original's to rounding. An element unknown to the model, or
+    a tensor that depends on the elements in a way not known here, is a PotentialError.
     """
     import torch
     from ase.data import chemical_symbols

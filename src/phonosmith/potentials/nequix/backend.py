@@ -78,6 +78,4 @@ class NequixBackend(EdgeBackend):
         """Keep the module's ``.nqx`` file."""
         return keep(write_model(model), name, parents)
 
-    def plain_bytes(self, model: Any) -> bytes:
-        """Return the ``.nqx`` file that ``NequixCalculator`` reads."""
-        return write_model(model)
+    plain_bytes = staticmethod(write_model)

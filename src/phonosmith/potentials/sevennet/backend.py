@@ -34,14 +34,8 @@ class SevenNetBackend(EdgeBackend):
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Run the modules up to the atomic energies before their shift, scaled."""
         one_hot = torch.nn.functional.one_hot(batch["species"], len(self.atomic_numbers(model))).to(vectors.dtype)
-        data = {
-            "edge_vec": vectors,
-            "edge_index": batch["edge_index"],
-            "batch": batch["batch"],
-            "x": one_hot,
-            "node_attr": one_hot,
-            "atom_type": batch["species"],
-        }
+        data = {"edge_vec": vectors, "x": one_hot, "node_attr": one_hot, "atom_type": batch["species"]}
+        data |= {"edge_index": batch["edge_index"], "batch": batch["batch"]}
         channel = self._channel(model)
         if channel is not None:
             count = len(model.settings["_modal_map"])
@@ -114,15 +108,10 @@ class SevenNetBackend(EdgeBackend):
             return 1 + int(first.split("_")[0])
         return len(self.blocks(model)) - 1 if first.startswith("reduce_") else 0
 
-    def unpack(self, data: bytes, dtype: str | None = None, name: str = "The model") -> Any:
-        """Return the module of an artefact, by default in the precision it was saved in."""
-        return unpack_model(data, dtype, name)
+    unpack = staticmethod(unpack_model)
+    plain_bytes = staticmethod(checkpoint_bytes)
 
     def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
         """Keep a module as weights and description, with its probe energies in float64."""
         (energies,) = probe_energies(self, build_model(model.settings, weights(model), torch.float64))
         return store_model(pack_model(model, energies), name, parents)
-
-    def plain_bytes(self, model: Any) -> bytes:
-        """Return the checkpoint that ``SevenNetCalculator`` reads."""
-        return checkpoint_bytes(model)
