@@ -108,9 +108,9 @@ def mace_bytes(mace_model):
 @pytest.fixture
 def potential(mace_bytes):
     """Return it as a potential, fresh for every test."""
-    from phonosmith.potentials.mace.potential import load_mace
+    from phonosmith.potentials.architecture import architecture
 
-    return load_mace(mace_bytes)
+    return architecture("mace").load(mace_bytes, dtype="float64", device="cpu", name="The potential")
 
 
 @pytest.fixture(scope="session")

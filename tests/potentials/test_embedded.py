@@ -44,9 +44,9 @@ def tool():
 
 @pytest.fixture(scope="module")
 def foundation():
-    from phonosmith.potentials.mace.potential import load_mace
+    from phonosmith.potentials.architecture import architecture
 
-    return load_mace(foundation_bytes(), dtype="float64", device="cpu", name="embedded")
+    return architecture("mace").load(foundation_bytes(), dtype="float64", device="cpu", name="embedded")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,11 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from phonosmith.core.errors import PotentialError
+from phonosmith.core.hashing import digest_file
+from phonosmith.potentials.container import is_model_file, read_header
 
 if TYPE_CHECKING:
     from phonosmith.potentials.backend import Backend
@@ -28,27 +32,17 @@ ENTRY_POINTS = "phonosmith.architectures"
 
 @dataclass(frozen=True)
 class Foundation:
-    """One published model.
-
-    Attributes
-    ----------
-    name
-        Name used everywhere in phonosmith.
-    source
-        What the architecture's own package calls it.
-    aliases
-        Other spellings, lower case.
-    note
-        What it was trained on and its licence.
-    sha256
-        Of the published file; another file never gets the name. Empty: not known.
-    """
+    """One published model."""
 
     name: str
     source: str
+    """What the architecture's own package calls it."""
     aliases: tuple[str, ...]
+    """Other spellings, lower case."""
     note: str
+    """What it was trained on and its licence."""
     sha256: str = ""
+    """Of the published file; another file never gets the name. Empty: not known."""
 
     def called(self, name: str) -> bool:
         """Tell whether a name, in any case, means this foundation."""
@@ -56,30 +50,22 @@ class Foundation:
 
 
 class Architecture:
-    """One architecture's files and names; a subclass overrides what differs.
-
-    Attributes
-    ----------
-    name
-        As recorded in references.
-    foundations
-        Published models by name.
-    plain_suffix
-        Ending of the file the rest of the world reads; empty when that is the artefact itself.
-    readers
-        Who reads that file, for people.
-    last_resort
-        Asked after all others whether a file is its own.
-    packages
-        Importable names of the packages it needs.
-    """
+    """One architecture's files and names; a subclass overrides what differs."""
 
     name: str
     foundations: tuple[Foundation, ...] = ()
     plain_suffix: str = ""
+    """Ending of the file the rest of the world reads; empty when that is the artefact itself."""
     readers: str = ""
+    """Who reads that file, for people."""
     last_resort: bool = False
+    """Asked after all others whether a file is its own."""
     packages: tuple[str, ...] = ()
+    """Importable names of the packages it needs."""
+
+    def backend(self) -> Backend:
+        """Return the functions over its torch module."""
+        raise PotentialError(f"A potential of kind {self.name} has no torch module.", "Choose another foundation.")
 
     def installed(self) -> bool:
         """Tell whether its packages are here, without importing them."""
@@ -87,10 +73,6 @@ class Architecture:
 
     def recognises(self, data: bytes) -> bool:
         """Tell whether a file that is no artefact of ours belongs to this architecture, without running its code."""
-        raise NotImplementedError
-
-    def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
-        """Load the content of an artefact."""
         raise NotImplementedError
 
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:
@@ -101,27 +83,58 @@ class Architecture:
         """Return where a foundation's file lies or would lie on this machine, and the address it comes from."""
         raise NotImplementedError
 
-    def fetch(self, foundation: Foundation) -> Path:
-        """Return the local file of a foundation, downloading it when it is not there yet."""
+    def download(self, foundation: Foundation, path: Path, url: str) -> Path:
+        """Download a foundation's file and return where it is; OSError, RuntimeError or ValueError says why not."""
         raise NotImplementedError
+
+    def fetch(self, foundation: Foundation) -> Path:
+        """Return the local file of a foundation, downloading it when it is not there; it must be the published one."""
+        path, url = self.cached_file(foundation)
+        if not path.is_file():
+            try:
+                path = self.download(foundation, path, url)
+            except (OSError, RuntimeError, ValueError) as error:
+                raise PotentialError(
+                    f"{foundation.name} is not on this machine and cannot be downloaded ({error}).",
+                    f"Fetch {url} elsewhere and put it at {path}, "
+                    f"or add a copy: phonosmith models add FILE --name {foundation.name}.",
+                ) from error
+        digest = digest_file(path)
+        if foundation.sha256 and digest != foundation.sha256:
+            raise PotentialError(
+                f"{path} is not the published {foundation.name}: its sha256 is {digest[:16]}, expected "
+                f"{foundation.sha256[:16]}.",
+                "Delete it and let it be downloaded again; add it under another name if it is meant to differ.",
+            )
+        return path
+
+    def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
+        """Load the content of an artefact."""
+        backend = self.backend()
+        return backend.potential(backend.unpack(data, dtype, name).to(device), name)
 
     def probe_difference(self, data: bytes) -> float | None:
         """Return how far predictions for saved probes are off, eV; None when an artefact holds none."""
-        self.load(data, dtype="float64", device="cpu", name="The potential")
-        return None
+        if not is_model_file(data):
+            self.load(data, dtype="float64", device="cpu", name="The potential")
+            return None
+        from phonosmith.potentials.probes import probe_energies
+
+        energies = probe_energies(self.backend(), self.backend().unpack(data, "float64"))
+        return float(np.max(np.abs(np.ravel(energies) - np.ravel(read_header(data)["probe_energies"]))))
 
     def details(self, data: bytes) -> dict[str, Any]:
-        """Return what ``models show`` tells beyond the reference."""
-        del data
-        return {}
+        """Return what ``models show`` tells beyond the reference: precision, e3nn where it matters, description."""
+        if not is_model_file(data):
+            return {}
+        header = read_header(data)
+        description = {key: value for key, value in header["description"].items() if key != "constants"}
+        made_under = {"e3nn": header["e3nn"]} if "e3nn" in header else {}
+        return {"saved_dtype": header["dtype"], **made_under, "description": description}
 
     def plain_bytes(self, data: bytes) -> bytes:
         """Return the file the rest of the world reads, from an artefact."""
-        return data
-
-    def backend(self) -> Backend:
-        """Return the functions over its torch module."""
-        raise PotentialError(f"A potential of kind {self.name} has no torch module.", "Choose another foundation.")
+        return self.backend().plain_bytes(self.backend().unpack(data)) if is_model_file(data) else data
 
 
 @cache
@@ -150,13 +163,7 @@ def architectures() -> list[Architecture]:
 
 
 def architecture(name: str) -> Architecture:
-    """Return an architecture by name.
-
-    Raises
-    ------
-    PotentialError
-        When it is not known here.
-    """
+    """Return an architecture by name; one that is not known here is a PotentialError."""
     if name not in _registered():
         raise PotentialError(
             f"No adapter for architecture {name!r} is installed (known: {', '.join(sorted(_registered()))}).",
@@ -175,23 +182,3 @@ def foundations() -> Iterator[tuple[Architecture, Foundation]]:
 def find_foundation(name: str) -> tuple[Architecture, Foundation] | None:
     """Return the foundation of this name or alias, in any case, or None."""
     return next((pair for pair in foundations() if pair[1].called(name)), None)
-
-
-def require_published(foundation: Foundation, path: Path) -> Path:
-    """Return the path of a foundation's file after comparing it with the published one.
-
-    Raises
-    ------
-    PotentialError
-        When its content is another.
-    """
-    from phonosmith.core.hashing import digest_file
-
-    digest = digest_file(path)
-    if foundation.sha256 and digest != foundation.sha256:
-        raise PotentialError(
-            f"{path} is not the published {foundation.name}: its sha256 is {digest[:16]}, expected "
-            f"{foundation.sha256[:16]}.",
-            "Delete it and let it be downloaded again; add it under another name if it is meant to differ.",
-        )
-    return path

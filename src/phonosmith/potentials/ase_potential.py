@@ -1,33 +1,49 @@
-"""Any ASE calculator as a potential."""
+"""Any potential as an ASE calculator, and any ASE calculator as a potential."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from ase.calculators.calculator import Calculator, all_changes
+from rich.progress import track
 
 from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.base import Array, Evaluation, require_elements
+from phonosmith.potentials.base import Array, Evaluation, Potential, require_elements
 from phonosmith.potentials.hessian import difference_columns
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
+
+
+class LoadedCalculator(Calculator):  # type: ignore[misc]  # ASE has no type information
+    """ASE calculator of a potential already in memory."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, potential: Potential, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.potential = potential
+
+    def calculate(
+        self, atoms: Atoms | None = None, properties: list[str] | None = None, system_changes: list[str] = all_changes
+    ) -> None:
+        """Compute energy, forces and, for a periodic structure, stress."""
+        super().calculate(atoms, properties, system_changes)
+        periodic = bool(self.atoms.pbc.all())
+        evaluation = self.potential.evaluate([self.atoms], stress=periodic)[0]
+        self.results = {"energy": evaluation.energy, "free_energy": evaluation.energy, "forces": evaluation.forces}
+        if periodic:
+            self.results["stress"] = evaluation.stress
 
 
 class AsePotential:
     """A potential that evaluates one configuration after the other with an ASE calculator.
 
-    Parameters
-    ----------
-    factory
-        Returns a fresh calculator.
-    elements
-        Chemical symbols it covers.
-    hessian_step
-        Displacement of the central difference behind ``hessian_columns``, Å.
+    ``factory`` returns a fresh one; ``hessian_step`` is the displacement of the central difference behind
+    ``hessian_columns``, Å.
     """
 
     architecture = "ase"
@@ -35,8 +51,7 @@ class AsePotential:
     def __init__(self, factory: Callable[[], Calculator], elements: Sequence[str], hessian_step: float = 1e-3) -> None:
         self._factory = factory
         self._calculator: Calculator | None = None
-        self.elements = tuple(elements)
-        self.hessian_step = hessian_step
+        self.elements, self.hessian_step = tuple(elements), hessian_step
 
     def calculator(self) -> Calculator:
         """Return a fresh calculator."""
@@ -47,8 +62,6 @@ class AsePotential:
         require_elements(self, frames)
         if self._calculator is None:
             self._calculator = self._factory()
-        from rich.progress import track
-
         results = []
         for atoms in track(frames, description="evaluating", disable=not progress):
             copy = atoms.copy()

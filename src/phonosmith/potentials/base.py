@@ -21,12 +21,10 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Energy and its first derivatives for one configuration.
+    """Energy (eV) and its first derivatives for one configuration.
 
     Attributes
     ----------
-    energy
-        Total energy, eV.
     forces
         eV/Å, shape (n_atoms, 3).
     stress
@@ -42,12 +40,7 @@ class Evaluation:
 class Potential(Protocol):
     """A loaded potential: evaluates batches, gives curvature, hands out an ASE calculator.
 
-    Attributes
-    ----------
-    architecture
-        Adapter name.
-    elements
-        Chemical symbols it covers, by atomic number.
+    ``architecture`` is its adapter's name, ``elements`` the chemical symbols it covers, by atomic number.
     """
 
     architecture: str

@@ -1,44 +1,16 @@
-"""ASE calculators of our potentials."""
+"""ASE calculator of a potential in the artefact store."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from ase.calculators.calculator import Calculator, all_changes
+from typing import Any
 
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError
+from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.documents import PotentialRef
-
-if TYPE_CHECKING:
-    from ase import Atoms
-
-
-class LoadedCalculator(Calculator):  # type: ignore[misc]  # ASE has no type information
-    """ASE calculator of a potential already in memory."""
-
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
-
-    def __init__(self, potential: Potential, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.potential = potential
-
-    def calculate(
-        self,
-        atoms: Atoms | None = None,
-        properties: list[str] | None = None,
-        system_changes: list[str] = all_changes,
-    ) -> None:
-        """Compute energy, forces and, for a periodic structure, stress."""
-        super().calculate(atoms, properties, system_changes)
-        periodic = bool(self.atoms.pbc.all())
-        evaluation = self.potential.evaluate([self.atoms], stress=periodic)[0]
-        self.results = {"energy": evaluation.energy, "free_energy": evaluation.energy, "forces": evaluation.forces}
-        if periodic:
-            self.results["stress"] = evaluation.stress
 
 
 class PotentialCalculator(LoadedCalculator):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from phonosmith.core.artefacts import ArtefactStore, default_artefacts
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.documents import PotentialRef
 
@@ -26,20 +26,13 @@ def pack(tensors: Mapping[str, torch.Tensor], header: Header) -> bytes:
     """Return the artefact of tensors (on the CPU) and a header; ``format`` is added."""
     from safetensors.torch import save
 
-    content = {"format": FORMAT, **header}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps({"format": FORMAT, **header}, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     data: bytes = save(dict(tensors), metadata={METADATA_KEY: text})
     return data
 
 
 def read_header(data: bytes, name: str = "The file") -> Header:
-    """Return the header of an artefact.
-
-    Raises
-    ------
-    PotentialError
-        When the bytes are not such an artefact.
-    """
+    """Return the header of an artefact; anything else is a PotentialError."""
     try:
         length = int.from_bytes(data[:8], "little")
         content: Header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
@@ -65,13 +58,7 @@ def is_model_file(data: bytes) -> bool:
 
 
 def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
-    """Return the tensors of an artefact.
-
-    Raises
-    ------
-    PotentialError
-        When the file is damaged.
-    """
+    """Return the tensors of an artefact; a damaged file is a PotentialError."""
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -82,19 +69,38 @@ def read_tensors(data: bytes) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def store_model(
-    data: bytes,
-    name: str,
-    parents: Sequence[str] = (),
-    *,
-    dtype: str = "float64",
-    store: ArtefactStore | None = None,
-) -> PotentialRef:
+def fill(model: Mapping[str, torch.Tensor], saved: Mapping[str, torch.Tensor], package: str, advice: str) -> None:
+    """Copy saved tensors into those of a module just built, refusing any that do not fit exactly."""
+    import torch
+
+    odd = [
+        name
+        for name in sorted(model.keys() | saved.keys())
+        if name not in model
+        or name not in saved
+        or (model[name].shape, model[name].dtype) != (saved[name].shape, saved[name].dtype)
+    ]
+    if odd:
+        raise PotentialError(
+            f"The installed {package} builds other tensors than this model has: {', '.join(odd[:4])}.", advice
+        )
+    with torch.no_grad():
+        for name, value in model.items():
+            value.copy_(saved[name])
+
+
+def store_model(data: bytes, name: str, parents: Sequence[str] = (), *, dtype: str = "float64") -> PotentialRef:
     """Keep an artefact and return its reference; its header names architecture, elements and cutoff (Å)."""
+    return store_file(data, ".safetensors", read_header(data), name, parents, dtype)
+
+
+def store_file(
+    data: bytes, suffix: str, header: Header, name: str, parents: Sequence[str] = (), dtype: str = "float64"
+) -> PotentialRef:
+    """Keep a potential's file; ``header`` holds ``architecture``, ``atomic_numbers`` and ``cutoff`` (Å)."""
     from ase.data import chemical_symbols
 
-    header = read_header(data)
-    artefact = (store or default_artefacts()).put_bytes(data, kind="model", suffix=".safetensors")
+    artefact = default_artefacts().put_bytes(data, kind="model", suffix=suffix)
     return PotentialRef(
         sha256=artefact.sha256,
         name=name or artefact.sha256[:12],

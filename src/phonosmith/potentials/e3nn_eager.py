@@ -12,7 +12,8 @@ import pickle
 import re
 import sys
 from collections import namedtuple
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -116,13 +117,7 @@ def unnatural(irreps: Iterable[str]) -> bool:
 
 
 def require_signs(irreps: Iterable[str], made_under: str, name: str) -> None:
-    """Refuse a model of unnatural parity that was made under the other sign convention.
-
-    Raises
-    ------
-    PotentialError
-        When the model needs another e3nn than is installed.
-    """
+    """Refuse a model of unnatural parity that was made under the other sign convention, and so needs another e3nn."""
     if unnatural(irreps) and _newer_signs(made_under) != _newer_signs(e3nn_version()):
         raise PotentialError(
             f"{name} was made with e3nn {made_under} and couples irreps of unnatural parity, whose signs differ in the "
@@ -140,9 +135,26 @@ def recast(model: torch.nn.Module, dtype: torch.dtype, device: str = "cpu") -> t
     from e3nn import o3
 
     cast = copy.deepcopy(model).to(dtype=dtype, device=device)
-    for path, buffer in list(cast.named_buffers()):
-        match = re.search(r"\._w3j_(\d+)_(\d+)_(\d+)$", path)
-        if match:
-            exact = o3.wigner_3j(*(int(order) for order in match.groups()), dtype=dtype, device=device)
-            buffer.copy_(exact)
+    for path, buffer in cast.named_buffers():
+        if match := re.search(r"\._w3j_(\d+)_(\d+)_(\d+)$", path):
+            buffer.copy_(o3.wigner_3j(*map(int, match.groups()), dtype=dtype, device=device))
     return cast
+
+
+def product_bytes(model: torch.nn.Module, products: Iterable[Any]) -> float:
+    """Return the size of one edge's features, messages and weights over a model's tensor products, bytes."""
+    numbers = sum(one.irreps_in1.dim + one.irreps_out.dim + one.weight_numel for one in products)
+    return float(next(model.parameters()).element_size() * numbers)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make a precision torch's default inside the block: what modules are built in and constants taken from."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

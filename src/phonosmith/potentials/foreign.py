@@ -6,7 +6,8 @@ import io
 import pickle
 import shlex
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 PICKLE = b"\x80"
 """First byte of a pickle of protocol 2 or later, the only kind torch has ever written."""
+HARMLESS = ("builtins.set", "builtins.slice", "builtins.getattr", "__builtin__.set", "functools.partial")
 
 
 def read_model_bytes(path: str | Path) -> bytes:
@@ -51,22 +53,21 @@ def trust_digest(sha256: str, source: str) -> None:
         trusted[sha256] = {"source": source, "since": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def unusual_imports(data: bytes, expected: tuple[str, ...]) -> list[str]:
+def _unusual_imports(data: bytes, expected: tuple[str, ...]) -> list[str]:
     """List what a torch file would import beyond the expected packages, without opening it; empty when unknown."""
     import torch
 
-    inspect = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
-    if inspect is None:
-        return []
     try:
-        names = inspect(io.BytesIO(data))
-    except Exception:  # noqa: BLE001  # a damaged file has no list; opening it will say so
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(io.BytesIO(data))
+    except Exception:  # noqa: BLE001  # an old torch, or a damaged file: opening it will say so
         return []
-    return sorted(name for name in names if not name.startswith(expected) and not _harmless(name))
+    return sorted(name for name in names if not name.startswith(expected) and name not in HARMLESS)
 
 
-def _harmless(name: str) -> bool:
-    return name in ("builtins.set", "builtins.slice", "builtins.getattr", "__builtin__.set", "functools.partial")
+def unreadable(what: str, error: Exception) -> PotentialError:
+    """Return the error of a damaged file: the first line of what was met, and the advice to fetch it again."""
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:160]
+    return PotentialError(f"{what} ({reason}).", "Fetch it again and compare its sha256.")
 
 
 def refuse_other_formats(data: bytes, source: str) -> None:
@@ -86,114 +87,71 @@ def refuse_other_formats(data: bytes, source: str) -> None:
     raise PotentialError(f"{source} is not a readable model file ({reason}).", "Fetch it again and compare its sha256.")
 
 
+@dataclass(frozen=True)
+class ForeignKind:
+    """What an architecture's own package writes."""
+
+    kind: str
+    """Architecture as people write it."""
+    expected: tuple[str, ...]
+    """Where the classes of an ordinary file come from."""
+    pinned: frozenset[str]
+    """Digests of published files, opened without asking."""
+    prepare: Callable[[], None]
+    """Called before a file is opened."""
+
+
 def import_foreign(
-    data: bytes,
-    name: str,
-    source: str,
-    *,
-    trust: bool,
-    pinned: Collection[str],
-    expected: tuple[str, ...],
-    kind: str,
-    prepare: Callable[[], None],
-    register: Callable[..., PotentialRef],
+    data: bytes, name: str, source: str, kind: ForeignKind, register: Callable[..., PotentialRef], *, trust: bool
 ) -> PotentialRef:
     """Keep a foreign torch model as an artefact; one that was imported before is not opened again.
 
-    Parameters
-    ----------
-    data, name, source
-        The file's content, the reference's name, and where it came from (for messages and the trust list).
-    trust
-        The user takes responsibility for this file; its digest is remembered once it opened.
-    pinned
-        Digests of published files, opened without asking.
-    expected
-        Where the classes of an ordinary file come from.
-    kind
-        Architecture as people write it.
-    prepare
-        Called before the file is opened.
-    register
-        Called with the module, the name and the file's digest as only parent.
+    ``source`` is where it came from, for messages and the trust list; ``register`` is called with the module, the name
+    and the file's digest as only parent. With ``trust`` the user takes responsibility, remembered once it opened.
     """
     sha256 = digest_bytes(data)
     before = read_user_json(IMPORTS).get(sha256)
-    if before is not None:
-        ref = PotentialRef.model_validate(before).model_copy(update={"name": name})
-        if default_artefacts().has(ref.artefact):
-            if trust and sha256 not in pinned and not is_trusted(sha256):
-                trust_digest(sha256, source)
-            return ref
-    model = open_foreign(data, source, trust=trust, pinned=pinned, expected=expected, kind=kind, prepare=prepare)
-    try:
-        ref = register(model, name, [sha256])
-    except PotentialError as error:
-        raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
-    with edited_user_json(IMPORTS) as imports:
-        imports[sha256] = ref.model_dump(mode="json")
+    ref = None if before is None else PotentialRef.model_validate(before).model_copy(update={"name": name})
+    known = ref is not None and default_artefacts().has(ref.artefact)
+    model = None if known else open_foreign(data, source, kind, trust=trust)
+    if trust and sha256 not in kind.pinned and not is_trusted(sha256):
+        trust_digest(sha256, source)
+    if ref is None or model is not None:
+        try:
+            ref = register(model, name, [sha256])
+        except PotentialError as error:
+            raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
+        with edited_user_json(IMPORTS) as imports:
+            imports[sha256] = ref.model_dump(mode="json")
     return ref
 
 
-def open_foreign(
-    data: bytes,
-    source: str,
-    *,
-    trust: bool,
-    pinned: Collection[str],
-    expected: tuple[str, ...],
-    kind: str,
-    prepare: Callable[[], None],
-) -> torch.nn.Module:
-    """Unpickle a foreign torch model whose digest is trusted (see ``import_foreign``).
-
-    The very bytes whose digest is checked are the ones opened.
-
-    Raises
-    ------
-    UntrustedModelError
-        When its digest is neither pinned nor trusted.
-    PotentialError
-        When it is damaged or holds something else than a torch module.
-    """
+def open_foreign(data: bytes, source: str, kind: ForeignKind, *, trust: bool) -> torch.nn.Module:
+    """Unpickle a foreign torch model; the very bytes whose digest is trusted or pinned are the ones opened."""
     import torch
 
     refuse_other_formats(data, source)
     sha256 = digest_bytes(data)
-    if not (trust or sha256 in pinned or is_trusted(sha256)):
-        odd = unusual_imports(data, expected)
-        told = f" It would import {', '.join(odd[:4])}, which no {kind} model needs." if odd else ""
+    if not (trust or sha256 in kind.pinned or is_trusted(sha256)):
+        odd = _unusual_imports(data, kind.expected)
+        told = f" It would import {', '.join(odd[:4])}, which no {kind.kind} model needs." if odd else ""
         raise UntrustedModelError(
             f"{source} was not opened: it is a pickle, which can run any code, and its sha256 {sha256[:16]} is neither "
             f"pinned nor on your trust list ({user_file(TRUSTED)}).{told}",
             f"If you trust where it came from: phonosmith models add {shlex.quote(source)} --trust.",
         )
-    prepare()
+    kind.prepare()
     try:
         model: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
     except (ModuleNotFoundError, AttributeError) as error:
         raise PotentialError(
             f"{source} needs code that is not installed: {error}.", "Install the package it was saved with."
         ) from error
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        IndexError,
-        TypeError,
-        ImportError,
-    ) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise PotentialError(
-            f"{source} is not a readable model file ({reason}).", "Fetch it again and compare its sha256."
-        ) from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, ImportError) as error:
+        raise unreadable(f"{source} is not a readable model file", error) from error
     if not isinstance(model, torch.nn.Module):
         raise PotentialError(
             f"{source} holds a {type(model).__name__}, not a model.",
             "Give the complete '.model' file, not a checkpoint or a state dictionary.",
         )
-    if trust and sha256 not in pinned and not is_trusted(sha256):
-        trust_digest(sha256, source)
     return model

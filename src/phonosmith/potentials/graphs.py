@@ -22,28 +22,19 @@ REACH = 5.0
 
 @dataclass(frozen=True)
 class Graph:
-    """One configuration with its neighbour list.
-
-    Attributes
-    ----------
-    index
-        Place in the input.
-    species
-        Index of every atom's element in the model's table.
-    positions, cell
-        Å; the cell is the one the neighbour list was made in.
-    edges
-        Sender and receiver of every edge, shape (2, n_edges).
-    shifts
-        Lattice translation of every edge in units of the cell vectors, shape (n_edges, 3).
-    """
+    """One configuration with its neighbour list."""
 
     index: int
+    """Place in the input."""
     species: NDArray[np.int64]
+    """Index of every atom's element in the model's table."""
     positions: NDArray[np.float64]
     cell: NDArray[np.float64]
+    """Å, the one the neighbour list was made in."""
     edges: NDArray[np.int64]
+    """Sender and receiver of every directed edge, shape (2, n_edges)."""
     shifts: NDArray[np.float64]
+    """Lattice translation of every edge in units of the cell vectors, shape (n_edges, 3)."""
 
     @property
     def n_edges(self) -> int:
@@ -66,8 +57,9 @@ def neighbours(atoms: Atoms, cutoff: float) -> tuple[NDArray[np.int64], NDArray[
     for axis, repeats in enumerate(atoms.pbc):
         if not repeats:
             cell[axis] = length * np.eye(3)[axis]
-    pbc = tuple(bool(flag) for flag in atoms.pbc)
-    sender, receiver, shifts = neighbour_list("ijS", pbc=pbc, cell=cell, positions=positions, cutoff=cutoff)
+    sender, receiver, shifts = neighbour_list(
+        "ijS", pbc=tuple(map(bool, atoms.pbc)), cell=cell, positions=positions, cutoff=cutoff
+    )
     real = (sender != receiver) | np.any(shifts != 0, axis=1)
     edges = np.stack([sender[real], receiver[real]]).astype(np.int64)
     return edges, np.asarray(shifts[real], dtype=np.float64), cell
@@ -86,13 +78,11 @@ def batches(graphs: Iterable[Graph], max_atoms: int, max_edges: int) -> Iterator
     group: list[Graph] = []
     atoms = edges = 0
     for graph in graphs:
-        n_atoms = len(graph.species)
-        if group and (atoms + n_atoms > max_atoms or edges + graph.n_edges > max_edges):
+        atoms, edges = atoms + len(graph.species), edges + graph.n_edges
+        if group and (atoms > max_atoms or edges > max_edges):
             yield group
-            group, atoms, edges = [], 0, 0
+            group, atoms, edges = [], len(graph.species), graph.n_edges
         group.append(graph)
-        atoms += n_atoms
-        edges += graph.n_edges
     if group:
         yield group
 

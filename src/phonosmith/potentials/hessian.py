@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 
     from phonosmith.potentials.base import Array, Potential
 
+Stencil = tuple[tuple[float, float], ...]
+"""Multiples h of the step and weights of f(h) - f(-h) in a central difference."""
+SECOND_ORDER: Stencil = ((1.0, 0.5),)
+FOURTH_ORDER: Stencil = ((1.0, 8.0 / 12.0), (2.0, -1.0 / 12.0))
+
 
 def checked_columns(atoms: Atoms, columns: Sequence[int]) -> list[int]:
     """Return the column numbers after checking that the structure has them."""
     size = 3 * len(atoms)
     wanted = [int(column) for column in columns]
-    wrong = [column for column in wanted if not 0 <= column < size]
-    if wrong:
+    if wrong := [column for column in wanted if not 0 <= column < size]:
         raise InputError(
             f"Hessian column {wrong[0]} does not exist for {len(atoms)} atoms.", f"Columns are 0 to {size - 1}."
         )
@@ -33,12 +37,8 @@ def reverse_columns(
 ) -> torch.Tensor:
     """Return Hessian columns, eV/Å², shape (len(columns), 3n), by differentiating forces once per column.
 
-    Parameters
-    ----------
-    forces, positions
-        Of one structure, with the graph of the forces.
-    create_graph
-        Keep the graph of the columns too, for a gradient by parameters; the graph of the forces is kept with it.
+    ``forces`` and ``positions`` are of one structure, with the graph of the forces. ``create_graph`` keeps the graph of
+    the columns too, for a gradient by parameters; the graph of the forces is kept with it.
     """
     import torch
 
@@ -46,32 +46,28 @@ def reverse_columns(
     for row, column in enumerate(columns):
         probe = torch.zeros_like(forces)
         probe.view(-1)[column] = -1.0
-        (response,) = torch.autograd.grad(
-            forces,
-            positions,
-            grad_outputs=probe,
-            create_graph=create_graph,
-            retain_graph=create_graph or row + 1 < len(columns),
-        )
+        keep = create_graph or row + 1 < len(columns)
+        (response,) = torch.autograd.grad(forces, positions, probe, create_graph=create_graph, retain_graph=keep)
         rows.append(response.reshape(-1))
     return torch.stack(rows)
 
 
-def difference_columns(potential: Potential, atoms: Atoms, columns: Sequence[int], step: float = 1e-3) -> Array:
+def difference_columns(
+    potential: Potential, atoms: Atoms, columns: Sequence[int], step: float = 1e-3, stencil: Stencil = SECOND_ORDER
+) -> Array:
     """Return Hessian columns, eV/Å², by central differences of forces: the fallback without second derivatives.
 
-    Parameters
-    ----------
-    step
-        Displacement, Å. The error grows as its square; 1e-3 Å gives about 1e-6 of the largest element in float64.
+    To second order, a step of 1e-3 Å gives about 1e-6 of the largest element in float64.
     """
     wanted = checked_columns(atoms, columns)
+    moves = [(sign * multiple * step, -sign * weight / step) for multiple, weight in stencil for sign in (1.0, -1.0)]
     frames = []
     for column in wanted:
-        for sign in (1.0, -1.0):
+        for distance, _ in moves:
             moved = atoms.copy()
-            moved.positions[column // 3, column % 3] += sign * step
+            moved.positions[column // 3, column % 3] += distance
             frames.append(moved)
-    forces = [evaluation.forces.ravel() for evaluation in potential.evaluate(frames, stress=False)]
-    rows = [(forces[2 * row + 1] - forces[2 * row]) / (2 * step) for row in range(len(wanted))]
-    return np.array(rows).reshape(len(wanted), 3 * len(atoms))
+    forces = np.array([one.forces.ravel() for one in potential.evaluate(frames, stress=False)])
+    weights = np.array([weight for _, weight in moves])
+    rows = weights[:, None] * forces.reshape(len(wanted), len(moves), 3 * len(atoms))
+    return np.asarray(rows.sum(axis=1))

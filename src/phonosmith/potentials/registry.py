@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,15 +14,16 @@ from phonosmith.potentials.architecture import architecture, architectures, find
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.container import is_model_file, store_model
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.embedded import foundation_bytes, reference_bytes
 from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
 from phonosmith.potentials.userfiles import INDEX, edited_user_json, read_user_json
 
 EMBEDDED = "embedded"
 EMBEDDED_REFERENCE = "embedded-reference"
+SHIPPED = {EMBEDDED: foundation_bytes, EMBEDDED_REFERENCE: reference_bytes}
 _HEX = re.compile(r"[0-9a-fA-F]{6,64}")
 _SHORT = re.compile(r"(?=.*[0-9])[0-9a-fA-F]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
-_DTYPES = ("float32", "float64")
 
 
 def resolve(name: str, *, trust: bool = False) -> PotentialRef:
@@ -36,25 +36,17 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
         (``phonosmith models list``), a file, the first digits (six or more) of a sha256.
     trust
         Open a foreign pickle that is not trusted yet.
-
-    Raises
-    ------
-    PotentialError, InputError, UntrustedModelError, ArtefactError
-        One line saying what is wrong and the way out.
     """
-    known = _indexed(name)
-    if known is not None and default_artefacts().has(known.artefact):
-        return known
-    if name in (EMBEDDED, EMBEDDED_REFERENCE):
-        return _embedded(name)
     published = find_foundation(name)
-    if published is not None:
-        owner, foundation = published
-        known = _indexed(foundation.name)
+    for known in (_indexed(name), _indexed(published[1].name) if published else None):
         if known is not None and default_artefacts().has(known.artefact):
             return known
+    if name in SHIPPED:
+        return _shipped(name)
+    if published:
+        owner, foundation = published
         return add(owner.fetch(foundation), name=foundation.name, trust=trust)
-    if known is not None:
+    if known := _indexed(name):
         raise ArtefactError(
             f"{name} is known here, but its artefact {known.short} is not in the store.",
             "Point PHONOSMITH_ARTEFACTS at the store it was added to, or add its file again.",
@@ -67,7 +59,7 @@ def resolve(name: str, *, trust: bool = False) -> PotentialRef:
 
 
 def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: str | None = None) -> Potential:
-    """Load a potential for evaluation.
+    """Load a potential for evaluation; an artefact that is missing or altered is an ArtefactError.
 
     Parameters
     ----------
@@ -77,17 +69,12 @@ def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: s
         float32 or float64; default the reference's (float64 unless it was registered otherwise).
     device
         cpu, cuda or auto; default the setting PHONOSMITH_DEVICE.
-
-    Raises
-    ------
-    ArtefactError
-        When the artefact is missing or altered.
     """
     from phonosmith.settings import get_settings
 
     ref = resolve(ref_or_name) if isinstance(ref_or_name, str) else ref_or_name
     precision = dtype or ref.dtype
-    if precision not in _DTYPES:
+    if precision not in ("float32", "float64"):
         raise InputError(f"{precision!r} is not a precision.", "Choose float32 or float64.")
     if ref.artefact.sha256 != ref.sha256:
         raise ArtefactError(
@@ -100,13 +87,7 @@ def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: s
 
 
 def choose_device(device: str) -> str:
-    """Turn auto into cuda where there is a GPU that works, else cpu.
-
-    Raises
-    ------
-    InputError
-        When cuda is asked for and there is none.
-    """
+    """Turn auto into cuda where there is a GPU that works, else cpu; cuda without one is an InputError."""
     if device == "cpu":
         return device
     import torch
@@ -127,54 +108,52 @@ def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> Pot
     as weights and architecture description. A pickle that was imported before is not opened again.
     """
     source = Path(path).expanduser()
-    return import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
+    return _import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
 
 
-def import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
-    """Bring a model file's content into the artefact store (see ``import_file``)."""
-    ref = _take(data, name, source, trust=trust)
-    if ref is None:
-        refuse_other_formats(data, source)
-        raise PotentialError(f"{source} is not a readable model file.", "Fetch it again and compare its sha256.")
-    return ref
-
-
-def _take(data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef | None:
+def _import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
     if is_model_file(data):
         return store_model(data, name)
     owner = next((one for one in architectures() if one.recognises(data)), None)
-    return None if owner is None else owner.bring(data, name, source, trust=trust)
+    if owner is None:
+        refuse_other_formats(data, source)
+        raise PotentialError(f"{source} is not a readable model file.", "Fetch it again and compare its sha256.")
+    return owner.bring(data, name, source, trust=trust)
 
 
 def add(path: str | Path, *, name: str | None = None, trust: bool = False) -> PotentialRef:
     """Import a model file and remember it under a name (default: the file's name without its ending).
 
-    Raises
-    ------
-    InputError
-        When the name is not usable or already stands for another model.
+    A name that is not usable or already stands for another model is an InputError.
     """
-    chosen = name if name is not None else Path(path).stem
-    check_name(chosen)
-    ref = import_file(path, name=chosen, trust=trust)
+    name = name if name is not None else Path(path).stem
+    _check_name(name)
+    ref = import_file(path, name=name, trust=trust)
     remember(ref, source=str(path))
     return ref
 
 
-def check_name(name: str) -> None:
+def _check_name(name: str) -> None:
     """Refuse a name that could be mistaken for something else."""
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name!r} cannot be a model's name.", "Use letters, digits and . _ + - (at most 80), e.g. --name si-delta."
         )
-    if _HEX.fullmatch(name) or name in (EMBEDDED, EMBEDDED_REFERENCE):
+    if _HEX.fullmatch(name) or name in SHIPPED:
         raise InputError(f"The name {name!r} already means something else.", "Choose another with --name.")
 
 
 def remember(ref: PotentialRef, *, source: str = "") -> None:
     """Make a reference findable by its name on this machine; a foundation's name is for its published file alone."""
-    check_name(ref.name)
-    _keep_published_names(ref)
+    _check_name(ref.name)
+    if published := find_foundation(ref.name):
+        foundation = published[1]
+        genuine = not foundation.sha256 or foundation.sha256 in (ref.sha256, *ref.parents)
+        if ref.name != foundation.name or not genuine:
+            raise InputError(
+                f"{ref.name} is the name of the published {foundation.name}, and this is another file or spelling.",
+                f"Choose another --name, or add the published file as {foundation.name}.",
+            )
     with edited_user_json(INDEX) as index:
         there = index.get(ref.name)
         if there is not None and there["ref"]["sha256"] != ref.sha256:
@@ -188,24 +167,10 @@ def remember(ref: PotentialRef, *, source: str = "") -> None:
         }
 
 
-def _keep_published_names(ref: PotentialRef) -> None:
-    published = find_foundation(ref.name)
-    if published is None:
-        return
-    _, foundation = published
-    origins = (ref.sha256, *ref.parents)
-    if ref.name != foundation.name or (foundation.sha256 and foundation.sha256 not in origins):
-        raise InputError(
-            f"{ref.name} is the name of the published {foundation.name}, and this is another file or spelling.",
-            f"Choose another --name, or add the published file as {foundation.name}.",
-        )
-
-
 def list_named() -> list[tuple[PotentialRef, str]]:
     """Return every potential with a name here and where it came from, the embedded ones first."""
-    shipped = [name for name in (EMBEDDED, EMBEDDED_REFERENCE) if _embedded_bytes(name) is not None]
     own = sorted(read_user_json(INDEX).items())
-    return [(_embedded(name), "package") for name in shipped] + [
+    return [(_shipped(name), "package") for name in SHIPPED] + [
         (_entry_ref(name, entry), str(entry.get("source", ""))) for name, entry in own
     ]
 
@@ -229,10 +194,10 @@ def _by_digest(prefix: str) -> PotentialRef:
     prefix = prefix.lower()
     named = {ref.sha256: ref for ref, _ in list_named() if ref.sha256.startswith(prefix)}
     for sha256 in default_artefacts().find(prefix):
-        if sha256 not in named:
-            ref = _describe_artefact(sha256)
-            if ref is not None:
-                named[sha256] = ref
+        data = b"" if sha256 in named else default_artefacts().get_bytes(sha256)
+        # foreign files are no artefacts, whoever would open them as a last resort
+        if is_model_file(data) or any(one.recognises(data) for one in architectures() if not one.last_resort):
+            named[sha256] = _import_bytes(data, sha256[:12], sha256)
     if len(named) > 1:
         raise InputError(
             f"{prefix} fits {len(named)} potentials: {', '.join(sorted(digest[:16] for digest in named))}.",
@@ -245,37 +210,12 @@ def _by_digest(prefix: str) -> PotentialRef:
     return next(iter(named.values()))
 
 
-def _describe_artefact(sha256: str) -> PotentialRef | None:
-    data = default_artefacts().get_bytes(sha256)
-    if is_model_file(data):
-        return store_model(data, sha256[:12])
-    owner = next((one for one in architectures() if not one.last_resort and one.recognises(data)), None)
-    return None if owner is None else owner.bring(data, sha256[:12], sha256, trust=False)
-
-
-def _embedded_bytes(name: str) -> bytes | None:
-    from phonosmith.potentials import embedded
-
-    try:
-        return embedded.foundation_bytes() if name == EMBEDDED else embedded.reference_bytes()
-    except FileNotFoundError:
-        return None
-
-
-def _embedded(name: str) -> PotentialRef:
-    data = _embedded_bytes(name)
-    if data is None:
-        raise PotentialError(f"This installation lacks the {name} potential.", "Install phonosmith again.")
-    return import_bytes(data, name, f"the package's {name} potential")
+def _shipped(name: str) -> PotentialRef:
+    return _import_bytes(SHIPPED[name](), name, f"the package's {name} potential")
 
 
 def _unknown(name: str) -> PotentialError:
-    names: Sequence[str] = [
-        EMBEDDED,
-        EMBEDDED_REFERENCE,
-        *(foundation.name for _, foundation in foundations()),
-        *read_user_json(INDEX),
-    ]
+    names = [*SHIPPED, *(foundation.name for _, foundation in foundations()), *read_user_json(INDEX)]
     spelled = {one.lower(): one for one in names}
     close = [spelled[one] for one in difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.8)]
     endings = {one.plain_suffix for one in architectures()} | {".safetensors", ".pt", ".json"}
@@ -298,8 +238,8 @@ def plain_bytes(ref: PotentialRef, store: ArtefactStore | None = None) -> bytes:
     return architecture(ref.architecture).plain_bytes((store or default_artefacts()).get_bytes(ref.artefact))
 
 
-def export_plain(ref: PotentialRef, path: str | Path, *, store: ArtefactStore | None = None) -> Path:
+def export_plain(ref: PotentialRef, path: str | Path) -> Path:
     """Write a potential of the store as the file the rest of the world reads; return its path."""
     target = Path(path)
-    write_atomic(target, plain_bytes(ref, store))
+    write_atomic(target, plain_bytes(ref))
     return target

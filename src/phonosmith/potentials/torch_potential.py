@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
+from rich.console import Console
+from rich.progress import Progress
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
+from phonosmith.settings import get_settings
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from ase.calculators.calculator import Calculator
 
     from phonosmith.potentials.backend import Backend
     from phonosmith.potentials.graphs import Batch
@@ -43,27 +47,11 @@ _KEPT = 6.0
 
 
 class TorchPotential:
-    """A torch module that evaluates batches and gives Hessian columns.
+    """A torch module, in the precision and on the device it is to be evaluated in.
 
-    Parameters
-    ----------
-    backend
-        Functions of its architecture.
-    model
-        Module in the precision and on the device it is to be evaluated in.
-    head
-        Head to evaluate; needed only for a model with several heads none of which is called "default".
-    name
-        Human name used in messages.
-
-    Attributes
-    ----------
-    device, dtype
-        Where and in which precision it is evaluated (``dtype`` as "float32" or "float64").
-    r_max
-        Cutoff of one message-passing layer, Å.
-    z_table
-        Atomic numbers in the order of the model's element channels.
+    A ``head`` to evaluate is needed only for a model with several heads none of which is called "default"; ``name`` is
+    used in messages. ``r_max`` is the cutoff of one message-passing layer, Å; ``z_table`` holds the atomic numbers in
+    the order of the model's element channels.
     """
 
     def __init__(
@@ -83,9 +71,6 @@ class TorchPotential:
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
         """Return energy, forces and stress of many configurations, in order, in batches bounded by memory."""
-        from rich.console import Console
-        from rich.progress import Progress
-
         require_elements(self, frames, self.name)
         lean = self.lean(frames)
         results: list[Evaluation] = []
@@ -137,8 +122,6 @@ class TorchPotential:
 
     def calculator(self) -> Calculator:
         """Return an ASE calculator of the same numbers."""
-        from phonosmith.potentials.calculator import LoadedCalculator
-
         return LoadedCalculator(self)
 
     def save_plain(self, path: Path) -> None:
@@ -147,8 +130,6 @@ class TorchPotential:
 
     def batch_limits(self) -> tuple[int, int]:
         """Return the most atoms and edges of one batch on the potential's device."""
-        from phonosmith.settings import get_settings
-
         atoms = get_settings().batch_atoms
         bytes_per_edge = self.backend.bytes_per_edge(self.model)
         if self.device.startswith("cuda"):
@@ -181,32 +162,25 @@ class TorchPotential:
         periodic = [bool(np.all(frames[graph.index].pbc)) for graph in group]
         wanted = stress and any(periodic)
         predictions = self.backend.predict(self.model, self._batch(group), stress=wanted, create_graph=False)
-        energies, forces = numpy64(predictions.energy), numpy64(predictions.forces)
         tensions = np.zeros((len(group), 3, 3)) if predictions.stress is None else numpy64(predictions.stress)
-        ends = np.cumsum([len(graph.species) for graph in group])
-        return [
-            Evaluation(
-                float(energies[place]),
-                forces[end - len(graph.species) : end],
-                np.asarray(full_3x3_to_voigt_6_stress(tensions[place])) if periodic[place] and stress else np.zeros(6),
-            )
-            for place, (graph, end) in enumerate(zip(group, ends, strict=True))
+        forces = np.split(numpy64(predictions.forces), np.cumsum([len(graph.species) for graph in group])[:-1])
+        voigt = [
+            np.asarray(full_3x3_to_voigt_6_stress(tension)) if repeats and stress else np.zeros(6)
+            for tension, repeats in zip(tensions, periodic, strict=True)
         ]
+        energies = map(float, numpy64(predictions.energy))
+        return [Evaluation(*one) for one in zip(energies, forces, voigt, strict=True)]
 
 
 def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
-    if wanted is not None:
-        if wanted not in heads:
-            raise PotentialError(f"{name} has no head {wanted!r}.", f"Its heads are {', '.join(heads)}.")
-        return wanted
-    if len(heads) == 1:
-        return heads[0]
-    chosen = [head for head in heads if head.lower() == "default"]
-    if not chosen:
+    if wanted is not None and wanted not in heads:
+        raise PotentialError(f"{name} has no head {wanted!r}.", f"Its heads are {', '.join(heads)}.")
+    default = heads[0] if len(heads) == 1 else next((head for head in heads if head.lower() == "default"), None)
+    if wanted is None and default is None:
         raise PotentialError(
             f"{name} has several heads and none is called 'default'.", f"Choose one of {', '.join(heads)}."
         )
-    return chosen[0]
+    return wanted or str(default)
 
 
 def _weight_sums(model: torch.nn.Module, atomic_energies: Array) -> list[float]:

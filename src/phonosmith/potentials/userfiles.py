@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +24,7 @@ def user_file(name: str) -> Path:
 
 
 def read_user_json(name: str) -> dict[str, Any]:
-    """Return a file's content, empty when there is none yet.
-
-    Raises
-    ------
-    ConfigurationError
-        When the file is damaged.
-    """
+    """Return a file's content, empty when there is none yet; a damaged file is a ConfigurationError."""
     path = user_file(name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -46,29 +41,21 @@ def read_user_json(name: str) -> dict[str, Any]:
 def edited_user_json(name: str) -> Iterator[dict[str, Any]]:
     """Yield a file's content for changing and write it back whole, one writer at a time."""
     path = user_file(name)
-    with _locked(path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise _unwritable(path.parent, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         content = read_user_json(name)
         yield content
         text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
         try:
             write_atomic(path, text.encode())
         except OSError as error:
-            raise ConfigurationError(
-                f"Cannot write {path}: {error.strerror or error}.", "Make PHONOSMITH_HOME writable."
-            ) from error
+            raise _unwritable(path, error) from error
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    import fcntl
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.with_suffix(".lock").open("w")
-    except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write to {path.parent}: {error.strerror or error}.", "Make PHONOSMITH_HOME writable."
-        ) from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+def _unwritable(path: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"Cannot write to {path}: {error.strerror or error}.", "Make PHONOSMITH_HOME writable.")

@@ -26,17 +26,14 @@ class Verification(Document):
 
 def verify_potential(ref: PotentialRef) -> Verification:
     """Check one potential of the artefact store."""
+    difference = None
     try:
-        data = default_artefacts().get_bytes(ref.artefact)
-        difference = architecture(ref.architecture).probe_difference(data)
+        difference = architecture(ref.architecture).probe_difference(default_artefacts().get_bytes(ref.artefact))
+        ok, message = difference is None or difference <= PROBE_TOLERANCE, "unaltered and loads"
     except PhonosmithError as error:
-        return Verification(name=ref.name, sha256=ref.sha256, ok=False, message=str(error))
-    if difference is None:
-        return Verification(name=ref.name, sha256=ref.sha256, ok=True, message="unaltered and loads")
-    agrees = difference <= PROBE_TOLERANCE
-    message = (
-        f"unaltered; probe energies agree to {difference:.0e} eV"
-        if agrees
-        else f"the installed {ref.architecture} predicts other energies: off by {difference:.1e} eV"
-    )
-    return Verification(name=ref.name, sha256=ref.sha256, ok=agrees, message=message, probe_difference=difference)
+        ok, message = False, str(error)
+    if difference is not None:
+        agreement = f"unaltered; probe energies agree to {difference:.0e} eV"
+        other = f"the installed {ref.architecture} predicts other energies: off by {difference:.1e} eV"
+        message = agreement if ok else other
+    return Verification(name=ref.name, sha256=ref.sha256, ok=ok, message=message, probe_difference=difference)

@@ -272,8 +272,8 @@ def test_heads(make_mace, crystal):
 
 def test_another_precision_works_on_a_copy(make_mace, crystal):
     model = make_mace("float32")
-    exact = MacePotential.from_model(model, dtype="float64")
-    same = MacePotential.from_model(model)
+    same = MacePotential(model)
+    exact = MacePotential(same.backend.cast(model, "float64"))
     assert (exact.dtype, same.dtype) == ("float64", "float32")
     assert same.model is model
     assert next(model.parameters()).dtype.is_floating_point

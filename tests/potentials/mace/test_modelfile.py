@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.architecture import architecture
 from phonosmith.potentials.container import is_model_file, read_header
 from phonosmith.potentials.mace.files import (
     pack_model,
@@ -13,7 +14,6 @@ from phonosmith.potentials.mace.files import (
     probe,
     register_model,
     unpack_model,
-    verify_model,
 )
 from phonosmith.potentials.registry import export_plain
 
@@ -202,13 +202,13 @@ def test_newer_format_is_refused(mace_bytes):
 
 def test_verify_notices_another_prediction(mace_bytes):
     """The saved probe energies have six decimals, so an honest model is off by at most half of the last."""
-    assert verify_model(mace_bytes) <= 0.51e-6
+    assert architecture("mace").probe_difference(mace_bytes) <= 0.51e-6
     energies = read_header(mace_bytes)["probe_energies"]
     text = json.dumps(energies[0][0])
     altered = mace_bytes.replace(text.encode(), (text[:-2] + "00").encode())
     if altered == mace_bytes:
         altered = mace_bytes.replace(text.encode(), (text[:-2] + "11").encode())
-    assert verify_model(altered) > 1e-6
+    assert architecture("mace").probe_difference(altered) > 1e-6
 
 
 def test_survives_the_store_and_another_process(make_mace, crystal, tmp_path):

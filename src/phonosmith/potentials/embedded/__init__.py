@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
     from phonosmith.potentials.empirical.potential import EmpiricalPotential
 
-FOUNDATION_FILE = "foundation.safetensors"
-REFERENCE_FILE = "reference.json"
-TEACHER_FILE = "teacher.json"
 DEMO_MATERIALS = {"Si": "diamond", "Ge": "diamond", "C": "diamond", "SiC": "zincblende"}
 """Material and prototype; every one is covered by both the foundation and the reference."""
 _START = {"Si": 5.43, "Ge": 5.66, "C": 3.57, "SiC": 4.36}
@@ -28,33 +25,23 @@ _START = {"Si": 5.43, "Ge": 5.66, "C": 3.57, "SiC": 4.36}
 
 def foundation_bytes() -> bytes:
     """Return the file of the embedded foundation."""
-    return (files(__name__) / FOUNDATION_FILE).read_bytes()
+    return (files(__name__) / "foundation.safetensors").read_bytes()
 
 
 def reference_bytes() -> bytes:
     """Return the parameter file of the embedded reference."""
-    return (files(__name__) / REFERENCE_FILE).read_bytes()
+    return (files(__name__) / "reference.json").read_bytes()
 
 
 def teacher_bytes() -> bytes:
     """Return the parameter file of the potentials that the embedded foundation was trained on."""
-    return (files(__name__) / TEACHER_FILE).read_bytes()
+    return (files(__name__) / "teacher.json").read_bytes()
 
 
 def demo_structure(name: str, *, cubic: bool = False) -> Atoms:
-    """Return a demonstration crystal at the equilibrium lattice constant of the embedded reference.
+    """Return a demonstration crystal (one of `DEMO_MATERIALS`) at the embedded reference's lattice constant.
 
-    Parameters
-    ----------
-    name
-        One of `DEMO_MATERIALS`.
-    cubic
-        The conventional cell of eight atoms instead of the primitive cell of two.
-
-    Raises
-    ------
-    InputError
-        For any other name.
+    ``cubic`` gives the conventional cell of eight atoms instead of the primitive cell of two.
     """
     from ase.build import bulk
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from phonosmith.core.artefacts import default_artefacts
 from phonosmith.potentials.architecture import Architecture
-from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.container import store_file
+from phonosmith.potentials.empirical import FORMAT
 
 if TYPE_CHECKING:
+    from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.empirical.potential import EmpiricalPotential
-
-FORMAT = "phonosmith-empirical"
 
 
 class Empirical(Architecture):
@@ -38,17 +37,12 @@ class Empirical(Architecture):
 
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:  # noqa: ARG002
         """Keep the file as it is."""
+        from ase.data import atomic_numbers
+
         potential = self.load(data, dtype="float64", device="cpu", name=name)
-        artefact = default_artefacts().put_bytes(data, kind="model", suffix=".json")
-        return PotentialRef(
-            sha256=artefact.sha256,
-            name=name,
-            architecture=self.name,
-            dtype="float64",
-            elements=list(potential.elements),
-            cutoff=potential.cutoff,
-            artefact=artefact,
-        )
+        numbers = [atomic_numbers[symbol] for symbol in potential.elements]
+        header = {"architecture": self.name, "atomic_numbers": numbers, "cutoff": potential.cutoff}
+        return store_file(data, ".json", header, name)
 
 
 ARCHITECTURE = Empirical()

@@ -9,61 +9,45 @@ those of the triplet (i, j, j); ε, λ and cos θ₀ of an angle are those of (i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
 from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.empirical.bonds import Bonds, Derivatives, Floats, angles, collect, scatter
-from phonosmith.potentials.empirical.triplets import triplet_table
+from phonosmith.potentials.empirical.bonds import Bonds, Derivatives, Floats, collect, scatter
+from phonosmith.potentials.empirical.triplets import Parameters, TripletPotential
 
-NAMES = ("epsilon", "sigma", "a", "lambda", "gamma", "costheta0", "A", "B", "p", "q")
-"""Parameters of one ordered triplet; ε in eV, σ in Å, the rest without unit."""
 _EDGE = 1e-6
 """The potential and all derivatives vanish exponentially at aσ; this close (in units of σ) they are zero in float64."""
 
 
-@dataclass(frozen=True)
-class StillingerWeber:
-    """One parameter set, ready to evaluate batches.
+class StillingerWeber(TripletPotential):
+    """One parameter set; ε in eV, σ in Å, the rest without unit."""
 
-    Attributes
-    ----------
-    elements
-        Chemical symbols covered.
-    table
-        Every parameter of `NAMES` as an array of shape (n_elements, n_elements, n_elements).
-    """
-
-    elements: tuple[str, ...]
-    table: dict[str, Floats]
+    kind = "Stillinger-Weber"
+    names = ("epsilon", "sigma", "a", "lambda", "gamma", "costheta0", "A", "B", "p", "q")
 
     @classmethod
-    def from_triplets(cls, elements: Sequence[str], triplets: Mapping[str, Mapping[str, float]]) -> StillingerWeber:
-        """Build from parameters by triplet, e.g. ``"Si-Si-Si"`` (centre first)."""
-        table = triplet_table(elements, triplets, NAMES, "Stillinger-Weber")
+    def from_triplets(cls, elements: Sequence[str], triplets: Parameters) -> Self:
+        """Build from parameters by triplet; those of an angle must not depend on the order of its ends."""
+        built = super().from_triplets(elements, triplets)
         for name in ("epsilon", "lambda", "costheta0"):
-            if not np.allclose(table[name], table[name].transpose(0, 2, 1), rtol=1e-12):
+            if not np.allclose(built.table[name], built.table[name].transpose(0, 2, 1), rtol=1e-12):
                 raise PotentialError(
                     f"Stillinger-Weber's {name} differs between i-j-k and i-k-j.",
                     "An angle has one value: make them equal.",
                 )
-        return cls(tuple(elements), table)
+        return built
 
     @property
-    def cutoff(self) -> float:
-        """Longest bond, Å."""
-        return float((self.table["a"] * self.table["sigma"]).max())
+    def reach(self) -> Floats:
+        """Lengths at which bonds end, Å, by triplet."""
+        return self.table["a"] * self.table["sigma"]
 
     def evaluate(self, bonds: Bonds) -> Derivatives:
         """Return energies, forces and virials of a batch of configurations."""
-        own, partner = bonds.species[bonds.first], bonds.species[bonds.second]
-        where = (own, partner, partner)
-        reach = (self.table["a"][where] - _EDGE) * self.table["sigma"][where]
-        bonds = bonds.keep(bonds.length < reach)
-        own, partner = bonds.species[bonds.first], bonds.species[bonds.second]
-        pair = {name: values[own, partner, partner] for name, values in self.table.items()}
+        bonds, pair = self.pairs(bonds, (self.table["a"] - _EDGE) * self.table["sigma"])
         r, sigma = bonds.length, pair["sigma"]
         unit = bonds.vector / r[:, None]
         gap = r - pair["a"] * sigma
@@ -75,13 +59,12 @@ class StillingerWeber:
 
         reachable = np.exp(pair["gamma"] * sigma / gap)
         d_reachable = -pair["gamma"] * sigma / gap**2
-        p, q = angles(bonds)
-        triplet = (bonds.species[bonds.first[p]], bonds.species[bonds.second[p]], bonds.species[bonds.second[q]])
+        p, q, angle = self.angles(bonds)
         unit_p, unit_q = unit[p], unit[q]
         cosine = np.einsum("ij,ij->i", unit_p, unit_q)
-        excess = cosine - self.table["costheta0"][triplet]
+        excess = cosine - angle["costheta0"]
         # both orders of (j, k) are summed with half the energy each: twice the derivative on the first bond is all
-        strength = 0.5 * self.table["lambda"][triplet] * self.table["epsilon"][triplet] * reachable[p] * reachable[q]
+        strength = 0.5 * angle["lambda"] * angle["epsilon"] * reachable[p] * reachable[q]
         angle_energy = strength * excess**2
         bend = (2.0 * strength * excess)[:, None] * (unit_q - cosine[:, None] * unit_p) / r[p][:, None]
         along = (angle_energy * d_reachable[p])[:, None] * unit_p

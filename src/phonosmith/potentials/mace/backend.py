@@ -1,40 +1,36 @@
-"""MACE as the rest of phonosmith knows it: the ``Backend`` protocol over mace's own modules."""
+"""MACE as the rest of phonosmith knows it: a ``Backend`` over mace's own modules."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.backend import Ability, FreshStart, Predictions
+from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, FreshStart, Predictions
+from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
 from phonosmith.potentials.foreign import trust_digest
 from phonosmith.potentials.graphs import numpy64
 from phonosmith.potentials.mace.blocks import block_size, in_blocks
-from phonosmith.potentials.mace.files import plain_bytes, register_model
+from phonosmith.potentials.mace.files import plain_bytes, register_model, unpack_model
 from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.potentials.mace.pairs import directed_pairs, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
-from phonosmith.potentials.torch_potential import TorchPotential
 
 if TYPE_CHECKING:
     from phonosmith.potentials.base import Array, Potential
-    from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
 
-DEFAULT_HEAD = "Default"
 
-
-class MaceBackend:
+class MaceBackend(Backend):
     """Functions over ``MACE`` and ``ScaleShiftMACE`` modules."""
 
     architecture = "mace"
@@ -58,12 +54,8 @@ class MaceBackend:
         return np.atleast_2d(numpy64(model.atomic_energies_fn.atomic_energies))
 
     def bytes_per_edge(self, model: Any) -> float:
-        """Return the size of one edge's features, messages and tensor product weights over all layers, bytes."""
-        numbers = sum(
-            block.conv_tp.irreps_in1.dim + block.conv_tp.irreps_out.dim + block.conv_tp.weight_numel
-            for block in model.interactions
-        )
-        return float(next(model.parameters()).element_size() * numbers)
+        """Return the size of one edge's features over all layers, bytes."""
+        return product_bytes(model, [block.conv_tp for block in model.interactions])
 
     def prepare(self, model: Any, batch: Batch) -> Batch:  # noqa: ARG002
         """Note which edges are the two directions of one pair: radial networks then see every pair once."""
@@ -74,23 +66,17 @@ class MaceBackend:
         """Evaluate a batch with mace's own forward pass."""
         data = model_inputs(model, batch)
         positions = data["positions"]
-        if "pair_first" in batch:
-            with shared_pairs(model, batch["pair_first"], batch["pair_place"]):
-                out = model(data, training=create_graph, compute_stress=stress)
-        else:
+        paired = "pair_first" in batch
+        with shared_pairs(model, batch["pair_first"], batch["pair_place"]) if paired else nullcontext():
             out = model(data, training=create_graph, compute_stress=stress)
-        interaction = out["interaction_energy"] if "interaction_energy" in out else out["energy"]
+        interaction = out.get("interaction_energy", out["energy"])
         return Predictions(positions, out["energy"], interaction, out["forces"], out["stress"] if stress else None)
-
-    def cast(self, model: Any, dtype: str, device: str = "cpu") -> Any:
-        """Return a copy in another precision on a device."""
-        return copy.deepcopy(model).to(dtype=getattr(torch, dtype), device=device)
 
     def prune(self, model: Any, numbers: Sequence[int]) -> Any:
         """Return a copy restricted to some elements with identical predictions."""
         if sorted(numbers) == sorted(self.atomic_numbers(model)):
             return copy.deepcopy(model)
-        return prune_model(model, [chemical_symbols[number] if number > 0 else "?" for number in numbers])
+        return prune_model(model, numbers)
 
     def single_head(self, model: Any, head: str) -> Any:
         """Return a plain single-head model with the predictions of one head."""
@@ -98,7 +84,6 @@ class MaceBackend:
             return model
         import_mace()
         from mace.tools.scripts_utils import remove_pt_head
-        from mace.tools.torch_tools import default_dtype
 
         dtype = next(model.parameters()).dtype
         with default_dtype(dtype):
@@ -120,10 +105,6 @@ class MaceBackend:
                 "Use a foundation without it.",
             )
         return module
-
-    def potential(self, model: Any, name: str = "The potential") -> TorchPotential:
-        """Wrap a module for evaluation."""
-        return TorchPotential(self, model, name=name)
 
     def fresh(self, model: Any, start: FreshStart) -> Any:
         """Return the same architecture with random weights, scaled as mace scales what it trains from scratch."""
@@ -147,17 +128,6 @@ class MaceBackend:
         """Return embedding, interaction and product per layer, readouts."""
         layers = [name for k in range(len(model.interactions)) for name in (f"interactions.{k}", f"products.{k}")]
         return ("node_embedding", *layers, "readouts")
-
-    def block_of(self, model: Any, parameter: str) -> int | None:
-        """Return the block of a parameter, None outside every block (fixed radial basis, short-range repulsion)."""
-        for index, block in enumerate(self.blocks(model)):
-            if parameter == block or parameter.startswith(f"{block}."):
-                return index
-        return None
-
-    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
-        """Return True: every weight decays."""
-        return True
 
     def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
         """Return a model with several heads, each a copy of the model's readout."""
@@ -188,17 +158,14 @@ class MaceBackend:
         """Return how many atoms a block may hold for an exact curvature step to stay within memory, None: all."""
         return block_size(model, model_inputs(model, batch), memory_gb)
 
-    def in_blocks(self, model: Any, size: int | None) -> AbstractContextManager[None]:
-        """Evaluate the layers so many atoms at a time inside the block."""
-        return in_blocks(model, size)
-
-    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
-        """Keep a model in the artefact store as weights and description."""
-        return register_model(model, name=name, parents=parents)
+    in_blocks = staticmethod(in_blocks)
+    unpack = staticmethod(unpack_model)
+    register = staticmethod(register_model)
+    plain_bytes = staticmethod(plain_bytes)
 
     def write_plain(self, model: Any, path: Path) -> None:
-        """Write a plain mace ``.model``: a pickle made here, so its digest goes on the user's trust list."""
-        data = plain_bytes(copy.deepcopy(model))
+        """Write a plain ``.model``: the pickle is made here, so its digest goes on the user's trust list."""
+        data = plain_bytes(model)
         write_atomic(path, data)
         trust_digest(digest_bytes(data), f"trained here: {path}")
 
@@ -210,37 +177,26 @@ def _rebuilt(model: Any, heads: Sequence[str], *, fresh: bool = False) -> Any:
     from mace.tools import AtomicNumberTable
     from mace.tools.finetuning_utils import load_foundations_elements
     from mace.tools.scripts_utils import extract_config_mace_model
-    from mace.tools.torch_tools import default_dtype
 
-    numbers = [int(number) for number in model.atomic_numbers]
     energies = np.atleast_2d(numpy64(model.atomic_energies_fn.atomic_energies))
     dtype, count = next(model.parameters()).dtype, len(heads)
     with default_dtype(dtype):
         config = extract_config_mace_model(model)
-        config.update(
-            atomic_energies=np.repeat(energies[:1], count, axis=0),
-            heads=list(heads),
-            atomic_inter_scale=[1.0] * count,
-            atomic_inter_shift=[0.0] * count,
-            distance_transform=config["distance_transform"] or "None",
-        )
+        config |= {
+            "atomic_energies": np.repeat(energies[:1], count, axis=0),
+            "heads": list(heads),
+            "atomic_inter_scale": [1.0] * count,
+            "atomic_inter_shift": [0.0] * count,
+            "distance_transform": config["distance_transform"] or "None",
+        }
         built = ScaleShiftMACE(**config)
         if fresh:
             return built.to(dtype)
-        built = load_foundations_elements(
-            built,
-            model,
-            AtomicNumberTable(numbers),
-            load_readout=True,
-            max_L=config["hidden_irreps"].lmax,
-            default_dtype=dtype,
-        )
-    basis = built.radial_embedding.bessel_fn
-    if isinstance(getattr(basis, "bessel_weights", None), torch.nn.Parameter) and not isinstance(
-        getattr(model.radial_embedding.bessel_fn, "bessel_weights", None), torch.nn.Parameter
-    ):
+        table, lmax = AtomicNumberTable([int(number) for number in model.atomic_numbers]), config["hidden_irreps"].lmax
+        built = load_foundations_elements(built, model, table, load_readout=True, max_L=lmax, default_dtype=dtype)
+    basis, given = (dict(one.radial_embedding.bessel_fn.named_parameters()) for one in (built, model))
+    if "bessel_weights" in basis.keys() - given.keys():
         # loading turned the fixed basis into a parameter: a buffer again, so that it is not trained
-        values = basis.bessel_weights.detach().clone()
-        del basis.bessel_weights
-        basis.register_buffer("bessel_weights", values)
+        del built.radial_embedding.bessel_fn.bessel_weights
+        built.radial_embedding.bessel_fn.register_buffer("bessel_weights", basis["bessel_weights"].detach().clone())
     return built.to(next(model.parameters()).device)

@@ -63,16 +63,13 @@ def _pullback(function: TensorFunction, count: int, wanted: Sequence[int], *tens
             inputs[k] = inputs[k].detach().requires_grad_(True)
         elif not recorded:
             inputs[k] = inputs[k].detach()
+    sources = [inputs[k] for k in wanted]
     with torch.enable_grad():
-        outputs = function(*inputs)
-        chosen = [inputs[k] for k in wanted]
-        pairs = [(o, w) for o, w in zip(outputs, weights, strict=True) if o.requires_grad]
+        pairs = [(o, w) for o, w in zip(function(*inputs), weights, strict=True) if o.requires_grad]
         if not pairs:
-            return tuple(torch.zeros_like(one) for one in chosen)
-        derivatives = torch.autograd.grad(
-            [o for o, _ in pairs], chosen, [w for _, w in pairs], create_graph=recorded, allow_unused=True
-        )
-    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(chosen, derivatives, strict=True))
+            return tuple(torch.zeros_like(one) for one in sources)
+        outputs, factors = zip(*pairs, strict=True)
+        return torch.autograd.grad(outputs, sources, factors, create_graph=recorded, materialize_grads=True)
 
 
 class _Layer(torch.nn.Module):
@@ -80,21 +77,11 @@ class _Layer(torch.nn.Module):
 
     def __init__(self, interaction: torch.nn.Module, product: torch.nn.Module) -> None:
         super().__init__()
-        self.interaction = interaction
-        self.product = product
+        self.interaction, self.product = interaction, product
 
-    def forward(
-        self,
-        edges: torch.Tensor,
-        atoms: torch.Tensor,
-        first_layer: bool,
-        node_attrs: torch.Tensor,
-        node_feats: torch.Tensor,
-        edge_attrs: torch.Tensor,
-        edge_feats: torch.Tensor,
-        *cutoff: torch.Tensor,
-    ) -> torch.Tensor:
+    def forward(self, edges: torch.Tensor, atoms: torch.Tensor, first_layer: bool, *data: torch.Tensor) -> torch.Tensor:
         """Return the new features of ``atoms``; ``edges`` are all that end at them."""
+        node_attrs, node_feats, edge_attrs, edge_feats, *cutoff = data
         nodes, places = torch.unique(torch.cat([atoms, edges[0]]), return_inverse=True)
         own = places[: len(atoms)]
         row = torch.full((len(node_feats),), -1, dtype=torch.int64, device=edges.device)
@@ -119,8 +106,7 @@ class _Blocked(torch.nn.Module):
 
     def __init__(self, interaction: torch.nn.Module, product: torch.nn.Module, size: int) -> None:
         super().__init__()
-        self.layer = _Layer(interaction, product)
-        self.size = size
+        self.layer, self.size = _Layer(interaction, product), size
 
     def forward(
         self,
@@ -185,10 +171,6 @@ def in_blocks(model: torch.nn.Module, size: int | None) -> Iterator[None]:
         model.interactions, model.products = interactions, products
 
 
-def _leaf(argument: Any) -> Any:
-    return argument.detach().requires_grad_(argument.is_floating_point()) if torch.is_tensor(argument) else argument
-
-
 def step_bytes_per_atom(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> float:
     """Estimate the memory an exact curvature step needs per atom of a block, bytes.
 
@@ -197,36 +179,26 @@ def step_bytes_per_atom(model: torch.nn.Module, batch: dict[str, torch.Tensor]) 
     kept: dict[int, int] = {}
     probed = min(PROBED_ATOMS, len(batch["positions"]))
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
+    def note(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def unpack(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
+    outputs: dict[_Layer, torch.Tensor] = {}  # alive until the end, so that no address is used twice
 
-    recorded: list[torch.Tensor] = []
-
-    def measured(layer: _Layer, arguments: tuple[Any, ...]) -> None:
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-            recorded.append(_Layer.forward(layer, *arguments))
+    def first_block(layer: torch.nn.Module, arguments: tuple[Any, ...]) -> None:
+        if isinstance(layer, _Layer) and layer not in outputs:
+            leaves = [
+                one.detach().requires_grad_(one.is_floating_point()) if torch.is_tensor(one) else one
+                for one in arguments
+            ]
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                outputs[layer] = layer.forward(*leaves)
 
     with torch.no_grad(), in_blocks(model, probed):
-        handles = []
-        for blocked in model.interactions:
-            seen: list[bool] = []
-
-            def first(layer: _Layer, arguments: tuple[Any, ...], seen: list[bool] = seen) -> None:
-                if not seen:
-                    seen.append(True)
-                    measured(layer, tuple(_leaf(a) for a in arguments))
-
-            handles.append(blocked.layer.register_forward_pre_hook(first))
-        try:
-            model({**batch, "positions": batch["positions"].detach().clone()}, training=False, compute_force=False)
-        finally:
-            for handle in handles:
-                handle.remove()
+        for blocked in model.interactions:  # put away after the block, with their hooks
+            blocked.layer.register_forward_pre_hook(first_block)
+        model({**batch, "positions": batch["positions"].detach().clone()}, training=False, compute_force=False)
     return STEP_OVER_FORWARD * sum(kept.values()) / probed
 
 

@@ -1,24 +1,25 @@
 """MACE in our model artefact (``container``): weights and an architecture description.
 
 The header holds architecture, element list, cutoff, the description ``description.build`` takes, and the energies of a
-fixed probe configuration with which ``verify_model`` tells whether an installation still predicts what the model was
-saved with.
+fixed probe configuration, which tell whether an installation still predicts what the model was saved with.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.container import pack, read_header, read_tensors, store_model
+from phonosmith.potentials.backend import DEFAULT_HEAD
+from phonosmith.potentials.base import Array
+from phonosmith.potentials.container import fill, pack, read_header, read_tensors, store_model
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.e3nn_eager import STRAY, e3nn_version, require_signs, unnatural
-from phonosmith.potentials.graphs import collate, make_graph
+from phonosmith.potentials.graphs import collate, make_graph, numpy64
 from phonosmith.potentials.mace.description import Description, build, describe, differences
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.potentials.probes import probe_frames
@@ -30,39 +31,27 @@ if TYPE_CHECKING:
 ROUNDING = 1e-12
 
 
-def probe(model: Any) -> dict[str, Any]:
+def probe(model: Any) -> dict[str, Array]:
     """Return energies, forces and stresses of the probe configurations for every head, in the model's own precision."""
-    numbers = [int(number) for number in model.atomic_numbers]
-    r_max = float(model.r_max)
+    numbers, r_max = [int(number) for number in model.atomic_numbers], float(model.r_max)
     reference = next(model.parameters())
     graphs = [make_graph(atoms, numbers, r_max) for atoms in probe_frames(numbers, r_max)]
-    heads = len(getattr(model, "heads", None) or ["Default"])
-    results: dict[str, list[Any]] = {"energy": [], "forces": [], "stress": []}
-    for head in range(heads):
+    by_head = []
+    for head in range(len(getattr(model, "heads", None) or [DEFAULT_HEAD])):
         batch = model_inputs(model, collate(graphs, reference.dtype, reference.device, head))
-        out = model(batch, compute_stress=True)
-        for key, values in results.items():
-            values.append(out[key].detach().cpu().double().numpy())
-    return {key: np.stack(values) for key, values in results.items()}
+        by_head.append(model(batch, compute_stress=True))
+    return {key: np.stack([numpy64(out[key]) for out in by_head]) for key in ("energy", "forces", "stress")}
 
 
 def pack_model(model: torch.nn.Module) -> bytes:
     """Return the artefact of a MACE model after proving that the rebuilt model predicts the same numbers.
 
-    Raises
-    ------
-    PotentialError
-        When the model is no MACE energy model, or its architecture does not survive the round trip.
+    One that is no MACE energy model, or does not survive the round trip, is a PotentialError.
     """
     description = describe(model)
-    tensors = {
-        name: value.detach().cpu().contiguous().clone()
-        for name, value in model.state_dict().items()
-        if not STRAY.search(name)
-    }
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in _tensors(model).items()}
     rebuilt = _assemble(description, tensors)
-    changed = differences(model, rebuilt)
-    if changed:
+    if changed := differences(model, rebuilt):
         raise PotentialError(
             f"This model's architecture cannot be carried: {'; '.join(changed[:3])}.",
             "Only unmodified mace constructors are supported; merge adapters such as LoRA into plain weights first.",
@@ -85,7 +74,7 @@ def _irreps(description: Description) -> list[str]:
     return [str(description.get(key) or "") for key in ("hidden_irreps", "edge_irreps", "MLP_irreps")]
 
 
-def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
+def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Array:
     """Compare both models in float64 and return the energies they agree on."""
     import torch
 
@@ -93,8 +82,8 @@ def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
         buffer = io.BytesIO()
         torch.save(module, buffer)
         buffer.seek(0)
-        copy: torch.nn.Module = torch.load(buffer, map_location="cpu", weights_only=False)  # written two lines above
-        return copy.double()
+        copied: torch.nn.Module = torch.load(buffer, map_location="cpu", weights_only=False)  # written two lines above
+        return copied.double()
 
     try:
         original = exact(model)
@@ -104,9 +93,8 @@ def _same_predictions(model: torch.nn.Module, rebuilt: torch.nn.Module) -> Any:
         ) from error
     before, after = probe(original), probe(exact(rebuilt))
     for key, left in before.items():
-        scale = max(1.0, float(np.max(np.abs(left))))
-        worst = float(np.max(np.abs(left - after[key])))
-        if not worst <= ROUNDING * scale:
+        worst = np.max(np.abs(left - after[key]))
+        if not worst <= ROUNDING * max(1.0, np.max(np.abs(left))):
             raise PotentialError(
                 f"The rebuilt model predicts another {key} (largest difference {worst:.1e}).",
                 "This architecture cannot be carried; use the mace version it was trained with.",
@@ -118,89 +106,39 @@ def _main_dtype(tensors: dict[str, torch.Tensor]) -> torch.dtype:
     return tensors["node_embedding.linear.weight"].dtype
 
 
-def _assemble(description: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
-    """Build the module and put the weights in, refusing anything that does not fit exactly."""
-    import torch
+def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in model.state_dict().items() if not STRAY.search(name)}
 
+
+def _assemble(description: Description, tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """Build the module and put the weights in, refusing anything that does not fit exactly."""
     model = build(description, _main_dtype(tensors))
-    expected = {name: value for name, value in model.state_dict().items() if not STRAY.search(name)}
-    odd = [
-        name
-        for name in sorted(set(expected) | set(tensors))
-        if name not in expected
-        or name not in tensors
-        or expected[name].shape != tensors[name].shape
-        or expected[name].dtype != tensors[name].dtype
-    ]
-    if odd:
-        raise PotentialError(
-            f"The installed mace builds other tensors than this model has: {', '.join(odd[:4])}.",
-            "Install the mace-torch version the model was made with.",
-        )
-    with torch.no_grad():
-        for name, value in expected.items():
-            value.copy_(tensors[name])
+    fill(_tensors(model), tensors, "mace", "Install the mace-torch version the model was made with.")
     return model
 
 
-def unpack_model(data: bytes, dtype: str | None = None) -> torch.nn.Module:
-    """Rebuild the torch module of an artefact.
-
-    Parameters
-    ----------
-    data
-        What ``pack_model`` returned.
-    dtype
-        float32 or float64; default as saved.
-    """
+def unpack_model(data: bytes, dtype: str | None = None, name: str = "The model") -> torch.nn.Module:
+    """Rebuild the torch module of an artefact, by default in the precision it was saved in."""
     import torch
 
     header = read_header(data)
-    require_signs(_irreps(header["description"]), header.get("e3nn", "0.4.4"), "The model")
-    tensors = read_tensors(data)
-    model = _assemble(header["description"], tensors)
+    require_signs(_irreps(header["description"]), header.get("e3nn", "0.4.4"), name)
+    model = _assemble(header["description"], read_tensors(data))
     return model if dtype is None else model.to(getattr(torch, dtype))
 
 
-def verify_model(data: bytes) -> float:
-    """Return how far this installation's predictions for the probe are from the saved ones, eV (largest, all heads)."""
-    header = read_header(data)
-    energies = probe(unpack_model(data, "float64"))["energy"]
-    return float(np.max(np.abs(energies - np.array(header["probe_energies"]))))
-
-
 def register_model(
-    model: torch.nn.Module,
-    name: str = "",
-    parents: Sequence[str] = (),
-    *,
-    dtype: str = "float64",
-    store: ArtefactStore | None = None,
+    model: torch.nn.Module, name: str = "", parents: Sequence[str] = (), *, dtype: str = "float64"
 ) -> PotentialRef:
-    """Keep a MACE model in the artefact store and return its reference.
-
-    Parameters
-    ----------
-    model
-        ``mace`` module; it is not changed.
-    name
-        Human name recorded in the reference (not in the artefact).
-    parents
-        sha256 of the potentials and datasets it was made from.
-    dtype
-        Precision it is evaluated in by default.
-    store
-        Artefact store; default this installation's.
-    """
-    return store_model(pack_model(model), name, parents, dtype=dtype, store=store)
+    """Keep a MACE model (not changed) in the artefact store; it is evaluated in a precision by default."""
+    return store_model(pack_model(model), name, parents, dtype=dtype)
 
 
 def plain_bytes(model: torch.nn.Module) -> bytes:
-    """Return a plain mace ``.model`` (a pickle, on the CPU, every parameter trainable) as bytes."""
+    """Return a plain mace ``.model``: a pickle of a copy on the CPU with every parameter trainable."""
     import torch
 
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    plain = copy.deepcopy(model).cpu().requires_grad_(True)
     buffer = io.BytesIO()
-    torch.save(model.cpu(), buffer)
+    torch.save(plain, buffer)
     return buffer.getvalue()

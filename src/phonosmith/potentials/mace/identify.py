@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.architecture import Architecture, Foundation, require_published
-from phonosmith.potentials.container import read_header
-from phonosmith.potentials.foreign import PICKLE, import_foreign
+from phonosmith.potentials.architecture import Architecture, Foundation
+from phonosmith.potentials.foreign import PICKLE, ForeignKind, import_foreign
 
 if TYPE_CHECKING:
-    from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.mace.backend import MaceBackend
 
@@ -56,29 +53,13 @@ class Mace(Architecture):
         """Tell whether torch may have written it."""
         return data[:1] == PICKLE or data[:2] == b"PK"
 
-    def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
-        """Load an artefact."""
-        from phonosmith.potentials.mace.potential import load_mace
-
-        return load_mace(data, dtype=dtype, device=device, name=name)
-
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:
         """Open a trusted pickle and keep its weights and description."""
         from phonosmith.potentials.mace.files import register_model
         from phonosmith.potentials.mace.imports import import_mace
 
-        pinned = {one.sha256 for one in self.foundations}
-        return import_foreign(
-            data,
-            name,
-            source,
-            trust=trust,
-            pinned=pinned,
-            expected=EXPECTED_PREFIXES,
-            kind="MACE",
-            prepare=import_mace,
-            register=register_model,
-        )
+        kind = ForeignKind("MACE", EXPECTED_PREFIXES, frozenset(one.sha256 for one in self.foundations), import_mace)
+        return import_foreign(data, name, source, kind, register_model, trust=trust)
 
     def cached_file(self, foundation: Foundation) -> tuple[Path, str]:
         """Return where mace keeps the file and the address it comes from."""
@@ -93,40 +74,12 @@ class Mace(Architecture):
         file = "".join(letter for letter in url.rsplit("/", 1)[-1] if letter.isalnum() or letter == "_")
         return Path(get_cache_dir()) / file, url
 
-    def fetch(self, foundation: Foundation) -> Path:
-        """Return the local file, downloading it when it is not there yet; a failure says where to put a copy."""
-        path, url = self.cached_file(foundation)
-        if not path.is_file():
-            from mace.calculators.foundations_models import download_mace_mp_checkpoint
+    def download(self, foundation: Foundation, path: Path, url: str) -> Path:  # noqa: ARG002
+        """Let mace download the file."""
+        from mace.calculators.foundations_models import download_mace_mp_checkpoint
 
-            try:
-                with contextlib.redirect_stdout(sys.stderr):
-                    path = Path(download_mace_mp_checkpoint(foundation.source))
-            except (OSError, RuntimeError, ValueError) as error:
-                raise PotentialError(
-                    f"{foundation.name} is not on this machine and cannot be downloaded ({error}).",
-                    f"Fetch {url} elsewhere and put it at {path}, "
-                    f"or add a copy: phonosmith models add FILE --name {foundation.name}.",
-                ) from error
-        return require_published(foundation, path)
-
-    def probe_difference(self, data: bytes) -> float | None:
-        """Return how far this installation's predictions for the probe are from the saved ones, eV."""
-        from phonosmith.potentials.mace.files import verify_model
-
-        return verify_model(data)
-
-    def details(self, data: bytes) -> dict[str, Any]:
-        """Return precision and description."""
-        header = read_header(data)
-        description = {key: value for key, value in header["description"].items() if key != "constants"}
-        return {"saved_dtype": header["dtype"], "description": description}
-
-    def plain_bytes(self, data: bytes) -> bytes:
-        """Return the plain ``.model``."""
-        from phonosmith.potentials.mace.files import plain_bytes, unpack_model
-
-        return plain_bytes(unpack_model(data))
+        with contextlib.redirect_stdout(sys.stderr):
+            return Path(download_mace_mp_checkpoint(foundation.source))
 
     def backend(self) -> MaceBackend:
         """Return the functions over mace's modules."""

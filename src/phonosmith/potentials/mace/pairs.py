@@ -25,12 +25,7 @@ NETWORKS = ("conv_tp_weights", "density_fn")
 def pair_index(edges: NDArray[np.int64], shifts: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return one edge of every pair, and for every edge the place of its pair in that list.
 
-    Parameters
-    ----------
-    edges
-        Sender and receiver, shape (2, n_edges).
-    shifts
-        Lattice translations, whole numbers, shape (n_edges, 3).
+    ``edges`` are senders and receivers, (2, n_edges); ``shifts`` lattice translations, whole numbers, (n_edges, 3).
     """
     sender, receiver = edges
     translation = np.rint(shifts).astype(np.int64)
@@ -38,16 +33,12 @@ def pair_index(edges: NDArray[np.int64], shifts: NDArray[np.float64]) -> tuple[N
     columns = np.column_stack([receiver - sender, translation])
     leading = columns[np.arange(len(columns)), np.argmax(columns != 0, axis=1)]
     sign = np.where(leading < 0, -1, 1)
-    low = np.where(sign > 0, sender, receiver)
-    high = np.where(sign > 0, receiver, sender)
+    low, high = np.where(sign > 0, edges, edges[::-1])
     oriented = translation * sign[:, None]
-    reach = int(np.abs(oriented).max(initial=0)) + 1
-    width, atoms = 2 * reach + 1, int(edges.max(initial=0)) + 1
-    key = low * atoms + high
-    for axis in range(3):
-        key = key * width + (oriented[:, axis] + reach)
+    reach, atoms = int(np.abs(oriented).max(initial=0)) + 1, int(edges.max(initial=0)) + 1
+    key = np.ravel_multi_index((low, high, *(oriented + reach).T), (atoms, atoms, *[2 * reach + 1] * 3))
     _, first, place = np.unique(key, return_index=True, return_inverse=True)
-    return first.astype(np.int64), place.astype(np.int64).ravel()
+    return first.astype(np.int64), place.astype(np.int64)
 
 
 def directed_pairs(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +74,6 @@ def _once_per_pair(network: torch.nn.Module, first: torch.Tensor, place: torch.T
         """A radial network that computes one direction of every pair."""
 
         def forward(self, features: torch.Tensor) -> torch.Tensor:
-            """Return the network's output for every edge."""
             weights: torch.Tensor = network(features.index_select(0, first)).index_select(0, place)
             return weights
 

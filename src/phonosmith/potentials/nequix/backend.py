@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phonosmith.core.artefacts import write_atomic
+from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
 from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
 from phonosmith.potentials.graphs import numpy64
-from phonosmith.potentials.nequix.files import build_model, write_model
-from phonosmith.potentials.nequix.identify import keep
+from phonosmith.potentials.nequix.files import build_model, keep, read_model, write_model
 
 if TYPE_CHECKING:
     from phonosmith.potentials.backend import FreshStart
@@ -29,13 +27,9 @@ class NequixBackend(EdgeBackend):
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the module; its edges point the other way, its constants take the default precision."""
-        before = torch.get_default_dtype()
-        torch.set_default_dtype(vectors.dtype)
-        try:
-            sender, receiver = batch["edge_index"]
+        sender, receiver = batch["edge_index"]
+        with default_dtype(vectors.dtype):
             energies: torch.Tensor = model.node_energies(vectors, batch["species"], receiver, sender)
-        finally:
-            torch.set_default_dtype(before)
         return energies[:, 0]
 
     def atomic_numbers(self, model: Any) -> tuple[int, ...]:
@@ -55,22 +49,16 @@ class NequixBackend(EdgeBackend):
         model.reference_energies.copy_(torch.as_tensor(energies))
 
     def bytes_per_edge(self, model: Any) -> float:
-        """Return the size of one edge's features, messages and tensor product weights over all layers, bytes."""
-        products = [layer.tp for layer in model.layers]
-        numbers = sum(one.irreps_in1.dim + one.irreps_out.dim + one.weight_numel for one in products)
-        return float(next(model.parameters()).element_size() * numbers)
+        """Return the size of one edge's features over all layers, bytes."""
+        return product_bytes(model, [layer.tp for layer in model.layers])
 
     def fresh(self, model: Any, start: FreshStart) -> Any:
         """Return the same architecture with random weights, energies in units of the forces' root mean square."""
-        numbers = {
-            "avg_n_neighbors": float(start.neighbours),
-            "scale": max(float(start.force_scale), 1e-3),
-            "shift": 0.0,
-        }
+        scales = {"avg_n_neighbors": start.neighbours, "scale": max(start.force_scale, 1e-3), "shift": 0.0}
         parameter = next(model.parameters())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
-            made = build_model(model.config | numbers)
+            made = build_model(model.config | scales)
         made.reference_energies.copy_(model.reference_energies)
         return self.cast(made, str(parameter.dtype).removeprefix("torch."), str(parameter.device))
 
@@ -82,10 +70,12 @@ class NequixBackend(EdgeBackend):
         """Tell whether weight decay acts: on the matrices of linear layers, as in nequix's own training."""
         return "layer_norm" not in parameter
 
+    def unpack(self, data: bytes, dtype: str | None = None, name: str = "The model") -> Any:
+        """Return the module of a ``.nqx`` file."""
+        return self.cast(read_model(data, name), dtype or "float32")
+
     def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
         """Keep the module's ``.nqx`` file."""
-        return keep(write_model(model), name, tuple(parents))
+        return keep(write_model(model), name, parents)
 
-    def write_plain(self, model: Any, path: Path) -> None:
-        """Write the ``.nqx`` file that ``NequixCalculator`` reads."""
-        write_atomic(path, write_model(model))
+    plain_bytes = staticmethod(write_model)

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.container import store_file
+from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.e3nn_eager import e3nn_version, import_e3nn, require_signs
+from phonosmith.potentials.foreign import unreadable
 
 SETTINGS = (
     "hidden_irreps",
@@ -40,13 +44,7 @@ SETTINGS = (
 
 
 def import_nequix() -> Any:
-    """Return nequix's torch module class; the package itself, which needs JAX, is left out where JAX is not installed.
-
-    Raises
-    ------
-    PotentialError
-        When it is not installed.
-    """
+    """Return nequix's torch module class; without JAX, the package itself, which needs it, is left out."""
     import_e3nn()
     spec = importlib.util.find_spec("nequix") if "nequix" not in sys.modules else None
     if spec is not None and importlib.util.find_spec("jax") is None:
@@ -76,39 +74,35 @@ def build_model(config: dict[str, Any]) -> Any:
     return model
 
 
-def _matrices(linear: Any) -> list[tuple[slice, tuple[int, ...]]]:
-    """Return where an e3nn linear layer keeps its matrices and their shapes, in the order of the file."""
-    places, start = {}, 0
-    for path in linear.instructions:
-        size = int(np.prod(path.path_shape))
-        places[f"w[{path.i_in},{path.i_out}] "] = slice(start, start + size), tuple(path.path_shape)
-        start += size
-    return [places[key] for key in sorted(places)]
+Leaf = tuple[torch.Tensor, tuple[int, ...]]
+"""View of weights of a module and the shape they have in the file."""
 
 
-def _leaves(model: Any) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
-    """Return views of a model's weights with the shapes they have in the file, in its order."""
+def _matrices(linear: Any) -> list[Leaf]:
+    """Return the matrices of an e3nn linear layer, in the order of their names in the file."""
+    ends = np.cumsum([int(np.prod(path.path_shape)) for path in linear.instructions])[:-1]
+    parts = torch.tensor_split(linear.weight.detach(), ends.tolist())
+    paths = sorted(zip(linear.instructions, parts, strict=True), key=lambda one: f"w[{one[0].i_in},{one[0].i_out}] ")
+    return [(part, tuple(path.path_shape)) for path, part in paths]
 
-    def linear(layer: Any) -> list[tuple[torch.Tensor, tuple[int, ...]]]:
-        return [(layer.weight.detach()[place], shape) for place, shape in _matrices(layer)]
 
-    views = [(model.reference_energies, tuple(model.reference_energies.shape))]
+def _leaves(model: Any) -> list[Leaf]:
+    """Return a model's weights in the order of the file."""
+
+    def plain(parts: Iterable[torch.Tensor]) -> list[Leaf]:
+        return [(part.detach(), tuple(part.shape)) for part in parts]
+
+    leaves = plain([model.reference_energies])
     for layer in model.layers:
-        views += [(part.weights.detach(), tuple(part.weights.shape)) for part in layer.radial_mlp.layers]
-        views += [*linear(layer.linear_1), *linear(layer.linear_2), *linear(layer.skip)]
+        leaves += plain(part.weights for part in layer.radial_mlp.layers)
+        leaves += [*_matrices(layer.linear_1), *_matrices(layer.linear_2), *_matrices(layer.skip)]
         if layer.layer_norm is not None:
-            views += [(part.detach(), tuple(part.shape)) for part in layer.layer_norm.affine_weight]
-    return [*views, *linear(model.readout)]
+            leaves += plain(layer.layer_norm.affine_weight)
+    return leaves + _matrices(model.readout)
 
 
 def read_model(data: bytes, name: str = "The file") -> Any:
-    """Return the module of a ``.nqx`` file in float32.
-
-    Raises
-    ------
-    PotentialError
-        When it is damaged or of an unknown architecture.
-    """
+    """Return the module of a ``.nqx`` file in float32; one that is damaged or unknown is a PotentialError."""
     end = data.find(b"\n") + 1
     import_nequix()
     try:
@@ -124,10 +118,7 @@ def read_model(data: bytes, name: str = "The file") -> Any:
         if stream.read().strip():
             raise ValueError("it holds more arrays than the architecture has")  # noqa: TRY301
     except (KeyError, TypeError, ValueError, EOFError, RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise PotentialError(
-            f"{name} is not a readable Nequix model ({reason}).", "Fetch it again and compare its sha256."
-        ) from error
+        raise unreadable(f"{name} is not a readable Nequix model", error) from error
     return model
 
 
@@ -138,8 +129,14 @@ def write_model(model: Any) -> bytes:
         "atom_energies": {str(number): value for number, value in zip(numbers, energies, strict=True)},
         "e3nn": e3nn_version(),
     }
-    buffer = io.BytesIO()
-    buffer.write((json.dumps(config) + "\n").encode())
+    buffer = io.BytesIO((json.dumps(config) + "\n").encode())
+    buffer.seek(0, io.SEEK_END)
     for view, shape in _leaves(model):
         np.save(buffer, view.cpu().float().numpy().reshape(shape))
     return buffer.getvalue()
+
+
+def keep(data: bytes, name: str, parents: Sequence[str] = ()) -> PotentialRef:
+    """Put a ``.nqx`` file into the artefact store and return its reference."""
+    config = read_model(data, name).config
+    return store_file(data, ".nqx", config | {"architecture": "nequix"}, name, parents)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phonosmith.core.artefacts import write_atomic
 from phonosmith.potentials.container import store_model
+from phonosmith.potentials.e3nn_eager import product_bytes
 from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
 from phonosmith.potentials.graphs import numpy64
-from phonosmith.potentials.sevennet.files import build_model, checkpoint_bytes, pack_model
+from phonosmith.potentials.probes import probe_energies
+from phonosmith.potentials.sevennet.files import build_model, checkpoint_bytes, pack_model, unpack_model, weights
 
 if TYPE_CHECKING:
     from phonosmith.potentials.backend import FreshStart
@@ -34,20 +34,13 @@ class SevenNetBackend(EdgeBackend):
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Run the modules up to the atomic energies before their shift, scaled."""
         one_hot = torch.nn.functional.one_hot(batch["species"], len(self.atomic_numbers(model))).to(vectors.dtype)
-        data = {
-            "edge_vec": vectors,
-            "edge_index": batch["edge_index"],
-            "batch": batch["batch"],
-            "x": one_hot,
-            "node_attr": one_hot,
-            "atom_type": batch["species"],
-        }
+        data = {"edge_vec": vectors, "x": one_hot, "node_attr": one_hot, "atom_type": batch["species"]}
+        data |= {"edge_index": batch["edge_index"], "batch": batch["batch"]}
         channel = self._channel(model)
         if channel is not None:
             count = len(model.settings["_modal_map"])
-            data["modal_attr"] = vectors.new_zeros((len(batch["ptr"]) - 1, count)).index_fill_(
-                1, batch["ptr"].new_tensor([channel]), 1.0
-            )
+            data["modal_attr"] = vectors.new_zeros((len(batch["ptr"]) - 1, count))
+            data["modal_attr"][:, channel] = 1.0
         for name, module in model.named_children():
             if name == _RESCALE:
                 break
@@ -81,10 +74,11 @@ class SevenNetBackend(EdgeBackend):
         self._per_element(model, "shift").copy_(torch.as_tensor(energies))
 
     def bytes_per_edge(self, model: Any) -> float:
-        """Return the size of one edge's features, messages and tensor product weights over all layers, bytes."""
-        products = [module.convolution for name, module in model.named_children() if name.endswith("_convolution")]
-        numbers = sum(one.irreps_in1.dim + one.irreps_out.dim + one.weight_numel for one in products)
-        return float(next(model.parameters()).element_size() * numbers)
+        """Return the size of one edge's features over all layers, bytes."""
+        return product_bytes(model, [one.convolution for one in self._convolutions(model)])
+
+    def _convolutions(self, model: Any) -> list[Any]:
+        return [module for name, module in model.named_children() if name.endswith("_convolution")]
 
     def fresh(self, model: Any, start: FreshStart) -> Any:
         """Return the same architecture with random weights, scaled as sevenn scales what it trains from scratch."""
@@ -96,9 +90,8 @@ class SevenNetBackend(EdgeBackend):
             rescale = getattr(made, _RESCALE)
             rescale.scale.fill_(max(start.force_scale, 1e-3))
             rescale.shift.copy_(getattr(model, _RESCALE).shift)
-            for name, module in made.named_children():
-                if name.endswith("_convolution"):
-                    module.denominator.fill_(float(start.neighbours))
+            for convolution in self._convolutions(made):
+                convolution.denominator.fill_(start.neighbours)
         return made.to(parameter.device)
 
     def blocks(self, model: Any) -> tuple[str, ...]:
@@ -115,10 +108,10 @@ class SevenNetBackend(EdgeBackend):
             return 1 + int(first.split("_")[0])
         return len(self.blocks(model)) - 1 if first.startswith("reduce_") else 0
 
-    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
-        """Keep a module as weights and description."""
-        return store_model(pack_model(model), name, parents)
+    unpack = staticmethod(unpack_model)
+    plain_bytes = staticmethod(checkpoint_bytes)
 
-    def write_plain(self, model: Any, path: Path) -> None:
-        """Write the checkpoint that ``SevenNetCalculator`` reads."""
-        write_atomic(path, checkpoint_bytes(model))
+    def register(self, model: Any, name: str, parents: Sequence[str]) -> PotentialRef:
+        """Keep a module as weights and description, with its probe energies in float64."""
+        (energies,) = probe_energies(self, build_model(model.settings, weights(model), torch.float64))
+        return store_model(pack_model(model, energies), name, parents)

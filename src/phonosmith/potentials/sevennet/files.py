@@ -10,6 +10,7 @@ import io
 import pickle
 import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import numpy as np
 import torch
 
 from phonosmith.core.errors import PotentialError
-from phonosmith.potentials.container import pack, read_header, read_tensors
-from phonosmith.potentials.e3nn_eager import e3nn_version, import_e3nn, require_signs
-from phonosmith.potentials.probes import probe_frames
+from phonosmith.potentials.container import fill, pack, read_header, read_tensors
+from phonosmith.potentials.e3nn_eager import default_dtype, e3nn_version, import_e3nn, require_signs
+from phonosmith.potentials.foreign import unreadable
 
 Settings = dict[str, Any]
 _MODEL_KEYS = (
@@ -40,13 +41,7 @@ _CHANNEL = "phonosmith_channel"
 
 
 def import_sevenn() -> None:
-    """Import sevenn quietly.
-
-    Raises
-    ------
-    PotentialError
-        When it is not installed.
-    """
+    """Import sevenn quietly; a PotentialError says how to install it."""
     import_e3nn()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -60,13 +55,7 @@ def import_sevenn() -> None:
 
 
 def read_checkpoint(data: bytes, source: str) -> Any:
-    """Return the module of a checkpoint in float32.
-
-    Raises
-    ------
-    PotentialError
-        When it cannot be read without running code, or is no SevenNet model.
-    """
+    """Return the module of a checkpoint in float32; one that only code could read is a PotentialError."""
     import_sevenn()
     from sevenn.checkpoint import SevenNetCheckpoint
 
@@ -84,12 +73,8 @@ def read_checkpoint(data: bytes, source: str) -> Any:
             checkpoint = SevenNetCheckpoint(path)
             settings, model = checkpoint.config, checkpoint.build_model()
     except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, EOFError) as error:
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise PotentialError(
-            f"{source} is not a readable SevenNet checkpoint ({reason}).", "Fetch it again and compare its sha256."
-        ) from error
-    model.settings = _model_settings(settings, source)
-    return build_model(model.settings, _weights(model), torch.float32)
+        raise unreadable(f"{source} is not a readable SevenNet checkpoint", error) from error
+    return build_model(_model_settings(settings, source), weights(model), torch.float32)
 
 
 def _without_arrays(value: Any) -> Any:
@@ -115,51 +100,34 @@ def _model_settings(settings: Settings, source: str) -> Settings:
     for key in ("shift", "scale"):
         if isinstance(kept[key], float) or len(kept[key]) == 1:
             kept[key] = [float(np.ravel(kept[key])[0])] * count
-    return kept | {_CHANNEL: channel, "version": sevenn.__version__, "_type_map": _numbered(settings["_type_map"])}
+    types = {str(number): place for number, place in settings["_type_map"].items()}
+    return kept | {_CHANNEL: channel, "version": sevenn.__version__, "_type_map": types}
 
 
-def _numbered(type_map: dict[Any, int]) -> dict[str, int]:
-    return {str(number): place for number, place in type_map.items()}
+def _sevenns(settings: Settings) -> Settings:
+    """Return settings as sevenn has them: JSON turned atomic numbers into text."""
+    return settings | {"_type_map": {int(number): place for number, place in settings["_type_map"].items()}}
 
 
-def build_model(settings: Settings, weights: dict[str, torch.Tensor] | None, dtype: torch.dtype) -> Any:
+def build_model(settings: Settings, saved: Mapping[str, torch.Tensor] | None, dtype: torch.dtype) -> Any:
     """Return sevenn's module in a precision, with random weights where none are given."""
     import_sevenn()
     from sevenn.model_build import build_E3_equivariant_model
 
-    types = {int(number): place for number, place in settings["_type_map"].items()}
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model: Any = build_E3_equivariant_model(settings | {"_type_map": types}).to(dtype)
-    finally:
-        torch.set_default_dtype(before)
+    with default_dtype(dtype), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: Any = build_E3_equivariant_model(_sevenns(settings)).to(dtype)
     model.settings = settings
     model.set_is_batch_data(True)
-    if weights is not None:
-        expected = _weights(model)
-        odd = [
-            name
-            for name in sorted(set(expected) | set(weights))
-            if name not in expected or name not in weights or expected[name].numel() != weights[name].numel()
-        ]
-        if odd:
-            raise PotentialError(
-                f"The installed sevenn builds other tensors than this model has: {', '.join(odd[:4])}.",
-                "Install the sevenn version of tools/install_architectures.sh.",
-            )
-        with torch.no_grad():
-            for name, value in expected.items():
-                value.copy_(weights[name].reshape(value.shape))
+    if saved is not None:
+        cast = {name: value.to(dtype) for name, value in saved.items()}
+        fill(weights(model), cast, "sevenn", "Install the sevenn version of tools/install_architectures.sh.")
     return model
 
 
-def _weights(model: Any) -> dict[str, torch.Tensor]:
+def weights(model: Any) -> dict[str, torch.Tensor]:
     """Return the tensors that do not follow from the description."""
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    return {name: value for name, value in tensors.items() if value.numel()}
+    return {name: value.detach() for name, value in model.named_parameters() if value.numel()}
 
 
 def _irreps(settings: Settings) -> list[str]:
@@ -167,21 +135,19 @@ def _irreps(settings: Settings) -> list[str]:
     return ["1x1e"] if not (manual or settings.get("is_parity")) else [str(one) for one in manual]
 
 
-def pack_model(model: Any) -> bytes:
+def pack_model(model: Any, probe_energies: Sequence[float]) -> bytes:
     """Return the artefact of a module."""
-    weights = {name: value.cpu().contiguous().clone() for name, value in _weights(model).items()}
     types = model.settings["_type_map"]
-    numbers = sorted((int(number) for number in types), key=lambda number: types[str(number)])
     header = {
         "architecture": "sevennet",
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "atomic_numbers": numbers,
+        "atomic_numbers": [int(number) for number in sorted(types, key=types.__getitem__)],
         "cutoff": float(model.cutoff),
         "description": model.settings,
         "e3nn": e3nn_version(),
-        "probe_energies": [round(energy, 6) for energy in _probe(build_model(model.settings, weights, torch.float64))],
+        "probe_energies": [round(energy, 6) for energy in probe_energies],
     }
-    return pack(weights, header)
+    return pack({name: value.cpu().contiguous().clone() for name, value in weights(model).items()}, header)
 
 
 def unpack_model(data: bytes, dtype: str | None = None, name: str = "The model") -> Any:
@@ -192,27 +158,11 @@ def unpack_model(data: bytes, dtype: str | None = None, name: str = "The model")
     return build_model(settings, read_tensors(data), getattr(torch, dtype or header["dtype"]))
 
 
-def _probe(model: Any) -> list[float]:
-    from phonosmith.potentials.sevennet.backend import SevenNetBackend
-
-    potential = SevenNetBackend().potential(model)
-    frames = probe_frames(potential.z_table, potential.r_max)
-    return [evaluation.energy for evaluation in potential.evaluate(frames, stress=False)]
-
-
-def verify_model(data: bytes) -> float:
-    """Return how far this installation's probe energies are from the saved ones, eV."""
-    saved = read_header(data)["probe_energies"]
-    return float(np.max(np.abs(np.array(_probe(unpack_model(data, "float64"))) - saved)))
-
-
 def checkpoint_bytes(model: Any) -> bytes:
     """Return the checkpoint (float32) that ``SevenNetCalculator`` and sevenn's own training read."""
-    single = build_model(model.settings, _weights(model), torch.float32)
-    types = {int(number): place for number, place in model.settings["_type_map"].items()}
     content = {
-        "config": model.settings | {"_type_map": types},
-        "model_state_dict": single.state_dict(),
+        "config": _sevenns(model.settings),
+        "model_state_dict": build_model(model.settings, weights(model), torch.float32).state_dict(),
         "optimizer_state_dict": {},
         "scheduler_state_dict": {},
         "epoch": 0,

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.architecture import Architecture, Foundation, require_published
-from phonosmith.potentials.container import read_header, store_model
+from phonosmith.potentials.architecture import Architecture, Foundation
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.sevennet.backend import SevenNetBackend
-    from phonosmith.potentials.torch_potential import TorchPotential
-
-_FOLDER = "pretrained_potentials"
 
 
 class SevenNet(Architecture):
@@ -54,18 +50,11 @@ class SevenNet(Architecture):
         """Tell whether it is a torch archive whose pickle speaks of SevenNet's settings."""
         return data[:2] == b"PK" and b"model_state_dict" in data and b"cutoff_function_name" in data
 
-    def load(self, data: bytes, *, dtype: str, device: str, name: str) -> TorchPotential:
-        """Load an artefact."""
-        from phonosmith.potentials.sevennet.files import unpack_model
-
-        backend = self.backend()
-        return backend.potential(unpack_model(data, dtype, name).to(device), name)
-
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:  # noqa: ARG002
         """Keep a checkpoint's weights and description; its pickle runs no code when read."""
-        from phonosmith.potentials.sevennet.files import pack_model, read_checkpoint
+        from phonosmith.potentials.sevennet.files import read_checkpoint
 
-        return store_model(pack_model(read_checkpoint(data, source)), name, [digest_bytes(data)])
+        return self.backend().register(read_checkpoint(data, source), name, [digest_bytes(data)])
 
     def cached_file(self, foundation: Foundation) -> tuple[Path, str]:
         """Return the file inside the package."""
@@ -75,34 +64,14 @@ class SevenNet(Architecture):
                 f"{foundation.name} comes with the package sevenn, which is not installed.",
                 "Run tools/install_architectures.sh in this environment.",
             )
-        return Path(spec.origin).parent / _FOLDER / foundation.source, "https://pypi.org/project/sevenn"
+        return Path(spec.origin).parent / "pretrained_potentials" / foundation.source, "https://pypi.org/project/sevenn"
 
-    def fetch(self, foundation: Foundation) -> Path:
-        """Return the file inside the package."""
-        path, _ = self.cached_file(foundation)
-        if not path.is_file():
-            raise PotentialError(
-                f"The installed sevenn does not hold {foundation.name}.",
-                "Run tools/install_architectures.sh in this environment, or give the path of a copy.",
-            )
-        return require_published(foundation, path)
-
-    def details(self, data: bytes) -> dict[str, Any]:
-        """Return precision, the e3nn it was made under and the description."""
-        header = read_header(data)
-        return {"saved_dtype": header["dtype"], "e3nn": header["e3nn"], "description": header["description"]}
-
-    def probe_difference(self, data: bytes) -> float | None:
-        """Return how far this installation's probe energies are from the saved ones, eV."""
-        from phonosmith.potentials.sevennet.files import verify_model
-
-        return verify_model(data)
-
-    def plain_bytes(self, data: bytes) -> bytes:
-        """Return the checkpoint that ``SevenNetCalculator`` reads."""
-        from phonosmith.potentials.sevennet.files import checkpoint_bytes, unpack_model
-
-        return checkpoint_bytes(unpack_model(data))
+    def download(self, foundation: Foundation, path: Path, url: str) -> Path:  # noqa: ARG002
+        """Refuse: it comes with the package."""
+        raise PotentialError(
+            f"The installed sevenn does not hold {foundation.name}.",
+            "Run tools/install_architectures.sh in this environment, or give the path of a copy.",
+        )
 
     def backend(self) -> SevenNetBackend:
         """Return the functions over sevenn's module."""
