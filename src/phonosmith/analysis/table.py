@@ -6,14 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
+
+import pandas as pd
 
 from phonosmith.core.artefacts import write_atomic
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from phonosmith.analysis.statistics import Spread
 
 Item = TypeVar("Item")
 Tone = Literal["good", "bad", "warn", "plain"]
@@ -198,16 +195,8 @@ def duration(seconds: float | None) -> Cell:
     return Cell(f"{seconds / 86_400:.3g} d", seconds)
 
 
-def median_and_iqr(values: Spread, digits: int) -> str:
-    """Return ``median (IQR)``; a single value has no range, no value is a dash."""
-    middle = number(values.median, digits)
-    return f"{middle}" if values.n < 2 else f"{middle} ({number(values.iqr, digits)})"
-
-
 def tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a frame; whole numbers stay whole where some are missing."""
-    import pandas as pd
-
     frame = pd.DataFrame(rows)
     for name in frame.columns:
         known = [row[name] for row in rows if row.get(name) is not None]
