@@ -28,15 +28,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Metric(Column):
-    """A number or judgement of one potential.
+    """A number or judgement of one potential, found at a dotted path within its part of a report.
 
-    Attributes
-    ----------
-    path
-        Dotted path within the potential's part of a report.
-    relative_to
-        Path of the reference's value within the whole report (``report:``) or within the same part: the metric is then
-        100 (value - reference) / |reference|.
+    ``relative_to``: path of the reference's value within the whole report (``report:``) or within the same part; the
+    metric is then 100 (value - reference) / |reference|.
     """
 
     path: str = ""
@@ -55,7 +50,10 @@ class Metric(Column):
 def at(document: Any, path: str) -> Any:
     """Return what a dotted path leads to through nested dictionaries or documents; None where it ends early."""
     for part in path.split("."):
-        document = document.get(part) if isinstance(document, Mapping) else getattr(document, part, None)
+        if isinstance(document, Mapping):
+            document = document.get(part)
+        elif document is not None:
+            document = getattr(document, part)
     return document
 
 

@@ -30,11 +30,8 @@ _POINT_PATHS = (
 def cost_per_material(results: Results) -> pd.DataFrame:
     """Return what each material took, averaged over the reports (foundations, seeds) that share its calculations.
 
-    Returns
-    -------
-    pandas.DataFrame
-        material, cell, n_displaced_cells, label_core_hours, phonon_core_hours (the reference's displaced cells; nan
-        where they were not paid for), saving_percent: 100 (1 - labels / phonons) in core-hours.
+    Columns: material, cell, n_displaced_cells, label_core_hours, phonon_core_hours (the reference's displaced cells;
+    nan where they were not paid for), saving_percent: 100 (1 - labels / phonons) in core-hours.
     """
     costs = results.costs
     keys = ["material", "foundation", "cell", "seed"]
@@ -52,11 +49,8 @@ def cost_per_material(results: Results) -> pd.DataFrame:
 def savings(per_material: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
     """Return what labels instead of phonons save for materials with at least so many displaced cells.
 
-    Returns
-    -------
-    pandas.DataFrame
-        at_least, n, mean_phonon_core_hours, mean_label_core_hours, saving_percent (of the means: what a campaign over
-        these materials saves) and median_saving_percent (of the materials).
+    Columns: at_least, n, mean_phonon_core_hours, mean_label_core_hours, saving_percent (of the means: what a campaign
+    over these materials saves) and median_saving_percent (of the materials).
     """
     known = per_material.dropna(subset=["label_core_hours", "phonon_core_hours", "n_displaced_cells"])
     rows = []
@@ -119,12 +113,7 @@ def _supercell(report: Mapping[str, Any], n_atoms: int | None) -> Structure | No
 def calibrated_model(points: Sequence[CalibrationPoint], *, kspacing: float, encut: float) -> CostModel:
     """Return the cost model of `plan` fitted to finished calculations: its prefactor is the calibration factor.
 
-    Parameters
-    ----------
-    points
-        See `calibration_points`.
-    kspacing, encut
-        k-point spacing (Å⁻¹) and plane-wave cutoff (eV) of the calculations.
+    They had one k-point spacing (Å⁻¹) and plane-wave cutoff (eV).
     """
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 
@@ -138,9 +127,8 @@ def write_calibration(points: Sequence[CalibrationPoint], folder: Path, *, kspac
     for number, point in enumerate(points):
         name = f"cell-{number:03d}.vasp"
         write_atomic(folder / name, point.structure.to(fmt="poscar").encode())
-        entries.append(
-            {"material": point.material, "structure": name, "core_hours": point.core_hours, "kspacing": kspacing}
-        )
+        entry = {"material": point.material, "structure": name, "core_hours": point.core_hours}
+        entries.append(entry | {"kspacing": kspacing})
     path = folder / "calibration.json"
     write_atomic(path, json.dumps(entries, indent=1, ensure_ascii=False).encode())
     return path

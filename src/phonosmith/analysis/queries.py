@@ -62,20 +62,10 @@ _PHASE_PATHS = (
 
 @dataclass
 class Results:
-    """Everything the reports of a store say, as frames.
+    """Everything the reports of a store say, as frames; notes: reports that were left out, with the reason.
 
-    Attributes
-    ----------
-    potentials
-        One row per potential: `columns.IDENTITY` and `columns.METRICS`.
-    materials
-        One row per report (material, foundation, cell, seed).
-    costs
-        One row per job or group of equal jobs.
-    failures
-        One row per strategy without a result.
-    notes
-        Reports that were left out, with the reason.
+    A row is a potential (`columns.IDENTITY` and `columns.METRICS`), a report (material, foundation, cell, seed), a job
+    or group of equal jobs, a strategy without a result.
     """
 
     potentials: pd.DataFrame
@@ -95,14 +85,9 @@ _FRAMES = ((*c.IDENTITY, *c.METRICS), c.MATERIAL, c.COST, c.FAILURE)
 
 
 def read_results(store: JobStore, campaign: str | None = None) -> Results:
-    """Return what the reports in a job store say; of several of one material, foundation, cell and seed the newest.
+    """Return what the reports in a job store, or of one campaign, say.
 
-    Parameters
-    ----------
-    store
-        Any job store; it is connected where it is not.
-    campaign
-        Only reports of this campaign.
+    Of several of one material, foundation, cell and seed the newest counts. The store is connected where it is not.
     """
     notes: list[str] = []
     reports: list[list[list[Row]]] = []
@@ -214,17 +199,7 @@ def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Phases:
-    """Phases that imaginary modes lead to.
-
-    Attributes
-    ----------
-    reference
-        By material.
-    by_strategy
-        The same of each strategy, and of the foundation.
-    notes
-        What was left out, with the reason.
-    """
+    """Phases that imaginary modes lead to, by material; notes: what was left out, with the reason."""
 
     reference: dict[str, MaterialPhases]
     by_strategy: dict[str, dict[str, MaterialPhases]]

@@ -60,14 +60,9 @@ def spread(values: ArrayLike) -> Spread:
 
 
 def over_seeds(potentials: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return one row per material and potential: means over seeds, of yes or no the answer most seeds give.
+    """Return one row per material and potential of `queries.read_results`, with the metrics asked for.
 
-    Parameters
-    ----------
-    potentials
-        Frame of `queries.read_results`.
-    metrics
-        Columns to keep. A tie between seeds counts as no.
+    Values are means over seeds, of yes or no the answer most seeds give; a tie counts as no.
     """
     grouped = potentials.groupby(["material", *POTENTIAL], sort=False, dropna=False)
     table = grouped[[*metrics, "n_train"]].mean().reset_index()
@@ -82,20 +77,17 @@ def over_seeds(potentials: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two strategies compared material by material; differences are first minus second.
+    """Two strategies compared material by material; differences are first minus second, in the unit of the metric.
 
     Attributes
     ----------
-    n
-        Materials with both values.
-    median_difference, low, high
-        Median of the differences and its bootstrap interval, in the unit of the metric.
-    n_better
-        Materials for which the first is closer to zero.
-    p
-        Two-sided p of Wilcoxon's signed-rank test; nan for fewer than two materials.
-    p_holm
-        p after Holm's correction for the number of pairs tested together.
+    n, n_better
+        Materials with both values, and those for which the first is closer to zero.
+    low, high
+        Bootstrap interval of the median difference.
+    p, p_holm
+        Two-sided p of Wilcoxon's signed-rank test (nan for fewer than two materials), and the same after Holm's
+        correction for the number of pairs tested together.
     """
 
     first: str
@@ -208,13 +200,7 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
 
 
 def spreads(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Return median and quartiles of a metric in each group, in the order of the table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns ``by``, n, n_missing, median, q25, q75 and iqr.
-    """
+    """Return n, n_missing, median, q25, q75 and iqr of a metric in each group, in the order of the table."""
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         values = spread(group[metric])
@@ -225,18 +211,8 @@ def spreads(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame
 def outliers(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the materials that lie more than 1.5 interquartile ranges beyond the quartiles of their strategy.
 
-    Parameters
-    ----------
-    table
-        One row per material and strategy.
-    metric
-        Column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        material, strategy, metric, value, median, lower_fence, upper_fence; farthest from the fence first, equally far
-        ones strategy by strategy.
+    The table has one row per material and strategy. Columns: material, strategy, metric, value, median, lower_fence,
+    upper_fence; farthest from the fence first, equally far ones strategy by strategy.
     """
     rows = table[["material", "strategy"]].assign(metric=metric, value=_numbers(table[metric]))
     groups = spreads(table, metric, ["strategy"])
@@ -252,18 +228,8 @@ def outliers(table: pd.DataFrame, metric: str) -> pd.DataFrame:
 def learning_curve(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return median and quartiles of a metric against the size of the training set, strategy by strategy.
 
-    Parameters
-    ----------
-    table
-        One row per material and potential (see `over_seeds`), one foundation and cell.
-    metric
-        Column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        strategy, training_set, n_train (median; 0 for the foundation), n (materials), median, q25, q75, iqr; by
-        strategy and size.
+    The table has one row per material and potential (see `over_seeds`) of one foundation and cell. Columns: strategy,
+    training_set, n_train (median; 0 for the foundation), n (materials), median, q25, q75, iqr; by strategy and size.
     """
     keys = ["strategy", "training_set"]
     curve = spreads(table, metric, keys).drop(columns="n_missing")

@@ -52,14 +52,10 @@ class MaterialStatus:
     ----------
     material
         Lower-case name in job names.
-    n_reports
-        Finished reports (foundations, cells, seeds).
-    n_fit
-        Fine-tuned potentials judged fit in them.
-    best
-        Best strategy of each report.
+    n_reports, n_fit, best
+        Finished reports (foundations, cells, seeds), fine-tuned potentials judged fit in them, best strategy of each.
     failed
-        Names of jobs or strategies without a result, with the reason where the store or the run knows it.
+        Jobs or strategies without a result, with the reason where the store or the run knows it.
     missing
         Names of jobs expected after the other materials.
     """

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import groupby
-from typing import Any
 
 import pandas as pd
 from jobflow import JobStore
@@ -25,7 +24,7 @@ from phonosmith.analysis.statistics import (
     paired_tests,
     spreads,
 )
-from phonosmith.analysis.table import DASH, CampaignTable, Cell, Table, number, significant, tidy
+from phonosmith.analysis.table import DASH, CampaignTable, Cell, Columns, Table, fixed, number, significant, tidy
 from phonosmith.evaluation.modes.scores import score_phases
 from phonosmith.evaluation.phonons.stability import StabilityConfusion, confusion
 
@@ -36,26 +35,18 @@ QUARTILES = "IQR: 75th minus 25th percentile over materials, linear interpolatio
 WITHIN_PERCENT = 5.0
 _NUMBERS = [metric.name for metric in METRICS if metric.kind != "integer"]
 _ERRORS = {
-    "omega_max_error_percent": "Δω_max, %",
-    "omega_mean_error_percent": "Δω_mean, %",
-    "omega_mean_scaled_error_percent": "Δω_mean scaled, %",
-    "dos_error_percent": "ΔDOS, %",
-}
+    "omega_max_error_percent": "Δω_max, %", "omega_mean_error_percent": "Δω_mean, %",
+    "omega_mean_scaled_error_percent": "Δω_mean scaled, %", "dos_error_percent": "ΔDOS, %",
+}  # fmt: skip
 _PROPERTIES = {
-    "heat_capacity_error_percent": "C_v, %",
-    "entropy_error_percent": "S, %",
-    "free_energy_error_percent": "F, %",
-    "slack_error_percent": "κ (Slack), %",
-    "bulk_modulus_error_percent": "B (E(V) curve), %",
-    "bulk_modulus_vrh_error_percent": "B (VRH), %",
-    "shear_modulus_error_percent": "G (VRH), %",
-}
+    "heat_capacity_error_percent": "C_v, %", "entropy_error_percent": "S, %", "free_energy_error_percent": "F, %",
+    "slack_error_percent": "κ (Slack), %", "bulk_modulus_error_percent": "B (E(V) curve), %",
+    "bulk_modulus_vrh_error_percent": "B (VRH), %", "shear_modulus_error_percent": "G (VRH), %",
+}  # fmt: skip
 _COUNTS = {
-    "true_stable": "stable, called stable",
-    "stable_called_unstable": "stable, called unstable",
-    "unstable_called_stable": "unstable, called stable",
-    "true_unstable": "unstable, called unstable",
-}
+    "true_stable": "stable, called stable", "stable_called_unstable": "stable, called unstable",
+    "unstable_called_stable": "unstable, called stable", "true_unstable": "unstable, called unstable",
+}  # fmt: skip
 FORCE, PHONON = "valid_force_mae_mev_per_angstrom", "phonon_mae_thz"
 CURVES = {
     FORCE: ("force", "meV/Å", 2),
@@ -135,29 +126,15 @@ def _value_table(
     return CampaignTable(key, title, blocks, tidy(data), notes) if ours else None
 
 
-Columns = Mapping[str, tuple[str, Callable[[Any], Cell | str]]]
-"""By name in the data: what a column is called, how its values are written."""
-
-
-def _fixed(digits: int) -> Callable[[float | None], Cell]:
-    return partial(number, digits=digits)
-
-
 def _p_value(p: float) -> Cell | str:
     return "< 0.001" if p < 0.001 else number(p, 3)
 
 
-def _listed(rows: Rows, columns: Columns, caption: str = "") -> Table:
-    """Return a table with a line for each row."""
-    texts = [[write(row.get(name)) for name, (_, write) in columns.items()] for row in rows]
-    return Table(caption, [words for words, _ in columns.values()], texts)
-
-
 def _list_table(
-    names: tuple[str, str], data: pd.DataFrame, columns: Columns, notes: Sequence[str] = (), **shown: Any
+    names: tuple[str, str], data: pd.DataFrame, columns: Columns, notes: Sequence[str] = ()
 ) -> CampaignTable:
-    """Return a table (key, title) with a line for each row of the data; ``shown``: columns that only readers need."""
-    blocks = [_listed(data.assign(**shown).to_dict("records"), columns)]
+    """Return a table (key, title) with a line for each row of the data."""
+    blocks = [Table.of("", data.to_dict("records"), columns)]
     return CampaignTable(*names, blocks, data.assign(source=SOURCE), list(notes))
 
 
@@ -181,18 +158,8 @@ def _spread_table(
 ) -> CampaignTable | None:
     """Return median and IQR with a column per strategy.
 
-    Parameters
-    ----------
-    names
-        Key and title of the table, and of the column that holds the name of each line.
-    groups
-        Name, metric and rows of each line.
-    published
-        Figures by line and strategy.
-    digits
-        Decimals of ours and of theirs.
-    notes
-        Besides how quartiles are defined.
+    ``names``: key, title, first column; ``groups``: name, metric and rows of each line; ``published``: by line and
+    strategy; ``digits``: of ours and of theirs; ``notes``: besides how quartiles are defined.
     """
     key, title, head = names
     ours = [
@@ -341,12 +308,12 @@ def cost_table(sources: Sources) -> CampaignTable | None:
     saved = saved[saved["n"] > 0]
     if not len(saved):
         return None
-    columns: Columns = {
-        "at_least": ("displaced cells", lambda count: f"≥ {count}"), "n": ("materials", str),
-        "mean_phonon_core_hours": ("phonons, core-h", significant),
-        "mean_label_core_hours": ("labels, core-h", significant),
-        "saving_percent": ("saving, %", _fixed(0)), "median_saving_percent": ("median saving, %", _fixed(0)),
-    }  # fmt: skip
+    columns: Columns = (
+        ("displaced cells", "at_least", lambda count: f"≥ {count}"), ("materials", "n", str),
+        ("phonons, core-h", "mean_phonon_core_hours", significant),
+        ("labels, core-h", "mean_label_core_hours", significant),
+        ("saving, %", "saving_percent", fixed(0)), ("median saving, %", "median_saving_percent", fixed(0)),
+    )  # fmt: skip
     notes = [
         "means per material; labels include validation frames; saving: 1 − labels / phonons of the means",
         "median saving: median of the materials' savings",
@@ -360,7 +327,7 @@ def cost_table(sources: Sources) -> CampaignTable | None:
     hours = {"phonon": figures.phonon_hours, "label": figures.label_hours}
     means = {f"mean_{name}_core_hours": wall * figures.cores for name, wall in hours.items()}
     shown = [row | {"n": DASH} | (means if row["at_least"] == 1 else {}) for row in theirs]
-    table.blocks.append(_listed(shown, columns, label))
+    table.blocks.append(Table.of(label, shown, columns))
     return table
 
 
@@ -387,10 +354,10 @@ def learning_table(sources: Sources, metric: str) -> CampaignTable | None:
     rows = rows[(rows["foundation"] == sources.choice.foundation) & (rows["cell"] == sources.choice.cell)]
     if not (rows["strategy"] != FOUNDATION).any():
         return None
-    columns: Columns = {
-        "strategy": ("strategy", str), "n_train": ("training structures", _fixed(0)), "n": ("materials", str),
-        **{name: (f"{name}, {unit}", _fixed(digits)) for name in ("median", "q25", "q75")},
-    }  # fmt: skip
+    columns: Columns = (
+        ("strategy", "strategy", str), ("training structures", "n_train", fixed(0)), ("materials", "n", str),
+        *((f"{name}, {unit}", name, fixed(digits)) for name in ("median", "q25", "q75")),
+    )  # fmt: skip
     where = f"foundation {sources.choice.foundation}, {sources.choice.cell} cells"
     title = f"{word.capitalize()} MAE against the size of the training set, {unit}: {where}"
     return _list_table((f"learning_curve_{word}", title), learning_curve(_ordered(rows), metric), columns, [QUARTILES])
@@ -403,11 +370,12 @@ def verdict_table(sources: Sources) -> CampaignTable | None:
         return None
     data = rows.groupby("strategy", sort=False)["fit"].agg(n="size", n_fit="sum").reset_index()
     data.insert(0, "source", SOURCE)
-    columns: Columns = {
-        "strategy": ("strategy", str), "n": ("materials", str), "n_fit": ("fit", str), "share": ("fit, %", _fixed(0)),
-    }  # fmt: skip
+    columns: Columns = (
+        ("strategy", "strategy", str), ("materials", "n", str), ("fit", "n_fit", str),
+        ("fit, %", "", lambda row: number(100 * row["n_fit"] / row["n"], 0)),
+    )  # fmt: skip
     names = "verdicts", f"Verdicts, fit for phonons of the material: {sources.choice}"
-    return _list_table(names, data, columns, share=100 * data["n_fit"] / data["n"])
+    return _list_table(names, data, columns)
 
 
 def paired_table(sources: Sources, metric: str) -> CampaignTable | None:
@@ -418,22 +386,20 @@ def paired_table(sources: Sources, metric: str) -> CampaignTable | None:
     if not len(tests):
         return None
 
-    intervals = [
-        f"{number(low, digits)} to {number(high, digits)}" if n > 1 else DASH
-        for low, high, n in zip(tests["low"], tests["high"], tests["n"], strict=True)
-    ]
-    columns: Columns = {
-        "pair": ("difference", str), "n": ("materials", str),
-        "median_difference": (f"median, {unit}", _fixed(digits)), "interval": (f"95 % interval, {unit}", str),
-        "n_better": ("first better", str), "p": ("p", _p_value), "p_holm": ("p (Holm)", _p_value),
-    }  # fmt: skip
+    def interval(row: Row) -> str:
+        return f"{number(row['low'], digits)} to {number(row['high'], digits)}" if row["n"] > 1 else DASH
+
+    columns: Columns = (
+        ("difference", "", lambda row: f"{row['first']} − {row['second']}"), ("materials", "n", str),
+        (f"median, {unit}", "median_difference", fixed(digits)), (f"95 % interval, {unit}", "", interval),
+        ("first better", "n_better", str), ("p", "p", _p_value), ("p (Holm)", "p_holm", _p_value),
+    )  # fmt: skip
     notes = [
         "paired by material; p: Wilcoxon's signed-rank test, two-sided; Holm: corrected for all pairs of the table",
         "interval: percentile bootstrap of the median difference, 9999 resamples",
     ]
     title = f"{word.capitalize()} MAE of strategies compared material by material: {sources.choice}"
-    names, pair = (f"paired_tests_{word}", title), tests["first"] + " − " + tests["second"]
-    return _list_table(names, tests, columns, notes, pair=pair, interval=intervals)
+    return _list_table((f"paired_tests_{word}", title), tests, columns, notes)
 
 
 def correlation_table(sources: Sources) -> CampaignTable | None:
@@ -447,11 +413,11 @@ def correlation_table(sources: Sources) -> CampaignTable | None:
         {"source": SOURCE, "potentials": name, **asdict(correlation(group[FORCE], group[PHONON]))}
         for name, group in groups.items()
     ]
-    columns: Columns = {
-        "potentials": ("potentials", str), "n": ("pairs", str), "spearman": ("Spearman", _fixed(2)),
-        "spearman_p": ("p", _p_value), "pearson": ("Pearson", _fixed(2)), "pearson_p": ("p", _p_value),
-        "pearson_log": ("Pearson of logarithms", _fixed(2)),
-    }  # fmt: skip
+    columns: Columns = (
+        ("potentials", "potentials", str), ("pairs", "n", str), ("Spearman", "spearman", fixed(2)),
+        ("p", "spearman_p", _p_value), ("Pearson", "pearson", fixed(2)), ("p", "pearson_p", _p_value),
+        ("Pearson of logarithms", "pearson_log", fixed(2)),
+    )  # fmt: skip
     names = "correlation_force_phonon", f"Validation force MAE and phonon MAE: {sources.choice}"
     return _list_table(names, tidy(data), columns)
 
@@ -469,19 +435,18 @@ def outlier_table(sources: Sources) -> CampaignTable | None:
         return None
 
     data = pd.concat(known, ignore_index=True)
-    texts = [
-        [number(value, metrics[metric][1]) for value in values]
-        for metric, *values in data[["metric", "value", "lower_fence", "upper_fence"]].itertuples(index=False)
-    ]
-    shown = {
-        "metric": [metrics[name][0] for name in data["metric"]],
-        "value": [value for value, _, _ in texts],
-        "fences": [f"{low} to {high}" for _, low, high in texts],
-    }
-    columns: Columns = {name: (name, str) for name in ("material", "strategy", "metric", "value", "fences")}
+
+    def fences(row: Row) -> str:
+        return " to ".join(str(number(row[f"{side}_fence"], metrics[row["metric"]][1])) for side in ("lower", "upper"))
+
+    columns: Columns = (
+        ("material", "material", str), ("strategy", "strategy", str),
+        ("metric", "metric", lambda name: metrics[name][0]),
+        ("value", "", lambda row: number(row["value"], metrics[row["metric"]][1])), ("fences", "", fences),
+    )  # fmt: skip
     rule = f"outlier: more than {FENCE:g} IQR below the first or above the third quartile of its strategy"
     notes = [rule] if len(data) else [rule, "there is none"]
-    return _list_table(("outliers", f"Outliers: {sources.choice}"), data, columns, notes, **shown)
+    return _list_table(("outliers", f"Outliers: {sources.choice}"), data, columns, notes)
 
 
 TABLES: tuple[Callable[[Sources], CampaignTable | None], ...] = (
@@ -522,18 +487,10 @@ def campaign_tables(
     cell: str | None = None,
     published: bool = True,
 ) -> CampaignTables:
-    """Return every table the reports in a job store allow.
+    """Return every table the reports in a job store, or of one campaign, allow.
 
-    Parameters
-    ----------
-    store
-        Any job store.
-    campaign
-        Only reports of this campaign.
-    foundation, training_set, cell
-        What to compare; what most results share when None.
-    published
-        Let published figures of another data set stand beside the tables that have a counterpart.
+    Foundation, training set and cell compared are what most results share unless given; published figures of another
+    data set stand beside the tables that have a counterpart.
 
     Raises
     ------
