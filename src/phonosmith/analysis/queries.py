@@ -102,7 +102,8 @@ def read_results(store: JobStore, campaign: str | None = None) -> Results:
             name = document["output"].get("material")
             notes.append(f"job {document.get('uuid')}: report of {name} is damaged: {error}")
     frames = [[row for made in reports for row in made[place]] for place in range(len(_FRAMES))]
-    return Results(*map(c.frame, _FRAMES, frames), notes)
+    potentials, materials, costs, failures = map(c.frame, _FRAMES, frames)
+    return Results(potentials, materials, costs, failures, notes)
 
 
 def find_reports(store: JobStore, campaign: str | None, properties: tuple[str, ...], notes: list[str]) -> Iterator[Row]:

@@ -195,8 +195,8 @@ def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
     if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
         return Correlation(len(pairs))
     ranks, line = spearmanr(*pairs.T), pearsonr(*pairs.T)
-    logs = float(pearsonr(*np.log10(pairs.T)).statistic) if (pairs > 0).all() else _NAN
-    return Correlation(len(pairs), *map(float, (ranks.statistic, ranks.pvalue, line.statistic, line.pvalue)), logs)
+    logs = pearsonr(*np.log10(pairs.T)).statistic if (pairs > 0).all() else _NAN
+    return Correlation(len(pairs), *map(float, (*ranks, *line, logs)))
 
 
 def spreads(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:

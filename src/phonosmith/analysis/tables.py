@@ -117,7 +117,7 @@ def _value_table(
     for caption, rows in _by_source(data):
         by_strategy = {row["strategy"]: row for row in rows}
         strategies = in_order(by_strategy)
-        texts = [
+        texts: list[list[Cell | str]] = [
             [words, *(number(by_strategy[one][name], digits) for one in strategies)]
             for words, (name, digits) in (other if other and caption else lines).items()
             if name in rows[0]
@@ -321,7 +321,7 @@ def cost_table(sources: Sources) -> CampaignTable | None:
     names = "costs", f"Cost of reference phonons and of labels, {sources.choice.cell} cells"
     table = _list_table(names, saved, columns, notes)
     label, figures = grandel2026().label, grandel2026().cost
-    theirs = [{"at_least": count, "saving_percent": saving} for count, saving in figures.saving_percent.items()]
+    theirs: Rows = [{"at_least": count, "saving_percent": saving} for count, saving in figures.saving_percent.items()]
     table.data = tidy([*table.data.to_dict("records"), *({"source": label} | row for row in theirs)])
     # published means are of all materials
     hours = {"phonon": figures.phonon_hours, "label": figures.label_hours}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -111,7 +112,7 @@ def elements_figure(reports: Sequence[MaterialReport]) -> Figure:
         colour = shades(norm(count)) if count else "#f3f3f3"
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 0.94, 0.94, fc=colour, ec="none"))
         ink = "0.55" if not count else "white" if norm(count) > 0.5 else "black"
-        look = {"ha": "center", "va": "center", "color": ink}
+        look: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
         height, weight = (row - 0.04, "bold") if count else (row + 0.12, "normal")
         axes.text(column - 0.03, height, symbol, fontsize=8, weight=weight, **look)
         if count:

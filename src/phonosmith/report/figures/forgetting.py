@@ -17,8 +17,10 @@ _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 def _rows(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
     """Return every set once, in the order of the documents; where two have it, as the first has it."""
-    every = [one for document in documents for one in document.sets]
-    return list(({one.name: one for one in every} | {one.name: one for one in reversed(every)}).values())
+    sets: dict[str, ForgettingSet] = {}
+    for one in (one for document in documents for one in document.sets):
+        sets.setdefault(one.name, one)
+    return list(sets.values())
 
 
 def draw_forgetting(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from phonosmith.core.errors import InputError, MismatchError
@@ -32,12 +31,13 @@ def _style(index: int, name: str) -> LineStyle:
     return line_style("foundation" if index == 1 and name not in NAMED else name)
 
 
-def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> None:
-    """Draw energy against volume per atom of one or more equations of state of one material.
+@styled
+def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> Figure:
+    """Return energy against volume per atom of one or more equations of state of one material, the reference first.
 
     Each energy counts from the minimum of its own fit, since methods differ in their zero. Filled points entered the
-    fit; crosses did not: outliers, and volumes whose atoms did not relax. The equilibrium volumes are marked below. The
-    reference comes first; names in the legend are the methods of the documents unless given.
+    fit; crosses did not: outliers, and volumes whose atoms did not relax. The equilibrium volumes are marked below.
+    Names in the legend are the methods of the documents unless given.
     """
     if not sides:
         raise InputError("There is no equation of state to draw.", "Pass at least one document.")
@@ -46,6 +46,8 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
             f"Equations of state of {', '.join(side.formula for side in sides)} do not belong in one figure.",
             "Draw one material at a time.",
         )
+    figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
+    axes = figure.subplots()
     labels = list(names) if names is not None else [side.method or f"side {i}" for i, side in enumerate(sides, 1)]
     left_out = False
     for index, (side, name) in enumerate(zip(sides, labels, strict=True)):
@@ -72,13 +74,6 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), high + 0.08 * (high - low) * (1 + len(axes.get_legend_handles_labels()[1])))
     axes.legend(frameon=False, fontsize="small", loc="upper center")
-
-
-@styled
-def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> Figure:
-    """Return the figure of energy against volume."""
-    figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
-    draw_energy_volume(figure.subplots(), sides, names)
     return figure
 
 
@@ -124,8 +119,7 @@ def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
     left.set(xlim=(-0.5, len(ticks) - 0.5), ylabel="elastic constant (GPa)")
     left.axhline(0, color="0.6", lw=0.6, zorder=0)
     right.set_xticks([0], [r"$\kappa_\mathrm{Slack}$, 300 K"])
-    right.set_xlim(-0.5, 0.5)
-    right.set_ylabel("conductivity (W/m/K)")
-    right.set_ylim(0, 1.12 * max([side.slack.kappa for side in sides if side.slack is not None], default=1))
+    highest = max([side.slack.kappa for side in sides if side.slack is not None], default=1)
+    right.set(xlim=(-0.5, 0.5), ylim=(0, 1.12 * highest), ylabel="conductivity (W/m/K)")
     legend_above(figure, left)
     return figure

@@ -129,14 +129,11 @@ def pathways_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
     if not sides:
         say_nothing_to_show(figure.add_subplot(), "nothing was followed")
         return figure
-    first: Axes | None = None
     for place, (name, document) in enumerate(sides.items(), start=1):
-        axes = figure.add_subplot(1, len(sides), place, sharey=first)
-        first = first or axes
+        axes = figure.add_subplot(1, len(sides), place, sharey=figure.axes[0] if figure.axes else None)
         _draw_pathways(axes, document)
         axes.set_title(escape_math(name), loc="left")
-    if first is not None:
-        first.set_ylabel("energy above the start (meV/atom)")
+    figure.axes[0].set_ylabel("energy above the start (meV/atom)")
     return figure
 
 

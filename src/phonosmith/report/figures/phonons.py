@@ -15,9 +15,9 @@ from phonosmith.analysis.documents import PhononSummary
 from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import ComparedPhonons, MeshFrequencies
+from phonosmith.evaluation.phonons.comparison import ComparedPhonons
 from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
-from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import MeshFrequencies, mesh_frequencies
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.matching import match_models
 from phonosmith.harmonic.model import HarmonicModel, unpack_force_constants
@@ -164,8 +164,8 @@ def draw_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
         )  # fmt: skip
         left.set_ylim(bottom=1.08 * lowest)
     # a flat spurious branch of one potential must not flatten everybody else's curve
-    right.set_xlim(0, min(max(side.dos.max() for side in curves.sides), 2 * float(curves.sides[0].dos.max())) * 1.05)
-    right.set_xlabel("DOS (1/THz)")
+    highest = min(max(side.dos.max() for side in curves.sides), 2 * float(curves.sides[0].dos.max()))
+    right.set(xlim=(0, 1.05 * highest), xlabel="DOS (1/THz)")
     right.tick_params(labelleft=False)
 
 

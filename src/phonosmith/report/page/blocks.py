@@ -85,7 +85,7 @@ def compared_phonons(report: MaterialReport) -> tuple[list[Named[PhononCompariso
     """Return the comparison of each potential's phonons with the reference's, and both sides of all of them."""
     compared: list[Named[PhononComparison]] = sides_of(report, None, lambda entry: entry.phonons)
     sides = [Named("reference", "reference", side.document.reference) for side in compared[:1]]
-    return compared, sides + [side._replace(document=side.document.candidate) for side in compared]
+    return compared, sides + [Named(side.name, side.label, side.document.candidate) for side in compared]
 
 
 def _names(sides: Iterable[Any]) -> str:
@@ -348,7 +348,7 @@ def forgetting_block(sheet: Sheet) -> Block:
     truths = {"reference": "the reference", "foundation": "the foundation (drift)"}
     columns: Columns = (
         ("potential", "name", str), ("structures", "document.name", str),
-        ("kind", "document.kind", lambda kind: _KINDS.get(kind, kind)), ("number", "document.n_structures", whole),
+        ("kind", "document.kind", lambda kind: str(_KINDS.get(kind, kind))), ("number", "document.n_structures", whole),
         ("compared with", "document.truth", truths.__getitem__),
         ("foundation, meV/Å", "document.foundation_force_mae", fixed(1)),
         ("tuned, meV/Å", "document.tuned_force_mae", fixed(1)), ("ratio", "document", _ratio),

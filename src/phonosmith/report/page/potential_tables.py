@@ -59,7 +59,7 @@ def potentials_table(report: MaterialReport) -> Table:
     items = [{"entry": entry, "errors": row} for entry, row in zip(entries, errors, strict=True)]
     caption = f"Potentials of {report.material}: verdicts, and errors against {report.reference}"
     table = Table.of(caption, items, columns, sortable=True, numeric=range(2, len(columns)))
-    lost = [[name, verdict_cell(None), *[DASH] * (len(columns) - 2)] for name in report.failed]
+    lost: list[list[Cell | str]] = [[name, verdict_cell(None), *[DASH] * (len(columns) - 2)] for name in report.failed]
     return replace(table, rows=[*table.rows, *lost])
 
 
@@ -93,11 +93,11 @@ def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> s
     """Return the material's name, with cell, foundation and seed where it is reported more than once."""
     same = [other for other in reports if other.material == report.material]
     parts = [
-        ({other.cell for other in same}, f"{report.cell or 'unnamed'} cell"),
-        ({other.foundation.potential.sha256 for other in same}, report.foundation.potential.name),
-        ({other.seed for other in same}, f"seed {report.seed}"),
+        (len({other.cell for other in same}), f"{report.cell or 'unnamed'} cell"),
+        (len({other.foundation.potential.sha256 for other in same}), report.foundation.potential.name),
+        (len({other.seed for other in same}), f"seed {report.seed}"),
     ]
-    return ", ".join([report.material, *(words for values, words in parts if len(values) > 1)])
+    return ", ".join([report.material, *(words for count, words in parts if count > 1)])
 
 
 def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) -> Table:
@@ -154,7 +154,7 @@ def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Ta
         return None
     units = {name: PROPERTIES[name][0] for name in errors}
     forms = {key: (1, "+") if unit == "%" else (3, "") for key, unit in units.items()}
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             name,
             whole(max(len(row.get(name, ())) for row in errors.values())),
