@@ -5,14 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import pandas as pd
+
+from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport
 
 CELLS = ("primitive", "small", "large")
 FOUNDATION = "foundation"
@@ -21,17 +18,7 @@ _ORDER = (FOUNDATION, "scratch", "transfer", "freeze", "multihead", "delta", "lo
 
 @dataclass(frozen=True)
 class Choice:
-    """What tables compare.
-
-    Attributes
-    ----------
-    foundation
-        Name of the foundation.
-    training_set
-        Training structures asked for, or ``all``; empty where nothing was trained.
-    cell
-        Size of the sampling cell.
-    """
+    """What tables compare; the training set is the number of structures asked for or ``all``, empty for none."""
 
     foundation: str
     training_set: str
@@ -55,31 +42,27 @@ def choose(
     InputError
         When nothing in the store is what was asked, naming what there is.
     """
-    rows = potentials
-    chosen: dict[str, str] = {}
+    rows, values = potentials, {}
     for name, asked in (("foundation", foundation), ("cell", cell), ("training_set", training_set)):
         tuned = rows[rows["strategy"] != FOUNDATION]
         counts = (tuned if name == "training_set" or len(tuned) else rows)[name].value_counts().to_dict()
         if asked is not None and asked not in counts:
             there = ", ".join(sorted(map(str, counts))) or "nothing"
             raise InputError(f"No result has {name.replace('_', ' ')} {asked!r}.", f"The store holds {there}.")
-        chosen[name] = asked if asked is not None else _most(counts, name)
-        if name != "training_set":
-            rows = rows[rows[name] == chosen[name]]
-    return Choice(**chosen)
+        values[name] = asked if asked is not None else _most(counts, name)
+        rows = rows[rows[name] == values[name]]
+    return Choice(**values)
 
 
 def _most(counts: dict[str, int], name: str) -> str:
     """Return the most frequent value; of training sets the largest, of cells the larger."""
-    if not counts:
-        return ""
-    if name == "cell":
-        return max(counts, key=lambda value: (CELLS.index(value) if value in CELLS else -1, counts[value]))
-    return max(counts, key=lambda value: (counts[value], _size(value)))
 
+    def weight(value: str) -> tuple[float, float]:
+        if name == "cell":
+            return CELLS.index(value) if value in CELLS else -1, counts[value]
+        return counts[value], float(value) if value.isdigit() else float("inf") if value == "all" else -1.0
 
-def _size(training_set: str) -> float:
-    return float(training_set) if training_set.isdigit() else float("inf") if training_set == "all" else -1.0
+    return max(counts, key=weight, default="")
 
 
 def selected(potentials: pd.DataFrame, choice: Choice, *, every_cell: bool = False) -> pd.DataFrame:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import pandas as pd
 from pydantic import BaseModel
 
 Kind = Literal["text", "integer", "number", "boolean"]
-DTYPES: dict[str, str] = {"text": "str", "integer": "Int64", "number": "float64", "boolean": "boolean"}
-_PYTHON: dict[str, type | tuple[type, ...]] = {"text": str, "integer": int, "number": (int, float), "boolean": bool}
+_KINDS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "text": ("str", str), "integer": ("Int64", int), "number": ("float64", (int, float)), "boolean": ("boolean", bool),
+}  # fmt: skip
+"""Type of a frame's column, and of the values a report may have there."""
 
 
 @dataclass(frozen=True)
@@ -25,47 +28,33 @@ class Column:
 
 @dataclass(frozen=True)
 class Metric(Column):
-    """A number or judgement of one potential.
+    """A number or judgement of one potential, found at a dotted path within its part of a report.
 
-    Attributes
-    ----------
-    path
-        Dotted path within the potential's part of a report.
-    relative_to
-        Path of the reference's value within the whole report (``report:``) or within the same part: the metric is then
-        100 (value - reference) / |reference|.
+    ``relative_to``: path of the reference's value within the whole report (``report:``) or within the same part; the
+    metric is then 100 (value - reference) / |reference|.
     """
 
     path: str = ""
     relative_to: str = ""
 
-    def paths(self) -> list[str]:
-        """Return the paths it reads within a potential's part of a report."""
-        inner = [self.path]
-        if self.relative_to and not self.relative_to.startswith("report:"):
-            inner.append(self.relative_to)
-        return inner
-
     def value(self, potential: Mapping[str, Any] | BaseModel, report: Mapping[str, Any] | BaseModel) -> Any:
-        """Return the metric, None where a part is missing."""
+        """Return the metric, None where a part is missing or the reference is zero."""
         ours = at(potential, self.path)
         if not self.relative_to:
             return ours
         whole, _, path = self.relative_to.rpartition(":")
         truth = at(report if whole else potential, path)
-        return percent(ours, truth)
+        return None if ours is None or not truth else 100 * (ours - truth) / abs(truth)
 
 
 def at(document: Any, path: str) -> Any:
     """Return what a dotted path leads to through nested dictionaries or documents; None where it ends early."""
     for part in path.split("."):
-        document = document.get(part) if isinstance(document, Mapping) else getattr(document, part, None)
+        if isinstance(document, Mapping):
+            document = document.get(part)
+        elif document is not None:
+            document = getattr(document, part)
     return document
-
-
-def percent(value: float | None, truth: float | None) -> float | None:
-    """Return 100 (value - truth) / |truth|; None without both or for a truth of zero."""
-    return None if value is None or not truth else 100 * (value - truth) / abs(truth)
 
 
 IDENTITY: tuple[Column, ...] = (
@@ -90,11 +79,16 @@ def _same(name: str, unit: str, path: str, description: str, kind: Kind = "numbe
     return Metric(name, unit, description, kind, path)
 
 
-def _percent(name: str, path: str, relative_to: str, what: str) -> Metric:
+def _answer(name: str, path: str, description: str) -> Metric:
+    return Metric(name, "", description, "boolean", path)
+
+
+def _percent(name: str, path: str, what: str, relative_to: str = "") -> Metric:
+    """Return the error of a value; the reference's is found at the same path of its own result unless said."""
+    relative_to = relative_to or f"report:reference_result.{path}"
     return Metric(f"{name}_error_percent", "percent", f"error of {what}", "number", path, relative_to)
 
 
-_SIDE = ("phonons.candidate", "phonons.reference")
 METRICS: tuple[Metric, ...] = (
     _same("phonon_mae_thz", "THz", "phonons.mae_thz", "phonon MAE over mesh and branches"),
     _same("phonon_rmse_thz", "THz", "phonons.rmse_thz", "root mean square phonon error"),
@@ -104,13 +98,13 @@ METRICS: tuple[Metric, ...] = (
     _percent(
         "omega_mean_scaled",
         "phonons.omega_mean_scaled_thz",
-        "phonons.reference.omega_mean_thz",
         "the mean frequency after scaling to the reference's highest (what the published table lists)",
+        "phonons.reference.omega_mean_thz",
     ),
     _same("omega_min_error_thz", "THz", "phonons.omega_min_error_thz", "error of the lowest frequency"),
     _same("dos_error_percent", "percent", "phonons.dos_error_percent", "integrated difference of the DOS"),
     *(
-        _percent(name, f"{_SIDE[0]}.{name}", f"{_SIDE[1]}.{name}", what)
+        _percent(name, f"phonons.candidate.{name}", what, f"phonons.reference.{name}")
         for name, what in (
             ("heat_capacity", "C_v at the comparison's temperature"),
             ("entropy", "S at the comparison's temperature"),
@@ -118,27 +112,15 @@ METRICS: tuple[Metric, ...] = (
             ("volume", "the volume of the relaxed cell"),
         )
     ),
-    _same("stable", "", "phonons.candidate.stable", "no commensurate mode below the strict threshold", "boolean"),
-    _same("reference_stable", "", "phonons.reference.stable", "the same of the reference", "boolean"),
-    _same("stable_practical", "", "phonons.candidate.stable_practical", "none below the practical one", "boolean"),
-    _same("reference_stable_practical", "", "phonons.reference.stable_practical", "same of the reference", "boolean"),
-    _same("same_space_group", "", "phonons.same_space_group", "relaxes to the reference's space group", "boolean"),
-    _percent(
-        "bulk_modulus", "eos.fit.bulk_modulus", "report:reference_result.eos.fit.bulk_modulus", "B0 of the E(V) curve"
-    ),
-    _percent(
-        "bulk_modulus_vrh",
-        "elastic.fit.moduli.bulk_vrh",
-        "report:reference_result.elastic.fit.moduli.bulk_vrh",
-        "the Voigt-Reuss-Hill bulk modulus",
-    ),
-    _percent(
-        "shear_modulus",
-        "elastic.fit.moduli.shear_vrh",
-        "report:reference_result.elastic.fit.moduli.shear_vrh",
-        "the Voigt-Reuss-Hill shear modulus",
-    ),
-    _percent("slack", "elastic.slack.kappa", "report:reference_result.elastic.slack.kappa", "Slack's conductivity"),
+    _answer("stable", "phonons.candidate.stable", "no commensurate mode below the strict threshold"),
+    _answer("reference_stable", "phonons.reference.stable", "the same of the reference"),
+    _answer("stable_practical", "phonons.candidate.stable_practical", "none below the practical one"),
+    _answer("reference_stable_practical", "phonons.reference.stable_practical", "same of the reference"),
+    _answer("same_space_group", "phonons.same_space_group", "relaxes to the reference's space group"),
+    _percent("bulk_modulus", "eos.fit.bulk_modulus", "B0 of the E(V) curve"),
+    _percent("bulk_modulus_vrh", "elastic.fit.moduli.bulk_vrh", "the Voigt-Reuss-Hill bulk modulus"),
+    _percent("shear_modulus", "elastic.fit.moduli.shear_vrh", "the Voigt-Reuss-Hill shear modulus"),
+    _percent("slack", "elastic.slack.kappa", "Slack's conductivity"),
     _same("valid_force_mae_mev_per_angstrom", "meV/Å", "valid_force_mae", "validation force MAE"),
     _same("valid_energy_mae_mev_per_atom", "meV/atom", "valid_energy_mae", "validation energy MAE"),
     _same("valid_stress_mae_mev_per_angstrom3", "meV/Å³", "valid_stress_mae", "validation stress MAE"),
@@ -149,8 +131,8 @@ METRICS: tuple[Metric, ...] = (
     _same("phonon_seconds", "s", "summary.seconds", "wall time of the phonons"),
     _same("n_parameters", "", "n_parameters", "parameters of the model", "integer"),
     _same("n_changed", "", "n_changed", "parameters that differ from the foundation's", "integer"),
-    _same("improved", "", "improved", "validation loss below the foundation's", "boolean"),
-    _same("fit", "", "verdict.fit", "verdict: fit for phonons of this material", "boolean"),
+    _answer("improved", "improved", "validation loss below the foundation's"),
+    _answer("fit", "verdict.fit", "verdict: fit for phonons of this material"),
 )
 """What is known about a potential."""
 
@@ -194,24 +176,22 @@ FAILURE: tuple[Column, ...] = (
 """One row per strategy without a result."""
 
 
-def frame(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> Any:
-    """Return rows as a pandas frame with fixed columns and types, units in ``attrs['units']``; also for no rows."""
-    import pandas as pd
-
+def frame(columns: Iterable[Column], rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame with fixed columns and types, units in ``attrs['units']``; also for no rows."""
     made = {
-        column.name: pd.array([row.get(column.name) for row in rows], dtype=DTYPES[column.kind])
-        if column.kind != "text"
-        else pd.Series([row.get(column.name) or "" for row in rows], dtype=object)
+        column.name: pd.Series([row.get(column.name) or "" for row in rows], dtype=object)
+        if column.kind == "text"
+        else pd.array([row.get(column.name) for row in rows], dtype=_KINDS[column.kind][0])
         for column in columns
     }
-    table = pd.DataFrame(made, columns=[column.name for column in columns])
+    table = pd.DataFrame(made)
     table.attrs["units"] = {column.name: column.unit for column in columns}
     return table
 
 
 def checked(column: Column, value: Any) -> Any:
     """Return a value of the column's kind; another one raises a TypeError that names the column."""
-    right = isinstance(value, _PYTHON[column.kind]) and isinstance(value, bool) == (column.kind == "boolean")
+    right = isinstance(value, _KINDS[column.kind][1]) and isinstance(value, bool) == (column.kind == "boolean")
     if value is not None and not right:
         raise TypeError(f"{column.name} is {value!r}, not a {column.kind}")
     return value

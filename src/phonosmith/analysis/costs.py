@@ -6,19 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from jobflow import JobStore
+from pymatgen.core import Structure
 
 from phonosmith.analysis.columns import at
 from phonosmith.analysis.queries import Results, find_reports, newest
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.structures.cost import CostModel, calibrate, workload
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from jobflow import JobStore
-    from pymatgen.core import Structure
 
 THRESHOLDS = (1, 10, 20)
 """Numbers of displaced cells from which on savings are given, as published."""
@@ -32,25 +30,17 @@ _POINT_PATHS = (
 def cost_per_material(results: Results) -> pd.DataFrame:
     """Return what each material took, averaged over the reports (foundations, seeds) that share its calculations.
 
-    Returns
-    -------
-    pandas.DataFrame
-        material, cell, n_displaced_cells, label_core_hours, phonon_core_hours (the reference's displaced cells; nan
-        where they were not paid for), label_hours, phonon_hours (wall time), saving_percent: 100 (1 - labels / phonons)
-        in core-hours.
+    Columns: material, cell, n_displaced_cells, label_core_hours, phonon_core_hours (the reference's displaced cells;
+    nan where they were not paid for), saving_percent: 100 (1 - labels / phonons) in core-hours.
     """
     costs = results.costs
     keys = ["material", "foundation", "cell", "seed"]
+    table = results.materials[[*keys, "n_displaced_cells"]]
     reference = (costs["stage"] == "phonon") & costs["name"].str.endswith(" reference")
-    label = costs["stage"] == "label"
-    table = results.materials[[*keys, "n_displaced_cells"]].copy()
-    for name, chosen in (("label", label), ("phonon", reference)):
-        sums = costs[chosen].groupby(keys)[["core_hours", "wall_seconds"]].sum()
-        sums[f"{name}_hours"] = sums.pop("wall_seconds") / 3600
-        table = table.merge(
-            sums.rename(columns={"core_hours": f"{name}_core_hours"}).reset_index(), on=keys, how="left"
-        )
-    columns = ["n_displaced_cells", "label_core_hours", "phonon_core_hours", "label_hours", "phonon_hours"]
+    for name, chosen in (("label", costs["stage"] == "label"), ("phonon", reference)):
+        sums = costs[chosen].groupby(keys)["core_hours"].sum().rename(f"{name}_core_hours")
+        table = table.merge(sums.reset_index(), on=keys, how="left")
+    columns = ["n_displaced_cells", "label_core_hours", "phonon_core_hours"]
     table = table.groupby(["material", "cell"], sort=False)[columns].mean().astype("float64").reset_index()
     table["saving_percent"] = 100 * (1 - table["label_core_hours"] / table["phonon_core_hours"])
     return table
@@ -59,30 +49,18 @@ def cost_per_material(results: Results) -> pd.DataFrame:
 def savings(per_material: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
     """Return what labels instead of phonons save for materials with at least so many displaced cells.
 
-    Returns
-    -------
-    pandas.DataFrame
-        at_least, n, mean_phonon_core_hours, mean_label_core_hours, saving_percent (of the means: what a campaign over
-        these materials saves) and median_saving_percent (of the materials).
+    Columns: at_least, n, mean_phonon_core_hours, mean_label_core_hours, saving_percent (of the means: what a campaign
+    over these materials saves) and median_saving_percent (of the materials).
     """
-    import pandas as pd
-
     known = per_material.dropna(subset=["label_core_hours", "phonon_core_hours", "n_displaced_cells"])
     rows = []
     for count in thresholds:
-        chosen = known[known["n_displaced_cells"] >= count]
-        phonons, labels = (float(chosen[name].mean()) for name in ("phonon_core_hours", "label_core_hours"))
-        rows.append(
-            {
-                "at_least": count,
-                "n": len(chosen),
-                "mean_phonon_core_hours": phonons,
-                "mean_label_core_hours": labels,
-                "saving_percent": 100 * (1 - labels / phonons) if phonons else float("nan"),
-                "median_saving_percent": float(chosen["saving_percent"].median()),
-            }
-        )
-    return pd.DataFrame(rows)
+        group = known[known["n_displaced_cells"] >= count]
+        phonons, labels = (float(group[name].mean()) for name in ("phonon_core_hours", "label_core_hours"))
+        saving = 100 * (1 - labels / phonons) if phonons else float("nan")
+        rows.append((count, len(group), phonons, labels, saving, float(group["saving_percent"].median())))
+    columns = ["at_least", "n", "mean_phonon_core_hours", "mean_label_core_hours", "saving_percent"]
+    return pd.DataFrame(rows, columns=[*columns, "median_saving_percent"])
 
 
 def training_minutes(potentials: pd.DataFrame) -> pd.DataFrame:
@@ -94,17 +72,7 @@ def training_minutes(potentials: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class CalibrationPoint:
-    """A finished reference calculation that `plan` can learn from.
-
-    Attributes
-    ----------
-    material
-        Name.
-    structure
-        Supercell that was calculated (undistorted).
-    core_hours
-        Mean of its calculations.
-    """
+    """A finished reference calculation that `plan` can learn from: undistorted supercell, mean of its core-hours."""
 
     material: str
     structure: Structure
@@ -132,8 +100,6 @@ def calibration_points(store: JobStore, campaign: str | None = None) -> tuple[li
 
 def _supercell(report: Mapping[str, Any], n_atoms: int | None) -> Structure | None:
     """Return the cell of the labels, None unless it has the number of atoms they had."""
-    from pymatgen.core import Structure
-
     matrix, crystal = at(report, "sampling.supercell_matrix"), report.get("structure")
     if matrix is None or crystal is None or n_atoms is None:
         return None
@@ -147,14 +113,7 @@ def _supercell(report: Mapping[str, Any], n_atoms: int | None) -> Structure | No
 def calibrated_model(points: Sequence[CalibrationPoint], *, kspacing: float, encut: float) -> CostModel:
     """Return the cost model of `plan` fitted to finished calculations: its prefactor is the calibration factor.
 
-    Parameters
-    ----------
-    points
-        See `calibration_points`.
-    kspacing
-        k-point spacing of the calculations, Å⁻¹.
-    encut
-        Plane-wave cutoff, eV.
+    They had one k-point spacing (Å⁻¹) and plane-wave cutoff (eV).
     """
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 
@@ -168,9 +127,8 @@ def write_calibration(points: Sequence[CalibrationPoint], folder: Path, *, kspac
     for number, point in enumerate(points):
         name = f"cell-{number:03d}.vasp"
         write_atomic(folder / name, point.structure.to(fmt="poscar").encode())
-        entries.append(
-            {"material": point.material, "structure": name, "core_hours": point.core_hours, "kspacing": kspacing}
-        )
+        entry = {"material": point.material, "structure": name, "core_hours": point.core_hours}
+        entries.append(entry | {"kspacing": kspacing})
     path = folder / "calibration.json"
     write_atomic(path, json.dumps(entries, indent=1, ensure_ascii=False).encode())
     return path

@@ -91,13 +91,9 @@ class PhononSummary(Document):
     @classmethod
     def of(cls, document: PhononDoc) -> PhononSummary:
         """Take from a phonon document what the report keeps."""
+        same = ("force_constants", "supercell_matrix", "n_atoms_supercell", "n_displacements", "space_group")
         return cls(
-            force_constants=document.force_constants,
-            supercell_matrix=document.supercell_matrix,
-            n_atoms_supercell=document.n_atoms_supercell,
-            n_displacements=document.n_displacements,
-            space_group=document.space_group,
-            omega_max_thz=document.omega_max_thz,
+            **{name: getattr(document, name) for name in (*same, "omega_max_thz")},
             stable=document.stability.stable,
             stable_practical=document.stability.stable_practical,
             seconds=document.manifest.wall_seconds,

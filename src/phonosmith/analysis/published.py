@@ -6,17 +6,15 @@ from functools import cache
 from importlib.resources import files
 
 import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from phonosmith.core.document import Document
 
 Pair = tuple[float, float]
 
 
-class Stability(Document):
+class Stability(Document, extra="forbid"):
     """Numbers of materials by what the reference and the potential say."""
-
-    model_config = ConfigDict(extra="forbid")
 
     true_stable: int
     stable_called_unstable: int
@@ -26,20 +24,16 @@ class Stability(Document):
     recall: float = Field(description="of the unstable class as printed, percent")
 
 
-class PhaseFigures(Document):
+class PhaseFigures(Document, extra="forbid"):
     """How well phases were found."""
-
-    model_config = ConfigDict(extra="forbid")
 
     precision: float = Field(description="percent")
     recall: float = Field(description="percent")
     f1: float = Field(description="0 to 1")
 
 
-class CostFigures(Document):
+class CostFigures(Document, extra="forbid"):
     """What phonons and labels took."""
-
-    model_config = ConfigDict(extra="forbid")
 
     phonon_hours: float = Field(description="mean wall time of all displaced cells of a material, h")
     label_hours: float = Field(description="mean wall time of the training labels of a material, h")
@@ -48,10 +42,8 @@ class CostFigures(Document):
     training_minutes: dict[str, float] = Field(description="mean training time on one GPU by strategy, min")
 
 
-class Published(Document):
+class Published(Document, extra="forbid"):
     """Everything transcribed from one paper; pairs are median and interquartile range."""
-
-    model_config = ConfigDict(extra="forbid")
 
     label: str = Field(description="how its columns are headed")
     citation: str = Field(description="authors, source, licence")

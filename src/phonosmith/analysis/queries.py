@@ -6,79 +6,66 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from jobflow import JobStore
 
 from phonosmith.analysis import columns as c
-from phonosmith.analysis.choice import FOUNDATION, Choice
+from phonosmith.analysis.choice import Choice
 from phonosmith.analysis.documents import MATERIAL_SCHEMA
 from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from jobflow import JobStore
-
-REPORTS: dict[str, Any] = {
+Row = dict[str, Any]
+REPORTS: Row = {
     # a range that an index on names serves: 'report ' up to the next character after the blank
     "name": {"$gte": "report ", "$lt": "report!"},
     "output.@class": "MaterialReport",
 }
 """Filter for the reports of materials in a job store."""
 OLDEST_SCHEMA = 1
+_METRIC_PATHS = dict.fromkeys(path for metric in c.METRICS for path in (metric.path, metric.relative_to) if path)
 _POTENTIAL_PATHS = (
-    "strategy",
-    "n_train",
-    "potential.name",
-    "potential.sha256",
-    *dict.fromkeys(path for metric in c.METRICS for path in metric.paths()),
-)
+    "strategy", "n_train", "potential.name", "potential.sha256",
+    *(path for path in _METRIC_PATHS if not path.startswith("report:")),
+)  # fmt: skip
 _REPORT_PATHS = (
     "schema_version", "material", "formula", "campaign", "mode", "cell", "seed", "reference", "rehearsal",
     "space_group", "space_group_number", "best", "gain", "failed", "costs",
     "labels.subsets", "labels.n_excluded", "labels.n_failed", "labels.train.n_frames",
     "structure.sites.label",
     "reference_result.phonons.n_displacements", "foundation.summary.n_displacements",
-    *dict.fromkeys(
-        metric.relative_to.removeprefix("report:") for metric in c.METRICS if metric.relative_to.startswith("report:")
-    ),
+    *(path.removeprefix("report:") for path in _METRIC_PATHS if path.startswith("report:")),
 )  # fmt: skip
+_JOB = ("uuid", "index", "completed_at")
 PROJECTION: tuple[str, ...] = (
-    "uuid",
-    "index",
-    "completed_at",
+    *_JOB,
     *(f"output.{path}" for path in _REPORT_PATHS),
-    *(f"output.foundation.{path}" for path in _POTENTIAL_PATHS),
-    *(f"output.strategies.{path}" for path in _POTENTIAL_PATHS),
+    *(f"output.{part}.{path}" for part in ("foundation", "strategies") for path in _POTENTIAL_PATHS),
 )
 """Fields that are read of each report."""
-_PHASE = ("space_group", "space_group_number", "n_atoms_primitive")
-_NEEDED = tuple(f"transitions.{part}.{name}" for part in ("initial", "phases") for name in _PHASE)
 _PHASE_PATHS = (
-    "uuid", "index", "completed_at", "output.schema_version", "output.material", "output.cell", "output.seed",
+    *_JOB, "output.schema_version", "output.material", "output.cell", "output.seed",
     "output.foundation.potential.name", "output.foundation.potential.sha256", "output.labels.subsets",
-    "output.strategies.strategy", "output.strategies.n_train",
-    *(f"output.{side}.{path}" for side in ("reference_result", "foundation", "strategies") for path in _NEEDED),
+    *(f"output.{part}.{name}" for part in ("foundation", "strategies") for name in ("strategy", "n_train")),
+    *(
+        f"output.{part}.transitions.{phases}.{name}"
+        for part in ("reference_result", "foundation", "strategies")
+        for phases in ("initial", "phases")
+        for name in ("space_group", "space_group_number", "n_atoms_primitive")
+    ),
 )  # fmt: skip
 
 
 @dataclass
 class Results:
-    """Everything the reports of a store say, as frames.
+    """Everything the reports of a store say, as frames; notes: reports that were left out, with the reason.
 
-    Attributes
-    ----------
-    potentials
-        One row per potential: `columns.IDENTITY` and `columns.METRICS`.
-    materials
-        One row per report (material, foundation, cell, seed).
-    costs
-        One row per job or group of equal jobs.
-    failures
-        One row per strategy without a result.
-    notes
-        Reports that were left out, with the reason.
+    A row is a potential (`columns.IDENTITY` and `columns.METRICS`), a report (material, foundation, cell, seed), a job
+    or group of equal jobs, a strategy without a result.
     """
 
     potentials: pd.DataFrame
@@ -93,61 +80,49 @@ class Results:
         return len(self.materials) == 0
 
 
-def read_results(store: JobStore, campaign: str | None = None) -> Results:
-    """Return what the reports in a job store say; of several of one material, foundation, cell and seed the newest.
+_FRAMES = ((*c.IDENTITY, *c.METRICS), c.MATERIAL, c.COST, c.FAILURE)
+"""Columns of the frames in their order."""
 
-    Parameters
-    ----------
-    store
-        Any job store; it is connected where it is not.
-    campaign
-        Only reports of this campaign.
+
+def read_results(store: JobStore, campaign: str | None = None) -> Results:
+    """Return what the reports in a job store, or of one campaign, say.
+
+    Of several of one material, foundation, cell and seed the newest counts. The store is connected where it is not.
     """
     notes: list[str] = []
-    potentials: list[dict[str, Any]] = []
-    materials: list[dict[str, Any]] = []
-    costs: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
+    reports: list[list[list[Row]]] = []
     for document in newest(find_reports(store, campaign, PROJECTION, notes)):
-        report = document["output"]
         try:
-            made = _rows(document, report)
+            made = [
+                [{column.name: c.checked(column, row.get(column.name)) for column in columns} for row in rows]
+                for columns, rows in zip(_FRAMES, _rows(document, document["output"]), strict=True)
+            ]
+            reports.append(made)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
-            notes.append(f"job {document.get('uuid')}: report of {report.get('material')} is damaged: {error}")
-            continue
-        for rows, more in zip((potentials, materials, costs, failures), made, strict=True):
-            rows.extend(more)
-    return Results(
-        c.frame((*c.IDENTITY, *c.METRICS), potentials),
-        c.frame(c.MATERIAL, materials),
-        c.frame(c.COST, costs),
-        c.frame(c.FAILURE, failures),
-        notes,
-    )
+            name = document["output"].get("material")
+            notes.append(f"job {document.get('uuid')}: report of {name} is damaged: {error}")
+    frames = [[row for made in reports for row in made[place]] for place in range(len(_FRAMES))]
+    potentials, materials, costs, failures = map(c.frame, _FRAMES, frames)
+    return Results(potentials, materials, costs, failures, notes)
 
 
-def find_reports(
-    store: JobStore, campaign: str | None, properties: tuple[str, ...], notes: list[str]
-) -> Iterator[dict[str, Any]]:
+def find_reports(store: JobStore, campaign: str | None, properties: tuple[str, ...], notes: list[str]) -> Iterator[Row]:
     """Yield projected documents whose output is a report of a version that can be read; note the others."""
-    criteria = dict(REPORTS) | ({"output.campaign": campaign} if campaign is not None else {})
+    criteria = REPORTS | ({"output.campaign": campaign} if campaign is not None else {})
     for document in store_query(store, criteria, properties):
         version = document["output"].get("schema_version")
         if isinstance(version, int) and OLDEST_SCHEMA <= version <= MATERIAL_SCHEMA:
             yield document
             continue
-        advice = (
-            "install a newer phonosmith to read it"
-            if isinstance(version, int) and version > MATERIAL_SCHEMA
-            else "run the material again"
-        )
+        newer = isinstance(version, int) and version > MATERIAL_SCHEMA
         notes.append(
             f"job {document.get('uuid')}: report of {document['output'].get('material')} has layout {version}, "
-            f"{OLDEST_SCHEMA} to {MATERIAL_SCHEMA} can be read: {advice}"
+            f"{OLDEST_SCHEMA} to {MATERIAL_SCHEMA} can be read: "
+            + ("install a newer phonosmith to read it" if newer else "run the material again")
         )
 
 
-def store_query(store: JobStore, criteria: dict[str, Any], properties: tuple[str, ...]) -> list[dict[str, Any]]:
+def store_query(store: JobStore, criteria: Row, properties: tuple[str, ...]) -> list[Row]:
     """Return projected documents of a job store, connected where it is not.
 
     Raises
@@ -165,27 +140,16 @@ def store_query(store: JobStore, criteria: dict[str, Any], properties: tuple[str
         ) from error
 
 
-def newest(documents: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+def newest(documents: Iterable[Row]) -> list[Row]:
     """Return the newest report of each material, foundation, cell and seed, by material."""
-    best: dict[tuple[str, ...], dict[str, Any]] = {}
-    for document in documents:
-        report = document["output"]
-        foundation = c.at(report, "foundation.potential.sha256")
-        key = tuple(str(item) for item in (report.get("material"), foundation, report.get("cell"), report.get("seed")))
-        if key not in best or _age(document) >= _age(best[key]):
-            best[key] = document
+    best: dict[tuple[str, ...], Row] = {}
+    paths = ("material", "foundation.potential.sha256", "cell", "seed")
+    for document in sorted(documents, key=lambda one: (str(one.get("completed_at") or ""), int(one.get("index") or 0))):
+        best[tuple(str(c.at(document["output"], path)) for path in paths)] = document
     return [best[key] for key in sorted(best)]
 
 
-def _age(document: Mapping[str, Any]) -> tuple[str, int]:
-    return str(document.get("completed_at") or ""), int(document.get("index") or 0)
-
-
-def _filled(columns: tuple[c.Column, ...], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {column.name: c.checked(column, values.get(column.name)) for column in columns}
-
-
-def _rows(document: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[list[dict[str, Any]], ...]:
+def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
     """Return the rows a report gives to each frame."""
     plain = ("material", "formula", "campaign", "cell", "reference", "rehearsal", "space_group", "space_group_number")
     # layout 1 knew neither mode nor seed
@@ -199,7 +163,13 @@ def _rows(document: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[list[
     if not common["material"]:
         raise ValueError("it names no material")
     tuned = report.get("strategies") or []
-    potentials = [_potential(part, report, common) for part in (report["foundation"], *tuned)]
+    potentials = [
+        common
+        | {name: part[name] for name in ("strategy", "n_train")}
+        | {"training_set": training_set(part, report), "potential_sha256": c.at(part, "potential.sha256")}
+        | {metric.name: metric.value(part, report) for metric in c.METRICS}
+        for part in (report["foundation"], *tuned)
+    ]
     failed = report.get("failed") or []
     sites = c.at(report, "structure.sites")
     truth = c.at(report, "reference_result.phonons.n_displacements")
@@ -211,20 +181,12 @@ def _rows(document: Mapping[str, Any], report: Mapping[str, Any]) -> tuple[list[
         "n_labels_failed": c.at(report, "labels.n_failed"),
         "n_displaced_cells": c.at(report, "foundation.summary.n_displacements") if truth is None else truth,
     }
-    costs = [_cost(item, common) for item in report.get("costs") or []]
-    failures = [_filled(c.FAILURE, common | {"what": what}) for what in failed]
-    return potentials, [_filled(c.MATERIAL, material)], costs, failures
-
-
-def _potential(part: Mapping[str, Any], report: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    values = {metric.name: c.checked(metric, metric.value(part, report)) for metric in c.METRICS}
-    identity = dict(common) | {
-        "strategy": part["strategy"],
-        "n_train": part["n_train"],
-        "training_set": training_set(part, report),
-        "potential_sha256": c.at(part, "potential.sha256"),
-    }
-    return _filled(c.IDENTITY, identity) | values
+    costs = []
+    for item in report.get("costs") or []:
+        hours = item["wall_seconds"] / 3600
+        counted = {"core_hours": hours * (item.get("cores") or 1), "gpu_hours": hours * (item.get("gpus") or 0)}
+        costs.append(common | item | counted)
+    return potentials, [material], costs, [common | {"what": what} for what in failed]
 
 
 def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -236,25 +198,9 @@ def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     return str(min(asked)) if asked else "all"
 
 
-def _cost(item: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
-    hours = item["wall_seconds"] / 3600
-    counted = {"core_hours": hours * (item.get("cores") or 1), "gpu_hours": hours * (item.get("gpus") or 0)}
-    return _filled(c.COST, dict(common) | dict(item) | counted)
-
-
 @dataclass(frozen=True)
 class Phases:
-    """Phases that imaginary modes lead to.
-
-    Attributes
-    ----------
-    reference
-        By material.
-    by_strategy
-        The same of each strategy, and of the foundation.
-    notes
-        What was left out, with the reason.
-    """
+    """Phases that imaginary modes lead to, by material; notes: what was left out, with the reason."""
 
     reference: dict[str, MaterialPhases]
     by_strategy: dict[str, dict[str, MaterialPhases]]
@@ -262,43 +208,26 @@ class Phases:
 
 
 def read_phases(store: JobStore, choice: Choice, campaign: str | None = None) -> Phases:
-    """Return what the reports of a store say about phases found along imaginary modes.
-
-    Parameters
-    ----------
-    store
-        Any job store.
-    choice
-        Foundation, training set and cell; of several seeds the lowest counts.
-    campaign
-        Only reports of this campaign.
-    """
+    """Return what the reports of a store say about phases found along imaginary modes; the lowest seed counts."""
     phases = Phases({}, {}, [])
     documents = newest(find_reports(store, campaign, _PHASE_PATHS, []))
-    for document in sorted(documents, key=lambda one: one["output"].get("seed") or 0):
-        report = document["output"]
+    for report in sorted((one["output"] for one in documents), key=lambda report: report.get("seed") or 0):
         material = str(report["material"])
-        wanted = c.at(report, "foundation.potential.name") == choice.foundation and report.get("cell") == choice.cell
+        about = c.at(report, "foundation.potential.name"), report.get("cell")
         reference = _phases(report.get("reference_result"))
-        if not wanted or reference is None or material in phases.reference:
+        if about != (choice.foundation, choice.cell) or reference is None or material in phases.reference:
             continue
         phases.reference[material] = reference
-        parts = [(FOUNDATION, report["foundation"])]
-        parts += [
-            (part["strategy"], part)
-            for part in report.get("strategies") or []
-            if training_set(part, report) == choice.training_set
-        ]
-        for strategy, part in parts:
+        for part in (report["foundation"], *(report.get("strategies") or [])):
             theirs = _phases(part)
-            if theirs is None:
+            if theirs is None or training_set(part, report) not in ("", choice.training_set):
                 continue
             try:
                 score_material(reference, theirs)
             except MismatchError as error:
-                phases.notes.append(f"{strategy}, {material}: {error.message}")
+                phases.notes.append(f"{part['strategy']}, {material}: {error.message}")
                 continue
-            phases.by_strategy.setdefault(strategy, {})[material] = theirs
+            phases.by_strategy.setdefault(part["strategy"], {})[material] = theirs
     return phases
 
 
@@ -307,12 +236,8 @@ def _phases(part: Mapping[str, Any] | None) -> MaterialPhases | None:
     document = c.at(part, "transitions")
     if not document:
         return None
-    return MaterialPhases(
-        initial=_named(document["initial"]), final=[_named(one) for one in document.get("phases") or []]
+    initial, *final = (
+        NamedPhase(space_group=one["space_group"], number=one["space_group_number"], n_atoms=one["n_atoms_primitive"])
+        for one in (document["initial"], *(document.get("phases") or []))
     )
-
-
-def _named(phase: Mapping[str, Any]) -> NamedPhase:
-    return NamedPhase(
-        space_group=phase["space_group"], number=phase["space_group_number"], n_atoms=phase["n_atoms_primitive"]
-    )
+    return MaterialPhases(initial=initial, final=final)

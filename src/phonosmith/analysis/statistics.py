@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import bootstrap, pearsonr, rankdata, spearmanr, wilcoxon
 
 from phonosmith.core.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 POTENTIAL = ["foundation", "cell", "strategy", "training_set"]
 """What tells apart potentials of one material but for the seed."""
@@ -25,18 +23,14 @@ FENCE = 1.5
 RESAMPLES = 9999
 EXACT_PAIRS = 50
 LEVEL = 0.95
+_NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of the values that are known.
+    """Median and quartiles of the ``n`` values that are known.
 
-    Attributes
-    ----------
-    n, n_missing
-        Values used and values unknown.
-    median, q25, q75
-        Quartiles by linear interpolation (numpy's default, Hyndman and Fan's type 7); nan without values.
+    Quartiles by linear interpolation (numpy's default, Hyndman and Fan's type 7); nan without values.
     """
 
     n: int
@@ -53,7 +47,7 @@ class Spread:
 
 def _numbers(values: ArrayLike) -> NDArray[np.float64]:
     if hasattr(values, "to_numpy"):
-        return np.asarray(values.to_numpy(dtype=float, na_value=np.nan)).ravel()
+        values = values.to_numpy(dtype=float, na_value=np.nan)
     return np.asarray(values, dtype=float).ravel()
 
 
@@ -61,28 +55,19 @@ def spread(values: ArrayLike) -> Spread:
     """Return median and quartiles of the values that are not nan."""
     numbers = _numbers(values)
     known = numbers[~np.isnan(numbers)]
-    missing = len(numbers) - len(known)
-    if not len(known):
-        return Spread(0, missing, *[float("nan")] * 3)
-    low, middle, high = np.percentile(known, [25, 50, 75])
-    return Spread(len(known), missing, float(middle), float(low), float(high))
+    low, middle, high = map(float, np.percentile(known, [25, 50, 75])) if len(known) else [_NAN] * 3
+    return Spread(len(known), len(numbers) - len(known), middle, low, high)
 
 
 def over_seeds(potentials: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Return one row per material and potential: means over seeds, of yes or no the answer most seeds give.
+    """Return one row per material and potential of `queries.read_results`, with the metrics asked for.
 
-    Parameters
-    ----------
-    potentials
-        Frame of `queries.read_results`.
-    metrics
-        Columns to keep. A tie between seeds counts as no.
+    Values are means over seeds, of yes or no the answer most seeds give; a tie counts as no.
     """
     grouped = potentials.groupby(["material", *POTENTIAL], sort=False, dropna=False)
-    numbers = {name: potentials[name].dtype != "boolean" for name in metrics}
-    table = grouped[[*metrics, "n_train"]].agg(dict.fromkeys([*metrics, "n_train"], "mean")).reset_index()
-    for name, number in numbers.items():
-        if not number:
+    table = grouped[[*metrics, "n_train"]].mean().reset_index()
+    for name in metrics:
+        if potentials[name].dtype == "boolean":
             share = table[name].astype("Float64")
             table[name] = (share > 0.5).astype("boolean").where(share.notna())
         else:
@@ -92,22 +77,17 @@ def over_seeds(potentials: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Two strategies compared material by material; differences are first minus second.
+    """Two strategies compared material by material; differences are first minus second, in the unit of the metric.
 
     Attributes
     ----------
-    first, second
-        What is compared.
-    n
-        Materials with both values.
-    median_difference, low, high
-        Median of the differences and its bootstrap interval, in the unit of the metric.
-    n_better
-        Materials for which the first is closer to zero.
-    p
-        Two-sided p of Wilcoxon's signed-rank test; nan for fewer than two materials.
-    p_holm
-        p after Holm's correction for the number of pairs tested together.
+    n, n_better
+        Materials with both values, and those for which the first is closer to zero.
+    low, high
+        Bootstrap interval of the median difference.
+    p, p_holm
+        Two-sided p of Wilcoxon's signed-rank test (nan for fewer than two materials), and the same after Holm's
+        correction for the number of pairs tested together.
     """
 
     first: str
@@ -118,23 +98,17 @@ class PairedTest:
     high: float
     n_better: int
     p: float
-    p_holm: float = float("nan")
+    p_holm: float = _NAN
 
 
 def bootstrap_median(values: ArrayLike, *, seed: int = 0) -> tuple[float, float]:
     """Return the percentile bootstrap interval of a median of known numbers (nan for fewer than two)."""
-    from scipy.stats import bootstrap
-
     numbers = _numbers(values)
     if len(numbers) < 2:
-        return float("nan"), float("nan")
+        return _NAN, _NAN
+    generator = np.random.default_rng(seed)
     interval = bootstrap(
-        (numbers,),
-        np.median,
-        n_resamples=RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        rng=np.random.default_rng(seed),
+        (numbers,), np.median, n_resamples=RESAMPLES, confidence_level=LEVEL, method="percentile", rng=generator
     ).confidence_interval
     return float(interval.low), float(interval.high)
 
@@ -145,8 +119,6 @@ def signed_rank_p(differences: ArrayLike) -> float:
     Up to 50 differences the distribution of the rank sum is exact, ties included (each of the 2^n choices of signs
     is as likely as another); beyond, scipy's normal approximation.
     """
-    from scipy.stats import rankdata, wilcoxon
-
     numbers = _numbers(differences)
     numbers = numbers[numbers != 0]
     if not len(numbers):
@@ -178,27 +150,22 @@ def paired_test(
     difference = ours - theirs
     difference = difference[~np.isnan(difference)]
     low, high = bootstrap_median(difference, seed=seed)
-    p = signed_rank_p(difference) if len(difference) > 1 else float("nan")
-    middle = float(np.median(difference)) if len(difference) else float("nan")
-    return PairedTest(*names, len(difference), middle, low, high, int((difference < 0).sum()), p)
+    p = signed_rank_p(difference) if len(difference) > 1 else _NAN
+    return PairedTest(*names, len(difference), spread(difference).median, low, high, int((difference < 0).sum()), p)
 
 
 def holm(p_values: ArrayLike) -> list[float]:
     """Return p-values after Holm's step-down correction; nan stays nan and does not count as a test."""
     values = _numbers(p_values)
-    corrected = np.full(len(values), np.nan)
-    tested = np.flatnonzero(~np.isnan(values))
-    highest = 0.0
-    for rank, index in enumerate(tested[np.argsort(values[tested], kind="stable")]):
-        highest = max(highest, min(1.0, (len(tested) - rank) * values[index]))
-        corrected[index] = highest
+    order = np.argsort(values, kind="stable")  # nan comes last
+    factors = np.count_nonzero(~np.isnan(values)) - np.arange(len(values))
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(1, np.maximum.accumulate(factors * values[order]))
     return [float(value) for value in corrected]
 
 
 def paired_tests(table: pd.DataFrame, metric: str, *, seed: int = 0) -> pd.DataFrame:
     """Compare every pair of strategies in a table of one row per material and strategy; the columns of `PairedTest`."""
-    import pandas as pd
-
     wide = table.pivot_table(index="material", columns="strategy", values=metric, dropna=False)
     names = [name for name in dict.fromkeys(table["strategy"]) if name in wide.columns]
     tests = [paired_test(wide[a], wide[b], (a, b), seed=seed) for a, b in combinations(names, 2)]
@@ -214,92 +181,55 @@ class Correlation:
     """
 
     n: int
-    spearman: float
-    spearman_p: float
-    pearson: float
-    pearson_p: float
-    pearson_log: float
+    spearman: float = _NAN
+    spearman_p: float = _NAN
+    pearson: float = _NAN
+    pearson_p: float = _NAN
+    pearson_log: float = _NAN
 
 
 def correlation(x: ArrayLike, y: ArrayLike) -> Correlation:
     """Return rank and linear correlation of the pairs that are known; nan for fewer than three or a constant."""
-    from scipy.stats import pearsonr, spearmanr
-
-    first, second = _numbers(x), _numbers(y)
-    both = ~(np.isnan(first) | np.isnan(second))
-    first, second = first[both], second[both]
-    nan = float("nan")
-    if len(first) < 3 or np.ptp(first) == 0 or np.ptp(second) == 0:
-        return Correlation(len(first), nan, nan, nan, nan, nan)
-    ranks, line = spearmanr(first, second), pearsonr(first, second)
-    positive = bool((first > 0).all() and (second > 0).all())
-    logs = float(pearsonr(np.log10(first), np.log10(second)).statistic) if positive else nan
-    return Correlation(
-        len(first), float(ranks.statistic), float(ranks.pvalue), float(line.statistic), float(line.pvalue), logs
-    )
+    pairs = np.column_stack([_numbers(x), _numbers(y)])
+    pairs = pairs[~np.isnan(pairs).any(axis=1)]
+    if len(pairs) < 3 or (np.ptp(pairs, axis=0) == 0).any():
+        return Correlation(len(pairs))
+    ranks, line = spearmanr(*pairs.T), pearsonr(*pairs.T)
+    logs = pearsonr(*np.log10(pairs.T)).statistic if (pairs > 0).all() else _NAN
+    return Correlation(len(pairs), *map(float, (*ranks, *line, logs)))
 
 
 def spreads(table: pd.DataFrame, metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Return median and quartiles of a metric in each group, in the order of the table.
-
-    Returns
-    -------
-    pandas.DataFrame
-        The columns ``by``, n, n_missing, median, q25, q75 and iqr.
-    """
-    import pandas as pd
-
+    """Return n, n_missing, median, q25, q75 and iqr of a metric in each group, in the order of the table."""
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         values = spread(group[metric])
-        rows.append({**dict(zip(by, key, strict=True)), **asdict(values), "iqr": values.iqr})
+        rows.append(dict(zip(by, key, strict=True)) | asdict(values) | {"iqr": values.iqr})
     return pd.DataFrame(rows, columns=[*by, *Spread.__dataclass_fields__, "iqr"])
 
 
 def outliers(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the materials that lie more than 1.5 interquartile ranges beyond the quartiles of their strategy.
 
-    Parameters
-    ----------
-    table
-        One row per material and strategy.
-    metric
-        Column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        material, strategy, metric, value, median, lower_fence, upper_fence; farthest from the fence first.
+    The table has one row per material and strategy. Columns: material, strategy, metric, value, median, lower_fence,
+    upper_fence; farthest from the fence first, equally far ones strategy by strategy.
     """
     rows = table[["material", "strategy"]].assign(metric=metric, value=_numbers(table[metric]))
     groups = spreads(table, metric, ["strategy"])
     groups["lower_fence"] = groups["q25"] - FENCE * groups["iqr"]
     groups["upper_fence"] = groups["q75"] + FENCE * groups["iqr"]
-    rows = rows.merge(groups[["strategy", "median", "lower_fence", "upper_fence"]], on="strategy", how="left")
-    beyond = np.maximum(rows["value"] - rows["upper_fence"], rows["lower_fence"] - rows["value"])
-    place = {name: place for place, name in enumerate(groups["strategy"])}
-    # equally far ones stay strategy by strategy, in the order of the table
-    rows = rows.assign(beyond=beyond, place=rows["strategy"].map(place))[beyond > 0]
-    return rows.sort_values(["beyond", "place"], ascending=[False, True], kind="stable").drop(
-        columns=["beyond", "place"]
-    )
+    groups["place"] = groups.index
+    rows = rows.merge(groups.drop(columns=["n", "n_missing", "q25", "q75", "iqr"]), on="strategy", how="left")
+    rows["beyond"] = np.maximum(rows["value"] - rows["upper_fence"], rows["lower_fence"] - rows["value"])
+    rows = rows[rows["beyond"] > 0].sort_values(["beyond", "place"], ascending=[False, True], kind="stable")
+    return rows.drop(columns=["beyond", "place"])
 
 
 def learning_curve(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return median and quartiles of a metric against the size of the training set, strategy by strategy.
 
-    Parameters
-    ----------
-    table
-        One row per material and potential (see `over_seeds`), one foundation and cell.
-    metric
-        Column.
-
-    Returns
-    -------
-    pandas.DataFrame
-        strategy, training_set, n_train (median; 0 for the foundation), n (materials), median, q25, q75, iqr; by
-        strategy and size.
+    The table has one row per material and potential (see `over_seeds`) of one foundation and cell. Columns: strategy,
+    training_set, n_train (median; 0 for the foundation), n (materials), median, q25, q75, iqr; by strategy and size.
     """
     keys = ["strategy", "training_set"]
     curve = spreads(table, metric, keys).drop(columns="n_missing")

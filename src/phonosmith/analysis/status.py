@@ -9,23 +9,24 @@ only ``train si delta`` exists), as long as the material has no report.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import Any
 
+from jobflow import JobStore
+
+from phonosmith.analysis.choice import FOUNDATION
 from phonosmith.analysis.queries import Results, read_results, store_query
 from phonosmith.core.metadata import MATERIAL, STAGE, stage_of, step_of
-
-if TYPE_CHECKING:
-    from jobflow import JobStore
 
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
     "elastic", "eos", "follow", "forgetting", "cost", "report",
 )  # fmt: skip
 """Order in which stages are shown; others follow by name."""
-_SAMPLED = re.compile(r"sample (?P<key>.+) (?:primitive|small|large)")
-_SIDE = re.compile(r"(?:phonon|elastic|eos) (?P<key>.+) (?:reference|foundation)")
+_NAMED = re.compile(r"sample (.+) (?:primitive|small|large)|(?:phonon|elastic|eos) (.+) (?:reference|foundation)")
 _OUTPUT_JOB = "store_inputs"
 """Name of the job jobflow adds for the output of a flow that replaces a job, with that job's metadata."""
 _COUNTED = re.compile(r" (?:\d+/\d+|part \d+)$")
@@ -34,13 +35,7 @@ _COUNTED = re.compile(r" (?:\d+/\d+|part \d+)$")
 
 @dataclass
 class StageStatus:
-    """Jobs of one stage of one material.
-
-    Attributes
-    ----------
-    done, failed, missing
-        Numbers of jobs; ``running`` and ``waiting`` only where a run was looked at.
-    """
+    """Numbers of jobs of one stage of one material; ``running`` and ``waiting`` only where a run was looked at."""
 
     done: int = 0
     failed: int = 0
@@ -57,16 +52,10 @@ class MaterialStatus:
     ----------
     material
         Lower-case name in job names.
-    n_reports
-        Finished reports (foundations, cells, seeds).
-    n_fit
-        Fine-tuned potentials judged fit in them.
-    best
-        Best strategy of each report.
-    stages
-        Jobs by stage.
+    n_reports, n_fit, best
+        Finished reports (foundations, cells, seeds), fine-tuned potentials judged fit in them, best strategy of each.
     failed
-        Names of jobs or strategies without a result, with the reason where the store or the run knows it.
+        Jobs or strategies without a result, with the reason where the store or the run knows it.
     missing
         Names of jobs expected after the other materials.
     """
@@ -92,35 +81,19 @@ class MaterialStatus:
 
 @dataclass
 class StoreStatus:
-    """What a store says about all materials.
-
-    Attributes
-    ----------
-    materials
-        By name.
-    n_jobs
-        Jobs with an output, of whatever kind.
-    notes
-        Reports that cannot be read.
-    """
+    """What a store says about all materials, by name; ``n_jobs``: with an output, of whatever kind."""
 
     materials: dict[str, MaterialStatus]
     n_jobs: int
     notes: list[str] = field(default_factory=list)
 
     def find(self, name: str, metadata: Mapping[str, Any] | None = None) -> MaterialStatus | None:
-        """Return the material a job belongs to; one that only the metadata know is added."""
-        key = material_of(name, metadata, self.materials)
+        """Return the material a job of a stage belongs to; one that only the metadata know is added."""
+        if name == _OUTPUT_JOB:
+            return None
+        said = (metadata or {}).get(MATERIAL) if STAGE in (metadata or {}) else None
+        key = owner(name, self.materials) if said is None else str(said).lower()
         return None if key is None else self.materials.setdefault(key, MaterialStatus(key))
-
-
-def material_of(name: str, metadata: Mapping[str, Any] | None, keys: Iterable[str]) -> str | None:
-    """Return the material of a job that belongs to a stage, else None."""
-    if name == _OUTPUT_JOB:
-        return None
-    if metadata and STAGE in metadata and MATERIAL in metadata:
-        return str(metadata[MATERIAL]).lower()
-    return owner(name, keys)
 
 
 def owner(name: str, keys: Iterable[str]) -> str | None:
@@ -131,9 +104,8 @@ def owner(name: str, keys: Iterable[str]) -> str | None:
 
 def _roots(keys: Iterable[str]) -> list[str]:
     """Return the keys that do not continue another one word by word: materials without their variants."""
-    every = sorted(set(keys), key=len)
     roots: list[str] = []
-    for key in every:
+    for key in sorted(keys, key=len):
         if not any(f"{key} ".startswith(f"{root} ") for root in roots):
             roots.append(key)
     return sorted(roots)
@@ -149,25 +121,21 @@ def read_status(store: JobStore) -> StoreStatus:
         # a later job of the same name may have succeeded
         if name not in jobs or not metadata.get("refused"):
             jobs[name] = metadata
-    keys = {
-        match["key"]
-        for name, metadata in jobs.items()
-        for match in (_SAMPLED.fullmatch(name), _SIDE.fullmatch(name))
-        if match and STAGE not in metadata
-    }
+    matches = (_NAMED.fullmatch(name) for name, metadata in jobs.items() if STAGE not in metadata)
+    keys = {match[1] or match[2] for match in matches if match}
     keys |= {str(said[MATERIAL]).lower() for said in jobs.values() if said.get(STAGE) and said.get(MATERIAL)}
     keys |= {str(name).lower() for name in results.materials["material"]}
     materials = {key: MaterialStatus(key) for key in _roots(keys)}
     status = StoreStatus(materials, len({document["uuid"] for document in documents}), list(results.notes))
     ends: set[tuple[str, str]] = set()
-    have: dict[str, set[tuple[str, str]]] = {key: set() for key in materials}
-    for name, metadata in sorted(jobs.items(), key=lambda item: item[0]):
+    have: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
+    for name, metadata in sorted(jobs.items(), key=itemgetter(0)):
         material = status.find(name, metadata)
         if material is None or step_of(name, metadata):
             continue
         stage = stage_of(name, metadata)
         rest = name.removeprefix(f"{stage} {material.material}")
-        have.setdefault(material.material, set()).add((stage, rest))
+        have[material.material].add((stage, rest))
         if not _COUNTED.search(name):
             ends.add((stage, rest))
         if metadata.get("refused"):
@@ -187,18 +155,18 @@ def read_status(store: JobStore) -> StoreStatus:
 
 def _add_reports(materials: dict[str, MaterialStatus], results: Results) -> None:
     """Add what reports say: verdicts, and strategies that ended without a result."""
-    fit = results.potentials[(results.potentials["strategy"] != "foundation")]
+
+    def entry(material: object) -> MaterialStatus:
+        # the name of every report is among the keys, so that it has an owner
+        return materials[owner(f"report {str(material).lower()}", materials) or ""]
+
     for row in results.materials.to_dict("records"):
-        key = owner(f"report {str(row['material']).lower()}", materials)
-        if key is not None:
-            materials[key].n_reports += 1
-            materials[key].best += [row["best"]] if row["best"] else []
-    for name, group in fit.groupby("material"):
-        key = owner(f"report {str(name).lower()}", materials)
-        if key is not None:
-            materials[key].n_fit += int(group["fit"].fillna(value=False).sum())
+        entry(row["material"]).n_reports += 1
+        entry(row["material"]).best += [row["best"]] if row["best"] else []
+    tuned = results.potentials[results.potentials["strategy"] != FOUNDATION]
+    for name, answers in tuned.groupby("material")["fit"]:
+        entry(name).n_fit += int(answers.fillna(value=False).sum())
     for row in results.failures.to_dict("records"):
-        key = owner(f"report {str(row['material']).lower()}", materials)
-        if key is not None:
-            materials[key].failed[f"train {key} {row['what']}"] = "no result, see the report"
-            materials[key].stage("train").failed += 1
+        material = entry(row["material"])
+        material.failed[f"train {material.material} {row['what']}"] = "no result, see the report"
+        material.stage("train").failed += 1

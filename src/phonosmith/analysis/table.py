@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal
 
+import pandas as pd
+
+from phonosmith.analysis.columns import at
 from phonosmith.core.artefacts import write_atomic
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from phonosmith.analysis.statistics import Spread
-
-Item = TypeVar("Item")
 Tone = Literal["good", "bad", "warn", "plain"]
 DASH = "–"
 """Stands for a number that does not exist."""
@@ -31,19 +29,7 @@ _LATEX = str.maketrans({
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table.
-
-    Attributes
-    ----------
-    text
-        What is shown; always escaped.
-    key
-        What the cell is sorted by; the text when None.
-    href
-        Where it links to.
-    tone
-        Good, bad and warn are shown as badges.
-    """
+    """One cell of a table: text (always escaped), what it is sorted by (None: the text), link, badge or plain."""
 
     text: str
     key: float | str | None = None
@@ -54,22 +40,15 @@ class Cell:
         return self.text
 
 
+Columns = Sequence[tuple[str, str, Callable[[Any], Cell | str]]]
+"""Name of a column, dotted path within an item (the item itself where empty), and how what is there is written."""
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns; the first cell of each row is its header.
+    """Rows under columns whose names include units; the first cell of each row is its header.
 
-    Attributes
-    ----------
-    caption
-        One line, units included where columns do not name them.
-    columns
-        Names, units included.
-    rows
-        Cells; a text alone is a plain one.
-    sortable
-        A reader may sort the rows.
-    numeric
-        Columns of numbers.
+    ``sortable``: by a reader; ``numeric``: columns of numbers.
     """
 
     caption: str
@@ -82,15 +61,15 @@ class Table:
     def of(
         cls,
         caption: str,
-        items: Iterable[Item],
-        columns: Mapping[str, Callable[[Item], Cell | str]],
+        items: Iterable[object],
+        columns: Columns,
         *,
         sortable: bool = False,
         numeric: Iterable[int] = (),
     ) -> Table:
-        """Return a row for each item, with what each column makes of it."""
-        rows = [[make(item) for make in columns.values()] for item in items]
-        return cls(caption, list(columns), rows, sortable, frozenset(numeric))
+        """Return a row for each item."""
+        rows = [[write(at(item, path) if path else item) for _, path, write in columns] for item in items]
+        return cls(caption, [name for name, _, _ in columns], rows, sortable, frozenset(numeric))
 
     @property
     def cells(self) -> list[list[Cell]]:
@@ -109,10 +88,8 @@ class CampaignTable:
 
     Attributes
     ----------
-    key
-        File name without suffix.
-    title
-        One line, units included.
+    key, title
+        File name without suffix; one line, units included.
     blocks
         The store's own rows first (without a caption), published ones of another data set after.
     data
@@ -176,6 +153,11 @@ def number(value: float | None, digits: int = 3, *, signed: bool = False) -> Cel
     return Cell(f"{round(value, digits) + 0.0:{'+' if signed else ''}.{digits}f}", float(value))
 
 
+def fixed(digits: int = 3, *, signed: bool = False) -> Callable[[float | None], Cell]:
+    """Return what writes numbers with so many decimals, see `number`."""
+    return partial(number, digits=digits, signed=signed)
+
+
 def significant(value: float | None, digits: int = 3) -> Cell:
     """Return a number with so many significant digits and no exponent."""
     if value is None or not math.isfinite(value) or value == 0:
@@ -198,16 +180,8 @@ def duration(seconds: float | None) -> Cell:
     return Cell(f"{seconds / 86_400:.3g} d", seconds)
 
 
-def median_and_iqr(values: Spread, digits: int) -> str:
-    """Return ``median (IQR)``; a single value has no range, no value is a dash."""
-    middle = number(values.median, digits)
-    return f"{middle}" if values.n < 2 else f"{middle} ({number(values.iqr, digits)})"
-
-
 def tidy(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a frame; whole numbers stay whole where some are missing."""
-    import pandas as pd
-
     frame = pd.DataFrame(rows)
     for name in frame.columns:
         known = [row[name] for row in rows if row.get(name) is not None]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from jobflow import JobStore
 
 from phonosmith.analysis import costs as cost
 from phonosmith.analysis.choice import CELLS, FOUNDATION, Choice, choose, in_order, selected
 from phonosmith.analysis.columns import METRICS
-from phonosmith.analysis.published import Published, grandel2026
-from phonosmith.analysis.queries import Phases, Results, read_phases, read_results
+from phonosmith.analysis.published import Pair, grandel2026
+from phonosmith.analysis.queries import Phases, Results, Row, read_phases, read_results
 from phonosmith.analysis.statistics import (
     FENCE,
     correlation,
@@ -20,44 +22,31 @@ from phonosmith.analysis.statistics import (
     outliers,
     over_seeds,
     paired_tests,
-    spread,
     spreads,
 )
-from phonosmith.analysis.table import DASH, CampaignTable, Cell, Table, median_and_iqr, number, significant, tidy
+from phonosmith.analysis.table import DASH, CampaignTable, Cell, Columns, Table, fixed, number, significant, tidy
 from phonosmith.evaluation.modes.scores import score_phases
 from phonosmith.evaluation.phonons.stability import StabilityConfusion, confusion
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from jobflow import JobStore
-
-Rows = list[dict[str, Any]]
+Rows = list[Row]
 """What becomes the data of a table: numbers with ``source`` and ``strategy``."""
 SOURCE = "this store"
 QUARTILES = "IQR: 75th minus 25th percentile over materials, linear interpolation"
 WITHIN_PERCENT = 5.0
 _NUMBERS = [metric.name for metric in METRICS if metric.kind != "integer"]
 _ERRORS = {
-    "omega_max_error_percent": "Δω_max, %",
-    "omega_mean_error_percent": "Δω_mean, %",
-    "omega_mean_scaled_error_percent": "Δω_mean scaled, %",
-    "dos_error_percent": "ΔDOS, %",
-}
+    "omega_max_error_percent": "Δω_max, %", "omega_mean_error_percent": "Δω_mean, %",
+    "omega_mean_scaled_error_percent": "Δω_mean scaled, %", "dos_error_percent": "ΔDOS, %",
+}  # fmt: skip
 _PROPERTIES = {
-    "heat_capacity_error_percent": "C_v, %",
-    "entropy_error_percent": "S, %",
-    "free_energy_error_percent": "F, %",
-    "slack_error_percent": "κ (Slack), %",
-    "bulk_modulus_error_percent": "B (E(V) curve), %",
-    "bulk_modulus_vrh_error_percent": "B (VRH), %",
-    "shear_modulus_error_percent": "G (VRH), %",
-}
+    "heat_capacity_error_percent": "C_v, %", "entropy_error_percent": "S, %", "free_energy_error_percent": "F, %",
+    "slack_error_percent": "κ (Slack), %", "bulk_modulus_error_percent": "B (E(V) curve), %",
+    "bulk_modulus_vrh_error_percent": "B (VRH), %", "shear_modulus_error_percent": "G (VRH), %",
+}  # fmt: skip
 _COUNTS = {
-    "true_stable": "stable, called stable",
-    "stable_called_unstable": "stable, called unstable",
-    "unstable_called_stable": "unstable, called stable",
-    "true_unstable": "unstable, called unstable",
-}
+    "true_stable": "stable, called stable", "stable_called_unstable": "stable, called unstable",
+    "unstable_called_stable": "unstable, called stable", "true_unstable": "unstable, called unstable",
+}  # fmt: skip
 FORCE, PHONON = "valid_force_mae_mev_per_angstrom", "phonon_mae_thz"
 CURVES = {
     FORCE: ("force", "meV/Å", 2),
@@ -70,24 +59,11 @@ CURVES = {
 
 @dataclass
 class Sources:
-    """What tables are made of.
-
-    Attributes
-    ----------
-    results
-        Frames of a store.
-    choice
-        What is compared.
-    phases
-        Phases found along imaginary modes.
-    published
-        Figures to stand beside; None for none.
-    """
+    """What tables are made of: frames of a store, what is compared, phases found."""
 
     results: Results
     choice: Choice
     phases: Phases
-    published: Published | None = None
 
     @cached_property
     def averaged(self) -> pd.DataFrame:
@@ -106,103 +82,126 @@ class Sources:
 
 
 def _ordered(rows: pd.DataFrame) -> pd.DataFrame:
-    places = {name: place for place, name in enumerate(in_order(list(rows["strategy"])))}
+    places = {name: place for place, name in enumerate(in_order(rows["strategy"]))}
     return rows.sort_values("strategy", key=lambda column: column.map(places), kind="stable")
 
 
-def _spread_rows(rows: pd.DataFrame, metric: str, head: str, name: str) -> Rows:
-    """Return median and quartiles of a metric by strategy; ``head`` is the column that holds the row's name."""
-    groups = spreads(rows, metric, ["strategy"]).drop(columns="n_missing")
-    return [{"source": SOURCE, head: name, **row} for row in groups.to_dict("records")]
+def _with_sources(ours: Iterable[Row], theirs: Iterable[Row]) -> Rows:
+    """Return the store's rows and published ones, each with its source."""
+    label = grandel2026().label
+    return [*({"source": SOURCE} | row for row in ours), *({"source": label} | row for row in theirs)]
 
 
-def _published_rows(sources: Sources, head: str, figures: Callable[[Published], dict[str, Any]]) -> Rows:
-    """Return published medians and interquartile ranges by row and strategy."""
-    if sources.published is None:
-        return []
-    return [
-        {"source": sources.published.label, head: name, "strategy": one, "median": middle, "iqr": width}
-        for name, row in figures(sources.published).items()
-        for one, (middle, width) in row.items()
-    ]
-
-
-def _sources(data: Rows) -> list[tuple[str, Rows]]:
+def _by_source(data: Rows) -> list[tuple[str, Rows]]:
     """Return the rows of each source with the caption of its block."""
     return [("" if name == SOURCE else name, list(rows)) for name, rows in groupby(data, lambda row: row["source"])]
 
 
-def _spread_blocks(data: Rows, head: str, digits: int, published_digits: int) -> list[Table]:
-    """Return a block per source with a column per strategy: ``median (IQR)``, the median alone for a single value."""
-    blocks = []
-    for caption, rows in _sources(data):
-        strategies = in_order([row["strategy"] for row in rows])
-        texts = {}
-        for row in rows:
-            middle, width = (number(row[name], published_digits if caption else digits) for name in ("median", "iqr"))
-            texts[row[head], row["strategy"]] = f"{middle}" if row.get("n", 2) < 2 else f"{middle} ({width})"
-        lines = [
-            [name, *(texts.get((name, one), DASH) for one in strategies)]
-            for name in dict.fromkeys(row[head] for row in rows)
-        ]
-        blocks.append(Table(caption, [head, *strategies], lines))
-    return blocks
+def _median_and_iqr(row: Row, digits: int) -> str:
+    """Return ``median (IQR)``; a single value has no range, no value is a dash."""
+    middle, width = number(row["median"], digits), number(row["iqr"], digits)
+    return f"{middle}" if row.get("n", 2) < 2 else f"{middle} ({width})"
 
 
-def _value_blocks(data: Rows, head: str, lines: Mapping[str, tuple[str, int]]) -> list[Table]:
-    """Return a block per source with a column per strategy and a line per number: its key in the data, its decimals."""
+Lines = Mapping[str, tuple[str, int]]
+"""What is said of each strategy: where it is in the data, its decimals."""
+
+
+def _value_table(
+    names: tuple[str, str, str], ours: Rows, theirs: Rows, lines: Lines, notes: list[str], other: Lines | None = None
+) -> CampaignTable | None:
+    """Return numbers with a column per strategy: key, title and first column; rows; lines (other published ones)."""
+    key, title, head = names
+    data = _with_sources(ours, theirs)
     blocks = []
-    for caption, rows in _sources(data):
+    for caption, rows in _by_source(data):
         by_strategy = {row["strategy"]: row for row in rows}
-        strategies = in_order(list(by_strategy))
+        strategies = in_order(by_strategy)
         texts: list[list[Cell | str]] = [
-            [words, *(number(by_strategy[one][key], digits) for one in strategies)]
-            for words, (key, digits) in lines.items()
-            if key in rows[0]
+            [words, *(number(by_strategy[one][name], digits) for one in strategies)]
+            for words, (name, digits) in (other if other and caption else lines).items()
+            if name in rows[0]
         ]
         blocks.append(Table(caption, [head, *strategies], texts))
-    return blocks
+    return CampaignTable(key, title, blocks, tidy(data), notes) if ours else None
+
+
+def _p_value(p: float) -> Cell | str:
+    return "< 0.001" if p < 0.001 else number(p, 3)
+
+
+def _list_table(
+    names: tuple[str, str], data: pd.DataFrame, columns: Columns, notes: Sequence[str] = ()
+) -> CampaignTable:
+    """Return a table (key, title) with a line for each row of the data."""
+    blocks = [Table.of("", data.to_dict("records"), columns)]
+    return CampaignTable(*names, blocks, data.assign(source=SOURCE), list(notes))
+
+
+def _counted(rows: pd.DataFrame) -> list[str]:
+    """Say how many materials the strategies have."""
+    if not len(rows):
+        return []
+    counts = rows.groupby("strategy")["material"].nunique()
+    few, many = int(counts.min()), int(counts.max())
+    if few == many:
+        return ["1 material" if many == 1 else f"{many} materials"]
+    return [f"{few} to {many} materials, as far as results exist"]
+
+
+def _spread_table(
+    names: tuple[str, str, str],
+    groups: Iterable[tuple[str, str, pd.DataFrame]],
+    published: Mapping[str, Mapping[str, Pair]],
+    digits: tuple[int, int],
+    notes: list[str],
+) -> CampaignTable | None:
+    """Return median and IQR with a column per strategy.
+
+    ``names``: key, title, first column; ``groups``: name, metric and rows of each line; ``published``: by line and
+    strategy; ``digits``: of ours and of theirs; ``notes``: besides how quartiles are defined.
+    """
+    key, title, head = names
+    ours = [
+        {head: name} | row
+        for name, metric, rows in groups
+        for row in spreads(rows, metric, ["strategy"]).drop(columns="n_missing").to_dict("records")
+    ]
+    if not ours:
+        return None
+    theirs = [
+        {head: name, "strategy": one, "median": middle, "iqr": width}
+        for name, row in published.items()
+        for one, (middle, width) in row.items()
+    ]
+    data = _with_sources(ours, theirs)
+    blocks = []
+    for caption, rows in _by_source(data):
+        strategies = in_order(row["strategy"] for row in rows)
+        texts = {(row[head], row["strategy"]): _median_and_iqr(row, digits[bool(caption)]) for row in rows}
+        lines = dict.fromkeys(row[head] for row in rows)
+        cells = [[line, *(texts.get((line, one), DASH) for one in strategies)] for line in lines]
+        blocks.append(Table(caption, [head, *strategies], cells))
+    return CampaignTable(key, title, blocks, tidy(data), [QUARTILES, *notes])
 
 
 def phonon_mae_table(sources: Sources) -> CampaignTable | None:
     """Return median and IQR of the phonon MAE by cell and strategy (published table 1)."""
-    rows = selected(sources.averaged, sources.choice, every_cell=True).dropna(subset=["phonon_mae_thz"])
-    there = set(rows["cell"])
-    data: Rows = []
-    for cell in (*CELLS, *sorted(there - set(CELLS))):
-        data += _spread_rows(rows[rows["cell"] == cell], "phonon_mae_thz", "cell", cell or "unknown")
-    if not data:
-        return None
-    data += _published_rows(sources, "cell", lambda published: published.phonon_mae)
-    title = f"Phonon MAE, median (IQR), THz: {sources.choice}"
-    notes = [QUARTILES, _counted(rows)]
-    return CampaignTable("table1_phonon_mae", title, _spread_blocks(data, "cell", 3, 2), tidy(data), notes)
-
-
-def _counted(rows: pd.DataFrame) -> str:
-    counts = rows.groupby("strategy")["material"].nunique()
-    few, many = int(counts.min()), int(counts.max())
-    if few == many:
-        return "1 material" if many == 1 else f"{many} materials"
-    return f"{few} to {many} materials, as far as results exist"
+    rows = selected(sources.averaged, sources.choice, every_cell=True).dropna(subset=[PHONON])
+    cells = (*CELLS, *sorted(set(rows["cell"]) - set(CELLS)))
+    groups = [(cell or "unknown", PHONON, rows[rows["cell"] == cell]) for cell in cells]
+    names = "table1_phonon_mae", f"Phonon MAE, median (IQR), THz: {sources.choice}", "cell"
+    return _spread_table(names, groups, grandel2026().phonon_mae, (3, 2), _counted(rows))
 
 
 def _errors_table(sources: Sources, key: str, title: str, metrics: dict[str, str]) -> CampaignTable | None:
-    known = {name: words for name, words in metrics.items() if sources.rows[name].notna().any()}
-    if not known:
-        return None
     rows = sources.rows
-    shown = set(rows.dropna(subset=list(known), how="all")["strategy"])
-    data: Rows = []
-    for name, words in known.items():
-        data += _spread_rows(rows[rows["strategy"].isin(shown)], name, "error", words)
-    data += _published_rows(
-        sources,
-        "error",
-        lambda published: {metrics[name]: row for name, row in published.phonon_errors.items() if name in metrics},
-    )
-    notes = [QUARTILES, _counted(rows)]
-    return CampaignTable(key, f"{title}: {sources.choice}", _spread_blocks(data, "error", 1, 1), tidy(data), notes)
+    known = [name for name in metrics if rows[name].notna().any()]
+    # a strategy without any of them has no column
+    shown = rows[rows["strategy"].isin(rows.dropna(subset=known, how="all")["strategy"])] if known else rows
+    groups = [(metrics[name], name, shown) for name in known]
+    theirs = {metrics[name]: row for name, row in grandel2026().phonon_errors.items() if name in metrics}
+    return _spread_table((key, f"{title}: {sources.choice}", "error"), groups, theirs, (1, 1), _counted(rows))
 
 
 def phonon_error_table(sources: Sources) -> CampaignTable | None:
@@ -221,10 +220,8 @@ def property_table(sources: Sources) -> CampaignTable | None:
         far: dict[tuple[str, str], int] = {}
         for metric, words in _PROPERTIES.items():
             known = sources.rows.dropna(subset=[metric])
-            within |= {
-                (words, one): float((values.abs() <= WITHIN_PERCENT).mean())
-                for one, values in known.groupby("strategy")[metric]
-            }
+            shares = (known[metric].abs() <= WITHIN_PERCENT).groupby(known["strategy"]).mean()
+            within |= {(words, one): share for one, share in shares.items()}
             far |= {(words, one): count for one, count in outliers(known, metric)["strategy"].value_counts().items()}
         pairs = list(zip(table.data["error"], table.data["strategy"], strict=True))
         table.data = table.data.assign(
@@ -236,86 +233,70 @@ def property_table(sources: Sources) -> CampaignTable | None:
 
 def stability_table(sources: Sources, *, practical: bool = False) -> CampaignTable | None:
     """Return the confusion matrix of dynamical stability (published table 3), by the strict or practical threshold."""
-    ours, theirs = (f"{name}{'_practical' if practical else ''}" for name in ("stable", "reference_stable"))
-    data = [
-        _confusion_row(SOURCE, one, confusion(map(bool, group[theirs]), map(bool, group[ours])))
-        for one, group in sources.ordered.dropna(subset=[ours, theirs]).groupby("strategy", sort=False)
+    ending = "_practical" if practical else ""
+    said, truth = f"stable{ending}", f"reference_stable{ending}"
+    ours = [
+        _confusion_row(one, confusion(map(bool, group[truth]), map(bool, group[said])))
+        for one, group in sources.ordered.dropna(subset=[said, truth]).groupby("strategy", sort=False)
     ]
-    if not data:
-        return None
-    if sources.published and not practical:
-        data += [
-            _confusion_row(
-                sources.published.label, one, StabilityConfusion(*(getattr(figures, name) for name in _COUNTS))
-            )
-            for one, figures in sources.published.stability.items()
-        ]
+    theirs = [] if practical else [
+        _confusion_row(one, StabilityConfusion(*(getattr(figures, name) for name in _COUNTS)))
+        for one, figures in grandel2026().stability.items()
+    ]  # fmt: skip
     lines = {words: (name, 0) for name, words in _COUNTS.items()}
     lines |= {f"{name} of unstable, %": (f"{name}_percent", 0) for name in ("precision", "recall")}
-    which = "practical" if practical else "strict"
-    return CampaignTable(
-        f"table3_stability{'_practical' if practical else ''}",
-        f"Dynamical stability, {which} threshold: {sources.choice}",
-        _value_blocks(data, "materials", lines),
-        tidy(data),
-        ["commensurate q-points only, acoustic modes at Γ left out"],
-    )
+    title = f"Dynamical stability, {'practical' if practical else 'strict'} threshold: {sources.choice}"
+    notes = ["commensurate q-points only, acoustic modes at Γ left out"]
+    return _value_table((f"table3_stability{ending}", title, "materials"), ours, theirs, lines, notes)
 
 
-def _confusion_row(source: str, strategy: str, counted: StabilityConfusion) -> dict[str, Any]:
+def _confusion_row(strategy: str, counted: StabilityConfusion) -> Row:
     counts = {name: getattr(counted, name) for name in _COUNTS}
     shares = {f"{name}_percent": 100 * getattr(counted, name) for name in ("precision", "recall")}
-    return {"source": source, "strategy": strategy, **counts, **shares}
+    return {"strategy": strategy} | counts | shares
 
 
 def phase_table(sources: Sources) -> CampaignTable | None:
     """Return precision, recall and F1 of the phases found along imaginary modes (published table 4)."""
-    data: Rows = []
-    for one in in_order(list(sources.phases.by_strategy)):
+    ours: Rows = []
+    for one in in_order(sources.phases.by_strategy):
         scores = score_phases(sources.phases.reference, sources.phases.by_strategy[one])
         shares = {"precision_percent": scores.precision, "recall_percent": scores.recall}
         percents = {name: None if share is None else 100 * share for name, share in shares.items()}
         counts = {"f1": scores.f1, "n_precision": scores.n_precision, "n_recall": scores.n_recall}
-        data.append({"source": SOURCE, "strategy": one, **percents, **counts})
-    if not data:
-        return None
-    if sources.published:
-        data += [
-            {"source": sources.published.label, "strategy": one, "f1": figures.f1}
-            | {"precision_percent": figures.precision, "recall_percent": figures.recall}
-            for one, figures in sources.published.phases.items()
-        ]
+        ours.append({"strategy": one} | percents | counts)
+    theirs: Rows = [
+        {"strategy": one, "f1": figures.f1, "precision_percent": figures.precision, "recall_percent": figures.recall}
+        for one, figures in grandel2026().phases.items()
+    ]
     lines = {
         "precision, %": ("precision_percent", 0), "recall, %": ("recall_percent", 0), "F1": ("f1", 2),
         "materials in precision": ("n_precision", 0), "materials in recall": ("n_recall", 0),
     }  # fmt: skip
     words = "equal in space group and atoms of the primitive cell, the initial phase left out on both sides"
-    title = f"New phases along imaginary modes: {sources.choice}"
-    blocks = _value_blocks(data, "new phases", lines)
-    return CampaignTable("table4_new_phases", title, blocks, tidy(data), [words, *sources.phases.notes])
+    names = "table4_new_phases", f"New phases along imaginary modes: {sources.choice}", "new phases"
+    return _value_table(names, ours, theirs, lines, [words, *sources.phases.notes])
 
 
 def foundation_table(sources: Sources) -> CampaignTable | None:
     """Return median and IQR of the phonon MAE of every foundation (published table 5)."""
-    rows = sources.averaged[sources.averaged["strategy"] == FOUNDATION].dropna(subset=["phonon_mae_thz"])
-    # a foundation's own phonons do not depend on the sampling cell
-    rows = rows.groupby(["foundation", "material"], sort=False)["phonon_mae_thz"].mean().reset_index()
+    rows = sources.averaged[sources.averaged["strategy"] == FOUNDATION].dropna(subset=[PHONON])
     if not len(rows):
         return None
-    ours = {one: spread(group["phonon_mae_thz"]) for one, group in rows.groupby("foundation")}
-    blocks = [Table("", list(ours), [[median_and_iqr(item, 3) for item in ours.values()]])]
-    data: Rows = [
-        {"source": SOURCE, "foundation": one, "n": item.n, "median": item.median, "iqr": item.iqr}
-        for one, item in ours.items()
+    # a foundation's own phonons do not depend on the sampling cell
+    rows = rows.groupby(["foundation", "material"])[PHONON].mean().reset_index()
+    ours = spreads(rows, PHONON, ["foundation"])[["foundation", "n", "median", "iqr"]]
+    theirs = [
+        {"foundation": one, "median": middle, "iqr": width}
+        for one, (middle, width) in grandel2026().foundations.items()
     ]
-    if sources.published:
-        theirs = sources.published.foundations
-        texts = [f"{number(middle, 2)} ({number(width, 2)})" for middle, width in theirs.values()]
-        blocks.append(Table(sources.published.label, list(theirs), [texts]))
-        data += [
-            {"source": sources.published.label, "foundation": one, "median": middle, "iqr": width}
-            for one, (middle, width) in theirs.items()
-        ]
+    data = _with_sources(ours.to_dict("records"), theirs)
+    blocks = [
+        Table(
+            caption, [row["foundation"] for row in rows], [[_median_and_iqr(row, 2 if caption else 3) for row in rows]]
+        )
+        for caption, rows in _by_source(data)
+    ]
     title = "Phonon MAE of foundations, median (IQR), THz"
     return CampaignTable("table5_foundations", title, blocks, tidy(data), [QUARTILES])
 
@@ -327,75 +308,59 @@ def cost_table(sources: Sources) -> CampaignTable | None:
     saved = saved[saved["n"] > 0]
     if not len(saved):
         return None
-    header = ["displaced cells", "materials", "phonons, core-h", "labels, core-h", "saving, %", "median saving, %"]
-    rows: list[list[Cell | str]] = [
-        [f"≥ {row['at_least']}", str(row["n"])]
-        + [significant(row[name]) for name in ("mean_phonon_core_hours", "mean_label_core_hours")]
-        + [number(row[name], 0) for name in ("saving_percent", "median_saving_percent")]
-        for row in saved.to_dict("records")
-    ]
-    blocks, data = [Table("", header, rows)], saved.assign(source=SOURCE)
-    if sources.published:
-        figures = sources.published.cost
-        hours = [f"{figures.phonon_hours * figures.cores:.0f}", f"{figures.label_hours * figures.cores:.0f}"]
-        theirs: list[list[Cell | str]] = [
-            [f"≥ {count}", DASH, *(hours if count == 1 else [DASH, DASH]), number(saving, 0), DASH]
-            for count, saving in figures.saving_percent.items()
-        ]
-        blocks.append(Table(sources.published.label, header, theirs))
-        more = [
-            {"source": sources.published.label, "at_least": count, "saving_percent": saving}
-            for count, saving in figures.saving_percent.items()
-        ]
-        data = tidy([*data.to_dict("records"), *more])
+    columns: Columns = (
+        ("displaced cells", "at_least", lambda count: f"≥ {count}"), ("materials", "n", str),
+        ("phonons, core-h", "mean_phonon_core_hours", significant),
+        ("labels, core-h", "mean_label_core_hours", significant),
+        ("saving, %", "saving_percent", fixed(0)), ("median saving, %", "median_saving_percent", fixed(0)),
+    )  # fmt: skip
     notes = [
         "means per material; labels include validation frames; saving: 1 − labels / phonons of the means",
         "median saving: median of the materials' savings",
     ]
-    title = f"Cost of reference phonons and of labels, {sources.choice.cell} cells"
-    return CampaignTable("costs", title, blocks, data, notes)
+    names = "costs", f"Cost of reference phonons and of labels, {sources.choice.cell} cells"
+    table = _list_table(names, saved, columns, notes)
+    label, figures = grandel2026().label, grandel2026().cost
+    theirs: Rows = [{"at_least": count, "saving_percent": saving} for count, saving in figures.saving_percent.items()]
+    table.data = tidy([*table.data.to_dict("records"), *({"source": label} | row for row in theirs)])
+    # published means are of all materials
+    hours = {"phonon": figures.phonon_hours, "label": figures.label_hours}
+    means = {f"mean_{name}_core_hours": wall * figures.cores for name, wall in hours.items()}
+    shown = [row | {"n": DASH} | (means if row["at_least"] == 1 else {}) for row in theirs]
+    table.blocks.append(Table.of(label, shown, columns))
+    return table
 
 
 def training_cost_table(sources: Sources) -> CampaignTable | None:
     """Return training times by strategy (published section 3.6)."""
-    minutes = cost.training_minutes(selected(sources.results.potentials, sources.choice)).assign(source=SOURCE)
-    if not len(minutes):
-        return None
-    data: Rows = minutes.to_dict("records")
-    head, lines = "training, min", {"mean": ("mean_minutes", 2), "median": ("median_minutes", 2)}
-    blocks = _value_blocks(data, head, lines)
-    if sources.published:
-        figures = sources.published.cost.training_minutes
-        theirs: Rows = [
-            {"source": sources.published.label, "strategy": one, "mean_minutes": figures[one]}
-            for one in in_order(list(figures))
-        ]
-        blocks += _value_blocks(theirs, head, {"mean, one A100": ("mean_minutes", 1)})
-        data += theirs
-    return CampaignTable("training_times", f"Training times: {sources.choice}", blocks, tidy(data))
+    minutes = cost.training_minutes(selected(sources.results.potentials, sources.choice))
+    published = grandel2026().cost.training_minutes
+    theirs: Rows = [{"strategy": one, "mean_minutes": published[one]} for one in in_order(published)]
+    names = "training_times", f"Training times: {sources.choice}", "training, min"
+    lines, other = (
+        {"mean": ("mean_minutes", 2), "median": ("median_minutes", 2)},
+        {"mean, one A100": ("mean_minutes", 1)},
+    )
+    table = _value_table(names, minutes.to_dict("records"), theirs, lines, [], other)
+    if table:
+        table.data = table.data.assign(source=table.data.pop("source"))
+    return table
 
 
 def learning_table(sources: Sources, metric: str) -> CampaignTable | None:
     """Return median and IQR of an error against the size of the training set (published figures 2b and 8)."""
     word, unit, digits = CURVES[metric]
-    trained = sources.averaged[
-        (sources.averaged["foundation"] == sources.choice.foundation)
-        & (sources.averaged["cell"] == sources.choice.cell)
-    ]
-    known = trained.dropna(subset=[metric])
-    if not len(known[known["strategy"] != FOUNDATION]):
+    rows = sources.averaged.dropna(subset=[metric])
+    rows = rows[(rows["foundation"] == sources.choice.foundation) & (rows["cell"] == sources.choice.cell)]
+    if not (rows["strategy"] != FOUNDATION).any():
         return None
-    curve = learning_curve(_ordered(known), metric)
-    rows = [
-        [row["strategy"], number(row["n_train"], 0), str(row["n"])]
-        + [number(row[name], digits) for name in ("median", "q25", "q75")]
-        for row in curve.to_dict("records")
-    ]
-    header = ["strategy", "training structures", "materials", f"median, {unit}", f"q25, {unit}", f"q75, {unit}"]
-    data = curve.assign(source=SOURCE)
+    columns: Columns = (
+        ("strategy", "strategy", str), ("training structures", "n_train", fixed(0)), ("materials", "n", str),
+        *((f"{name}, {unit}", name, fixed(digits)) for name in ("median", "q25", "q75")),
+    )  # fmt: skip
     where = f"foundation {sources.choice.foundation}, {sources.choice.cell} cells"
     title = f"{word.capitalize()} MAE against the size of the training set, {unit}: {where}"
-    return CampaignTable(f"learning_curve_{word}", title, [Table("", header, rows)], data, [QUARTILES])
+    return _list_table((f"learning_curve_{word}", title), learning_curve(_ordered(rows), metric), columns, [QUARTILES])
 
 
 def verdict_table(sources: Sources) -> CampaignTable | None:
@@ -403,47 +368,38 @@ def verdict_table(sources: Sources) -> CampaignTable | None:
     rows = sources.ordered.dropna(subset=["fit"])
     if not len(rows):
         return None
-    data = [
-        {"source": SOURCE, "strategy": one, "n": len(group), "n_fit": int(group["fit"].sum())}
-        for one, group in rows.groupby("strategy", sort=False)
-    ]
-    texts = [
-        [row["strategy"], str(row["n"]), str(row["n_fit"]), number(100 * row["n_fit"] / row["n"], 0)] for row in data
-    ]
-    title = f"Verdicts, fit for phonons of the material: {sources.choice}"
-    return CampaignTable("verdicts", title, [Table("", ["strategy", "materials", "fit", "fit, %"], texts)], tidy(data))
+    data = rows.groupby("strategy", sort=False)["fit"].agg(n="size", n_fit="sum").reset_index()
+    data.insert(0, "source", SOURCE)
+    columns: Columns = (
+        ("strategy", "strategy", str), ("materials", "n", str), ("fit", "n_fit", str),
+        ("fit, %", "", lambda row: number(100 * row["n_fit"] / row["n"], 0)),
+    )  # fmt: skip
+    names = "verdicts", f"Verdicts, fit for phonons of the material: {sources.choice}"
+    return _list_table(names, data, columns)
 
 
-def paired_table(sources: Sources, metric: str = PHONON) -> CampaignTable | None:
+def paired_table(sources: Sources, metric: str) -> CampaignTable | None:
     """Return Wilcoxon tests and bootstrap intervals of the differences between strategies."""
     word, unit, digits = CURVES[metric]
     tests = paired_tests(sources.ordered.dropna(subset=[metric]), metric)
     tests = tests[tests["n"] > 0]
     if not len(tests):
         return None
-    texts = [
-        [
-            f"{row['first']} − {row['second']}",
-            str(row["n"]),
-            number(row["median_difference"], digits),
-            f"{number(row['low'], digits)} to {number(row['high'], digits)}" if row["n"] > 1 else DASH,
-            str(row["n_better"]),
-            _p(row["p"]),
-            _p(row["p_holm"]),
-        ]
-        for row in tests.to_dict("records")
-    ]
-    header = ["difference", "materials", f"median, {unit}", f"95 % interval, {unit}", "first better", "p", "p (Holm)"]
+
+    def interval(row: Row) -> str:
+        return f"{number(row['low'], digits)} to {number(row['high'], digits)}" if row["n"] > 1 else DASH
+
+    columns: Columns = (
+        ("difference", "", lambda row: f"{row['first']} − {row['second']}"), ("materials", "n", str),
+        (f"median, {unit}", "median_difference", fixed(digits)), (f"95 % interval, {unit}", "", interval),
+        ("first better", "n_better", str), ("p", "p", _p_value), ("p (Holm)", "p_holm", _p_value),
+    )  # fmt: skip
     notes = [
         "paired by material; p: Wilcoxon's signed-rank test, two-sided; Holm: corrected for all pairs of the table",
         "interval: percentile bootstrap of the median difference, 9999 resamples",
     ]
     title = f"{word.capitalize()} MAE of strategies compared material by material: {sources.choice}"
-    return CampaignTable(f"paired_tests_{word}", title, [Table("", header, texts)], tests.assign(source=SOURCE), notes)
-
-
-def _p(value: float) -> Cell | str:
-    return "< 0.001" if value < 0.001 else number(value, 3)
+    return _list_table((f"paired_tests_{word}", title), tests, columns, notes)
 
 
 def correlation_table(sources: Sources) -> CampaignTable | None:
@@ -451,72 +407,61 @@ def correlation_table(sources: Sources) -> CampaignTable | None:
     rows = sources.rows.dropna(subset=[FORCE, PHONON])
     if not len(rows):
         return None
-    groups: list[tuple[str, Any]] = [(one, rows[rows["strategy"] == one]) for one in in_order(list(rows["strategy"]))]
-    groups.append(("all fine-tuned", rows[rows["strategy"] != FOUNDATION]))
+    groups = {one: rows[rows["strategy"] == one] for one in in_order(rows["strategy"])}
+    groups["all fine-tuned"] = rows[rows["strategy"] != FOUNDATION]
     data = [
         {"source": SOURCE, "potentials": name, **asdict(correlation(group[FORCE], group[PHONON]))}
-        for name, group in groups
+        for name, group in groups.items()
     ]
-    texts = [
-        [
-            row["potentials"],
-            str(row["n"]),
-            number(row["spearman"], 2),
-            _p(row["spearman_p"]),
-            number(row["pearson"], 2),
-            _p(row["pearson_p"]),
-            number(row["pearson_log"], 2),
-        ]
-        for row in data
-    ]
-    header = ["potentials", "pairs", "Spearman", "p", "Pearson", "p", "Pearson of logarithms"]
-    title = f"Validation force MAE and phonon MAE: {sources.choice}"
-    return CampaignTable("correlation_force_phonon", title, [Table("", header, texts)], tidy(data))
+    columns: Columns = (
+        ("potentials", "potentials", str), ("pairs", "n", str), ("Spearman", "spearman", fixed(2)),
+        ("p", "spearman_p", _p_value), ("Pearson", "pearson", fixed(2)), ("p", "pearson_p", _p_value),
+        ("Pearson of logarithms", "pearson_log", fixed(2)),
+    )  # fmt: skip
+    names = "correlation_force_phonon", f"Validation force MAE and phonon MAE: {sources.choice}"
+    return _list_table(names, tidy(data), columns)
 
 
 def outlier_table(sources: Sources) -> CampaignTable | None:
     """Return the materials whose errors lie outside the fences of their strategy, by name."""
-    import pandas as pd
-
+    properties = {name: (words, 1) for name, words in _PROPERTIES.items() if name != "bulk_modulus_vrh_error_percent"}
     metrics = {
         PHONON: ("phonon MAE, THz", 3), "omega_max_error_percent": ("Δω_max, %", 1),
-        "dos_error_percent": ("ΔDOS, %", 1), "heat_capacity_error_percent": ("C_v, %", 1),
-        "entropy_error_percent": ("S, %", 1), "free_energy_error_percent": ("F, %", 1),
-        "slack_error_percent": ("κ (Slack), %", 1), "bulk_modulus_error_percent": ("B (E(V) curve), %", 1),
-        "shear_modulus_error_percent": ("G (VRH), %", 1), FORCE: ("force MAE, meV/Å", 1),
+        "dos_error_percent": ("ΔDOS, %", 1), **properties, FORCE: ("force MAE, meV/Å", 1),
     }  # fmt: skip
     rows = sources.rows
     known = [outliers(rows, name) for name in metrics if rows[name].notna().any()]
     if not known:
         return None
+
     data = pd.concat(known, ignore_index=True)
-    texts = []
-    for row in data.to_dict("records"):
-        word, digits = metrics[row["metric"]]
-        fences = f"{number(row['lower_fence'], digits)} to {number(row['upper_fence'], digits)}"
-        texts.append([row["material"], row["strategy"], word, number(row["value"], digits), fences])
+
+    def fences(row: Row) -> str:
+        return " to ".join(str(number(row[f"{side}_fence"], metrics[row["metric"]][1])) for side in ("lower", "upper"))
+
+    columns: Columns = (
+        ("material", "material", str), ("strategy", "strategy", str),
+        ("metric", "metric", lambda name: metrics[name][0]),
+        ("value", "", lambda row: number(row["value"], metrics[row["metric"]][1])), ("fences", "", fences),
+    )  # fmt: skip
     rule = f"outlier: more than {FENCE:g} IQR below the first or above the third quartile of its strategy"
-    header = ["material", "strategy", "metric", "value", "fences"]
-    notes = [rule] if texts else [rule, "there is none"]
-    return CampaignTable(
-        "outliers", f"Outliers: {sources.choice}", [Table("", header, texts)], data.assign(source=SOURCE), notes
-    )
+    notes = [rule] if len(data) else [rule, "there is none"]
+    return _list_table(("outliers", f"Outliers: {sources.choice}"), data, columns, notes)
 
 
 TABLES: tuple[Callable[[Sources], CampaignTable | None], ...] = (
     phonon_mae_table,
     phonon_error_table,
     stability_table,
-    lambda sources: stability_table(sources, practical=True),
+    partial(stability_table, practical=True),
     phase_table,
     foundation_table,
     property_table,
     cost_table,
     training_cost_table,
     verdict_table,
-    *(lambda sources, metric=metric: learning_table(sources, metric) for metric in CURVES),
-    lambda sources: paired_table(sources, PHONON),
-    lambda sources: paired_table(sources, FORCE),
+    *(partial(learning_table, metric=metric) for metric in CURVES),
+    *(partial(paired_table, metric=metric) for metric in (PHONON, FORCE)),
     correlation_table,
     outlier_table,
 )
@@ -525,19 +470,7 @@ TABLES: tuple[Callable[[Sources], CampaignTable | None], ...] = (
 
 @dataclass
 class CampaignTables:
-    """Tables of a store, with what they are about.
-
-    Attributes
-    ----------
-    tables
-        Those for which there are results, published ones beside them where asked.
-    choice
-        Foundation, training set and cell compared; None for a store without results.
-    results
-        The frames they were made of.
-    notes
-        What was left out, and why.
-    """
+    """Tables of a store, what they are about (None without results), the frames, what was left out and why."""
 
     tables: list[CampaignTable]
     choice: Choice | None
@@ -554,18 +487,10 @@ def campaign_tables(
     cell: str | None = None,
     published: bool = True,
 ) -> CampaignTables:
-    """Return every table the reports in a job store allow.
+    """Return every table the reports in a job store, or of one campaign, allow.
 
-    Parameters
-    ----------
-    store
-        Any job store.
-    campaign
-        Only reports of this campaign.
-    foundation, training_set, cell
-        What to compare; what most results share when None.
-    published
-        Let published figures of another data set stand beside the tables that have a counterpart.
+    Foundation, training set and cell compared are what most results share unless given; published figures of another
+    data set stand beside the tables that have a counterpart.
 
     Raises
     ------
@@ -576,15 +501,18 @@ def campaign_tables(
     notes = list(results.notes)
     if results.empty:
         return CampaignTables([], None, results, [*notes, "the store holds no report of a material yet"])
-    figures = grandel2026() if published else None
     choice = choose(results.potentials, foundation, training_set, cell)
-    sources = Sources(results, choice, read_phases(store, choice, campaign), figures)
+    sources = Sources(results, choice, read_phases(store, choice, campaign))
     tables = [table for build in TABLES if (table := build(sources)) is not None]
     others = sorted(set(results.potentials["foundation"]) - {choice.foundation})
     if others:
         notes.append(f"results of other foundations are in table 5 only: {', '.join(others)}")
     if (results.materials["rehearsal"].fillna(value=False)).any():
         notes.append("some reference data are rehearsals: numbers of the VASP stand-in, not of DFT")
-    if figures:
-        notes.append(f"published figures beside the tables: {figures.citation}, another data set")
+    if published:
+        notes.append(f"published figures beside the tables: {grandel2026().citation}, another data set")
+    else:
+        for table in tables:
+            table.blocks = [block for block in table.blocks if not block.caption]
+            table.data = table.data[table.data["source"] == SOURCE]
     return CampaignTables(tables, choice, results, notes)

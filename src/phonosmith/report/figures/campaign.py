@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pymatgen.core import Composition, Element, Structure
 
 from phonosmith.analysis.choice import chosen_potential, distinct_materials, in_order, largest_trainings
+from phonosmith.analysis.documents import MaterialReport
+from phonosmith.core.errors import InputError
 from phonosmith.report.figures.style import (
     GREY,
     OKABE_ITO,
@@ -16,14 +23,9 @@ from phonosmith.report.figures.style import (
     new_figure,
     say_nothing_to_show,
     styled,
+    whole_ticks,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.figure import Figure
-
-    from phonosmith.analysis.documents import MaterialReport
+from phonosmith.structures.standard import standard_primitive
 
 _SYSTEMS = (
     (2, "triclinic"), (15, "monoclinic"), (74, "orthorhombic"), (142, "tetragonal"), (167, "trigonal"),
@@ -42,11 +44,6 @@ def atoms_per_primitive_cell(report: MaterialReport) -> int | None:
     """Return the atoms of the primitive cell, None where no structure was kept."""
     if report.structure is None:
         return None
-    from pymatgen.core import Structure
-
-    from phonosmith.core.errors import InputError
-    from phonosmith.structures.standard import standard_primitive
-
     structure = Structure.from_dict(report.structure)
     try:
         return len(standard_primitive(structure))
@@ -57,8 +54,6 @@ def atoms_per_primitive_cell(report: MaterialReport) -> int | None:
 @styled
 def crystals_figure(reports: Sequence[MaterialReport]) -> Figure:
     """Return how many materials each crystal system has, and how large their primitive cells are."""
-    from matplotlib.ticker import MaxNLocator
-
     materials = distinct_materials(reports)
     systems = Counter(filter(None, (crystal_system(report.space_group_number) for report in materials)))
     sizes = [size for size in (atoms_per_primitive_cell(report) for report in materials) if size is not None]
@@ -68,26 +63,21 @@ def crystals_figure(reports: Sequence[MaterialReport]) -> Figure:
     bars = left.barh(names, [systems[name] for name in names], color=OKABE_ITO["blue"], height=0.7)
     left.bar_label(bars, padding=3, fontsize=8)
     left.invert_yaxis()
-    left.set_xlabel("materials")
-    left.set_xlim(0, 1.12 * max([1, *systems.values()]))
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+    left.set(xlabel="materials", xlim=(0, 1.12 * max([1, *systems.values()])))
+    whole_ticks(left.xaxis, most=5)
     if not sizes:
         say_nothing_to_show(right, "No structures were kept.")
         return figure
     width = max(1, int(np.ceil(max(sizes) / 20)))
     edges = np.arange(0.5, max(sizes) + width + 0.5, width)
     right.hist(sizes, edges, color=OKABE_ITO["sky"], edgecolor="white", lw=0.8)
-    right.set_xlabel("atoms in the primitive cell")
-    right.set_ylabel("materials")
-    right.yaxis.set_major_locator(MaxNLocator(integer=True))
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.set(xlabel="atoms in the primitive cell", ylabel="materials")
+    whole_ticks(right.xaxis, right.yaxis)
     return figure
 
 
 def element_counts(reports: Sequence[MaterialReport]) -> dict[str, int]:
     """Return the number of materials each element occurs in."""
-    from pymatgen.core import Composition
-
     counts: Counter[str] = Counter()
     for report in distinct_materials(reports):
         counts.update({element.symbol for element in Composition(report.formula).elements})
@@ -96,8 +86,6 @@ def element_counts(reports: Sequence[MaterialReport]) -> dict[str, int]:
 
 def _cell(number: int) -> tuple[float, float, str]:
     """Return column, row and symbol of an element; lanthanides and actinides lie below the table."""
-    from pymatgen.core import Element
-
     element = Element.from_Z(number)
     if element.is_lanthanoid or element.is_actinoid:
         first = 57 if element.is_lanthanoid else 89
@@ -112,9 +100,6 @@ def elements_figure(reports: Sequence[MaterialReport]) -> Figure:
     Drawn here because pymatviz, which the published figure used, draws with plotly: a still image would need a browser
     on the machine that writes the report, and some twenty packages of notebook widgets.
     """
-    import matplotlib as mpl
-    from matplotlib.patches import Rectangle
-
     counts = element_counts(reports)
     figure = new_figure(6.6, 4.0)
     axes = figure.subplots()
@@ -126,15 +111,13 @@ def elements_figure(reports: Sequence[MaterialReport]) -> Figure:
         count = counts.get(symbol, 0)
         colour = shades(norm(count)) if count else "#f3f3f3"
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 0.94, 0.94, fc=colour, ec="none"))
-        dark = bool(count) and norm(count) > 0.5
-        shade = "white" if dark else "black" if count else "0.55"
-        at = (column - 0.03, row + (0.12 if not count else -0.04))
-        axes.text(*at, symbol, ha="center", va="center", fontsize=8, color=shade, weight="bold" if count else "normal")
+        ink = "0.55" if not count else "white" if norm(count) > 0.5 else "black"
+        look: dict[str, Any] = {"ha": "center", "va": "center", "color": ink}
+        height, weight = (row - 0.04, "bold") if count else (row + 0.12, "normal")
+        axes.text(column - 0.03, height, symbol, fontsize=8, weight=weight, **look)
         if count:
-            axes.text(column - 0.03, row + 0.3, str(count), ha="center", va="center", fontsize=6, color=shade)
-    axes.set_xlim(0.4, 18.6)
-    axes.set_ylim(10, 0.4)
-    axes.set_aspect("equal")
+            axes.text(column - 0.03, row + 0.3, str(count), fontsize=6, **look)
+    axes.set(xlim=(0.4, 18.6), ylim=(10, 0.4), aspect="equal")
     axes.set_axis_off()
     bar = figure.colorbar(mpl.cm.ScalarMappable(norm, shades), ax=axes, orientation="horizontal", shrink=0.4, aspect=30)
     bar.set_label("materials that contain the element")
@@ -149,22 +132,22 @@ def verdict_counts(reports: Sequence[MaterialReport]) -> dict[str, tuple[int, in
 
     Of several training-set sizes the largest counts.
     """
-    counts: dict[str, list[int]] = {}
+    outcomes: Counter[tuple[str, int]] = Counter()
     for report in reports:
         for entry in [report.foundation, *largest_trainings(report.strategies)]:
-            counts.setdefault(entry.strategy, [0, 0, 0])[0 if entry.verdict.fit else 1] += 1
-        for name in report.failed:
-            counts.setdefault(name, [0, 0, 0])[2] += 1
-    return {name: (counts[name][0], counts[name][1], counts[name][2]) for name in in_order(counts)}
+            outcomes[entry.strategy, 0 if entry.verdict.fit else 1] += 1
+        outcomes.update((name, 2) for name in report.failed)
+    names = in_order(name for name, _ in outcomes)
+    return {name: (outcomes[name, 0], outcomes[name, 1], outcomes[name, 2]) for name in names}
 
 
 def _chosen_pairs(reports: Sequence[MaterialReport]) -> list[tuple[float, float, bool]]:
-    pairs = []
-    for report in reports:
-        chosen = chosen_potential(report)
-        if chosen is not None and chosen.phonons is not None and report.foundation.phonons is not None:
-            pairs.append((report.foundation.phonons.mae_thz, chosen.phonons.mae_thz, chosen.verdict.fit))
-    return pairs
+    chosen = [(report.foundation.phonons, chosen_potential(report)) for report in reports]
+    return [
+        (base.mae_thz, entry.phonons.mae_thz, entry.verdict.fit)
+        for base, entry in chosen
+        if base is not None and entry is not None and entry.phonons is not None
+    ]
 
 
 @styled
@@ -173,17 +156,13 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
 
     Chosen is the best potential that is fit, or the best there is.
     """
-    from matplotlib.ticker import MaxNLocator
-
     counts = verdict_counts(reports)
     figure = new_figure(6.6, max(2.9, 1.3 + 0.26 * len(counts)))
     left, right = figure.subplots(1, 2, width_ratios=[1.15, 1])
     names = [escape_math(name) for name in counts]
     start = np.zeros(len(names))
-    for index, (label, colour, hatch) in enumerate(
-        (("fit", OKABE_ITO["blue"], ""), ("not fit", OKABE_ITO["orange"], "///"), ("failed", GREY, "xxx"))
-    ):
-        widths = np.array([row[index] for row in counts.values()])
+    looks = (("fit", OKABE_ITO["blue"], ""), ("not fit", OKABE_ITO["orange"], "///"), ("failed", GREY, "xxx"))
+    for widths, (label, colour, hatch) in zip(np.array(list(counts.values())).T, looks, strict=True):
         if widths.any():
             bars = left.barh(
                 names, widths, left=start, color=colour, hatch=hatch, ec="white", lw=0.6, height=0.72, label=label
@@ -196,21 +175,19 @@ def verdicts_figure(reports: Sequence[MaterialReport]) -> Figure:
         text.set_visible(bool(text.get_text()))
     left.invert_yaxis()
     left.set_xlabel("materials")
-    left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    whole_ticks(left.xaxis, most=6)
     left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3)
     pairs = _chosen_pairs(reports)
     if not pairs:
         say_nothing_to_show(right, "No reference phonons to compare with.")
         return figure
-    errors = np.array([pair[:2] for pair in pairs])
-    fit = np.array([pair[2] for pair in pairs])
+    errors, fit = np.array([pair[:2] for pair in pairs]), np.array([pair[2] for pair in pairs])
     ends = 0.7 * errors.min(), 1.4 * errors.max()
     right.plot(ends, ends, color="0.6", lw=0.8, label="equal")
     right.plot(errors[fit, 0], errors[fit, 1], "o", ms=5, color=OKABE_ITO["blue"], label="fit")
     right.plot(errors[~fit, 0], errors[~fit, 1], "s", ms=5, mfc="white", color=OKABE_ITO["vermillion"], label="not fit")
     log_axis(right, "x")
     log_axis(right, "y")
-    right.set_xlabel("phonon MAE of the foundation (THz)")
-    right.set_ylabel("phonon MAE of the chosen (THz)")
+    right.set(xlabel="phonon MAE of the foundation (THz)", ylabel="phonon MAE of the chosen (THz)")
     right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.8, handletextpad=0.3)
     return figure

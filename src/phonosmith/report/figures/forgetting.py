@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from phonosmith.report.figures.style import (
-    GREY,
-    escape_math,
-    line_style,
-    new_figure,
-    say_nothing_to_show,
-    styled,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
+from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
+from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, say_nothing_to_show, styled
 
 QUANTITIES = {"force_mae": "force MAE (meV/Å)", "energy_mae": "energy MAE (meV/atom)"}
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 
 def _rows(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
-    """Return every set once, in the order of the documents."""
+    """Return every set once, in the order of the documents; where two have it, as the first has it."""
     sets: dict[str, ForgettingSet] = {}
-    for document in documents:
-        for one in document.sets:
-            sets.setdefault(one.name, one)
+    for one in (one for document in documents for one in document.sets):
+        sets.setdefault(one.name, one)
     return list(sets.values())
-
-
-def _value(document: ForgettingDoc, name: str, field: str) -> float:
-    for one in document.sets:
-        if one.name == name:
-            value = getattr(one, field)
-            return float("nan") if value is None else float(value)
-    return float("nan")
 
 
 def draw_forgetting(
@@ -50,38 +29,26 @@ def draw_forgetting(
     """Draw horizontal bars: one group per set, the foundation first, then every potential.
 
     A set without a reference has no bar of the foundation: there the foundation is the truth, and the others' bars are
-    their drift from it. Errors range over orders of magnitude, so the axis is logarithmic.
-
-    Parameters
-    ----------
-    axes
-        Where to draw.
-    documents
-        One per potential, all of one foundation.
-    names
-        Strategy of each.
-    quantity
-        ``force_mae`` or ``energy_mae``.
+    their drift from it. Errors range over orders of magnitude, so the axis is logarithmic. ``names``: strategy of each
+    document; ``quantity``: ``force_mae`` or ``energy_mae``.
     """
     rows = _rows(documents)
-    bars: list[tuple[str, list[float]]] = []
-    if documents:
-        first = [getattr(one, f"foundation_{quantity}") for one in rows]
-        bars.append(("foundation", [float("nan") if value is None else float(value) for value in first]))
-    for document, name in zip(documents, names, strict=True):
-        bars.append((name, [_value(document, one.name, f"tuned_{quantity}") for one in rows]))
-    values = np.array([column for _, column in bars], dtype=float).reshape(len(bars), len(rows))
-    shown = np.isfinite(values).any(axis=0) if len(rows) else np.zeros(0, dtype=bool)
+    columns = [[getattr(one, f"foundation_{quantity}") for one in rows]]
+    for document in documents:
+        tuned = {one.name: getattr(one, f"tuned_{quantity}") for one in reversed(document.sets)}
+        columns.append([tuned.get(one.name) for one in rows])
+    values = np.array(columns, dtype=float)
+    shown = np.isfinite(values).any(axis=0)
     rows, values = [one for one, keep in zip(rows, shown, strict=True) if keep], values[:, shown]
     positive = values[np.isfinite(values) & (values > 0)]
     if not rows or not len(positive):
         say_nothing_to_show(axes, "no set with errors to compare")
         return
-    height = 0.8 / len(bars)
+    height = 0.8 / len(columns)
     places = np.arange(len(rows), dtype=float)
-    for index, (name, _) in enumerate(bars):
+    for index, name in enumerate(["foundation", *names]):
         axes.barh(
-            places + (index - (len(bars) - 1) / 2) * height,
+            places + (index - (len(columns) - 1) / 2) * height,
             values[index],
             height=0.92 * height,
             color=line_style(name).colour,
@@ -90,8 +57,7 @@ def draw_forgetting(
             lw=0.3,
             label=escape_math(name),
         )
-    axes.set_xscale("log")
-    axes.set_xlim(0.5 * positive.min(), 2 * positive.max())
+    axes.set(xscale="log", xlim=(0.5 * positive.min(), 2 * positive.max()))
     labels = [escape_math(one.name) + ("*" if one.truth == "foundation" else "") for one in rows]
     axes.set_yticks(places, labels)
     axes.invert_yaxis()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from ase import Atoms
+from ase.data import atomic_numbers
+from ase.data.colors import jmol_colors
+from ase.visualize.plot import plot_atoms
+from matplotlib.figure import Figure
+from pymatgen.core import Structure
 
+from phonosmith.analysis.documents import PotentialReport, SamplingSummary
 from phonosmith.core.errors import InputError
-from phonosmith.report.figures.style import OKABE_ITO, escape_math, line_style, log_axis, new_figure, styled
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from ase import Atoms
-    from matplotlib.figure import Figure
-    from pymatgen.core import Structure
-
-    from phonosmith.analysis.documents import PotentialReport, SamplingSummary
+from phonosmith.report.figures.style import (
+    OKABE_ITO,
+    escape_math,
+    legend_above,
+    line_style,
+    log_axis,
+    new_figure,
+    styled,
+    whole_ticks,
+)
+from phonosmith.structures.standard import standard_conventional
 
 _VIEWS = (("along a", "-90x,-90y,0z"), ("oblique", "-78x,-18y,-3z"))
 _RUNGS = tuple(OKABE_ITO[name] for name in ("blue", "sky", "black", "orange", "vermillion", "green", "purple"))
@@ -28,8 +36,6 @@ def drawn_cell(structure: Structure) -> Atoms:
 
     The cell is taken as it comes when its symmetry is not found.
     """
-    from phonosmith.structures.standard import standard_conventional
-
     try:
         cell = standard_conventional(structure).to_ase_atoms(msonable=False)
     except InputError:
@@ -51,10 +57,6 @@ def drawn_cell(structure: Structure) -> Atoms:
 @styled
 def structure_figure(structure: Structure) -> Figure:
     """Return two views of the crystal, one colour per element (the colours of Jmol), with the cell's edges."""
-    from ase.data import atomic_numbers
-    from ase.data.colors import jmol_colors
-    from ase.visualize.plot import plot_atoms
-
     atoms = drawn_cell(structure)
     if len(atoms) > _MOST_DRAWN_ATOMS:
         raise InputError(f"A cell of {len(atoms)} atoms is too large to draw.", f"At most {_MOST_DRAWN_ATOMS} atoms.")
@@ -86,9 +88,7 @@ def ladder_figure(sampling: SamplingSummary) -> Figure:
             chosen, 1000 * np.array(sampling.selected_energies[index]),
             "o", ms=6, color=colour, mfc="white" if validation else colour,
         )  # fmt: skip
-    axes.set_xscale("log")
-    axes.set_xlabel("step of the relaxation + 1")
-    axes.set_ylabel("energy above the last step (meV/atom)")
+    axes.set(xscale="log", xlabel="step of the relaxation + 1", ylabel="energy above the last step (meV/atom)")
     axes.set_title(f"{sampling.cell} cell, {sampling.n_atoms} atoms; open circles: validation", loc="left")
     axes.legend()
     return figure
@@ -97,8 +97,6 @@ def ladder_figure(sampling: SamplingSummary) -> Figure:
 @styled
 def training_figure(entries: Sequence[PotentialReport]) -> Figure:
     """Return validation force error and loss of each training against the epoch; a mark shows the weights kept."""
-    from matplotlib.ticker import MaxNLocator
-
     drawn = [(entry, entry.curve) for entry in entries if entry.curve is not None and entry.curve.epoch]
     if not drawn:
         raise InputError("There are no training curves to draw.", "Reports keep them since version 2.")
@@ -106,20 +104,16 @@ def training_figure(entries: Sequence[PotentialReport]) -> Figure:
     left, right = figure.subplots(1, 2)
     for entry, curve in drawn:
         style = line_style(entry.strategy)
-        look = {"color": style.colour, "ls": style.dashes}
         epochs = np.array(curve.epoch)
-        for panel, values, label in (
-            (left, curve.valid_force_mae, entry.strategy),
-            (right, curve.valid_loss, None),
-        ):
-            column = np.array([float("nan") if value is None else value for value in values], dtype=float)
-            panel.plot(epochs, column, label=None if label is None else escape_math(label), **look)
+        for panel, values in ((left, curve.valid_force_mae), (right, curve.valid_loss)):
+            column = np.array(values, dtype=float)
+            label = escape_math(entry.strategy)
+            panel.plot(epochs, column, label=label, color=style.colour, ls=style.dashes)
             kept = epochs == curve.best_epoch
             panel.plot(epochs[kept], column[kept], style.marker, color=style.colour, ms=6)
     for panel, label in ((left, "validation force MAE (meV/Å)"), (right, "validation loss (each strategy's own)")):
         log_axis(panel, "y")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
-        panel.set_xlabel("epoch (0: the start)")
-        panel.set_ylabel(label)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=6)
+        whole_ticks(panel.xaxis, most=7)
+        panel.set(xlabel="epoch (0: the start)", ylabel=label)
+    legend_above(figure, left)
     return figure

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
 from phonosmith.report.figures.style import (
     NAMED,
     REFERENCE,
     LineStyle,
     escape_math,
+    legend_above,
     line_style,
     new_figure,
     styled,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 
 _MEV = 1000.0
 
@@ -36,20 +31,13 @@ def _style(index: int, name: str) -> LineStyle:
     return line_style("foundation" if index == 1 and name not in NAMED else name)
 
 
-def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> None:
-    """Draw energy against volume per atom of one or more equations of state of one material.
+@styled
+def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> Figure:
+    """Return energy against volume per atom of one or more equations of state of one material, the reference first.
 
     Each energy counts from the minimum of its own fit, since methods differ in their zero. Filled points entered the
     fit; crosses did not: outliers, and volumes whose atoms did not relax. The equilibrium volumes are marked below.
-
-    Parameters
-    ----------
-    axes
-        Where to draw.
-    sides
-        The reference first, then candidates.
-    names
-        In the legend; the method of each document unless given.
+    Names in the legend are the methods of the documents unless given.
     """
     if not sides:
         raise InputError("There is no equation of state to draw.", "Pass at least one document.")
@@ -58,46 +46,34 @@ def draw_energy_volume(axes: Axes, sides: Sequence[EosDoc], names: Sequence[str]
             f"Equations of state of {', '.join(side.formula for side in sides)} do not belong in one figure.",
             "Draw one material at a time.",
         )
+    figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
+    axes = figure.subplots()
     labels = list(names) if names is not None else [side.method or f"side {i}" for i, side in enumerate(sides, 1)]
     left_out = False
     for index, (side, name) in enumerate(zip(sides, labels, strict=True)):
         style = _style(index, name)
-        colour, dashes, marker = style.colour, style.dashes, style.marker
+        look = {"color": style.colour, "ls": style.dashes, "lw": 1.1}
         fit, atoms = side.fit, side.n_atoms
         volumes, energies = np.array(side.volumes) / atoms, _MEV * (np.array(side.energies) - fit.energy) / atoms
         out = np.array([i in fit.excluded or not side.converged[i] for i in range(len(volumes))])
         span = np.ptp(volumes)
         grid = np.linspace(volumes.min() - 0.02 * span, volumes.max() + 0.02 * span, 200)
         curve = birch_murnaghan_energy(grid * atoms, 0.0, fit.volume, fit.bulk_modulus, fit.bulk_modulus_derivative)
-        axes.plot(
-            grid,
-            _MEV * curve / atoms,
-            color=colour,
-            ls=dashes,
-            lw=1.1,
-            label=f"{escape_math(name)}: $V_0$ = {fit.volume / atoms:.3f} Å³, $B_0$ = {fit.bulk_modulus:.1f} GPa",
-        )
-        axes.plot(volumes[~out], energies[~out], marker, color=colour, ms=4)
+        label = f"{escape_math(name)}: $V_0$ = {fit.volume / atoms:.3f} Å³, $B_0$ = {fit.bulk_modulus:.1f} GPa"
+        axes.plot(grid, _MEV * curve / atoms, label=label, **look)
+        axes.plot(volumes[~out], energies[~out], style.marker, color=style.colour, ms=4)
         if out.any():
-            axes.plot(volumes[out], energies[out], "x", color=colour, ms=8, mew=1.6)
+            axes.plot(volumes[out], energies[out], "x", color=style.colour, ms=8, mew=1.6)
             left_out = True
-        axes.axvline(fit.volume / atoms, ymax=0.06, color=colour, ls=dashes, lw=1.1)
+        axes.axvline(fit.volume / atoms, ymax=0.06, **look)
     if left_out:
         axes.plot([], [], "x", color="0.4", ms=7, mew=1.4, label="left out of the fit")
-    axes.set_xlabel("volume (Å³/atom)")
-    axes.set_ylabel("energy above minimum (meV/atom)")
+    axes.set(xlabel="volume (Å³/atom)", ylabel="energy above minimum (meV/atom)")
     axes.set_title(escape_math(sides[0].formula), loc="left", fontsize="medium")
     # room for the legend above the curves, and for the marks of the volumes below
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), high + 0.08 * (high - low) * (1 + len(axes.get_legend_handles_labels()[1])))
     axes.legend(frameon=False, fontsize="small", loc="upper center")
-
-
-@styled
-def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = None) -> Figure:
-    """Return the figure of energy against volume."""
-    figure = new_figure(5.2, 3.8 + 0.16 * max(len(sides) - 2, 0))
-    draw_energy_volume(figure.subplots(), sides, names)
     return figure
 
 
@@ -120,12 +96,7 @@ def independent_constants(tensor: Sequence[Sequence[float]], floor: float = 0.5)
 def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
     """Return the figure of elastic constants, moduli and Slack conductivity of one material by several methods.
 
-    Parameters
-    ----------
-    sides
-        The reference first when there is one; entries shown are the independent ones of the first.
-    names
-        Strategy of each side, 'reference' for the reference.
+    Entries shown are the independent ones of the first side, the reference where there is one. ``names``: strategies.
     """
     if not sides:
         raise InputError("There are no elastic constants to draw.", "Pass at least one document.")
@@ -145,12 +116,10 @@ def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
     for edge in np.arange(len(ticks) - 1) + 0.5:
         left.axvline(edge, color="0.92" if edge < len(pairs) - 1 else "0.7", lw=0.6, zorder=0)
     left.set_xticks(range(len(ticks)), ticks)
-    left.set_xlim(-0.5, len(ticks) - 0.5)
-    left.set_ylabel("elastic constant (GPa)")
+    left.set(xlim=(-0.5, len(ticks) - 0.5), ylabel="elastic constant (GPa)")
     left.axhline(0, color="0.6", lw=0.6, zorder=0)
     right.set_xticks([0], [r"$\kappa_\mathrm{Slack}$, 300 K"])
-    right.set_xlim(-0.5, 0.5)
-    right.set_ylabel("conductivity (W/m/K)")
-    right.set_ylim(0, 1.12 * max([side.slack.kappa for side in sides if side.slack is not None], default=1))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(sides), 6))
+    highest = max([side.slack.kappa for side in sides if side.slack is not None], default=1)
+    right.set(xlim=(-0.5, 0.5), ylim=(0, 1.12 * highest), ylabel="conductivity (W/m/K)")
+    legend_above(figure, left)
     return figure

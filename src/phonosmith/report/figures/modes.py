@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
 from phonosmith.report.figures.phonons import point_label
-from phonosmith.report.figures.style import (
-    GREY,
-    escape_math,
-    line_style,
-    new_figure,
-    say_nothing_to_show,
-    styled,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from typing import Any
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
+from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, say_nothing_to_show, styled
 
 MOST_PANELS = 6
 """Panels of one figure; what is left out is said in it."""
@@ -38,8 +27,7 @@ def mode_title(mode: FollowedMode) -> str:
 
 def grid_energies(mode: FollowedMode) -> np.ndarray[Any, Any]:
     """Return the energies of a mode in meV/atom in the shape of its grid, nan where not calculated."""
-    values = [np.nan if value is None else 1000 * value for value in mode.energies]
-    return np.array(values, dtype=float).reshape(mode.grid_shape)
+    return 1000 * np.array(mode.energies, dtype=float).reshape(mode.grid_shape)
 
 
 def axis_cut(mode: FollowedMode) -> tuple[list[float], list[float]]:
@@ -50,12 +38,10 @@ def axis_cut(mode: FollowedMode) -> tuple[list[float], list[float]]:
     """
     values, axis = grid_energies(mode), np.array(mode.amplitudes)
     half, dimension = len(axis) // 2, len(mode.grid_shape)
-    way = np.zeros(dimension, dtype=int)
-    way[0] = 1
+    way = np.eye(dimension, dtype=int)[0]
     if mode.minima and dimension > 1:
         target = np.array(mode.minima[0].amplitudes)
-        ways = np.array(np.meshgrid(*[[-1, 0, 1]] * dimension, indexing="ij")).reshape(dimension, -1).T
-        ways = ways[np.abs(ways).sum(axis=1) > 0]
+        ways = np.array([way for way in product((-1, 0, 1), repeat=dimension) if any(way)])
         way = ways[int(np.argmax(ways @ target / np.linalg.norm(ways, axis=1)))]
     offsets = np.arange(-half, half + 1)
     energies = np.array([values[tuple(half + j * way)] for j in offsets])
@@ -67,18 +53,14 @@ def draw_curves(axes: Axes, modes: Sequence[tuple[str, FollowedMode]]) -> None:
     """Draw energy against amplitude of one mode by several methods; minima of one-dimensional modes are marked."""
     for name, mode in modes:
         style = line_style(name)
-        amplitudes, energies = axis_cut(mode)
-        label = escape_math(name)
-        axes.plot(
-            amplitudes, energies, color=style.colour, ls=style.dashes, marker=style.marker, ms=2.5, lw=1.0, label=label
-        )
+        look = {"color": style.colour, "ls": style.dashes, "marker": style.marker, "ms": 2.5, "lw": 1.0}
+        axes.plot(*axis_cut(mode), label=escape_math(name), **look)
         if len(mode.grid_shape) == 1:
             for minimum in mode.minima:
                 depth = 1000 * minimum.energy_ev_per_atom
                 axes.plot(minimum.amplitudes, [depth], "o", mfc="none", color=style.colour, ms=8)
     axes.axhline(0, color=GREY, lw=0.6, zorder=0)
-    axes.set_xlabel("amplitude (Å√amu)")
-    axes.set_ylabel("energy (meV/atom)")
+    axes.set(xlabel="amplitude (Å√amu)", ylabel="energy (meV/atom)")
 
 
 def draw_map(axes: Axes, mode: FollowedMode) -> None:
@@ -93,9 +75,7 @@ def draw_map(axes: Axes, mode: FollowedMode) -> None:
     for minimum in mode.minima:
         axes.plot(*minimum.amplitudes, "x", color="white", ms=7, mew=2.5)
         axes.plot(*minimum.amplitudes, "x", color="black", ms=6, mew=1.2)
-    axes.set_aspect("equal")
-    axes.set_xlabel("amplitude 1 (Å√amu)")
-    axes.set_ylabel("amplitude 2 (Å√amu)")
+    axes.set(aspect="equal", xlabel="amplitude 1 (Å√amu)", ylabel="amplitude 2 (Å√amu)")
 
 
 def _groups(sides: Mapping[str, TransitionDoc]) -> list[list[tuple[str, FollowedMode]]]:
@@ -118,13 +98,7 @@ def _groups(sides: Mapping[str, TransitionDoc]) -> list[list[tuple[str, Followed
 
 @styled
 def mode_energies_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
-    """Return energy curves of every followed mode, several methods over each other; one method's 2-D modes as maps.
-
-    Parameters
-    ----------
-    sides
-        Documents by name of the method.
-    """
+    """Return energy curves of every followed mode, several methods over each other; one method's 2-D modes as maps."""
     groups = _groups(sides)
     shown = groups[:MOST_PANELS]
     if not shown:
@@ -148,41 +122,18 @@ def mode_energies_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
     return figure
 
 
-def _steps(mode: FollowedMode) -> list[tuple[tuple[str, float], tuple[str, float]]]:
-    """Return displaced and final (name, meV/atom) of every pathway that ended somewhere."""
-    steps = []
-    for pathway in mode.pathways:
-        if pathway.final is None:
-            continue
-        ends = [pathway.displaced, pathway.final]
-        names = [
-            (f"{one.space_group} ({one.n_atoms_primitive})", 1000 * one.energy_difference_ev_per_atom) for one in ends
-        ]
-        steps.append((names[0], names[1]))
-    return steps
-
-
 @styled
 def pathways_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
-    """Return pathways initial → displaced → final with energies, one panel per method.
-
-    Parameters
-    ----------
-    sides
-        Documents by name of the method.
-    """
+    """Return pathways initial → displaced → final with energies, one panel per method."""
     figure = new_figure(4.2 * max(len(sides), 1), 3.6)
     if not sides:
         say_nothing_to_show(figure.add_subplot(), "nothing was followed")
         return figure
-    first: Axes | None = None
     for place, (name, document) in enumerate(sides.items(), start=1):
-        axes = figure.add_subplot(1, len(sides), place, sharey=first)
-        first = first or axes
+        axes = figure.add_subplot(1, len(sides), place, sharey=figure.axes[0] if figure.axes else None)
         _draw_pathways(axes, document)
         axes.set_title(escape_math(name), loc="left")
-    if first is not None:
-        first.set_ylabel("energy above the start (meV/atom)")
+    figure.axes[0].set_ylabel("energy above the start (meV/atom)")
     return figure
 
 
@@ -191,14 +142,17 @@ def _draw_pathways(axes: Axes, document: TransitionDoc) -> None:
     axes.plot([-0.25, 0.25], [0, 0], color="black", lw=2)
     labels: list[tuple[int, float, str]] = [(0, 0.0, initial)]
     for number, mode in enumerate(document.modes):
-        colour = f"C{number % 10}"
-        for step, (displaced, final) in enumerate(_steps(mode)):
-            label = mode_title(mode) if step == 0 else None
-            axes.plot([0.25, 0.75], [0, displaced[1]], color=colour, lw=0.8, ls=":")
-            axes.plot([0.75, 1.25], [displaced[1]] * 2, color=colour, lw=2, label=label)
-            axes.plot([1.25, 1.75], [displaced[1], final[1]], color=colour, lw=0.8, ls=":")
-            axes.plot([1.75, 2.25], [final[1]] * 2, color=colour, lw=2)
-            labels += [(1, displaced[1], displaced[0]), (2, final[1], final[0])]
+        colour, title = f"C{number % 10}", mode_title(mode)
+        for displaced, final in ((pathway.displaced, pathway.final) for pathway in mode.pathways):
+            if final is None:
+                continue
+            level = 0.0
+            for place, phase in enumerate((displaced, final), start=1):
+                before, level = level, 1000 * phase.energy_difference_ev_per_atom
+                axes.plot([place - 0.75, place - 0.25], [before, level], color=colour, lw=0.8, ls=":")
+                axes.plot([place - 0.25, place + 0.25], [level] * 2, color=colour, lw=2, label=title)
+                labels.append((place, level, f"{phase.space_group} ({phase.n_atoms_primitive})"))
+                title = ""
     _write_labels(axes, labels)
     axes.set_xticks([0, 1, 2], ["initial", "displaced", "relaxed"])
     axes.set_xlim(-0.4, 2.4)

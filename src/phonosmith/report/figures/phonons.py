@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from phonosmith.analysis.documents import PhononSummary
+from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import MeshFrequencies
+from phonosmith.evaluation.phonons.comparison import ComparedPhonons
 from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
-from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import MeshFrequencies, mesh_frequencies
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.matching import match_models
-from phonosmith.harmonic.model import unpack_force_constants
-from phonosmith.report.figures.style import GREY, escape_math, line_style, new_figure, styled
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from phonosmith.analysis.documents import PhononSummary
-    from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.evaluation.phonons.comparison import ComparedPhonons
-    from phonosmith.harmonic.model import HarmonicModel
+from phonosmith.harmonic.model import HarmonicModel, unpack_force_constants
+from phonosmith.report.figures.style import GREY, escape_math, legend_above, line_style, new_figure, styled
 
 Array = NDArray[np.float64]
 
@@ -55,18 +49,10 @@ class Side:
 
 @dataclass(frozen=True)
 class PhononCurves:
-    """Curves of all sides.
+    """Curves of all sides, and why others were left out.
 
-    Attributes
-    ----------
-    formula
-        Of the crystal.
-    sides
-        The first gives the path; the others were brought into its primitive cell.
-    grid
-        Frequencies of every density of states, THz.
-    left_out
-        Sides that do not belong to this crystal, with the reason.
+    The first side gives the path; the others were brought into its primitive cell. ``grid``: frequencies of every
+    density of states, THz.
     """
 
     formula: str
@@ -85,43 +71,29 @@ def drawing_mesh(n_branches: int) -> int:
     return int(np.clip(round((_MESH_BUDGET / n_branches) ** (1 / 3)), 6, 16))
 
 
-def phonon_curves(
-    models: Mapping[str, HarmonicModel], *, points: int = POINTS, smearing_thz: float = SMEARING_THZ
-) -> PhononCurves:
+def phonon_curves(models: Mapping[str, HarmonicModel]) -> PhononCurves:
     """Return bands, mesh frequencies and densities of states of several models of one crystal.
 
-    Parameters
-    ----------
-    models
-        By name, the reference (or whatever gives the path) first.
-    points
-        q-points per segment.
-    smearing_thz
-        Gaussian of the densities of states, THz.
+    The first of them, the reference where there is one, gives the path.
     """
     if not models:
         raise InputError("There are no phonons to draw.", "Pass at least one model.")
-    names = list(models)
-    first = models[names[0]]
-    path = standard_path(first, points)
+    base, *others = models
+    first = models[base]
+    path = standard_path(first, POINTS)
     size = drawing_mesh(3 * len(first.phonon.primitive))
-    bands = {names[0]: band_structure(first, path)}
+    bands = {base: band_structure(first, path)}
     left_out = {}
-    for name in names[1:]:
+    for name in others:
         try:
             bands[name] = band_structure(models[name], path, match_models(first, models[name]))
         except MismatchError as error:
             left_out[name] = error.message
     meshes = {name: mesh_frequencies(models[name], size) for name in bands}
-    grid = frequency_grid([mesh.frequencies for mesh in meshes.values()], smearing_thz, smearing_thz / 4)
+    grid = frequency_grid([mesh.frequencies for mesh in meshes.values()], SMEARING_THZ, SMEARING_THZ / 4)
     sides = [
-        Side(
-            name,
-            bands[name],
-            meshes[name],
-            density_of_states(meshes[name].frequencies, meshes[name].weights, grid, smearing_thz),
-        )
-        for name in bands
+        Side(name, bands[name], mesh, density_of_states(mesh.frequencies, mesh.weights, grid, SMEARING_THZ))
+        for name, mesh in meshes.items()
     ]
     return PhononCurves(first.formula, sides, grid, left_out)
 
@@ -179,22 +151,21 @@ def draw_bands(axes: tuple[Axes, Axes], curves: PhononCurves) -> None:
     for position in positions[1:-1]:
         left.axvline(position, color="0.85", lw=0.6, zorder=0)
     left.set_xticks(positions, labels)
-    left.set_xlim(positions[0], positions[-1])
-    left.set_ylabel("frequency (THz)")
-    lowest = min(side.bands.lowest for side in curves.sides)
+    left.set(xlim=(positions[0], positions[-1]), ylabel="frequency (THz)")
     for panel in axes:
         panel.axhline(0, color="0.55", lw=0.6, zorder=0)
-        if lowest < _SHOWN_IMAGINARY_THZ:
-            panel.axhspan(1.08 * lowest, 0, color="0.93", lw=0, zorder=-1)
+    lowest = min(side.bands.lowest for side in curves.sides)
     if lowest < _SHOWN_IMAGINARY_THZ:
+        for panel in axes:
+            panel.axhspan(1.08 * lowest, 0, color="0.93", lw=0, zorder=-1)
         left.annotate(
             "imaginary", (0.01, 0), xycoords=("axes fraction", "data"), xytext=(0, -3), textcoords="offset points",
             va="top", fontsize=7, color=GREY,
         )  # fmt: skip
         left.set_ylim(bottom=1.08 * lowest)
     # a flat spurious branch of one potential must not flatten everybody else's curve
-    right.set_xlim(0, min(max(side.dos.max() for side in curves.sides), 2 * float(curves.sides[0].dos.max())) * 1.05)
-    right.set_xlabel("DOS (1/THz)")
+    highest = min(max(side.dos.max() for side in curves.sides), 2 * float(curves.sides[0].dos.max()))
+    right.set(xlim=(0, 1.05 * highest), xlabel="DOS (1/THz)")
     right.tick_params(labelleft=False)
 
 
@@ -204,20 +175,18 @@ def many_bands_figure(curves: PhononCurves) -> Figure:
     figure = new_figure(6.6, 3.9)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3.6, 1])
     draw_bands((left, right), curves)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))
+    legend_above(figure, left)
     return figure
 
 
-def draw_thermal(axes: Sequence[Axes], curves: PhononCurves, temperatures: Sequence[float] = TEMPERATURES) -> None:
+def draw_thermal(axes: Sequence[Axes], curves: PhononCurves) -> None:
     """Draw C_v, S and F of every side against temperature on three axes."""
     for place, side in enumerate(curves.sides):
-        thermal = thermal_properties(side.mesh.frequencies, side.mesh.weights, temperatures)
+        thermal = thermal_properties(side.mesh.frequencies, side.mesh.weights, TEMPERATURES)
         for panel, values in zip(axes, (thermal.heat_capacity, thermal.entropy, thermal.free_energy), strict=True):
-            panel.plot(temperatures, values, label=escape_math(side.label or side.name), **_line(side.name, place, 1.2))
+            panel.plot(TEMPERATURES, values, label=escape_math(side.label or side.name), **_line(side.name, place, 1.2))
     for panel, label in zip(axes, ("$C_v$ (J/K/mol)", "$S$ (J/K/mol)", "$F$ (kJ/mol)"), strict=True):
-        panel.set_xlabel("temperature (K)")
-        panel.set_ylabel(label)
-        panel.set_xlim(min(temperatures), max(temperatures))
+        panel.set(xlabel="temperature (K)", ylabel=label, xlim=(TEMPERATURES[0], TEMPERATURES[-1]))
 
 
 @styled
@@ -226,7 +195,7 @@ def many_thermal_figure(curves: PhononCurves) -> Figure:
     figure = new_figure(6.6, 2.6)
     panels = np.asarray(figure.subplots(1, 3)).tolist()
     draw_thermal(panels, curves)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=min(len(curves.sides), 6))
+    legend_above(figure, panels[0])
     return figure
 
 
@@ -250,11 +219,8 @@ def _draw_parity(axes: Axes, compared: ComparedPhonons, curves: PhononCurves) ->
     axes.plot([low, high], [low, high], color=line_style("reference").colour, lw=0.8)
     axes.set_xlim(low - margin, high + margin)
     axes.set_yticks(axes.get_xticks())
-    axes.set_xlim(low - margin, high + margin)
-    axes.set_ylim(low - margin, high + margin)
-    axes.set_aspect("equal")
-    axes.set_xlabel(f"{curves.sides[0].label} (THz)")
-    axes.set_ylabel(f"{curves.sides[1].label} (THz)")
+    axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal")
+    axes.set(xlabel=f"{curves.sides[0].label} (THz)", ylabel=f"{curves.sides[1].label} (THz)")
     errors = f"MAE {compared.result.mae_thz:.3f} THz, RMSE {compared.result.rmse_thz:.3f} THz"
     axes.set_title(errors, loc="left", fontsize="small")
 

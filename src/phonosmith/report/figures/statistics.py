@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from phonosmith.analysis.choice import distinct_materials, in_order, largest_trainings
 from phonosmith.analysis.columns import METRICS
+from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.core.errors import InputError
 from phonosmith.report.figures.style import (
     GREY,
     OKABE_ITO,
     escape_math,
+    legend_above,
     line_style,
     log_axis,
     new_figure,
     styled,
+    whole_ticks,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport
 
 PROPERTIES = {
     "phonon MAE": ("THz", "phonon_mae_thz"),
@@ -81,8 +78,7 @@ def _boxes(axes: Axes, row: dict[str, list[float]], names: list[str], *, outlier
         capprops={"lw": 0.8},
     )
     for place, box in zip(places, drawn["boxes"], strict=True):
-        style = line_style(names[place])
-        box.set(facecolor=style.colour, alpha=0.75, lw=0.8)
+        box.set(facecolor=line_style(names[place]).colour, alpha=0.75, lw=0.8)
     axes.set_xticks(range(len(names)), [escape_math(name) for name in names], rotation=55, ha="right", fontsize=7.5)
     axes.set_xlim(-0.6, len(names) - 0.4)
 
@@ -92,13 +88,7 @@ def errors_figure(reports: Sequence[MaterialReport], *, outliers: bool) -> Figur
     """Return box plots of each property's deviation from the reference, one box per strategy.
 
     Boxes are quartiles, whiskers reach to the last value within 1.5 quartile distances, lines are medians.
-
-    Parameters
-    ----------
-    reports
-        Of all materials.
-    outliers
-        Whether values beyond the whiskers are shown (or only counted in the boxes).
+    ``outliers``: values beyond the whiskers are shown, not only counted in the boxes.
     """
     table = errors_by_strategy(reports)
     if not table:
@@ -135,8 +125,6 @@ def force_errors(reports: Sequence[MaterialReport]) -> dict[str, dict[int, list[
 @styled
 def learning_figure(reports: Sequence[MaterialReport]) -> Figure:
     """Return the validation force MAE against the training structures: medians over materials, quartiles as bands."""
-    from matplotlib.ticker import MaxNLocator
-
     table = force_errors(reports)
     if not table:
         raise InputError("No training has validation errors.", "Nothing was trained yet.")
@@ -167,17 +155,10 @@ def learning_figure(reports: Sequence[MaterialReport]) -> Figure:
         axes.set_xticks([size])
         axes.set_xlim(size - 0.5, size + 0.5)
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("training structures")
-    axes.set_ylabel("validation force MAE (meV/Å)")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(table) + 1, 6))
+        whole_ticks(axes.xaxis)
+    axes.set(xlabel="training structures", ylabel="validation force MAE (meV/Å)")
+    legend_above(figure, axes)
     return figure
-
-
-def core_hours(report: MaterialReport, stage: str, ending: str = "") -> float:
-    """Return the core hours of a stage's costs whose job name ends so."""
-    chosen = [cost for cost in report.costs if cost.stage == stage and cost.name.endswith(ending)]
-    return sum(cost.wall_seconds * cost.cores for cost in chosen) / 3600 if chosen else 0.0
 
 
 def costs_compared(reports: Sequence[MaterialReport]) -> list[tuple[int, float, float]]:
@@ -185,9 +166,12 @@ def costs_compared(reports: Sequence[MaterialReport]) -> list[tuple[int, float, 
     rows = []
     for report in distinct_materials(reports):
         phonons = report.reference_result.phonons
-        displaced, labels = core_hours(report, "phonon", " reference"), core_hours(report, "label")
-        if phonons is not None and displaced > 0 and labels > 0:
-            rows.append((phonons.n_displacements, displaced, labels))
+        sums = {"phonon": 0.0, "label": 0.0}
+        for cost in report.costs:
+            if cost.stage == "label" or (cost.stage == "phonon" and cost.name.endswith(" reference")):
+                sums[cost.stage] += cost.wall_seconds * cost.cores
+        if phonons is not None and all(sums.values()):
+            rows.append((phonons.n_displacements, sums["phonon"] / 3600, sums["label"] / 3600))
     return rows
 
 
@@ -207,11 +191,10 @@ def costs_figure(reports: Sequence[MaterialReport]) -> Figure:
     figure = new_figure(6.4, 4.2)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     places = np.arange(len(steps))
-    sides: list[tuple[Any, str, float, str]] = [
+    for values, colour, shift, name in (
         (displaced, OKABE_ITO["blue"], -0.19, "displaced supercells (reference phonons)"),
         (labels, OKABE_ITO["vermillion"], 0.19, "training and validation labels"),
-    ]
-    for values, colour, shift, name in sides:
+    ):
         groups = [values[cells >= step] for step in steps]
         drawn = top.boxplot(
             groups, positions=places + shift, widths=0.32, showfliers=False, patch_artist=True,
@@ -225,9 +208,8 @@ def costs_figure(reports: Sequence[MaterialReport]) -> Figure:
     counts = [int((cells >= step).sum()) for step in steps]
     bars = bottom.bar(places, counts, color="0.75", width=0.7)
     bottom.bar_label(bars, fontsize=7.5)
-    bottom.set_ylim(0, 1.3 * max(counts))
-    bottom.set_ylabel("materials")
+    bottom.set(ylim=(0, 1.3 * max(counts)), ylabel="materials")
     bottom.set_xticks(places, [f"≥ {step:.0f}" for step in steps])
     bottom.set_xlabel("displaced cells the phonons need")
-    figure.legend(*top.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    legend_above(figure, top)
     return figure

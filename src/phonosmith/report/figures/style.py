@@ -8,52 +8,38 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import InputError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 OKABE_ITO = {
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky": "#56B4E9",
-    "green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermillion": "#D55E00",
-    "purple": "#CC79A7",
-}
+    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442",
+    "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7",
+}  # fmt: skip
 """Palette of Okabe and Ito (2008): told apart by every common colour vision."""
 GREY = "#767676"
 
 SETTINGS: dict[str, Any] = {
-    "font.family": "sans-serif",
-    "font.size": 9.0,
-    "axes.labelsize": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.fontsize": 8.0,
-    "legend.frameon": False,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "lines.linewidth": 1.2,
-    "svg.hashsalt": "phonosmith",
-    "svg.fonttype": "none",
+    "font.family": "sans-serif", "font.size": 9.0, "axes.labelsize": 9.0, "axes.titlesize": 9.5,
+    "axes.linewidth": 0.7, "axes.spines.top": False, "axes.spines.right": False,
+    "legend.fontsize": 8.0, "legend.frameon": False, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
+    "lines.linewidth": 1.2, "svg.hashsalt": "phonosmith", "svg.fonttype": "none",
     # half a pixel of a 72-dpi drawing is not seen, but dense curves shrink to a third
-    "path.simplify": True,
-    "path.simplify_threshold": 0.5,
-}
+    "path.simplify": True, "path.simplify_threshold": 0.5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,8 +87,6 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib as mpl
-
         with mpl.rc_context(SETTINGS):
             return draw(*args, **kwargs)
 
@@ -111,20 +95,28 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches; no display or pyplot is needed."""
-    from matplotlib.figure import Figure
-
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
     """Make an axis logarithmic with plain numbers (0.02, 0.1, 300) instead of powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def whole_ticks(*axis: Axis, most: int = 10) -> None:
+    """Put ticks at whole numbers only."""
+    for one in axis:
+        one.set_major_locator(MaxNLocator(integer=True, nbins=most))
+
+
+def legend_above(figure: Figure, axes: Axes, most: int = 6) -> None:
+    """Write what is drawn in the axes above the figure, in at most so many columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), most))
 
 
 def say_nothing_to_show(axes: Axes, why: str) -> None:
@@ -149,8 +141,6 @@ def image_format(path: str | Path) -> str:
 
 def figure_bytes(figure: Figure, kind: str, dpi: float = 200) -> bytes:
     """Return a figure as the bytes of a png, svg or pdf; the same figure gives the same bytes."""
-    import matplotlib as mpl
-
     buffer = io.BytesIO()
     dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(SETTINGS):
@@ -167,10 +157,6 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
 
 def webp_bytes(figure: Figure, dpi: float = 130) -> bytes:
     """Return a figure as lossless WebP: a quarter of a PNG for line drawings, read by every browser since 2020."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
     with mpl.rc_context(SETTINGS):
         figure.set_dpi(dpi)
         canvas = FigureCanvasAgg(figure)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import itemgetter
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from pymatgen.core import Structure
 
 from phonosmith.analysis.choice import largest_trainings
-from phonosmith.analysis.table import DASH, Cell, Table, Tone, duration, number, whole
+from phonosmith.analysis.documents import MaterialReport, PhononSummary, PotentialReport
+from phonosmith.analysis.table import DASH, Cell, Columns, Table, Tone, duration, fixed, number, whole
+from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import PhonosmithError
+from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
+from phonosmith.evaluation.mechanics.documents import ElasticDoc
+from phonosmith.evaluation.modes.documents import FollowedMode, Phase
+from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.report.figures.campaign import crystal_system
 from phonosmith.report.figures.forgetting import forgetting_figure
 from phonosmith.report.figures.material import ladder_figure, structure_figure, training_figure
@@ -24,26 +34,16 @@ from phonosmith.report.figures.phonons import (
 )
 from phonosmith.report.page.content import Block, space_group_text
 from phonosmith.report.page.pictures import Gallery, reason_of
-from phonosmith.report.page.potential_tables import entry_name, one_per_strategy
-
-if TYPE_CHECKING:
-    from phonosmith.analysis.documents import MaterialReport, PhononSummary, PotentialReport
-    from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.evaluation.forgetting.documents import ForgettingDoc
-    from phonosmith.evaluation.modes.documents import FollowedMode
-    from phonosmith.evaluation.phonons.documents import PhononComparison
+from phonosmith.report.page.potential_tables import all_entries, entry_name, one_per_strategy
 
 Document = TypeVar("Document")
 MOST_DRAWN = 6
 """Potentials in one figure of bands; more cannot be told apart."""
 MOST_PATHWAYS = 3
 _KINDS = {
-    "far": "same material, far from equilibrium",
-    "strain": "strained",
-    "eos": "other volumes",
-    "replay": "replay pool",
-    "other": "another material",
-}
+    "far": "same material, far from equilibrium", "strain": "strained", "eos": "other volumes",
+    "replay": "replay pool", "other": "another material",
+}  # fmt: skip
 
 
 class Named(NamedTuple, Generic[Document]):
@@ -52,6 +52,16 @@ class Named(NamedTuple, Generic[Document]):
     name: str
     label: str
     document: Document
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What the parts of a material's section are made from."""
+
+    report: MaterialReport
+    gallery: Gallery
+    curves: PhononCurves | None
+    problems: list[str]
 
 
 def sides_of(
@@ -71,9 +81,19 @@ def sides_of(
     return sides
 
 
-def compared_phonons(report: MaterialReport) -> list[Named[PhononComparison]]:
-    """Return the comparison of each potential's phonons with the reference's."""
-    return sides_of(report, None, lambda entry: entry.phonons)
+def compared_phonons(report: MaterialReport) -> tuple[list[Named[PhononComparison]], list[Named[PhononSide]]]:
+    """Return the comparison of each potential's phonons with the reference's, and both sides of all of them."""
+    compared: list[Named[PhononComparison]] = sides_of(report, None, lambda entry: entry.phonons)
+    sides = [Named("reference", "reference", side.document.reference) for side in compared[:1]]
+    return compared, sides + [Named(side.name, side.label, side.document.candidate) for side in compared]
+
+
+def _names(sides: Iterable[Any]) -> str:
+    return ", ".join(side.name for side in sides)
+
+
+def _group_text(crystal: PhononSide | Phase) -> str:
+    return f"{space_group_text(crystal.space_group)} ({crystal.space_group_number})"
 
 
 def _stable(answer: object, otherwise: Tone = "warn") -> Cell:
@@ -95,47 +115,39 @@ def summaries(report: MaterialReport) -> dict[str, PhononSummary]:
     return {name: summary for name, summary in drawn.items() if summary is not None}
 
 
-def load_curves(report: MaterialReport, artefacts: ArtefactStore, problems: list[str]) -> PhononCurves | None:
+def load_curves(report: MaterialReport, artefacts: ArtefactStore) -> tuple[PhononCurves | None, list[str]]:
     """Return the curves of a material's phonons; force constants that are not there become sentences."""
-    models = {}
+    models, problems = {}, []
     for name, summary in summaries(report).items():
         try:
             models[name] = load_model(summary, artefacts)
         except PhonosmithError as error:
             problems.append(f"The phonons of {name} cannot be drawn: {error.message}")
     if not models:
-        return None
+        return None, problems
     try:
         curves = phonon_curves(models)
     except Exception as error:  # noqa: BLE001 - numerical libraries fail in many ways; the page goes on and says it
-        problems.append(f"The phonons of {report.material} cannot be drawn: {reason_of(error)}")
-        return None
-    problems.extend(f"{name} is not drawn: {why}" for name, why in curves.left_out.items())
-    return curves
+        return None, [*problems, f"The phonons of {report.material} cannot be drawn: {reason_of(error)}"]
+    return curves, problems + [f"{name} is not drawn: {why}" for name, why in curves.left_out.items()]
 
 
-def phonons_block(report: MaterialReport, curves: PhononCurves | None, gallery: Gallery, problems: list[str]) -> Block:
+def phonons_block(sheet: Sheet) -> Block:
     """Return bands with densities of states and the comparison in numbers."""
-    block = Block("Phonons", problems=problems)
-    compared = compared_phonons(report)
+    report, curves = sheet.report, sheet.curves
+    block = Block(problems=sheet.problems)
+    compared, _ = compared_phonons(report)
     if compared:
-        block.tables = [
-            Table.of(
-                f"Phonons of {report.material} against the reference",
-                compared,
-                {
-                    "potential": lambda side: side.label,
-                    "MAE, THz": lambda side: number(side.document.mae_thz),
-                    "RMSE, THz": lambda side: number(side.document.rmse_thz),
-                    "ω_max, THz": lambda side: number(side.document.candidate.omega_max_thz, 2),
-                    "ω_max error, %": lambda side: number(side.document.omega_max_error_percent, 2, signed=True),
-                    "ω_mean error, %": lambda side: number(side.document.omega_mean_error_percent, 2, signed=True),
-                    "DOS error, %": lambda side: number(side.document.dos_error_percent, 1),
-                    "sum rule violated by, eV/Å²": lambda side: number(side.document.candidate.asr_residual, 6),
-                },
-                sortable=True,
-            )
-        ]
+        columns: Columns = (
+            ("potential", "label", str), ("MAE, THz", "document.mae_thz", fixed()),
+            ("RMSE, THz", "document.rmse_thz", fixed()), ("ω_max, THz", "document.candidate.omega_max_thz", fixed(2)),
+            ("ω_max error, %", "document.omega_max_error_percent", fixed(2, signed=True)),
+            ("ω_mean error, %", "document.omega_mean_error_percent", fixed(2, signed=True)),
+            ("DOS error, %", "document.dos_error_percent", fixed(1)),
+            ("sum rule violated by, eV/Å²", "document.candidate.asr_residual", fixed(6)),
+        )  # fmt: skip
+        caption = f"Phonons of {report.material} against the reference"
+        block.tables = [Table.of(caption, compared, columns, sortable=True)]
     reference = report.reference_result.phonons
     if reference is not None:
         cells = f"{reference.n_displacements} with {reference.n_atoms_supercell} atoms"
@@ -147,213 +159,169 @@ def phonons_block(report: MaterialReport, curves: PhononCurves | None, gallery: 
     elif report.mode == "production":
         block.texts = ["Production mode: no reference phonons were calculated; the potentials are drawn alone."]
     if curves is not None:
-        errors = [f"{side.name} {side.document.mae_thz:.3f} THz" for side in compared]
-        block.pictures = gallery.draw(
+        errors = ", ".join(f"{side.name} {side.document.mae_thz:.3f} THz" for side in compared)
+        block.pictures = sheet.gallery.draw(
             "bands",
             lambda: many_bands_figure(curves),
-            f"Phonon bands and densities of states of {report.material}: "
-            f"{', '.join(side.name for side in curves.sides)}."
-            + (f" Mean absolute errors: {', '.join(errors)}." if errors else ""),
+            f"Phonon bands and densities of states of {report.material}: {_names(curves.sides)}."
+            + (f" Mean absolute errors: {errors}." if errors else ""),
             f"Phonon bands and density of states of {report.material}; reference black, imaginary modes below zero",
         )
-    for entry in [report.foundation, *report.strategies]:
+    for entry in all_entries(report):
         if entry.phonons is not None:
             block.texts += [f"{entry_name(entry, report)}: {note}" for note in entry.phonons.notes]
     return block
 
 
-def thermal_block(report: MaterialReport, curves: PhononCurves | None, gallery: Gallery) -> Block:
+def thermal_block(sheet: Sheet) -> Block:
     """Return harmonic heat capacity, entropy and free energy."""
-    block = Block("Thermal properties")
-    compared = [(side.label, side.document) for side in compared_phonons(report)]
+    report, curves, block = sheet.report, sheet.curves, Block()
+    compared, sides = compared_phonons(report)
     if compared:
-        first = compared[0][1]
-        block.tables = [
-            Table.of(
-                f"Thermodynamics of {report.material} at {first.temperature:g} K, per mole of primitive cells",
-                [("reference", first.reference), *((label, comparison.candidate) for label, comparison in compared)],
-                {
-                    "potential": lambda side: side[0],
-                    "C_v, J/K/mol": lambda side: number(side[1].heat_capacity, 2),
-                    "S, J/K/mol": lambda side: number(side[1].entropy, 2),
-                    "F, kJ/mol": lambda side: number(side[1].free_energy, 3),
-                    "modes left out (not real), %": lambda side: number(100 * side[1].imaginary_share, 2),
-                },
-            )
-        ]
+        columns: Columns = (
+            ("potential", "label", str), ("C_v, J/K/mol", "document.heat_capacity", fixed(2)),
+            ("S, J/K/mol", "document.entropy", fixed(2)), ("F, kJ/mol", "document.free_energy", fixed(3)),
+            ("modes left out (not real), %", "document.imaginary_share", lambda share: number(100 * share, 2)),
+        )  # fmt: skip
+        temperature = f"{compared[0].document.temperature:g} K"
+        caption = f"Thermodynamics of {report.material} at {temperature}, per mole of primitive cells"
+        block.tables = [Table.of(caption, sides, columns)]
     if curves is not None:
-        block.pictures = gallery.draw(
+        block.pictures = sheet.gallery.draw(
             "thermal",
             lambda: many_thermal_figure(curves),
-            f"Heat capacity, entropy and free energy of {report.material} from 0 to 800 K: "
-            f"{', '.join(side.name for side in curves.sides)}.",
+            f"Heat capacity, entropy and free energy of {report.material} from 0 to 800 K: {_names(curves.sides)}.",
             "Harmonic thermodynamics per mole of primitive cells; modes that are not real are left out",
         )
     return block
 
 
-def stability_block(report: MaterialReport) -> Block:
+def stability_block(sheet: Sheet) -> Block:
     """Return dynamical stability at commensurate wave vectors."""
-    block = Block("Stability")
-    compared = [(side.label, side.document) for side in compared_phonons(report)]
-    if compared:
-        block.tables = [
-            Table.of(
-                f"Dynamical stability of {report.material}",
-                [
-                    ("reference", compared[0][1].reference),
-                    *((label, comparison.candidate) for label, comparison in compared),
-                ],
-                {
-                    "potential": lambda side: side[0],
-                    "strict (1e-4 THz)": lambda side: _stable(side[1].stable),
-                    "practical": lambda side: _stable(side[1].stable_practical),
-                    "imaginary modes": lambda side: whole(side[1].n_imaginary_commensurate),
-                    "lowest on path, THz": lambda side: number(side[1].omega_min_thz),
-                    "space group after relaxation": lambda side: (
-                        f"{space_group_text(side[1].space_group)} ({side[1].space_group_number})"
-                    ),
-                },
-            )
-        ]
-    elif alone := summaries(report):
-        block.tables = [
-            Table.of(
-                f"Dynamical stability of {report.material} (no reference)",
-                alone.items(),
-                {
-                    "potential": lambda side: side[0],
-                    "strict (1e-4 THz)": lambda side: "stable" if side[1].stable else "unstable",
-                    "space group after relaxation": lambda side: space_group_text(side[1].space_group) or DASH,
-                },
-            )
-        ]
-    return block
+    caption = f"Dynamical stability of {sheet.report.material}"
+    _, sides = compared_phonons(sheet.report)
+    if sides:
+        columns: Columns = (
+            ("potential", "label", str), ("strict (1e-4 THz)", "document.stable", _stable),
+            ("practical", "document.stable_practical", _stable),
+            ("imaginary modes", "document.n_imaginary_commensurate", whole),
+            ("lowest on path, THz", "document.omega_min_thz", fixed()),
+            ("space group after relaxation", "document", _group_text),
+        )  # fmt: skip
+        return Block(tables=[Table.of(caption, sides, columns)])
+    alone = summaries(sheet.report)
+    if not alone:
+        return Block()
+    columns = (
+        ("potential", "", itemgetter(0)), ("strict (1e-4 THz)", "", lambda side: _stable(side[1].stable).text),
+        ("space group after relaxation", "", lambda side: space_group_text(side[1].space_group) or DASH),
+    )  # fmt: skip
+    return Block(tables=[Table.of(f"{caption} (no reference)", alone.items(), columns)])
 
 
-def elastic_block(report: MaterialReport, gallery: Gallery) -> Block:
+def _reliable(document: ElasticDoc) -> Cell:
+    return Cell("yes") if document.fit.reliable and not document.n_unconverged else Cell("no", tone="warn")
+
+
+def elastic_block(sheet: Sheet) -> Block:
     """Return elastic constants, moduli and Slack conductivity."""
-    block = Block("Elastic properties")
+    report = sheet.report
     sides = sides_of(report, report.reference_result.elastic, lambda entry: entry.elastic)
     if not sides:
-        return block
-    rows: list[list[Cell | str]] = []
-    for _, label, document in sides:
-        fit, moduli, slack = document.fit, document.fit.moduli, document.slack
-        rows.append(
-            [
-                label,
-                number(None if moduli is None else moduli.bulk_vrh, 1),
-                number(None if moduli is None else moduli.shear_vrh, 1),
-                number(None if slack is None else slack.poisson),
-                number(None if slack is None else slack.debye_temperature, 0),
-                number(None if slack is None else slack.gruneisen, 2),
-                number(None if slack is None else slack.kappa, 2),
-                _stable(fit.born_stable, "bad"),
-                Cell("yes") if fit.reliable and not document.n_unconverged else Cell("no", tone="warn"),
-            ]
-        )
-        block.texts += [f"{label}: {warning}" for warning in fit.warnings]
-    columns = (
-        "potential", "bulk modulus, GPa", "shear modulus, GPa", "Poisson ratio", "Debye temperature, K", "Grüneisen",
-        "κ Slack, W/m/K", "Born", "reliable",
+        return Block()
+    columns: Columns = (
+        ("potential", "label", str), ("bulk modulus, GPa", "document.fit.moduli.bulk_vrh", fixed(1)),
+        ("shear modulus, GPa", "document.fit.moduli.shear_vrh", fixed(1)),
+        ("Poisson ratio", "document.slack.poisson", fixed()),
+        ("Debye temperature, K", "document.slack.debye_temperature", fixed(0)),
+        ("Grüneisen", "document.slack.gruneisen", fixed(2)), ("κ Slack, W/m/K", "document.slack.kappa", fixed(2)),
+        ("Born", "document.fit.born_stable", partial(_stable, otherwise="bad")), ("reliable", "document", _reliable),
     )  # fmt: skip
     caption = f"Elastic properties of {report.material} (Voigt-Reuss-Hill)"
-    block.tables = [Table(caption, columns, rows, sortable=True, numeric=frozenset(range(1, 7)))]
-    block.pictures = gallery.draw(
+    pictures = sheet.gallery.draw(
         "elastic",
         lambda: elastic_figure([side.document for side in sides], [side.name for side in sides]),
         f"Independent elastic constants, bulk and shear modulus and Slack conductivity of {report.material} by "
         f"{', '.join(side.label for side in sides)}; the values are in the table.",
         "Elastic constants, moduli and Slack conductivity",
     )
-    return block
+    return Block(
+        texts=[f"{side.label}: {warning}" for side in sides for warning in side.document.fit.warnings],
+        tables=[Table.of(caption, sides, columns, sortable=True, numeric=range(1, 7))],
+        pictures=pictures,
+    )
 
 
-def eos_block(report: MaterialReport, gallery: Gallery) -> Block:
+def eos_block(sheet: Sheet) -> Block:
     """Return the equations of state."""
-    block = Block("Equation of state")
+    report = sheet.report
     sides = sides_of(report, report.reference_result.eos, lambda entry: entry.eos)
     if not sides:
-        return block
-    block.tables = [
-        Table.of(
-            f"Birch-Murnaghan fits of {report.material}",
-            [(side.name, side.document.fit, side.document.n_atoms) for side in sides],
-            {
-                "potential": lambda side: side[0],
-                "volume, Å³/atom": lambda side: number(side[1].volume / side[2]),
-                "bulk modulus, GPa": lambda side: number(side[1].bulk_modulus, 1),
-                "its derivative": lambda side: number(side[1].bulk_modulus_derivative, 2),
-                "residual, meV/atom": lambda side: number(1000 * side[1].rms_residual / side[2]),
-                "points": lambda side: whole(side[1].n_points),
-            },
-            numeric=range(1, 6),
-        )
-    ]
-    for side in sides:
-        block.texts += [f"{side.name}: {words}" for words in (*side.document.fit.reasons, *side.document.fit.warnings)]
-    block.pictures = gallery.draw(
+        return Block()
+    columns: Columns = (
+        ("potential", "name", str),
+        ("volume, Å³/atom", "document", lambda one: number(one.fit.volume / one.n_atoms)),
+        ("bulk modulus, GPa", "document.fit.bulk_modulus", fixed(1)),
+        ("its derivative", "document.fit.bulk_modulus_derivative", fixed(2)),
+        ("residual, meV/atom", "document", lambda one: number(1000 * one.fit.rms_residual / one.n_atoms)),
+        ("points", "document.fit.n_points", whole),
+    )  # fmt: skip
+    table = Table.of(f"Birch-Murnaghan fits of {report.material}", sides, columns, numeric=range(1, 6))
+    fits = [(side.name, side.document.fit) for side in sides]
+    pictures = sheet.gallery.draw(
         "eos",
         lambda: energy_volume_figure([side.document for side in sides], [side.name for side in sides]),
         f"Energy above the minimum against volume per atom of {report.material} by "
-        f"{', '.join(side.name for side in sides)}; equilibrium volumes are in the table.",
+        f"{_names(sides)}; equilibrium volumes are in the table.",
         "Energy against volume, with Birch-Murnaghan fits",
     )
-    return block
+    texts = [f"{name}: {words}" for name, fit in fits for words in (*fit.reasons, *fit.warnings)]
+    return Block(texts=texts, tables=[table], pictures=pictures)
 
 
-def _mode_cells(name: str, mode: FollowedMode) -> list[Cell | str]:
-    deepest = min((minimum.energy_ev_per_atom for minimum in mode.minima), default=None)
+def _wave_vector(mode: FollowedMode) -> str:
+    q = f"({', '.join(f'{value:.3g}' for value in mode.q)})"
+    return f"{mode.label} {q}" if mode.label else q
+
+
+def _depth(mode: FollowedMode) -> Cell:
+    return number(min((1000 * minimum.energy_ev_per_atom for minimum in mode.minima), default=None), 2)
+
+
+def _ends(mode: FollowedMode) -> str:
     ends = sorted({space_group_text(path.final.space_group) for path in mode.pathways if path.final is not None})
-    q = ", ".join(f"{value:.3g}" for value in mode.q)
-    return [
-        name,
-        f"{mode.label} ({q})" if mode.label else f"({q})",
-        number(mode.frequency_thz),
-        whole(mode.multiplicity),
-        Cell("exact" if mode.exact else "interpolated", tone="plain" if mode.exact else "warn"),
-        number(None if deepest is None else 1000 * deepest, 2),
-        mode.skipped or ", ".join(ends) or "no other phase",
-    ]
+    return mode.skipped or ", ".join(ends) or "no other phase"
 
 
-def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
+def transitions_block(sheet: Sheet) -> Block:
     """Return imaginary modes, energies along them and the phases they lead to."""
-    block = Block("Phase transitions")
+    report, block = sheet.report, Block()
     truth = report.reference_result.transitions
     followed = sides_of(report, truth, lambda entry: entry.transitions, foundation_last=True)
     sides = {side.name: side.document for side in followed}
     for name, document in sides.items():
-        for mode in document.modes:
-            block.texts += [f"{name}, {mode.label or mode.q}: {note}" for note in mode.notes]
-        if not document.modes:
-            block.texts.append(f"{name}: no imaginary mode to follow.")
-    modes = [_mode_cells(name, mode) for name, document in sides.items() for mode in document.modes]
+        block.texts += [f"{name}, {mode.label or mode.q}: {note}" for mode in document.modes for note in mode.notes]
+        block.texts += [] if document.modes else [f"{name}: no imaginary mode to follow."]
+    modes = [Named(name, name, mode) for name, document in sides.items() for mode in document.modes]
     if modes:
-        columns = (
-            "potential", "wave vector", "frequency, THz", "multiplicity", "at its wave vector", "deepest, meV/atom",
-            "leads to",
+        columns: Columns = (
+            ("potential", "name", str), ("wave vector", "document", _wave_vector),
+            ("frequency, THz", "document.frequency_thz", fixed()), ("multiplicity", "document.multiplicity", whole),
+            ("at its wave vector", "document.exact", lambda yes: "exact" if yes else Cell("interpolated", tone="warn")),
+            ("deepest, meV/atom", "document", _depth), ("leads to", "document", _ends),
         )  # fmt: skip
-        block.tables.append(Table(f"Imaginary modes of {report.material}", columns, modes))
-    phases = [(name, phase) for name, document in sides.items() for phase in document.phases]
+        block.tables.append(Table.of(f"Imaginary modes of {report.material}", modes, columns))
+    phases = [Named(name, name, phase) for name, document in sides.items() for phase in document.phases]
     if phases:
-        block.tables.append(
-            Table.of(
-                f"Phases the modes of {report.material} lead to",
-                phases,
-                {
-                    "potential": lambda side: side[0],
-                    "phase": lambda side: f"{space_group_text(side[1].space_group)} ({side[1].space_group_number})",
-                    "atoms in the primitive cell": lambda side: whole(side[1].n_atoms_primitive),
-                    "energy above the start, meV/atom": lambda side: number(
-                        1000 * side[1].energy_difference_ev_per_atom, 2, signed=True
-                    ),
-                },
-            )
-        )
-    if any(mode.energies for document in sides.values() for mode in document.modes):
-        block.pictures += gallery.draw(
+        columns = (
+            ("potential", "name", str), ("phase", "document", _group_text),
+            ("atoms in the primitive cell", "document.n_atoms_primitive", whole),
+            ("energy above the start, meV/atom", "document.energy_difference_ev_per_atom",
+             lambda energy: number(1000 * energy, 2, signed=True)),
+        )  # fmt: skip
+        block.tables.append(Table.of(f"Phases the modes of {report.material} lead to", phases, columns))
+    if any(mode.document.energies for mode in modes):
+        block.pictures += sheet.gallery.draw(
             "modes",
             lambda: mode_energies_figure(sides),
             f"Energy along the imaginary modes of {report.material} by {', '.join(sides)}; depths are in the table.",
@@ -362,7 +330,7 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
     # one panel each: more than three cannot be read
     shown = dict(list(sides.items())[:MOST_PATHWAYS])
     if any(document.phases for document in shown.values()):
-        block.pictures += gallery.draw(
+        block.pictures += sheet.gallery.draw(
             "pathways",
             lambda: pathways_figure(shown),
             f"Energies of the phases that the modes of {report.material} lead to, by {', '.join(shown)}.",
@@ -371,111 +339,92 @@ def transitions_block(report: MaterialReport, gallery: Gallery) -> Block:
     return block
 
 
-def forgetting_block(report: MaterialReport, gallery: Gallery) -> Block:
+def forgetting_block(sheet: Sheet) -> Block:
     """Return errors where potentials were not tuned, beside the foundation's."""
-    block = Block("Forgetting")
+    report = sheet.report
     sides: list[Named[ForgettingDoc]] = sides_of(report, None, lambda entry: entry.forgetting)
     if not sides:
-        return block
-    for side in sides:
-        block.texts += [f"{side.name}: not used: {why}" for why in side.document.skipped]
-    block.tables = [
-        Table.of(
-            f"Force MAE of the potentials of {report.material} where they were not tuned",
-            [(side.label, item) for side in sides for item in side.document.sets],
-            {
-                "potential": lambda side: side[0],
-                "structures": lambda side: side[1].name,
-                "kind": lambda side: _KINDS.get(side[1].kind, side[1].kind),
-                "number": lambda side: whole(side[1].n_structures),
-                "compared with": lambda side: (
-                    "the reference" if side[1].truth == "reference" else "the foundation (drift)"
-                ),
-                "foundation, meV/Å": lambda side: number(side[1].foundation_force_mae, 1),
-                "tuned, meV/Å": lambda side: number(side[1].tuned_force_mae, 1),
-                "ratio": lambda side: number(_ratio(side[1].tuned_force_mae, side[1].foundation_force_mae), 2),
-            },
-            sortable=True,
-            numeric=(3, 5, 6, 7),
-        )
-    ]
-    if not block.tables[0].rows:
-        block.tables = [replace(block.tables[0], rows=[[DASH] * 8])]
-        return block
-    names = [side.name for side in sides]
-    block.pictures = gallery.draw(
+        return Block()
+    truths = {"reference": "the reference", "foundation": "the foundation (drift)"}
+    columns: Columns = (
+        ("potential", "name", str), ("structures", "document.name", str),
+        ("kind", "document.kind", lambda kind: str(_KINDS.get(kind, kind))), ("number", "document.n_structures", whole),
+        ("compared with", "document.truth", truths.__getitem__),
+        ("foundation, meV/Å", "document.foundation_force_mae", fixed(1)),
+        ("tuned, meV/Å", "document.tuned_force_mae", fixed(1)), ("ratio", "document", _ratio),
+    )  # fmt: skip
+    caption = f"Force MAE of the potentials of {report.material} where they were not tuned"
+    sets = [Named(side.label, side.label, one) for side in sides for one in side.document.sets]
+    table = Table.of(caption, sets, columns, sortable=True, numeric=(3, 5, 6, 7))
+    texts = [f"{side.name}: not used: {why}" for side in sides for why in side.document.skipped]
+    if not table.rows:
+        return Block(texts=texts, tables=[replace(table, rows=[[DASH] * 8])])
+    pictures = sheet.gallery.draw(
         "forgetting",
-        lambda: forgetting_figure([side.document for side in sides], names),
-        f"Force errors of {', '.join(names)} on structures they were not tuned on, beside the foundation's; "
+        lambda: forgetting_figure([side.document for side in sides], [side.name for side in sides]),
+        f"Force errors of {_names(sides)} on structures they were not tuned on, beside the foundation's; "
         "the values are in the table.",
         "Errors where the potentials were not tuned",
     )
-    return block
+    return Block(texts=texts, tables=[table], pictures=pictures)
 
 
-def _ratio(ours: float | None, base: float | None) -> float | None:
-    return ours / base if ours is not None and base else None
+def _ratio(one: ForgettingSet) -> Cell:
+    ours, base = one.tuned_force_mae, one.foundation_force_mae
+    return number(ours / base if ours is not None and base else None, 2)
 
 
-def structure_block(report: MaterialReport, gallery: Gallery) -> Block:
+def structure_block(sheet: Sheet) -> Block:
     """Return the crystal: cell, symmetry, drawing."""
-    block = Block("Structure")
+    report = sheet.report
     if report.structure is None:
-        return block
-    from pymatgen.core import Structure
-
+        return Block()
     structure = Structure.from_dict(report.structure)
-    a, b, c = structure.lattice.abc
-    alpha, beta, gamma = structure.lattice.angles
-    block.facts = [
+    symbol = space_group_text(report.space_group) or DASH
+    facts = [
         ("formula", report.formula),
-        (
-            "space group",
-            f"{space_group_text(report.space_group) or DASH} ({report.space_group_number or 'number unknown'})",
-        ),
+        ("space group", f"{symbol} ({report.space_group_number or 'number unknown'})"),
         ("crystal system", crystal_system(report.space_group_number) or DASH),
-        ("edges a, b, c", f"{a:.4f}, {b:.4f}, {c:.4f} Å"),
-        ("angles α, β, γ", f"{alpha:.2f}°, {beta:.2f}°, {gamma:.2f}°"),
+        ("edges a, b, c", ", ".join(f"{length:.4f}" for length in structure.lattice.abc) + " Å"),
+        ("angles α, β, γ", ", ".join(f"{angle:.2f}°" for angle in structure.lattice.angles)),
         ("atoms in this cell", str(len(structure))),
         ("volume", f"{structure.volume / len(structure):.3f} Å³ per atom"),
     ]
-    block.pictures = gallery.draw(
+    pictures = sheet.gallery.draw(
         "structure",
         lambda: structure_figure(structure),
         f"Ball drawing of {report.formula}, space group {report.space_group}, in two views.",
         f"Conventional cell of {report.formula}",
     )
-    return block
+    return Block(facts=facts, pictures=pictures)
 
 
-def sampling_block(report: MaterialReport, gallery: Gallery) -> Block:
+def sampling_block(sheet: Sheet) -> Block:
     """Return how configurations were drawn."""
-    block, sampling = Block("Sampling"), report.sampling
+    sampling = sheet.report.sampling
     if sampling is None:
-        return block
-    chosen = sum(len(steps) for steps in sampling.selected_steps)
-    block.facts = [
+        return Block()
+    chosen, relaxations = sum(map(len, sampling.selected_steps)), len(sampling.volume_factors)
+    facts = [
         ("cell", f"{sampling.cell}, {sampling.n_atoms} atoms, supercell {matrix_text(sampling.supercell_matrix)}"),
         ("volumes", ", ".join(f"{100 * (factor - 1):+g} %" for factor in sampling.volume_factors)),
-        ("configurations chosen", f"{chosen} of {len(sampling.volume_factors)} relaxations with the foundation"),
+        ("configurations chosen", f"{chosen} of {relaxations} relaxations with the foundation"),
     ]
-    block.texts = [f"Warning: {warning}" for warning in sampling.warnings]
-    block.pictures = gallery.draw(
+    pictures = sheet.gallery.draw(
         "sampling",
         lambda: ladder_figure(sampling),
-        f"Energy against step of {len(sampling.volume_factors)} relaxations of {report.material}; "
+        f"Energy against step of {relaxations} relaxations of {sheet.report.material}; "
         f"{chosen} configurations are marked, equally spaced in energy.",
         "Relaxations and the configurations taken from them",
     )
-    return block
+    return Block(texts=[f"Warning: {warning}" for warning in sampling.warnings], facts=facts, pictures=pictures)
 
 
-def labels_block(report: MaterialReport) -> Block:
+def labels_block(sheet: Sheet) -> Block:
     """Return labels and what the audit found."""
-    labels = report.labels
-    block = Block("Labels and audit")
+    report, labels = sheet.report, sheet.report.labels
     words = {"pass": "passed", "pass_with_exclusions": "passed with exclusions"}
-    block.facts = [
+    facts = [
         ("reference", report.reference + (" (rehearsal)" if report.rehearsal else "")),
         ("audit", words.get(labels.verdict, labels.verdict)),
         ("training labels", f"{labels.train.n_frames} ({labels.train.n_atoms} atoms)"),
@@ -487,67 +436,47 @@ def labels_block(report: MaterialReport) -> Block:
         ("training data sha256", labels.train.sha256),
         ("validation data sha256", labels.valid.sha256),
     ]
-    block.texts = list(labels.findings)
-    return block
+    return Block(texts=list(labels.findings), facts=facts)
 
 
-def training_block(report: MaterialReport, gallery: Gallery) -> Block:
+def training_block(sheet: Sheet) -> Block:
     """Return training curves and why each training ended."""
-    block = Block("Training")
-    curved = [(entry, entry.curve) for entry in report.strategies if entry.curve is not None and entry.curve.epoch]
+    report = sheet.report
+    curved = [entry for entry in report.strategies if entry.curve is not None and entry.curve.epoch]
     if not curved:
-        return block
-    block.tables = [
-        Table.of(
-            f"Trainings of {report.material}",
-            curved,
-            {
-                "potential": lambda row: entry_name(row[0], report),
-                "best epoch": lambda row: whole(row[1].best_epoch),
-                "last epoch": lambda row: whole(row[1].epoch[-1]),
-                "training force MAE, meV/Å": lambda row: number(row[0].train_force_mae, 1),
-                "validation force MAE, meV/Å": lambda row: number(row[0].valid_force_mae, 1),
-                "time": lambda row: duration(row[0].training_seconds),
-                "ended because": lambda row: row[1].stop_reason or DASH,
-                "better than its start": lambda row: {True: "yes", False: "no", None: DASH}[row[0].improved],
-            },
-            numeric=range(1, 6),
-        )
-    ]
-    drawn = largest_trainings([entry for entry, _ in curved])
-    block.pictures = gallery.draw(
+        return Block()
+    columns: Columns = (
+        ("potential", "", lambda entry: entry_name(entry, report)), ("best epoch", "curve.best_epoch", whole),
+        ("last epoch", "curve.epoch", lambda epochs: whole(epochs[-1])),
+        ("training force MAE, meV/Å", "train_force_mae", fixed(1)),
+        ("validation force MAE, meV/Å", "valid_force_mae", fixed(1)), ("time", "training_seconds", duration),
+        ("ended because", "curve.stop_reason", lambda why: why or DASH),
+        ("better than its start", "improved", {True: "yes", False: "no", None: DASH}.__getitem__),
+    )  # fmt: skip
+    table = Table.of(f"Trainings of {report.material}", curved, columns, numeric=range(1, 6))
+    drawn = largest_trainings(curved)
+    pictures = sheet.gallery.draw(
         "training",
         lambda: training_figure(drawn),
         f"Validation force error and loss against the epoch for {', '.join(entry.strategy for entry in drawn)}; "
         "a mark shows the epoch whose weights were kept.",
         "Training curves; marks show the weights kept",
     )
-    return block
+    return Block(tables=[table], pictures=pictures)
 
 
-def costs_block(report: MaterialReport) -> Block:
+def costs_block(sheet: Sheet) -> Block:
     """Return what each job of a material took."""
-    block = Block("Costs")
-    if report.costs:
-        block.tables = [
-            Table.of(
-                f"What the jobs of {report.material} took",
-                report.costs,
-                {
-                    "job": lambda cost: cost.name,
-                    "stage": lambda cost: cost.stage,
-                    "calculations": lambda cost: whole(cost.n_calculations),
-                    "atoms each": lambda cost: whole(cost.n_atoms),
-                    "wall time": lambda cost: duration(cost.wall_seconds),
-                    "cores": lambda cost: whole(cost.cores),
-                    "GPUs": lambda cost: whole(cost.gpus),
-                    "core hours": lambda cost: number(cost.wall_seconds * cost.cores / 3600),
-                },
-                sortable=True,
-                numeric=range(2, 8),
-            )
-        ]
-    return block
+    if not sheet.report.costs:
+        return Block()
+    columns: Columns = (
+        ("job", "name", str), ("stage", "stage", str), ("calculations", "n_calculations", whole),
+        ("atoms each", "n_atoms", whole), ("wall time", "wall_seconds", duration), ("cores", "cores", whole),
+        ("GPUs", "gpus", whole), ("core hours", "", lambda cost: number(cost.wall_seconds * cost.cores / 3600)),
+    )  # fmt: skip
+    caption = f"What the jobs of {sheet.report.material} took"
+    table = Table.of(caption, sheet.report.costs, columns, sortable=True, numeric=range(2, 8))
+    return Block(tables=[table])
 
 
 def setting_rows(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -563,31 +492,44 @@ def setting_rows(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, 
     return rows
 
 
-def provenance_block(report: MaterialReport) -> Block:
+def provenance_block(sheet: Sheet) -> Block:
     """Return identities of everything that led to the verdicts."""
-    manifest = report.manifest
-    block = Block("Provenance")
-    block.facts = [("report made", manifest.started or DASH), ("settings digest", manifest.settings_digest or DASH)]
-    block.facts += [(f"input: {role}", digest) for role, digest in manifest.inputs.items()]
-    block.facts += [(f"setting: {name}", value) for name, value in setting_rows(manifest.settings)]
-    block.facts.append(("seed", str(report.seed)))
-    block.tables = [
-        Table.of(
-            f"Identities of the potentials of {report.material}",
-            [(entry_name(entry, report), entry.potential) for entry in [report.foundation, *report.strategies]],
-            {
-                "potential": lambda row: row[0],
-                "name": lambda row: row[1].name,
-                "architecture": lambda row: row[1].architecture,
-                "precision": lambda row: row[1].dtype,
-                "sha256": lambda row: row[1].sha256,
-                "made from": lambda row: ", ".join(parent[:12] for parent in row[1].parents) or DASH,
-            },
-        )
+    report, manifest = sheet.report, sheet.report.manifest
+    facts = [
+        ("report made", manifest.started or DASH),
+        ("settings digest", manifest.settings_digest or DASH),
+        *((f"input: {role}", digest) for role, digest in manifest.inputs.items()),
+        *((f"setting: {name}", value) for name, value in setting_rows(manifest.settings)),
+        ("seed", str(report.seed)),
     ]
-    block.texts = ["Each potential can be taken from the artefact store: phonosmith models export SHA256."]
+    columns: Columns = (
+        ("potential", "", lambda entry: entry_name(entry, report)), ("name", "potential.name", str),
+        ("architecture", "potential.architecture", str), ("precision", "potential.dtype", str),
+        ("sha256", "potential.sha256", str),
+        ("made from", "potential.parents", lambda parents: ", ".join(parent[:12] for parent in parents) or DASH),
+    )  # fmt: skip
+    table = Table.of(f"Identities of the potentials of {report.material}", all_entries(report), columns)
+    texts = ["Each potential can be taken from the artefact store: phonosmith models export SHA256."]
     limits = report.foundation.verdict.thresholds
     if limits:
         words = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in limits.items())
-        block.texts.append(f"Limits of the verdict: {words}.")
-    return block
+        texts.append(f"Limits of the verdict: {words}.")
+    return Block(texts=texts, facts=facts, tables=[table])
+
+
+BLOCKS: dict[str, Callable[[Sheet], Block]] = {
+    "Phonons": phonons_block,
+    "Thermal properties": thermal_block,
+    "Stability": stability_block,
+    "Elastic properties": elastic_block,
+    "Equation of state": eos_block,
+    "Phase transitions": transitions_block,
+    "Forgetting": forgetting_block,
+    "Structure": structure_block,
+    "Sampling": sampling_block,
+    "Labels and audit": labels_block,
+    "Training": training_block,
+    "Costs": costs_block,
+    "Provenance": provenance_block,
+}
+"""The parts of a material's section in their order."""

@@ -12,19 +12,7 @@ from phonosmith.analysis.table import Cell, Table
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture.
-
-    Attributes
-    ----------
-    source
-        ``data:`` address.
-    alt
-        What it shows, for those who cannot see it.
-    caption
-        Below it.
-    width, height
-        Pixels it was drawn with.
-    """
+    """An embedded picture: ``data:`` address, what it shows for those who cannot see it, caption, size in pixels."""
 
     source: str
     alt: str
@@ -39,14 +27,13 @@ class Link:
 
     text: str
     href: str
-    size: int
 
 
 @dataclass
 class Block:
     """One part of a material's section."""
 
-    heading: str
+    heading: str = ""
     texts: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)

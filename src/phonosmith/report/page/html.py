@@ -7,18 +7,16 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from phonosmith.core.artefacts import default_artefacts, write_atomic
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from phonosmith.analysis.documents import MaterialReport
+from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import InputError
+from phonosmith.report.page.content import Page
 from phonosmith.report.page.page import Progress, build_page
-
-if TYPE_CHECKING:
-    from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.report.page.content import Page
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -34,16 +32,6 @@ class WrittenReport:
     seconds: float
 
 
-@lru_cache(maxsize=1)
-def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    # every text is escaped whatever the template's name ends in
-    return Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-
-
 def _source_hash(text: str) -> str:
     """Return the name a content security policy knows a script or style by."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
@@ -51,22 +39,15 @@ def _source_hash(text: str) -> str:
 
 def render(page: Page) -> str:
     """Return the HTML of a page; only this package's own script and style may act in it."""
-    from markupsafe import Markup
-
-    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    return str(
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            page=page,
-            # both are files of this package, with nothing from outside in them
-            style=Markup(style),  # noqa: S704
-            script=Markup(script),  # noqa: S704
-            style_hash=_source_hash(style),
-            script_hash=_source_hash(script),
-        )
+    style, script = ((_TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    # every text is escaped whatever the template's name ends in
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    template = environment.get_template("report.html.j2")
+    # style and script are files of this package, with nothing from outside in them
+    safe = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
+    return template.render(page=page, **safe, style_hash=_source_hash(style), script_hash=_source_hash(script))
 
 
 def write_report(
@@ -107,16 +88,8 @@ def write_report(
     if target.is_dir():
         raise InputError(f"{target} is a folder.", "Name a file that ends in .html.")
     start = time.perf_counter()
-    page = build_page(
-        reports,
-        artefacts or default_artefacts(),
-        target.absolute().parent,
-        title=title,
-        files=files,
-        unfinished=unfinished or {},
-        notes=notes,
-        progress=progress,
-    )
+    folder, store = target.absolute().parent, artefacts or default_artefacts()
+    page = build_page(reports, store, folder, title, unfinished or {}, notes, progress, files=files)
     data = render(page).encode("utf-8", errors="replace")
     write_atomic(target, data)
     blocks = [block for section in page.materials for block in section.blocks]

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from phonosmith.analysis.choice import chosen_potential, distinct_materials
-from phonosmith.analysis.table import DASH, Cell, Table, duration, number, whole
+from phonosmith.analysis.documents import Cost, MaterialReport
+from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, number, whole
+from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.report.figures.campaign import crystals_figure, elements_figure, verdicts_figure
 from phonosmith.report.figures.statistics import (
     costs_compared,
@@ -21,12 +23,11 @@ from phonosmith.report.figures.statistics import (
     force_errors,
     learning_figure,
 )
-from phonosmith.report.page import blocks
+from phonosmith.report.page.blocks import BLOCKS, Sheet, load_curves
 from phonosmith.report.page.content import Block, MaterialSection, Page, Picture, slug, space_group_text, unique_slugs
 from phonosmith.report.page.files import FOLDER, Exporter
 from phonosmith.report.page.pictures import Gallery, reason_of
 from phonosmith.report.page.potential_tables import (
-    anchor_of,
     data_cell,
     headline,
     overview_table,
@@ -36,17 +37,13 @@ from phonosmith.report.page.potential_tables import (
     statistics_table,
 )
 
-if TYPE_CHECKING:
-    from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.core.artefacts import ArtefactStore
-
 Progress = Callable[[int, int, str], None]
 
 
-def _attempt(heading: str, make: Callable[[], Block]) -> Block:
+def _attempt(heading: str, make: Callable[[Sheet], Block], sheet: Sheet) -> Block:
     """Return a block, or one that says why it could not be made: a damaged part must not cost the page."""
     try:
-        return make()
+        return replace(make(sheet), heading=heading)
     except Exception as error:  # noqa: BLE001 - documents can be damaged in many ways
         return Block(heading, problems=[f"This part could not be made: {reason_of(error)}"])
 
@@ -55,24 +52,8 @@ def _section(
     report: MaterialReport, name: str, label: str, artefacts: ArtefactStore, root: Path, *, files: bool
 ) -> MaterialSection:
     gallery = Gallery(root / FOLDER / name / "figures" if files else None)
-    problems: list[str] = []
-    curves = blocks.load_curves(report, artefacts, problems)
-    makers: dict[str, Callable[[], Block]] = {
-        "Phonons": lambda: blocks.phonons_block(report, curves, gallery, problems),
-        "Thermal properties": lambda: blocks.thermal_block(report, curves, gallery),
-        "Stability": lambda: blocks.stability_block(report),
-        "Elastic properties": lambda: blocks.elastic_block(report, gallery),
-        "Equation of state": lambda: blocks.eos_block(report, gallery),
-        "Phase transitions": lambda: blocks.transitions_block(report, gallery),
-        "Forgetting": lambda: blocks.forgetting_block(report, gallery),
-        "Structure": lambda: blocks.structure_block(report, gallery),
-        "Sampling": lambda: blocks.sampling_block(report, gallery),
-        "Labels and audit": lambda: blocks.labels_block(report),
-        "Training": lambda: blocks.training_block(report, gallery),
-        "Costs": lambda: blocks.costs_block(report),
-        "Provenance": lambda: blocks.provenance_block(report),
-    }
-    parts = [_attempt(heading, make) for heading, make in makers.items()]
+    sheet = Sheet(report, gallery, *load_curves(report, artefacts))
+    parts = [_attempt(heading, make, sheet) for heading, make in BLOCKS.items()]
     if files:
         exporter = Exporter(root, name, artefacts)
         exporter.export(report)
@@ -83,7 +64,7 @@ def _section(
     badges += [Cell(f"{report.cell} cell")] if report.cell else []
     badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
     return MaterialSection(
-        anchor=anchor_of(name),
+        anchor=f"material-{name}",
         heading=label if report.formula == report.material else f"{label} ({report.formula})",
         badges=badges,
         headline=headline(report),
@@ -112,11 +93,9 @@ def campaign_pictures(reports: Sequence[MaterialReport], gallery: Gallery) -> li
     pictures: list[Picture] = []
     for name, group in variants(reports).items():
         drawn = variant_pictures(group, gallery, f"-{slug(name)}" if name else "")
-        pictures += (
-            [replace(one, caption=f"{one.caption} ({name})", alt=f"{name}: {one.alt}") for one in drawn]
-            if name
-            else drawn
-        )
+        if name:
+            drawn = [replace(one, caption=f"{one.caption} ({name})", alt=f"{name}: {one.alt}") for one in drawn]
+        pictures += drawn
     n = len(distinct_materials(reports))
     if n > 1:
         pictures += gallery.draw(
@@ -177,35 +156,36 @@ def variant_pictures(reports: Sequence[MaterialReport], gallery: Gallery, ending
 
 def _lead(reports: Sequence[MaterialReport]) -> list[str]:
     """Return what the campaign found in a sentence or two."""
-    chosen = [(report, chosen_potential(report)) for report in reports]
-    fit = sum(entry is not None and entry.verdict.fit for _, entry in chosen)
+    chosen = [chosen_potential(report) for report in reports]
+    fit = sum(entry is not None and entry.verdict.fit for entry in chosen)
     base = sum(report.foundation.verdict.fit for report in reports)
-    plural = "material" if len(reports) == 1 else "materials"
-    text = f"{fit} of {len(reports)} {plural} have a fine-tuned potential that can be trusted for harmonic phonons"
     if len(reports) == 1:
         text = f"{'A' if fit else 'No'} fine-tuned potential can be trusted for harmonic phonons of this material"
         return [f"{text}; the foundation {'can' if base else 'cannot'}."]
+    text = f"{fit} of {len(reports)} materials have a fine-tuned potential that can be trusted for harmonic phonons"
     return [f"{text}; the foundation alone can be trusted for {base}."]
+
+
+_REHEARSAL = (
+    "have reference data made by a stand-in for the DFT program. They show that the pipeline works and say nothing "
+    "about the materials."
+)
+_PRODUCTION = (
+    "were judged without reference phonons, by validation forces, by how much phonons still move with the training "
+    "set, and by spot checks."
+)
 
 
 def _warnings(reports: Sequence[MaterialReport]) -> tuple[list[Cell], list[str]]:
     badges, lines = [], []
-    played = [report for report in reports if report.rehearsal]
-    if played:
-        badges.append(Cell("rehearsal data", tone="warn"))
-        which = "All materials" if len(played) == len(reports) else f"{len(played)} of {len(reports)} materials"
-        lines.append(
-            f"Rehearsal: {which} have reference data made by a stand-in for the DFT program. They show that the "
-            "pipeline works and say nothing about the materials."
-        )
-    blind = [report for report in reports if report.mode == "production"]
-    if blind:
-        badges.append(Cell("production mode", tone="warn"))
-        which = "All materials" if len(blind) == len(reports) else f"{len(blind)} of {len(reports)} materials"
-        lines.append(
-            f"Production mode: {which} were judged without reference phonons, by validation forces, by how much "
-            "phonons still move with the training set, and by spot checks."
-        )
+    for badge, name, words, marked in (
+        ("rehearsal data", "Rehearsal", _REHEARSAL, [report.rehearsal for report in reports]),
+        ("production mode", "Production mode", _PRODUCTION, [report.mode == "production" for report in reports]),
+    ):
+        if any(marked):
+            badges.append(Cell(badge, tone="warn"))
+            which = "All materials" if all(marked) else f"{sum(marked)} of {len(reports)} materials"
+            lines.append(f"{name}: {which} {words}")
     broken = [report.material for report in reports if not report.strategies]
     if broken:
         lines.append(f"No potential was finished for {', '.join(broken)}.")
@@ -213,22 +193,18 @@ def _warnings(reports: Sequence[MaterialReport]) -> tuple[list[Cell], list[str]]
 
 
 def _costs(reports: Sequence[MaterialReport]) -> list[Table]:
-    sums: dict[str, list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0])
+    stages: dict[str, list[Cost]] = defaultdict(list)
     for report in reports:
         for cost in report.costs:
-            row = sums[cost.stage]
-            row[0] += 1
-            row[1] += cost.n_calculations
-            row[2] += cost.wall_seconds
-            row[3] += cost.wall_seconds * cost.cores / 3600
-    if not sums:
-        return []
-    rows = [
-        [Cell(stage), whole(int(row[0])), whole(int(row[1])), duration(row[2]), number(row[3], 2)]
-        for stage, row in sums.items()
-    ]
-    columns = ("stage", "jobs", "calculations", "wall time, all jobs", "core hours")
-    return [Table("What the campaign took, by stage", columns, rows, sortable=True, numeric=frozenset(range(1, 5)))]
+            stages[cost.stage].append(cost)
+    columns: Columns = (
+        ("stage", "", itemgetter(0)), ("jobs", "", lambda row: whole(len(row[1]))),
+        ("calculations", "", lambda row: whole(sum(cost.n_calculations for cost in row[1]))),
+        ("wall time, all jobs", "", lambda row: duration(sum(cost.wall_seconds for cost in row[1]))),
+        ("core hours", "", lambda row: number(sum(cost.wall_seconds * cost.cores / 3600 for cost in row[1]), 2)),
+    )  # fmt: skip
+    caption = "What the campaign took, by stage"
+    return [Table.of(caption, stages.items(), columns, sortable=True, numeric=range(1, 5))] if stages else []
 
 
 def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
@@ -238,22 +214,17 @@ def _provenance(reports: Sequence[MaterialReport]) -> list[Table]:
             versions[name].add(version)
     tables = []
     if versions:
-        rows = [[Cell(name), Cell(", ".join(sorted(all_of)))] for name, all_of in sorted(versions.items())]
+        rows = [[name, ", ".join(sorted(all_of))] for name, all_of in sorted(versions.items())]
         tables.append(Table("Versions of the software that made the reports", ("package", "version"), rows))
     if reports:
-        rows = [
-            [
-                Cell(report_label(report, reports)),
-                Cell(report.manifest.started or DASH),
-                Cell(report.manifest.settings_digest[:12] or DASH),
-                Cell(report.labels.train.short),
-                Cell(report.foundation.potential.name),
-                Cell(report.foundation.potential.short),
-            ]
-            for report in reports
-        ]
-        columns = ("material", "report made", "settings", "training data", "foundation", "foundation sha256")
-        tables.append(Table("What each verdict came from (first digits of hashes)", columns, rows, sortable=True))
+        columns: Columns = (
+            ("material", "", lambda report: report_label(report, reports)),
+            ("report made", "manifest.started", lambda when: when or DASH),
+            ("settings", "manifest.settings_digest", lambda digest: digest[:12] or DASH),
+            ("training data", "labels.train.short", str), ("foundation", "foundation.potential.name", str),
+            ("foundation sha256", "foundation.potential.short", str),
+        )  # fmt: skip
+        tables.append(Table.of("What each verdict came from (first digits of hashes)", reports, columns, sortable=True))
     return tables
 
 
@@ -261,20 +232,19 @@ def build_page(
     reports: Sequence[MaterialReport],
     artefacts: ArtefactStore,
     root: Path,
-    *,
     title: str,
-    files: bool,
     unfinished: Mapping[str, str],
     notes: Sequence[str],
     progress: Progress | None,
+    *,
+    files: bool,
 ) -> Page:
     """Return the content of a page that will lie in the folder ``root``; the rest as `write_report` takes it."""
-    names = unique_slugs([report_label(report, reports) for report in reports])
+    labels = [report_label(report, reports) for report in reports]
     show = progress or (lambda *_: None)
     sections = []
-    for index, (report, name) in enumerate(zip(reports, names, strict=True)):
+    for index, (report, label, name) in enumerate(zip(reports, labels, unique_slugs(labels), strict=True)):
         show(index, len(reports), report.material)
-        label = report_label(report, reports)
         sections.append(_section(report, name, label, artefacts, root, files=files))
     show(len(reports), len(reports), "")
     gallery = Gallery(root / FOLDER / "figures" if files else None)

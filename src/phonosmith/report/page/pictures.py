@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+from PIL import Image
 
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.report.figures.style import save_figure, webp_bytes
 from phonosmith.report.page.content import Picture
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from matplotlib.figure import Figure
 
 
 def reason_of(error: Exception) -> str:
@@ -25,32 +23,14 @@ def reason_of(error: Exception) -> str:
 
 
 class Gallery:
-    """Draws figures, embeds them, and keeps vector and pixel files of them where asked.
-
-    Parameters
-    ----------
-    folder
-        Where each figure is also written as SVG and PNG; nowhere when None.
-    """
+    """Draws figures, embeds them, and keeps SVG and PNG files of them in a folder where one is given."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
         self.problems: list[str] = []
 
     def draw(self, name: str, make: Callable[[], Figure], alt: str, caption: str) -> list[Picture]:
-        """Return the picture of a figure, or nothing after noting why it could not be drawn.
-
-        Parameters
-        ----------
-        name
-            File name without suffix.
-        make
-            Draws the figure.
-        alt, caption
-            See `Picture`.
-        """
-        from PIL import Image
-
+        """Return the picture of a figure, or nothing after noting why it could not be drawn; ``name``: no suffix."""
         try:
             figure = make()
             data = webp_bytes(figure)

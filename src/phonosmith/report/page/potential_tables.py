@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from phonosmith.analysis.choice import chosen_potential, in_order, largest_trainings
-from phonosmith.analysis.table import DASH, Cell, Table, duration, number, whole
+from phonosmith.analysis.columns import at
+from phonosmith.analysis.documents import MaterialReport, PotentialReport
+from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, fixed, number, whole
 from phonosmith.report.figures.statistics import PROPERTIES, errors_by_strategy, property_errors
-from phonosmith.report.page.content import slug, space_group_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport
+from phonosmith.report.page.content import space_group_text
 
 
 def verdict_cell(entry: PotentialReport | None) -> Cell:
@@ -30,56 +28,45 @@ def entry_name(entry: PotentialReport, report: MaterialReport) -> str:
     return f"{entry.strategy}, {entry.n_train} structures" if len(same) > 1 else entry.strategy
 
 
+def _share_changed(entry: PotentialReport) -> Cell:
+    if not entry.n_parameters or entry.n_changed is None:
+        return Cell(DASH, -1.0)
+    share = 100 * entry.n_changed / entry.n_parameters
+    return Cell(f"{share:.0f} %", share)
+
+
 def potentials_table(report: MaterialReport) -> Table:
     """Return the errors and verdict of each potential of a material."""
-    entries = [report.foundation, *report.strategies]
+    entries = all_entries(report)
     errors = [property_errors(entry, report) for entry in entries]
-    shown = {
-        name: f"{name.removesuffix(', 300 K')}, {unit}"
+    properties = {
+        name: (f"{name.removesuffix(', 300 K')}, {unit}", fixed(3) if unit == "THz" else fixed(2, signed=True))
         for name, (unit, _) in PROPERTIES.items()
         if any(name in row for row in errors)
     }
-    moves = any(entry.phonon_change_thz is not None for entry in entries)
-    checked = any(entry.check is not None for entry in entries)
-    columns = [
-        "potential", "verdict", *shown.values(),
-        *["phonons moved with the last labels by, THz"] * moves, *["forces in displaced cells off by, %"] * checked,
-        "force MAE, meV/Å", "energy MAE, meV/atom",
-        "stress MAE, meV/Å³", "training structures", "training time", "weights changed",
+    moves = ("phonons moved with the last labels by, THz", "entry.phonon_change_thz", fixed())
+    checks = ("forces in displaced cells off by, %", "entry.check.relative_percent", fixed(1))
+    columns: Columns = [
+        ("potential", "entry", lambda entry: entry_name(entry, report)), ("verdict", "entry", verdict_cell),
+        *((words, f"errors.{name}", write) for name, (words, write) in properties.items()),
+        *[moves] * any(entry.phonon_change_thz is not None for entry in entries),
+        *[checks] * any(entry.check is not None for entry in entries),
+        ("force MAE, meV/Å", "entry.valid_force_mae", fixed(1)),
+        ("energy MAE, meV/atom", "entry.valid_energy_mae", fixed(2)),
+        ("stress MAE, meV/Å³", "entry.valid_stress_mae", fixed(3)), ("training structures", "entry.n_train", whole),
+        ("training time", "entry.training_seconds", duration), ("weights changed", "entry", _share_changed),
     ]  # fmt: skip
-    rows = []
-    for entry, row in zip(entries, errors, strict=True):
-        changed = Cell(DASH, -1.0)
-        if entry.n_parameters and entry.n_changed is not None:
-            share = 100 * entry.n_changed / entry.n_parameters
-            changed = Cell(f"{share:.0f} %", share)
-        rows.append(
-            [
-                Cell(entry_name(entry, report)),
-                verdict_cell(entry),
-                *(
-                    number(row.get(key), 3 if "THz" in unit else 2, signed="THz" not in unit)
-                    for key, unit in shown.items()
-                ),
-                *[number(entry.phonon_change_thz)] * moves,
-                *[number(None if entry.check is None else entry.check.relative_percent, 1)] * checked,
-                number(entry.valid_force_mae, 1),
-                number(entry.valid_energy_mae, 2),
-                number(entry.valid_stress_mae, 3),
-                whole(entry.n_train),
-                duration(entry.training_seconds),
-                changed,
-            ]
-        )
-    rows += [[Cell(name), verdict_cell(None), *[Cell(DASH)] * (len(columns) - 2)] for name in report.failed]
+    items = [{"entry": entry, "errors": row} for entry, row in zip(entries, errors, strict=True)]
     caption = f"Potentials of {report.material}: verdicts, and errors against {report.reference}"
-    return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(2, len(columns))))
+    table = Table.of(caption, items, columns, sortable=True, numeric=range(2, len(columns)))
+    lost: list[list[Cell | str]] = [[name, verdict_cell(None), *[DASH] * (len(columns) - 2)] for name in report.failed]
+    return replace(table, rows=[*table.rows, *lost])
 
 
 def reasons(report: MaterialReport) -> list[str]:
     """Return one sentence for each potential that is not fit."""
     lines = []
-    for entry in [report.foundation, *report.strategies]:
+    for entry in all_entries(report):
         if not entry.verdict.fit:
             why = "; ".join(entry.verdict.reasons) or "no reason was recorded"
             lines.append(f"{entry_name(entry, report)} is not fit: {why}.")
@@ -105,48 +92,40 @@ def headline(report: MaterialReport) -> str:
 def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> str:
     """Return the material's name, with cell, foundation and seed where it is reported more than once."""
     same = [other for other in reports if other.material == report.material]
-    if len(same) < 2:
-        return report.material
-    parts = [report.material]
-    if len({other.cell for other in same}) > 1:
-        parts.append(f"{report.cell or 'unnamed'} cell")
-    if len({other.foundation.potential.sha256 for other in same}) > 1:
-        parts.append(report.foundation.potential.name)
-    if len({other.seed for other in same}) > 1:
-        parts.append(f"seed {report.seed}")
-    return ", ".join(parts)
+    parts = [
+        (len({other.cell for other in same}), f"{report.cell or 'unnamed'} cell"),
+        (len({other.foundation.potential.sha256 for other in same}), report.foundation.potential.name),
+        (len({other.seed for other in same}), f"seed {report.seed}"),
+    ]
+    return ", ".join([report.material, *(words for count, words in parts if count > 1)])
 
 
 def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) -> Table:
     """Return one line per material with its verdict, linked to its section."""
-    columns = [
-        "material", "verdict", "potential", "phonon MAE, THz", "foundation, THz", "times better", "ω_max, %",
-        "force MAE, meV/Å", "space group", "training structures", "data",
-    ]  # fmt: skip
-    rows = []
-    for report, anchor in zip(reports, anchors, strict=True):
-        entry = chosen_potential(report)
-        ours = None if entry is None else entry.phonons
-        base = None if report.foundation.phonons is None else report.foundation.phonons.mae_thz
-        mae = None if ours is None else ours.mae_thz
-        symbol = Cell(space_group_text(report.space_group) or DASH, float(report.space_group_number or 999))
-        rows.append(
-            [
-                Cell(report_label(report, reports), href=f"#{anchor}"),
-                verdict_cell(entry),
-                Cell(DASH if entry is None else entry.strategy),
-                number(mae),
-                number(base),
-                number(base / mae if mae and base is not None else None, 1),
-                number(None if ours is None else ours.omega_max_error_percent, 2, signed=True),
-                number(None if entry is None else entry.valid_force_mae, 1),
-                symbol,
-                whole(None if entry is None else entry.n_train),
-                data_cell(report),
-            ]
-        )
+
+    def better(item: dict[str, MaterialReport | PotentialReport | None]) -> Cell:
+        mae, base = at(item, "best.phonons.mae_thz"), at(item, "report.foundation.phonons.mae_thz")
+        return number(base / mae if mae and base is not None else None, 1)
+
+    columns: Columns = (
+        ("material", "name", lambda cell: cell), ("verdict", "best", verdict_cell),
+        ("potential", "best.strategy", lambda name: name or DASH), ("phonon MAE, THz", "best.phonons.mae_thz", fixed()),
+        ("foundation, THz", "report.foundation.phonons.mae_thz", fixed()), ("times better", "", better),
+        ("ω_max, %", "best.phonons.omega_max_error_percent", fixed(2, signed=True)),
+        ("force MAE, meV/Å", "best.valid_force_mae", fixed(1)), ("space group", "report", _space_group_cell),
+        ("training structures", "best.n_train", whole), ("data", "report", data_cell),
+    )  # fmt: skip
+    items = [
+        {"name": Cell(report_label(report, reports), href=f"#{anchor}"), "report": report}
+        | {"best": chosen_potential(report)}
+        for report, anchor in zip(reports, anchors, strict=True)
+    ]
     caption = "Verdict on each material: the best potential that is fit, or the best there is"
-    return Table(caption, columns, rows, sortable=True, numeric=frozenset({3, 4, 5, 6, 7, 9}))
+    return Table.of(caption, items, columns, sortable=True, numeric=(3, 4, 5, 6, 7, 9))
+
+
+def _space_group_cell(report: MaterialReport) -> Cell:
+    return Cell(space_group_text(report.space_group) or DASH, float(report.space_group_number or 999))
 
 
 def data_cell(report: MaterialReport) -> Cell:
@@ -158,12 +137,13 @@ def data_cell(report: MaterialReport) -> Cell:
     return Cell("compared")
 
 
-def _median_and_quartiles(values: Sequence[float], digits: int, *, signed: bool) -> Cell:
-    low, middle, high = np.percentile(values, [25, 50, 75])
-    sign = "+" if signed else ""
+def _median_and_quartiles(values: Sequence[float] | None, digits: int, sign: str) -> Cell:
+    if not values:
+        return Cell(DASH, float("inf"))
+    quartiles = np.percentile(values, [25, 50, 75])
+    low, middle, high = (f"{value:{sign}.{digits}f}" for value in quartiles)
     # a line may break before the quartiles, never within them
-    text = f"{middle:{sign}.{digits}f} [{low:{sign}.{digits}f},\u00a0{high:{sign}.{digits}f}]"
-    return Cell(text, float(middle))
+    return Cell(f"{middle} [{low},\u00a0{high}]", float(quartiles[1]))
 
 
 def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Table | None:
@@ -173,29 +153,26 @@ def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Ta
     if not names:
         return None
     units = {name: PROPERTIES[name][0] for name in errors}
-    rows = []
-    for name in names:
-        cells = [Cell(name), whole(max(len(row.get(name, ())) for row in errors.values()))]
-        for key, row in errors.items():
-            percent = units[key] == "%"
-            values = row.get(name)
-            cells.append(
-                Cell(DASH, float("inf"))
-                if not values
-                else _median_and_quartiles(values, 1 if percent else 3, signed=percent)
-            )
-        rows.append(cells)
+    forms = {key: (1, "+") if unit == "%" else (3, "") for key, unit in units.items()}
+    rows: list[list[Cell | str]] = [
+        [
+            name,
+            whole(max(len(row.get(name, ())) for row in errors.values())),
+            *(_median_and_quartiles(row.get(name), *forms[key]) for key, row in errors.items()),
+        ]
+        for name in names
+    ]
     columns = ["potential", "materials", *(f"{key}, {units[key]}" for key in errors)]
     of = f" ({variant})" if variant else ""
     caption = f"Deviation from the reference over all materials{of}: median [first and third quartile]"
     return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(1, len(columns))))
 
 
+def all_entries(report: MaterialReport) -> list[PotentialReport]:
+    """Return the foundation and every training."""
+    return [report.foundation, *report.strategies]
+
+
 def one_per_strategy(report: MaterialReport) -> list[tuple[str, PotentialReport]]:
     """Return foundation and each strategy's largest training, by the name figures use."""
     return [("foundation", report.foundation)] + [(e.strategy, e) for e in largest_trainings(report.strategies)]
-
-
-def anchor_of(slugged: str) -> str:
-    """Return the address of a material's section within the page."""
-    return f"material-{slug(slugged)}"

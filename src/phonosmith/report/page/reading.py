@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from jobflow import JobStore
 from pydantic import ValidationError
 
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.queries import find_reports, newest
 from phonosmith.analysis.status import MaterialStatus, read_status
-
-if TYPE_CHECKING:
-    from jobflow import JobStore
 
 _IDENTITY = (
     "uuid", "index", "completed_at", "output.schema_version", "output.material", "output.cell", "output.seed",
@@ -23,16 +20,9 @@ _MOST_MISSING = 4
 
 @dataclass
 class StoredReports:
-    """What a store holds for a report.
+    """What a store holds for a report: reports, materials without one, why others were left out.
 
-    Attributes
-    ----------
-    reports
-        The newest of each material, foundation, cell and seed, by material.
-    unfinished
-        Materials with jobs but no report, with how far they came.
-    notes
-        Reports that were left out, with the reason.
+    Reports are the newest of each material, foundation, cell and seed, by material.
     """
 
     reports: list[MaterialReport]
@@ -41,14 +31,9 @@ class StoredReports:
 
 
 def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
-    """Return the reports of a job store.
+    """Return the reports of a job store, or of one campaign.
 
-    Parameters
-    ----------
-    store
-        Any job store.
-    campaign
-        Only reports of this campaign; unfinished materials are then not looked for, jobs do not name their campaign.
+    For a campaign unfinished materials are not looked for: jobs do not name their campaign.
     """
     notes: list[str] = []
     reports = []
@@ -61,13 +46,10 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             notes.append(f"The report of {row['output'].get('material')} cannot be read: {place}: {first['msg']}.")
-    unfinished = {} if campaign is not None else unfinished_materials(store)
+    # materials with jobs in the store but no report
+    waiting = {} if campaign is not None else read_status(store).materials
+    unfinished = {name: _state(status) for name, status in waiting.items() if not status.n_reports}
     return StoredReports(reports, unfinished, notes)
-
-
-def unfinished_materials(store: JobStore) -> dict[str, str]:
-    """Return materials with jobs in the store but no report, with how far each is and what failed."""
-    return {name: _state(status) for name, status in read_status(store).materials.items() if not status.n_reports}
 
 
 def _state(status: MaterialStatus) -> str:
