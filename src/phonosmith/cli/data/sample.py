@@ -85,7 +85,8 @@ def sample(
     _require_writable(out)
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.sampling.jobs import store_frames
-    from phonosmith.sampling.protocol import frames_to_extxyz, sample_configurations
+    from phonosmith.sampling.protocol import sample_configurations
+    from phonosmith.structures.extxyz import format_frames
 
     case = load_case(structure, foundation, trust=trust)
     with progress_bar("relaxing", max_steps) as show:
@@ -97,7 +98,7 @@ def sample(
             reference=case.ref,
             on_step=lambda step, moving: show(step, max_steps, f"relaxing, {moving} still moving"),
         )
-    train, valid = frames_to_extxyz(result.train), frames_to_extxyz(result.valid)
+    train, valid = format_frames(result.train).encode(), format_frames(result.valid).encode()
     document = store_frames(result, default_artefacts())
     for name, data in (("train.xyz", train), ("valid.xyz", valid)):
         write_atomic(out / name, data)
