@@ -1,4 +1,4 @@
-"""What commands share: registration, errors with advice, JSON, options, inputs, tables, progress."""
+"""What commands share: registration, errors with advice, answers, options, inputs, tables, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jobflow import JobStore
     from pydantic import BaseModel
     from pymatgen.core import Structure
+    from rich.text import Text
 
+    from phonosmith.analysis.documents import PotentialReport
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
 
@@ -82,6 +84,32 @@ def _plain(value: Any) -> object:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
+def answer(payload: object, show: Callable[[], None], *, json_output: bool) -> None:
+    """Print what a command found: one JSON object, or words for people."""
+    if json_output:
+        print_json(payload)
+    else:
+        show()
+
+
+def result_line(entry: PotentialReport) -> dict[str, Any]:
+    """Return what the commands that run a pipeline print about one potential as JSON."""
+    return {
+        "strategy": entry.strategy,
+        "phonon_mae_thz": entry.phonons and entry.phonons.mae_thz,
+        "omega_max_error_percent": entry.phonons and entry.phonons.omega_max_error_percent,
+        "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
+        "verdict": "fit" if entry.verdict.fit else "not fit",
+        "reasons": entry.verdict.reasons,
+        "potential": entry.potential.sha256,
+    }
+
+
+def shown(value: float | None, form: str) -> str:
+    """Return a number in a format, a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
 def explained(command: Callable[P, R]) -> Callable[P, R]:
     """Turn our errors into one line with advice and the right exit code; anything else keeps its traceback.
 
@@ -115,12 +143,8 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
 def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
     """Return an existing job store; reading makes no new one.
 
-    Parameters
-    ----------
-    path
-        SQLite file; a folder stands for the ``store.sqlite`` in it. The file of the settings when None.
-    jobflow
-        The store of ``jobflow.yaml`` instead.
+    A folder stands for the ``store.sqlite`` in it, None for the file of the settings; ``jobflow`` for the store of
+    ``jobflow.yaml``.
     """
     if jobflow:
         if path is not None:
@@ -187,6 +211,18 @@ def asked_supercell(supercell: str | None, min_length: float | None) -> list[lis
     return None if supercell is None else parse_supercell(supercell)
 
 
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+
+
 def checked_options(model: type[Model], name: str, participle: str, **values: object) -> Model:
     """Return options as settings; what they do not allow is refused."""
     from pydantic import ValidationError
@@ -200,16 +236,17 @@ def checked_options(model: type[Model], name: str, participle: str, **values: ob
         ) from error
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 1) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | Text = "", left: int = 1
+) -> None:
     """Print a table: ``left`` columns of text, then numbers, then columns whose name begins with a blank as text."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left")
     for place, name in enumerate(columns):
-        table.add_column(
-            name.strip(), justify="left" if place < left or name.startswith(" ") else "right", overflow="fold"
-        )
+        to_the_left = place < left or name.startswith(" ")
+        table.add_column(name.strip(), justify="left" if to_the_left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

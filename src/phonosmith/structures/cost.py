@@ -81,8 +81,7 @@ class Workload:
 
 def reciprocal_lengths(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lengths of the reciprocal vectors, 2π included, Å⁻¹, of a lattice given as rows in Å."""
-    lengths: NDArray[np.float64] = 2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1)
-    return lengths
+    return np.asarray(2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1))
 
 
 def kpoint_mesh(lattice: NDArray[np.float64], kspacing: float) -> tuple[int, int, int]:

@@ -97,9 +97,8 @@ def read_frames(path: str | Path, *, require: Sequence[str] = ()) -> list[Atoms]
         Naming file, frame (from 0) and field when the file is broken or a label is missing or not finite.
     """
     source = Path(path)
-    opener = _OPENERS.get(source.suffix, open)
     try:
-        with opener(source, "rt", encoding="utf-8") as stream:
+        with _OPENERS.get(source.suffix, open)(source, "rt", encoding="utf-8") as stream:
             text = stream.read()
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist.", "Check the path.") from error
@@ -196,11 +195,11 @@ def _diagnose(chunk: str) -> str | None:
         if len(values) != len(columns):
             return f"atom {number} has {len(values)} columns instead of {len(columns)}"
         for (name, kind), value in zip(columns, values, strict=True):
-            try:
-                if kind in ("R", "I"):
+            if kind in ("R", "I"):
+                try:
                     float(value)
-            except ValueError:
-                return f"field '{name}' of atom {number} is {value!r}, not a number"
+                except ValueError:
+                    return f"field '{name}' of atom {number} is {value!r}, not a number"
             if name == "species" and kind == "S" and value not in atomic_numbers:
                 return f"atom {number} is called {value!r}, which is no element"
     return None
@@ -283,15 +282,13 @@ def _pair(key: str, value: Any) -> str:
         raise InputError(f"info key {key!r} holds a blank, quote, comma or equals sign.", "Rename it.")
     if isinstance(value, str):
         return _string_pair(key, value)
-    if isinstance(value, bool | np.bool_):
-        return f"{key}={'T' if value else 'F'}"
-    if isinstance(value, int | np.integer):
-        return f"{key}={int(value)}"
-    if isinstance(value, float | np.floating):
-        return f"{key}={float(value)!r}"
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1 and value.dtype.kind in "fi":
         return f'{key}="{" ".join(map(repr, value.tolist()))}"'
-    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(plain, bool):
+        return f"{key}={'T' if plain else 'F'}"
+    if isinstance(plain, int | float) and not isinstance(value, np.ndarray):
+        return f"{key}={plain!r}"
     try:
         pair = f"{key}={_quoted('_JSON ' + json.dumps(plain))}"
         key_val_str_to_dict(pair)

@@ -124,10 +124,8 @@ def label_defects(labels: Labels, n_atoms: int, require: Sequence[str] = ()) -> 
         defects.append(Defect("energy_not_finite", f"energy is {labels.energy}"))
     if labels.forces is not None:
         if labels.forces.shape != (n_atoms, 3):
-            message = f"forces have shape {labels.forces.shape}, not ({n_atoms}, 3)"
-            defects.append(Defect("forces_shape", message))
-        elif not np.all(np.isfinite(labels.forces)):
-            bad = np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))
+            defects.append(Defect("forces_shape", f"forces have shape {labels.forces.shape}, not ({n_atoms}, 3)"))
+        elif len(bad := np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))):
             message = f"forces of atom {bad[0]} are not finite ({len(bad)} atoms in all)"
             defects.append(Defect("forces_not_finite", message))
     if labels.stress is not None:
@@ -140,8 +138,7 @@ def label_defects(labels: Labels, n_atoms: int, require: Sequence[str] = ()) -> 
 
 def problems(atoms: Atoms, require: Sequence[str] = ()) -> list[str]:
     """Return what is wrong with a frame's labels, each naming its field; empty when they are usable."""
-    defects = label_defects(labels_of(atoms), len(atoms), require) + geometry_defects(atoms)
-    return [defect.message for defect in defects]
+    return [it.message for it in label_defects(labels_of(atoms), len(atoms), require) + geometry_defects(atoms)]
 
 
 def geometry_defects(atoms: Atoms) -> list[Defect]:
@@ -171,6 +168,10 @@ def check_frames(frames: Sequence[Atoms], where: str, require: Sequence[str] = (
             )
 
 
+def _floats(values: Any) -> Array:
+    return np.array(values, dtype=float)
+
+
 def adopt_aliases(atoms: Atoms) -> None:
     """Move labels written under other programs' names (REF_energy, ...) to ASE's, in place; refuse contradictions."""
     results = dict(getattr(atoms.calc, "results", {}))
@@ -179,7 +180,7 @@ def adopt_aliases(atoms: Atoms) -> None:
     for name, holder, convert, aliases in (
         ("energy", atoms.info, float, ("REF_energy", "dft_energy", "DFT_energy")),
         ("stress", atoms.info, voigt_stress, ("REF_stress", "dft_stress", "DFT_stress")),
-        ("forces", atoms.arrays, np.float64, ("REF_forces", "dft_forces", "DFT_forces", "force")),
+        ("forces", atoms.arrays, _floats, ("REF_forces", "dft_forces", "DFT_forces", "force")),
         (
             "stress",
             atoms.info if atoms.cell.rank == 3 else {},

@@ -97,7 +97,7 @@ class Plan(Document):
 
 
 def missing_potcars(symbols: Sequence[str]) -> list[str]:
-    """Return which POTCARs (names as ``K_sv``) pymatgen cannot find; all of them when no POTCAR folder is configured."""
+    """Return which POTCARs (names as ``K_sv``) pymatgen cannot find; all of them without a POTCAR folder."""
     from pymatgen.io.vasp.inputs import PotcarSingle
 
     missing = []
@@ -152,10 +152,9 @@ def plan_material(
     notes = structure_warnings(structure)
 
     def planned(choice: SupercellChoice, name: str, kspacing: float | None, n_calculations: int) -> CellPlan:
-        notes.extend(f"{name.removesuffix(' super')} cell: {note}" for note in choice.warnings)
-        limit = settings.oversized_static if kspacing else settings.oversized_phonon
-        if choice.n_atoms > limit:
-            notes.append(f"oversized: the {name}{'' if name.endswith('super') else ' '}cell has {choice.n_atoms} atoms")
+        notes.extend(f"{name.replace('super', '')}: {note}" for note in choice.warnings)
+        if choice.n_atoms > (settings.oversized_static if kspacing else settings.oversized_phonon):
+            notes.append(f"oversized: the {name} has {choice.n_atoms} atoms")
         load = workload(choice.build(primitive), kspacing=kspacing, encut=settings.encut, potcars=potcars)
         each = cost.core_hours(load.work)
         return CellPlan(
@@ -174,10 +173,10 @@ def plan_material(
     cells = {}
     for size in dict.fromkeys(settings.cells):
         choice = sampling_supercell(primitive, size, max_atoms=max(settings.max_atoms, len(primitive)))
-        cells[size] = planned(choice, size, settings.kspacing, settings.frames_per_cell)
+        cells[size] = planned(choice, f"{size} cell", settings.kspacing, settings.frames_per_cell)
     choice = phonon_supercell(primitive, settings.phonon_length)
     displaced = phonon_displacements(primitive, choice, settings.displacement)
-    phonon = planned(choice, "phonon super", None, displaced)
+    phonon = planned(choice, "phonon supercell", None, displaced)
     symbols = sorted({site.specie.symbol for site in primitive})
     if elements is not None and (unknown := [symbol for symbol in symbols if symbol not in elements]):
         notes.append(f"the foundation does not know {', '.join(unknown)}")

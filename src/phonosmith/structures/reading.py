@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
+from phonosmith.structures.standard import SYMPREC, spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -21,8 +21,6 @@ SHORT_FRACTION = 0.75
 """Two atoms nearer than this fraction of the sum of their covalent radii are worth a warning."""
 VACUUM_GAP = 6.0
 """Empty layer in Å from which a cell counts as a slab, chain or molecule in vacuum; van der Waals gaps stay below 4."""
-SYMPREC = 1e-3
-"""Tolerance in Å within which atoms count as symmetry-equivalent."""
 LOOSE_SYMPREC = 0.05
 """Looser tolerance in Å: more symmetry found with it means a distorted, unrelaxed or coarsely rounded structure."""
 

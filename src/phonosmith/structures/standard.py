@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SYMPREC = 1e-3
-"""Default tolerance in Å within which atoms count as symmetry-equivalent."""
+"""Tolerance in Å within which atoms count as symmetry-equivalent."""
 
 
 def spglib_cell(structure: Structure) -> tuple[Any, Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,21 +22,20 @@ from phonosmith.cli.common import (
 if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
-OUT = typer.Option("report.html", "--out", help="The HTML file.")
-FILES = typer.Option(False, "--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
-TITLE = typer.Option("", "--title", help="Title of the page.")
-ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store, where it is not the configured one.")
-
 
 @command("report")
 def report(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
     campaign: str | None = CAMPAIGN_OPTION,
-    out: Path = OUT,
-    files: bool = FILES,
-    title: str = TITLE,
-    artefacts: Path | None = ARTEFACTS,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    files: Annotated[
+        bool, typer.Option("--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
+    ] = False,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "",
+    artefacts: Annotated[
+        Path | None, typer.Option(help="Folder of the artefact store, where it is not the configured one.")
+    ] = None,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
@@ -63,23 +62,25 @@ def report(
             progress=lambda done, total, name: show(done, total, name or "writing"),
         )
     problems = [*stored.notes, *written.problems]
-    payload = {
-        "path": str(written.path),
-        "size_bytes": written.size,
-        "n_reports": len(stored.reports),
-        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports),
-        "unfinished": stored.unfinished,
-        "n_files": written.files,
-        "problems": problems,
-        "seconds": written.seconds,
-    }
+    n_fit = sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports)
     if json_output:
-        print_json(payload)
+        print_json(
+            {
+                "path": str(written.path),
+                "size_bytes": written.size,
+                "n_reports": len(stored.reports),
+                "n_fit": n_fit,
+                "unfinished": stored.unfinished,
+                "n_files": written.files,
+                "problems": problems,
+                "seconds": written.seconds,
+            }
+        )
         return
     for problem in problems:
         typer.secho(f"  {problem}", fg="yellow", err=True)
     typer.echo(
-        f"{written.path}: {payload['n_reports']} materials, {payload['n_fit']} with a fit potential, "
+        f"{written.path}: {len(stored.reports)} materials, {n_fit} with a fit potential, "
         f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
     )
     if stored.unfinished:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.cli.common import JSON_OPTION, answer, command, read_yaml
+from phonosmith.core.errors import ConfigurationError, LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from phonosmith.reference.documents import Frame
     from phonosmith.reference.engines import ReferenceEngine
-    from phonosmith.reference.protocol import ReferenceProtocol
+
+Labelled = tuple[list["Atoms"], list[dict[str, Any]]]
+"""Frames with labels, and what is printed about each that was refused."""
 
 
 class EngineChoice(StrEnum):
@@ -29,25 +32,7 @@ class EngineChoice(StrEnum):
     gpaw = "gpaw"
 
 
-def _protocol(path: Path | None) -> ReferenceProtocol:
-    import yaml
-
-    from phonosmith.reference.protocol import load_protocol
-
-    if path is None:
-        return load_protocol(None)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
-    if content is not None and not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold 'field: value' lines.", "See the fields of the reference protocol.")
-    return load_protocol(content)
-
-
-def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> tuple[list[Atoms], list[dict[str, Any]]]:
+def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> Labelled:
     """Label in batches, in this process."""
     from phonosmith.reference.forcefield import calculator_spec, require_covered
     from phonosmith.reference.labels import label_with_potential
@@ -74,14 +59,11 @@ def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> t
     return labelled, refused
 
 
-def _with_jobs(
-    engine: ReferenceEngine, frames: list[Frame], material: str, workdir: Path, attempts: int
-) -> tuple[list[Atoms], list[dict[str, Any]]]:
+def _with_jobs(engine: ReferenceEngine, frames: list[Frame], material: str, workdir: Path, attempts: int) -> Labelled:
     """Label through jobs run one after the other in a work folder."""
     from jobflow import JobStore, run_locally
     from maggma.stores import MemoryStore
 
-    from phonosmith.core.errors import LabelError
     from phonosmith.reference.datasets.dataset import get_dataset
     from phonosmith.reference.jobs import LabelMaker
     from phonosmith.reference.labels import INDEX
@@ -115,8 +97,7 @@ def label(
     engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
     out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
     potential: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal."),
+        str | None, typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal.")
     ] = None,
     protocol: Annotated[
         Path | None, typer.Option(metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ...")
@@ -134,11 +115,15 @@ def label(
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
+    from phonosmith.reference.protocol import load_protocol
     from phonosmith.structures.extxyz import read_frames, require_writable, write_frames
 
     require_writable(out)
     asked = as_frames(read_frames(frames))
-    settings = _protocol(protocol)
+    fields = None if protocol is None else read_yaml(protocol)
+    if fields is not None and not isinstance(fields, dict):
+        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
+    settings = load_protocol(fields)
     if engine is EngineChoice.forcefield:
         if potential is None:
             raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
@@ -146,7 +131,7 @@ def label(
             raise ConfigurationError("A rehearsal plays VASP, not forcefield.", "Use --engine vasp with --rehearsal.")
         labelled, refused = _with_potential(potential, asked, progress=not json_output)
     else:
-        chosen = make_engine(engine.value, settings, potential, rehearsal=rehearsal)
+        maker = make_engine(engine.value, settings, potential, rehearsal=rehearsal)
         if engine is EngineChoice.gpaw:
             from phonosmith.reference.gpaw import require_gpaw
 
@@ -155,29 +140,22 @@ def label(
             from phonosmith.reference.vasp.makers import require_vasp
 
             require_vasp(settings, {symbol for frame in asked for symbol in frame.symbols})
-        name = material or material_name(asked)
-        if workdir is not None:
-            labelled, refused = _with_jobs(chosen, asked, name, workdir, attempts)
-        else:
-            with tempfile.TemporaryDirectory(prefix="phonosmith-label-") as folder:
-                labelled, refused = _with_jobs(chosen, asked, name, Path(folder), attempts)
+        with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-label-") as folder:
+            name = material or material_name(asked)
+            labelled, refused = _with_jobs(maker, asked, name, Path(folder), attempts)
     if labelled:
         write_frames(out, labelled)
-    if json_output:
-        print_json(
-            {
-                "engine": engine.value,
-                "rehearsal": rehearsal,
-                "n_frames": len(asked),
-                "n_labelled": len(labelled),
-                "n_refused": len(refused),
-                "refused": refused,
-                "out": str(out) if labelled else None,
-            }
-        )
-    else:
-        typer.echo(f"{len(labelled)} of {len(asked)} frames labelled{f' in {out}' if labelled else ''}.")
-        for item in refused:
-            typer.echo(f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}")
+    payload = {
+        "engine": engine.value,
+        "rehearsal": rehearsal,
+        "n_frames": len(asked),
+        "n_labelled": len(labelled),
+        "n_refused": len(refused),
+        "refused": refused,
+        "out": str(out) if labelled else None,
+    }
+    lines = [f"{len(labelled)} of {len(asked)} frames labelled{f' in {out}' if labelled else ''}."]
+    lines += [f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}" for item in refused]
+    answer(payload, lambda: typer.echo("\n".join(lines)), json_output=json_output)
     if not labelled:
         raise typer.Exit(1)

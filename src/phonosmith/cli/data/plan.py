@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, checked_options, command, print_json, print_table
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, answer, checked_options, command, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -23,25 +24,16 @@ if TYPE_CHECKING:
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
     cell: Annotated[
-        list[str] | None, typer.Option("--cell", help="Fine-tuning cell: primitive, small, large [large] (repeatable).")
+        list[str] | None, typer.Option(help="Fine-tuning cell: primitive, small, large [large] (repeatable).")
     ] = None,
-    foundation: Annotated[
-        str, typer.Option("--foundation", help="Check that this foundation covers every element.")
-    ] = "",
-    frames: Annotated[int, typer.Option("--frames", help="DFT statics per cell size.")] = 20,
-    kspacing: Annotated[
-        float, typer.Option("--kspacing", help="k-point spacing of the statics, 1/Å; 0: the protocol's.")
-    ] = 0.0,
-    phonon_length: Annotated[
-        float, typer.Option("--phonon-length", help="Shortest edge of the phonon supercell, Å.")
-    ] = 20.0,
-    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the fine-tuning cells.")] = 500,
-    epochs: Annotated[int, typer.Option("--epochs", help="Training epochs.")] = 200,
+    foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
+    frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
+    kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
+    phonon_length: Annotated[float, typer.Option(help="Shortest edge of the phonon supercell, Å.")] = 20.0,
+    max_atoms: Annotated[int, typer.Option(help="Atom cap of the fine-tuning cells.")] = 500,
+    epochs: Annotated[int, typer.Option(help="Training epochs.")] = 200,
     calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration", help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ)."
-        ),
+        Path | None, typer.Option(help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ).")
     ] = None,
     trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
@@ -74,37 +66,24 @@ def plan(
     )
     cost = _calibrated(calibration, settings)
     elements, residual = _foundation(foundation, trust=trust)
+    planned = partial(plan_material, cost=cost, elements=elements, potcars=PBE_54_SYMBOLS, residual=residual)
     rows: list[MaterialPlan] = []
     usable: list[Structure] = []
-    errors: list[PhonosmithError] = []
     for path in structures:
         try:
             structure = read_structure(path)
-            row = plan_material(
-                structure,
-                str(path),
-                settings,
-                cost=cost,
-                elements=elements,
-                potcars=PBE_54_SYMBOLS,
-                residual=residual,
-            )
+            rows.append(planned(structure, str(path), settings))
+            usable.append(structure)
         except PhonosmithError as error:
             if len(structures) == 1:
                 raise
-            errors.append(error)
             rows.append(MaterialPlan(source=str(path), usable=False, error=str(error)))
-            continue
-        rows.append(row)
-        usable.append(structure)
     result = combine(rows, usable, cost=cost, potcars=PBE_54_SYMBOLS)
-    if json_output:
-        print_json(result)
-    else:
-        _show(result)
-    for problem in errors:
+    answer(result, lambda: _show(result), json_output=json_output)
+    problems = [row.error for row in rows if not row.usable]
+    for problem in problems:
         typer.secho(f"Error: {problem}", fg="red", err=True)
-    if errors:
+    if problems:
         raise typer.Exit(2)
 
 
@@ -173,7 +152,7 @@ def _show(result: Plan) -> None:
                     size,
                     str(cell.n_atoms),
                     " ".join(f"{edge:.1f}" for edge in cell.lengths),
-                    "×".join(str(number) for number in cell.kpoints),
+                    "×".join(map(str, cell.kpoints)),
                     str(cell.n_calculations),
                     f"{cell.core_hours:,.0f}",
                     f"{cell.memory_gb:.1f}",

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from phonosmith.cli.common import (
     JSON_OPTION,
     TRUST_OPTION,
+    answer,
     checked_options,
     command,
     load_case,
-    print_json,
     print_table,
     progress_bar,
 )
@@ -44,18 +44,17 @@ class RelaxCellOption(StrEnum):
 @command("sample")
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
-    foundation: Annotated[str, typer.Option("--foundation", help="Foundation potential: name, file or hash.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
-    cell: Annotated[CellOption, typer.Option("--cell", help="Size of the cell.")] = CellOption.large,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of every random draw.")] = 0,
-    max_steps: Annotated[int, typer.Option("--max-steps", help="Step cap of each relaxation.")] = 1000,
-    fmax: Annotated[float, typer.Option("--fmax", help="Relaxations end at this force, eV/Å.")] = 1e-4,
-    displacement: Annotated[float, typer.Option("--displacement", help="Mean rattle displacement, Å.")] = 0.1,
-    strain: Annotated[float, typer.Option("--strain", help="Largest change of a length or angle, relative.")] = 0.02,
-    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the supercell.")] = 500,
+    foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    cell: Annotated[CellOption, typer.Option(help="Size of the cell.")] = CellOption.large,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    max_steps: Annotated[int, typer.Option(help="Step cap of each relaxation.")] = 1000,
+    fmax: Annotated[float, typer.Option(help="Relaxations end at this force, eV/Å.")] = 1e-4,
+    displacement: Annotated[float, typer.Option(help="Mean rattle displacement, Å.")] = 0.1,
+    strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
+    max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
     relax_cell: Annotated[
-        RelaxCellOption,
-        typer.Option("--relax-cell", help="Cell during relaxation: fixed keeps volume and strain as asked."),
+        RelaxCellOption, typer.Option(help="Cell during relaxation: fixed keeps volume and strain as asked.")
     ] = RelaxCellOption.fixed,
     trust: bool = TRUST_OPTION,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
@@ -98,26 +97,19 @@ def sample(
             reference=case.ref,
             on_step=lambda step, moving: show(step, max_steps, f"relaxing, {moving} still moving"),
         )
-    train, valid = format_frames(result.train).encode(), format_frames(result.valid).encode()
     document = store_frames(result, default_artefacts())
-    for name, data in (("train.xyz", train), ("valid.xyz", valid)):
-        write_atomic(out / name, data)
-    write_atomic(out / "sampling.json", (document.model_dump_json(indent=1) + "\n").encode())
+    files = {
+        "train.xyz": format_frames(result.train),
+        "valid.xyz": format_frames(result.valid),
+        "sampling.json": document.model_dump_json(indent=1) + "\n",
+    }
+    for name, text in files.items():
+        write_atomic(out / name, text.encode())
     if plot:
         from phonosmith.sampling.figure import energy_ladder_svg
 
         write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
-    if json_output:
-        print_json(
-            {**summarise(document), "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]}
-        )
-    else:
-        _show(document, out)
-
-
-def summarise(document: SamplingDoc) -> dict[str, Any]:
-    """Return what the command prints as JSON."""
-    return {
+    payload = {
         "formula": document.formula,
         "seed": document.seed,
         "supercell_matrix": document.supercell.matrix,
@@ -132,9 +124,11 @@ def summarise(document: SamplingDoc) -> dict[str, Any]:
         "n_steps": [item.n_steps for item in document.configurations],
         "train_digests": document.train_digests,
         "valid_digests": document.valid_digests,
-        "potential": None if document.potential is None else document.potential.sha256,
+        "potential": case.ref.sha256,
         "warnings": document.warnings,
+        "files": [str(out / name) for name in files],
     }
+    answer(payload, lambda: _show(document, out), json_output=json_output)
 
 
 def _require_writable(out: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
+from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
@@ -70,7 +70,4 @@ def compare(
         from phonosmith.report.figures.style import save_figure
 
         save_figure(full_figure(compared), figure)
-    if json_output:
-        print_json(compared.result)
-    else:
-        _show(compared.result)
+    answer(compared.result, lambda: _show(compared.result), json_output=json_output)

@@ -28,14 +28,12 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
     from phonosmith.harmonic.model import HarmonicModel
 
-_OUT = typer.Option(..., "--out", help="Folder for transitions.json, figures and the phases found (CIF).")
-
 
 @command("follow")
 def follow(
+    out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE_ARGUMENT,
     potential: str = POTENTIAL_OPTION,
-    out: Path = _OUT,
     phonons: Annotated[
         Path | None, typer.Option(help="phonopy.yaml or phonons.json whose modes are followed; default: computed here")
     ] = None,
@@ -75,12 +73,7 @@ def follow(
     else:
         typer.secho("computing phonons", err=True)
         model = evaluate_phonons(
-            case.crystal,
-            case.potential,
-            supercell_matrix=matrix,
-            min_length=min_length,
-            relax=not no_relax,
-            mesh=4,
+            case.crystal, case.potential, supercell_matrix=matrix, min_length=min_length, relax=not no_relax, mesh=4
         ).model
     with progress_bar("") as show:
         document = follow_with_potential(
@@ -91,13 +84,12 @@ def follow(
             relax=not energies_only,
             on_progress=lambda words, done, total: show(done, total, words),
         )
-    files = write_transitions(document, out)
+    files = {name: str(path) for name, path in write_transitions(document, out).items()}
     if json_output:
-        print_json({**summary(document), "files": {name: str(path) for name, path in files.items()}})
-        return
-    _tell(document)
-    for path in files.values():
-        typer.echo(str(path))
+        print_json(summary(document) | {"files": files})
+    else:
+        _tell(document)
+        typer.echo("\n".join(files.values()))
 
 
 def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel:
@@ -144,10 +136,8 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
 
     crystal, every = {"structure": True}, "__all__"
     pathways = {every: {"displaced": crystal, "final": crystal}}
-    content = document.model_dump(
-        mode="json",
-        exclude={"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}},
-    )
+    left_out = {"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}}
+    content = document.model_dump(mode="json", exclude=left_out)
     for mode, plain in zip(document.modes, content["modes"], strict=True):
         ends = distinct_phases(mode.pathways, document.initial)
         plain["supercell"] = mode.supercell_matrix

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, command, load_case, print_json, print_table
+from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, answer, command, load_case, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 
 
-def _print_table(document: ForgettingDoc) -> None:
+def _show(document: ForgettingDoc) -> None:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
@@ -79,9 +79,8 @@ def forgetting(
         given=read_frames(frames) if frames is not None else (),
         replay=read_frames(replay) if replay is not None else (),
     )
-    refs = {"potential": case.ref, "foundation": resolve(foundation, trust=trust)}
-    if reference is not None:
-        refs["reference"] = resolve(reference, trust=trust)
+    given = {"foundation": foundation} | ({} if reference is None else {"reference": reference})
+    refs = {"potential": case.ref} | {role: resolve(name, trust=trust) for role, name in given.items()}
     document = evaluate_forgetting(
         case.potential,
         load(refs["foundation"]),
@@ -97,7 +96,4 @@ def forgetting(
         from phonosmith.report.figures.forgetting import forgetting_figure
 
         save_figure(forgetting_figure([document], [refs["potential"].name]), figure)
-    if json_output:
-        print_json(document)
-    else:
-        _print_table(document)
+    answer(document, lambda: _show(document), json_output=json_output)

@@ -21,14 +21,12 @@ from phonosmith.cli.common import (
     print_json,
 )
 
-_OUT = typer.Option(..., "--out", help="Folder for phonopy.yaml (with forces) and phonons.json.")
-
 
 @command("phonons")
 def phonons(
+    out: Annotated[Path, typer.Option(help="Folder for phonopy.yaml (with forces) and phonons.json.")],
     structure: Path = STRUCTURE_ARGUMENT,
     potential: str = POTENTIAL_OPTION,
-    out: Path = _OUT,
     supercell: str | None = SUPERCELL_OPTION,
     min_length: float | None = MIN_LENGTH_OPTION,
     no_relax: bool = NO_RELAX_OPTION,
@@ -63,11 +61,10 @@ def phonons(
         ref=case.ref,
         progress=not json_output,
     )
-    files = write_phonons(result.model, result.document, out)
     document = result.document
+    files = write_phonons(result.model, document, out)
     if json_output:
-        kept = document.model_dump(mode="json", exclude={"structure"})
-        print_json({**kept, "files": {name: str(path) for name, path in files.items()}})
+        print_json(document.model_dump(mode="json", exclude={"structure"}) | {"files": files})
         return
     typer.echo(
         f"{document.formula} {document.space_group}: "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
+from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.modes.scores import PhaseScores
@@ -60,7 +60,4 @@ def score_phases(
     for side, names in (("reference", scores.only_in_reference), ("candidate", scores.only_in_candidate)):
         if names:
             typer.secho(f"Only in the {side}, not scored: {', '.join(names)}", fg="yellow", err=True)
-    if json_output:
-        print_json(scores)
-    else:
-        _show(scores)
+    answer(scores, lambda: _show(scores), json_output=json_output)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, print_table, quiet_libraries
-
-if TYPE_CHECKING:
-    from phonosmith.potentials.documents import PotentialRef
+from phonosmith.cli.common import (
+    JSON_OPTION,
+    TRUST_OPTION,
+    answer,
+    app,
+    command,
+    print_json,
+    print_table,
+    quiet_libraries,
+)
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-_FILE = typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or an empirical .json.")
-_TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
-_REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
+_Ref = Annotated[str, typer.Argument(help="Own name, foundation name, sha256 prefix or file.")]
 
 
 @command("add", models_app)
 def add_command(
-    file: Path = _FILE,
-    name: str | None = typer.Option(None, "--name", help="Name to call it by; default the file's name."),
+    file: Annotated[
+        Path, typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or empirical .json.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name to call it by; default the file's name.")] = None,
     trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
@@ -32,10 +38,9 @@ def add_command(
 
     with quiet_libraries():
         ref = add(file, name=name, trust=trust)
-    if json_output:
-        print_json(ref)
-    else:
-        typer.echo(f"Added {ref.name} as {ref.short}: {_summary(ref)}.")
+    cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
+    summary = f"{ref.architecture} for {_elements(ref.elements)}{cutoff}"
+    answer(ref, lambda: typer.echo(f"Added {ref.name} as {ref.short}: {summary}."), json_output=json_output)
 
 
 @command("list", models_app)
@@ -75,16 +80,18 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
 
 @command("show", models_app)
 def show_command(
-    reference: str = _REF,
+    reference: _Ref,
     trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.potentials.architecture import architecture
     from phonosmith.potentials.registry import resolve
 
     with quiet_libraries():
         ref = resolve(reference, trust=trust)
-        details = _details(ref)
+        details = architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
     if json_output:
         print_json({**ref.model_dump(mode="json"), **details})
         return
@@ -100,9 +107,11 @@ def show_command(
 
 @command("export", models_app)
 def export_command(
-    reference: str = _REF,
-    file: Path = _TARGET,
-    force: bool = typer.Option(False, "--force", help="Replace the file if it exists."),
+    reference: _Ref,
+    file: Annotated[
+        Path, typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Write a potential as the plain file the rest of the world reads (for MACE a .model)."""
@@ -121,10 +130,8 @@ def export_command(
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
         else:
             export_plain(ref, file)
-    if json_output:
-        print_json({"file": str(file), "file_sha256": digest_file(file), "potential": ref.model_dump(mode="json")})
-    else:
-        typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.")
+    payload = {"file": str(file), "file_sha256": digest_file(file), "potential": ref}
+    answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}."), json_output=json_output)
 
 
 @command("verify", models_app)
@@ -137,27 +144,14 @@ def verify_command(json_output: bool = JSON_OPTION) -> None:
         checked = [verify_potential(ref) for ref, _ in list_named()]
     ok = all(one.ok for one in checked)
     if json_output:
-        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in checked]})
+        print_json({"ok": ok, "models": checked})
     else:
         for one in checked:
-            typer.secho(
-                f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}", fg=None if one.ok else "red"
-            )
+            mark, colour = ("ok ", None) if one.ok else ("BAD", "red")
+            typer.secho(f"{mark} {one.name} {one.sha256[:12]} {one.message}", fg=colour)
     if not ok:
         raise typer.Exit(1)
 
 
-def _summary(ref: PotentialRef) -> str:
-    cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
-    return f"{ref.architecture} for {_elements(ref.elements)}{cutoff}"
-
-
 def _elements(elements: list[str]) -> str:
     return " ".join(elements) if len(elements) <= 8 else f"{len(elements)} elements"
-
-
-def _details(ref: PotentialRef) -> dict[str, Any]:
-    from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.potentials.architecture import architecture
-
-    return architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
