@@ -126,9 +126,8 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.filename is None or error.strerror is None:
                 raise
-            problem = InputError(
-                f"Cannot use {error.filename}: {error.strerror}.", "Check the path, its permissions and the disk space."
-            )
+            advice = "Check the path, its permissions and the disk space."
+            problem = InputError(f"Cannot use {error.filename}: {error.strerror}.", advice)
             problem.__cause__ = error
         if kwargs.get("json_output"):
             print_json({"error": problem.message, "advice": problem.advice})
@@ -150,21 +149,18 @@ def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
         if path is not None:
             raise InputError("--store and --jobflow name two stores.", "Give one of them.")
         return _configured()
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.settings import get_settings
 
     file = path or get_settings().database_file
     if file.is_dir():
         file = file / "store.sqlite"
     if not file.is_file():
-        raise InputError(
-            f"There is no job store {file}.", "Name one with --store, or use --jobflow for that of jobflow.yaml."
-        )
+        advice = "Name one with --store, or use --jobflow for that of jobflow.yaml."
+        raise InputError(f"There is no job store {file}.", advice)
     with file.open("rb") as stream:
-        start = stream.read(16)
-    if start and start != b"SQLite format 3\x00":
-        raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
-    from phonosmith.engines.store.sqlite import open_embedded_jobstore
-
+        if stream.read(16) not in (b"", b"SQLite format 3\x00"):
+            raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
     return open_embedded_jobstore(file)
 
 
@@ -231,9 +227,8 @@ def checked_options(model: type[Model], name: str, participle: str, **values: ob
         return model(**values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InputError(
-            f"These options cannot be {participle}: {wrong}.", f"See 'phonosmith {name} --help'."
-        ) from error
+        advice = f"See 'phonosmith {name} --help'."
+        raise InputError(f"These options cannot be {participle}: {wrong}.", advice) from error
 
 
 def print_table(

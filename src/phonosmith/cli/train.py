@@ -33,9 +33,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the strategy; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    walltime: Annotated[
-        float | None, typer.Option(min=1.0, help="Stop after so many seconds; run again to go on.")
-    ] = None,
+    walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",
     trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,

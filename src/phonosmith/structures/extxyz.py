@@ -81,7 +81,7 @@ def require_writable(path: str | Path) -> None:
         raise InputError(f"Cannot write {target}: it is a folder.", "Name a file in it, e.g. labels.xyz.")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir():
-        raise InputError(f"Cannot write {target}: {parent} is a file, not a folder.", "Choose a writable folder.")
+        raise InputError(f"Cannot write {target}: {parent} is not a folder, it is a file.", "Choose a writable folder.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"Cannot write {target}: {parent} is not writable.", "Choose a writable folder.")
 

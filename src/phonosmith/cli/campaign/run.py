@@ -33,9 +33,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, count the jobs, start nothing.")
-    ] = False,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Run a campaign on this machine; the same command continues it, and runs only what is new after a change.

@@ -27,9 +27,7 @@ def submit(
     routing: Annotated[
         Path | None, typer.Option(help="File with a 'routing' section; workers dft, gpu, inference when not given.")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and count the jobs, submit nothing.")
-    ] = False,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.

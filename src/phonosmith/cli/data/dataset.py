@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, checked_options, command, print_table
+from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,12 +37,8 @@ def import_(
         list[str] | None,
         typer.Option(help="Expected composition: name=Formula, or a CSV/JSON file with columns id and formula."),
     ] = None,
-    jobstore: Annotated[
-        bool, typer.Option("--jobstore", help="Also take every calculation in the configured JobStore.")
-    ] = False,
-    allow_rehearsal: Annotated[
-        bool, typer.Option("--allow-rehearsal", help="Take labels of the VASP stand-in.")
-    ] = False,
+    jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
+    allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
@@ -92,9 +88,7 @@ def audit(
     dataset: Annotated[Path, typer.Argument(help="Extended XYZ file with labels.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,
     majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
-    allow_rehearsal: Annotated[
-        bool, typer.Option("--allow-rehearsal", help="Accept labels of the VASP stand-in.")
-    ] = False,
+    allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse."""
@@ -103,7 +97,9 @@ def audit(
     from phonosmith.reference.datasets.documents import AuditOptions
     from phonosmith.structures.extxyz import read_frames, write_frames
 
-    options = checked_options(AuditOptions, "audit", "used", majority=majority, allow_rehearsal=allow_rehearsal)
+    if not 0.5 < majority <= 1:
+        raise InputError(f"--majority {majority} is not above 0.5 and at most 1.", "Give e.g. 0.9.")
+    options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)
     frames = read_frames(dataset)
     document = judge(frames, options)
     answer(document, lambda: _show_audit(document, dataset), json_output=json_output)

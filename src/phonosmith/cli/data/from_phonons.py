@@ -30,9 +30,7 @@ def from_phonons(
     shapes: Annotated[
         Shapes, typer.Option(help="varied: every cell of another shape; one: all alike.")
     ] = Shapes.varied,
-    displacement: Annotated[
-        float, typer.Option(help="Mean displacement, Å: keep it small, labels are harmonic.")
-    ] = 0.03,
+    displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
     stress_free: Annotated[
         bool, typer.Option(help="The calculation's cell was relaxed: label the perfect cell with zero stress.")
     ] = True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,21 +23,12 @@ Labelled = tuple[list["Atoms"], list[dict[str, Any]]]
 """Frames with labels, and what is printed about each that was refused."""
 
 
-class EngineChoice(StrEnum):
-    """Engines a user can name."""
-
-    vasp = "vasp"
-    forcefield = "forcefield"
-    gpaw = "gpaw"
-
-
-def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> Labelled:
+def _with_potential(engine: ReferenceEngine, frames: list[Frame], symbols: set[str], *, progress: bool) -> Labelled:
     """Label in batches, in this process."""
-    from phonosmith.reference.forcefield import calculator_spec, require_covered
+    from phonosmith.reference.forcefield import CalculatorSpec, require_covered
     from phonosmith.reference.labels import label_with_potential
 
-    spec = calculator_spec(potential)
-    symbols = {symbol for frame in frames for symbol in frame.symbols}
+    spec = CalculatorSpec.model_validate(engine.calculator)
     require_covered(spec, symbols)
     if spec.potential is None:
         from phonosmith.potentials.ase_potential import AsePotential
@@ -94,7 +84,7 @@ def _with_jobs(engine: ReferenceEngine, frames: list[Frame], material: str, work
 @command("label")
 def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
-    engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
+    engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
     out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
     potential: Annotated[
         str | None, typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal.")
@@ -123,30 +113,26 @@ def label(
     fields = None if protocol is None else read_yaml(protocol)
     if fields is not None and not isinstance(fields, dict):
         raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
-    settings = load_protocol(fields)
-    if engine is EngineChoice.forcefield:
-        if potential is None:
-            raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
-        if rehearsal:
-            raise ConfigurationError("A rehearsal plays VASP, not forcefield.", "Use --engine vasp with --rehearsal.")
-        labelled, refused = _with_potential(potential, asked, progress=not json_output)
+    symbols = {symbol for frame in asked for symbol in frame.symbols}
+    maker = make_engine(engine, load_protocol(fields), potential, rehearsal=rehearsal)
+    if engine == "forcefield":
+        labelled, refused = _with_potential(maker, asked, symbols, progress=not json_output)
     else:
-        maker = make_engine(engine.value, settings, potential, rehearsal=rehearsal)
-        if engine is EngineChoice.gpaw:
+        if engine == "gpaw":
             from phonosmith.reference.gpaw import require_gpaw
 
             require_gpaw()
         elif not rehearsal:
             from phonosmith.reference.vasp.makers import require_vasp
 
-            require_vasp(settings, {symbol for frame in asked for symbol in frame.symbols})
+            require_vasp(maker.protocol, symbols)
         with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-label-") as folder:
             name = material or material_name(asked)
             labelled, refused = _with_jobs(maker, asked, name, Path(folder), attempts)
     if labelled:
         write_frames(out, labelled)
     payload = {
-        "engine": engine.value,
+        "engine": engine,
         "rehearsal": rehearsal,
         "n_frames": len(asked),
         "n_labelled": len(labelled),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,26 +17,9 @@ from phonosmith.cli.common import (
     print_table,
     progress_bar,
 )
-from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc
-
-
-class CellOption(StrEnum):
-    """Sizes of the fine-tuning cell."""
-
-    primitive = "primitive"
-    small = "small"
-    large = "large"
-
-
-class RelaxCellOption(StrEnum):
-    """What the cell may do during the relaxations."""
-
-    fixed = "fixed"
-    shape = "shape"
-    full = "full"
 
 
 @command("sample")
@@ -46,7 +27,7 @@ def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
     foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
-    cell: Annotated[CellOption, typer.Option(help="Size of the cell.")] = CellOption.large,
+    cell: Annotated[str, typer.Option(help="Size of the cell: primitive, small or large.")] = "large",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     max_steps: Annotated[int, typer.Option(help="Step cap of each relaxation.")] = 1000,
     fmax: Annotated[float, typer.Option(help="Relaxations end at this force, eV/Å.")] = 1e-4,
@@ -54,8 +35,8 @@ def sample(
     strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
     relax_cell: Annotated[
-        RelaxCellOption, typer.Option(help="Cell during relaxation: fixed keeps volume and strain as asked.")
-    ] = RelaxCellOption.fixed,
+        str, typer.Option(help="Cell during relaxation: fixed (keeps volume and strain as asked), shape or full.")
+    ] = "fixed",
     trust: bool = TRUST_OPTION,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
     json_output: bool = JSON_OPTION,
@@ -67,26 +48,25 @@ def sample(
 
     [bold]Example[/bold]: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
     """
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.sampling.documents import SamplingSettings
+    from phonosmith.sampling.jobs import store_frames
+    from phonosmith.sampling.protocol import sample_configurations
+    from phonosmith.structures.extxyz import format_frames, require_writable
 
     settings = checked_options(
         SamplingSettings,
         "sample",
         "sampled",
-        cell=cell.value,
+        cell=cell,
         max_steps=max_steps,
         fmax=fmax,
         mean_displacement=displacement,
         strain=strain,
         max_atoms=max_atoms,
-        relax_cell=relax_cell.value,
+        relax_cell=relax_cell,
     )
-    _require_writable(out)
-    from phonosmith.core.artefacts import default_artefacts, write_atomic
-    from phonosmith.sampling.jobs import store_frames
-    from phonosmith.sampling.protocol import sample_configurations
-    from phonosmith.structures.extxyz import format_frames
-
+    require_writable(out / "train.xyz")
     case = load_case(structure, foundation, trust=trust)
     with progress_bar("relaxing", max_steps) as show:
         result = sample_configurations(
@@ -131,30 +111,14 @@ def sample(
     answer(payload, lambda: _show(document, out), json_output=json_output)
 
 
-def _require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written to before the relaxations, not after them."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is not a folder.", "Choose another --out.")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
-
-
 def _show(document: SamplingDoc, out: Path) -> None:
     edges = " × ".join(f"{length:.2f}" for length in document.supercell.lengths)
     typer.echo(f"{document.formula}: {document.supercell.n_atoms} atoms, {edges} Å")
-    print_table(
-        ("volume", " mean displacement / Å", " steps", " converged"),
-        [
-            (
-                f"{one.volume_factor:.3f}",
-                f"{one.mean_displacement:.4f}",
-                str(one.n_steps),
-                "yes" if one.converged else "[yellow]no[/yellow]",
-            )
-            for one in document.configurations
-        ],
-    )
+    rows = []
+    for one in document.configurations:
+        converged = "yes" if one.converged else "[yellow]no[/yellow]"
+        rows.append((f"{one.volume_factor:.3f}", f"{one.mean_displacement:.4f}", str(one.n_steps), converged))
+    print_table(("volume", " mean displacement / Å", " steps", " converged"), rows)
     typer.echo(f"{document.n_train} training and {document.n_valid} validation frames in {out}")
     for warning in document.warnings:
         typer.echo(f"{typer.style('!', fg='yellow')} {warning}")

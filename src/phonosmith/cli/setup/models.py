@@ -60,30 +60,18 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
     if json_output:
         print_json({"models": rows, "foundations": fetchable})
         return
-    print_table(
-        ("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"),
-        [
-            (
-                row["name"],
-                row["sha256"][:12],
-                row["architecture"],
-                _elements(row["elements"]),
-                "" if row["cutoff"] is None else f"{row['cutoff']:.2f}",
-                row["source"] if row["available"] else "missing from the artefact store",
-            )
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        cutoff = "" if row["cutoff"] is None else f"{row['cutoff']:.2f}"
+        source = row["source"] if row["available"] else "missing from the artefact store"
+        lines.append((row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, source))
+    print_table(("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"), lines)
     for one in fetchable:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
 
 @command("show", models_app)
-def show_command(
-    reference: _Ref,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
-) -> None:
+def show_command(reference: _Ref, trust: bool = TRUST_OPTION, json_output: bool = JSON_OPTION) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import architecture
@@ -96,13 +84,13 @@ def show_command(
         print_json({**ref.model_dump(mode="json"), **details})
         return
     for key, value in {**ref.model_dump(mode="json", exclude={"artefact"}), **details}.items():
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(shown, dict):
-            typer.echo(f"{key}:")
-            for field, content in shown.items():
-                typer.echo(f"  {field}: {content}")
-        else:
-            typer.echo(f"{key}: {shown}")
+        match value:
+            case dict():
+                typer.echo("\n".join([f"{key}:", *(f"  {field}: {content}" for field, content in value.items())]))
+            case list():
+                typer.echo(f"{key}: {' '.join(map(str, value))}")
+            case _:
+                typer.echo(f"{key}: {value}")
 
 
 @command("export", models_app)
