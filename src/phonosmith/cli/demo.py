@@ -117,17 +117,16 @@ def _write(report: MaterialReport, store: JobStore, flow: Flow, out: Path) -> li
 
 def _show(payload: dict[str, Any]) -> None:
     lines = [payload["foundation"], *payload["strategies"]]
+    forms = {
+        "phonon_mae_thz": ".3f",
+        "omega_max_error_percent": "+.2f",
+        "valid_force_mae_mev_per_angstrom": ".1f",
+        "training_seconds": ".0f",
+    }
     print_table(
         ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", " verdict"),
         [
-            (
-                line["strategy"],
-                shown(line["phonon_mae_thz"], ".3f"),
-                shown(line["omega_max_error_percent"], "+.2f"),
-                shown(line["valid_force_mae_mev_per_angstrom"], ".1f"),
-                shown(line["training_seconds"], ".0f"),
-                line["verdict"],
-            )
+            (line["strategy"], *(shown(line[key], form) for key, form in forms.items()), line["verdict"])
             for line in lines
         ],
         title=f"{payload['material']}: phonons against {payload['reference']} ({payload['seconds']:.0f} s)",

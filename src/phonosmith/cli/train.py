@@ -19,19 +19,12 @@ def train(
     train: Annotated[Path, typer.Option(help="Labelled training structures (extended XYZ: energy, forces, stress).")],
     valid: Annotated[Path, typer.Option(help="Labelled validation structures.")],
     out: Annotated[Path, typer.Option(help="Folder for model.model, training.json, metrics.jsonl and the checkpoint.")],
-    replay: Annotated[
-        Path | None, typer.Option(help="Replay structures; unlabelled ones are labelled by the foundation.")
-    ] = None,
-    curvature: Annotated[
-        Path | None, typer.Option(help="phonopy.yaml with force constants, or displacements and forces.")
-    ] = None,
-    strategy: Annotated[
-        str, typer.Option(help="scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft.")
-    ] = "delta",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the strategy; repeatable."),
-    ] = None,
+    replay: Annotated[Path | None, typer.Option(help="Replay structures, labelled or not.")] = None,
+    curvature: Annotated[Path | None, typer.Option(help="phonopy.yaml with force constants or forces.")] = None,
+    strategy: str = typer.Option(
+        "delta", help="scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft."
+    ),
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",

@@ -29,13 +29,9 @@ def report(
     jobflow: bool = JOBFLOW_OPTION,
     campaign: str | None = CAMPAIGN_OPTION,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
-    files: Annotated[
-        bool, typer.Option("--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
-    ] = False,
+    files: bool = typer.Option(False, "--files", help="Also write models, phonopy.yaml, labels, figures into files/."),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "",
-    artefacts: Annotated[
-        Path | None, typer.Option(help="Folder of the artefact store, where it is not the configured one.")
-    ] = None,
+    artefacts: Annotated[Path | None, typer.Option(help="Artefact store (folder) [the configured one].")] = None,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
@@ -92,9 +88,11 @@ def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
     from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
     from phonosmith.core.errors import InputError
 
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
     if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
         beside = (store if store.is_dir() else store.parent) / "artefacts"
         folder = beside if beside.is_dir() else None
-    return default_artefacts() if folder is None else ArtefactStore(DirectoryBackend(folder))
+    if folder is None:
+        return default_artefacts()
+    if not folder.is_dir():
+        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
+    return ArtefactStore(DirectoryBackend(folder))

@@ -111,9 +111,8 @@ def _prepare(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write into {folder}: {error.strerror}.", "Choose another folder with --out."
-        ) from error
+        advice = "Choose another folder with --out."
+        raise ConfigurationError(f"Cannot write into {folder}: {error.strerror}.", advice) from error
 
 
 def _work(
@@ -129,9 +128,8 @@ def _work(
         if again is not None:
             failed = {row.name for row in runner.state.rows("failed")}
             if unknown := [name for name in again if name not in failed]:
-                raise InputError(
-                    f"No failed job is called {unknown[0]!r}.", f"Failed: {', '.join(sorted(failed)) or 'none'}."
-                )
+                advice = f"Failed: {', '.join(sorted(failed)) or 'none'}."
+                raise InputError(f"No failed job is called {unknown[0]!r}.", advice)
             runner.retry(again or None)
         dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
         summary = runner.run(flow)
@@ -152,9 +150,8 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(
-                f"Another phonosmith is running the campaign in {folder}.", "Wait for it, or choose another --out."
-            ) from error
+            message = f"Another phonosmith is running the campaign in {folder}."
+            raise ConfigurationError(message, "Wait for it, or choose another --out.") from error
         yield
 
 
@@ -217,21 +214,16 @@ def _line(entry: PotentialReport) -> dict[str, Any]:
 
 
 def _show(payload: dict[str, Any]) -> None:
-    if payload["materials"]:
+    rows = []
+    for material in payload["materials"]:
+        for line in (material["foundation"], *material["strategies"]):
+            errors = shown(line["phonon_mae_thz"], ".3f"), shown(line["valid_force_mae_mev_per_angstrom"], ".1f")
+            name, n_train = line.get("name") or line["strategy"], str(line["n_train"] or "-")
+            rows.append((material["key"], name, n_train, *errors, line["verdict"]))
+    if rows:
         print_table(
             ("material", "potential", "structures", "phonon MAE\nTHz", "force MAE\nmeV/Å", " verdict"),
-            [
-                (
-                    material["key"],
-                    line.get("name") or line["strategy"],
-                    str(line["n_train"] or "-"),
-                    shown(line["phonon_mae_thz"], ".3f"),
-                    shown(line["valid_force_mae_mev_per_angstrom"], ".1f"),
-                    line["verdict"],
-                )
-                for material in payload["materials"]
-                for line in [material["foundation"], *material["strategies"]]
-            ],
+            rows,
             left=2,
         )
     typer.echo(

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 def status(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Folder of a local run: also what runs, waits and failed, and why.")
-    ] = None,
+    run: Annotated[Path | None, typer.Option(help="Folder of a local run: what runs, waits, failed, and why.")] = None,
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Done, failed and missing jobs of every material, stage by stage, from the job store alone.

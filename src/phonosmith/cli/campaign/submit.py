@@ -21,12 +21,8 @@ def submit(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote.")],
     project: Annotated[str | None, typer.Option(help="jobflow-remote: project; its default when not given.")] = None,
-    launchpad: Annotated[
-        Path | None, typer.Option(help="FireWorks: launchpad file; FireWorks' own default when not given.")
-    ] = None,
-    routing: Annotated[
-        Path | None, typer.Option(help="File with a 'routing' section; workers dft, gpu, inference when not given.")
-    ] = None,
+    launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
+    routing: Annotated[Path | None, typer.Option(help="File with 'routing' [workers dft, gpu, inference].")] = None,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing."),
     json_output: bool = JSON_OPTION,
 ) -> None:
@@ -42,10 +38,8 @@ def submit(
     from phonosmith.flows.routing import ENGINES, read_routing
 
     if engine not in ENGINES:
-        raise InputError(
-            f"There is no engine {engine!r}.",
-            f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run.",
-        )
+        advice = f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run."
+        raise InputError(f"There is no engine {engine!r}.", advice)
     if project is not None and engine != "jobflow-remote":
         raise InputError("--project belongs to jobflow-remote.", "Use --launchpad for FireWorks.")
     if launchpad is not None and engine != "fireworks":

@@ -31,21 +31,12 @@ def tables(
     store: Path | None = STORE_OPTION,
     jobflow: bool = JOBFLOW_OPTION,
     campaign: str | None = CAMPAIGN_OPTION,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write each table as .csv, .md and .tex into this folder.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write each table as .csv, .md and .tex into this folder.")] = None,
     foundation: Annotated[str | None, typer.Option(help="Foundation to compare for [most results].")] = None,
-    training_set: Annotated[
-        str | None, typer.Option("--n-train", help="Training structures asked for, or 'all' [most results].")
-    ] = None,
+    training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' [most results]."),
     cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
-    published: Annotated[
-        bool,
-        typer.Option("--published/--no-published", help="Put the figures of arXiv:2604.01017 beside (other data)."),
-    ] = True,
-    calibration: Annotated[
-        bool, typer.Option("--calibration", help="With --out: also write what 'plan --calibration' reads.")
-    ] = False,
+    published: bool = typer.Option(True, help="Put the figures of arXiv:2604.01017 beside (other data)."),
+    calibration: bool = typer.Option(False, "--calibration", help="With --out: write what 'plan --calibration' reads."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.

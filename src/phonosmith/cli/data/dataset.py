@@ -27,15 +27,12 @@ def import_(
     out: Annotated[Path, typer.Option("--out", "-o", help="Extended XYZ file to write.")],
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(
-            help="Folders, archives, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or JSON of atomate2 documents."
-        ),
+        typer.Argument(help="Folders, archives, vasprun.xml, OUTCAR, XYZ, phonopy YAML, JSON of atomate2."),
     ] = None,
     steps: Annotated[Steps, typer.Option(help="Ionic steps of a relaxation or MD run to take.")] = Steps.all,
     functional: Annotated[str | None, typer.Option(help="Functional of labels whose files do not name one.")] = None,
     expect: Annotated[
-        list[str] | None,
-        typer.Option(help="Expected composition: name=Formula, or a CSV/JSON file with columns id and formula."),
+        list[str] | None, typer.Option(help="Expected composition: name=Formula, or CSV/JSON with columns id, formula.")
     ] = None,
     jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),

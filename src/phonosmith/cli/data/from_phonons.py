@@ -20,20 +20,14 @@ class Shapes(StrEnum):
 
 @command("from-phonons")
 def from_phonons(
-    phonons: Annotated[
-        Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside it) with forces.")
-    ],
+    phonons: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS beside it) with forces.")],
     out: Annotated[Path, typer.Option(help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")],
     min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the training supercell, Å.")] = 9.0,
     n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 8,
     n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 3,
-    shapes: Annotated[
-        Shapes, typer.Option(help="varied: every cell of another shape; one: all alike.")
-    ] = Shapes.varied,
+    shapes: Annotated[Shapes, typer.Option(help="varied: each cell another shape; one: all alike.")] = Shapes.varied,
     displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
-    stress_free: Annotated[
-        bool, typer.Option(help="The calculation's cell was relaxed: label the perfect cell with zero stress.")
-    ] = True,
+    stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
     json_output: bool = JSON_OPTION,
 ) -> None:

@@ -70,14 +70,10 @@ def _with_jobs(engine: ReferenceEngine, frames: list[Frame], material: str, work
     report = collected.output
     labelled = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
     labelled.sort(key=lambda atoms: int(atoms.info[INDEX]))
-    refused = [
-        {
-            "index": failure.index,
-            "split": failure.split,
-            "reasons": [f"{reason.code}: {reason.message}" for reason in failure.reasons],
-        }
-        for failure in report.failures
-    ]
+    refused = []
+    for failure in report.failures:
+        reasons = [f"{reason.code}: {reason.message}" for reason in failure.reasons]
+        refused.append({"index": failure.index, "split": failure.split, "reasons": reasons})
     return labelled, refused
 
 
@@ -86,18 +82,10 @@ def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
     engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
     out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
-    potential: Annotated[
-        str | None, typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal.")
-    ] = None,
-    protocol: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ...")
-    ] = None,
-    workdir: Annotated[
-        Path | None, typer.Option(help="Folder of the calculations (kept); default a temporary one.")
-    ] = None,
-    rehearsal: Annotated[
-        bool, typer.Option("--rehearsal", help="Play VASP with the stand-in: finds configuration errors.")
-    ] = False,
+    potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
+    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Folder of the calculations (kept) [temporary].")] = None,
+    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings."),
     attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
     material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
     json_output: bool = JSON_OPTION,

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 @command("plan")
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
-    cell: Annotated[
-        list[str] | None, typer.Option(help="Fine-tuning cell: primitive, small, large [large] (repeatable).")
-    ] = None,
+    cell: Annotated[list[str] | None, typer.Option(help="primitive, small, large [large] (repeatable).")] = None,
     foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
     frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
     kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
@@ -33,7 +31,7 @@ def plan(
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the fine-tuning cells.")] = 500,
     epochs: Annotated[int, typer.Option(help="Training epochs.")] = 200,
     calibration: Annotated[
-        Path | None, typer.Option(help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ).")
+        Path | None, typer.Option(help="JSON list of structure (file), core_hours, kspacing.")
     ] = None,
     trust: bool = TRUST_OPTION,
     json_output: bool = JSON_OPTION,
@@ -129,12 +127,8 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
             f"{path} does not list finished calculations: {type(error).__name__} {error}.",
             'Write [{"structure": "Si.vasp", "core_hours": 12.5, "kspacing": 0.1}, ...].',
         ) from error
-    works = [
-        workload(
-            read_structure(path.parent / name), kspacing=spacing or None, encut=settings.encut, potcars=PBE_54_SYMBOLS
-        ).work
-        for name, _, spacing in rows
-    ]
+    known = partial(workload, encut=settings.encut, potcars=PBE_54_SYMBOLS)
+    works = [known(read_structure(path.parent / name), kspacing=spacing or None).work for name, _, spacing in rows]
     return calibrate(works, [hours for _, hours, _ in rows])
 
 
@@ -145,19 +139,11 @@ def _show(result: Plan) -> None:
             rows.append((Path(material.source).name, "[red]unusable[/red]", *[""] * 6))
             continue
         cells = dict(material.cells) | ({} if material.phonon is None else {"phonon": material.phonon})
-        for index, (size, cell) in enumerate(cells.items()):
-            rows.append(
-                (
-                    (material.formula, f"group {material.spacegroup or '?'}", "")[min(index, 2)],
-                    size,
-                    str(cell.n_atoms),
-                    " ".join(f"{edge:.1f}" for edge in cell.lengths),
-                    "×".join(map(str, cell.kpoints)),
-                    str(cell.n_calculations),
-                    f"{cell.core_hours:,.0f}",
-                    f"{cell.memory_gb:.1f}",
-                )
-            )
+        heads = (material.formula, f"group {material.spacegroup or '?'}", *[""] * len(cells))
+        for head, (size, cell) in zip(heads, cells.items(), strict=False):
+            edges, mesh = " ".join(f"{edge:.1f}" for edge in cell.lengths), "×".join(map(str, cell.kpoints))
+            cost = (f"{cell.core_hours:,.0f}", f"{cell.memory_gb:.1f}")
+            rows.append((head, size, str(cell.n_atoms), edges, mesh, str(cell.n_calculations), *cost))
     columns = ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB")
     print_table(columns, rows, title="Pre-flight", left=2)
     basis = f"calibrated on {result.calibrated_on}" if result.calibrated_on else "not calibrated"

@@ -34,9 +34,7 @@ def sample(
     displacement: Annotated[float, typer.Option(help="Mean rattle displacement, Å.")] = 0.1,
     strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
-    relax_cell: Annotated[
-        str, typer.Option(help="Cell during relaxation: fixed (keeps volume and strain as asked), shape or full.")
-    ] = "fixed",
+    relax_cell: str = typer.Option("fixed", help="Cell while relaxing: fixed (volume and strain stay), shape or full."),
     trust: bool = TRUST_OPTION,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
     json_output: bool = JSON_OPTION,

@@ -43,15 +43,11 @@ def _show(result: PhononComparison) -> None:
 
 @command("compare")
 def compare(
-    reference: Annotated[
-        Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
-    ],
+    reference: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz, FORCE_SETS beside) or phonons.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
     mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
     temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
-    force_constants: Annotated[
-        str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
-    ] = "auto",
+    force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)"),
     figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
     json_output: bool = JSON_OPTION,
 ) -> None:

@@ -23,10 +23,7 @@ from phonosmith.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
-    from phonosmith.harmonic.model import HarmonicModel
 
 
 @command("follow")
@@ -34,13 +31,9 @@ def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE_ARGUMENT,
     potential: str = POTENTIAL_OPTION,
-    phonons: Annotated[
-        Path | None, typer.Option(help="phonopy.yaml or phonons.json whose modes are followed; default: computed here")
-    ] = None,
+    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json to follow [computed here]")] = None,
     max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
-    threshold: Annotated[
-        float | None, typer.Option(min=0.0, help="modes below minus this are followed, THz [default: 0.05]")
-    ] = None,
+    threshold: float | None = typer.Option(None, min=0.0, help="follow modes below minus this, THz [default: 0.05]"),
     supercell: str | None = SUPERCELL_OPTION,
     min_length: float | None = MIN_LENGTH_OPTION,
     no_relax: bool = NO_RELAX_OPTION,
@@ -60,6 +53,9 @@ def follow(
     from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential
     from phonosmith.evaluation.modes.grid import GridOptions
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.harmonic.model import require_same_formula
+    from phonosmith.reference.importers.beside import calculations_beside
 
     if phonons is not None and (supercell is not None or min_length is not None or no_relax):
         raise InputError(
@@ -69,7 +65,10 @@ def follow(
     options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
     case = load_case(structure, potential, trust=trust)
     if phonons is not None:
-        model = _stored(phonons, case.crystal, structure)
+        model = load_harmonic(phonons, calculations=calculations_beside)
+        require_same_formula(case.crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
+        told = f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential."
+        typer.secho(told, err=True)
     else:
         typer.secho("computing phonons", err=True)
         model = evaluate_phonons(
@@ -90,20 +89,6 @@ def follow(
     else:
         _tell(document)
         typer.echo("\n".join(files.values()))
-
-
-def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel:
-    """Return stored phonons of the crystal that was named."""
-    from phonosmith.harmonic.files import load_harmonic
-    from phonosmith.harmonic.model import require_same_formula
-    from phonosmith.reference.importers.beside import calculations_beside
-
-    model = load_harmonic(phonons, calculations=calculations_beside)
-    require_same_formula(crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
-    typer.secho(
-        f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential.", err=True
-    )
-    return model
 
 
 def write_transitions(document: TransitionDoc, out: Path) -> dict[str, Path]:
@@ -159,10 +144,8 @@ def _tell(document: TransitionDoc) -> None:
     if not document.phases:
         typer.echo("No other phase was found.")
     for phase in document.phases:
-        typer.echo(
-            f"{phase.space_group} with {phase.n_atoms_primitive} atoms: "
-            f"{1000 * phase.energy_difference_ev_per_atom:+.2f} meV/atom"
-        )
+        deeper = f"{1000 * phase.energy_difference_ev_per_atom:+.2f} meV/atom"
+        typer.echo(f"{phase.space_group} with {phase.n_atoms_primitive} atoms: {deeper}")
 
 
 def _line(mode: FollowedMode) -> str:

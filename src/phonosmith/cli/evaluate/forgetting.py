@@ -21,20 +21,13 @@ def _show(document: ForgettingDoc) -> None:
         return f"{number(before)}→{number(after)}"
 
     typer.echo("Mean absolute errors, foundation→fine-tuned")
-    print_table(
-        ("set", " n", " truth", " force\nmeV/Å", " energy\nmeV/atom", " stress\nmeV/Å³"),
-        [
-            (
-                one.name,
-                str(one.n_structures),
-                one.truth,
-                pair(one.foundation_force_mae, one.tuned_force_mae),
-                pair(one.foundation_energy_mae, one.tuned_energy_mae),
-                pair(one.foundation_stress_mae, one.tuned_stress_mae),
-            )
-            for one in document.sets
-        ],
-    )
+    rows = []
+    for one in document.sets:
+        force = pair(one.foundation_force_mae, one.tuned_force_mae)
+        energy = pair(one.foundation_energy_mae, one.tuned_energy_mae)
+        stress = pair(one.foundation_stress_mae, one.tuned_stress_mae)
+        rows.append((one.name, str(one.n_structures), one.truth, force, energy, stress))
+    print_table(("set", " n", " truth", " force\nmeV/Å", " energy\nmeV/atom", " stress\nmeV/Å³"), rows)
     for reason in document.skipped:
         typer.echo(f"skipped: {reason}")
 
@@ -44,12 +37,8 @@ def forgetting(
     structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
     potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],
     foundation: Annotated[str, typer.Option(help="the potential it came from")],
-    reference: Annotated[
-        str | None, typer.Option(help="potential that plays DFT; without it, drift from the foundation is measured")
-    ] = None,
-    frames: Annotated[
-        Path | None, typer.Option(help="extended XYZ of other materials; labels are the truth where all have them")
-    ] = None,
+    reference: str | None = typer.Option(None, help="potential that plays DFT [drift from the foundation instead]"),
+    frames: Annotated[Path | None, typer.Option(help="extended XYZ of other materials, with or without labels")] = None,
     replay: Annotated[Path | None, typer.Option(help="extended XYZ of the replay pool")] = None,
     count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,

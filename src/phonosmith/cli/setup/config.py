@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
 
 @command("config")
 def config(
-    init: Annotated[
-        bool, typer.Option("--init", help="Write a settings file with every setting commented out; never overwrites.")
-    ] = False,
+    init: bool = typer.Option(False, "--init", help="Write a settings file, all commented out; never overwrites."),
     json_output: bool = JSON_OPTION,
 ) -> None:
     """Show every setting, its value and its source: environment, settings file or default.
@@ -86,24 +85,19 @@ def _write_template(path: Path) -> None:
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.errors import ConfigurationError, InputError
 
-    taken = InputError(f"{path} exists and is left as it is.", "Edit it, or move it away first.")
-    if path.exists():
-        raise taken
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_atomic(fresh, template().encode())
-        try:
-            # a hard link, unlike a rename, fails where somebody else has just written the file
-            os.link(fresh, path)
-        except FileExistsError as error:
-            raise taken from error
-        finally:
-            fresh.unlink(missing_ok=True)
+        # a hard link, unlike a rename, fails where the file is already, even when somebody has just written it
+        os.link(fresh, path)
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Make the folder writable or name another file with PHONOSMITH_CONFIG_FILE.",
-        ) from error
+        if path.exists():
+            raise InputError(f"{path} exists and is left as it is.", "Edit it, or move it away first.") from error
+        advice = "Make the folder writable or name another file with PHONOSMITH_CONFIG_FILE."
+        raise ConfigurationError(f"Cannot write {path}: {error.strerror or error}.", advice) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
 
 
 def _show(rows: list[dict[str, Any]], path: Path) -> None:

@@ -9,9 +9,7 @@ import platform
 import shlex
 import shutil
 import sqlite3
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command
+from phonosmith.cli.common import JSON_OPTION, answer, command, quiet_libraries
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -66,10 +64,10 @@ def check_settings() -> Iterator[Finding]:
 
     settings = load_settings()
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_FILE_VARIABLE}
-    given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
-    source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & set(given))} variables"
+    given = {name for name in os.environ if name.startswith(ENV_PREFIX)}
+    source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & given)} variables"
     yield Finding("settings", "ok", f"home {settings.home_dir} ({source})", essential=True)
-    if unknown := sorted(set(given) - known):
+    if unknown := sorted(given - known):
         advice = f"Known: {', '.join(sorted(known))}."
         yield Finding("settings", "warning", f"{', '.join(unknown)}: not a setting.", advice)
 
@@ -88,9 +86,9 @@ def check_versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{requirement.name} is missing")
             continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
         shown.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{shown[-1]} is not {requirement.specifier}")
     if wrong:
         advice = "Install phonosmith again into a clean environment: python -m pip install -U phonosmith."
         yield Finding("packages", "error", "; ".join(wrong) + ".", advice, essential=True)
@@ -118,9 +116,8 @@ def check_torch() -> Iterator[Finding]:
     if float((probe @ probe).cpu()) != 8.0:
         raise ConfigurationError(f"{device} computes wrongly.", "Update the GPU driver.")
     cards = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
-    threads = torch.get_num_threads()
-    message = f"{torch.__version__} on {device} (asked: {asked}; {cards}; {threads} threads)"
-    yield Finding("torch", "ok", message, essential=True)
+    seen = f"asked: {asked}; {cards}; {torch.get_num_threads()} threads"
+    yield Finding("torch", "ok", f"{torch.__version__} on {device} ({seen})", essential=True)
 
 
 def _can_be_made(path: Path) -> bool:
@@ -390,8 +387,7 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
 def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """Run one check with libraries kept quiet; an error it raises, and a check that breaks, are findings themselves."""
     name = check.__name__.removeprefix("check_").replace("_", " ")
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_libraries():
         try:
             return list(check())
         except PhonosmithError as error:

@@ -39,8 +39,8 @@ def add_command(
     with quiet_libraries():
         ref = add(file, name=name, trust=trust)
     cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
-    summary = f"{ref.architecture} for {_elements(ref.elements)}{cutoff}"
-    answer(ref, lambda: typer.echo(f"Added {ref.name} as {ref.short}: {summary}."), json_output=json_output)
+    words = f"Added {ref.name} as {ref.short}: {ref.architecture} for {_elements(ref.elements)}{cutoff}."
+    answer(ref, lambda: typer.echo(words), json_output=json_output)
 
 
 @command("list", models_app)
@@ -131,12 +131,8 @@ def verify_command(json_output: bool = JSON_OPTION) -> None:
     with quiet_libraries():
         checked = [verify_potential(ref) for ref, _ in list_named()]
     ok = all(one.ok for one in checked)
-    if json_output:
-        print_json({"ok": ok, "models": checked})
-    else:
-        for one in checked:
-            mark, colour = ("ok ", None) if one.ok else ("BAD", "red")
-            typer.secho(f"{mark} {one.name} {one.sha256[:12]} {one.message}", fg=colour)
+    lines = [f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}" for one in checked]
+    answer({"ok": ok, "models": checked}, lambda: typer.echo("\n".join(lines)), json_output=json_output)
     if not ok:
         raise typer.Exit(1)
 
