@@ -31,24 +31,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Model = TypeVar("Model", bound="BaseModel")
 
-JSON_OPTION = typer.Option(
-    False, "--json", help="Print one JSON object on standard output; everything else on standard error."
-)
-STORE_OPTION = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
-JOBFLOW_OPTION = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
-CAMPAIGN_OPTION = typer.Option(None, "--campaign", help="Only reports of this campaign.")
-STRUCTURE_ARGUMENT = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL_OPTION = typer.Option(
-    ..., "--potential", "-p", help="Potential: foundation name, embedded, own name, sha256 prefix or file."
-)
-TRUST_OPTION = typer.Option(
-    False, "--trust", help="Open a foreign model file: it is a pickle and can run any code when opened."
-)
-SUPERCELL_OPTION = typer.Option(
-    None, "--supercell", help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.'
-)
-MIN_LENGTH_OPTION = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
-NO_RELAX_OPTION = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
+JSON = typer.Option(False, "--json", help="Print one JSON object on standard output, all else on standard error.")
+STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
+JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
+CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
+STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
+POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
+TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
+SUPERCELL = typer.Option(None, help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.')
+MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
+NO_RELAX = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
 
 app = typer.Typer(
     name="phonosmith",
@@ -62,26 +54,17 @@ app = typer.Typer(
 
 def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a command of the program (or of a group of commands) whose errors are explained."""
-
-    def add(function: Callable[P, R]) -> Callable[P, R]:
-        explained_function = explained(function)
-        group.command(name)(explained_function)
-        return explained_function
-
-    return add
+    return lambda function: group.command(name)(explained(function))
 
 
 def print_json(payload: object) -> None:
     """Print one JSON object on standard output (not-a-number becomes null: JSON has no NaN)."""
     from pydantic_core import to_jsonable_python
 
-    plain = to_jsonable_python(payload, inf_nan_mode="null", fallback=_plain)
+    plain = to_jsonable_python(
+        payload, inf_nan_mode="null", fallback=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
+    )
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(value: Any) -> object:
-    """Return arrays as lists, anything else unknown as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def answer(payload: object, show: Callable[[], None], *, json_output: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -23,7 +23,7 @@ def demo(
     material: Annotated[str, typer.Option(help="Embedded material: Si, Ge, C or SiC.")] = "Si",
     strategies: Annotated[str, typer.Option(help="Comma-separated presets; five of them by default.")] = "",
     epochs: Annotated[int, typer.Option(min=1, help="Largest number of epochs per training.")] = 60,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Fine-tune the embedded foundation for one crystal with several strategies and judge each by its phonons.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, command, print_json, print_table, quiet_libraries, shown
+from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, quiet_libraries, shown
 
 if TYPE_CHECKING:
     from phonosmith.training.documents import TrainingDocument
@@ -28,8 +28,8 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
     walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
     from phonosmith.training.spec import make_spec, parse_settings

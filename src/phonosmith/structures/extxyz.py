@@ -226,24 +226,18 @@ def _format_frame(atoms: Atoms) -> str:
         if value is not None:
             full = voigt_6_to_full_3x3_stress(voigt_stress(value)).ravel() if name == "stress" else value
             header.append(_pair(name, full))
-    header.extend(_pair(key, value) for key, value in _loose_info(atoms, results).items())
-    header.append('pbc="' + " ".join("T" if flag else "F" for flag in atoms.pbc) + '"')
-    # columns of arrays side by side, each number as the shortest decimal that round-trips
-    cells = [[_SHOW[kind](item) for item in part] for _, kind, values in columns for part in values.T.tolist()]
-    rows = [" ".join(row) for row in zip(*cells, strict=True)]
-    return f"{len(atoms)}\n{' '.join(header)}\n" + "\n".join(rows) + "\n"
-
-
-def _loose_info(atoms: Atoms, results: dict[str, Any]) -> dict[str, Any]:
-    """Return info without what the header writes anyway; labels in info of a frame without calculator are labels."""
-    loose = {}
     for key, value in atoms.info.items():
         if key in _RESERVED and key in results:
             raise InputError(f"info['{key}'] hides the label of the same name.", "Remove it from atoms.info.")
         if key in ("Lattice", "Properties", "pbc"):
             raise InputError(f"info['{key}'] has a meaning of its own in extended XYZ.", "Rename it.")
-        loose[key] = np.asarray(value).ravel() if key == "stress" else value
-    return loose
+        # labels in info of a frame without calculator are labels
+        header.append(_pair(key, np.asarray(value).ravel() if key == "stress" else value))
+    header.append('pbc="' + " ".join("T" if flag else "F" for flag in atoms.pbc) + '"')
+    # columns of arrays side by side, each number as the shortest decimal that round-trips
+    cells = [[_SHOW[kind](item) for item in part] for _, kind, values in columns for part in values.T.tolist()]
+    rows = [" ".join(row) for row in zip(*cells, strict=True)]
+    return f"{len(atoms)}\n{' '.join(header)}\n" + "\n".join(rows) + "\n"
 
 
 def _column(name: str, values: np.ndarray[Any, Any], count: int) -> tuple[str, str, np.ndarray[Any, Any]]:

@@ -214,16 +214,9 @@ def combine(
     cost: CostModel | None = None,
     potcars: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Add up the plans of many materials and look for what concerns several of them.
+    """Add up the plans of many materials (unusable ones included) and look for what concerns several of them.
 
-    Parameters
-    ----------
-    materials
-        Plans, unusable ones included.
-    structures
-        Of the usable ones, in the same order.
-    potcars
-        POTCAR name by element, to look for the files.
+    ``structures`` are those of the usable ones, in the same order; ``potcars`` names POTCARs by element.
     """
     cost = cost or CostModel()
     notes: list[str] = []

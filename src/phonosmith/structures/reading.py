@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def read_structure(path: str | Path) -> Structure:
 def _parse(file: Path) -> Any:
     """Let pymatgen read the file, then ASE; report pymatgen's reason when neither can."""
     from pymatgen.core import Structure
+    from pymatgen.io.vasp import Poscar
 
     if file.suffix.lower() in {".xyz", ".extxyz", ".traj"}:
         return _parse_ase(file, "")
@@ -64,12 +66,9 @@ def _parse(file: Path) -> Any:
             f"{file} holds no crystal structure that can be read: {reason}.",
             "Check that the CIF has a cell, symmetry operations and atom sites with real element symbols.",
         )
-    try:
-        from pymatgen.io.vasp import Poscar
-
+    with contextlib.suppress(Exception):
         return Poscar.from_file(file, check_for_potcar=False).structure
-    except Exception:  # noqa: BLE001
-        return _parse_ase(file, reason)
+    return _parse_ase(file, reason)
 
 
 def _parse_ase(file: Path, reason: str) -> Any:

@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    CAMPAIGN_OPTION,
-    JOBFLOW_OPTION,
-    JSON_OPTION,
-    STORE_OPTION,
-    command,
-    open_store,
-    print_json,
-    progress_bar,
-)
+from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
@@ -25,14 +16,14 @@ if TYPE_CHECKING:
 
 @command("report")
 def report(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
-    campaign: str | None = CAMPAIGN_OPTION,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    campaign: str | None = CAMPAIGN,
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     files: bool = typer.Option(False, "--files", help="Also write models, phonopy.yaml, labels, figures into files/."),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "",
     artefacts: Annotated[Path | None, typer.Option(help="Artefact store (folder) [the configured one].")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
 
 _WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
-_SLOTS = typer.Option(
-    "", "--slots", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu."
-)
+_SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
 
 
 @command("run")
@@ -34,7 +32,7 @@ def run(
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Run a campaign on this machine; the same command continues it, and runs only what is new after a change.
 
@@ -70,7 +68,7 @@ def retry(
     job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Start failed jobs of a run again, and everything that was left out because of them.
 
@@ -107,9 +105,8 @@ def _prepare(folder: Path) -> None:
     """Make the folder, or say why it cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
     except OSError as error:
         advice = "Choose another folder with --out."
         raise ConfigurationError(f"Cannot write into {folder}: {error.strerror}.", advice) from error

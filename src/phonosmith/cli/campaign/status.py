@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JOBFLOW_OPTION, JSON_OPTION, STORE_OPTION, answer, command, open_store, print_table
+from phonosmith.cli.common import JOBFLOW, JSON, STORE, answer, command, open_store, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @command("status")
 def status(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
     run: Annotated[Path | None, typer.Option(help="Folder of a local run: what runs, waits, failed, and why.")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Done, failed and missing jobs of every material, stage by stage, from the job store alone.
 
@@ -33,7 +33,13 @@ def status(
     """
     from phonosmith.analysis.status import read_status
 
-    state = None if run is None else _state_file(run)
+    state = None
+    if run is not None:
+        state = next(filter(Path.is_file, (run / "run" / "run.sqlite", run / "run.sqlite")), None)
+        if state is None:
+            raise InputError(
+                f"There is no run in {run}.", "Name the folder that 'phonosmith run' was given with --out."
+            )
     if state is not None and store is None and not jobflow:
         # beside the folder of the run, or in it
         places = [folder / "store.sqlite" for folder in (state.parent.parent, state.parent)]
@@ -47,13 +53,6 @@ def status(
         "notes": states.notes,
     }
     answer(payload, lambda: _show(states, counts), json_output=json_output)
-
-
-def _state_file(folder: Path) -> Path:
-    for path in (folder / "run" / "run.sqlite", folder / "run.sqlite"):
-        if path.is_file():
-            return path
-    raise InputError(f"There is no run in {folder}.", "Name the folder that 'phonosmith run' was given with --out.")
 
 
 def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, read_yaml
+from phonosmith.cli.common import JSON, answer, command, read_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -24,7 +24,7 @@ def submit(
     launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
     routing: Annotated[Path | None, typer.Option(help="File with 'routing' [workers dft, gpu, inference].")] = None,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.
 

@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import (
-    CAMPAIGN_OPTION,
-    JOBFLOW_OPTION,
-    JSON_OPTION,
-    STORE_OPTION,
-    command,
-    open_store,
-    print_json,
-    print_table,
-)
+from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, print_table
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -28,16 +19,16 @@ if TYPE_CHECKING:
 
 @command("tables")
 def tables(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
-    campaign: str | None = CAMPAIGN_OPTION,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    campaign: str | None = CAMPAIGN,
     out: Annotated[Path | None, typer.Option(help="Write each table as .csv, .md and .tex into this folder.")] = None,
     foundation: Annotated[str | None, typer.Option(help="Foundation to compare for [most results].")] = None,
     training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' [most results]."),
     cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
     published: bool = typer.Option(True, help="Put the figures of arXiv:2604.01017 beside (other data)."),
     calibration: bool = typer.Option(False, "--calibration", help="With --out: write what 'plan --calibration' reads."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def import_(
     ] = None,
     jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
     from phonosmith.reference.importers.collect import import_paths
@@ -58,15 +58,11 @@ def import_(
 
 
 def _show_import(document: ImportDocument, out: Path) -> None:
-    print_table(
-        ("source", "kind", "frames", "refused", " functional"),
-        [
-            (one.path, one.kind, str(one.n_frames), str(one.n_refused), one.functional or "unknown")
-            for one in document.sources
-        ],
-        title="Import",
-        left=2,
-    )
+    rows = [
+        (one.path, one.kind, str(one.n_frames), str(one.n_refused), one.functional or "unknown")
+        for one in document.sources
+    ]
+    print_table(("source", "kind", "frames", "refused", " functional"), rows, title="Import", left=2)
     for source in document.sources:
         for refusal in source.refused[:20]:
             typer.echo(f"{typer.style('refused', fg='yellow')} {refusal.where}: {refusal.reason}")
@@ -86,7 +82,7 @@ def audit(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,
     majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse."""
     from phonosmith.reference.audit.audit import audit as judge

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command
+from phonosmith.cli.common import JSON, answer, command
 
 
 class Shapes(StrEnum):
@@ -29,7 +29,7 @@ def from_phonons(
     displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
     stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Turn force constants you already have into labelled cells to fine-tune with.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, read_yaml
+from phonosmith.cli.common import JSON, answer, command, read_yaml
 from phonosmith.core.errors import ConfigurationError, LabelError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def label(
     rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings."),
     attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
     material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
     from phonosmith.reference.engines import make_engine

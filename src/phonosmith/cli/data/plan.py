@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, answer, checked_options, command, print_table
+from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ def plan(
     calibration: Annotated[
         Path | None, typer.Option(help="JSON list of structure (file), core_hours, kspacing.")
     ] = None,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Cells, DFT calculations, core-hours, memory and warnings of every material, before anything is submitted.
 
@@ -117,10 +117,9 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
     if path is None:
         return CostModel()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         rows = [
-            (str(item["structure"]), float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
-            for item in entries
+            (path.parent / item["structure"], float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
+            for item in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
@@ -128,7 +127,7 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
             'Write [{"structure": "Si.vasp", "core_hours": 12.5, "kspacing": 0.1}, ...].',
         ) from error
     known = partial(workload, encut=settings.encut, potcars=PBE_54_SYMBOLS)
-    works = [known(read_structure(path.parent / name), kspacing=spacing or None).work for name, _, spacing in rows]
+    works = [known(read_structure(file), kspacing=spacing or None).work for file, _, spacing in rows]
     return calibrate(works, [hours for _, hours, _ in rows])
 
 

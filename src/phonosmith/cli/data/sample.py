@@ -7,16 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    JSON_OPTION,
-    TRUST_OPTION,
-    answer,
-    checked_options,
-    command,
-    load_case,
-    print_table,
-    progress_bar,
-)
+from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table, progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc
@@ -35,9 +26,9 @@ def sample(
     strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
     relax_cell: str = typer.Option("fixed", help="Cell while relaxing: fixed (volume and strain stay), shape or full."),
-    trust: bool = TRUST_OPTION,
+    trust: bool = TRUST,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Draw fine-tuning configurations: supercell, rattle, strain, volumes, relaxations, energy-spaced frames.
 
@@ -88,22 +79,14 @@ def sample(
 
         write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
     payload = {
-        "formula": document.formula,
-        "seed": document.seed,
         "supercell_matrix": document.supercell.matrix,
-        "n_atoms": document.supercell.n_atoms,
-        "lengths": document.supercell.lengths,
-        "angles": document.supercell.angles,
+        **document.supercell.model_dump(include={"n_atoms", "lengths", "angles"}),
         "mean_displacement_angstrom": [item.mean_displacement for item in document.configurations],
         "volume_factors": [item.volume_factor for item in document.configurations],
-        "n_train": document.n_train,
-        "n_valid": document.n_valid,
-        "converged": document.converged,
+        **{name: getattr(document, name) for name in ("n_train", "n_valid", "converged")},
         "n_steps": [item.n_steps for item in document.configurations],
-        "train_digests": document.train_digests,
-        "valid_digests": document.valid_digests,
+        **document.model_dump(include={"formula", "seed", "train_digests", "valid_digests", "warnings"}),
         "potential": case.ref.sha256,
-        "warnings": document.warnings,
         "files": [str(out / name) for name in files],
     }
     answer(payload, lambda: _show(document, out), json_output=json_output)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
@@ -49,7 +49,7 @@ def compare(
     temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
     force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)"),
     figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compare candidate phonons with reference phonons on one q-mesh."""
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full

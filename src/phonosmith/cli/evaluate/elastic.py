@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    JSON_OPTION,
-    POTENTIAL_OPTION,
-    STRUCTURE_ARGUMENT,
-    Case,
-    command,
-    load_case,
-    print_json,
-)
+from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, Case, command, load_case, print_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -50,12 +42,12 @@ def _keep(document: BaseModel, out: Path | None, name: str) -> None:
 
 @command("elastic")
 def elastic(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Elastic tensor, moduli, Born stability, sound velocities and Slack conductivity.
 
@@ -88,8 +80,8 @@ def elastic(
 
 @command("eos")
 def eos(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
@@ -97,7 +89,7 @@ def eos(
     against: Annotated[
         Path | None, typer.Option(help="Stored equation of state (eos.json) of another method, drawn as the reference.")
     ] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Birch-Murnaghan equation of state over ±5 % volume in steps of 1 %.
 
@@ -115,15 +107,11 @@ def eos(
         raise InputError("--against is for the figure.", "Name one with --figure.")
     if figure is not None:
         image_format(figure)
-    drawn = []
-    if against is not None:
-        try:
-            drawn.append(EosDoc.model_validate_json(against.read_bytes()))
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{against} holds no equation of state ({type(error).__name__}).",
-                "Give the eos.json that phonosmith eos --out wrote.",
-            ) from error
+    try:
+        drawn = [] if against is None else [EosDoc.model_validate_json(against.read_bytes())]
+    except (OSError, ValueError) as error:
+        message = f"{against} holds no equation of state ({type(error).__name__})."
+        raise InputError(message, "Give the eos.json that phonosmith eos --out wrote.") from error
     case = _start(structure, potential, relax=relax)
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")

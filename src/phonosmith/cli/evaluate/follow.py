@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phonosmith.cli.common import (
-    JSON_OPTION,
-    MIN_LENGTH_OPTION,
-    NO_RELAX_OPTION,
-    POTENTIAL_OPTION,
-    STRUCTURE_ARGUMENT,
-    SUPERCELL_OPTION,
-    TRUST_OPTION,
+    JSON,
+    MIN_LENGTH,
+    NO_RELAX,
+    POTENTIAL,
+    STRUCTURE,
+    SUPERCELL,
+    TRUST,
     asked_supercell,
     command,
     load_case,
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 @command("follow")
 def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
     phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json to follow [computed here]")] = None,
     max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
     threshold: float | None = typer.Option(None, min=0.0, help="follow modes below minus this, THz [default: 0.05]"),
-    supercell: str | None = SUPERCELL_OPTION,
-    min_length: float | None = MIN_LENGTH_OPTION,
-    no_relax: bool = NO_RELAX_OPTION,
+    supercell: str | None = SUPERCELL,
+    min_length: float | None = MIN_LENGTH,
+    no_relax: bool = NO_RELAX,
     coarse: Annotated[bool, typer.Option("--coarse", help="coarse grids first, refined near minima only")] = False,
     energies_only: Annotated[bool, typer.Option("--energies-only", help="do not relax from the minima")] = False,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Find imaginary modes, map the energy along each, and relax from the minima to new phases.
 
@@ -58,9 +58,8 @@ def follow(
     from phonosmith.reference.importers.beside import calculations_beside
 
     if phonons is not None and (supercell is not None or min_length is not None or no_relax):
-        raise InputError(
-            "--supercell, --min-length and --no-relax are for phonons computed here.", "Leave them or --phonons out."
-        )
+        message = "--supercell, --min-length and --no-relax are for phonons computed here."
+        raise InputError(message, "Leave them or --phonons out.")
     matrix = asked_supercell(supercell, min_length)
     options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
     case = load_case(structure, potential, trust=trust)
@@ -121,7 +120,11 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
 
     crystal, every = {"structure": True}, "__all__"
     pathways = {every: {"displaced": crystal, "final": crystal}}
-    left_out = {"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}}
+    left_out: dict[str, Any] = {
+        "initial": crystal,
+        "phases": {every: crystal},
+        "modes": {every: {"pathways": pathways}},
+    }
     content = document.model_dump(mode="json", exclude=left_out)
     for mode, plain in zip(document.modes, content["modes"], strict=True):
         ends = distinct_phases(mode.pathways, document.initial)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, answer, command, load_case, print_table
+from phonosmith.cli.common import JSON, TRUST, answer, command, load_case, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -43,8 +43,8 @@ def forgetting(
     count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     figure: Annotated[Path | None, typer.Option(help="write bars of the errors to this image")] = None,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Errors of a fine-tuned potential where it was not tuned, beside the foundation's.
 

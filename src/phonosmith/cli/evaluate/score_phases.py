@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table, shown
+from phonosmith.cli.common import JSON, answer, command, print_table, shown
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.modes.scores import PhaseScores
@@ -28,7 +28,7 @@ def _show(scores: PhaseScores) -> None:
 def score_phases(
     reference: Annotated[Path, typer.Argument(help="the reference's phases: YAML, or transitions.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compare sets of phases: precision, recall and F1, per material and averaged.
 

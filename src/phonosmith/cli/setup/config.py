@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @command("config")
 def config(
     init: bool = typer.Option(False, "--init", help="Write a settings file, all commented out; never overwrites."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Show every setting, its value and its source: environment, settings file or default.
 

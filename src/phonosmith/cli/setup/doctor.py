@@ -9,7 +9,6 @@ import platform
 import shlex
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, answer, command, quiet_libraries
+from phonosmith.cli.common import JSON, answer, command, quiet_libraries
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -107,10 +106,8 @@ def check_torch() -> Iterator[Finding]:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     has_gpu = torch.cuda.is_available() and bool(gpus)
     if asked == "cuda" and not has_gpu:
-        raise ConfigurationError(
-            f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.",
-            "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver.",
-        )
+        advice = "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver."
+        raise ConfigurationError(f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.", advice)
     device = "cuda" if has_gpu and asked != "cpu" else "cpu"
     probe = torch.ones(8, dtype=torch.float64, device=device)
     if float((probe @ probe).cpu()) != 8.0:
@@ -128,18 +125,18 @@ def _can_be_made(path: Path) -> bool:
 
 def _file_system(path: Path) -> str:
     """Return the type of the file system a path lies on, '' where that is not known."""
-    with Path("/proc/mounts").open(encoding="utf-8") as mounts:
-        entries = [line.split()[1:3] for line in mounts]
-    resolved = path.resolve()
-    fitting = [(point, kind) for point, kind in entries if resolved.is_relative_to(point.replace("\\040", " "))]
-    return max(fitting, key=lambda item: len(item[0]), default=("", ""))[1]
+    import psutil
+
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    around = [point for point in mounts if path.resolve().is_relative_to(point)]
+    return str(mounts[max(around, key=len)]) if around else ""
 
 
 def check_artefact_store() -> Iterator[Finding]:
     """Write to the artefact store."""
     if (settings := _settings()) is None:
         return
-    from phonosmith.core.artefacts import MaggmaBackend, open_artefacts
+    from phonosmith.core.artefacts import MaggmaBackend, open_artefacts, write_atomic
 
     name, store = "artefact store", open_artefacts(settings)
     if isinstance(store.backend, MaggmaBackend):
@@ -149,11 +146,9 @@ def check_artefact_store() -> Iterator[Finding]:
         return
     folder = settings.artefacts_dir
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(b"probe")
-            stream.flush()
-            os.fsync(stream.fileno())
+        probe = folder / f".probe-{os.getpid()}"
+        write_atomic(probe, b"probe")
+        probe.unlink()
     except OSError as error:
         advice = "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
         raise ConfigurationError(f"{folder}: {error.strerror or error}.", advice) from error
@@ -181,7 +176,7 @@ def check_embedded_job_store() -> Iterator[Finding]:
     else:
         advice = "Set PHONOSMITH_DATABASE to a file in a writable folder on a local disk."
         raise ConfigurationError(f"{path} cannot be made.", advice)
-    kind = _file_system(path) if Path("/proc/mounts").is_file() else ""
+    kind = _file_system(path)
     if kind in _NETWORK or kind.startswith("fuse.ssh"):
         advice = "Set PHONOSMITH_DATABASE to a local disk, or use MongoDB for several machines."
         yield Finding(name, "warning", f"{path} lies on a network file system ({kind}): locks do not hold.", advice)
@@ -279,9 +274,7 @@ def check_model_cache() -> Iterator[Finding]:
         if here:
             yield Finding("model cache", "ok", f"{folder}: {', '.join(here)}")
         elif _can_be_made(folder):
-            advice = (
-                "They are downloaded when first named; without a network copy one there, or: phonosmith models add."
-            )
+            advice = "Downloaded when first named; without a network copy one there, or: phonosmith models add FILE."
             yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
         else:
             advice = "Make it writable or set XDG_CACHE_HOME; without it no foundation can be fetched."
@@ -364,7 +357,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 @command("doctor")
-def doctor(json_output: bool = JSON_OPTION) -> None:
+def doctor(json_output: bool = JSON) -> None:
     """Check this installation and say what to do about each finding.
 
     Looked at: settings, package versions, torch and its device, the artefact store, the embedded job store, jobflow's

@@ -7,16 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    JSON_OPTION,
-    TRUST_OPTION,
-    answer,
-    app,
-    command,
-    print_json,
-    print_table,
-    quiet_libraries,
-)
+from phonosmith.cli.common import JSON, TRUST, answer, app, command, print_json, print_table, quiet_libraries
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -30,8 +21,8 @@ def add_command(
         Path, typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or empirical .json.")
     ],
     name: Annotated[str | None, typer.Option(help="Name to call it by; default the file's name.")] = None,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Bring a model file into the artefact store and give it a name."""
     from phonosmith.potentials.registry import add
@@ -44,7 +35,7 @@ def add_command(
 
 
 @command("list", models_app)
-def list_command(json_output: bool = JSON_OPTION) -> None:
+def list_command(json_output: bool = JSON) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
@@ -71,7 +62,7 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
 
 
 @command("show", models_app)
-def show_command(reference: _Ref, trust: bool = TRUST_OPTION, json_output: bool = JSON_OPTION) -> None:
+def show_command(reference: _Ref, trust: bool = TRUST, json_output: bool = JSON) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import architecture
@@ -100,7 +91,7 @@ def export_command(
         Path, typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
     ],
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Write a potential as the plain file the rest of the world reads (for MACE a .model)."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
@@ -123,7 +114,7 @@ def export_command(
 
 
 @command("verify", models_app)
-def verify_command(json_output: bool = JSON_OPTION) -> None:
+def verify_command(json_output: bool = JSON) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
     from phonosmith.potentials.registry import list_named
     from phonosmith.potentials.verify import verify_potential
