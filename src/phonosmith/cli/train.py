@@ -42,7 +42,8 @@ def train(
     from phonosmith.structures.extxyz import read_frames
     from phonosmith.training.finetune import fine_tune, resolve_device
 
-    frames = {path: read_frames(path) for path in (train, valid, replay) if path is not None}
+    labelled, checked = read_frames(train), read_frames(valid)
+    replayed = None if replay is None else read_frames(replay)
     target = None
     if curvature is not None:
         phonon = load_harmonic(curvature, calculations=calculations_beside).phonon
@@ -52,10 +53,10 @@ def train(
         ref = resolve(foundation, trust=trust)
         result = fine_tune(
             load(ref, dtype="float64", device="cpu"),
-            frames[train],
-            frames[valid],
+            labelled,
+            checked,
             spec,
-            replay=None if replay is None else frames[replay],
+            replay=replayed,
             curvature=target,
             seed=seed,
             workdir=out,

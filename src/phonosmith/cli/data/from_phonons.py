@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from phonosmith.cli.common import JSON, answer, command
+from phonosmith.core.errors import InputError
 
-
-class Shapes(StrEnum):
-    """Shapes of the training cells."""
-
-    varied = "varied"
-    one = "one"
+if TYPE_CHECKING:
+    from phonosmith.harmonic.oracle import Shapes
 
 
 @command("from-phonons")
@@ -25,7 +21,7 @@ def from_phonons(
     min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the training supercell, Å.")] = 9.0,
     n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 8,
     n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 3,
-    shapes: Annotated[Shapes, typer.Option(help="varied: each cell another shape; one: all alike.")] = Shapes.varied,
+    shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
     displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
     stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
@@ -45,12 +41,14 @@ def from_phonons(
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import write_frames
 
+    if shapes not in ("varied", "one"):
+        raise InputError(f"--shapes {shapes} is unknown.", "Choose varied or one.")
     data = dataset_from_phonons(
         load_harmonic(phonons, calculations=calculations_beside),
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
-        shapes=shapes.value,
+        shapes=cast("Shapes", shapes),
         displacement=displacement,
         relaxed_cell=stress_free,
         seed=seed,
