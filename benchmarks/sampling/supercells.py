@@ -16,7 +16,7 @@ from atomate2.common.utils import get_supercell_matrix
 from pymatgen.core import Lattice, Structure
 
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
-from phonosmith.structures.supercell import lengths_and_angles, phonon_supercell, sampling_supercell
+from phonosmith.structures.supercell import phonon_supercell, sampling_supercell
 
 # space group, lattice, species, sites: textbook structures
 CRYSTALS = {
@@ -55,9 +55,9 @@ def atomate2_choice(structure: Structure, low: float, high: float | None, queue)
                 structure=structure, min_length=low, max_length=high, prefer_90_degrees=True, max_atoms=1200
             )
         ).T
-        lengths, angles = lengths_and_angles(matrix @ structure.lattice.matrix)
+        lattice = Lattice(matrix @ structure.lattice.matrix)
         atoms = round(abs(np.linalg.det(matrix))) * len(structure)
-        queue.put({**row(atoms, lengths, angles), "seconds": time.perf_counter() - start})
+        queue.put({**row(atoms, lattice.abc, lattice.angles), "seconds": time.perf_counter() - start})
     except AttributeError as error:
         queue.put({"failed": str(error)[:60], "seconds": time.perf_counter() - start})
 

@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from phonosmith.cli.common import JSON_OPTION, explained, print_json
+from phonosmith.cli.common import JSON, explained, print_json
 from phonosmith.cli.main import app
 from phonosmith.core.errors import InputError
 
@@ -35,7 +35,7 @@ def test_errors_become_one_line_with_advice_and_a_code(capsys):
 
     @mini.command()
     @explained
-    def fail(json_output: bool = JSON_OPTION) -> None:
+    def fail(json_output: bool = JSON) -> None:
         raise InputError("Si.cif is empty.", "Give a CIF with atoms.")
 
     result = CliRunner().invoke(mini, ["--json"])
@@ -50,7 +50,7 @@ def test_a_file_the_system_refuses_is_one_line(tmp_path):
 
     @mini.command()
     @explained
-    def fail(json_output: bool = JSON_OPTION) -> None:
+    def fail(json_output: bool = JSON) -> None:
         (tmp_path / "file").write_text("")
         (tmp_path / "file" / "below").write_text("")
 

@@ -10,7 +10,7 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.hashing import digest_atoms
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.sampling.jobs import SamplingMaker
-from phonosmith.sampling.protocol import frames_from_extxyz
+from phonosmith.structures.extxyz import parse_frames
 
 
 def silicon() -> Structure:
@@ -26,7 +26,7 @@ def test_job_keeps_frames_in_the_artefact_store(tmp_path):
     assert isinstance(document, SamplingDoc)
     assert document.potential.name == "embedded-reference"
     assert document.manifest.seed == 3
-    train = frames_from_extxyz(default_artefacts().get_bytes(document.train))
+    train = parse_frames(default_artefacts().get_bytes(document.train).decode(), "sampled")
     assert [digest_atoms(atoms) for atoms in train] == document.train_digests
     assert len(train) == document.n_train == 16
     # what another process reads from the database

@@ -11,14 +11,15 @@ from phonosmith.core.hashing import digest_atoms
 from phonosmith.potentials.ase_potential import AsePotential
 from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
 from phonosmith.sampling.figure import energy_ladder, energy_ladder_svg
+from phonosmith.sampling.fire import Trajectory
 from phonosmith.sampling.ladder import shortest_distance
 from phonosmith.sampling.protocol import (
-    frames_from_extxyz,
-    frames_to_extxyz,
+    _usable,
     perfect_supercell,
     regenerate,
     sample_configurations,
 )
+from phonosmith.structures.extxyz import format_frames, parse_frames
 from phonosmith.structures.supercell import sampling_supercell
 
 # eight atoms: the calculator in pure Python is the cost of these tests
@@ -86,7 +87,7 @@ def test_regeneration_from_the_documents_json_is_identical(sampled):
     again = regenerate(document, metal())
     assert again.document.train_digests == sampled.document.train_digests
     assert again.document.valid_digests == sampled.document.valid_digests
-    assert frames_to_extxyz(again.train) == frames_to_extxyz(sampled.train)
+    assert format_frames(again.train) == format_frames(sampled.train)
 
 
 def test_regeneration_notices_other_draws(sampled):
@@ -97,10 +98,9 @@ def test_regeneration_notices_other_draws(sampled):
 
 
 def test_files_keep_every_digit(sampled):
-    back = frames_from_extxyz(frames_to_extxyz(sampled.train))
+    back = parse_frames(format_frames(sampled.train), "sampled")
     assert [digest_atoms(atoms) for atoms in back] == sampled.document.train_digests
     assert back[3].info["volume_factor"] == 1.025
-    assert frames_from_extxyz(frames_to_extxyz([])) == []
 
 
 def test_input_cell_does_not_matter(sampled):
@@ -149,6 +149,15 @@ def test_unphysical_frames_are_left_out_with_a_reason(sampled):
     )
     assert largest <= limit + 1e-5
     assert any("unphysical steps left out" in note for note in result.document.warnings)
+
+
+def test_steps_with_close_atoms_or_large_or_broken_forces_are_unphysical(sampled):
+    frame = sampled.train[0]
+    close = frame.copy()
+    close.positions[1] = close.positions[0] + [1.0, 0.0, 0.0]
+    forces = [1.0, 31.0, 1.0, float("nan")]
+    trajectory = Trajectory(frames=[frame, frame, close, frame], energies=[0.0] * 4, fmax=forces, max_forces=forces)
+    assert _usable(trajectory, SMALL, 1.5) == [True, False, False, False]
 
 
 def test_near_duplicates_are_dropped_or_flagged():

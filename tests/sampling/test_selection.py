@@ -12,7 +12,6 @@ from phonosmith.sampling.selection import (
     near_duplicates,
     select_by_energy,
     training_order,
-    unphysical_reason,
     validation_index,
 )
 
@@ -81,14 +80,6 @@ def test_unphysical_steps_are_stepped_over():
     none = select_by_energy(energies, 4, usable=[False] * 8)
     assert none.steps == ()
     assert "no physical step" in none.reasons[-1]
-
-
-def test_reasons_of_unphysical_frames():
-    limits = {"min_distance": 1.5, "max_force": 30.0}
-    assert unphysical_reason(2.0, 1.0, **limits) is None
-    assert "1.00 Å apart" in unphysical_reason(1.0, 1.0, **limits)
-    assert "31.0 eV/Å" in unphysical_reason(2.0, 31.0, **limits)
-    assert "not finite" in unphysical_reason(2.0, float("nan"), **limits)
 
 
 def test_near_duplicates():

@@ -108,8 +108,9 @@ def test_residual_forces_and_pressure_are_reported():
 
 def test_duplicates_and_totals():
     materials = [plan_material(cell(), name, QUICK) for cell, name in ((silicon, "a"), (salt, "b"), (silicon, "c"))]
-    total = combine(materials, [silicon(), salt(), silicon()], check_potcars=False)
-    assert total.warnings == ["the same crystal more than once: a, c"]
+    total = combine(materials, [silicon(), salt(), silicon()])
+    assert total.warnings[0] == "the same crystal more than once: a, c"
+    assert [note.partition(":")[0] for note in total.warnings[1:]] in ([], ["POTCARs not found"])
     assert materials[2].warnings[-1] == "duplicate of a"
     assert total.n_statics == 60
     assert total.n_phonon_displacements == 4

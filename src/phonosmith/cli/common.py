@@ -1,4 +1,4 @@
-"""What commands share: registration, errors with advice, JSON, options, inputs, tables, progress."""
+"""What commands share: registration, errors with advice, answers, options, inputs, tables, progress."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from jobflow import JobStore
     from pydantic import BaseModel
     from pymatgen.core import Structure
+    from rich.text import Text
 
+    from phonosmith.analysis.documents import PotentialReport
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
 
@@ -29,24 +31,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Model = TypeVar("Model", bound="BaseModel")
 
-JSON_OPTION = typer.Option(
-    False, "--json", help="Print one JSON object on standard output; everything else on standard error."
-)
-STORE_OPTION = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
-JOBFLOW_OPTION = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
-CAMPAIGN_OPTION = typer.Option(None, "--campaign", help="Only reports of this campaign.")
-STRUCTURE_ARGUMENT = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL_OPTION = typer.Option(
-    ..., "--potential", "-p", help="Potential: foundation name, embedded, own name, sha256 prefix or file."
-)
-TRUST_OPTION = typer.Option(
-    False, "--trust", help="Open a foreign model file: it is a pickle and can run any code when opened."
-)
-SUPERCELL_OPTION = typer.Option(
-    None, "--supercell", help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.'
-)
-MIN_LENGTH_OPTION = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
-NO_RELAX_OPTION = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
+JSON = typer.Option(False, "--json", help="Print one JSON object on standard output, all else on standard error.")
+STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
+JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
+CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
+STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
+POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
+TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
+SUPERCELL = typer.Option(None, help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.')
+MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
+NO_RELAX = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
 
 app = typer.Typer(
     name="phonosmith",
@@ -60,26 +54,43 @@ app = typer.Typer(
 
 def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a command of the program (or of a group of commands) whose errors are explained."""
-
-    def add(function: Callable[P, R]) -> Callable[P, R]:
-        explained_function = explained(function)
-        group.command(name)(explained_function)
-        return explained_function
-
-    return add
+    return lambda function: group.command(name)(explained(function))
 
 
 def print_json(payload: object) -> None:
     """Print one JSON object on standard output (not-a-number becomes null: JSON has no NaN)."""
     from pydantic_core import to_jsonable_python
 
-    plain = to_jsonable_python(payload, inf_nan_mode="null", fallback=_plain)
+    plain = to_jsonable_python(
+        payload, inf_nan_mode="null", fallback=lambda value: value.tolist() if hasattr(value, "tolist") else str(value)
+    )
     sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _plain(value: Any) -> object:
-    """Return arrays as lists, anything else unknown as text."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def answer(payload: object, show: Callable[[], None], *, json_output: bool) -> None:
+    """Print what a command found: one JSON object, or words for people."""
+    if json_output:
+        print_json(payload)
+    else:
+        show()
+
+
+def result_line(entry: PotentialReport) -> dict[str, Any]:
+    """Return what the commands that run a pipeline print about one potential as JSON."""
+    return {
+        "strategy": entry.strategy,
+        "phonon_mae_thz": entry.phonons and entry.phonons.mae_thz,
+        "omega_max_error_percent": entry.phonons and entry.phonons.omega_max_error_percent,
+        "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
+        "verdict": "fit" if entry.verdict.fit else "not fit",
+        "reasons": entry.verdict.reasons,
+        "potential": entry.potential.sha256,
+    }
+
+
+def shown(value: float | None, form: str) -> str:
+    """Return a number in a format, a dash where there is none."""
+    return "-" if value is None else format(value, form)
 
 
 def explained(command: Callable[P, R]) -> Callable[P, R]:
@@ -98,9 +109,8 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         except OSError as error:
             if error.filename is None or error.strerror is None:
                 raise
-            problem = InputError(
-                f"Cannot use {error.filename}: {error.strerror}.", "Check the path, its permissions and the disk space."
-            )
+            advice = "Check the path, its permissions and the disk space."
+            problem = InputError(f"Cannot use {error.filename}: {error.strerror}.", advice)
             problem.__cause__ = error
         if kwargs.get("json_output"):
             print_json({"error": problem.message, "advice": problem.advice})
@@ -115,32 +125,25 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
 def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
     """Return an existing job store; reading makes no new one.
 
-    Parameters
-    ----------
-    path
-        SQLite file; a folder stands for the ``store.sqlite`` in it. The file of the settings when None.
-    jobflow
-        The store of ``jobflow.yaml`` instead.
+    A folder stands for the ``store.sqlite`` in it, None for the file of the settings; ``jobflow`` for the store of
+    ``jobflow.yaml``.
     """
     if jobflow:
         if path is not None:
             raise InputError("--store and --jobflow name two stores.", "Give one of them.")
         return _configured()
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
     from phonosmith.settings import get_settings
 
     file = path or get_settings().database_file
     if file.is_dir():
         file = file / "store.sqlite"
     if not file.is_file():
-        raise InputError(
-            f"There is no job store {file}.", "Name one with --store, or use --jobflow for that of jobflow.yaml."
-        )
+        advice = "Name one with --store, or use --jobflow for that of jobflow.yaml."
+        raise InputError(f"There is no job store {file}.", advice)
     with file.open("rb") as stream:
-        start = stream.read(16)
-    if start and start != b"SQLite format 3\x00":
-        raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
-    from phonosmith.engines.store.sqlite import open_embedded_jobstore
-
+        if stream.read(16) not in (b"", b"SQLite format 3\x00"):
+            raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
     return open_embedded_jobstore(file)
 
 
@@ -187,6 +190,18 @@ def asked_supercell(supercell: str | None, min_length: float | None) -> list[lis
     return None if supercell is None else parse_supercell(supercell)
 
 
+def read_yaml(path: Path) -> Any:
+    """Return what a YAML file holds."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+
+
 def checked_options(model: type[Model], name: str, participle: str, **values: object) -> Model:
     """Return options as settings; what they do not allow is refused."""
     from pydantic import ValidationError
@@ -195,21 +210,21 @@ def checked_options(model: type[Model], name: str, participle: str, **values: ob
         return model(**values)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise InputError(
-            f"These options cannot be {participle}: {wrong}.", f"See 'phonosmith {name} --help'."
-        ) from error
+        advice = f"See 'phonosmith {name} --help'."
+        raise InputError(f"These options cannot be {participle}: {wrong}.", advice) from error
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", left: int = 1) -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, title: str | Text = "", left: int = 1
+) -> None:
     """Print a table: ``left`` columns of text, then numbers, then columns whose name begins with a blank as text."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, title_justify="left")
     for place, name in enumerate(columns):
-        table.add_column(
-            name.strip(), justify="left" if place < left or name.startswith(" ") else "right", overflow="fold"
-        )
+        to_the_left = place < left or name.startswith(" ")
+        table.add_column(name.strip(), justify="left" if to_the_left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
 
 if TYPE_CHECKING:
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport
+    from jobflow import Flow, JobStore
 
-
-OUT = typer.Option("demo-out", "--out", help="Folder for store, artefacts, models, figures.")
-MATERIAL = typer.Option("Si", "--material", help="Embedded material: Si, Ge, C or SiC.")
-STRATEGIES = typer.Option("", "--strategies", help="Comma-separated presets; five of them by default.")
-EPOCHS = typer.Option(60, "--epochs", min=1, help="Largest number of epochs per training.")
+    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.harmonic.model import HarmonicModel
 
 
 @command("demo")
 def demo(
-    out: Path = OUT,
-    material: str = MATERIAL,
-    strategies: str = STRATEGIES,
-    epochs: int = EPOCHS,
-    json_output: bool = JSON_OPTION,
+    out: Annotated[Path, typer.Option(help="Folder for store, artefacts, models, figures.")] = Path("demo-out"),
+    material: Annotated[str, typer.Option(help="Embedded material: Si, Ge, C or SiC.")] = "Si",
+    strategies: Annotated[str, typer.Option(help="Comma-separated presets; five of them by default.")] = "",
+    epochs: Annotated[int, typer.Option(min=1, help="Largest number of epochs per training.")] = 60,
+    json_output: bool = JSON,
 ) -> None:
     """Fine-tune the embedded foundation for one crystal with several strategies and judge each by its phonons.
 
@@ -62,42 +59,28 @@ def demo(
     if any(row.uuid == report_job.uuid for row in [*summary.failed, *summary.skipped]):
         raise PhonosmithError("The demonstration did not reach its report.", "Look at the folders named above.")
     report = MaterialReport.model_validate(store.get_output(report_job.uuid, load=True))
-    written = _write(report, store, flow, out)
-    if json_output:
-        print_json(_summary(report) | {"seconds": summary.seconds, "jobs_run": summary.executed, "files": written})
-    else:
-        _show(report, written, summary.seconds)
-
-
-def _line(entry: PotentialReport) -> dict[str, Any]:
-    assert entry.phonons is not None  # the demonstration always compares phonons
-    return {
-        "strategy": entry.strategy,
-        "phonon_mae_thz": entry.phonons.mae_thz,
-        "omega_max_error_percent": entry.phonons.omega_max_error_percent,
-        "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
-        "training_seconds": entry.training_seconds,
-        "verdict": "fit" if entry.verdict.fit else "not fit",
-        "reasons": entry.verdict.reasons,
-        "potential": entry.potential.sha256,
-    }
-
-
-def _summary(report: MaterialReport) -> dict[str, Any]:
-    return {
+    lines = [
+        result_line(entry) | {"training_seconds": entry.training_seconds}
+        for entry in (report.foundation, *report.strategies)
+    ]
+    payload = {
         "material": report.material,
         "reference": report.reference,
         "n_train": report.labels.train.n_frames,
         "n_valid": report.labels.valid.n_frames,
-        "foundation": _line(report.foundation),
-        "strategies": [_line(entry) for entry in report.strategies],
+        "foundation": lines[0],
+        "strategies": lines[1:],
         "failed": report.failed,
         "best": report.best,
         "gain": report.gain,
+        "seconds": summary.seconds,
+        "jobs_run": summary.executed,
+        "files": _write(report, store, flow, out),
     }
+    answer(payload, lambda: _show(payload), json_output=json_output)
 
 
-def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str]:
+def _write(report: MaterialReport, store: JobStore, flow: Flow, out: Path) -> list[str]:
     """Write report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
@@ -108,55 +91,50 @@ def _write(report: MaterialReport, store: Any, flow: Any, out: Path) -> list[str
     from phonosmith.report.figures.style import save_figure
     from phonosmith.report.page.html import write_report
 
-    write_atomic(out / "report.json", report.model_dump_json(indent=2).encode())
+    files = [out / "report.json"]
+    write_atomic(files[0], report.model_dump_json(indent=2).encode())
     key = report.material.lower()
     uuids = {job.name: job.uuid for job, _ in flow.iterflow()}
 
-    def model(name: str) -> Any:
+    def model(name: str) -> HarmonicModel:
         document = store.get_output(uuids[f"phonon {key} {name}"], load=True)
         return harmonic_from_document(PhononDoc.model_validate(document), default_artefacts())
 
-    reference, written = model("reference"), [str(out / "report.json")]
+    reference = model("reference")
     for entry in [report.foundation, *report.strategies]:
         compared = compare_phonons_in_full(reference, model(entry.strategy), 12)
         figure = bands_figure(compared, ("reference", entry.strategy))
-        written.append(str(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png")))
+        files.append(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png"))
     if report.strategies:
         best = report.strategies[0].strategy
         curves = phonon_curves({"reference": reference, "foundation": model("foundation"), best: model(best)})
-        written.append(str(save_figure(many_bands_figure(curves), out / "figures" / f"{key}-bands.png")))
-        path = out / f"{key}-{report.strategies[0].strategy}.model"
-        export_plain(report.strategies[0].potential, path)
-        written.append(str(path))
+        files.append(save_figure(many_bands_figure(curves), out / "figures" / f"{key}-bands.png"))
+        files.append(out / f"{key}-{best}.model")
+        export_plain(report.strategies[0].potential, files[-1])
     page = write_report([report], out / "report.html", title=f"phonosmith demonstration: {report.material}")
-    return [*written, str(page.path)]
+    return [str(path) for path in (*files, page.path)]
 
 
-def _text(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _show(report: MaterialReport, written: list[str], seconds: float) -> None:
-    entries = [report.foundation, *report.strategies]
+def _show(payload: dict[str, Any]) -> None:
+    lines = [payload["foundation"], *payload["strategies"]]
+    forms = {
+        "phonon_mae_thz": ".3f",
+        "omega_max_error_percent": "+.2f",
+        "valid_force_mae_mev_per_angstrom": ".1f",
+        "training_seconds": ".0f",
+    }
     print_table(
         ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", " verdict"),
         [
-            (
-                line["strategy"],
-                _text(line["phonon_mae_thz"], ".3f"),
-                _text(line["omega_max_error_percent"], "+.2f"),
-                _text(line["valid_force_mae_mev_per_angstrom"], ".1f"),
-                _text(line["training_seconds"], ".0f"),
-                line["verdict"],
-            )
-            for line in map(_line, entries)
+            (line["strategy"], *(shown(line[key], form) for key, form in forms.items()), line["verdict"])
+            for line in lines
         ],
-        title=f"{report.material}: phonons against {report.reference} ({seconds:.0f} s)",
+        title=f"{payload['material']}: phonons against {payload['reference']} ({payload['seconds']:.0f} s)",
     )
-    for entry in entries:
-        if not entry.verdict.fit:
-            typer.echo(f"{entry.strategy} is not fit: {'; '.join(entry.verdict.reasons)}.")
-    if report.gain is not None:
-        typer.echo(f"{report.best}: phonon MAE {report.gain:.1f} times below the foundation's.")
-    for path in written:
+    for line in lines:
+        if line["verdict"] != "fit":
+            typer.echo(f"{line['strategy']} is not fit: {'; '.join(line['reasons'])}.")
+    if payload["gain"] is not None:
+        typer.echo(f"{payload['best']}: phonon MAE {payload['gain']:.1f} times below the foundation's.")
+    for path in payload["files"]:
         typer.echo(f"  {path}")

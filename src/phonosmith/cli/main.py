@@ -1,37 +1,18 @@
 """The ``phonosmith`` command: every subcommand lives in its own module and imports heavy libraries only when run."""
 
-from __future__ import annotations
+# importing a module adds its commands, in the order of --help
+# ruff: noqa: F401, I001
 
-import importlib
+from __future__ import annotations
 
 import typer
 
 from phonosmith.cli.common import app
-
-# importing a module adds its commands; modules stay light at import so that --help is instant
-COMMAND_MODULES = (
-    "setup.doctor",
-    "setup.models",
-    "data.plan",
-    "data.sample",
-    "data.label",
-    "data.dataset",
-    "data.from_phonons",
-    "train",
-    "evaluate.phonons",
-    "evaluate.compare",
-    "evaluate.follow",
-    "evaluate.score_phases",
-    "evaluate.forgetting",
-    "evaluate.elastic",
-    "campaign.report",
-    "campaign.tables",
-    "campaign.status",
-    "setup.config",
-    "campaign.run",
-    "demo",
-    "campaign.submit",
-)
+from phonosmith.cli.setup import doctor, models, config
+from phonosmith.cli.data import plan, sample, label, dataset, from_phonons
+from phonosmith.cli import train, demo
+from phonosmith.cli.evaluate import phonons, compare, follow, score_phases, forgetting, elastic
+from phonosmith.cli.campaign import run, status, report, tables, submit
 
 
 def _version(show: bool) -> None:
@@ -44,15 +25,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
-    ),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version, exit."),
 ) -> None:
     """Root command."""
-
-
-for _module in COMMAND_MODULES:
-    importlib.import_module(f"phonosmith.cli.{_module}")
 
 
 def main() -> None:

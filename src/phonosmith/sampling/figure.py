@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,40 +13,24 @@ if TYPE_CHECKING:
 
 
 def energy_ladder(document: SamplingDoc) -> Any:
-    """Return a matplotlib figure of the relaxations with the chosen frames.
-
-    Energies are per atom, relative to the lowest one of each trajectory, against the step of the relaxation on a
-    logarithmic axis (shifted by one so that the start is seen). Rungs are thin lines, training frames filled,
-    validation frames open.
-    """
+    """Return a matplotlib figure of the relaxations: rungs are thin lines, training frames filled, the others open."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.add_subplot()
     colours = ("#0072B2", "#56B4E9", "#000000", "#E69F00", "#D55E00", "#009E73", "#CC79A7")
-    for index, configuration in enumerate(document.configurations):
-        colour = colours[index % len(colours)]
+    scale = 1000.0 / document.supercell.n_atoms
+    for colour, configuration in zip(cycle(colours), document.configurations, strict=False):
         energies = np.array(configuration.energies)
-        scale = 1000.0 / document.supercell.n_atoms
         base = energies.min()
         label = f"{100 * (configuration.volume_factor - 1):+g} % volume"
-        steps = np.arange(len(energies)) + 1
-        axes.plot(steps, (energies - base) * scale, color=colour, lw=1.2, label=label)
+        # the logarithmic axis is shifted by one so that the start is seen
+        axes.semilogx(np.arange(len(energies)) + 1, (energies - base) * scale, color=colour, lw=1.2, label=label)
         for frame in configuration.frames:
-            filled = frame.split == "train"
-            axes.plot(
-                frame.step + 1,
-                (frame.energy - base) * scale,
-                marker="o",
-                ms=6,
-                color=colour,
-                mfc=colour if filled else "white",
-                ls="none",
-            )
+            inner = colour if frame.split == "train" else "white"
+            axes.plot(frame.step + 1, (frame.energy - base) * scale, "o", ms=6, color=colour, mfc=inner)
             axes.plot([1, frame.step + 1], [(frame.target_energy - base) * scale] * 2, color=colour, lw=0.4, alpha=0.5)
-    axes.set_xscale("log")
-    axes.set_xlabel("step of the relaxation + 1")
-    axes.set_ylabel("energy above the lowest of the trajectory (meV/atom)")
+    axes.set(xlabel="step of the relaxation + 1", ylabel="energy above the lowest of the trajectory (meV/atom)")
     axes.set_title(f"{document.formula}, {document.supercell.n_atoms} atoms", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

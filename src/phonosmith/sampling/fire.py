@@ -34,12 +34,12 @@ class Trajectory:
 
     Attributes
     ----------
-    frames
-        Configuration at every step.
     energies
         eV.
     fmax
         Largest force on an atom, eV/Å (with a moving cell also the generalised cell force, as ASE counts it).
+    max_forces
+        Largest force on an atom, eV/Å.
     converged
         Whether the last ``fmax`` is below the asked one.
     """
@@ -72,21 +72,17 @@ class _Walker:
         """Make one step of FIRE."""
         if self.velocity is None:
             self.velocity = np.zeros_like(force)
+        elif np.vdot(force, self.velocity) > 0.0:
+            direction = force / np.sqrt(np.vdot(force, force))
+            speed = np.sqrt(np.vdot(self.velocity, self.velocity))
+            self.velocity = (1.0 - self.mixing) * self.velocity + self.mixing * direction * speed
+            if self.downhill > PATIENCE:
+                self.time_step = min(self.time_step * GROWTH, LARGEST_TIME_STEP)
+                self.mixing *= MIXING_DECAY
+            self.downhill += 1
         else:
-            power = float(np.vdot(force, self.velocity))
-            if power > 0.0:
-                direction = force / np.sqrt(np.vdot(force, force))
-                speed = np.sqrt(np.vdot(self.velocity, self.velocity))
-                self.velocity = (1.0 - self.mixing) * self.velocity + self.mixing * direction * speed
-                if self.downhill > PATIENCE:
-                    self.time_step = min(self.time_step * GROWTH, LARGEST_TIME_STEP)
-                    self.mixing *= MIXING_DECAY
-                self.downhill += 1
-            else:
-                self.velocity = np.zeros_like(force)
-                self.mixing = MIXING
-                self.time_step *= CUT
-                self.downhill = 0
+            self.velocity, self.mixing, self.downhill = np.zeros_like(force), MIXING, 0
+            self.time_step *= CUT
         self.velocity = self.velocity + self.time_step * force
         move = self.time_step * self.velocity
         length = float(np.sqrt(np.vdot(move, move)))
@@ -111,14 +107,12 @@ class _Walker:
                 self.atoms, energy=evaluated.energy, forces=evaluated.forces, stress=evaluated.stress
             )
             force = np.array(self.target.get_forces(), dtype=float)
-        largest = float(np.linalg.norm(force, axis=1).max())
-        frame = self.atoms.copy()
-        frame.calc = None
-        self.trajectory.frames.append(frame)
-        self.trajectory.energies.append(float(evaluated.energy))
-        self.trajectory.fmax.append(largest)
-        self.trajectory.max_forces.append(float(np.linalg.norm(evaluated.forces, axis=1).max()))
-        self.trajectory.converged = largest < fmax
+        kept = self.trajectory
+        kept.frames.append(self.atoms.copy())
+        kept.energies.append(float(evaluated.energy))
+        kept.fmax.append(float(np.linalg.norm(force, axis=1).max()))
+        kept.max_forces.append(float(np.linalg.norm(evaluated.forces, axis=1).max()))
+        kept.converged = kept.fmax[-1] < fmax
         return force
 
 
@@ -137,8 +131,6 @@ def relax_batch(
     ----------
     frames
         Starting configurations; left untouched.
-    potential
-        Evaluates them in batches.
     fmax
         Converged when the largest force is below this, eV/Å.
     max_steps
@@ -149,37 +141,28 @@ def relax_batch(
         moves freely (both with ASE's ``FrechetCellFilter``).
     on_step
         Called after every step with its number and how many configurations still move.
-
-    Returns
-    -------
-    list of Trajectory
-        In the order of ``frames``; ``converged`` is False where the cap came first.
     """
     if fmax <= 0 or max_steps < 0:
         raise InputError(f"fmax {fmax} eV/Å and {max_steps} steps are no criterion.", "Give fmax > 0 and steps >= 0.")
     walkers = [_walker(atoms, cell) for atoms in frames]
     moving = list(walkers)
-    step = 0
-    while moving:
+    for step in range(max_steps + 1):
+        if not moving:
+            break
         evaluated = potential.evaluate([walker.atoms for walker in moving], stress=cell != "fixed")
         forces = [walker.record(item, fmax) for walker, item in zip(moving, evaluated, strict=True)]
-        still = [
-            (walker, force) for walker, force in zip(moving, forces, strict=True) if not walker.trajectory.converged
-        ]
-        moving = [walker for walker, _ in still]
+        pairs = [pair for pair in zip(moving, forces, strict=True) if not pair[0].trajectory.converged]
+        moving = [walker for walker, _ in pairs]
         if on_step is not None:
             on_step(step, len(moving))
-        if step >= max_steps:
-            break
-        for walker, force in still:
-            walker.move(force)
-        step += 1
+        if step < max_steps:
+            for walker, force in pairs:
+                walker.move(force)
     return [walker.trajectory for walker in walkers]
 
 
 def _walker(frame: Atoms, cell: CellMode) -> _Walker:
     atoms = frame.copy()
-    atoms.calc = None
     # constraints would be applied silently by ASE's setters but not by a batched evaluation
     atoms.set_constraint()
     if cell == "fixed":

@@ -9,7 +9,8 @@ from jobflow import Job, Maker, job
 
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts
 from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
-from phonosmith.sampling.protocol import SamplingResult, frames_to_extxyz, sample_configurations
+from phonosmith.sampling.protocol import SamplingResult, sample_configurations
+from phonosmith.structures.extxyz import format_frames
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -19,28 +20,18 @@ if TYPE_CHECKING:
 
 def store_frames(result: SamplingResult, store: ArtefactStore) -> SamplingDoc:
     """Keep the frames of a result in an artefact store and return its document with their references."""
-    train = store.put_bytes(frames_to_extxyz(result.train), kind="frames", suffix=".extxyz")
-    valid = store.put_bytes(frames_to_extxyz(result.valid), kind="frames", suffix=".extxyz")
-    return result.document.model_copy(update={"train": train, "valid": valid})
+    kept = {
+        split: store.put_bytes(format_frames(frames).encode(), kind="frames", suffix=".extxyz")
+        for split, frames in (("train", result.train), ("valid", result.valid))
+    }
+    return result.document.model_copy(update=kept)
 
 
 @job(output_schema=SamplingDoc)
 def sample_material(
     structure: Structure, potential: PotentialRef | dict[str, Any] | str, settings: dict[str, Any], seed: int
 ) -> SamplingDoc:
-    """Draw the configurations of one material and keep the frames in the artefact store.
-
-    Parameters
-    ----------
-    structure
-        Relaxed crystal.
-    potential
-        Foundation: reference or name.
-    settings
-        Of ``SamplingSettings``.
-    seed
-        Of every draw.
-    """
+    """Draw the configurations of one material (a relaxed crystal) and keep the frames in the artefact store."""
     from phonosmith.potentials import registry
     from phonosmith.potentials.documents import PotentialRef
 
@@ -63,8 +54,6 @@ class SamplingMaker(Maker):
         First part of the job's name; formula and cell size follow.
     settings
         Of ``SamplingSettings``; only what differs from the protocol.
-    seed
-        Of every draw.
     """
 
     name: str = "sample"
@@ -72,19 +61,10 @@ class SamplingMaker(Maker):
     seed: int = 0
 
     def make(self, structure: Structure, potential: PotentialRef | str) -> Job:
-        """Return a job whose output is a ``SamplingDoc``.
-
-        Parameters
-        ----------
-        structure
-            Relaxed crystal, or the output reference of a relaxation.
-        potential
-            Foundation: reference, name, or output reference.
-        """
+        """Return a job whose output is a ``SamplingDoc``; structure and potential may be output references."""
         settings = SamplingSettings.model_validate(self.settings)
         made = sample_material(structure, potential, settings.model_dump(mode="json"), self.seed)
-        composition = getattr(structure, "composition", None)
-        formula = getattr(composition, "reduced_formula", None)
+        formula = getattr(getattr(structure, "composition", None), "reduced_formula", None)
         parts = [self.name, formula.lower() if isinstance(formula, str) else "", settings.cell]
         made.name = " ".join(part for part in parts if part)
         return made

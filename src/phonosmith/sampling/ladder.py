@@ -27,12 +27,8 @@ class Start:
 
     Attributes
     ----------
-    atoms
-        The configuration.
     volume_factor
         Its volume over that of the unstrained supercell (exact to rounding).
-    rattle_seed, strain_seed
-        Seeds of its two draws.
     rattled, distortion
         Displacements (in the unstrained supercell) and lattice distortion (before the volume was set).
     scale
@@ -79,12 +75,8 @@ def volume_ladder(
 
     Parameters
     ----------
-    supercell
-        Perfect supercell.
     seed
         Every draw follows from it and the position on the ladder.
-    volume_factors
-        Volumes over that of ``supercell``.
     mean_displacement
         Mean length of the displacements, Å.
     strain
@@ -96,8 +88,7 @@ def volume_ladder(
     """
     if not volume_factors or any(not 0.5 < factor < 2 for factor in volume_factors):
         raise InputError(f"Volume factors {list(volume_factors)} are not all between 0.5 and 2.", "Use e.g. 0.95, 1.0.")
-    volume = float(supercell.get_volume())
-    nearest = shortest_distance(supercell)
+    volume, nearest = float(supercell.get_volume()), shortest_distance(supercell)
     starts = []
     for index, factor in enumerate(volume_factors):
         rattle_seed, strain_seed = draw_seed(seed, "rattle", index), draw_seed(seed, "strain", index)

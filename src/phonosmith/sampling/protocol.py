@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -28,10 +28,8 @@ from phonosmith.sampling.selection import (
     near_duplicates,
     select_by_energy,
     training_order,
-    unphysical_reason,
     validation_index,
 )
-from phonosmith.structures.extxyz import format_frames, parse_frames
 from phonosmith.structures.reading import clean_structure, structure_warnings
 from phonosmith.structures.standard import standard_primitive
 from phonosmith.structures.supercell import SupercellChoice, describe_supercell, sampling_supercell
@@ -50,10 +48,8 @@ class SamplingResult:
 
     Attributes
     ----------
-    train
-        Training frames, outermost first: any prefix is a nested training set.
-    valid
-        Validation frames, outermost first.
+    train, valid
+        Frames, outermost first: any prefix of the training frames is a nested training set.
     document
         Every number behind them.
     starts, trajectories
@@ -86,7 +82,7 @@ def sample_configurations(
     structure
         Relaxed crystal in any cell; its standard primitive cell is the start.
     potential
-        Foundation potential that drives the relaxations.
+        Foundation that drives the relaxations.
     settings
         Defaults to the published protocol in the large cell.
     seed
@@ -95,17 +91,11 @@ def sample_configurations(
         Identity of ``potential``, recorded in the document.
     on_step
         Progress callback of the relaxations: step number, configurations still moving.
-
-    Raises
-    ------
-    InputError, PotentialError
-        Before anything expensive, when the structure or its elements cannot be used.
     """
-    chosen = settings or SamplingSettings()
+    settings = settings or SamplingSettings()
     clean = clean_structure(structure)
-    notes = structure_warnings(clean)
-    primitive = standard_primitive(clean, chosen.symprec)
-    return _run(primitive, potential, chosen, seed, reference, notes, on_step)
+    primitive = standard_primitive(clean, settings.symprec)
+    return _run(primitive, potential, settings, seed, reference, structure_warnings(clean), on_step)
 
 
 def regenerate(
@@ -115,11 +105,6 @@ def regenerate(
 
     Starting configurations are identical on any platform. Later frames also depend on the last bits of the
     potential's forces, which differ between processors; they agree there to the accuracy of the forces.
-
-    Raises
-    ------
-    MismatchError
-        When the starting configurations differ from the recorded ones.
     """
     settings = document.settings.model_copy(update={"supercell_matrix": document.supercell.matrix})
     result = _run(document.primitive.structure(), potential, settings, document.seed, document.potential, [], on_step)
@@ -141,9 +126,11 @@ def _run(
     notes: Sequence[str],
     on_step: Callable[[int, int], None] | None,
 ) -> SamplingResult:
-    warnings = list(notes)
-    choice = _supercell(primitive, settings)
-    warnings.extend(choice.warnings)
+    if settings.supercell_matrix is not None:
+        choice = describe_supercell(primitive, np.array(settings.supercell_matrix))
+    else:
+        choice = sampling_supercell(primitive, settings.cell, max_atoms=max(settings.max_atoms, len(primitive)))
+    warnings = [*notes, *choice.warnings]
     supercell = perfect_supercell(primitive, choice)
     name = f"The foundation {reference.name}" if reference is not None else "The foundation"
     require_elements(potential, [supercell], name)
@@ -169,16 +156,14 @@ def _run(
             on_step=on_step,
         )
         limit = settings.min_distance_fraction * shortest_distance(supercell)
-        records, chosen = [], []
-        notes_by_volume: dict[str, list[str]] = {}
-        for start, trajectory in zip(starts, trajectories, strict=True):
-            record, frames, remarks = _choose(start, trajectory, settings, limit)
-            records.append(record)
-            chosen.append(frames)
+        choices = [_choose(*pair, settings, limit) for pair in zip(starts, trajectories, strict=True)]
+        records = [record for record, _, _ in choices]
+        volumes_by_note: dict[str, list[str]] = {}
+        for record, _, remarks in choices:
             for note in remarks:
-                notes_by_volume.setdefault(note, []).append(f"{start.volume_factor:g}")
-        warnings.extend(f"volume {', '.join(volumes)}: {note}" for note, volumes in notes_by_volume.items())
-        train, valid = _split(records, chosen, settings)
+                volumes_by_note.setdefault(note, []).append(f"{record.volume_factor:g}")
+        warnings.extend(f"volume {', '.join(volumes)}: {note}" for note, volumes in volumes_by_note.items())
+        train, valid = _split(records, [frames for _, frames, _ in choices], settings)
     document = SamplingDoc(
         manifest=manifest,
         formula=primitive.composition.reduced_formula,
@@ -186,24 +171,13 @@ def _run(
         settings=settings,
         potential=reference,
         primitive=CellRecord.of(primitive),
-        supercell=SupercellRecord(
-            matrix=[list(row) for row in choice.matrix],
-            n_atoms=choice.n_atoms,
-            lengths=list(choice.lengths),
-            angles=list(choice.angles),
-        ),
+        supercell=SupercellRecord.model_validate(choice, from_attributes=True),
         configurations=records,
         train_digests=[digest_atoms(atoms) for atoms in train],
         valid_digests=[digest_atoms(atoms) for atoms in valid],
         warnings=warnings,
     )
     return SamplingResult(train, valid, document, starts, trajectories)
-
-
-def _supercell(primitive: Structure, settings: SamplingSettings) -> SupercellChoice:
-    if settings.supercell_matrix is not None:
-        return describe_supercell(primitive, np.array(settings.supercell_matrix))
-    return sampling_supercell(primitive, settings.cell, max_atoms=max(settings.max_atoms, len(primitive)))
 
 
 def perfect_supercell(primitive: Structure, choice: SupercellChoice) -> Atoms:
@@ -222,18 +196,15 @@ def perfect_supercell(primitive: Structure, choice: SupercellChoice) -> Atoms:
     atoms = make_supercell(cell[order], np.array(choice.matrix), order="atom-major", wrap=True)
     if len(atoms) != choice.n_atoms:
         raise InputError(f"The supercell has {len(atoms)} atoms instead of {choice.n_atoms}.", "Report this structure.")
-    atoms.set_cell(round_cell(np.array(atoms.cell.array)))
-    atoms.positions = round_positions(atoms.positions)
-    return atoms
+    return _rounded(atoms)
 
 
 def _choose(
     start: Start, trajectory: Trajectory, settings: SamplingSettings, limit: float
 ) -> tuple[ConfigurationRecord, list[Atoms], list[str]]:
     """Select the frames of one relaxation; returns the record, its rounded frames and what to warn of."""
-    warnings = list(start.rattled.warnings)
     selection = _distinct(trajectory, settings, _usable(trajectory, settings, limit))
-    warnings.extend(selection.reasons)
+    warnings = [*start.rattled.warnings, *selection.reasons]
     if not trajectory.converged:
         falls = trajectory.energies[-1] < trajectory.energies[0]
         warnings.append(
@@ -246,7 +217,6 @@ def _choose(
     records = []
     for layer, (step, frame) in enumerate(zip(selection.steps, frames, strict=True)):
         again = layer in repeated
-        reason = f"no atom moved {settings.duplicate_tolerance:g} Å from an outer frame" if again else ""
         dropped = again and settings.duplicates == "drop"
         if again:
             warnings.append(f"frame {layer} is a near-duplicate and was {'dropped' if dropped else 'kept'}")
@@ -261,7 +231,7 @@ def _choose(
                 max_force=trajectory.max_forces[step],
                 min_distance=shortest_distance(frame),
                 split="dropped" if dropped else "train",
-                reason=reason,
+                reason=f"no atom moved {settings.duplicate_tolerance:g} Å from an outer frame" if again else "",
             )
         )
     return _record(start, trajectory, records), frames, warnings
@@ -286,15 +256,13 @@ def _distinct(trajectory: Trajectory, settings: SamplingSettings, usable: list[b
 
 
 def _usable(trajectory: Trajectory, settings: SamplingSettings, limit: float) -> list[bool]:
+    """Tell which steps are physical: no atoms nearer than a limit in Å, no larger force than the settings allow."""
     from ase.neighborlist import neighbor_list
 
-    usable = []
-    for frame, energy, force in zip(trajectory.frames, trajectory.energies, trajectory.max_forces, strict=True):
-        distances = neighbor_list("d", frame, limit)
-        shortest = float(distances.min()) if len(distances) else np.inf
-        reason = unphysical_reason(shortest, force, min_distance=limit, max_force=settings.max_force, energy=energy)
-        usable.append(reason is None)
-    return usable
+    return [
+        force <= settings.max_force and not np.any(neighbor_list("d", frame, limit) < limit)
+        for frame, force in zip(trajectory.frames, trajectory.max_forces, strict=True)
+    ]
 
 
 def _record(start: Start, trajectory: Trajectory, frames: list[FrameRecord]) -> ConfigurationRecord:
@@ -311,8 +279,8 @@ def _record(start: Start, trajectory: Trajectory, frames: list[FrameRecord]) -> 
         angle_factors=list(start.distortion.angle_factors),
         strain_volume_factor=start.distortion.volume_factor,
         scale=start.scale,
-        lengths=[float(value) for value in parameters[:3]],
-        angles=[float(value) for value in parameters[3:]],
+        lengths=parameters[:3].tolist(),
+        angles=parameters[3:].tolist(),
         start_digest=digest_atoms(start.atoms),
         converged=trajectory.converged,
         n_steps=trajectory.n_steps,
@@ -325,7 +293,6 @@ def _record(start: Start, trajectory: Trajectory, frames: list[FrameRecord]) -> 
 def _rounded(frame: Atoms) -> Atoms:
     """Return a frame rounded to what a file keeps (1e-8 Å changes an energy by less than 1e-7 eV)."""
     copy = frame.copy()
-    copy.calc = None
     copy.set_cell(round_cell(np.array(copy.cell.array)))
     copy.positions = round_positions(copy.positions)
     return copy
@@ -338,37 +305,23 @@ def _split(
     factors = settings.volume_factors
     kept = [[layer for layer, frame in enumerate(record.frames) if frame.split != "dropped"] for record in records]
     validation = validation_index(factors)
-    order = [(index, kept[index][rank]) for index, rank in training_order(factors, [len(item) for item in kept])]
-    train, valid = [], []
-    for position, (index, layer) in enumerate(order):
-        train.append(_labelled(chosen[index][layer], records[index], layer, "train", position))
-    for position, layer in enumerate(kept[validation]):
-        valid.append(_labelled(chosen[validation][layer], records[validation], layer, "valid", position))
-    return train, valid
-
-
-def _labelled(atoms: Atoms, record: ConfigurationRecord, layer: int, split: str, position: int) -> Atoms:
-    frame = record.frames[layer]
-    frame.split = "train" if split == "train" else "valid"
-    frame.position = position
-    # the foundation's energy must never be mistaken for a label, hence no `energy` key
-    atoms.info = {
-        "split": split,
-        "position": position,
-        "volume_factor": record.volume_factor,
-        "layer": layer,
-        "step": frame.step,
-        "foundation_energy": frame.energy,
-        "energy_fraction": frame.energy_fraction,
+    places: dict[Literal["train", "valid"], list[tuple[int, int]]] = {
+        "train": [(index, kept[index][rank]) for index, rank in training_order(factors, [len(item) for item in kept])],
+        "valid": [(validation, layer) for layer in kept[validation]],
     }
-    return atoms
-
-
-def frames_to_extxyz(frames: Sequence[Atoms]) -> bytes:
-    """Return frames as extended XYZ; reading them back gives the same digests."""
-    return format_frames(frames).encode()
-
-
-def frames_from_extxyz(data: bytes) -> list[Atoms]:
-    """Read what ``frames_to_extxyz`` wrote."""
-    return parse_frames(data.decode(), "sampled frames") if data.strip() else []
+    for split, frames in places.items():
+        for position, (index, layer) in enumerate(frames):
+            frame = records[index].frames[layer]
+            frame.split, frame.position = split, position
+            # the foundation's energy must never be mistaken for a label, hence no `energy` key
+            chosen[index][layer].info = {
+                "split": split,
+                "position": position,
+                "volume_factor": records[index].volume_factor,
+                "layer": layer,
+                "step": frame.step,
+                "foundation_energy": frame.energy,
+                "energy_fraction": frame.energy_fraction,
+            }
+    train, valid = ([chosen[index][layer] for index, layer in frames] for frames in places.values())
+    return train, valid

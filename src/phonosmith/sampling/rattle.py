@@ -35,7 +35,7 @@ class Rattled:
     Attributes
     ----------
     displacements
-        Å, shape (n_atoms, 3), without rigid translation.
+        Å, without rigid translation.
     sigma
         Standard deviation of one Monte Carlo step, Å.
     mean
@@ -86,8 +86,6 @@ def rattle(
 
     Parameters
     ----------
-    atoms
-        Configuration to rattle.
     seed
         Of hiphive's generator (numpy's frozen ``RandomState``).
     mean_displacement
@@ -107,12 +105,11 @@ def rattle(
             "Give a displacement of at least 0, a positive distance and at least one cycle.",
         )
     still = np.zeros((len(atoms), 3))
-    if mean_displacement == 0:
-        return Rattled(still, 0.0, 0.0, min_distance)
-    if len(atoms) == 1:
-        note = "a cell of one atom cannot be rattled: moving its only atom moves the whole crystal"
-        return Rattled(still, 0.0, 0.0, min_distance, (note,))
     notes: list[str] = []
+    if mean_displacement > 0 and len(atoms) == 1:
+        notes.append("a cell of one atom cannot be rattled: moving its only atom moves the whole crystal")
+    if mean_displacement == 0 or len(atoms) == 1:
+        return Rattled(still, 0.0, 0.0, min_distance, tuple(notes))
     free = np.sqrt((len(atoms) - 1) / len(atoms))
     first = float(mean_displacement / (MEAN_OF_NORMAL * np.sqrt(n_iter) * free))
     best = (np.inf, first, still)
@@ -157,9 +154,7 @@ def _draw(atoms: Atoms, sigma: float, min_distance: float, n_iter: int, seed: in
     allowed = min_distance
     for _ in range(10):
         try:
-            drawn = np.asarray(
-                mc_rattle(atoms, sigma, allowed, n_iter=n_iter, max_attempts=500, seed=seed), dtype=float
-            )
+            drawn = np.asarray(mc_rattle(atoms, sigma, allowed, n_iter=n_iter, max_attempts=500, seed=seed), float)
         except Exception as error:
             # hiphive has no exception of its own for a jammed atom
             if "maximum number of attempts" not in str(error):

@@ -38,21 +38,10 @@ class Distortion:
 
 
 def distort_cell(cell: Array, seed: int, amount: float = 0.02) -> Distortion:
-    """Return a cell with every length and angle scaled by its own random factor in [1 - amount, 1 + amount].
+    """Return a cell (row vectors, Å) with each length and angle scaled by a random factor in [1 - amount, 1 + amount].
 
-    Parameters
-    ----------
-    cell
-        Row vectors, Å.
-    seed
-        Of numpy's frozen ``RandomState``; uniform numbers from it are exact on every platform.
-    amount
-        Largest relative change of a length or angle.
-
-    Raises
-    ------
-    InputError
-        When no cell has the drawn angles (only for extremely skewed cells or huge amounts).
+    The seed is that of numpy's frozen ``RandomState``; uniform numbers from it are exact on every platform. Extremely
+    skewed cells and huge amounts are refused where no cell has the drawn angles.
     """
     from ase.geometry import cell_to_cellpar, cellpar_to_cell
 
@@ -71,17 +60,12 @@ def distort_cell(cell: Array, seed: int, amount: float = 0.02) -> Distortion:
         ) from error
     if np.linalg.det(cell) < 0:
         raw = -raw
-    stretch = _pure_stretch(np.linalg.solve(cell, raw))
-    new = np.asarray(cell, dtype=float) @ stretch
+    # rows are acted on from the right: of the deformation gradient F = U R only the symmetric factor is kept
+    left, values, _ = np.linalg.svd(np.linalg.solve(cell, raw))
+    new = np.asarray(cell, dtype=float) @ ((left * values) @ left.T)
     volume_factor = float(abs(np.linalg.det(new) / np.linalg.det(cell)))
     a, b, c, alpha, beta, gamma = (float(factor) for factor in factors)
     return Distortion(new, (a, b, c), (alpha, beta, gamma), volume_factor)
-
-
-def _pure_stretch(deformation: Array) -> Array:
-    """Return the symmetric factor of a deformation gradient F = U R acting on rows from the right."""
-    left, values, _ = np.linalg.svd(deformation)
-    return np.asarray((left * values) @ left.T)
 
 
 def with_cell(atoms: Atoms, cell: Array, volume: float) -> Atoms:

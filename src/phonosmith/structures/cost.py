@@ -63,12 +63,8 @@ class Workload:
 
     Attributes
     ----------
-    kpoints
-        Subdivisions of the mesh.
     n_kpoints
         Points after time reversal, without other symmetry (rattled cells have none).
-    n_bands, n_plane_waves
-        Bands and plane waves.
     work
         What core-hours are proportional to.
     memory_gb
@@ -85,20 +81,11 @@ class Workload:
 
 def reciprocal_lengths(lattice: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the lengths of the reciprocal vectors, 2π included, Å⁻¹, of a lattice given as rows in Å."""
-    lengths: NDArray[np.float64] = 2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1)
-    return lengths
+    return np.asarray(2 * math.pi * np.linalg.norm(np.linalg.inv(lattice).T, axis=1))
 
 
 def kpoint_mesh(lattice: NDArray[np.float64], kspacing: float) -> tuple[int, int, int]:
-    """Return VASP's mesh for KSPACING: max(1, ceil(|b| / kspacing)) with reciprocal vectors b including 2π.
-
-    Parameters
-    ----------
-    lattice
-        Row vectors, Å.
-    kspacing
-        Å⁻¹.
-    """
+    """Return VASP's mesh for KSPACING (Å⁻¹): max(1, ceil(|b| / kspacing)) with reciprocal vectors b including 2π."""
     if kspacing <= 0:
         raise InputError(f"A k-point spacing of {kspacing} Å⁻¹ is not positive.", "The protocol uses 0.1.")
     # the cell that ran has been printed with finite digits: a ratio within 1e-6 of an integer is that integer
@@ -115,25 +102,15 @@ def valence_electrons(symbol: str, potcar: str | None = None) -> int:
     from pymatgen.core import Element
 
     element = Element(symbol)
-    shells = {
-        match[1]: int(match[2]) for match in re.finditer(r"(\d[spdf])(\d+)", element.electronic_structure or "1s1")
-    }
     suffix = (potcar or symbol).partition("_")[2]
-    has_p = any(shell.endswith("p") for shell in shells)
-    total = 0
-    for shell, count in shells.items():
-        if (shell[1] == "d" and count == 10 and has_p and suffix != "d") or (shell[1] == "f" and count == 14):
-            continue
-        if shell[1] == "f" and suffix in {"2", "3"}:
-            continue
-        total += count
     if suffix in {"2", "3"}:
-        total = int(suffix) + 6
-    if suffix == "sv":
-        total += 2 if element.Z <= 4 else 8
-    if suffix == "pv":
-        total += 6
-    return max(total, 1)
+        return int(suffix) + 6
+    shells = [(shell, int(n)) for shell, n in re.findall(r"\d([spdf])(\d+)", element.electronic_structure or "1s1")]
+    core = {("f", 14)}
+    if suffix != "d" and any(shell == "p" for shell, _ in shells):
+        core.add(("d", 10))
+    semicore = {"sv": 2 if element.Z <= 4 else 8, "pv": 6}.get(suffix, 0)
+    return max(1, semicore + sum(count for shell, count in shells if (shell, count) not in core))
 
 
 def workload(
@@ -143,12 +120,10 @@ def workload(
     encut: float = 520.0,
     potcars: Mapping[str, str] | None = None,
 ) -> Workload:
-    """Return the size of one self-consistent calculation.
+    """Return the size of one self-consistent calculation of a cell.
 
     Parameters
     ----------
-    structure
-        Cell that is calculated.
     kspacing
         Å⁻¹; None for Γ alone.
     encut
@@ -159,7 +134,7 @@ def workload(
     named = potcars or {}
     electrons = sum(valence_electrons(site.specie.symbol, named.get(site.specie.symbol)) for site in structure)
     mesh = (1, 1, 1) if kspacing is None else kpoint_mesh(np.array(structure.lattice.matrix), kspacing)
-    total = mesh[0] * mesh[1] * mesh[2]
+    total = math.prod(mesh)
     invariant = 2 ** sum(number % 2 == 0 for number in mesh)
     points = (total + invariant) // 2
     weight = GAMMA_COST if total == 1 else float(points)
@@ -173,20 +148,10 @@ def workload(
 
 
 def calibrate(works: Sequence[float], core_hours: Sequence[float]) -> CostModel:
-    """Fit the prefactor to finished calculations.
+    """Fit the prefactor to finished calculations: ``Workload.work`` of each and what each took.
 
-    Parameters
-    ----------
-    works
-        ``Workload.work`` of each.
-    core_hours
-        What each took.
-
-    Returns
-    -------
-    CostModel
-        Geometric mean of the ratios; ``spread`` is one standard deviation of their logarithm as a factor (3 for fewer
-        than three calculations).
+    The prefactor is the geometric mean of the ratios; ``spread`` is one standard deviation of their logarithm as a
+    factor (3 for fewer than three calculations).
     """
     if len(works) != len(core_hours) or len(works) == 0:
         raise InputError(

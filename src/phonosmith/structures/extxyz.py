@@ -13,7 +13,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,16 @@ _ATOM_RESULTS = ("forces", "magmoms", "charges")
 _RESERVED = frozenset({"Lattice", "Properties", "pbc", *_CONFIG_RESULTS})
 _FORBIDDEN_IN_KEY = frozenset(" \t\n\r\"'{}[]=\\,")
 _INT32 = 2**31
+_SHOW: dict[str, Callable[[Any], str]] = {
+    "R": lambda item: repr(float(item)),
+    "L": lambda item: "T" if item else "F",
+    "I": str,
+    "S": str,
+}
 
 
 def format_frames(frames: Sequence[Atoms]) -> str:
-    """Return extended XYZ text of configurations with their labels and provenance.
-
-    Raises
-    ------
-    InputError
-        Naming frame and field that the format cannot hold.
-    """
+    """Return extended XYZ text of configurations with labels and provenance; what it cannot hold is refused by name."""
     parts = []
     for index, atoms in enumerate(frames):
         try:
@@ -54,19 +54,9 @@ def format_frames(frames: Sequence[Atoms]) -> str:
 
 
 def write_frames(path: str | Path, frames: Sequence[Atoms]) -> Path:
-    """Write configurations with labels as extended XYZ; the file is either absent or whole.
+    """Write configurations with labels as extended XYZ (compressed as .gz, .xz); the file is either absent or whole.
 
-    Parameters
-    ----------
-    path
-        Target; ``.gz`` and ``.xz`` endings are compressed.
-    frames
-        At least one configuration. Labels are taken from each frame's calculator, never computed.
-
-    Returns
-    -------
-    Path
-        The file written.
+    Labels are taken from each frame's calculator, never computed.
     """
     target = Path(path)
     if not frames:
@@ -85,32 +75,21 @@ def write_frames(path: str | Path, frames: Sequence[Atoms]) -> Path:
 
 
 def require_writable(path: str | Path) -> None:
-    """Check that frames can be written to a path, before the work whose result they are.
-
-    Raises
-    ------
-    InputError
-        When the path is a folder, or a file or a missing permission stands in its way.
-    """
+    """Check that frames can be written to a path, before the work whose result they are."""
     target = Path(path)
     if target.is_dir():
         raise InputError(f"Cannot write {target}: it is a folder.", "Name a file in it, e.g. labels.xyz.")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir():
-        raise InputError(f"Cannot write {target}: {parent} is a file, not a folder.", "Choose a writable folder.")
+        raise InputError(f"Cannot write {target}: {parent} is not a folder, it is a file.", "Choose a writable folder.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"Cannot write {target}: {parent} is not writable.", "Choose a writable folder.")
 
 
 def read_frames(path: str | Path, *, require: Sequence[str] = ()) -> list[Atoms]:
-    """Read an extended XYZ file; labels under ASE's or mace's names end up in each frame's calculator.
+    """Read extended XYZ, plain or compressed; labels under ASE's or mace's names end up in each frame's calculator.
 
-    Parameters
-    ----------
-    path
-        Plain or compressed (.gz, .xz, .lzma) extended XYZ.
-    require
-        Labels every frame must have, of "energy", "forces", "stress". Labels that are present are always checked.
+    ``require`` names labels every frame must have, of "energy", "forces", "stress"; those present are always checked.
 
     Raises
     ------
@@ -118,9 +97,8 @@ def read_frames(path: str | Path, *, require: Sequence[str] = ()) -> list[Atoms]
         Naming file, frame (from 0) and field when the file is broken or a label is missing or not finite.
     """
     source = Path(path)
-    opener = _OPENERS.get(source.suffix, open)
     try:
-        with opener(source, "rt", encoding="utf-8") as stream:
+        with _OPENERS.get(source.suffix, open)(source, "rt", encoding="utf-8") as stream:
             text = stream.read()
     except FileNotFoundError as error:
         raise InputError(f"{source} does not exist.", "Check the path.") from error
@@ -166,7 +144,7 @@ def _tidy(atoms: Atoms) -> None:
     for name, values in list(atoms.arrays.items()):
         if values.dtype == np.int32:
             atoms.arrays[name] = values.astype(np.int64)
-    for name, value in (atoms.calc.results if atoms.calc is not None else {}).items():
+    for name, value in getattr(atoms.calc, "results", {}).items():
         if np.asarray(value).dtype.kind not in "fi":
             raise InputError(f"field '{name}' is {str(value)[:40]!r}, not a number.", "Repair that line.")
     adopt_aliases(atoms)
@@ -217,51 +195,49 @@ def _diagnose(chunk: str) -> str | None:
         if len(values) != len(columns):
             return f"atom {number} has {len(values)} columns instead of {len(columns)}"
         for (name, kind), value in zip(columns, values, strict=True):
-            try:
-                if kind in ("R", "I"):
+            if kind in ("R", "I"):
+                try:
                     float(value)
-            except ValueError:
-                return f"field '{name}' of atom {number} is {value!r}, not a number"
+                except ValueError:
+                    return f"field '{name}' of atom {number} is {value!r}, not a number"
             if name == "species" and kind == "S" and value not in atomic_numbers:
                 return f"atom {number} is called {value!r}, which is no element"
     return None
 
 
 def _format_frame(atoms: Atoms) -> str:
-    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
-    columns = [("species", "S", np.array(atoms.get_chemical_symbols(), dtype=object).reshape(-1, 1))]
-    columns.append(("pos", "R", atoms.positions))
-    per_atom = {name: results[name] for name in _ATOM_RESULTS if results.get(name) is not None}
-    for name, values in {**atoms.arrays, **per_atom}.items():
-        if name in ("numbers", "positions"):
-            continue
-        columns.append(_column(name, np.asarray(values), len(atoms)))
+    results = getattr(atoms.calc, "results", {})
+    per_atom = atoms.arrays | {name: results[name] for name in _ATOM_RESULTS if results.get(name) is not None}
+    columns = [
+        ("species", "S", np.array(atoms.get_chemical_symbols(), dtype=object).reshape(-1, 1)),
+        ("pos", "R", atoms.positions),
+        *(
+            _column(name, np.asarray(values), len(atoms))
+            for name, values in per_atom.items()
+            if name not in ("numbers", "positions")
+        ),
+    ]
     header = []
     if atoms.cell.any():
-        header.append('Lattice="' + " ".join(map(repr, atoms.cell.array.ravel().tolist())) + '"')
+        header.append(_pair("Lattice", atoms.cell.array.ravel()))
     header.append("Properties=" + ":".join(f"{name}:{kind}:{values.shape[1]}" for name, kind, values in columns))
     for name in _CONFIG_RESULTS:
         value = results.get(name)
         if value is not None:
             full = voigt_6_to_full_3x3_stress(voigt_stress(value)).ravel() if name == "stress" else value
             header.append(_pair(name, full))
-    header.extend(_pair(key, value) for key, value in _loose_info(atoms, results).items())
-    header.append('pbc="' + " ".join("T" if flag else "F" for flag in atoms.pbc) + '"')
-    texts = [_texts(kind, values) for _, kind, values in columns]
-    rows = [" ".join(cell for row in rows_of_atom for cell in row) for rows_of_atom in zip(*texts, strict=True)]
-    return f"{len(atoms)}\n{' '.join(header)}\n" + "\n".join(rows) + "\n"
-
-
-def _loose_info(atoms: Atoms, results: dict[str, Any]) -> dict[str, Any]:
-    """Return info without what the header writes anyway; labels in info of a frame without calculator are labels."""
-    loose = {}
     for key, value in atoms.info.items():
         if key in _RESERVED and key in results:
             raise InputError(f"info['{key}'] hides the label of the same name.", "Remove it from atoms.info.")
         if key in ("Lattice", "Properties", "pbc"):
             raise InputError(f"info['{key}'] has a meaning of its own in extended XYZ.", "Rename it.")
-        loose[key] = np.asarray(value).ravel() if key == "stress" else value
-    return loose
+        # labels in info of a frame without calculator are labels
+        header.append(_pair(key, np.asarray(value).ravel() if key == "stress" else value))
+    header.append('pbc="' + " ".join("T" if flag else "F" for flag in atoms.pbc) + '"')
+    # columns of arrays side by side, each number as the shortest decimal that round-trips
+    cells = [[_SHOW[kind](item) for item in part] for _, kind, values in columns for part in values.T.tolist()]
+    rows = [" ".join(row) for row in zip(*cells, strict=True)]
+    return f"{len(atoms)}\n{' '.join(header)}\n" + "\n".join(rows) + "\n"
 
 
 def _column(name: str, values: np.ndarray[Any, Any], count: int) -> tuple[str, str, np.ndarray[Any, Any]]:
@@ -276,15 +252,6 @@ def _column(name: str, values: np.ndarray[Any, Any], count: int) -> tuple[str, s
     if kind == "S" and any(not str(item) or any(c.isspace() for c in str(item)) for item in table.ravel()):
         raise InputError(f"array '{name}' holds text with blanks.", "Replace blanks by underscores.")
     return name, kind, table
-
-
-def _texts(kind: str, values: np.ndarray[Any, Any]) -> list[list[str]]:
-    rows = values.tolist()
-    if kind == "R":
-        return [[repr(float(item)) for item in row] for row in rows]
-    if kind == "L":
-        return [["T" if item else "F" for item in row] for row in rows]
-    return [[str(item) for item in row] for row in rows]
 
 
 def _quoted(text: str) -> str:
@@ -309,15 +276,13 @@ def _pair(key: str, value: Any) -> str:
         raise InputError(f"info key {key!r} holds a blank, quote, comma or equals sign.", "Rename it.")
     if isinstance(value, str):
         return _string_pair(key, value)
-    if isinstance(value, bool | np.bool_):
-        return f"{key}={'T' if value else 'F'}"
-    if isinstance(value, int | np.integer):
-        return f"{key}={int(value)}"
-    if isinstance(value, float | np.floating):
-        return f"{key}={float(value)!r}"
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1 and value.dtype.kind in "fi":
         return f'{key}="{" ".join(map(repr, value.tolist()))}"'
-    plain = value.tolist() if isinstance(value, np.ndarray) else value
+    plain = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(plain, bool):
+        return f"{key}={'T' if plain else 'F'}"
+    if isinstance(plain, int | float) and not isinstance(value, np.ndarray):
+        return f"{key}={plain!r}"
     try:
         pair = f"{key}={_quoted('_JSON ' + json.dumps(plain))}"
         key_val_str_to_dict(pair)

@@ -34,26 +34,19 @@ WEIGHT_KEYS = ("config_type", "config_weight", "config_energy_weight", "config_f
 IDENTITY_KEYS = (*WEIGHT_KEYS, "head", FUNCTIONAL, SETTINGS)
 """``atoms.info`` keys that change what a frame teaches."""
 
-_ALIASES = {
-    "energy": ("REF_energy", "dft_energy", "DFT_energy"),
-    "forces": ("REF_forces", "dft_forces", "DFT_forces", "force"),
-    "stress": ("REF_stress", "dft_stress", "DFT_stress"),
-    "virial": ("REF_virials", "REF_virial", "dft_virial", "virials", "virial"),
-}
-
 
 @dataclass(frozen=True)
 class Labels:
-    """What a reference calculation said about one configuration.
+    """What a reference calculation said about one configuration; None where it said nothing.
 
     Attributes
     ----------
     energy
-        Force-consistent free energy, eV; None where it is not known.
+        Force-consistent free energy, eV.
     forces
-        eV/Å, shape (n_atoms, 3); None where not known.
+        eV/Å, shape (n_atoms, 3).
     stress
-        Voigt xx yy zz yz xz xy, eV/Å³, ASE sign; None where not known.
+        Voigt xx yy zz yz xz xy, eV/Å³, ASE sign.
     """
 
     energy: float | None
@@ -66,8 +59,7 @@ def voigt_stress(stress: Any) -> Array:
     values = np.asarray(stress, dtype=float)
     if values.size == 9:
         full = values.reshape(3, 3)
-        half = (full + full.T) / 2
-        return np.array([half[0, 0], half[1, 1], half[2, 2], half[1, 2], half[0, 2], half[0, 1]])
+        return ((full + full.T) / 2)[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
     if values.size == 6:
         return values.reshape(6).copy()
     raise ValueError(f"a stress has 6 or 9 numbers, not {values.size}")
@@ -78,10 +70,10 @@ def label_frame(
 ) -> Atoms:
     """Return a copy of a configuration that carries labels and nothing else a calculator may have left.
 
+    Constraints are dropped because ASE would report constrained forces as zero.
+
     Parameters
     ----------
-    atoms
-        The configuration; constraints are dropped because ASE would report constrained forces as zero.
     energy
         Force-consistent free energy, eV.
     forces
@@ -93,7 +85,6 @@ def label_frame(
     """
     frame = atoms.copy()
     frame.set_constraint()
-    frame.calc = None
     frame.info.update({key: value for key, value in info.items() if value is not None})
     results: dict[str, Any] = {}
     if energy is not None:
@@ -109,7 +100,7 @@ def label_frame(
 
 def labels_of(atoms: Atoms) -> Labels:
     """Return the labels a frame carries; never computes anything."""
-    results = getattr(atoms.calc, "results", {}) if atoms.calc is not None else {}
+    results = getattr(atoms.calc, "results", {})
     energy = results.get("energy", results.get("free_energy"))
     forces, stress = results.get("forces"), results.get("stress")
     return Labels(
@@ -133,10 +124,8 @@ def label_defects(labels: Labels, n_atoms: int, require: Sequence[str] = ()) -> 
         defects.append(Defect("energy_not_finite", f"energy is {labels.energy}"))
     if labels.forces is not None:
         if labels.forces.shape != (n_atoms, 3):
-            message = f"forces have shape {labels.forces.shape}, not ({n_atoms}, 3)"
-            defects.append(Defect("forces_shape", message))
-        elif not np.all(np.isfinite(labels.forces)):
-            bad = np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))
+            defects.append(Defect("forces_shape", f"forces have shape {labels.forces.shape}, not ({n_atoms}, 3)"))
+        elif len(bad := np.flatnonzero(~np.all(np.isfinite(labels.forces), axis=1))):
             message = f"forces of atom {bad[0]} are not finite ({len(bad)} atoms in all)"
             defects.append(Defect("forces_not_finite", message))
     if labels.stress is not None:
@@ -149,8 +138,7 @@ def label_defects(labels: Labels, n_atoms: int, require: Sequence[str] = ()) -> 
 
 def problems(atoms: Atoms, require: Sequence[str] = ()) -> list[str]:
     """Return what is wrong with a frame's labels, each naming its field; empty when they are usable."""
-    defects = label_defects(labels_of(atoms), len(atoms), require) + geometry_defects(atoms)
-    return [defect.message for defect in defects]
+    return [it.message for it in label_defects(labels_of(atoms), len(atoms), require) + geometry_defects(atoms)]
 
 
 def geometry_defects(atoms: Atoms) -> list[Defect]:
@@ -171,55 +159,42 @@ def geometry_defects(atoms: Atoms) -> list[Defect]:
 
 
 def check_frames(frames: Sequence[Atoms], where: str, require: Sequence[str] = ()) -> None:
-    """Raise InputError for the first frame whose labels cannot be used.
-
-    Parameters
-    ----------
-    frames
-        Configurations.
-    where
-        File or source named in the message.
-    require
-        Labels every frame has to have, of energy, forces, stress.
-    """
+    """Raise InputError for the first frame of a file or source whose labels cannot be used."""
     for index, atoms in enumerate(frames):
-        wrong = problems(atoms, require)
-        if wrong:
+        if wrong := problems(atoms, require):
             raise InputError(
                 f"{where}: frame {index} ({atoms.get_chemical_formula()}): {'; '.join(wrong)}.",
                 "Label that frame again or leave it out; frames are counted from 0.",
             )
 
 
-def adopt_aliases(atoms: Atoms) -> None:
-    """Move labels written under other programs' names (REF_energy, ...) to ASE's, in place.
+def _floats(values: Any) -> Array:
+    return np.array(values, dtype=float)
 
-    Raises
-    ------
-    InputError
-        When a frame holds two different values for the same label.
-    """
-    results = dict(getattr(atoms.calc, "results", {}) or {}) if atoms.calc is not None else {}
+
+def adopt_aliases(atoms: Atoms) -> None:
+    """Move labels written under other programs' names (REF_energy, ...) to ASE's, in place; refuse contradictions."""
+    results = dict(getattr(atoms.calc, "results", {}))
     before = len(results)
-    for name in ("energy", "stress"):
-        for alias in _ALIASES[name]:
-            if alias in atoms.info:
-                value = atoms.info.pop(alias)
-                _adopt(results, name, alias, voigt_stress(value) if name == "stress" else float(value))
-    for alias in _ALIASES["forces"]:
-        if alias in atoms.arrays:
-            _adopt(results, "forces", alias, np.array(atoms.arrays.pop(alias), dtype=float))
-    for alias in _ALIASES["virial"]:
-        if alias in atoms.info and atoms.cell.rank == 3:
-            # a virial is minus volume times stress in every program that writes one into extended XYZ
-            _adopt(results, "stress", alias, -voigt_stress(atoms.info.pop(alias)) / atoms.get_volume())
+    # a virial is minus volume times stress in every program that writes one into extended XYZ
+    for name, holder, convert, aliases in (
+        ("energy", atoms.info, float, ("REF_energy", "dft_energy", "DFT_energy")),
+        ("stress", atoms.info, voigt_stress, ("REF_stress", "dft_stress", "DFT_stress")),
+        ("forces", atoms.arrays, _floats, ("REF_forces", "dft_forces", "DFT_forces", "force")),
+        (
+            "stress",
+            atoms.info if atoms.cell.rank == 3 else {},
+            lambda virial: -voigt_stress(virial) / atoms.get_volume(),
+            ("REF_virials", "REF_virial", "dft_virial", "virials", "virial"),
+        ),
+    ):
+        for alias in (item for item in aliases if item in holder):
+            value = convert(holder.pop(alias))
+            if name in results and not np.allclose(results[name], value, rtol=1e-9, atol=1e-10, equal_nan=True):
+                raise InputError(
+                    f"the frame holds two different labels '{name}' and '{alias}'.",
+                    "Remove the one that is not the reference.",
+                )
+            results.setdefault(name, value)
     if len(results) > before:
         atoms.calc = SinglePointCalculator(atoms, **results)
-
-
-def _adopt(results: dict[str, Any], name: str, alias: str, value: Any) -> None:
-    if name in results and not np.allclose(results[name], value, rtol=1e-9, atol=1e-10, equal_nan=True):
-        raise InputError(
-            f"the frame holds two different labels '{name}' and '{alias}'.", "Remove the one that is not the reference."
-        )
-    results.setdefault(name, value)

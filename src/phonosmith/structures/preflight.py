@@ -96,22 +96,14 @@ class Plan(Document):
     warnings: list[str] = Field(default_factory=list, description="not about one material alone")
 
 
-def missing_potcars(symbols: Sequence[str], functional: str = "PBE_54") -> list[str]:
-    """Return which POTCARs pymatgen cannot find; all of them when no POTCAR folder is configured.
-
-    Parameters
-    ----------
-    symbols
-        POTCAR names, e.g. ``K_sv``.
-    functional
-        Name of the POTCAR library in pymatgen's terms.
-    """
+def missing_potcars(symbols: Sequence[str]) -> list[str]:
+    """Return which POTCARs (names as ``K_sv``) pymatgen cannot find; all of them without a POTCAR folder."""
     from pymatgen.io.vasp.inputs import PotcarSingle
 
     missing = []
     for symbol in symbols:
         try:
-            PotcarSingle.from_symbol_and_functional(symbol, functional)
+            PotcarSingle.from_symbol_and_functional(symbol, "PBE_54")
         except Exception:  # noqa: BLE001 - pymatgen has its own kinds for no folder, no file, unreadable file
             missing.append(symbol)
     return missing
@@ -144,14 +136,10 @@ def plan_material(
 
     Parameters
     ----------
-    structure
-        As ``read_structure`` returns it.
     source
         File or name.
     settings
         Defaults to the published protocol in the large cell.
-    cost
-        Scaling model of core-hours.
     elements
         What the foundation covers; None when no foundation was named.
     potcars
@@ -159,22 +147,36 @@ def plan_material(
     residual
         Returns largest force in eV/Å and pressure in GPa of a structure under the foundation.
     """
-    chosen, model = settings or PlanSettings(), cost or CostModel()
+    settings, cost = settings or PlanSettings(), cost or CostModel()
     primitive = standard_primitive(structure)
     notes = structure_warnings(structure)
-    cells: dict[str, CellPlan] = {}
-    for size in dict.fromkeys(chosen.cells):
-        choice = sampling_supercell(primitive, size, max_atoms=max(chosen.max_atoms, len(primitive)))
-        notes.extend(f"{size} cell: {note}" for note in choice.warnings)
-        if choice.n_atoms > chosen.oversized_static:
-            notes.append(f"oversized: the {size} cell has {choice.n_atoms} atoms")
-        cells[size] = _cell_plan(primitive, choice, chosen, model, chosen.kspacing, chosen.frames_per_cell, potcars)
-    choice = phonon_supercell(primitive, chosen.phonon_length)
-    notes.extend(f"phonon cell: {note}" for note in choice.warnings)
-    if choice.n_atoms > chosen.oversized_phonon:
-        notes.append(f"oversized: the phonon supercell has {choice.n_atoms} atoms")
-    displaced = phonon_displacements(primitive, choice, chosen.displacement)
-    phonon = _cell_plan(primitive, choice, chosen, model, None, displaced, potcars)
+
+    def planned(choice: SupercellChoice, name: str, kspacing: float | None, n_calculations: int) -> CellPlan:
+        notes.extend(f"{name.replace('super', '')}: {note}" for note in choice.warnings)
+        if choice.n_atoms > (settings.oversized_static if kspacing else settings.oversized_phonon):
+            notes.append(f"oversized: the {name} has {choice.n_atoms} atoms")
+        load = workload(choice.build(primitive), kspacing=kspacing, encut=settings.encut, potcars=potcars)
+        each = cost.core_hours(load.work)
+        return CellPlan(
+            supercell_matrix=[list(row) for row in choice.matrix],
+            n_atoms=choice.n_atoms,
+            lengths=list(choice.lengths),
+            angles=list(choice.angles),
+            kpoints=list(load.kpoints),
+            n_kpoints=load.n_kpoints,
+            n_calculations=n_calculations,
+            core_hours_each=each,
+            core_hours=each * n_calculations,
+            memory_gb=load.memory_gb,
+        )
+
+    cells = {}
+    for size in dict.fromkeys(settings.cells):
+        choice = sampling_supercell(primitive, size, max_atoms=max(settings.max_atoms, len(primitive)))
+        cells[size] = planned(choice, f"{size} cell", settings.kspacing, settings.frames_per_cell)
+    choice = phonon_supercell(primitive, settings.phonon_length)
+    displaced = phonon_displacements(primitive, choice, settings.displacement)
+    phonon = planned(choice, "phonon supercell", None, displaced)
     symbols = sorted({site.specie.symbol for site in primitive})
     if elements is not None and (unknown := [symbol for symbol in symbols if symbol not in elements]):
         notes.append(f"the foundation does not know {', '.join(unknown)}")
@@ -185,7 +187,6 @@ def plan_material(
                 f"perhaps not relaxed: the foundation finds forces up to {force:.2f} eV/Å and a pressure of "
                 f"{pressure:.1f} GPa"
             )
-    steps = chosen.epochs * math.ceil(chosen.training_frames / chosen.batch_size)
     statics = sum(cell.core_hours for cell in cells.values())
     return MaterialPlan(
         source=source,
@@ -195,39 +196,14 @@ def plan_material(
         n_atoms_primitive=len(primitive),
         cells=cells,
         phonon=phonon,
-        n_statics=chosen.frames_per_cell * len(cells),
+        n_statics=settings.frames_per_cell * len(cells),
         n_phonon_displacements=displaced,
         core_hours_statics=statics,
         core_hours_phonons=phonon.core_hours,
         core_hours=statics + phonon.core_hours,
         memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon)),
-        training_steps=steps,
+        training_steps=settings.epochs * math.ceil(settings.training_frames / settings.batch_size),
         warnings=notes,
-    )
-
-
-def _cell_plan(
-    primitive: Structure,
-    choice: SupercellChoice,
-    settings: PlanSettings,
-    model: CostModel,
-    kspacing: float | None,
-    n_calculations: int,
-    potcars: Mapping[str, str] | None,
-) -> CellPlan:
-    load = workload(choice.build(primitive), kspacing=kspacing, encut=settings.encut, potcars=potcars)
-    each = model.core_hours(load.work)
-    return CellPlan(
-        supercell_matrix=[list(row) for row in choice.matrix],
-        n_atoms=choice.n_atoms,
-        lengths=list(choice.lengths),
-        angles=list(choice.angles),
-        kpoints=list(load.kpoints),
-        n_kpoints=load.n_kpoints,
-        n_calculations=n_calculations,
-        core_hours_each=each,
-        core_hours=each * n_calculations,
-        memory_gb=load.memory_gb,
     )
 
 
@@ -237,24 +213,12 @@ def combine(
     *,
     cost: CostModel | None = None,
     potcars: Mapping[str, str] | None = None,
-    check_potcars: bool = True,
 ) -> Plan:
-    """Add up the plans of many materials and look for what concerns several of them.
+    """Add up the plans of many materials (unusable ones included) and look for what concerns several of them.
 
-    Parameters
-    ----------
-    materials
-        Plans, unusable ones included.
-    structures
-        Structures of the usable ones, in the same order.
-    cost
-        Scaling model behind the plans.
-    potcars
-        POTCAR name by element.
-    check_potcars
-        Look for the POTCAR files.
+    ``structures`` are those of the usable ones, in the same order; ``potcars`` names POTCARs by element.
     """
-    model = cost or CostModel()
+    cost = cost or CostModel()
     notes: list[str] = []
     usable = [material for material in materials if material.usable]
     for group in duplicate_groups(structures):
@@ -262,20 +226,17 @@ def combine(
         notes.append(f"the same crystal more than once: {names}")
         for index in group[1:]:
             usable[index].warnings.append(f"duplicate of {usable[group[0]].source}")
-    if check_potcars and usable:
-        wanted = sorted({site.specie.symbol for structure in structures for site in structure})
-        names_by_element = {symbol: (potcars or {}).get(symbol, symbol) for symbol in wanted}
-        missing = set(missing_potcars(list(names_by_element.values())))
-        if missing:
-            shown = ", ".join(sorted(missing))
-            notes.append(f"POTCARs not found: {shown} (set PMG_VASP_PSP_DIR; see pymatgen's 'pmg config -p')")
+    wanted = {site.specie.symbol for structure in structures for site in structure}
+    if missing := missing_potcars(sorted((potcars or {}).get(symbol, symbol) for symbol in wanted)):
+        shown = ", ".join(missing)
+        notes.append(f"POTCARs not found: {shown} (set PMG_VASP_PSP_DIR; see pymatgen's 'pmg config -p')")
     return Plan(
         materials=list(materials),
         n_statics=sum(material.n_statics for material in usable),
         n_phonon_displacements=sum(material.n_phonon_displacements for material in usable),
         core_hours=sum(material.core_hours for material in usable),
-        core_hours_spread=model.spread,
-        calibrated_on=model.n_calibration,
+        core_hours_spread=cost.spread,
+        calibrated_on=cost.n_calibration,
         memory_gb=max((material.memory_gb for material in usable), default=0.0),
         training_steps=sum(material.training_steps * len(material.cells) for material in usable),
         warnings=notes,

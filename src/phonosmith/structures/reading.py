@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.structures.standard import spacegroup_number, standard_conventional, standard_primitive
+from phonosmith.structures.standard import SYMPREC, spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -21,8 +22,6 @@ SHORT_FRACTION = 0.75
 """Two atoms nearer than this fraction of the sum of their covalent radii are worth a warning."""
 VACUUM_GAP = 6.0
 """Empty layer in Å from which a cell counts as a slab, chain or molecule in vacuum; van der Waals gaps stay below 4."""
-SYMPREC = 1e-3
-"""Tolerance in Å within which atoms count as symmetry-equivalent."""
 LOOSE_SYMPREC = 0.05
 """Looser tolerance in Å: more symmetry found with it means a distorted, unrelaxed or coarsely rounded structure."""
 
@@ -30,17 +29,8 @@ LOOSE_SYMPREC = 0.05
 def read_structure(path: str | Path) -> Structure:
     """Read an ordered crystal from any file pymatgen (or, failing that, ASE) reads.
 
-    Oxidation states and site properties are dropped: no stage of this package uses them.
-
-    Parameters
-    ----------
-    path
-        CIF, POSCAR/CONTCAR, vasprun.xml, pymatgen JSON/YAML, extended XYZ, ...
-
-    Returns
-    -------
-    Structure
-        Lengths in Å. Warnings of the reader are kept in ``structure.properties["read_warnings"]``.
+    Oxidation states and site properties are dropped: no stage of this package uses them. Warnings of the reader are
+    kept in ``structure.properties["read_warnings"]``.
 
     Raises
     ------
@@ -56,20 +46,14 @@ def read_structure(path: str | Path) -> Structure:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         structure = _parse(file)
-    notes = sorted(
-        {
-            str(item.message).strip().splitlines()[0]
-            for item in caught
-            if issubclass(item.category, UserWarning) and not issubclass(item.category, DeprecationWarning)
-        }
-    )
-    return clean_structure(structure, str(file), notes)
+    notes = {str(item.message).strip().splitlines()[0] for item in caught if issubclass(item.category, UserWarning)}
+    return clean_structure(structure, str(file), sorted(notes))
 
 
 def _parse(file: Path) -> Any:
     """Let pymatgen read the file, then ASE; report pymatgen's reason when neither can."""
     from pymatgen.core import Structure
-    from pymatgen.io.ase import AseAtomsAdaptor
+    from pymatgen.io.vasp import Poscar
 
     if file.suffix.lower() in {".xyz", ".extxyz", ".traj"}:
         return _parse_ase(file, "")
@@ -82,13 +66,9 @@ def _parse(file: Path) -> Any:
             f"{file} holds no crystal structure that can be read: {reason}.",
             "Check that the CIF has a cell, symmetry operations and atom sites with real element symbols.",
         )
-    try:
-        from pymatgen.io.vasp import Poscar
-
+    with contextlib.suppress(Exception):
         return Poscar.from_file(file, check_for_potcar=False).structure
-    except Exception:  # noqa: BLE001
-        atoms = _parse_ase(file, reason)
-        return atoms if isinstance(atoms, Structure) else AseAtomsAdaptor.get_structure(atoms)
+    return _parse_ase(file, reason)
 
 
 def _parse_ase(file: Path, reason: str) -> Any:
@@ -109,13 +89,7 @@ def _parse_ase(file: Path, reason: str) -> Any:
 
 
 def clean_structure(structure: Any, name: str = "The structure", notes: Sequence[str] = ()) -> Structure:
-    """Return an ordered copy that holds elements, positions and cell alone; refuse what is not a crystal.
-
-    Raises
-    ------
-    InputError
-        See ``read_structure``.
-    """
+    """Return an ordered copy that holds elements, positions and cell alone; refuse what is not a crystal."""
     from pymatgen.core import DummySpecies, Element, Species, Structure
 
     if not isinstance(structure, Structure):
@@ -125,21 +99,19 @@ def clean_structure(structure: Any, name: str = "The structure", notes: Sequence
     if len(structure) == 0:
         raise InputError(f"{name} holds no atoms.", "Export the structure again.")
     if not structure.is_ordered:
-        sites = [f"{site.species_string} at {np.round(site.frac_coords, 4).tolist()}" for site in structure]
-        shown = [text for text, site in zip(sites, structure, strict=True) if not site.is_ordered]
+        mixed = [site for site in structure if not site.is_ordered]
+        shown = [f"{site.species_string} at {np.round(site.frac_coords, 4).tolist()}" for site in mixed]
         raise InputError(
             f"{name} has partially occupied or mixed sites: {'; '.join(shown[:3])}{' …' if len(shown) > 3 else ''}.",
             "Choose one ordered approximant (pymatgen's OrderDisorderedStructureTransformation makes them).",
         )
-    symbols = []
-    for site in structure:
-        specie = site.specie
+    for specie in structure.species:
         if isinstance(specie, DummySpecies) or not isinstance(specie, Element | Species):
             raise InputError(f"{name} holds {specie}, which is not a chemical element.", "Name every site's element.")
-        symbols.append(Element.from_Z(specie.Z))
     if structure.volume < 1e-3 or not np.all(np.isfinite(structure.lattice.matrix)):
         raise InputError(f"{name} has a cell without volume.", "Check its lattice vectors.")
-    clean = Structure(structure.lattice, symbols, structure.frac_coords, to_unit_cell=True)
+    elements = [Element.from_Z(specie.Z) for specie in structure.species]
+    clean = Structure(structure.lattice, elements, structure.frac_coords, to_unit_cell=True)
     if notes:
         clean.properties["read_warnings"] = list(notes)
     closest = closest_pair(clean)
@@ -171,12 +143,9 @@ def vacuum_gaps(structure: Structure) -> dict[str, float]:
     """Return the widest empty layer along each lattice direction, measured perpendicular to the other two, Å."""
     matrix = structure.lattice.matrix
     heights = structure.volume / np.linalg.norm(np.cross(matrix[[1, 2, 0]], matrix[[2, 0, 1]]), axis=1)
-    gaps = {}
-    for axis, name in enumerate("abc"):
-        ordered = np.sort(np.mod(structure.frac_coords[:, axis], 1.0))
-        steps = np.diff(np.append(ordered, ordered[0] + 1.0))
-        gaps[name] = float(np.max(steps) * heights[axis])
-    return gaps
+    ordered = np.sort(np.mod(structure.frac_coords, 1.0), axis=0)
+    steps = np.diff(ordered, axis=0, append=ordered[:1] + 1.0)
+    return dict(zip("abc", (steps.max(axis=0) * heights).tolist(), strict=True))
 
 
 def structure_warnings(structure: Structure) -> list[str]:
@@ -228,8 +197,7 @@ def duplicate_groups(structures: Sequence[Structure]) -> list[list[int]]:
     groups: list[list[int]] = []
     for index, structure in enumerate(structures):
         for group in groups:
-            first = structures[group[0]]
-            if formulas[group[0]] == formulas[index] and matcher.fit(first, structure):
+            if formulas[group[0]] == formulas[index] and matcher.fit(structures[group[0]], structure):
                 group.append(index)
                 break
         else:

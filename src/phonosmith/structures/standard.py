@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 SYMPREC = 1e-3
-"""Default tolerance in Å within which atoms count as symmetry-equivalent."""
+"""Tolerance in Å within which atoms count as symmetry-equivalent."""
 
 
 def spglib_cell(structure: Structure) -> tuple[Any, Any, Any]:
@@ -54,15 +54,7 @@ def _standardize(structure: Structure, symprec: float, *, to_primitive: bool) ->
 
 
 def standard_primitive(structure: Structure, symprec: float = SYMPREC) -> Structure:
-    """Return the symmetrised standard primitive cell.
-
-    Parameters
-    ----------
-    structure
-        Any cell of the crystal.
-    symprec
-        Tolerance in Å; positions and cell are idealised within it.
-    """
+    """Return the symmetrised standard primitive cell; positions and cell are idealised within ``symprec`` (Å)."""
     return _standardize(structure, symprec, to_primitive=True)
 
 

@@ -2,8 +2,7 @@
 
 The rule
 --------
-Every supercell of the crystal is a triple of vectors of its lattice. Among all triples with angles within
-``angle_tolerance`` of 90°:
+Every supercell of the crystal is a triple of vectors of its lattice. Among all triples with angles within 15° of 90°:
 
 1. the edges shall lie in the length window, and the cell shall hold at most ``max_atoms`` atoms;
 2. the smallest such cell is the yardstick;
@@ -20,7 +19,7 @@ so, unlike rounding of a cube laid along the Cartesian axes, it does not depend 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+ANGLE_TOLERANCE = 15.0
+"""Largest deviation of an angle from 90° in degrees."""
 RIGHT_ANGLE = 0.5
 """Deviation from 90° in degrees below which a cell counts as right-angled."""
 WINDOWS = {"small": (5.0, 10.0), "large": (10.0, 15.0)}
@@ -53,8 +54,6 @@ class SupercellChoice:
     matrix
         Integer rows: supercell vectors = matrix @ cell vectors (pymatgen's and ASE's convention; phonopy's is the
         transpose).
-    n_atoms
-        Atoms in the supercell.
     lengths, angles
         Achieved edges in Å and angles in degrees.
     warnings
@@ -65,7 +64,7 @@ class SupercellChoice:
     n_atoms: int
     lengths: tuple[float, float, float]
     angles: tuple[float, float, float]
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     @property
     def phonopy_matrix(self) -> list[list[int]]:
@@ -77,22 +76,15 @@ class SupercellChoice:
         return structure.make_supercell(np.array(self.matrix), in_place=False)
 
 
-def lengths_and_angles(vectors: Floats) -> tuple[Floats, Floats]:
-    """Return edges in Å and angles (alpha, beta, gamma) in degrees of row vectors."""
-    lengths = np.linalg.norm(vectors, axis=1)
-    cosines = [vectors[i] @ vectors[j] / (lengths[i] * lengths[j]) for i, j in ((1, 2), (0, 2), (0, 1))]
-    return lengths, np.degrees(np.arccos(np.clip(cosines, -1.0, 1.0)))
-
-
 def _lattice_vectors(basis: Floats, longest: float) -> Ints:
     """Return integer coefficients of all lattice vectors up to a length, one of each pair ±v, shortest first."""
     reach = np.floor(longest * np.linalg.norm(np.linalg.inv(basis), axis=0) + 1e-9).astype(int)
     grid = np.array(list(product(*(range(-n, n + 1) for n in reach))), dtype=np.int64)
     lengths = np.linalg.norm(grid @ basis, axis=1)
-    keep = (lengths <= longest + 1e-9) & (lengths > 1e-9)
+    # of ±v the one whose first coefficient that is not zero is positive; zero itself is neither
+    leading = np.take_along_axis(grid, np.argmax(grid != 0, axis=1)[:, None], axis=1)[:, 0]
+    keep = (lengths <= longest + 1e-9) & (leading > 0)
     grid, lengths = grid[keep], lengths[keep]
-    first = np.array([row[np.flatnonzero(row)[0]] for row in grid]) > 0
-    grid, lengths = grid[first], lengths[first]
     # rounding makes the order of equally long vectors the same on every machine
     order = np.lexsort((*grid.T[::-1], np.round(lengths, 6)))
     return grid[order]
@@ -126,19 +118,13 @@ def _orient(coefficients: Ints, basis: Floats) -> Ints:
     axes = basis / np.linalg.norm(basis, axis=1)[:, None]
     vectors = coefficients @ basis
     cosines = (vectors / np.linalg.norm(vectors, axis=1)[:, None]) @ axes.T
-    best: tuple[tuple[float, ...], Ints] | None = None
-    for order in permutations(range(3)):
-        for signs in product((1, -1), repeat=3):
-            candidate = coefficients[list(order)] * np.array(signs)[:, None]
-            if round(float(np.linalg.det(candidate))) <= 0:
-                continue
+    ranked = []
+    for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
+        candidate = coefficients[list(order)] * np.array(signs)[:, None]
+        if round(float(np.linalg.det(candidate))) > 0:
             fit = sum(signs[row] * cosines[order[row], row] for row in range(3))
-            key = (round(-float(fit), 6), *(-int(number) for number in candidate.ravel()))
-            if best is None or key < best[0]:
-                best = (key, candidate)
-    if best is None:
-        raise InputError("The supercell vectors are coplanar.", "Check the lattice of the structure.")
-    return best[1]
+            ranked.append((round(-float(fit), 6), (-candidate).ravel().tolist()))
+    return -np.reshape(min(ranked)[1], (3, 3))
 
 
 @dataclass
@@ -152,11 +138,10 @@ class _Candidates:
     ratio: Floats
 
     def take(self, mask: NDArray[np.bool_]) -> _Candidates:
-        return _Candidates(self.matrices[mask], self.atoms[mask], self.misfit[mask], self.tilt[mask], self.ratio[mask])
+        return _Candidates(*(getattr(self, item.name)[mask] for item in fields(self)))
 
     def join(self, other: _Candidates) -> _Candidates:
-        pairs = [(getattr(self, item.name), getattr(other, item.name)) for item in fields(self)]
-        return _Candidates(*(np.concatenate(pair) for pair in pairs))
+        return _Candidates(*(np.concatenate([getattr(self, i.name), getattr(other, i.name)]) for i in fields(self)))
 
     def smallest(self) -> Ints:
         """Return the smallest matrix; ties by edge ratio, tilt, then by the numbers themselves."""
@@ -173,10 +158,9 @@ def _candidates(
     vectors = grid @ basis
     triples = _triples(vectors, tolerance)
     lengths = np.linalg.norm(vectors, axis=1)
-    edges = lengths[triples].reshape(-1, 3)
-    unit = vectors / lengths[:, None]
-    pairs = [(0, 1), (0, 2), (1, 2)]
-    cosines = np.column_stack([np.einsum("nx,nx->n", unit[triples[:, i]], unit[triples[:, j]]) for i, j in pairs])
+    edges = lengths[triples]
+    unit = (vectors / lengths[:, None])[triples]
+    cosines = np.einsum("nix,nix->ni", unit, np.roll(unit, 1, axis=1))
     tilt = np.max(np.abs(np.degrees(np.arccos(np.clip(cosines, -1, 1))) - 90.0), axis=1)
     determinants = np.abs(np.rint(np.linalg.det(grid[triples].astype(float)))).astype(np.int64)
     misfit = np.round(np.sum(np.maximum(np.maximum(window[0] - edges, edges - window[1]), 0.0), axis=1), 5)
@@ -229,7 +213,6 @@ def choose_supercell(
     window: tuple[float, float],
     *,
     max_atoms: int | None = 500,
-    angle_tolerance: float = 15.0,
     symmetry_bonus: float = 3.0,
     right_angle_bonus: float = 1.3,
 ) -> SupercellChoice:
@@ -243,16 +226,13 @@ def choose_supercell(
         Shortest and longest allowed edge, Å (the longest may be infinite).
     max_atoms
         Most atoms allowed; None for no cap.
-    angle_tolerance
-        Largest deviation of any angle from 90°, degrees.
     symmetry_bonus, right_angle_bonus
         How many times as many atoms a cell may have to keep the crystal's rotations, or right angles.
     """
-    if not 0 < window[0] <= window[1] or angle_tolerance <= 0 or min(symmetry_bonus, right_angle_bonus) < 1:
+    if not 0 < window[0] <= window[1] or min(symmetry_bonus, right_angle_bonus) < 1:
         raise InputError(
-            f"Window {window} Å, angle tolerance {angle_tolerance}°, bonuses {symmetry_bonus} and {right_angle_bonus} "
-            "are not a rule.",
-            "Give 0 < shortest <= longest, a positive angle and bonuses of at least 1.",
+            f"Window {window} Å, bonuses {symmetry_bonus} and {right_angle_bonus} are not a rule.",
+            "Give 0 < shortest <= longest and bonuses of at least 1.",
         )
     if max_atoms is not None and max_atoms < len(structure):
         raise InputError(
@@ -262,62 +242,54 @@ def choose_supercell(
     rotations = _rotations(structure, coefficients)
     spacing = float(np.max(np.linalg.norm(basis, axis=1)))
     longest = window[1] if np.isfinite(window[1]) else window[0] + spacing
-    grid = _lattice_vectors(basis, longest)
-    fitting = grid[np.linalg.norm(grid @ basis, axis=1) >= window[0] - 1e-6]
     size = len(structure)
-    warnings: tuple[str, ...] = ()
-    candidates = _candidates(fitting, basis, window, size, max_atoms, angle_tolerance)
+
+    def within(reach: float, tolerance: float, shortest: float = window[0] - 1e-6) -> _Candidates:
+        grid = _lattice_vectors(basis, reach)
+        grid = grid[np.linalg.norm(grid @ basis, axis=1) >= shortest]
+        return _candidates(grid, basis, window, size, max_atoms, tolerance)
+
+    candidates = within(longest, ANGLE_TOLERANCE)
     if not np.isfinite(window[1]):
         # right-angled cells of cubic and tetragonal crystals may need longer edges than the smallest tilted cell
-        wide = _lattice_vectors(basis, window[0] + 2 * spacing)
-        wide = wide[np.linalg.norm(wide @ basis, axis=1) >= window[0] - 1e-6]
-        candidates = candidates.join(_candidates(wide, basis, window, size, max_atoms, RIGHT_ANGLE))
-    if not len(candidates.atoms):
-        warnings = (_unfit(window, max_atoms, angle_tolerance),)
+        candidates = candidates.join(within(window[0] + 2 * spacing, RIGHT_ANGLE))
+    fits = len(candidates.atoms) > 0
+    if not fits:
         if max_atoms is not None:
             longest = min(longest, 1.5 * (max_atoms / size * structure.volume) ** (1 / 3))
-        grid = _lattice_vectors(basis, max(longest, spacing * 1.001))
-        for tolerance in (angle_tolerance, 30.0, 45.0, 61.0):
-            candidates = _candidates(grid, basis, window, size, max_atoms, max(tolerance, angle_tolerance))
+        for tolerance in (ANGLE_TOLERANCE, 30.0, 45.0, 61.0):
+            candidates = within(max(longest, spacing * 1.001), tolerance, 0.0)
             if len(candidates.atoms):
                 break
         candidates = candidates.take(candidates.misfit <= candidates.misfit.min(initial=np.inf) + 1e-4)
     # a reduced basis always has angles within 60° of 90°, so the last resort is rarely more than a formality
-    chosen = (
-        _best(candidates, rotations, symmetry_bonus, right_angle_bonus)
-        if len(candidates.atoms)
-        else np.eye(3, dtype=np.int64)
+    rule = (rotations, symmetry_bonus, right_angle_bonus)
+    best = _best(candidates, *rule) if len(candidates.atoms) else np.eye(3, dtype=np.int64)
+    choice = describe_supercell(
+        structure, _orient(best @ coefficients, np.array(structure.lattice.matrix, dtype=float))
     )
-    matrix = _orient(chosen @ coefficients, np.array(structure.lattice.matrix, dtype=float))
-    choice = describe_supercell(structure, matrix)
-    if not warnings:
+    if fits:
         return choice
-    text = f"{warnings[0]}; took {' × '.join(f'{edge:.1f}' for edge in choice.lengths)} Å ({choice.n_atoms} atoms)"
-    return describe_supercell(structure, matrix, (text,))
-
-
-def _unfit(window: tuple[float, float], max_atoms: int | None, tolerance: float) -> str:
-    longest = f" to {window[1]:g}" if np.isfinite(window[1]) else " or more"
+    asked = f" to {window[1]:g}" if np.isfinite(window[1]) else " or more"
     cap = f", at most {max_atoms} atoms" if max_atoms is not None else ""
-    return f"no supercell has edges of {window[0]:g}{longest} Å, angles within {tolerance:g}° of 90°{cap}"
+    taken = f"{' × '.join(f'{edge:.1f}' for edge in choice.lengths)} Å ({choice.n_atoms} atoms)"
+    wish = f"edges of {window[0]:g}{asked} Å, angles within {ANGLE_TOLERANCE:g}° of 90°{cap}"
+    return replace(choice, warnings=(f"no supercell has {wish}; took {taken}",))
 
 
-def describe_supercell(structure: Structure, matrix: Ints, warnings: tuple[str, ...] = ()) -> SupercellChoice:
+def describe_supercell(structure: Structure, matrix: Ints) -> SupercellChoice:
     """Return size and shape of a given supercell matrix (rows, pymatgen's convention)."""
+    from pymatgen.core import Lattice
+
     rows = np.asarray(matrix)
     if rows.shape != (3, 3) or not np.allclose(rows, np.rint(rows)):
         raise InputError(f"The supercell matrix {rows.tolist()} is not 3 × 3 integers.", "Give three rows of integers.")
     factor = abs(round(float(np.linalg.det(rows))))
     if factor == 0:
         raise InputError(f"The supercell matrix {rows.tolist()} is singular.", "Give independent rows.")
-    lengths, angles = lengths_and_angles(rows @ np.array(structure.lattice.matrix, dtype=float))
-    return SupercellChoice(
-        matrix=tuple((int(a), int(b), int(c)) for a, b, c in rows),
-        n_atoms=factor * len(structure),
-        lengths=(float(lengths[0]), float(lengths[1]), float(lengths[2])),
-        angles=(float(angles[0]), float(angles[1]), float(angles[2])),
-        warnings=warnings,
-    )
+    lattice = Lattice(rows @ structure.lattice.matrix)
+    integers = tuple((int(a), int(b), int(c)) for a, b, c in rows)
+    return SupercellChoice(integers, factor * len(structure), lattice.abc, lattice.angles)
 
 
 def sampling_supercell(structure: Structure, cell: str, *, max_atoms: int | None = 500) -> SupercellChoice:

@@ -11,7 +11,7 @@ from phonosmith.cli.main import app
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.hashing import digest_atoms
 from phonosmith.sampling.documents import SamplingDoc
-from phonosmith.sampling.protocol import frames_from_extxyz
+from phonosmith.structures.extxyz import parse_frames
 
 KEYS = {
     "supercell_matrix", "n_atoms", "lengths", "mean_displacement_angstrom", "volume_factors", "n_train", "n_valid",
@@ -42,8 +42,8 @@ def test_sample_writes_frames_and_document(silicon, tmp_path):
     assert payload["mean_displacement_angstrom"] == pytest.approx([0.1] * 5, rel=0.1)
     assert payload["volume_factors"] == [0.95, 0.975, 1.0, 1.025, 1.05]
     assert len(payload["converged"]) == 5
-    train = frames_from_extxyz((out / "train.xyz").read_bytes())
-    valid = frames_from_extxyz((out / "valid.xyz").read_bytes())
+    train = parse_frames((out / "train.xyz").read_text(), "sampled")
+    valid = parse_frames((out / "valid.xyz").read_text(), "sampled")
     document = SamplingDoc.model_validate_json((out / "sampling.json").read_text())
     assert [digest_atoms(atoms) for atoms in train] == document.train_digests == payload["train_digests"]
     assert [digest_atoms(atoms) for atoms in valid] == document.valid_digests

@@ -4,40 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    CAMPAIGN_OPTION,
-    JOBFLOW_OPTION,
-    JSON_OPTION,
-    STORE_OPTION,
-    command,
-    open_store,
-    print_json,
-    progress_bar,
-)
+from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
 
-OUT = typer.Option("report.html", "--out", help="The HTML file.")
-FILES = typer.Option(False, "--files", help="Write models, phonopy.yaml, labels and figures into files/ beside it.")
-TITLE = typer.Option("", "--title", help="Title of the page.")
-ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store, where it is not the configured one.")
-
 
 @command("report")
 def report(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
-    campaign: str | None = CAMPAIGN_OPTION,
-    out: Path = OUT,
-    files: bool = FILES,
-    title: str = TITLE,
-    artefacts: Path | None = ARTEFACTS,
-    json_output: bool = JSON_OPTION,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    campaign: str | None = CAMPAIGN,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    files: bool = typer.Option(False, "--files", help="Also write models, phonopy.yaml, labels, figures into files/."),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "",
+    artefacts: Annotated[Path | None, typer.Option(help="Artefact store (folder) [the configured one].")] = None,
+    json_output: bool = JSON,
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
 
@@ -63,23 +49,25 @@ def report(
             progress=lambda done, total, name: show(done, total, name or "writing"),
         )
     problems = [*stored.notes, *written.problems]
-    payload = {
-        "path": str(written.path),
-        "size_bytes": written.size,
-        "n_reports": len(stored.reports),
-        "n_fit": sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports),
-        "unfinished": stored.unfinished,
-        "n_files": written.files,
-        "problems": problems,
-        "seconds": written.seconds,
-    }
+    n_fit = sum(any(entry.verdict.fit for entry in item.strategies) for item in stored.reports)
     if json_output:
-        print_json(payload)
+        print_json(
+            {
+                "path": str(written.path),
+                "size_bytes": written.size,
+                "n_reports": len(stored.reports),
+                "n_fit": n_fit,
+                "unfinished": stored.unfinished,
+                "n_files": written.files,
+                "problems": problems,
+                "seconds": written.seconds,
+            }
+        )
         return
     for problem in problems:
         typer.secho(f"  {problem}", fg="yellow", err=True)
     typer.echo(
-        f"{written.path}: {payload['n_reports']} materials, {payload['n_fit']} with a fit potential, "
+        f"{written.path}: {len(stored.reports)} materials, {n_fit} with a fit potential, "
         f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
     )
     if stored.unfinished:
@@ -91,9 +79,11 @@ def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
     from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
     from phonosmith.core.errors import InputError
 
-    if folder is not None and not folder.is_dir():
-        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
     if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
         beside = (store if store.is_dir() else store.parent) / "artefacts"
         folder = beside if beside.is_dir() else None
-    return default_artefacts() if folder is None else ArtefactStore(DirectoryBackend(folder))
+    if folder is None:
+        return default_artefacts()
+    if not folder.is_dir():
+        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
+    return ArtefactStore(DirectoryBackend(folder))

@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
+from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
-    from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.analysis.documents import MaterialReport, PotentialReport
     from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
 
-_CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
-_OUT = typer.Option(None, "--out", help="Folder of store and jobs; named after the file by default.")
 _WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
-_SLOTS = typer.Option(
-    "", "--slots", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu."
-)
-_DRY = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing.")
-_DIR = typer.Argument(Path(), metavar="[DIR]", help="Folder of the run.")
-_JOB = typer.Option([], "--job", help="Only the failed job of this name; repeatable.")
-SPEC_FILE = "campaign.yaml"
+_SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
 
 
 @command("run")
 def run(
-    campaign: Path = _CAMPAIGN,
-    out: Path | None = _OUT,
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
-    dry_run: bool = _DRY,
-    json_output: bool = JSON_OPTION,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
+    json_output: bool = JSON,
 ) -> None:
     """Run a campaign on this machine; the same command continues it, and runs only what is new after a change.
 
@@ -57,42 +52,37 @@ def run(
     if dry_run:
         names = [job.name for job, _ in flow.iterflow()]
         payload = {"campaign": checked.spec.name, "materials": list(checked.structures), "jobs": len(names)}
-        if json_output:
-            print_json(payload | {"names": names})
-        else:
-            typer.echo(f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started.")
+        words = f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started."
+        answer(payload | {"names": names}, lambda: typer.echo(words), json_output=json_output)
         return
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities
 
-    write_atomic(folder / SPEC_FILE, campaign.read_bytes())
-    _work(folder, fix_identities(flow), places, quiet=json_output, json_output=json_output)
+    write_atomic(folder / "campaign.yaml", campaign.read_bytes())
+    _work(folder, fix_identities(flow), places, json_output=json_output)
 
 
 @command("retry")
 def retry(
-    folder: Path = _DIR,
-    job: list[str] = _JOB,
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of the run.")] = Path(),
+    job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Start failed jobs of a run again, and everything that was left out because of them.
 
     Example: phonosmith retry si --job 'label si 07'
     """
-    from phonosmith.core.errors import InputError
-
     folder = folder.resolve()
     if not (folder / "run" / "run.sqlite").is_file():
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places = _slots(workers, slots)
     _prepare(folder)
-    _work(folder, None, places, quiet=json_output, json_output=json_output, again=job)
+    _work(folder, None, places, json_output=json_output, again=job or [])
 
 
 def _slots(workers: int | None, text: str) -> list[Slot]:
-    from phonosmith.core.errors import InputError
     from phonosmith.engines.local.runner import Slot, default_slots
 
     if workers is not None and text:
@@ -113,43 +103,30 @@ def _slots(workers: int | None, text: str) -> list[Slot]:
 
 def _prepare(folder: Path) -> None:
     """Make the folder, or say why it cannot be."""
-    from phonosmith.core.errors import ConfigurationError
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        (folder / ".writable").touch()
+        (folder / ".writable").unlink()
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write into {folder}: {error.strerror}.", "Choose another folder with --out."
-        ) from error
+        advice = "Choose another folder with --out."
+        raise ConfigurationError(f"Cannot write into {folder}: {error.strerror}.", advice) from error
 
 
 def _work(
-    folder: Path,
-    flow: Flow | None,
-    places: list[Slot],
-    *,
-    quiet: bool,
-    json_output: bool,
-    again: list[str] | None = None,
+    folder: Path, flow: Flow | None, places: list[Slot], *, json_output: bool, again: list[str] | None = None
 ) -> None:
-    from phonosmith.core.errors import InputError
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     with _alone(folder):
         store = open_embedded_jobstore(folder / "store.sqlite")
         store.connect()
-        runner = LocalRunner(store, folder / "run", slots=places, progress=not quiet or os.isatty(2))
+        runner = LocalRunner(store, folder / "run", slots=places, progress=not json_output or os.isatty(2))
         if again is not None:
             failed = {row.name for row in runner.state.rows("failed")}
-            unknown = [name for name in again if name not in failed]
-            if unknown:
-                raise InputError(
-                    f"No failed job is called {unknown[0]!r}.", f"Failed: {', '.join(sorted(failed)) or 'none'}."
-                )
+            if unknown := [name for name in again if name not in failed]:
+                advice = f"Failed: {', '.join(sorted(failed)) or 'none'}."
+                raise InputError(f"No failed job is called {unknown[0]!r}.", advice)
             runner.retry(again or None)
         dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
         summary = runner.run(flow)
@@ -158,10 +135,7 @@ def _work(
         wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow()}
         reports = _reports(store, runner, wanted)
     payload = _payload(folder, summary, reports)
-    if json_output:
-        print_json(payload)
-    else:
-        _show(payload)
+    answer(payload, lambda: _show(payload), json_output=json_output)
     if not summary.ok:
         raise typer.Exit(1)
 
@@ -169,17 +143,12 @@ def _work(
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Keep a second runner out of the folder; the lock ends with this process, however it ends."""
-    import fcntl
-
-    from phonosmith.core.errors import ConfigurationError
-
     with (folder / "lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ConfigurationError(
-                f"Another phonosmith is running the campaign in {folder}.", "Wait for it, or choose another --out."
-            ) from error
+            message = f"Another phonosmith is running the campaign in {folder}."
+            raise ConfigurationError(message, "Wait for it, or choose another --out.") from error
         yield
 
 
@@ -188,8 +157,6 @@ def _drop_what_is_no_longer_asked(folder: Path, runner: LocalRunner, flow: Flow 
 
     A strategy that failed and was then taken out, or given other settings, must not keep the campaign from ending well.
     """
-    import json
-
     from phonosmith.core.artefacts import write_atomic
 
     file = folder / "asked.json"
@@ -218,33 +185,12 @@ def _reports(store: JobStore, runner: LocalRunner, wanted: set[str] | None) -> l
 
 
 def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:
-    def line(entry: Any) -> dict[str, Any]:
-        return {
-            "strategy": entry.strategy,
-            "n_train": entry.n_train,
-            "phonon_mae_thz": None if entry.phonons is None else entry.phonons.mae_thz,
-            "omega_max_error_percent": None if entry.phonons is None else entry.phonons.omega_max_error_percent,
-            "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
-            "verdict": "fit" if entry.verdict.fit else "not fit",
-            "reasons": entry.verdict.reasons,
-            "potential": entry.potential.sha256,
-        }
-
     materials = [
         {
-            "material": report.material,
-            "key": report.key,
-            "mode": report.mode,
-            "reference": report.reference,
-            "rehearsal": report.rehearsal,
-            "cell": report.cell,
-            "seed": report.seed,
-            "foundation": line(report.foundation) | {"name": report.foundation.potential.name},
-            "strategies": [line(entry) for entry in report.strategies],
-            "best": report.best,
-            "gain": report.gain,
-            "failed": report.failed,
-            "notes": report.notes,
+            **report.model_dump(include={"material", "key", "mode", "reference", "rehearsal", "cell", "seed"}),
+            "foundation": _line(report.foundation) | {"name": report.foundation.potential.name},
+            "strategies": [_line(entry) for entry in report.strategies],
+            **report.model_dump(include={"best", "gain", "failed", "notes"}),
         }
         for report in sorted(reports, key=lambda report: report.key)
     ]
@@ -260,36 +206,31 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
     }
 
 
-def _show(payload: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _line(entry: PotentialReport) -> dict[str, Any]:
+    return result_line(entry) | {"n_train": entry.n_train}
 
-    console = Console()
-    table = Table()
-    for name in ("material", "potential", "structures", "phonon MAE\nTHz", "force MAE\nmeV/Å", "verdict"):
-        table.add_column(name, justify="left" if name in ("material", "potential", "verdict") else "right")
+
+def _show(payload: dict[str, Any]) -> None:
+    rows = []
     for material in payload["materials"]:
-        for entry in [material["foundation"], *material["strategies"]]:
-            table.add_row(
-                material["key"],
-                entry.get("name") or entry["strategy"],
-                str(entry["n_train"] or "-"),
-                "-" if entry["phonon_mae_thz"] is None else f"{entry['phonon_mae_thz']:.3f}",
-                "-"
-                if entry["valid_force_mae_mev_per_angstrom"] is None
-                else f"{entry['valid_force_mae_mev_per_angstrom']:.1f}",
-                entry["verdict"],
-            )
-    if payload["materials"]:
-        console.print(table)
-    console.print(
+        for line in (material["foundation"], *material["strategies"]):
+            errors = shown(line["phonon_mae_thz"], ".3f"), shown(line["valid_force_mae_mev_per_angstrom"], ".1f")
+            name, n_train = line.get("name") or line["strategy"], str(line["n_train"] or "-")
+            rows.append((material["key"], name, n_train, *errors, line["verdict"]))
+    if rows:
+        print_table(
+            ("material", "potential", "structures", "phonon MAE\nTHz", "force MAE\nmeV/Å", " verdict"),
+            rows,
+            left=2,
+        )
+    typer.echo(
         f"{payload['done']} jobs done ({payload['jobs_run']} now, {payload['seconds']:.0f} s), "
         f"{len(payload['failed'])} failed, {len(payload['skipped'])} left out because of them."
     )
     for failed in payload["failed"]:
-        console.print(f"  failed: {failed['job']}: {failed['error']}", style="red", markup=False)
-        console.print(f"          {failed['folder']}", style="dim", markup=False)
+        typer.secho(f"  failed: {failed['job']}: {failed['error']}", fg="red")
+        typer.secho(f"          {failed['folder']}", dim=True)
     if payload["materials"]:
-        console.print(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite", markup=False)
+        typer.echo(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite")
     if payload["failed"]:
-        console.print(f"Mend the cause, then: phonosmith retry {payload['folder']}", markup=False)
+        typer.echo(f"Mend the cause, then: phonosmith retry {payload['folder']}")

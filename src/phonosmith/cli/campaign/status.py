@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JOBFLOW_OPTION, JSON_OPTION, STORE_OPTION, command, open_store, print_json
+from phonosmith.cli.common import JOBFLOW, JSON, STORE, answer, command, open_store, print_table
+from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.analysis.status import StoreStatus
@@ -15,12 +18,10 @@ if TYPE_CHECKING:
 
 @command("status")
 def status(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
-    run: Annotated[
-        Path | None, typer.Option("--run", help="Folder of a local run: also what runs, waits and failed, and why.")
-    ] = None,
-    json_output: bool = JSON_OPTION,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    run: Annotated[Path | None, typer.Option(help="Folder of a local run: what runs, waits, failed, and why.")] = None,
+    json_output: bool = JSON,
 ) -> None:
     """Done, failed and missing jobs of every material, stage by stage, from the job store alone.
 
@@ -32,114 +33,88 @@ def status(
     """
     from phonosmith.analysis.status import read_status
 
-    state = None if run is None else _state_file(run)
+    state = None
+    if run is not None:
+        state = next(filter(Path.is_file, (run / "run" / "run.sqlite", run / "run.sqlite")), None)
+        if state is None:
+            raise InputError(
+                f"There is no run in {run}.", "Name the folder that 'phonosmith run' was given with --out."
+            )
     if state is not None and store is None and not jobflow:
-        store = _store_of(state)
-    found = read_status(open_store(store, jobflow=jobflow))
-    counts = None if state is None else _add_run(found, state)
-    if json_output:
-        print_json(
-            {
-                "n_jobs": found.n_jobs,
-                "materials": [material.as_dict() for material in found.materials.values()],
-                "run": counts,
-                "notes": found.notes,
-            }
-        )
-    else:
-        _show(found, counts)
+        # beside the folder of the run, or in it
+        places = [folder / "store.sqlite" for folder in (state.parent.parent, state.parent)]
+        store = next((file for file in places if file.is_file()), places[0])
+    states = read_status(open_store(store, jobflow=jobflow))
+    counts = None if state is None else _add_run(states, state)
+    payload = {
+        "n_jobs": states.n_jobs,
+        "materials": [material.as_dict() for material in states.materials.values()],
+        "run": counts,
+        "notes": states.notes,
+    }
+    answer(payload, lambda: _show(states, counts), json_output=json_output)
 
 
-def _state_file(folder: Path) -> Path:
-    from phonosmith.core.errors import InputError
-
-    for path in (folder / "run" / "run.sqlite", folder / "run.sqlite"):
-        if path.is_file():
-            return path
-    raise InputError(f"There is no run in {folder}.", "Name the folder that 'phonosmith run' was given with --out.")
-
-
-def _store_of(state: Path) -> Path:
-    """Return the store beside a run's folder, or in it."""
-    for folder in (state.parent.parent, state.parent):
-        if (folder / "store.sqlite").is_file():
-            return folder / "store.sqlite"
-    return state.parent.parent / "store.sqlite"
-
-
-def _add_run(found: StoreStatus, path: Path) -> dict[str, int]:
+def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:
     """Replace guesses about what is missing by what the run knows; return its jobs by state."""
-    from collections import Counter
-
     from phonosmith.analysis.status import MaterialStatus
     from phonosmith.core.metadata import stage_of
     from phonosmith.engines.local.state import RunState
 
-    state = RunState(path)
-    try:
+    with closing(RunState(path)) as state:
         rows = state.rows()
-    finally:
-        state.close()
-    for material in found.materials.values():
+    for material in states.materials.values():
         material.missing.clear()
         for entry in material.stages.values():
             entry.missing = 0
     for row in rows:
-        owner = found.find(row.name, row.metadata)
+        owner = states.find(row.name, row.metadata)
         if owner is None:
             words = row.name.split()
             if len(words) < 2:
                 continue
             # nothing of this material is in the store yet
-            owner = found.materials.setdefault(words[1], MaterialStatus(words[1]))
+            owner = states.materials.setdefault(words[1], MaterialStatus(words[1]))
         stage = owner.stage(stage_of(row.name, row.metadata))
+        stage.running += row.state == "running"
+        stage.waiting += row.state == "waiting"
         if row.state == "failed":
-            if row.name not in owner.failed:
-                stage.failed += 1
+            stage.failed += row.name not in owner.failed
             owner.failed[row.name] = row.error or "failed"
-        elif row.state == "running":
-            stage.running += 1
-        elif row.state in ("waiting", "skipped"):
-            stage.waiting += row.state == "waiting"
-            stage.missing += row.state == "skipped"
-            if row.state == "skipped":
-                owner.missing.append(row.name)
+        elif row.state == "skipped":
+            stage.missing += 1
+            owner.missing.append(row.name)
     return dict(Counter(row.state for row in rows))
 
 
-def _show(found: StoreStatus, counts: dict[str, int] | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _show(material_states: StoreStatus, counts: dict[str, int] | None) -> None:
+    import rich
     from rich.text import Text
 
-    console = Console()
-    if not found.materials:
-        console.print("The store holds no job of a material yet.")
+    entries = [material.as_dict() for material in material_states.materials.values()]
+    if not entries:
+        typer.echo("The store holds no job of a material yet.")
     else:
-        entries = [material.as_dict() for material in found.materials.values()]
-        table = Table()
-        table.add_column("material", no_wrap=True)
-        table.add_column("jobs by stage")
-        table.add_column("fit", justify="right")
-        table.add_column("best")
+        rows = []
         for entry in entries:
             stages = "  ".join(f"{name} {_cell(jobs)}" for name, jobs in entry["stages"].items())
             best = ", ".join(dict.fromkeys(entry["best"])) if entry["n_reports"] else "no report yet"
-            table.add_row(Text(entry["material"]), stages, str(entry["n_fit"]), Text(best))
-        console.print(table)
-        console.print("done, [red]✗ failed[/red], [yellow]… missing or waiting[/yellow], [cyan]▶ running[/cyan]")
+            rows.append((Text(entry["material"], no_wrap=True), stages, str(entry["n_fit"]), Text(best)))
+        print_table(("material", "jobs by stage", "fit", " best"), rows, left=2)
+        rich.print("done, [red]✗ failed[/red], [yellow]… missing or waiting[/yellow], [cyan]▶ running[/cyan]")
         for entry in entries:
             for name, reason in entry["failed"].items():
-                console.print(Text(f"  failed: {name}: {reason}"))
+                typer.echo(f"  failed: {name}: {reason}")
     if counts is not None:
-        console.print("run: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items())))
-    for note in found.notes:
+        typer.echo("run: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items())))
+    for note in material_states.notes:
         typer.secho(f"note: {note}", err=True)
 
 
 def _cell(entry: dict[str, Any]) -> str:
-    parts = [str(entry["done"])]
-    parts += [f"[red]✗{entry['failed']}[/red]"] * bool(entry["failed"])
-    parts += [f"[cyan]▶{entry['running']}[/cyan]"] * bool(entry["running"])
-    left = entry["missing"] + entry["waiting"]
-    return " ".join(parts + [f"[yellow]…{left}[/yellow]"] * bool(left))
+    shown = (
+        ("red", "✗", entry["failed"]),
+        ("cyan", "▶", entry["running"]),
+        ("yellow", "…", entry["missing"] + entry["waiting"]),
+    )
+    return " ".join([str(entry["done"]), *(f"[{colour}]{sign}{n}[/{colour}]" for colour, sign, n in shown if n)])

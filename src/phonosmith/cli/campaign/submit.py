@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command, read_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -15,25 +15,16 @@ if TYPE_CHECKING:
     from phonosmith.engines.queues.submission import Submission
     from phonosmith.flows.routing import Routing
 
-_CAMPAIGN = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
-_ENGINE = typer.Option(..., "--engine", help="fireworks or jobflow-remote.")
-_PROJECT = typer.Option(None, "--project", help="jobflow-remote: project; its default when not given.")
-_LAUNCHPAD = typer.Option(None, "--launchpad", help="FireWorks: launchpad file; FireWorks' own default when not given.")
-_ROUTING = typer.Option(
-    None, "--routing", help="File with a 'routing' section; workers dft, gpu, inference when not given."
-)
-_DRY = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing.")
-
 
 @command("submit")
 def submit(
-    campaign: Path = _CAMPAIGN,
-    engine: str = _ENGINE,
-    project: str | None = _PROJECT,
-    launchpad: Path | None = _LAUNCHPAD,
-    routing: Path | None = _ROUTING,
-    dry_run: bool = _DRY,
-    json_output: bool = JSON_OPTION,
+    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
+    engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote.")],
+    project: Annotated[str | None, typer.Option(help="jobflow-remote: project; its default when not given.")] = None,
+    launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
+    routing: Annotated[Path | None, typer.Option(help="File with 'routing' [workers dft, gpu, inference].")] = None,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing."),
+    json_output: bool = JSON,
 ) -> None:
     """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.
 
@@ -42,26 +33,27 @@ def submit(
 
     Example: phonosmith submit campaign.yaml --engine jobflow-remote --project phonosmith --dry-run
     """
-    from phonosmith.core.errors import InputError, did_you_mean
+    from phonosmith.core.errors import ConfigurationError, InputError, did_you_mean
     from phonosmith.flows.campaign import read_campaign
-    from phonosmith.flows.routing import ENGINES
+    from phonosmith.flows.routing import ENGINES, read_routing
 
     if engine not in ENGINES:
-        raise InputError(
-            f"There is no engine {engine!r}.",
-            f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run.",
-        )
+        advice = f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run."
+        raise InputError(f"There is no engine {engine!r}.", advice)
     if project is not None and engine != "jobflow-remote":
         raise InputError("--project belongs to jobflow-remote.", "Use --launchpad for FireWorks.")
     if launchpad is not None and engine != "fireworks":
         raise InputError("--launchpad belongs to FireWorks.", "Use --project for jobflow-remote.")
     checked = read_campaign(campaign)
-    rules = _rules(routing)
+    section = None
+    if routing is not None:
+        content = read_yaml(routing)
+        if not isinstance(content, dict) or "routing" not in content:
+            raise ConfigurationError(f"{routing} has no section 'routing'.", "See workflows/routing.yaml.")
+        section = content["routing"]
+    rules = read_routing(section, f"{routing}: routing")
     done = submit_flow(checked.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
-    if json_output:
-        print_json(done)
-    else:
-        _show(done, dry_run=dry_run)
+    answer(done, lambda: _show(done, dry_run=dry_run), json_output=json_output)
 
 
 def submit_flow(
@@ -81,24 +73,6 @@ def submit_flow(
     from phonosmith.engines.queues.fireworks import submit_fireworks
 
     return submit_fireworks(flow, rules, launchpad, dry_run=dry_run)
-
-
-def _rules(routing: Path | None) -> Routing:
-    """Return the rules of a file, the default ones without it."""
-    from phonosmith.core.errors import ConfigurationError
-    from phonosmith.flows.routing import read_routing
-
-    if routing is None:
-        return read_routing(None)
-    import yaml
-
-    try:
-        content = yaml.safe_load(routing.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigurationError(f"{routing} is not valid YAML: {error}.", "Fix the line named above.") from error
-    if not isinstance(content, dict) or "routing" not in content:
-        raise ConfigurationError(f"{routing} has no section 'routing'.", "See workflows/routing.yaml.")
-    return read_routing(content["routing"], f"{routing}: routing")
 
 
 def _show(done: Submission, *, dry_run: bool) -> None:

@@ -7,15 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import (
-    CAMPAIGN_OPTION,
-    JOBFLOW_OPTION,
-    JSON_OPTION,
-    STORE_OPTION,
-    command,
-    open_store,
-    print_json,
-)
+from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, print_table
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -27,27 +19,16 @@ if TYPE_CHECKING:
 
 @command("tables")
 def tables(
-    store: Path | None = STORE_OPTION,
-    jobflow: bool = JOBFLOW_OPTION,
-    campaign: str | None = CAMPAIGN_OPTION,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write each table as .csv, .md and .tex into this folder.")
-    ] = None,
-    foundation: Annotated[
-        str | None, typer.Option("--foundation", help="Foundation to compare for [most results].")
-    ] = None,
-    training_set: Annotated[
-        str | None, typer.Option("--n-train", help="Training structures asked for, or 'all' [most results].")
-    ] = None,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    campaign: str | None = CAMPAIGN,
+    out: Annotated[Path | None, typer.Option(help="Write each table as .csv, .md and .tex into this folder.")] = None,
+    foundation: Annotated[str | None, typer.Option(help="Foundation to compare for [most results].")] = None,
+    training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' [most results]."),
     cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
-    published: Annotated[
-        bool,
-        typer.Option("--published/--no-published", help="Put the figures of arXiv:2604.01017 beside (other data)."),
-    ] = True,
-    calibration: Annotated[
-        bool, typer.Option("--calibration", help="With --out: also write what 'plan --calibration' reads.")
-    ] = False,
-    json_output: bool = JSON_OPTION,
+    published: bool = typer.Option(True, help="Put the figures of arXiv:2604.01017 beside (other data)."),
+    calibration: bool = typer.Option(False, "--calibration", help="With --out: write what 'plan --calibration' reads."),
+    json_output: bool = JSON,
 ) -> None:
     """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.
 
@@ -103,21 +84,21 @@ def _calibrate(
 def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | None) -> dict[str, Any]:
     from phonosmith.structures.cost import CostModel
 
-    choice = made.choice
     return {
         "n_materials": int(made.results.materials["material"].nunique()),
         "n_reports": len(made.results.materials),
         "n_potentials": len(made.results.potentials),
-        "compared": None
-        if choice is None
-        else {"foundation": choice.foundation, "training_set": choice.training_set, "cell": choice.cell},
+        "compared": made.choice and {key: getattr(made.choice, key) for key in ("foundation", "training_set", "cell")},
         "tables": {
-            table.key: {"title": table.title, "notes": table.notes, "rows": _records(table.data)}
+            table.key: {
+                "title": table.title,
+                "notes": table.notes,
+                "rows": table.data.astype(object).where(table.data.notna(), None).to_dict("records"),
+            }
             for table in made.tables
         },
-        "calibration": None
-        if calibrated is None
-        else {
+        "calibration": calibrated
+        and {
             "prefactor": calibrated.prefactor,
             "over_default": calibrated.prefactor / CostModel().prefactor,
             "spread": calibrated.spread,
@@ -128,25 +109,13 @@ def _payload(made: CampaignTables, files: list[Path], calibrated: CostModel | No
     }
 
 
-def _records(data: Any) -> list[dict[str, Any]]:
-    """Return a frame's rows as plain data, unknown numbers as null."""
-    rows: list[dict[str, Any]] = data.astype(object).where(data.notna(), None).to_dict("records")
-    return rows
-
-
 def _show(table: CampaignTable) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    console = Console()
-    console.print(Text(f"\n{table.title}", style="bold"))
+    typer.secho(f"\n{table.title}", bold=True)
     for block in table.blocks:
-        shown = Table(title=Text(f"published, {block.caption}") if block.caption else None, title_justify="left")
-        for place, name in enumerate(block.columns):
-            shown.add_column(Text(name), justify="left" if place == 0 else "right")
-        for row in block.texts:
-            shown.add_row(*map(Text, row), style="dim" if block.caption else None)
-        console.print(shown)
+        style = "dim" if block.caption else ""
+        rows = [[Text(cell, style) for cell in row] for row in block.texts]
+        print_table(block.columns, rows, title=Text(f"published, {block.caption}" if block.caption else ""))
     for note in table.notes:
-        console.print(Text(f"  {note}", style="dim"))
+        typer.secho(f"  {note}", dim=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command, print_table
+from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.reference.datasets.documents import AuditDocument, ImportDocument
@@ -23,21 +24,21 @@ class Steps(StrEnum):
 
 @command("import")
 def import_(
-    paths: list[Path] = typer.Argument(  # noqa: B008
-        None, help="Folders, archives, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or JSON of atomate2 documents."
-    ),
-    out: Path = typer.Option(..., "--out", "-o", help="Extended XYZ file to write."),  # noqa: B008
-    steps: Steps = typer.Option(Steps.all, "--steps", help="Ionic steps of a relaxation or MD run to take."),  # noqa: B008
-    functional: str = typer.Option(None, "--functional", help="Functional of labels whose files do not name one."),
-    expect: list[str] = typer.Option(  # noqa: B008
-        [], "--expect", help="Expected composition: name=Formula, or a CSV/JSON file with columns id and formula."
-    ),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Extended XYZ file to write.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Folders, archives, vasprun.xml, OUTCAR, XYZ, phonopy YAML, JSON of atomate2."),
+    ] = None,
+    steps: Annotated[Steps, typer.Option(help="Ionic steps of a relaxation or MD run to take.")] = Steps.all,
+    functional: Annotated[str | None, typer.Option(help="Functional of labels whose files do not name one.")] = None,
+    expect: Annotated[
+        list[str] | None, typer.Option(help="Expected composition: name=Formula, or CSV/JSON with columns id, formula.")
+    ] = None,
     jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
-    from phonosmith.core.errors import InputError
     from phonosmith.reference.importers.collect import import_paths
 
     if not paths and not jobstore:
@@ -47,69 +48,54 @@ def import_(
         out,
         steps=steps.value,
         functional=functional,
-        expect=expect,
+        expect=expect or [],
         jobstore=jobstore,
         allow_rehearsal=allow_rehearsal,
     )
-    if json_output:
-        print_json(document)
-    else:
-        _show_import(document, out)
+    answer(document, lambda: _show_import(document, out), json_output=json_output)
     if document.n_frames == 0:
         raise typer.Exit(InputError.exit_code)
 
 
 def _show_import(document: ImportDocument, out: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("source", "kind", "frames", "refused", "functional", title="Import")
-    for source in document.sources:
-        table.add_row(
-            source.path, source.kind, str(source.n_frames), str(source.n_refused), source.functional or "unknown"
-        )
-    console = Console()
-    console.print(table)
+    rows = [
+        (one.path, one.kind, str(one.n_frames), str(one.n_refused), one.functional or "unknown")
+        for one in document.sources
+    ]
+    print_table(("source", "kind", "frames", "refused", " functional"), rows, title="Import", left=2)
     for source in document.sources:
         for refusal in source.refused[:20]:
-            console.print(f"[yellow]refused[/] {refusal.where}: {refusal.reason}", highlight=False)
+            typer.echo(f"{typer.style('refused', fg='yellow')} {refusal.where}: {refusal.reason}")
         if len(source.refused) > 20:
-            console.print(f"... and {len(source.refused) - 20} more; --json lists all")
+            typer.echo(f"... and {len(source.refused) - 20} more; --json lists all")
         for note in source.notes:
-            console.print(f"note: {note}", highlight=False)
+            typer.echo(f"note: {note}")
     if document.dataset is None:
-        console.print("[red]Nothing was imported.[/]")
+        typer.secho("Nothing was imported.", fg="red")
     else:
-        console.print(f"{document.n_frames} frames -> {out} (dataset {document.dataset.short})")
+        typer.echo(f"{document.n_frames} frames -> {out} (dataset {document.dataset.short})")
 
 
 @command("audit")
 def audit(
-    dataset: Path = typer.Argument(..., help="Extended XYZ file with labels."),  # noqa: B008
-    out: Path = typer.Option(None, "--out", "-o", help="Write the frames that remain to this file."),  # noqa: B008
-    majority: float = typer.Option(0.9, "--majority", help="Fraction from which a differing minority is excluded."),
+    dataset: Annotated[Path, typer.Argument(help="Extended XYZ file with labels.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,
+    majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse."""
-    from pydantic import ValidationError
-
-    from phonosmith.core.errors import InputError
     from phonosmith.reference.audit.audit import audit as judge
     from phonosmith.reference.audit.audit import kept_frames
     from phonosmith.reference.datasets.documents import AuditOptions
     from phonosmith.structures.extxyz import read_frames, write_frames
 
-    try:
-        options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)
-    except ValidationError as error:
-        raise InputError(f"--majority {majority} is not above 0.5 and at most 1.", "Give e.g. 0.9.") from error
+    if not 0.5 < majority <= 1:
+        raise InputError(f"--majority {majority} is not above 0.5 and at most 1.", "Give e.g. 0.9.")
+    options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)
     frames = read_frames(dataset)
     document = judge(frames, options)
-    if json_output:
-        print_json(document)
-    else:
-        _show_audit(document, dataset)
+    answer(document, lambda: _show_audit(document, dataset), json_output=json_output)
     if out is not None and document.verdict == "refuse":
         typer.secho(f"{out} was not written: the set was refused.", fg="red", err=True)
         raise typer.Exit(InputError.exit_code)
@@ -118,15 +104,9 @@ def audit(
 
 
 def _show_audit(document: AuditDocument, dataset: Path) -> None:
-    from rich.console import Console
-
-    console = Console()
     colour = {"pass": "green", "pass_with_exclusions": "yellow", "refuse": "red"}[document.verdict]
-    console.print(f"[{colour}]{document.verdict}[/]: {dataset}, {document.n_kept} of {document.n_frames} frames remain")
+    verdict = typer.style(document.verdict, fg=colour)
+    typer.echo(f"{verdict}: {dataset}, {document.n_kept} of {document.n_frames} frames remain")
     for finding in document.findings:
         where = f" [frames {', '.join(map(str, finding.frames[:8]))}{', ...' if len(finding.frames) > 8 else ''}]"
-        console.print(
-            f"  {finding.severity:8s} {finding.check}: {finding.message}{where if finding.frames else ''}",
-            highlight=False,
-            markup=False,
-        )
+        typer.echo(f"  {finding.severity:8s} {finding.check}: {finding.message}{where if finding.frames else ''}")

@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command
+from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.oracle import Shapes
 
-PHONONS = typer.Argument(..., help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside it) with forces.")
-OUT = typer.Option(..., "--out", help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")
-MIN_LENGTH = typer.Option(9.0, "--min-length", min=3.0, help="Shortest edge of the training supercell, Å.")
-N_TRAIN = typer.Option(8, "--train", min=1, help="Displaced training cells.")
-N_VALID = typer.Option(3, "--valid", min=1, help="Displaced validation cells.")
-SHAPES = typer.Option("varied", "--shapes", help="varied: every cell of another shape; one: all alike.")
-DISPLACEMENT = typer.Option(0.03, "--displacement", help="Mean displacement, Å: keep it small, labels are harmonic.")
-STRESS_FREE = typer.Option(True, help="The calculation's cell was relaxed: label the perfect cell with zero stress.")
-SEED = typer.Option(0, "--seed", help="Of the displacements.")
-
-FILES = ("train.xyz", "valid.xyz", "phonopy.yaml")
-
-
-def _shapes(text: str) -> Shapes:
-    from phonosmith.core.errors import InputError
-
-    if text not in ("varied", "one"):
-        raise InputError(f"--shapes {text} is unknown.", "Choose varied or one.")
-    return cast("Shapes", text)
-
 
 @command("from-phonons")
 def from_phonons(
-    phonons: Path = PHONONS,
-    out: Path = OUT,
-    min_length: float = MIN_LENGTH,
-    n_train: int = N_TRAIN,
-    n_valid: int = N_VALID,
-    shapes: str = SHAPES,
-    displacement: float = DISPLACEMENT,
-    stress_free: bool = STRESS_FREE,
-    seed: int = SEED,
-    json_output: bool = JSON_OPTION,
+    phonons: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS beside it) with forces.")],
+    out: Annotated[Path, typer.Option(help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")],
+    min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the training supercell, Å.")] = 9.0,
+    n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 8,
+    n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 3,
+    shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
+    displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
+    stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
+    seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
+    json_output: bool = JSON,
 ) -> None:
     """Turn force constants you already have into labelled cells to fine-tune with.
 
@@ -60,33 +41,29 @@ def from_phonons(
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import write_frames
 
+    if shapes not in ("varied", "one"):
+        raise InputError(f"--shapes {shapes} is unknown.", "Choose varied or one.")
     data = dataset_from_phonons(
         load_harmonic(phonons, calculations=calculations_beside),
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
-        shapes=_shapes(shapes),
+        shapes=cast("Shapes", shapes),
         displacement=displacement,
         relaxed_cell=stress_free,
         seed=seed,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    write_frames(out / "train.xyz", data.train)
-    write_frames(out / "valid.xyz", data.valid)
-    write_atomic(out / "phonopy.yaml", phonopy_yaml(data.phonon).encode())
+    files = [out / name for name in ("train.xyz", "valid.xyz", "phonopy.yaml")]
+    write_frames(files[0], data.train)
+    write_frames(files[1], data.valid)
+    write_atomic(files[2], phonopy_yaml(data.phonon).encode())
     summary = {
         "n_train": len(data.train),
         "n_valid": len(data.valid),
         "n_atoms": len(data.train[0]),
         "supercell_matrix": data.phonon.supercell_matrix,
         "mean_displacement": displacement,
-        "files": [str(out / name) for name in FILES],
+        "files": [str(file) for file in files],
     }
-    if json_output:
-        print_json(summary)
-        return
-    typer.echo(
-        f"{summary['n_train']} training and {summary['n_valid']} validation cells of {summary['n_atoms']} atoms:"
-    )
-    for name in summary["files"]:
-        typer.echo(f"  {name}")
+    head = f"{summary['n_train']} training and {summary['n_valid']} validation cells of {summary['n_atoms']} atoms:"
+    answer(summary, lambda: typer.echo("\n  ".join([head, *map(str, files)])), json_output=json_output)

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from enum import StrEnum
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.cli.common import JSON, answer, command, read_yaml
+from phonosmith.core.errors import ConfigurationError, LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from phonosmith.reference.documents import Frame
     from phonosmith.reference.engines import ReferenceEngine
-    from phonosmith.reference.protocol import ReferenceProtocol
+
+Labelled = tuple[list["Atoms"], list[dict[str, Any]]]
+"""Frames with labels, and what is printed about each that was refused."""
 
 
-class EngineChoice(StrEnum):
-    """Engines a user can name."""
-
-    vasp = "vasp"
-    forcefield = "forcefield"
-    gpaw = "gpaw"
-
-
-def _protocol(path: Path | None) -> ReferenceProtocol:
-    import yaml
-
-    from phonosmith.reference.protocol import load_protocol
-
-    if path is None:
-        return load_protocol(None)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
-    if content is not None and not isinstance(content, dict):
-        raise ConfigurationError(f"{path} must hold 'field: value' lines.", "See the fields of the reference protocol.")
-    return load_protocol(content)
-
-
-def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> tuple[list[Atoms], list[dict[str, Any]]]:
+def _with_potential(engine: ReferenceEngine, frames: list[Frame], symbols: set[str], *, progress: bool) -> Labelled:
     """Label in batches, in this process."""
-    from phonosmith.reference.forcefield import calculator_spec, require_covered
+    from phonosmith.reference.forcefield import CalculatorSpec, require_covered
     from phonosmith.reference.labels import label_with_potential
 
-    spec = calculator_spec(potential)
-    symbols = {symbol for frame in frames for symbol in frame.symbols}
+    spec = CalculatorSpec.model_validate(engine.calculator)
     require_covered(spec, symbols)
     if spec.potential is None:
         from phonosmith.potentials.ase_potential import AsePotential
@@ -74,14 +49,11 @@ def _with_potential(potential: str, frames: list[Frame], *, progress: bool) -> t
     return labelled, refused
 
 
-def _with_jobs(
-    engine: ReferenceEngine, frames: list[Frame], material: str, workdir: Path, attempts: int
-) -> tuple[list[Atoms], list[dict[str, Any]]]:
+def _with_jobs(engine: ReferenceEngine, frames: list[Frame], material: str, workdir: Path, attempts: int) -> Labelled:
     """Label through jobs run one after the other in a work folder."""
     from jobflow import JobStore, run_locally
     from maggma.stores import MemoryStore
 
-    from phonosmith.core.errors import LabelError
     from phonosmith.reference.datasets.dataset import get_dataset
     from phonosmith.reference.jobs import LabelMaker
     from phonosmith.reference.labels import INDEX
@@ -98,86 +70,66 @@ def _with_jobs(
     report = collected.output
     labelled = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
     labelled.sort(key=lambda atoms: int(atoms.info[INDEX]))
-    refused = [
-        {
-            "index": failure.index,
-            "split": failure.split,
-            "reasons": [f"{reason.code}: {reason.message}" for reason in failure.reasons],
-        }
-        for failure in report.failures
-    ]
+    refused = []
+    for failure in report.failures:
+        reasons = [f"{reason.code}: {reason.message}" for reason in failure.reasons]
+        refused.append({"index": failure.index, "split": failure.split, "reasons": reasons})
     return labelled, refused
 
 
 @command("label")
 def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
-    engine: Annotated[EngineChoice, typer.Option("--engine", help="Who computes.")],
+    engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
     out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
-    potential: Annotated[
-        str | None,
-        typer.Option(metavar="REF", help="Potential for forcefield, or for the stand-in with --rehearsal."),
-    ] = None,
-    protocol: Annotated[
-        Path | None, typer.Option(metavar="FILE.yaml", help="Settings that differ from PBE, 520 eV, ...")
-    ] = None,
-    workdir: Annotated[
-        Path | None, typer.Option(help="Folder of the calculations (kept); default a temporary one.")
-    ] = None,
-    rehearsal: Annotated[
-        bool, typer.Option("--rehearsal", help="Play VASP with the stand-in: finds configuration errors.")
-    ] = False,
+    potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
+    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
+    workdir: Annotated[Path | None, typer.Option(help="Folder of the calculations (kept) [temporary].")] = None,
+    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings."),
     attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
     material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
+    from phonosmith.reference.protocol import load_protocol
     from phonosmith.structures.extxyz import read_frames, require_writable, write_frames
 
     require_writable(out)
     asked = as_frames(read_frames(frames))
-    settings = _protocol(protocol)
-    if engine is EngineChoice.forcefield:
-        if potential is None:
-            raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
-        if rehearsal:
-            raise ConfigurationError("A rehearsal plays VASP, not forcefield.", "Use --engine vasp with --rehearsal.")
-        labelled, refused = _with_potential(potential, asked, progress=not json_output)
+    fields = None if protocol is None else read_yaml(protocol)
+    if fields is not None and not isinstance(fields, dict):
+        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
+    symbols = {symbol for frame in asked for symbol in frame.symbols}
+    maker = make_engine(engine, load_protocol(fields), potential, rehearsal=rehearsal)
+    if engine == "forcefield":
+        labelled, refused = _with_potential(maker, asked, symbols, progress=not json_output)
     else:
-        chosen = make_engine(engine.value, settings, potential, rehearsal=rehearsal)
-        if engine is EngineChoice.gpaw:
+        if engine == "gpaw":
             from phonosmith.reference.gpaw import require_gpaw
 
             require_gpaw()
         elif not rehearsal:
             from phonosmith.reference.vasp.makers import require_vasp
 
-            require_vasp(settings, {symbol for frame in asked for symbol in frame.symbols})
-        name = material or material_name(asked)
-        if workdir is not None:
-            labelled, refused = _with_jobs(chosen, asked, name, workdir, attempts)
-        else:
-            with tempfile.TemporaryDirectory(prefix="phonosmith-label-") as folder:
-                labelled, refused = _with_jobs(chosen, asked, name, Path(folder), attempts)
+            require_vasp(maker.protocol, symbols)
+        with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-label-") as folder:
+            name = material or material_name(asked)
+            labelled, refused = _with_jobs(maker, asked, name, Path(folder), attempts)
     if labelled:
         write_frames(out, labelled)
-    if json_output:
-        print_json(
-            {
-                "engine": engine.value,
-                "rehearsal": rehearsal,
-                "n_frames": len(asked),
-                "n_labelled": len(labelled),
-                "n_refused": len(refused),
-                "refused": refused,
-                "out": str(out) if labelled else None,
-            }
-        )
-    else:
-        typer.echo(f"{len(labelled)} of {len(asked)} frames labelled{f' in {out}' if labelled else ''}.")
-        for item in refused:
-            typer.echo(f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}")
+    payload = {
+        "engine": engine,
+        "rehearsal": rehearsal,
+        "n_frames": len(asked),
+        "n_labelled": len(labelled),
+        "n_refused": len(refused),
+        "refused": refused,
+        "out": str(out) if labelled else None,
+    }
+    lines = [f"{len(labelled)} of {len(asked)} frames labelled{f' in {out}' if labelled else ''}."]
+    lines += [f"  frame {item['index']} ({item['split']}): {'; '.join(item['reasons'])}" for item in refused]
+    answer(payload, lambda: typer.echo("\n".join(lines)), json_output=json_output)
     if not labelled:
         raise typer.Exit(1)

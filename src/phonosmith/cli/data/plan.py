@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, checked_options, command, print_json, print_table
+from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -22,29 +23,18 @@ if TYPE_CHECKING:
 @command("plan")
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
-    cell: Annotated[
-        list[str] | None, typer.Option("--cell", help="Fine-tuning cell: primitive, small, large [large] (repeatable).")
-    ] = None,
-    foundation: Annotated[
-        str, typer.Option("--foundation", help="Check that this foundation covers every element.")
-    ] = "",
-    frames: Annotated[int, typer.Option("--frames", help="DFT statics per cell size.")] = 20,
-    kspacing: Annotated[
-        float, typer.Option("--kspacing", help="k-point spacing of the statics, 1/Å; 0: the protocol's.")
-    ] = 0.0,
-    phonon_length: Annotated[
-        float, typer.Option("--phonon-length", help="Shortest edge of the phonon supercell, Å.")
-    ] = 20.0,
-    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the fine-tuning cells.")] = 500,
-    epochs: Annotated[int, typer.Option("--epochs", help="Training epochs.")] = 200,
+    cell: Annotated[list[str] | None, typer.Option(help="primitive, small, large [large] (repeatable).")] = None,
+    foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
+    frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
+    kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
+    phonon_length: Annotated[float, typer.Option(help="Shortest edge of the phonon supercell, Å.")] = 20.0,
+    max_atoms: Annotated[int, typer.Option(help="Atom cap of the fine-tuning cells.")] = 500,
+    epochs: Annotated[int, typer.Option(help="Training epochs.")] = 200,
     calibration: Annotated[
-        Path | None,
-        typer.Option(
-            "--calibration", help="JSON list of finished statics: structure (file), core_hours, kspacing (0: Γ)."
-        ),
+        Path | None, typer.Option(help="JSON list of structure (file), core_hours, kspacing.")
     ] = None,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Cells, DFT calculations, core-hours, memory and warnings of every material, before anything is submitted.
 
@@ -74,37 +64,24 @@ def plan(
     )
     cost = _calibrated(calibration, settings)
     elements, residual = _foundation(foundation, trust=trust)
+    planned = partial(plan_material, cost=cost, elements=elements, potcars=PBE_54_SYMBOLS, residual=residual)
     rows: list[MaterialPlan] = []
     usable: list[Structure] = []
-    errors: list[PhonosmithError] = []
     for path in structures:
         try:
             structure = read_structure(path)
-            row = plan_material(
-                structure,
-                str(path),
-                settings,
-                cost=cost,
-                elements=elements,
-                potcars=PBE_54_SYMBOLS,
-                residual=residual,
-            )
+            rows.append(planned(structure, str(path), settings))
+            usable.append(structure)
         except PhonosmithError as error:
             if len(structures) == 1:
                 raise
-            errors.append(error)
             rows.append(MaterialPlan(source=str(path), usable=False, error=str(error)))
-            continue
-        rows.append(row)
-        usable.append(structure)
     result = combine(rows, usable, cost=cost, potcars=PBE_54_SYMBOLS)
-    if json_output:
-        print_json(result)
-    else:
-        _show(result)
-    for problem in errors:
+    answer(result, lambda: _show(result), json_output=json_output)
+    problems = [row.error for row in rows if not row.usable]
+    for problem in problems:
         typer.secho(f"Error: {problem}", fg="red", err=True)
-    if errors:
+    if problems:
         raise typer.Exit(2)
 
 
@@ -140,22 +117,17 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
     if path is None:
         return CostModel()
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
         rows = [
-            (str(item["structure"]), float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
-            for item in entries
+            (path.parent / item["structure"], float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
+            for item in json.loads(path.read_text(encoding="utf-8"))
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} does not list finished calculations: {type(error).__name__} {error}.",
             'Write [{"structure": "Si.vasp", "core_hours": 12.5, "kspacing": 0.1}, ...].',
         ) from error
-    works = [
-        workload(
-            read_structure(path.parent / name), kspacing=spacing or None, encut=settings.encut, potcars=PBE_54_SYMBOLS
-        ).work
-        for name, _, spacing in rows
-    ]
+    known = partial(workload, encut=settings.encut, potcars=PBE_54_SYMBOLS)
+    works = [known(read_structure(file), kspacing=spacing or None).work for file, _, spacing in rows]
     return calibrate(works, [hours for _, hours, _ in rows])
 
 
@@ -166,19 +138,11 @@ def _show(result: Plan) -> None:
             rows.append((Path(material.source).name, "[red]unusable[/red]", *[""] * 6))
             continue
         cells = dict(material.cells) | ({} if material.phonon is None else {"phonon": material.phonon})
-        for index, (size, cell) in enumerate(cells.items()):
-            rows.append(
-                (
-                    (material.formula, f"group {material.spacegroup or '?'}", "")[min(index, 2)],
-                    size,
-                    str(cell.n_atoms),
-                    " ".join(f"{edge:.1f}" for edge in cell.lengths),
-                    "×".join(str(number) for number in cell.kpoints),
-                    str(cell.n_calculations),
-                    f"{cell.core_hours:,.0f}",
-                    f"{cell.memory_gb:.1f}",
-                )
-            )
+        heads = (material.formula, f"group {material.spacegroup or '?'}", *[""] * len(cells))
+        for head, (size, cell) in zip(heads, cells.items(), strict=False):
+            edges, mesh = " ".join(f"{edge:.1f}" for edge in cell.lengths), "×".join(map(str, cell.kpoints))
+            cost = (f"{cell.core_hours:,.0f}", f"{cell.memory_gb:.1f}")
+            rows.append((head, size, str(cell.n_atoms), edges, mesh, str(cell.n_calculations), *cost))
     columns = ("material", "cell", "atoms", "edges / Å", "k-points", "runs", "core-h", "GB")
     print_table(columns, rows, title="Pre-flight", left=2)
     basis = f"calibrated on {result.calibrated_on}" if result.calibrated_on else "not calibrated"

@@ -2,64 +2,33 @@
 
 from __future__ import annotations
 
-import os
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    JSON_OPTION,
-    TRUST_OPTION,
-    checked_options,
-    command,
-    load_case,
-    print_json,
-    print_table,
-    progress_bar,
-)
-from phonosmith.core.errors import InputError
+from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table, progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc
 
 
-class CellOption(StrEnum):
-    """Sizes of the fine-tuning cell."""
-
-    primitive = "primitive"
-    small = "small"
-    large = "large"
-
-
-class RelaxCellOption(StrEnum):
-    """What the cell may do during the relaxations."""
-
-    fixed = "fixed"
-    shape = "shape"
-    full = "full"
-
-
 @command("sample")
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
-    foundation: Annotated[str, typer.Option("--foundation", help="Foundation potential: name, file or hash.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
-    cell: Annotated[CellOption, typer.Option("--cell", help="Size of the cell.")] = CellOption.large,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of every random draw.")] = 0,
-    max_steps: Annotated[int, typer.Option("--max-steps", help="Step cap of each relaxation.")] = 1000,
-    fmax: Annotated[float, typer.Option("--fmax", help="Relaxations end at this force, eV/Å.")] = 1e-4,
-    displacement: Annotated[float, typer.Option("--displacement", help="Mean rattle displacement, Å.")] = 0.1,
-    strain: Annotated[float, typer.Option("--strain", help="Largest change of a length or angle, relative.")] = 0.02,
-    max_atoms: Annotated[int, typer.Option("--max-atoms", help="Atom cap of the supercell.")] = 500,
-    relax_cell: Annotated[
-        RelaxCellOption,
-        typer.Option("--relax-cell", help="Cell during relaxation: fixed keeps volume and strain as asked."),
-    ] = RelaxCellOption.fixed,
-    trust: bool = TRUST_OPTION,
+    foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    cell: Annotated[str, typer.Option(help="Size of the cell: primitive, small or large.")] = "large",
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    max_steps: Annotated[int, typer.Option(help="Step cap of each relaxation.")] = 1000,
+    fmax: Annotated[float, typer.Option(help="Relaxations end at this force, eV/Å.")] = 1e-4,
+    displacement: Annotated[float, typer.Option(help="Mean rattle displacement, Å.")] = 0.1,
+    strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
+    max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
+    relax_cell: str = typer.Option("fixed", help="Cell while relaxing: fixed (volume and strain stay), shape or full."),
+    trust: bool = TRUST,
     plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Draw fine-tuning configurations: supercell, rattle, strain, volumes, relaxations, energy-spaced frames.
 
@@ -68,25 +37,25 @@ def sample(
 
     [bold]Example[/bold]: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
     """
+    from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.sampling.documents import SamplingSettings
+    from phonosmith.sampling.jobs import store_frames
+    from phonosmith.sampling.protocol import sample_configurations
+    from phonosmith.structures.extxyz import format_frames, require_writable
 
     settings = checked_options(
         SamplingSettings,
         "sample",
         "sampled",
-        cell=cell.value,
+        cell=cell,
         max_steps=max_steps,
         fmax=fmax,
         mean_displacement=displacement,
         strain=strain,
         max_atoms=max_atoms,
-        relax_cell=relax_cell.value,
+        relax_cell=relax_cell,
     )
-    _require_writable(out)
-    from phonosmith.core.artefacts import default_artefacts, write_atomic
-    from phonosmith.sampling.jobs import store_frames
-    from phonosmith.sampling.protocol import frames_to_extxyz, sample_configurations
-
+    require_writable(out / "train.xyz")
     case = load_case(structure, foundation, trust=trust)
     with progress_bar("relaxing", max_steps) as show:
         result = sample_configurations(
@@ -97,69 +66,40 @@ def sample(
             reference=case.ref,
             on_step=lambda step, moving: show(step, max_steps, f"relaxing, {moving} still moving"),
         )
-    train, valid = frames_to_extxyz(result.train), frames_to_extxyz(result.valid)
     document = store_frames(result, default_artefacts())
-    for name, data in (("train.xyz", train), ("valid.xyz", valid)):
-        write_atomic(out / name, data)
-    write_atomic(out / "sampling.json", (document.model_dump_json(indent=1) + "\n").encode())
+    files = {
+        "train.xyz": format_frames(result.train),
+        "valid.xyz": format_frames(result.valid),
+        "sampling.json": document.model_dump_json(indent=1) + "\n",
+    }
+    for name, text in files.items():
+        write_atomic(out / name, text.encode())
     if plot:
         from phonosmith.sampling.figure import energy_ladder_svg
 
         write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
-    if json_output:
-        print_json(
-            {**summarise(document), "files": [str(out / name) for name in ("train.xyz", "valid.xyz", "sampling.json")]}
-        )
-    else:
-        _show(document, out)
-
-
-def summarise(document: SamplingDoc) -> dict[str, Any]:
-    """Return what the command prints as JSON."""
-    return {
-        "formula": document.formula,
-        "seed": document.seed,
+    payload = {
         "supercell_matrix": document.supercell.matrix,
-        "n_atoms": document.supercell.n_atoms,
-        "lengths": document.supercell.lengths,
-        "angles": document.supercell.angles,
+        **document.supercell.model_dump(include={"n_atoms", "lengths", "angles"}),
         "mean_displacement_angstrom": [item.mean_displacement for item in document.configurations],
         "volume_factors": [item.volume_factor for item in document.configurations],
-        "n_train": document.n_train,
-        "n_valid": document.n_valid,
-        "converged": document.converged,
+        **{name: getattr(document, name) for name in ("n_train", "n_valid", "converged")},
         "n_steps": [item.n_steps for item in document.configurations],
-        "train_digests": document.train_digests,
-        "valid_digests": document.valid_digests,
-        "potential": None if document.potential is None else document.potential.sha256,
-        "warnings": document.warnings,
+        **document.model_dump(include={"formula", "seed", "train_digests", "valid_digests", "warnings"}),
+        "potential": case.ref.sha256,
+        "files": [str(out / name) for name in files],
     }
-
-
-def _require_writable(out: Path) -> None:
-    """Refuse a folder that cannot be written to before the relaxations, not after them."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is not a folder.", "Choose another --out.")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there} cannot be written to.", "Choose another --out or mend its permissions.")
+    answer(payload, lambda: _show(document, out), json_output=json_output)
 
 
 def _show(document: SamplingDoc, out: Path) -> None:
     edges = " × ".join(f"{length:.2f}" for length in document.supercell.lengths)
     typer.echo(f"{document.formula}: {document.supercell.n_atoms} atoms, {edges} Å")
-    print_table(
-        ("volume", " mean displacement / Å", " steps", " converged"),
-        [
-            (
-                f"{one.volume_factor:.3f}",
-                f"{one.mean_displacement:.4f}",
-                str(one.n_steps),
-                "yes" if one.converged else "[yellow]no[/yellow]",
-            )
-            for one in document.configurations
-        ],
-    )
+    rows = []
+    for one in document.configurations:
+        converged = "yes" if one.converged else "[yellow]no[/yellow]"
+        rows.append((f"{one.volume_factor:.3f}", f"{one.mean_displacement:.4f}", str(one.n_steps), converged))
+    print_table(("volume", " mean displacement / Å", " steps", " converged"), rows)
     typer.echo(f"{document.n_train} training and {document.n_valid} validation frames in {out}")
     for warning in document.warnings:
         typer.echo(f"{typer.style('!', fg='yellow')} {warning}")

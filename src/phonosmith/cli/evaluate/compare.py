@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
@@ -43,17 +43,13 @@ def _show(result: PhononComparison) -> None:
 
 @command("compare")
 def compare(
-    reference: Annotated[
-        Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS inside or beside) or phonons.json")
-    ],
+    reference: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz, FORCE_SETS beside) or phonons.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
     mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
     temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
-    force_constants: Annotated[
-        str, typer.Option(help="auto, traditional (as forces give them, as published) or symfc (sum rule imposed)")
-    ] = "auto",
+    force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)"),
     figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compare candidate phonons with reference phonons on one q-mesh."""
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
@@ -70,7 +66,4 @@ def compare(
         from phonosmith.report.figures.style import save_figure
 
         save_figure(full_figure(compared), figure)
-    if json_output:
-        print_json(compared.result)
-    else:
-        _show(compared.result)
+    answer(compared.result, lambda: _show(compared.result), json_output=json_output)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import (
-    JSON_OPTION,
-    POTENTIAL_OPTION,
-    STRUCTURE_ARGUMENT,
-    Case,
-    command,
-    load_case,
-    print_json,
-)
+from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, Case, command, load_case, print_json
 
 if TYPE_CHECKING:
-    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+    from pydantic import BaseModel
 
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
 OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
-FIGURE = typer.Option(None, "--figure", help="Image of energy against volume (.png, .svg, .pdf).")
-AGAINST = typer.Option(
-    None, "--against", help="Stored equation of state (eos.json) of another method, drawn as the reference."
-)
 
 
 def _start(structure: Path, name: str, *, relax: bool) -> Case:
@@ -45,37 +33,21 @@ def _start(structure: Path, name: str, *, relax: bool) -> Case:
     return replace(case, crystal=AseAtomsAdaptor.get_structure(relax_atoms(atoms, case.potential).atoms))
 
 
-def _keep(document: Any, out: Path | None, name: str) -> None:
+def _keep(document: BaseModel, out: Path | None, name: str) -> None:
     from phonosmith.core.artefacts import write_atomic
 
     if out is not None:
         write_atomic(out / name, document.model_dump_json(indent=2).encode())
 
 
-def _stored_eos(path: Path) -> EosDoc:
-    """Return a stored equation of state."""
-    from pydantic import ValidationError
-
-    from phonosmith.core.errors import InputError
-    from phonosmith.evaluation.mechanics.documents import EosDoc
-
-    try:
-        return EosDoc.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise InputError(
-            f"{path} holds no equation of state ({type(error).__name__}).",
-            "Give the eos.json that phonosmith eos --out wrote.",
-        ) from error
-
-
 @command("elastic")
 def elastic(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Elastic tensor, moduli, Born stability, sound velocities and Slack conductivity.
 
@@ -108,14 +80,16 @@ def elastic(
 
 @command("eos")
 def eos(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
     relax: bool = RELAX,
     fmax: float = FMAX,
     out: Path | None = OUT,
-    figure: Path | None = FIGURE,
-    against: Path | None = AGAINST,
-    json_output: bool = JSON_OPTION,
+    figure: Annotated[Path | None, typer.Option(help="Image of energy against volume (.png, .svg, .pdf).")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Stored equation of state (eos.json) of another method, drawn as the reference.")
+    ] = None,
+    json_output: bool = JSON,
 ) -> None:
     """Birch-Murnaghan equation of state over ±5 % volume in steps of 1 %.
 
@@ -124,6 +98,7 @@ def eos(
     Example: phonosmith eos Si.cif --potential embedded --figure eos.png
     """
     from phonosmith.core.errors import InputError
+    from phonosmith.evaluation.mechanics.documents import EosDoc
     from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
     from phonosmith.report.figures.mechanics import energy_volume_figure
     from phonosmith.report.figures.style import image_format, save_figure
@@ -132,12 +107,16 @@ def eos(
         raise InputError("--against is for the figure.", "Name one with --figure.")
     if figure is not None:
         image_format(figure)
-    others = [] if against is None else [_stored_eos(against)]
+    try:
+        drawn = [] if against is None else [EosDoc.model_validate_json(against.read_bytes())]
+    except (OSError, ValueError) as error:
+        message = f"{against} holds no equation of state ({type(error).__name__})."
+        raise InputError(message, "Give the eos.json that phonosmith eos --out wrote.") from error
     case = _start(structure, potential, relax=relax)
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")
     if figure is not None:
-        save_figure(energy_volume_figure([*others, document]), figure)
+        save_figure(energy_volume_figure([*drawn, document]), figure)
     if json_output:
         print_json(document)
         return

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phonosmith.cli.common import (
-    JSON_OPTION,
-    MIN_LENGTH_OPTION,
-    NO_RELAX_OPTION,
-    POTENTIAL_OPTION,
-    STRUCTURE_ARGUMENT,
-    SUPERCELL_OPTION,
-    TRUST_OPTION,
+    JSON,
+    MIN_LENGTH,
+    NO_RELAX,
+    POTENTIAL,
+    STRUCTURE,
+    SUPERCELL,
+    TRUST,
     asked_supercell,
     command,
     load_case,
@@ -23,33 +23,24 @@ from phonosmith.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
-    from phonosmith.harmonic.model import HarmonicModel
-
-_OUT = typer.Option(..., "--out", help="Folder for transitions.json, figures and the phases found (CIF).")
 
 
 @command("follow")
 def follow(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
-    out: Path = _OUT,
-    phonons: Annotated[
-        Path | None, typer.Option(help="phonopy.yaml or phonons.json whose modes are followed; default: computed here")
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
+    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json to follow [computed here]")] = None,
     max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
-    threshold: Annotated[
-        float | None, typer.Option(min=0.0, help="modes below minus this are followed, THz [default: 0.05]")
-    ] = None,
-    supercell: str | None = SUPERCELL_OPTION,
-    min_length: float | None = MIN_LENGTH_OPTION,
-    no_relax: bool = NO_RELAX_OPTION,
+    threshold: float | None = typer.Option(None, min=0.0, help="follow modes below minus this, THz [default: 0.05]"),
+    supercell: str | None = SUPERCELL,
+    min_length: float | None = MIN_LENGTH,
+    no_relax: bool = NO_RELAX,
     coarse: Annotated[bool, typer.Option("--coarse", help="coarse grids first, refined near minima only")] = False,
     energies_only: Annotated[bool, typer.Option("--energies-only", help="do not relax from the minima")] = False,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Find imaginary modes, map the energy along each, and relax from the minima to new phases.
 
@@ -62,25 +53,25 @@ def follow(
     from phonosmith.evaluation.modes.follow import FollowOptions, follow_with_potential
     from phonosmith.evaluation.modes.grid import GridOptions
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+    from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.harmonic.model import require_same_formula
+    from phonosmith.reference.importers.beside import calculations_beside
 
     if phonons is not None and (supercell is not None or min_length is not None or no_relax):
-        raise InputError(
-            "--supercell, --min-length and --no-relax are for phonons computed here.", "Leave them or --phonons out."
-        )
+        message = "--supercell, --min-length and --no-relax are for phonons computed here."
+        raise InputError(message, "Leave them or --phonons out.")
     matrix = asked_supercell(supercell, min_length)
     options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
     case = load_case(structure, potential, trust=trust)
     if phonons is not None:
-        model = _stored(phonons, case.crystal, structure)
+        model = load_harmonic(phonons, calculations=calculations_beside)
+        require_same_formula(case.crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
+        told = f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential."
+        typer.secho(told, err=True)
     else:
         typer.secho("computing phonons", err=True)
         model = evaluate_phonons(
-            case.crystal,
-            case.potential,
-            supercell_matrix=matrix,
-            min_length=min_length,
-            relax=not no_relax,
-            mesh=4,
+            case.crystal, case.potential, supercell_matrix=matrix, min_length=min_length, relax=not no_relax, mesh=4
         ).model
     with progress_bar("") as show:
         document = follow_with_potential(
@@ -91,27 +82,12 @@ def follow(
             relax=not energies_only,
             on_progress=lambda words, done, total: show(done, total, words),
         )
-    files = write_transitions(document, out)
+    files = {name: str(path) for name, path in write_transitions(document, out).items()}
     if json_output:
-        print_json({**summary(document), "files": {name: str(path) for name, path in files.items()}})
-        return
-    _tell(document)
-    for path in files.values():
-        typer.echo(str(path))
-
-
-def _stored(phonons: Path, crystal: Structure, structure: Path) -> HarmonicModel:
-    """Return stored phonons of the crystal that was named."""
-    from phonosmith.harmonic.files import load_harmonic
-    from phonosmith.harmonic.model import require_same_formula
-    from phonosmith.reference.importers.beside import calculations_beside
-
-    model = load_harmonic(phonons, calculations=calculations_beside)
-    require_same_formula(crystal.composition.reduced_formula, model.formula, str(structure), str(phonons))
-    typer.secho(
-        f"Energies count from the crystal in {phonons}, which need not be relaxed with this potential.", err=True
-    )
-    return model
+        print_json(summary(document) | {"files": files})
+    else:
+        _tell(document)
+        typer.echo("\n".join(files.values()))
 
 
 def write_transitions(document: TransitionDoc, out: Path) -> dict[str, Path]:
@@ -144,10 +120,12 @@ def summary(document: TransitionDoc) -> dict[str, Any]:
 
     crystal, every = {"structure": True}, "__all__"
     pathways = {every: {"displaced": crystal, "final": crystal}}
-    content = document.model_dump(
-        mode="json",
-        exclude={"initial": crystal, "phases": {every: crystal}, "modes": {every: {"pathways": pathways}}},
-    )
+    left_out: dict[str, Any] = {
+        "initial": crystal,
+        "phases": {every: crystal},
+        "modes": {every: {"pathways": pathways}},
+    }
+    content = document.model_dump(mode="json", exclude=left_out)
     for mode, plain in zip(document.modes, content["modes"], strict=True):
         ends = distinct_phases(mode.pathways, document.initial)
         plain["supercell"] = mode.supercell_matrix
@@ -169,10 +147,8 @@ def _tell(document: TransitionDoc) -> None:
     if not document.phases:
         typer.echo("No other phase was found.")
     for phase in document.phases:
-        typer.echo(
-            f"{phase.space_group} with {phase.n_atoms_primitive} atoms: "
-            f"{1000 * phase.energy_difference_ev_per_atom:+.2f} meV/atom"
-        )
+        deeper = f"{1000 * phase.energy_difference_ev_per_atom:+.2f} meV/atom"
+        typer.echo(f"{phase.space_group} with {phase.n_atoms_primitive} atoms: {deeper}")
 
 
 def _line(mode: FollowedMode) -> str:

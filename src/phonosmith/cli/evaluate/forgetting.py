@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, command, load_case, print_json, print_table
+from phonosmith.cli.common import JSON, TRUST, answer, command, load_case, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 
 
-def _print_table(document: ForgettingDoc) -> None:
+def _show(document: ForgettingDoc) -> None:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
@@ -21,20 +21,13 @@ def _print_table(document: ForgettingDoc) -> None:
         return f"{number(before)}→{number(after)}"
 
     typer.echo("Mean absolute errors, foundation→fine-tuned")
-    print_table(
-        ("set", " n", " truth", " force\nmeV/Å", " energy\nmeV/atom", " stress\nmeV/Å³"),
-        [
-            (
-                one.name,
-                str(one.n_structures),
-                one.truth,
-                pair(one.foundation_force_mae, one.tuned_force_mae),
-                pair(one.foundation_energy_mae, one.tuned_energy_mae),
-                pair(one.foundation_stress_mae, one.tuned_stress_mae),
-            )
-            for one in document.sets
-        ],
-    )
+    rows = []
+    for one in document.sets:
+        force = pair(one.foundation_force_mae, one.tuned_force_mae)
+        energy = pair(one.foundation_energy_mae, one.tuned_energy_mae)
+        stress = pair(one.foundation_stress_mae, one.tuned_stress_mae)
+        rows.append((one.name, str(one.n_structures), one.truth, force, energy, stress))
+    print_table(("set", " n", " truth", " force\nmeV/Å", " energy\nmeV/atom", " stress\nmeV/Å³"), rows)
     for reason in document.skipped:
         typer.echo(f"skipped: {reason}")
 
@@ -44,18 +37,14 @@ def forgetting(
     structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
     potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],
     foundation: Annotated[str, typer.Option(help="the potential it came from")],
-    reference: Annotated[
-        str | None, typer.Option(help="potential that plays DFT; without it, drift from the foundation is measured")
-    ] = None,
-    frames: Annotated[
-        Path | None, typer.Option(help="extended XYZ of other materials; labels are the truth where all have them")
-    ] = None,
+    reference: str | None = typer.Option(None, help="potential that plays DFT [drift from the foundation instead]"),
+    frames: Annotated[Path | None, typer.Option(help="extended XYZ of other materials, with or without labels")] = None,
     replay: Annotated[Path | None, typer.Option(help="extended XYZ of the replay pool")] = None,
     count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
     seed: Annotated[int, typer.Option(help="of every draw")] = 0,
     figure: Annotated[Path | None, typer.Option(help="write bars of the errors to this image")] = None,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Errors of a fine-tuned potential where it was not tuned, beside the foundation's.
 
@@ -79,9 +68,8 @@ def forgetting(
         given=read_frames(frames) if frames is not None else (),
         replay=read_frames(replay) if replay is not None else (),
     )
-    refs = {"potential": case.ref, "foundation": resolve(foundation, trust=trust)}
-    if reference is not None:
-        refs["reference"] = resolve(reference, trust=trust)
+    given = {"foundation": foundation} | ({} if reference is None else {"reference": reference})
+    refs = {"potential": case.ref} | {role: resolve(name, trust=trust) for role, name in given.items()}
     document = evaluate_forgetting(
         case.potential,
         load(refs["foundation"]),
@@ -97,7 +85,4 @@ def forgetting(
         from phonosmith.report.figures.forgetting import forgetting_figure
 
         save_figure(forgetting_figure([document], [refs["potential"].name]), figure)
-    if json_output:
-        print_json(document)
-    else:
-        _print_table(document)
+    answer(document, lambda: _show(document), json_output=json_output)

@@ -8,36 +8,34 @@ from typing import Annotated
 import typer
 
 from phonosmith.cli.common import (
-    JSON_OPTION,
-    MIN_LENGTH_OPTION,
-    NO_RELAX_OPTION,
-    POTENTIAL_OPTION,
-    STRUCTURE_ARGUMENT,
-    SUPERCELL_OPTION,
-    TRUST_OPTION,
+    JSON,
+    MIN_LENGTH,
+    NO_RELAX,
+    POTENTIAL,
+    STRUCTURE,
+    SUPERCELL,
+    TRUST,
     asked_supercell,
     command,
     load_case,
     print_json,
 )
 
-_OUT = typer.Option(..., "--out", help="Folder for phonopy.yaml (with forces) and phonons.json.")
-
 
 @command("phonons")
 def phonons(
-    structure: Path = STRUCTURE_ARGUMENT,
-    potential: str = POTENTIAL_OPTION,
-    out: Path = _OUT,
-    supercell: str | None = SUPERCELL_OPTION,
-    min_length: float | None = MIN_LENGTH_OPTION,
-    no_relax: bool = NO_RELAX_OPTION,
+    out: Annotated[Path, typer.Option(help="Folder for phonopy.yaml (with forces) and phonons.json.")],
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
+    supercell: str | None = SUPERCELL,
+    min_length: float | None = MIN_LENGTH,
+    no_relax: bool = NO_RELAX,
     mesh: Annotated[int, typer.Option(help="q-points along each axis for thermodynamics")] = 20,
     temperature: Annotated[list[float] | None, typer.Option(help="K; repeat for several [default: 300]")] = None,
     force_constants: Annotated[str, typer.Option(help="symfc or traditional")] = "symfc",
     displacement: Annotated[float, typer.Option(help="Å")] = 0.01,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Relax a crystal with a potential and compute its phonons in one go."""
     from phonosmith.core.errors import InputError
@@ -63,11 +61,10 @@ def phonons(
         ref=case.ref,
         progress=not json_output,
     )
-    files = write_phonons(result.model, result.document, out)
     document = result.document
+    files = write_phonons(result.model, document, out)
     if json_output:
-        kept = document.model_dump(mode="json", exclude={"structure"})
-        print_json({**kept, "files": {name: str(path) for name, path in files.items()}})
+        print_json(document.model_dump(mode="json", exclude={"structure"}) | {"files": files})
         return
     typer.echo(
         f"{document.formula} {document.space_group}: "

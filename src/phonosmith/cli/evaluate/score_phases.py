@@ -7,44 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table, shown
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.modes.scores import PhaseScores
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _show(scores: PhaseScores) -> None:
-    print_table(
-        ("material", " found", " made up", " missed", " precision", " recall", " F1"),
-        [
-            (
-                name,
-                *(
-                    ", ".join(phases) or "-"
-                    for phases in (one.true_positives, one.false_positives, one.false_negatives)
-                ),
-                *map(_number, (one.precision, one.recall, one.f1)),
-            )
-            for name, one in scores.per_material.items()
-        ],
-    )
-    typer.echo(
-        f"precision {_number(scores.precision)} (mean of {scores.n_precision}), recall {_number(scores.recall)} "
-        f"(mean of {scores.n_recall}), F1 {_number(scores.f1)}"
-    )
+    rows = []
+    for name, one in scores.per_material.items():
+        phases = [", ".join(s) or "-" for s in (one.true_positives, one.false_positives, one.false_negatives)]
+        rows.append((name, *phases, *(shown(value, ".2f") for value in (one.precision, one.recall, one.f1))))
+    print_table(("material", " found", " made up", " missed", " precision", " recall", " F1"), rows)
+    precision, recall, f1 = (shown(value, ".2f") for value in (scores.precision, scores.recall, scores.f1))
+    means = (f"(mean of {scores.n_precision})", f"(mean of {scores.n_recall})")
+    typer.echo(f"precision {precision} {means[0]}, recall {recall} {means[1]}, F1 {f1}")
 
 
 @command("score-phases")
 def score_phases(
-    reference: Annotated[
-        Path, typer.Argument(help="YAML of the reference's phases, or its transition document (JSON)")
-    ],
+    reference: Annotated[Path, typer.Argument(help="the reference's phases: YAML, or transitions.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
-    json_output: bool = JSON_OPTION,
+    json_output: bool = JSON,
 ) -> None:
     """Compare sets of phases: precision, recall and F1, per material and averaged.
 
@@ -60,7 +44,4 @@ def score_phases(
     for side, names in (("reference", scores.only_in_reference), ("candidate", scores.only_in_candidate)):
         if names:
             typer.secho(f"Only in the {side}, not scored: {', '.join(names)}", fg="yellow", err=True)
-    if json_output:
-        print_json(scores)
-    else:
-        _show(scores)
+    answer(scores, lambda: _show(scores), json_output=json_output)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
 
 @command("config")
 def config(
-    init: Annotated[
-        bool, typer.Option("--init", help="Write a settings file with every setting commented out; never overwrites.")
-    ] = False,
-    json_output: bool = JSON_OPTION,
+    init: bool = typer.Option(False, "--init", help="Write a settings file, all commented out; never overwrites."),
+    json_output: bool = JSON,
 ) -> None:
     """Show every setting, its value and its source: environment, settings file or default.
 
@@ -32,22 +31,14 @@ def config(
     if init:
         _write_template(path)
     rows = setting_rows()
-    if json_output:
-        print_json({"file": str(path), "file_exists": path.is_file(), "written": init, "settings": rows})
-        return
-    if init:
+    payload = {"file": str(path), "file_exists": path.is_file(), "written": init, "settings": rows}
+    if init and not json_output:
         typer.echo(f"Wrote {path}.")
-    _show(rows, path)
+    answer(payload, lambda: _show(rows, path), json_output=json_output)
 
 
 def setting_rows() -> list[dict[str, Any]]:
-    """Return every setting with value, source (environment, file, default), variable and description.
-
-    Raises
-    ------
-    ConfigurationError
-        When a setting is invalid, naming it.
-    """
+    """Return every setting with value, source (environment, file, default), variable and description."""
     import yaml
 
     from phonosmith.settings import ENV_PREFIX, Settings, config_file, load_settings
@@ -63,17 +54,14 @@ def setting_rows() -> list[dict[str, Any]]:
     for name, field in Settings.model_fields.items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         source = "environment" if variable in variables else "file" if name in written else "default"
-        value = getattr(settings, effective.get(name, name))
-        rows.append(
-            {
-                "name": name,
-                "value": value if isinstance(value, bool | int | float | dict) or value is None else str(value),
-                "source": source,
-                "variable": variable,
-                "description": field.description or "",
-            }
-        )
+        value = _plain(getattr(settings, effective.get(name, name)))
+        description = field.description or ""
+        rows.append({"name": name, "value": value, "source": source, "variable": variable, "description": description})
     return rows
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, bool | int | float | dict) or value is None else str(value)
 
 
 def template() -> str:
@@ -87,9 +75,7 @@ def template() -> str:
         f"# A variable {ENV_PREFIX}NAME in the environment wins over this file. 'phonosmith config' shows what holds.",
     ]
     for name, field in Settings.model_fields.items():
-        default = None if field.default is None else field.default
-        plain = default if isinstance(default, bool | int | float) or default is None else str(default)
-        text = yaml.safe_dump({name: plain}, default_flow_style=False).strip()
+        text = yaml.safe_dump({name: _plain(field.default)}, default_flow_style=False).strip()
         lines += ["", f"# {field.description}", f"# {text}"]
     return "\n".join(lines) + "\n"
 
@@ -99,42 +85,30 @@ def _write_template(path: Path) -> None:
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.errors import ConfigurationError, InputError
 
-    taken = InputError(f"{path} exists and is left as it is.", "Edit it, or move it away first.")
-    if path.exists():
-        raise taken
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         write_atomic(fresh, template().encode())
-        try:
-            # a hard link, unlike a rename, fails where somebody else has just written the file
-            os.link(fresh, path)
-        except FileExistsError as error:
-            raise taken from error
-        finally:
-            fresh.unlink(missing_ok=True)
+        # a hard link, unlike a rename, fails where the file is already, even when somebody has just written it
+        os.link(fresh, path)
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot write {path}: {error.strerror or error}.",
-            "Make the folder writable or name another file with PHONOSMITH_CONFIG_FILE.",
-        ) from error
+        if path.exists():
+            raise InputError(f"{path} exists and is left as it is.", "Edit it, or move it away first.") from error
+        advice = "Make the folder writable or name another file with PHONOSMITH_CONFIG_FILE."
+        raise ConfigurationError(f"Cannot write {path}: {error.strerror or error}.", advice) from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
 
 
 def _show(rows: list[dict[str, Any]], path: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table()
-    table.add_column("setting", no_wrap=True)
-    table.add_column("value", overflow="fold")
-    table.add_column("source", overflow="fold")
-    table.add_column("meaning", overflow="fold")
+    lines = []
     for row in rows:
         value = "" if row["value"] is None else str(row["value"])
         source = row["variable"] if row["source"] == "environment" else row["source"]
-        style = None if row["source"] == "default" else "bold"
-        table.add_row(row["name"], Text(value), Text(source), Text(row["description"]), style=style)
-    console = Console()
-    console.print(table)
+        style = "" if row["source"] == "default" else "bold"
+        lines.append([Text(cell, style) for cell in (row["name"], value, source, row["description"])])
+    print_table(("setting", "value", "source", "meaning"), lines, left=4)
     there = "" if path.is_file() else " (not there: 'phonosmith config --init' writes it)"
-    console.print(Text(f"settings file: {path}{there}"))
+    typer.echo(f"settings file: {path}{there}")

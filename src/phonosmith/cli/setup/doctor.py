@@ -9,9 +9,6 @@ import platform
 import shlex
 import shutil
 import sqlite3
-import sys
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, command, print_json
+from phonosmith.cli.common import JSON, answer, command, quiet_libraries
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -47,14 +44,17 @@ class Finding:
     essential: bool = False
 
 
+def _refused(name: str, error: PhonosmithError, *, essential: bool = False) -> Finding:
+    return Finding(name, "error", error.message, error.advice, essential)
+
+
 def _settings() -> Settings | None:
     """Return the settings, or None when they are invalid (which has a finding of its own)."""
     from phonosmith.settings import load_settings
 
-    try:
+    with contextlib.suppress(PhonosmithError):
         return load_settings()
-    except PhonosmithError:
-        return None
+    return None
 
 
 def check_settings() -> Iterator[Finding]:
@@ -63,14 +63,12 @@ def check_settings() -> Iterator[Finding]:
 
     settings = load_settings()
     known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG_FILE_VARIABLE}
-    given = [name for name in os.environ if name.startswith(ENV_PREFIX)]
-    source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & set(given))} variables"
+    given = {name for name in os.environ if name.startswith(ENV_PREFIX)}
+    source = f"{config_file()} {'read' if config_file().is_file() else 'absent'}, {len(known & given)} variables"
     yield Finding("settings", "ok", f"home {settings.home_dir} ({source})", essential=True)
-    unknown = sorted(set(given) - known)
-    if unknown:
-        yield Finding(
-            "settings", "warning", f"{', '.join(unknown)}: not a setting.", f"Known: {', '.join(sorted(known))}."
-        )
+    if unknown := sorted(given - known):
+        advice = f"Known: {', '.join(sorted(known))}."
+        yield Finding("settings", "warning", f"{', '.join(unknown)}: not a setting.", advice)
 
 
 def check_versions() -> Iterator[Finding]:
@@ -79,8 +77,7 @@ def check_versions() -> Iterator[Finding]:
 
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     wrong, shown = [], []
-    for line in importlib.metadata.requires("phonosmith") or []:
-        requirement = Requirement(line)
+    for requirement in map(Requirement, importlib.metadata.requires("phonosmith") or []):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -88,9 +85,9 @@ def check_versions() -> Iterator[Finding]:
         except importlib.metadata.PackageNotFoundError:
             wrong.append(f"{requirement.name} is missing")
             continue
-        if not requirement.specifier.contains(version, prereleases=True):
-            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
         shown.append(f"{requirement.name} {version}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{shown[-1]} is not {requirement.specifier}")
     if wrong:
         advice = "Install phonosmith again into a clean environment: python -m pip install -U phonosmith."
         yield Finding("packages", "error", "; ".join(wrong) + ".", advice, essential=True)
@@ -109,93 +106,77 @@ def check_torch() -> Iterator[Finding]:
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     has_gpu = torch.cuda.is_available() and bool(gpus)
     if asked == "cuda" and not has_gpu:
-        raise ConfigurationError(
-            f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.",
-            "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver.",
-        )
+        advice = "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver."
+        raise ConfigurationError(f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.", advice)
     device = "cuda" if has_gpu and asked != "cpu" else "cpu"
     probe = torch.ones(8, dtype=torch.float64, device=device)
     if float((probe @ probe).cpu()) != 8.0:
         raise ConfigurationError(f"{device} computes wrongly.", "Update the GPU driver.")
     cards = f"GPU: {', '.join(gpus)}" if has_gpu else "no GPU"
-    threads = torch.get_num_threads()
-    message = f"{torch.__version__} on {device} (asked: {asked}; {cards}; {threads} threads)"
-    yield Finding("torch", "ok", message, essential=True)
+    seen = f"asked: {asked}; {cards}; {torch.get_num_threads()} threads"
+    yield Finding("torch", "ok", f"{torch.__version__} on {device} ({seen})", essential=True)
 
 
-def _writable_parent(path: Path) -> Path | None:
-    """Return the nearest existing folder at or above a path when it can be written to."""
+def _can_be_made(path: Path) -> bool:
+    """Tell whether the nearest folder at or above a path can be written to."""
     folder = next(item for item in (path, *path.parents) if item.exists())
-    return folder if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) else None
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _file_system(path: Path) -> str:
     """Return the type of the file system a path lies on, '' where that is not known."""
-    with Path("/proc/mounts").open(encoding="utf-8") as mounts:
-        entries = [line.split()[1:3] for line in mounts]
-    resolved = path.resolve()
-    fitting = [(point, kind) for point, kind in entries if resolved.is_relative_to(point.replace("\\040", " "))]
-    return max(fitting, key=lambda item: len(item[0]), default=("", ""))[1]
+    import psutil
+
+    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
+    around = [point for point in mounts if path.resolve().is_relative_to(point)]
+    return str(mounts[max(around, key=len)]) if around else ""
 
 
 def check_artefact_store() -> Iterator[Finding]:
     """Write to the artefact store."""
-    settings = _settings()
-    if settings is None:
+    if (settings := _settings()) is None:
         return
-    from phonosmith.core.artefacts import MaggmaBackend, open_artefacts
+    from phonosmith.core.artefacts import MaggmaBackend, open_artefacts, write_atomic
 
-    name = "artefact store"
-    store = open_artefacts(settings)
+    name, store = "artefact store", open_artefacts(settings)
     if isinstance(store.backend, MaggmaBackend):
         ref = store.put_bytes(b"written by phonosmith doctor", "probe")
         store.backend.read(ref.sha256)
         yield Finding(name, "ok", f"{store.backend.store.name} takes and returns artefacts", essential=True)
         return
     folder = settings.artefacts_dir
-    problem = _write_problem(folder)
-    if problem:
-        raise ConfigurationError(
-            f"{folder}: {problem}.", "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
-        )
-    free = shutil.disk_usage(folder).free / 1e9
-    status: Literal["ok", "warning"] = "ok" if free >= 1 else "warning"
-    kept = len(store.backend.keys())
-    advice = "" if free >= 1 else "Free disk space: models and trajectories need some gigabytes."
-    yield Finding(name, status, f"{folder} is writable, {kept} artefacts, {free:.0f} GB free", advice, essential=True)
-
-
-def _write_problem(folder: Path) -> str:
-    """Return why a file cannot be written into a folder, or ''."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as stream:
-            stream.write(b"probe")
-            stream.flush()
-            os.fsync(stream.fileno())
+        probe = folder / f".probe-{os.getpid()}"
+        write_atomic(probe, b"probe")
+        probe.unlink()
     except OSError as error:
-        return error.strerror or str(error)
-    return ""
+        advice = "Make it writable or set PHONOSMITH_ARTEFACTS to another folder."
+        raise ConfigurationError(f"{folder}: {error.strerror or error}.", advice) from error
+    free = shutil.disk_usage(folder).free / 1e9
+    message = f"{folder} is writable, {len(store.backend.keys())} artefacts, {free:.0f} GB free"
+    if free >= 1:
+        yield Finding(name, "ok", message, essential=True)
+    else:
+        advice = "Free disk space: models and trajectories need some gigabytes."
+        yield Finding(name, "warning", message, advice, essential=True)
 
 
 def check_embedded_job_store() -> Iterator[Finding]:
     """Open the embedded job store, or see whether it could be made."""
-    settings = _settings()
-    if settings is None:
+    if (settings := _settings()) is None:
         return
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
     name, path = "embedded job store", settings.database_file
-    if not path.exists():
-        if _writable_parent(path.parent) is None:
-            advice = "Set PHONOSMITH_DATABASE to a file in a writable folder on a local disk."
-            raise ConfigurationError(f"{path} cannot be made.", advice)
+    if path.exists():
+        with contextlib.closing(open_embedded_jobstore(path)) as store:
+            message = f"{path}, {store.count()} documents, SQLite {sqlite3.sqlite_version}"
+    elif _can_be_made(path.parent):
         message = f"{path} will be made at first use (SQLite {sqlite3.sqlite_version})"
     else:
-        store = open_embedded_jobstore(path)
-        message = f"{path}, {store.count()} documents, SQLite {sqlite3.sqlite_version}"
-        store.close()
-    kind = _file_system(path) if Path("/proc/mounts").is_file() else ""
+        advice = "Set PHONOSMITH_DATABASE to a file in a writable folder on a local disk."
+        raise ConfigurationError(f"{path} cannot be made.", advice)
+    kind = _file_system(path)
     if kind in _NETWORK or kind.startswith("fuse.ssh"):
         advice = "Set PHONOSMITH_DATABASE to a local disk, or use MongoDB for several machines."
         yield Finding(name, "warning", f"{path} lies on a network file system ({kind}): locks do not hold.", advice)
@@ -221,22 +202,19 @@ def check_jobflow_store() -> Iterator[Finding]:
         yield Finding(name, "warning", message, _JOBSTORE_ADVICE)
         return
     for part, kept in {"documents": store.docs_store, **store.additional_stores}.items():
-        problem = unreachable(kept)
-        if problem:
+        if problem := unreachable(kept):
             advice = f"Start the server or repair {part} in {settings.CONFIG_FILE}."
             raise ConfigurationError(f"{part} ({_safe_name(kept)}): {problem}", advice)
     if "data" not in store.additional_stores:
         advice = f"Add additional_stores: data: ... in {settings.CONFIG_FILE}; large outputs go there."
         raise ConfigurationError(f"{_safe_name(store.docs_store)} has no store 'data'.", advice)
-    yield Finding(
-        name, "ok", f"{_safe_name(store.docs_store)} with {', '.join(store.additional_stores)}", essential=True
-    )
+    message = f"{_safe_name(store.docs_store)} with {', '.join(store.additional_stores)}"
+    yield Finding(name, "ok", message, essential=True)
 
 
 def _safe_name(store: Any) -> str:
     """Return a store's name without the password that a MongoDB address may hold."""
-    name = str(store.name)
-    scheme, mark, rest = name.partition("://")
+    scheme, mark, rest = str(store.name).partition("://")
     return f"{scheme}{mark}{rest.rpartition('@')[2]}"
 
 
@@ -244,23 +222,24 @@ def check_vasp_command() -> Iterator[Finding]:
     """Look for the programs that atomate2 would start for VASP."""
     from atomate2 import SETTINGS
 
+    name = "VASP command"
     for variable, given in (("VASP_CMD", SETTINGS.VASP_CMD), ("VASP_GAMMA_CMD", SETTINGS.VASP_GAMMA_CMD)):
         try:
             words = shlex.split(os.path.expandvars(str(given)))
         except ValueError as error:
             advice = f"Repair {variable} in {SETTINGS.CONFIG_FILE}."
-            yield Finding("VASP command", "warning", f"{variable} = {given}: {error}.", advice)
+            yield Finding(name, "warning", f"{variable} = {given}: {error}.", advice)
             continue
         programs = [word for number, word in enumerate(words) if number == 0 or "vasp" in Path(word).name.lower()]
         missing = [word for word in programs if shutil.which(word) is None]
-        if missing or not programs:
-            advice = (
-                f"Only needed where VASP runs: set {variable} in {SETTINGS.CONFIG_FILE} (or ATOMATE2_{variable}), "
-                "e.g. 'srun vasp_std', or label with another engine."
-            )
-            yield Finding("VASP command", "warning", f"{variable} = {given!r}: {', '.join(missing)} not found.", advice)
-        else:
-            yield Finding("VASP command", "ok", f"{variable} = {given!r}")
+        if programs and not missing:
+            yield Finding(name, "ok", f"{variable} = {given!r}")
+            continue
+        advice = (
+            f"Only needed where VASP runs: set {variable} in {SETTINGS.CONFIG_FILE} (or ATOMATE2_{variable}), "
+            "e.g. 'srun vasp_std', or label with another engine."
+        )
+        yield Finding(name, "warning", f"{variable} = {given!r}: {', '.join(missing)} not found.", advice)
 
 
 def check_potcars() -> Iterator[Finding]:
@@ -274,8 +253,7 @@ def check_potcars() -> Iterator[Finding]:
         return
     folder = Path(str(given)).expanduser()
     for name in _POTCAR_FOLDERS:
-        count = sum(1 for _ in (folder / name).glob("POTCAR*")) + sum(1 for _ in (folder / name).glob("*/POTCAR*"))
-        if count:
+        if count := sum(1 for pattern in ("POTCAR*", "*/POTCAR*") for _ in (folder / name).glob(pattern)):
             yield Finding("POTCAR folder", "ok", f"{folder / name}: {count} potentials")
             return
     seen = "does not exist" if not folder.is_dir() else f"holds none of {', '.join(_POTCAR_FOLDERS)}"
@@ -295,15 +273,12 @@ def check_model_cache() -> Iterator[Finding]:
         folder = next(iter(places.values())).parent
         if here:
             yield Finding("model cache", "ok", f"{folder}: {', '.join(here)}")
-        elif _writable_parent(folder) is None:
+        elif _can_be_made(folder):
+            advice = "Downloaded when first named; without a network copy one there, or: phonosmith models add FILE."
+            yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
+        else:
             advice = "Make it writable or set XDG_CACHE_HOME; without it no foundation can be fetched."
             yield Finding("model cache", "warning", f"{folder} is not writable.", advice)
-        else:
-            advice = (
-                "They are downloaded when first named; without a network copy one there, "
-                "or: phonosmith models add FILE."
-            )
-            yield Finding("model cache", "warning", f"{folder}: none of {', '.join(places)} yet.", advice)
 
 
 def check_embedded_potentials() -> Iterator[Finding]:
@@ -314,40 +289,35 @@ def check_embedded_potentials() -> Iterator[Finding]:
         try:
             ref = resolve(name)
         except PhonosmithError as error:
-            yield Finding(name, "error", error.message, error.advice, essential=True)
+            yield _refused(name, error, essential=True)
         else:
-            yield Finding(
-                name, "ok", f"{ref.architecture}, {', '.join(ref.elements)}, sha256 {ref.short}", essential=True
-            )
+            message = f"{ref.architecture}, {', '.join(ref.elements)}, sha256 {ref.short}"
+            yield Finding(name, "ok", message, essential=True)
 
 
 def check_jobflow_remote() -> Iterator[Finding]:
     """Open each project of jobflow-remote: databases, blob store, set-up; nothing where there is no project."""
     from jobflow_remote import SETTINGS
 
+    from phonosmith.engines.queues.remote import check_databases, open_project
+
     folder = Path(SETTINGS.projects_folder).expanduser()
     names = sorted(path.stem for kind in ("yaml", "json", "toml") for path in folder.glob(f"*.{kind}"))
     if SETTINGS.project and SETTINGS.project not in names:
-        advice = (
-            f"Put the file of the project there, or change JFREMOTE_PROJECT. There is: {', '.join(names) or 'none'}."
-        )
+        there = ", ".join(names) or "none"
+        advice = f"Put the file of the project there, or change JFREMOTE_PROJECT. There is: {there}."
         yield Finding("jobflow-remote", "error", f"{folder} has no project {SETTINGS.project!r}.", advice)
-    for name in names:
-        yield _project(name)
-
-
-def _project(name: str) -> Finding:
-    from phonosmith.engines.queues.remote import check_databases, open_project
-
-    label = f"jobflow-remote {name}"
-    try:
-        project = open_project(name)
-        check_databases(project)
-    except PhonosmithError as error:
-        return Finding(label, "error", error.message, error.advice)
-    if not project.workers:
-        return Finding(label, "warning", "the project has no workers.", "See workflows/jobflow-remote.")
-    return Finding(label, "ok", f"databases answer; workers: {', '.join(sorted(project.workers))}")
+    for label, name in ((f"jobflow-remote {name}", name) for name in names):
+        try:
+            project = open_project(name)
+            check_databases(project)
+        except PhonosmithError as error:
+            yield _refused(label, error)
+        else:
+            if project.workers:
+                yield Finding(label, "ok", f"databases answer; workers: {', '.join(sorted(project.workers))}")
+            else:
+                yield Finding(label, "warning", "the project has no workers.", "See workflows/jobflow-remote.")
 
 
 def check_fireworks() -> Iterator[Finding]:
@@ -362,7 +332,7 @@ def check_fireworks() -> Iterator[Finding]:
         path = launchpad_file(None)
         launchpad = open_launchpad(path)
     except PhonosmithError as error:
-        yield Finding("FireWorks launchpad", "error", error.message, error.advice)
+        yield _refused("FireWorks launchpad", error)
         return
     count = launchpad.fireworks.estimated_document_count()
     categories = sorted(known_categories(path.parent) or ())
@@ -387,7 +357,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 @command("doctor")
-def doctor(json_output: bool = JSON_OPTION) -> None:
+def doctor(json_output: bool = JSON) -> None:
     """Check this installation and say what to do about each finding.
 
     Looked at: settings, package versions, torch and its device, the artefact store, the embedded job store, jobflow's
@@ -401,10 +371,8 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
 
     findings = [finding for check in CHECKS for finding in run_check(check)]
     healthy = not any(item.status == "error" and item.essential for item in findings)
-    if json_output:
-        print_json({"ok": healthy, "version": __version__, "checks": [asdict(item) for item in findings]})
-    else:
-        _print_findings(__version__, findings, healthy)
+    payload = {"ok": healthy, "version": __version__, "checks": [asdict(item) for item in findings]}
+    answer(payload, lambda: _show(__version__, findings, healthy), json_output=json_output)
     if not healthy:
         raise typer.Exit(1)
 
@@ -412,19 +380,18 @@ def doctor(json_output: bool = JSON_OPTION) -> None:
 def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """Run one check with libraries kept quiet; an error it raises, and a check that breaks, are findings themselves."""
     name = check.__name__.removeprefix("check_").replace("_", " ")
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_libraries():
         try:
             return list(check())
         except PhonosmithError as error:
-            return [Finding(name, "error", error.message, error.advice, essential=True)]
+            return [_refused(name, error, essential=True)]
         except Exception as error:  # noqa: BLE001 a doctor reports what breaks instead of breaking
             message = f"The check itself failed: {type(error).__name__}: {error}"
             advice = "Report this with the output of 'phonosmith doctor --json'."
             return [Finding(name, "error", message, advice, essential=True)]
 
 
-def _print_findings(version: str, findings: list[Finding], healthy: bool) -> None:
+def _show(version: str, findings: list[Finding], healthy: bool) -> None:
     typer.echo(f"phonosmith {version}")
     width = max(len(item.name) for item in findings)
     for item in findings:

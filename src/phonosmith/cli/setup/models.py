@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON_OPTION, TRUST_OPTION, app, command, print_json, print_table, quiet_libraries
-
-if TYPE_CHECKING:
-    from phonosmith.potentials.documents import PotentialRef
+from phonosmith.cli.common import JSON, TRUST, answer, app, command, print_json, print_table, quiet_libraries
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 
-_FILE = typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or an empirical .json.")
-_TARGET = typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
-_REF = typer.Argument(help="Own name, foundation name, sha256 prefix or file.", show_default=False)
+_Ref = Annotated[str, typer.Argument(help="Own name, foundation name, sha256 prefix or file.")]
 
 
 @command("add", models_app)
 def add_command(
-    file: Path = _FILE,
-    name: str | None = typer.Option(None, "--name", help="Name to call it by; default the file's name."),
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
+    file: Annotated[
+        Path, typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or empirical .json.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Name to call it by; default the file's name.")] = None,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
 ) -> None:
     """Bring a model file into the artefact store and give it a name."""
     from phonosmith.potentials.registry import add
 
     with quiet_libraries():
         ref = add(file, name=name, trust=trust)
-    if json_output:
-        print_json(ref)
-    else:
-        typer.echo(f"Added {ref.name} as {ref.short}: {_summary(ref)}.")
+    cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
+    words = f"Added {ref.name} as {ref.short}: {ref.architecture} for {_elements(ref.elements)}{cutoff}."
+    answer(ref, lambda: typer.echo(words), json_output=json_output)
 
 
 @command("list", models_app)
-def list_command(json_output: bool = JSON_OPTION) -> None:
+def list_command(json_output: bool = JSON) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
@@ -55,55 +51,47 @@ def list_command(json_output: bool = JSON_OPTION) -> None:
     if json_output:
         print_json({"models": rows, "foundations": fetchable})
         return
-    print_table(
-        ("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"),
-        [
-            (
-                row["name"],
-                row["sha256"][:12],
-                row["architecture"],
-                _elements(row["elements"]),
-                "" if row["cutoff"] is None else f"{row['cutoff']:.2f}",
-                row["source"] if row["available"] else "missing from the artefact store",
-            )
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        cutoff = "" if row["cutoff"] is None else f"{row['cutoff']:.2f}"
+        source = row["source"] if row["available"] else "missing from the artefact store"
+        lines.append((row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, source))
+    print_table(("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"), lines)
     for one in fetchable:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
 
 @command("show", models_app)
-def show_command(
-    reference: str = _REF,
-    trust: bool = TRUST_OPTION,
-    json_output: bool = JSON_OPTION,
-) -> None:
+def show_command(reference: _Ref, trust: bool = TRUST, json_output: bool = JSON) -> None:
     """Show what a potential is: identity, elements, cutoff, architecture, parents."""
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.potentials.architecture import architecture
     from phonosmith.potentials.registry import resolve
 
     with quiet_libraries():
         ref = resolve(reference, trust=trust)
-        details = _details(ref)
+        details = architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
     if json_output:
         print_json({**ref.model_dump(mode="json"), **details})
         return
     for key, value in {**ref.model_dump(mode="json", exclude={"artefact"}), **details}.items():
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        if isinstance(shown, dict):
-            typer.echo(f"{key}:")
-            for field, content in shown.items():
-                typer.echo(f"  {field}: {content}")
-        else:
-            typer.echo(f"{key}: {shown}")
+        match value:
+            case dict():
+                typer.echo("\n".join([f"{key}:", *(f"  {field}: {content}" for field, content in value.items())]))
+            case list():
+                typer.echo(f"{key}: {' '.join(map(str, value))}")
+            case _:
+                typer.echo(f"{key}: {value}")
 
 
 @command("export", models_app)
 def export_command(
-    reference: str = _REF,
-    file: Path = _TARGET,
-    force: bool = typer.Option(False, "--force", help="Replace the file if it exists."),
-    json_output: bool = JSON_OPTION,
+    reference: _Ref,
+    file: Annotated[
+        Path, typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    json_output: bool = JSON,
 ) -> None:
     """Write a potential as the plain file the rest of the world reads (for MACE a .model)."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
@@ -121,14 +109,12 @@ def export_command(
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
         else:
             export_plain(ref, file)
-    if json_output:
-        print_json({"file": str(file), "file_sha256": digest_file(file), "potential": ref.model_dump(mode="json")})
-    else:
-        typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.")
+    payload = {"file": str(file), "file_sha256": digest_file(file), "potential": ref}
+    answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}."), json_output=json_output)
 
 
 @command("verify", models_app)
-def verify_command(json_output: bool = JSON_OPTION) -> None:
+def verify_command(json_output: bool = JSON) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
     from phonosmith.potentials.registry import list_named
     from phonosmith.potentials.verify import verify_potential
@@ -136,28 +122,11 @@ def verify_command(json_output: bool = JSON_OPTION) -> None:
     with quiet_libraries():
         checked = [verify_potential(ref) for ref, _ in list_named()]
     ok = all(one.ok for one in checked)
-    if json_output:
-        print_json({"ok": ok, "models": [one.model_dump(mode="json") for one in checked]})
-    else:
-        for one in checked:
-            typer.secho(
-                f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}", fg=None if one.ok else "red"
-            )
+    lines = [f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}" for one in checked]
+    answer({"ok": ok, "models": checked}, lambda: typer.echo("\n".join(lines)), json_output=json_output)
     if not ok:
         raise typer.Exit(1)
 
 
-def _summary(ref: PotentialRef) -> str:
-    cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
-    return f"{ref.architecture} for {_elements(ref.elements)}{cutoff}"
-
-
 def _elements(elements: list[str]) -> str:
     return " ".join(elements) if len(elements) <= 8 else f"{len(elements)} elements"
-
-
-def _details(ref: PotentialRef) -> dict[str, Any]:
-    from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.potentials.architecture import architecture
-
-    return architecture(ref.architecture).details(default_artefacts().get_bytes(ref.artefact))
