@@ -64,7 +64,8 @@ class Selection:
         """Return what was done about the jobs; no ``ids``: nothing was submitted."""
         stages: dict[str, Counter[str]] = {}
         for member in self.new:
-            stages.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
+            worker = rules.target(member.name, member.metadata).worker
+            stages.setdefault(worker, Counter())[member.name.split()[0]] += 1
         return Submission(
             engine=engine,
             target=target,
@@ -203,8 +204,9 @@ def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str,
     """
     there = list(known)
     asked: dict[str, str] = {}
-    for name in [*(member.name for member, _ in flow.iterflow()), "label (each frame)"]:
-        target = rules.target(name)
+    jobs = [(member.name, member.metadata) for member, _ in flow.iterflow()]
+    for name, metadata in [*jobs, ("label (each frame)", {})]:
+        target = rules.target(name, metadata)
         asked.setdefault(target.worker if field == "worker" else target.category or target.worker, name)
     for worker, name in asked.items():
         if worker not in there:
