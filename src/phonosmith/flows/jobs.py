@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, Response, job
+from jobflow import CURRENT_JOB, JobConfig, Response, job
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-@job
+# the label jobs belong to the worker of the reference program, not to the one that starts them
+@job(config=JobConfig(pass_manager_config=False))
 def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: int | None = None) -> Response[Any]:
     """Replace this job by one label job for each frame that will be used.
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobflow import Flow, Job, JobConfig
+from jobflow import Flow, Job
 
-from phonosmith.core.metadata import describe
+from phonosmith.core.metadata import describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
@@ -95,20 +95,8 @@ class MaterialParts:
     _matrices: dict[float, list[list[int]]] = field(default_factory=dict)
 
     def add(self, member: Job, stage: str, variant: str, *words: str, **what: str | int | None) -> Job:
-        """Name and describe a job, add it to the others and return it.
-
-        Parameters
-        ----------
-        member
-            Fresh job.
-        stage, variant, words
-            Its name; see `phonosmith.core.metadata`.
-        what
-            Further keys of its description.
-        """
-        member.name = " ".join([stage, variant, *words])
-        describe(member, stage=stage, material=self.key, variant=variant, **what)
-        self.jobs.append(member)
+        """Name and describe a job (see `named`), add it to the others and return it."""
+        self.jobs.append(named(member, stage, variant, *words, material=self.key, **what))
         return member
 
     def _once(self, depends_on: tuple[str, ...], make: Callable[[], Job | Flow]) -> OutputReference:
@@ -274,8 +262,6 @@ class MaterialParts:
         def make_labels() -> Job:
             needed = max(self.settings.sizes, default=None)
             made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
-            # the label jobs belong to the worker of the reference program, not to the one that starts them
-            made.config = JobConfig(pass_manager_config=False)
             return self.add(made, "label", variant, "start", step="start")
 
         sample = self._once(("sample", *drawn), make_sample)
