@@ -266,10 +266,9 @@ def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float |
 def _round(state: AdaptiveState, n_labels: int, change: float | None, spread: float | None) -> AdaptiveRound:
     labels, training, phonons = state.labels, state.trainings[0], state.phonons[0]
     forces = training.metrics["valid"].after.mae_forces_mev_per_angstrom
-    # run_training always registers its model, labels have forces
+    # join_labels has run, and run_training always registers its model
     assert labels is not None
     assert training.model is not None
-    assert forces is not None
     return AdaptiveRound(
         number=len(state.rounds) + 1,
         n_labels=n_labels,

@@ -38,7 +38,7 @@ from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.settings import get_settings
-from phonosmith.training.documents import TrainingDocument
+from phonosmith.training.documents import Errors, TrainingDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -276,31 +276,24 @@ class _Case:
         return entry.model_copy(update={"verdict": verdict})
 
 
+def _valid_errors(errors: Errors) -> dict[str, float | None]:
+    return {
+        "valid_force_mae": errors.mae_forces_mev_per_angstrom,
+        "valid_energy_mae": errors.mae_energy_mev_per_atom,
+        "valid_stress_mae": errors.mae_stress_mev_per_angstrom3,
+    }
+
+
 def _with_training(entry: PotentialReport, training: TrainingDocument) -> PotentialReport:
-    after = training.metrics["valid"].after
     return entry.model_copy(
         update={
             "training_seconds": training.seconds,
             "train_force_mae": training.metrics["train"].after.mae_forces_mev_per_angstrom,
-            "valid_force_mae": after.mae_forces_mev_per_angstrom,
-            "valid_energy_mae": after.mae_energy_mev_per_atom,
-            "valid_stress_mae": after.mae_stress_mev_per_angstrom3,
+            **_valid_errors(training.metrics["valid"].after),
             "curve": training_curve(training),
             "n_parameters": training.n_parameters,
             "n_changed": training.n_changed,
             "improved": training.improved,
-        }
-    )
-
-
-def _with_foundation_errors(base: PotentialReport, training: TrainingDocument) -> PotentialReport:
-    """Add the foundation's own errors on the validation labels, energies after the shift training used."""
-    before = training.metrics["valid"].shifted
-    return base.model_copy(
-        update={
-            "valid_force_mae": before.mae_forces_mev_per_angstrom,
-            "valid_energy_mae": before.mae_energy_mev_per_atom,
-            "valid_stress_mae": before.mae_stress_mev_per_angstrom3,
         }
     )
 
@@ -313,8 +306,7 @@ def _quality(entry: PotentialReport) -> tuple[float, float]:
 
 def _require_results(subject: ReportSubject, inputs: ReportInputs) -> AuditedLabels:
     """Return the labels with their subsets; nothing can be judged without them and the reference's phonons."""
-    no_reference = subject.mode == "comparison" and inputs.reference.phonons is None
-    if inputs.labels is None or no_reference:
+    if inputs.labels is None or (subject.mode == "comparison" and inputs.reference.phonons is None):
         missing = "labels" if inputs.labels is None else "reference phonons"
         raise LabelError(f"{subject.material} has no {missing}.", "Look at the failed job and run it again.")
     subsets = {size: ref for size, ref in inputs.subsets.items() if ref is not None}
@@ -339,7 +331,8 @@ def _judge_trained(
             case.notes.append(f"{name}: {used.n_frames} labels, {one.n_train} were asked")
         atoms = round(used.n_atoms / used.n_frames)
         case.costs.append(costs.training_cost(f"train {case.subject.key} {name}", one.training, atoms))
-        base = _with_foundation_errors(base, one.training)
+        # the foundation's own errors, energies after the shift training used
+        base = base.model_copy(update=_valid_errors(one.training.metrics["valid"].shifted))
         assert one.training.model is not None  # run_training always registers its model
         entries.append(case.entry(one.strategy, one.training.model, one.results, name, one.training, used.n_frames))
     return base, sorted(entries, key=_quality), failed
@@ -348,15 +341,6 @@ def _judge_trained(
 @job(output_schema=MaterialReport, config=JobConfig(on_missing_references=OnMissing.NONE))
 def report_material(subject: ReportSubject, structure: Structure, inputs: ReportInputs) -> MaterialReport:
     """Compare every potential with the reference and judge it; what has no result is named.
-
-    Parameters
-    ----------
-    subject
-        Names, mode, mesh.
-    structure
-        The crystal that was asked for.
-    inputs
-        Labels, trainings and results.
 
     Raises
     ------
