@@ -64,6 +64,11 @@ def available_cores() -> int:
     if tasks.isdigit():
         each = os.environ.get("SLURM_CPUS_PER_TASK", "")
         return int(tasks) * (int(each) if each.isdigit() else 1)
+    return process_cores()
+
+
+def process_cores() -> int:
+    """Return the cores of this machine that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
