@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,7 @@ class MaterialSpec(BaseModel):
     @model_validator(mode="after")
     def _named(self) -> MaterialSpec:
         if not self.name:
-            last = self.structure.partition(":")[2] if self.structure.startswith("embedded:") else self.structure
-            self.name = Path(last).name.split(".")[0] if Path(last).suffix else Path(last).name
+            self.name = Path(self.structure.removeprefix("embedded:")).name.partition(".")[0]
         if not re.fullmatch(r"[A-Za-z0-9_.+()-]+", self.name):
             raise ValueError(f"the name {self.name!r} may hold letters, digits and _ . + ( ) - only: give 'name'")
         return self
@@ -116,12 +116,9 @@ class CampaignMaker(Maker):
         ConfigurationError
             For two materials or foundations of one name, and for all that ``FineTuneMaterialMaker`` refuses.
         """
-        named = {
-            "materials": [name.lower() for name in materials],
-            "foundations": [_slug(ref.name) for ref in foundations],
-        }
-        for kind, called in named.items():
-            double = sorted({name for name in called if called.count(name) > 1})
+        slugs = [_slug(ref.name) for ref in foundations]
+        for kind, called in {"materials": [name.lower() for name in materials], "foundations": slugs}.items():
+            double = sorted(name for name, count in Counter(called).items() if count > 1)
             if double:
                 raise ConfigurationError(f"Two {kind} are called {double[0]!r}.", "Give each its own name.")
         settings = self.maker.settings

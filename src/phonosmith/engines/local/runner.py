@@ -68,21 +68,11 @@ class _Worker:
 
     slot: Slot
     process: subprocess.Popen[str]
+    tasks: IO[str]
+    answers: IO[str]
     job: JobRow | None = None
     since: float = 0.0
     ready: bool = False
-
-    @property
-    def tasks(self) -> IO[str]:
-        """Where it reads."""
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    @property
-    def answers(self) -> IO[str]:
-        """Where it answers."""
-        assert self.process.stdout is not None
-        return self.process.stdout
 
 
 def default_slots(count: int | None = None) -> list[Slot]:
@@ -195,7 +185,9 @@ class LocalRunner:
                 cwd=self.root,
                 text=True,
             )
-        worker = _Worker(slot, process)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        worker = _Worker(slot, process, process.stdin, process.stdout)
         self._workers.append(worker)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
@@ -261,8 +253,7 @@ class LocalRunner:
             self._fail(row, f"its worker died ({words})", self.restarts, seconds)
 
     def _fail(self, row: JobRow, error: str, allowed: int, seconds: float) -> None:
-        state = WAITING if row.attempts <= allowed else FAILED
-        self.state.update(row.key, state=state, error=error, seconds=seconds)
+        self.state.update(row.key, state=WAITING if row.attempts <= allowed else FAILED, error=error, seconds=seconds)
 
     def _finish(self, row: JobRow, seconds: float) -> None:
         """Record a finished job and add the jobs it made."""
@@ -274,7 +265,8 @@ class LocalRunner:
             if response[kind] is not None:
                 made = self.state.add_flow(response[kind])
                 if kind == "detour":
-                    self.state.hold(row.key, made)
+                    # everything that depends on the job waits for these too
+                    self.state.update(row.key, held_by=json.dumps(made))
         if response["stop_children"]:
             self.state.skip_children(row.uuid)
         self._stopped = self._stopped or bool(response["stop_jobflow"])
@@ -287,7 +279,7 @@ class LocalRunner:
                 worker.tasks.close()
             if worker.job is not None:
                 worker.process.terminate()
-        for worker in list(self._workers):
+        for worker in [*self._workers]:
             self._end(worker)
 
     def _end(self, worker: _Worker) -> None:
