@@ -42,14 +42,6 @@ def test_what_is_put_comes_back(store):
     assert store.put_bytes(DATA) == ref.model_copy(update={"kind": "blob", "suffix": ""})
 
 
-def test_files_keep_their_suffix(store, tmp_path):
-    (tmp_path / "frames.extxyz").write_bytes(b"1\n")
-    ref = store.put_file(tmp_path / "frames.extxyz", kind="frames")
-    assert (ref.suffix, ref.kind) == (".extxyz", "frames")
-    with pytest.raises(ArtefactError, match="absent"):
-        store.put_file(tmp_path / "absent")
-
-
 def test_a_missing_artefact_says_where_it_was_looked_for(store):
     with pytest.raises(ArtefactError, match="is not in"):
         store.get_bytes("0" * 64)

@@ -63,6 +63,19 @@ def test_the_beginning_of_a_name_decides(name, kind):
     assert kind_of(name) == kind
 
 
+def test_a_stage_says_more_than_a_name():
+    assert kind_of("tuned silicon", {"stage": "train"}) == "training"
+    assert kind_of("relax everything", {"stage": "report"}) == "inference"
+    assert kind_of("frames of silicon", {"stage": "label"}) == "dft"
+    assert kind_of("frames of silicon", {"stage": "label", "step": "collect"}) == "inference"
+    # what describes the material alone says nothing about the work
+    assert kind_of("mode point gete vasp m01", {"material": "gete"}) == "dft"
+    # jobflow gives the output job of a replacing flow the metadata of the job that was replaced
+    assert kind_of("store_inputs", {"stage": "train"}) == "inference"
+    rules = read_routing({"rules": [{"names": "tuned", "worker": "big"}]})
+    assert rules.target("tuned silicon", {"stage": "train"}).worker == "big"
+
+
 def test_every_job_of_a_real_flow_goes_where_its_work_is_done():
     from pymatgen.io.ase import AseAtomsAdaptor
 
@@ -79,7 +92,7 @@ def test_every_job_of_a_real_flow_goes_where_its_work_is_done():
         expected = {"ProtocolVaspMaker": "dft"}.get(owner, "inference")
         if member.function.__name__ == "train_model":
             expected = "training"
-        assert kind_of(member.name) == expected, member.name
+        assert kind_of(member.name, member.metadata) == kind_of(member.name) == expected, member.name
         programs.add(expected)
     assert programs == {"dft", "training", "inference"}
     route(flow, engine="jobflow-remote")

@@ -6,9 +6,10 @@ import base64
 import os
 import re
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -31,23 +32,6 @@ class ArtefactRef(Document):
     kind: str = Field("blob", description="what it is: model, frames, force_constants, trajectory, ...")
     suffix: str = Field("", description="file suffix with dot, e.g. .safetensors, .extxyz, .npz")
     size: int = Field(ge=0, description="size in bytes")
-
-
-@runtime_checkable
-class ArtefactBackend(Protocol):
-    """What a place that keeps artefacts has to do."""
-
-    def write(self, sha256: str, data: bytes) -> None:
-        """Keep data under its hash; atomic, and harmless when it is already there."""
-
-    def read(self, sha256: str) -> bytes:
-        """Return the kept bytes; raise ArtefactError when there are none."""
-
-    def has(self, sha256: str) -> bool:
-        """Tell whether the artefact is kept."""
-
-    def keys(self) -> list[str]:
-        """List every kept hash."""
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -142,27 +126,20 @@ class MaggmaBackend:
     def write(self, sha256: str, data: bytes) -> None:
         """Keep data under its hash; what is there but altered is written again."""
         self._connect()
-        if self.has(sha256) and self._intact(sha256):
-            return
+        with suppress(ArtefactError):
+            if digest_bytes(self.read(sha256)) == sha256:
+                return
         text = base64.b64encode(data).decode()
         self.store.update([{self.store.key: sha256, "size": len(data), "base64": text}], key=self.store.key)
 
-    def _intact(self, sha256: str) -> bool:
-        try:
-            return digest_bytes(self.read(sha256)) == sha256
-        except ArtefactError:
-            return False
-
     def read(self, sha256: str) -> bytes:
         """Return the kept bytes."""
-        self._connect()
         if not self.has(sha256):
             raise ArtefactError(
                 f"Artefact {sha256[:12]} is not in {self.store.name}.", "Check PHONOSMITH_ARTEFACTS_STORE."
             )
         try:
-            found = self.store.query_one({self.store.key: sha256})
-            return base64.b64decode(found["base64"], validate=True)
+            return base64.b64decode(self.store.query_one({self.store.key: sha256})["base64"], validate=True)
         except Exception as error:
             # stores raise anything from zlib.error to KeyError when their content is damaged
             raise ArtefactError(
@@ -182,17 +159,12 @@ class MaggmaBackend:
 
 
 class ArtefactStore:
-    """Put and get by content hash, verified on every read, with an optional cache on the worker.
+    """Put and get by content hash, verified on every read.
 
-    Parameters
-    ----------
-    backend
-        Where artefacts live for everybody.
-    cache
-        Folder of local copies; needed only when a path is asked of a remote backend.
+    ``cache`` is a folder of local copies; needed only when a path is asked of a remote backend.
     """
 
-    def __init__(self, backend: ArtefactBackend, cache: str | Path | None = None) -> None:
+    def __init__(self, backend: DirectoryBackend | MaggmaBackend, cache: str | Path | None = None) -> None:
         self.backend = backend
         self._cache = DirectoryBackend(cache) if cache is not None else None
 
@@ -201,15 +173,6 @@ class ArtefactStore:
         sha256 = digest_bytes(data)
         self.backend.write(sha256, data)
         return ArtefactRef(sha256=sha256, kind=kind, suffix=suffix, size=len(data))
-
-    def put_file(self, path: str | Path, kind: str = "blob") -> ArtefactRef:
-        """Keep a file's content."""
-        source = Path(path)
-        try:
-            data = source.read_bytes()
-        except OSError as error:
-            raise ArtefactError(f"Cannot read {source}: {error.strerror}.", "Check the path.") from error
-        return self.put_bytes(data, kind, source.suffix)
 
     def get_bytes(self, ref: ArtefactRef | str) -> bytes:
         """Return an artefact's content after checking that it is unaltered.
@@ -221,9 +184,9 @@ class ArtefactStore:
         """
         sha256 = ref if isinstance(ref, str) else ref.sha256
         if self._cache is not None and self._cache.has(sha256):
-            cached = self._cache.read(sha256)
-            if digest_bytes(cached) == sha256:
-                return cached
+            data = self._cache.read(sha256)
+            if digest_bytes(data) == sha256:
+                return data
         data = self.backend.read(sha256)
         if digest_bytes(data) != sha256:
             raise ArtefactError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
@@ -11,10 +12,8 @@ PREVIOUS = "previous"
 
 def set_aside(folder: Path, attempt: int) -> Path:
     """Give the folder of an attempt another name, one that is free, and return it."""
-    name = folder.with_name(f"{folder.name}.attempt{attempt}")
-    while name.exists():
-        attempt += 1
-        name = folder.with_name(f"{folder.name}.attempt{attempt}")
+    names = (folder.with_name(f"{folder.name}.attempt{number}") for number in itertools.count(attempt))
+    name = next(name for name in names if not name.exists())
     shutil.move(folder, name)
     return name
 
@@ -22,12 +21,7 @@ def set_aside(folder: Path, attempt: int) -> Path:
 def left_behind(path: Path, folder: Path | None = None) -> Path | None:
     """Return a file that the newest earlier attempt has left, or None.
 
-    Parameters
-    ----------
-    path
-        Relative to the folder of the job.
-    folder
-        That folder; the current one by default.
+    ``path`` is relative to the ``folder`` of the job, the current one by default.
     """
     place = folder or Path()
     while (place / PREVIOUS).is_dir():

@@ -7,15 +7,7 @@ from collections.abc import Iterable
 
 
 class PhonosmithError(Exception):
-    """Base of every error a user may meet; carries advice.
-
-    Parameters
-    ----------
-    message
-        What is wrong, naming the file, field or material.
-    advice
-        The way out, in one sentence.
-    """
+    """Base of every error a user may meet: what is wrong, naming file, field or material, and the way out."""
 
     exit_code = 1
 
@@ -37,12 +29,7 @@ class InputError(PhonosmithError):
 class ConfigurationError(PhonosmithError):
     """A setting, environment variable or store is missing or wrong.
 
-    Parameters
-    ----------
-    message, advice
-        See `PhonosmithError`.
-    fields
-        Names of the settings that are wrong by themselves; empty where settings do not go together.
+    ``fields``: settings that are wrong by themselves; empty where settings do not go together.
     """
 
     exit_code = 2

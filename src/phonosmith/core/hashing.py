@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     from ase import Atoms
 
-_CHUNK = 1 << 20
-
 
 def digest_bytes(data: bytes) -> str:
     """Return the sha256 of raw bytes as 64 hexadecimal digits."""
@@ -23,12 +20,9 @@ def digest_bytes(data: bytes) -> str:
 
 
 def digest_file(path: str | Path) -> str:
-    """Return the sha256 of a file's content, read in chunks."""
-    digest = hashlib.sha256()
+    """Return the sha256 of a file's content."""
     with Path(path).open("rb") as handle:
-        while chunk := handle.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def digest_array(array: Any) -> str:
@@ -38,18 +32,16 @@ def digest_array(array: Any) -> str:
     the same NaN, so byte order, width and memory layout of the machine do not matter.
     """
     values = np.asarray(array)
-    if values.dtype.kind in "iub":
-        canonical = np.ascontiguousarray(values.astype("<i8"))
-        kind = "i" if values.dtype.kind != "b" else "b"
-    elif values.dtype.kind == "f":
-        canonical = np.ascontiguousarray(values.astype("<f8")) + 0.0
-        canonical[np.isnan(canonical)] = np.nan
-        kind = "f"
-    elif values.dtype.kind == "c":
+    kind = values.dtype.kind
+    if kind == "c":
         return digest_json({"real": digest_array(values.real), "imag": digest_array(values.imag)})
-    else:
+    if kind not in "iubf":
         raise TypeError(f"Cannot hash an array of dtype {values.dtype}.")
-    header = f"{kind}{values.shape}".encode()
+    canonical = np.ascontiguousarray(values.astype("<f8" if kind == "f" else "<i8"))
+    if kind == "f":
+        canonical = canonical + 0.0
+        canonical[np.isnan(canonical)] = np.nan
+    header = f"{'i' if kind == 'u' else kind}{values.shape}".encode()
     return digest_bytes(header + canonical.tobytes())
 
 
@@ -60,11 +52,8 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        number = float(value) + 0.0
-        if math.isfinite(number):
-            # repr is the shortest decimal that round-trips: identical on every IEEE-754 platform
-            return {"__float__": repr(number)}
-        return {"__float__": "nan" if math.isnan(number) else ("inf" if number > 0 else "-inf")}
+        # repr is the shortest decimal that round-trips: identical on every IEEE-754 platform
+        return {"__float__": repr(float(value) + 0.0)}
     if isinstance(value, np.ndarray):
         return {"__array__": digest_array(value)}
     if isinstance(value, bytes):
@@ -91,14 +80,13 @@ def digest_json(value: Any) -> str:
 
 def digest_atoms(atoms: Atoms) -> str:
     """Return the identity of a configuration: cell, periodicity, species and positions in order (exact floats)."""
-    return digest_json(
-        {
-            "cell": digest_array(np.asarray(atoms.cell.array, dtype=float)),
-            "pbc": digest_array(np.asarray(atoms.pbc, dtype=bool)),
-            "numbers": digest_array(np.asarray(atoms.numbers, dtype=int)),
-            "positions": digest_array(np.asarray(atoms.positions, dtype=float)),
-        }
-    )
+    parts = {
+        "cell": (atoms.cell.array, float),
+        "pbc": (atoms.pbc, bool),
+        "numbers": (atoms.numbers, int),
+        "positions": (atoms.positions, float),
+    }
+    return digest_json({name: digest_array(np.asarray(part, dtype=kind)) for name, (part, kind) in parts.items()})
 
 
 def digest_structure(structure: Any) -> str:

@@ -19,11 +19,6 @@ DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
-def _plain_floats(value: Any) -> Any:
-    """Return JSON data as it comes back from text: what is hashed is what is stored."""
-    return json.loads(json.dumps(value))
-
-
 def has_content_identity(uuid: str) -> bool:
     """Say whether a job's uuid was derived from its content (jobflow's own are random)."""
     return uuid_module.UUID(uuid).version == 5
@@ -34,12 +29,7 @@ def fix_identities(flow: Flow) -> Flow:
 
     Two flows built from the same inputs get the same uuids, so a store that holds the outputs of one holds those of the
     other: adding a strategy to a finished campaign leaves only the new jobs to run. Jobs that are equal in everything
-    (name, function, arguments, configuration) are told apart by counting.
-
-    Parameters
-    ----------
-    flow
-        Freshly built flow; its jobs must not have run under their old uuids.
+    (name, function, arguments, configuration) are told apart by counting. None may have run under its old uuid.
     """
     from monty.json import MontyDecoder, MontyEncoder
 
@@ -49,7 +39,7 @@ def fix_identities(flow: Flow) -> Flow:
     renamed: dict[str, str] = {}
     for job in ordered:
         document = json.loads(_rename(json.dumps(job, cls=MontyEncoder), renamed))
-        content = digest_json(_plain_floats({k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION))
+        content = digest_json({k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION)
         seen[content] = seen.get(content, 0) + 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{seen[content]}"))
     fixed: Flow = MontyDecoder().decode(_rename(text, renamed))

@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -27,10 +27,8 @@ def package_versions(names: tuple[str, ...] = TRACKED_PACKAGES) -> dict[str, str
     """Return the installed versions of the packages that can change a number."""
     found = {}
     for name in names:
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
@@ -64,6 +62,11 @@ def available_cores() -> int:
     if tasks.isdigit():
         each = os.environ.get("SLURM_CPUS_PER_TASK", "")
         return int(tasks) * (int(each) if each.isdigit() else 1)
+    return process_cores()
+
+
+def process_cores() -> int:
+    """Return the cores of this machine that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -26,14 +26,9 @@ KEYS = (STAGE, STEP, MATERIAL, "variant", "strategy", "n_train")
 
 
 def describe(member: Member, **what: str | int | None) -> Member:
-    """Say what a job, or every job of a flow and those they will make, are; what is said already stays.
+    """Say what a job, or every job of a flow and those they will make, are, by the keys above; None says nothing.
 
-    Parameters
-    ----------
-    member
-        Job or flow.
-    what
-        Of the keys above; None and ``""`` say nothing.
+    What is said already stays.
     """
     said = {key: value for key, value in what.items() if value not in (None, "")}
     unknown = sorted(set(said) - set(KEYS))
@@ -50,6 +45,12 @@ def describe(member: Member, **what: str | int | None) -> Member:
     if common:
         member.update_metadata(common)
     return member
+
+
+def named(member: Member, stage: str, variant: str, *words: str, **what: str | int | None) -> Member:
+    """Name a fresh job by stage, variant and further words, and describe it by the first two and other keys."""
+    member.name = " ".join([stage, variant, *words])
+    return describe(member, stage=stage, variant=variant, **what)
 
 
 def inherit(member: Member) -> Member:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import lzma
 import stat
 import zlib
-from bz2 import BZ2File
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -28,14 +29,10 @@ class Limits:
     ----------
     members
         Files, folders and other entries of one source.
-    member_bytes
-        Size of one decompressed file.
-    total_bytes
-        Size of one decompressed source.
-    ratio
-        Decompressed over compressed size, looked at beyond ``ratio_floor`` bytes.
-    ratio_floor
-        Size below which no ratio is suspicious, bytes.
+    member_bytes, total_bytes
+        Size of one decompressed file, and of one decompressed source.
+    ratio, ratio_floor
+        Decompressed over compressed size, looked at beyond so many bytes.
     """
 
     members: int = 200_000
@@ -46,17 +43,17 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+_OPENERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys((".gz", ".tgz"), gzip.open),
+    **dict.fromkeys((".xz", ".lzma", ".txz"), lzma.open),
+    **dict.fromkeys((".bz2", ".tbz2"), bz2.open),
+}
 
 
 def decompressor(stream: IO[bytes], suffix: str) -> Any:
     """Return a stream of decompressed bytes by the ending of the file's name."""
-    if suffix in (".gz", ".tgz"):
-        return gzip.GzipFile(fileobj=stream)
-    if suffix in (".xz", ".lzma", ".txz"):
-        return lzma.LZMAFile(stream)
-    if suffix in (".bz2", ".tbz2"):
-        return BZ2File(stream)
-    return stream
+    opener = _OPENERS.get(suffix)
+    return opener(stream) if opener is not None else stream
 
 
 def check_size(size: int, compressed: int, allowed: int, limits: Limits, where: str) -> None:

@@ -30,8 +30,6 @@ EV_PER_A3_PER_VASP_KBAR = -0.1 * EV_PER_A3_PER_GPA
 """1 kbar as VASP prints stress (positive = compression) in ASE's eV/Å³ (positive = tension)."""
 KJ_PER_MOL_PER_EV = ELEMENTARY_CHARGE * AVOGADRO / 1000
 """1 eV per particle in kJ/mol (96.485)."""
-EV_PER_THZ = PLANCK * 1e12 / ELEMENTARY_CHARGE
-"""Energy h·1 THz in eV (0.0041357)."""
 THZ_PER_SQRT_EV_PER_A2_AMU = math.sqrt(ELEMENTARY_CHARGE / (ATOMIC_MASS * 1e-20)) / (2 * math.pi * 1e12)
 """ν of a force constant of 1 eV/Å² on 1 amu, in THz (15.633)."""
 KG_PER_M3_PER_AMU_PER_A3 = ATOMIC_MASS * 1e30

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,7 @@ class MaterialSpec(BaseModel):
     @model_validator(mode="after")
     def _named(self) -> MaterialSpec:
         if not self.name:
-            last = self.structure.partition(":")[2] if self.structure.startswith("embedded:") else self.structure
-            self.name = Path(last).name.split(".")[0] if Path(last).suffix else Path(last).name
+            self.name = Path(self.structure.removeprefix("embedded:")).name.partition(".")[0]
         if not re.fullmatch(r"[A-Za-z0-9_.+()-]+", self.name):
             raise ValueError(f"the name {self.name!r} may hold letters, digits and _ . + ( ) - only: give 'name'")
         return self
@@ -93,16 +93,7 @@ class CampaignMaker(Maker):
     configurations for all foundations. Names of jobs of the first foundation, cell and seed carry the material alone,
     those of others say what differs, so that appending to a list changes no job there was before.
 
-    Attributes
-    ----------
-    name
-        Name of the campaign.
-    maker
-        Everything else: engine, strategies, sizes, settings.
-    cells
-        Sampling cells.
-    seeds
-        Training seeds; ``maker.sampling_seed`` is that of the sampling.
+    ``maker`` holds everything else: engine, strategies, sizes, settings; ``seeds`` are those of training.
     """
 
     name: str = "campaign"
@@ -116,37 +107,28 @@ class CampaignMaker(Maker):
         foundations: Sequence[PotentialRef],
         sampler: PotentialRef | None = None,
     ) -> Flow:
-        """Return the flow; its output is the list of ``MaterialReport``.
+        """Return the flow of crystals by short name and potentials to start from; output: a list of ``MaterialReport``.
 
-        Parameters
-        ----------
-        materials
-            Crystals by short name.
-        foundations
-            Potentials to start from.
-        sampler
-            Potential that relaxes the configurations; the first foundation by default.
+        ``sampler`` relaxes the configurations, by default the first foundation.
 
         Raises
         ------
         ConfigurationError
             For two materials or foundations of one name, and for all that ``FineTuneMaterialMaker`` refuses.
         """
-        named = {
-            "materials": [name.lower() for name in materials],
-            "foundations": [_slug(ref.name) for ref in foundations],
-        }
-        for kind, called in named.items():
-            double = sorted({name for name in called if called.count(name) > 1})
+        slugs = [_slug(ref.name) for ref in foundations]
+        for kind, called in {"materials": [name.lower() for name in materials], "foundations": slugs}.items():
+            double = sorted(name for name, count in Counter(called).items() if count > 1)
             if double:
                 raise ConfigurationError(f"Two {kind} are called {double[0]!r}.", "Give each its own name.")
         settings = self.maker.settings
         if settings.sampling_seed is None:
             settings = material_settings(settings, sampling_seed=self.seeds[0])
         maker = dataclasses.replace(self.maker, campaign=self.name, settings=settings)
-        for structure in materials.values():
-            for foundation in [*foundations, *([sampler] if sampler is not None else [])]:
-                maker.check(structure, foundation)
+        for structure, potential in itertools.product(
+            materials.values(), [*foundations, *([sampler] if sampler else [])]
+        ):
+            maker.check(structure, potential)
         flows, reports = [], []
         for label, structure in materials.items():
             key = label.lower()
@@ -200,16 +182,11 @@ class _Reader:
         self.lines: dict[Place, int] = {(): 1}
         self.problems: list[tuple[int, str]] = []
 
-    def line(self, place: Place) -> int:
-        """Return the line of a field, or of the nearest thing around it."""
-        while place not in self.lines:
-            place = place[:-1]
-        return self.lines[place]
-
     def add(self, place: Place, message: str) -> None:
-        """Note a problem at a field."""
+        """Note a problem at a field, in its line or that of the nearest thing around it."""
         field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
-        self.problems.append((self.line(place), f"{field}: {message}" if field else message))
+        line = next(self.lines[place[:n]] for n in range(len(place), -1, -1) if place[:n] in self.lines)
+        self.problems.append((line, f"{field}: {message}" if field else message))
 
     def attempt(self, place: Place, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Return what an action gives, or note why it fails at a field."""
@@ -228,11 +205,9 @@ class _Reader:
 
     def finish(self) -> None:
         """Raise one error that names everything."""
-        if not self.problems:
-            return
-        ordered = dict.fromkeys(sorted(self.problems))
-        lines = [f"{self.path}, line {line}: {message}" for line, message in ordered]
-        raise ConfigurationError("\n".join(lines), "Nothing was started: correct the file and run it again.")
+        lines = [f"{self.path}, line {line}: {message}" for line, message in sorted(set(self.problems))]
+        if lines:
+            raise ConfigurationError("\n".join(lines), "Nothing was started: correct the file and run it again.")
 
     def parse(self) -> Any:
         """Return the file's content as plain data and remember where each field stands."""
@@ -301,13 +276,9 @@ def read_campaign(path: str | Path) -> Campaign:
         for index, name in enumerate(spec.foundations)
     ]
     foundations = [ref for ref in attempts if ref is not None]
-    sampler = None
-    if spec.sampler is not None:
-        sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent)
+    sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent) if spec.sampler is not None else None
     engine = reader.attempt(("engine",), _engine, spec.engine)
-    replay = None
-    if spec.replay is not None:
-        replay = reader.attempt(("replay",), _replay, file.parent / spec.replay)
+    replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
     _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
     reader.finish()
     assert engine is not None  # finish has raised otherwise
@@ -341,10 +312,8 @@ def _check_settings(reader: _Reader, spec: CampaignSpec) -> None:
     _check_strategies(reader, spec.strategies, spec.training)
     for name in strategies_named(spec.training):
         if name not in spec.strategies:
-            reader.add(
-                ("training", name),
-                f"not among the strategies. {did_you_mean(name, spec.strategies)}Asked: {', '.join(spec.strategies)}.",
-            )
+            advice = f"{did_you_mean(name, spec.strategies)}Asked: {', '.join(spec.strategies)}."
+            reader.add(("training", name), f"not among the strategies. {advice}")
     if "cell" in spec.sampling.model_fields_set:
         reader.add(("sampling", "cell"), "the sizes of sampling cells are given by 'cells'")
     try:
@@ -360,29 +329,20 @@ def _check_settings(reader: _Reader, spec: CampaignSpec) -> None:
 
 def _structures(reader: _Reader, spec: CampaignSpec, folder: Path) -> dict[str, Structure]:
     crystals: dict[str, Structure] = {}
-    seen: dict[str, int] = {}
+    names = [material.name.lower() for material in spec.materials]
     for index, material in enumerate(spec.materials):
-        place: Place = ("materials", index)
-        if material.name.lower() in seen:
-            reader.add(place, f"a second material called {material.name!r}: give it another 'name'")
-        seen[material.name.lower()] = index
-        crystal = reader.attempt(place, read_material, material, folder)
+        if names[index] in names[:index]:
+            reader.add(("materials", index), f"a second material called {material.name!r}: give it another 'name'")
+        crystal = reader.attempt(("materials", index), _crystal, material.structure, folder)
         if crystal is not None:
             crystals[material.name] = crystal
     return crystals
 
 
-def read_material(material: MaterialSpec, folder: Path) -> Structure:
-    """Return the crystal of a campaign's material."""
-    from phonosmith.structures.reading import read_structure
+def _crystal(source: str, folder: Path) -> Structure:
+    from phonosmith.potentials.embedded import read_crystal
 
-    if material.structure.startswith("embedded:"):
-        from pymatgen.io.ase import AseAtomsAdaptor
-
-        from phonosmith.potentials.embedded import demo_structure
-
-        return AseAtomsAdaptor.get_structure(demo_structure(material.structure.partition(":")[2]))
-    return read_structure(folder / Path(material.structure).expanduser())
+    return read_crystal(source if source.startswith("embedded:") else folder / Path(source).expanduser())
 
 
 def _potential(name: str, folder: Path) -> PotentialRef:
@@ -395,13 +355,8 @@ def _potential(name: str, folder: Path) -> PotentialRef:
 def _engine(spec: EngineSpec) -> ReferenceEngine:
     from phonosmith.reference.engines import make_engine
 
-    return make_engine(
-        spec.name,
-        ReferenceProtocol.model_validate(spec.protocol),
-        spec.potential,
-        rehearsal=spec.rehearsal,
-        wall_time=spec.wall_time,
-    )
+    protocol = ReferenceProtocol.model_validate(spec.protocol)
+    return make_engine(spec.name, protocol, spec.potential, rehearsal=spec.rehearsal, wall_time=spec.wall_time)
 
 
 def _replay(path: Path) -> DatasetRef:
@@ -414,13 +369,11 @@ def _replay(path: Path) -> DatasetRef:
 def _check_elements(
     reader: _Reader, spec: CampaignSpec, structures: dict[str, Structure], foundations: Sequence[PotentialRef]
 ) -> None:
-    for index, material in enumerate(spec.materials):
-        crystal = structures.get(material.name)
-        for foundation in foundations if crystal is not None else []:
-            missing = sorted({site.specie.symbol for site in crystal or []} - set(foundation.elements))
-            if missing:
-                reader.add(
-                    ("materials", index),
-                    f"{material.name}: the foundation {foundation.name} does not know {', '.join(missing)}. "
-                    "Choose a foundation that covers every element, or leave the material out.",
-                )
+    for (index, material), foundation in itertools.product(enumerate(spec.materials), foundations):
+        elements = {site.specie.symbol for site in structures.get(material.name, [])}
+        if missing := sorted(elements - set(foundation.elements)):
+            reader.add(
+                ("materials", index),
+                f"{material.name}: the foundation {foundation.name} does not know {', '.join(missing)}. "
+                "Choose a foundation that covers every element, or leave the material out.",
+            )

@@ -20,12 +20,10 @@ _NUMBER = re.compile(r" \d+/\d+$")
 """End of the names of equal calculations."""
 
 
-def _cores(manifest: Manifest | None) -> int:
-    return int((manifest.host.get("cores") if manifest is not None else None) or 1)
-
-
-def _gpus(manifest: Manifest | None, default: int = 0) -> int:
-    return int((manifest.host.get("gpus") if manifest is not None else None) or default)
+def _machine(manifest: Manifest | None, gpus: int = 0) -> dict[str, int]:
+    """Return the cores and GPUs of a run; ``gpus`` where nothing is known of them."""
+    host = manifest.host if manifest is not None else {}
+    return {"cores": int(host.get("cores") or 1), "gpus": int(host.get("gpus") or gpus)}
 
 
 def plain_cost(stage: str, name: str, document: Any, n_atoms: int | None = None, n_calculations: int = 1) -> Cost:
@@ -34,8 +32,7 @@ def plain_cost(stage: str, name: str, document: Any, n_atoms: int | None = None,
         stage=stage,
         name=name,
         wall_seconds=document.manifest.wall_seconds,
-        cores=_cores(document.manifest),
-        gpus=_gpus(document.manifest),
+        **_machine(document.manifest),
         n_atoms=n_atoms,
         n_calculations=n_calculations,
     )
@@ -79,8 +76,7 @@ def training_cost(name: str, training: TrainingDocument, n_atoms: int | None) ->
         stage="train",
         name=name,
         wall_seconds=training.seconds,
-        cores=_cores(training.manifest),
-        gpus=_gpus(training.manifest, int(on_gpu)),
+        **_machine(training.manifest, int(on_gpu)),
         n_atoms=n_atoms,
         n_calculations=training.epochs_run,
     )
@@ -106,19 +102,15 @@ def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Co
     groups: dict[str, Cost] = {}
     for document in documents:
         output = document.get("output")
-        overall = ((output if isinstance(output, Mapping) else {}).get("run_stats") or {}).get("overall")
+        overall = (output.get("run_stats") or {}).get("overall") if isinstance(output, Mapping) else None
         if not overall:
             continue
         name = _NUMBER.sub("", document["name"])
-        before = groups.get(name)
-        groups[name] = Cost(
-            stage=stage,
-            name=name,
-            wall_seconds=overall["elapsed_time"] + (before.wall_seconds if before else 0.0),
-            cores=max(int(overall.get("cores") or 1), before.cores if before else 1),
-            n_atoms=output.get("nsites") if output else None,
-            n_calculations=1 + (before.n_calculations if before else 0),
-        )
+        group = groups.setdefault(name, Cost(stage=stage, name=name, wall_seconds=0.0, n_calculations=0))
+        group.wall_seconds += overall["elapsed_time"]
+        group.cores = max(int(overall.get("cores") or 1), group.cores)
+        group.n_atoms = output.get("nsites") if output else None
+        group.n_calculations += 1
     return list(groups.values())
 
 

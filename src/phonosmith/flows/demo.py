@@ -23,19 +23,8 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
     Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight primitive
     cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons, elastic constants,
     equation of state, forgetting and verdict are those of a real campaign.
-
-    Parameters
-    ----------
-    material
-        One of the embedded materials.
-    strategies
-        Presets to compare.
-    epochs
-        At most so many per training.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    from phonosmith.potentials.embedded import DEMO_MATERIALS, demo_structure
+    from phonosmith.potentials.embedded import DEMO_MATERIALS, read_crystal
     from phonosmith.potentials.registry import resolve
     from phonosmith.reference.engines import make_engine
 
@@ -51,4 +40,4 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
         min_length=10.0,
         curvature_min_length=5.0,
     )
-    return maker.make(AseAtomsAdaptor.get_structure(demo_structure(material)), resolve(FOUNDATION), material)
+    return maker.make(read_crystal(f"embedded:{material}"), resolve(FOUNDATION), material)

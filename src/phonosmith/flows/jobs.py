@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, Response, job
+from jobflow import CURRENT_JOB, JobConfig, Response, job
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ase import Atoms
 
 
-@job
+# the label jobs belong to the worker of the reference program, not to the one that starts them
+@job(config=JobConfig(pass_manager_config=False))
 def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: int | None = None) -> Response[Any]:
     """Replace this job by one label job for each frame that will be used.
 
@@ -34,10 +35,6 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
     ----------
     sample
         ``SamplingDoc``.
-    maker
-        Makes the label jobs.
-    material
-        Name in the names of the jobs.
     n_train
         Label only the first so many training frames (outermost first) besides the validation frames; all when None.
     """
@@ -83,22 +80,21 @@ def audited(
     words = [str(finding.message) for finding in document.findings]
     if document.verdict == "refuse":
         raise LabelError(f"The labels of {labels.material} are refused: {'; '.join(words)}.", "Repair them and rerun.")
-    excluded = set(document.excluded)
-    first = len(splits["train"])
-    train = [atoms for index, atoms in enumerate(splits["train"]) if index not in excluded]
-    valid = [atoms for index, atoms in enumerate(splits["valid"], start=first) if index not in excluded]
-    if not train or not valid:
+    dropped = {id(frames[index]) for index in document.excluded}
+    kept = {name: [atoms for atoms in splits[name] if id(atoms) not in dropped] for name in ("train", "valid")}
+    if not all(kept.values()):
         raise LabelError(f"The audit of {labels.material} leaves no labels to train or validate on.", "; ".join(words))
+    refs = {
+        name: stored[name]
+        if stored and len(whole) == len(splits[name])
+        else put_dataset(whole, name=f"{labels.material} {name}")
+        for name, whole in kept.items()
+    }
     return AuditedLabels(
         material=labels.material,
-        **{
-            name: stored[name]
-            if stored and len(kept) == len(splits[name])
-            else put_dataset(kept, name=f"{labels.material} {name}")
-            for name, kept in (("train", train), ("valid", valid))
-        },
+        **refs,
         verdict=document.verdict,
-        n_excluded=len(excluded),
+        n_excluded=len(dropped),
         n_failed=len(labels.failures),
         findings=words,
         label_seconds=labels.wall_seconds,
@@ -117,19 +113,7 @@ def training_subset(train: Any, size: int) -> DatasetRef:
 
 @job(output_schema=DatasetRef)
 def replay_material(foundation: Any, elements: list[str], size: int = 100, seed: int = 0) -> DatasetRef:
-    """Make replay structures of what the foundation knows and label them with the foundation itself.
-
-    Parameters
-    ----------
-    foundation
-        The potential.
-    elements
-        Of the material; they come first.
-    size
-        Structures.
-    seed
-        Of every draw.
-    """
+    """Make replay structures of what the foundation knows, ``elements`` first, and label them with itself."""
     from phonosmith.flows.replay import elemental_pool, label_pool
     from phonosmith.potentials.registry import load
     from phonosmith.reference.datasets.dataset import put_dataset

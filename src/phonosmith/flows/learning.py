@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, Response, job
 from pydantic import Field
 from pymatgen.core import Structure
 
-from phonosmith.analysis.documents import AuditedLabels, Cost, MaterialReport, PhononSummary, PotentialReport
+from phonosmith.analysis.documents import AuditedLabels, Cost, MaterialReport, PhononSummary
 from phonosmith.analysis.learning_documents import (
     AdaptiveReport,
     AdaptiveRound,
@@ -25,11 +25,11 @@ from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import describe
+from phonosmith.core.metadata import describe, named
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
-from phonosmith.evaluation.verdict import CONVERGENCE, Verdict, judge_production
+from phonosmith.evaluation.verdict import CONVERGENCE, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
@@ -50,31 +50,21 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
 
 
-class AdaptiveSubject(Document):
-    """What all rounds of labelling share."""
+class AdaptiveState(Document):
+    """What all rounds share, and what those so far have left; results are references until their jobs have run."""
 
     material: str = Field(description="name given to the material")
     key: str = Field(description="what job names call it")
     foundation: PotentialRef = Field(description="potential to start from")
     matrix: list[list[int]] = Field(description="supercell of phonons")
-
-
-class AdaptiveState(Document):
-    """What the rounds before have left; empty in front of the first."""
-
-    labels: AuditedLabels | None = None
-    phonons: PhononDoc | None = Field(None, description="of the first of the committee")
+    sample: Awaited[SamplingDoc] = Field(description="every configuration there is")
+    n_frames: int = Field(0, description="training configurations asked")
+    labels: Awaited[AuditedLabels] | None = Field(None, description="of all rounds")
+    trainings: list[Awaited[TrainingDocument]] = Field(default_factory=list, description="of the committee, last round")
+    phonons: list[Awaited[PhononDoc]] = Field(default_factory=list, description="of the committee, last round")
+    before: PhononDoc | None = Field(None, description="phonons of its first member in the round before")
     rounds: list[AdaptiveRound] = Field(default_factory=list)
     costs: list[Cost] = Field(default_factory=list)
-    n_frames: int = Field(0, description="training configurations asked")
-
-
-class RoundResults(Document):
-    """What one round has made."""
-
-    labels: Awaited[AuditedLabels]
-    trainings: list[Awaited[TrainingDocument]]
-    phonons: list[Awaited[PhononDoc]]
 
 
 @dataclass
@@ -88,10 +78,6 @@ class AdaptiveMaker(Maker):
 
     Attributes
     ----------
-    name
-        Flow name.
-    engine
-        Who labels.
     strategy, training
         Preset, and settings that replace its own.
     sampling
@@ -142,68 +128,62 @@ class AdaptiveMaker(Maker):
         label = material or structure.composition.reduced_formula
         key = "-".join(label.lower().split())
         sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
-        sample.name = f"sample {key} {self.sampling.get('cell', 'large')}"
-        matrix = choose_phonon_supercell(structure, self.min_length)
-        subject = AdaptiveSubject(material=label, key=key, foundation=foundation, matrix=matrix)
-        start = start_round(self, subject, structure, sample.output)
-        start.name = f"adaptive {key} start"
-        start.config = JobConfig(pass_manager_config=False)
-        describe(sample, stage="sample", material=key, variant=key)
-        describe(start, stage="adaptive", step="start", material=key, variant=key, strategy=self.strategy)
+        named(sample, "sample", key, self.sampling.get("cell", "large"), material=key)
+        state = AdaptiveState(
+            material=label,
+            key=key,
+            foundation=foundation,
+            matrix=choose_phonon_supercell(structure, self.min_length),
+            sample=sample.output,
+        )
+        start = start_round(self, structure, state)
+        named(start, "adaptive", key, "start", step="start", material=key, strategy=self.strategy)
         return Flow([sample, start], output=start.output, name=f"{self.name} {key}")
 
-    def round(
-        self, subject: AdaptiveSubject, structure: Structure, sample: SamplingDoc, previous: AdaptiveState
-    ) -> Flow | None:
-        """Return the flow of the next round, or None when nothing is left to label.
-
-        ``sample`` holds every configuration, ``previous`` what the rounds before have left.
-        """
-        done, number = previous.n_frames, len(previous.rounds) + 1
-        frames = sampled_frames(sample)
+    def round(self, structure: Structure, state: AdaptiveState) -> Flow | None:
+        """Return the flow of the next round, or None when nothing is left to label."""
+        number, key, engine = len(state.rounds) + 1, state.key, self.engine
+        frames = sampled_frames(state.sample)
         train = [frame for frame in frames if frame.split == "train"]
-        layer = self.layer_size or sum(abs(one.volume_factor - 1.0) > 1e-9 for one in sample.configurations)
-        asked = train[done : done + layer]
+        layer = self.layer_size or sum(abs(one.volume_factor - 1.0) > 1e-9 for one in state.sample.configurations)
+        asked = train[state.n_frames : state.n_frames + layer]
         if not asked or (self.max_rounds is not None and number > self.max_rounds):
             return None
         if number == 1:
             asked = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *asked]
-        key, engine = subject.key, self.engine
         assert engine is not None  # make has checked
         labels = describe(LabelMaker(engine=engine).make(asked, f"{key} r{number}"), stage="label")
-        join = describe(join_labels(labels.output, previous.labels, subject.material), stage="audit")
-        join.name = f"audit {key} r{number}"
+        join = named(join_labels(labels.output, state.labels, state.material), "audit", key, f"r{number}")
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
         for member in range(self.committee):
-            suffix = f"r{number}" if self.committee == 1 else f"r{number} s{member}"
-            train_job = FineTuneMaker(
-                strategy=self.strategy, settings=dict(self.training), seed=self.seed + member
-            ).make(subject.foundation, join.output.train, join.output.valid, material=key)
-            train_job.name = f"train {key} {self.strategy} {suffix}"
-            phonon = FastPhononMaker(name=f"phonon {key} {self.strategy} {suffix}", mesh=self.mesh).make(
-                structure, train_job.output.model, subject.matrix
-            )
-            trainings.append(train_job.output)
+            words = (self.strategy, f"r{number}", *([f"s{member}"] if self.committee > 1 else []))
+            trainer = FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
+            training = trainer.make(state.foundation, join.output.train, join.output.valid, material=key)
+            phonon = FastPhononMaker(mesh=self.mesh).make(structure, training.output.model, state.matrix)
+            jobs += [named(training, "train", key, *words), named(phonon, "phonon", key, *words)]
+            trainings.append(training.output)
             phonons.append(phonon.output)
-            jobs += [describe(train_job, stage="train"), describe(phonon, stage="phonon")]
-        made = RoundResults(labels=join.output, trainings=trainings, phonons=phonons)
-        decide = judge_round(self, subject, structure, sample, previous, made, min(done + layer, len(train)))
-        decide.name = f"adaptive {key} r{number}"
-        decide.config = JobConfig(pass_manager_config=False)
-        jobs.append(describe(decide, stage="adaptive"))
-        flow = Flow(jobs, output=decide.output, name=f"{self.name} {key} r{number}")
-        flow = describe(flow, material=key, variant=key, strategy=self.strategy)
+        following = {
+            "n_frames": min(state.n_frames + layer, len(train)),
+            "labels": join.output,
+            "trainings": trainings,
+            "phonons": phonons,
+            "before": state.phonons[0] if state.phonons else None,
+        }
+        decide = named(judge_round(self, structure, state.model_copy(update=following)), "adaptive", key, f"r{number}")
+        flow = Flow([*jobs, decide], output=decide.output, name=f"{self.name} {key} r{number}")
+        describe(flow, material=key, variant=key, strategy=self.strategy)
         current = CURRENT_JOB.job
         return fix_identities(flow) if current is not None and has_content_identity(current.uuid) else flow
 
 
-@job
-def start_round(maker: AdaptiveMaker, subject: AdaptiveSubject, structure: Structure, sample: Any) -> Response[Any]:
+@job(config=JobConfig(pass_manager_config=False))
+def start_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState) -> Response[Any]:
     """Replace this job by the first round."""
-    flow = maker.round(subject, structure, SamplingDoc.model_validate(sample), AdaptiveState())
+    flow = maker.round(structure, state)
     if flow is None:
-        raise InputError(f"The sampling of {subject.material} left no training configuration.", "Sample again.")
+        raise InputError(f"The sampling of {state.material} left no training configuration.", "Sample again.")
     return Response(replace=flow)
 
 
@@ -216,71 +196,57 @@ def join_labels(report: Any, previous: AuditedLabels | None, material: str) -> A
     splits = {name: get_dataset(ref) for name, ref in labels.datasets.items()}
     if previous is None:
         return audited(labels, splits)
-    joined = audited(
-        labels,
-        {"train": [*get_dataset(previous.train), *splits["train"]], "valid": get_dataset(previous.valid)},
-    )
-    return joined.model_copy(
-        update={
-            "label_seconds": joined.label_seconds + previous.label_seconds,
-            "n_failed": joined.n_failed + previous.n_failed,
-            "n_excluded": joined.n_excluded + previous.n_excluded,
-        }
-    )
+    train = [*get_dataset(previous.train), *splits["train"]]
+    joined = audited(labels, {"train": train, "valid": get_dataset(previous.valid)})
+    summed = ("label_seconds", "n_failed", "n_excluded")
+    return joined.model_copy(update={name: getattr(joined, name) + getattr(previous, name) for name in summed})
 
 
-@job
-def judge_round(
-    maker: AdaptiveMaker,
-    subject: AdaptiveSubject,
-    structure: Structure,
-    sample: SamplingDoc,
-    previous: AdaptiveState,
-    made: RoundResults,
-    n_frames: int,
-) -> AdaptiveReport | Response[Any]:
-    """Return the report when phonons have stopped moving or nothing is left, else start the next round.
-
-    ``made`` holds all labels so far, trainings and phonons of the committee; ``n_frames`` training configurations have
-    been asked for them.
-    """
+@job(config=JobConfig(pass_manager_config=False))
+def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState) -> AdaptiveReport | Response[Any]:
+    """Return the report when phonons have stopped moving or nothing is left, else start the next round."""
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
-    kept, criteria = made.labels, {"change_thz": maker.change_thz}
-    if maker.committee > 1:
-        criteria = {"spread_thz": maker.spread_thz}
-    with recorded({"train": kept.train.sha256, "valid": kept.valid.sha256}, criteria, maker.seed) as manifest:
-        models = [harmonic_from_document(one, default_artefacts()) for one in made.phonons]
+    labels, sample, first = state.labels, state.sample, state.phonons[0]
+    assert labels is not None  # a round has labels
+    criteria = {"spread_thz": maker.spread_thz} if maker.committee > 1 else {"change_thz": maker.change_thz}
+    with recorded({"train": labels.train.sha256, "valid": labels.valid.sha256}, criteria, maker.seed) as manifest:
+        models = [harmonic_from_document(one, default_artefacts()) for one in state.phonons]
         change = spread = None
-        if previous.phonons is not None:
-            change = _distance(harmonic_from_document(previous.phonons, default_artefacts()), models[0], maker.mesh)
+        if state.before is not None:
+            change = _distance(harmonic_from_document(state.before, default_artefacts()), models[0], maker.mesh)
         if len(models) > 1:
             apart = [_distance(a, b, maker.mesh) for a, b in itertools.combinations(models, 2)]
             spread = None if None in apart else float(np.mean(np.array(apart, dtype=float)))
-        n_labels = n_frames + min(maker.n_valid, sample.n_valid)
-        this = _round(len(previous.rounds) + 1, n_labels, made, change, spread)
-    rounds = [*previous.rounds, this]
-    spent = _costs(subject.key, previous, sample, made, this.number)
+        this = _round(state, state.n_frames + min(maker.n_valid, sample.n_valid), change, spread)
+    key, atoms = state.key, round(labels.train.n_atoms / labels.train.n_frames)
+    earlier = [one for one in state.costs if one.stage != "label"] or [costs.sampling_cost(f"sample {key}", sample)]
+    spent = [
+        *earlier,
+        costs.label_cost(f"label {key}", labels),
+        *(costs.training_cost(f"train {key} r{this.number}", one, atoms) for one in state.trainings),
+        *(costs.phonon_cost(f"phonon {key} r{this.number}", one) for one in state.phonons),
+    ]
+    rounds = [*state.rounds, this]
     reason = _reason(maker, rounds)
     if reason is None:
-        following = AdaptiveState(labels=kept, phonons=made.phonons[0], rounds=rounds, costs=spent, n_frames=n_frames)
-        flow = maker.round(subject, structure, sample, following)
+        flow = maker.round(structure, state.model_copy(update={"rounds": rounds, "costs": spent}))
         if flow is not None:
             return Response(replace=flow)
     total = sample.n_train + sample.n_valid
     return AdaptiveReport(
-        material=subject.material,
-        formula=made.phonons[0].formula,
+        material=state.material,
+        formula=first.formula,
         strategy=maker.strategy,
         rounds=rounds,
         stopped=reason is not None,
-        reason=reason or _exhausted(this, n_frames, sample.n_train),
+        reason=reason or _exhausted(this, everything=state.n_frames >= sample.n_train),
         potential=this.potential,
         verdict=this.verdict,
         n_labels=this.n_labels,
         n_labels_protocol=total,
         n_labels_saved=total - this.n_labels,
-        n_displacements=made.phonons[0].n_displacements,
+        n_displacements=first.n_displacements,
         criteria=criteria,
         costs=spent,
         manifest=manifest,
@@ -297,15 +263,16 @@ def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float |
         return None
 
 
-def _round(number: int, n_labels: int, made: RoundResults, change: float | None, spread: float | None) -> AdaptiveRound:
-    training, phonons = made.trainings[0], made.phonons[0]
+def _round(state: AdaptiveState, n_labels: int, change: float | None, spread: float | None) -> AdaptiveRound:
+    labels, training, phonons = state.labels, state.trainings[0], state.phonons[0]
     forces = training.metrics["valid"].after.mae_forces_mev_per_angstrom
-    assert training.model is not None  # run_training always registers its model
-    assert forces is not None  # labels have forces
+    # join_labels has run, and run_training always registers its model
+    assert labels is not None
+    assert training.model is not None
     return AdaptiveRound(
-        number=number,
+        number=len(state.rounds) + 1,
         n_labels=n_labels,
-        n_train=made.labels.train.n_frames,
+        n_train=labels.train.n_frames,
         valid_force_mae=forces,
         improved=training.improved,
         phonon_change_thz=change,
@@ -323,26 +290,21 @@ def _round(number: int, n_labels: int, made: RoundResults, change: float | None,
     )
 
 
-def _good_but_for_convergence(verdict: Verdict) -> bool:
-    return all(reason.code in CONVERGENCE for reason in verdict.details)
-
-
 def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
     """Return why it is time to stop, or None."""
     this = rounds[-1]
     if not this.improved:
         # trainings that failed hand back the foundation: its phonons stand still, and prove nothing
         return None
-    if this.spread_thz is not None:
-        if this.spread_thz > maker.spread_thz:
+    if maker.committee > 1:
+        # members that relaxed into different structures have no spread: they do not agree
+        if this.spread_thz is None or this.spread_thz > maker.spread_thz:
             return None
         return f"the committee's phonons differ by {this.spread_thz:.3f} THz (limit {maker.spread_thz:g} THz)"
-    if maker.committee > 1:
-        # members that relaxed into different structures do not agree
-        return None
     if this.phonon_change_thz is None or this.phonon_change_thz > maker.change_thz:
         return None
-    if _good_but_for_convergence(this.verdict) != _good_but_for_convergence(rounds[-2].verdict):
+    good = [all(reason.code in CONVERGENCE for reason in one.verdict.details) for one in rounds[-2:]]
+    if good[0] != good[-1]:
         return None
     return (
         f"phonons moved by {this.phonon_change_thz:.3f} THz since the round before (limit {maker.change_thz:g} THz), "
@@ -350,50 +312,31 @@ def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
     )
 
 
-def _exhausted(this: AdaptiveRound, n_frames: int, n_train: int) -> str:
+def _exhausted(this: AdaptiveRound, *, everything: bool) -> str:
     moved = this.phonon_change_thz if this.spread_thz is None else this.spread_thz
-    what = "every sampled configuration is labelled" if n_frames >= n_train else "the largest number of rounds is over"
+    what = "every sampled configuration is labelled" if everything else "the largest number of rounds is over"
     return what if moved is None else f"{what}; phonons still uncertain by {moved:.3f} THz"
-
-
-def _costs(key: str, previous: AdaptiveState, sample: SamplingDoc, made: RoundResults, number: int) -> list[Cost]:
-    earlier = [one for one in previous.costs if one.stage != "label"] or [costs.sampling_cost(f"sample {key}", sample)]
-    atoms = round(made.labels.train.n_atoms / made.labels.train.n_frames)
-    return [
-        *earlier,
-        costs.label_cost(f"label {key}", made.labels),
-        *(costs.training_cost(f"train {key} r{number}", one, atoms) for one in made.trainings),
-        *(costs.phonon_cost(f"phonon {key} r{number}", one) for one in made.phonons),
-    ]
-
-
-SIZES = (2, 4, 8, 12, 16)
-
-
-def _point(entry: PotentialReport) -> CurvePoint:
-    return CurvePoint(
-        n_train=entry.n_train,
-        phonon_mae_thz=None if entry.phonons is None else entry.phonons.mae_thz,
-        phonon_change_thz=entry.phonon_change_thz,
-        train_force_mae=entry.train_force_mae,
-        valid_force_mae=entry.valid_force_mae,
-        fit=entry.verdict.fit,
-    )
 
 
 def learning_curves(report: MaterialReport) -> list[LearningCurve]:
     """Sort the potentials of a report into one curve per strategy."""
     curves = []
-    for strategy in dict.fromkeys(entry.strategy for entry in report.strategies):
+    for strategy in sorted({entry.strategy for entry in report.strategies}):
         entries = sorted((e for e in report.strategies if e.strategy == strategy), key=lambda e: e.n_train)
-        points = [_point(entry) for entry in entries]
-        sufficient = None
-        for point in reversed(points):
-            if not point.fit:
-                break
-            sufficient = point.n_train
-        curves.append(LearningCurve(strategy=strategy, points=points, sufficient=sufficient))
-    return sorted(curves, key=lambda curve: curve.strategy)
+        points = [
+            CurvePoint(
+                n_train=entry.n_train,
+                phonon_mae_thz=None if entry.phonons is None else entry.phonons.mae_thz,
+                phonon_change_thz=entry.phonon_change_thz,
+                train_force_mae=entry.train_force_mae,
+                valid_force_mae=entry.valid_force_mae,
+                fit=entry.verdict.fit,
+            )
+            for entry in entries
+        ]
+        fit = [point.n_train for point in itertools.takewhile(lambda point: point.fit, reversed(points))]
+        curves.append(LearningCurve(strategy=strategy, points=points, sufficient=fit[-1] if fit else None))
+    return curves
 
 
 @job(output_schema=LearningCurveReport)
@@ -417,19 +360,12 @@ def collect_curve(report: Any) -> LearningCurveReport:
 class LearningCurveMaker(Maker):
     """Train every strategy on nested training sets and report phonon and force errors by size.
 
-    Attributes
-    ----------
-    name
-        Flow name.
-    maker
-        Strategies, engine and settings; its ``n_train`` is replaced.
-    sizes
-        Training-set sizes; labels and reference results are computed once for all.
+    ``sizes`` replace the ``n_train`` of ``maker``; labels and reference results are computed once for all.
     """
 
     name: str = "learning curve"
     maker: FineTuneMaterialMaker = field(default_factory=FineTuneMaterialMaker)
-    sizes: tuple[int, ...] = SIZES
+    sizes: tuple[int, ...] = (2, 4, 8, 12, 16)
 
     def make(self, structure: Structure, foundation: PotentialRef, material: str = "") -> Flow:
         """Return the flow; its output is a ``LearningCurveReport``."""
@@ -438,6 +374,5 @@ class LearningCurveMaker(Maker):
         settings = material_settings(self.maker.settings, n_train=self.sizes)
         inner = dataclasses.replace(self.maker, settings=settings).make(structure, foundation, material)
         key = inner.name.removeprefix(self.maker.name).strip()
-        curve = describe(collect_curve(inner.output), stage="curve", material=key, variant=key)
-        curve.name = f"curve {key}"
+        curve = named(collect_curve(inner.output), "curve", key, material=key)
         return Flow([inner, curve], output=curve.output, name=f"{self.name} {key}")

@@ -27,18 +27,11 @@ class Variant:
 
     Attributes
     ----------
-    foundation, sampler
-        Potential to start from, and the one that relaxes the configurations.
-    sampling
-        Of its labels.
-    seed
-        Of every random draw in training.
-    labels
-        In the names of sampling, label and audit jobs.
-    base
-        In the names of the foundation's own jobs.
-    name
-        In the names of trainings, of the results of trained potentials and of the report.
+    sampler
+        Potential that relaxes the configurations.
+    labels, base, name
+        In the names of sampling, label and audit jobs; of the foundation's own jobs; of trainings, of the results of
+        trained potentials and of the report.
     """
 
     foundation: PotentialRef
@@ -60,20 +53,16 @@ class FineTuneMaterialMaker(Maker):
 
     Parameters
     ----------
-    name
-        Flow name.
     engine
         Who computes labels and reference phonons.
     settings
-        What to do; ``changes`` replace fields of it.
+        What to do; ``changes`` replace fields of it (``strategies``, ``training``, ``sampling``, ``min_length``, ...).
     replay
         Replay structures of strategies that use them; simple crystals labelled by the foundation when None.
     seed
         Of every random draw in training, and of the sampling unless ``sampling_seed`` says otherwise.
     campaign
         Name of the campaign in the report.
-    changes
-        Fields of `MaterialSettings`: ``strategies``, ``training``, ``sampling``, ``min_length``, ...
     """
 
     name: str = "fine-tune"
@@ -105,8 +94,6 @@ class FineTuneMaterialMaker(Maker):
         ----------
         structure
             Relaxed crystal.
-        foundation
-            Potential to start from.
         material
             Short name used in job names; the formula by default.
         sampler
@@ -114,10 +101,8 @@ class FineTuneMaterialMaker(Maker):
 
         Raises
         ------
-        ConfigurationError
-            For an unknown strategy or setting, a missing engine, or a size that cannot be - before any job exists.
-        PotentialError
-            For a foundation that lacks an element.
+        ConfigurationError, PotentialError
+            As `check`, before any job exists.
         """
         self.check(structure, foundation)
         label = material or structure.composition.reduced_formula
@@ -144,10 +129,10 @@ class FineTuneMaterialMaker(Maker):
         curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
         size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
         replay = parts.replay_structures(foundation, variant.base, size) if size else None
-
+        subsets = {number: parts.training_set(audited, number, variant.labels) for number in sizes or (None,)}
         trained = []
         for strategy, spec in specs.items():
-            for number in sizes or (None,):
+            for number, train_set in subsets.items():
                 ending = f"{strategy} {number}" if several else strategy
                 trainer = FineTuneMaker(
                     strategy=strategy,
@@ -157,7 +142,7 @@ class FineTuneMaterialMaker(Maker):
                 )
                 train = trainer.make(
                     foundation,
-                    parts.training_set(audited, number, variant.labels),
+                    train_set,
                     audited.valid,
                     material=variant.name,
                     replay=replay if spec.uses_replay else None,
@@ -183,17 +168,18 @@ class FineTuneMaterialMaker(Maker):
         inputs = ReportInputs(
             sample=sample,
             labels=audited,
-            subsets={str(number): parts.training_set(audited, number, variant.labels) for number in sizes},
+            subsets={str(number): ref for number, ref in subsets.items() if number is not None},
             reference=reference,
             foundation=foundation,
             base=base,
             trained=trained,
         )
-        report = report_material(subject, parts.structure, inputs)
-        return parts.add(report, "report", variant.name)
+        report: Job = report_material(subject, parts.structure, inputs)
+        parts.add(report, "report", variant.name)
+        return report
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:
-        """Refuse what cannot work, before any job exists."""
+        """Refuse a missing engine, an unknown strategy or setting, and a foundation that lacks an element."""
         self.require_engine()
         self.settings.specs()
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jobflow import Flow, Job, JobConfig
+from jobflow import Flow, Job
 
-from phonosmith.core.metadata import describe
+from phonosmith.core.metadata import describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
@@ -43,17 +43,7 @@ _STAGES = {"phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose results, and what their jobs call it.
-
-    Attributes
-    ----------
-    identity
-        Tells one potential of the material from another.
-    variant, ending
-        What follows the stage in job names, e.g. ``si`` and ``delta 12``.
-    strategy, n_train
-        In the description of the jobs.
-    """
+    """Whose results (``identity``), and what their jobs are called: the stage, ``variant`` and ``ending``."""
 
     identity: str
     variant: str
@@ -66,22 +56,8 @@ class Owner:
 class MaterialParts:
     """Everything that is calculated once per material, whatever the foundations, strategies, sizes and seeds.
 
-    Attributes
-    ----------
-    structure
-        The crystal.
-    key
-        Lower-case name of the material in job names.
-    settings
-        What is asked; cell and seed of training, which tell apart variants, are given to the methods.
-    engine
-        Who plays or is DFT.
-    seed
-        Of the sampling, of forgetting sets and of replay structures.
-    given_replay
-        Replay structures, where there are some.
-    jobs
-        Jobs made so far, in order.
+    Cell and seed of training, which tell apart variants, are given to the methods; ``seed`` is that of the sampling, of
+    forgetting sets and of replay structures. ``jobs`` are those made so far, in order.
     """
 
     structure: Structure
@@ -94,21 +70,9 @@ class MaterialParts:
     _made: dict[tuple[str, ...], Job | Flow] = field(default_factory=dict)
     _matrices: dict[float, list[list[int]]] = field(default_factory=dict)
 
-    def add(self, member: Job, stage: str, variant: str, *words: str, **what: str | int | None) -> Job:
-        """Name and describe a job, add it to the others and return it.
-
-        Parameters
-        ----------
-        member
-            Fresh job.
-        stage, variant, words
-            Its name; see `phonosmith.core.metadata`.
-        what
-            Further keys of its description.
-        """
-        member.name = " ".join([stage, variant, *words])
-        describe(member, stage=stage, material=self.key, variant=variant, **what)
-        self.jobs.append(member)
+    def add(self, member: Job | Flow, stage: str, variant: str, *words: str, **what: str | int | None) -> Job:
+        """Name and describe a job (see `named`), add it to the others and return it."""
+        self.jobs.append(named(member, stage, variant, *words, material=self.key, **what))
         return member
 
     def _once(self, depends_on: tuple[str, ...], make: Callable[[], Job | Flow]) -> OutputReference:
@@ -119,10 +83,7 @@ class MaterialParts:
 
     def _program(self, member: Job | Flow, stage: str) -> Job | Flow:
         """Describe the flow of a reference program, whose last job has the flow's name, and add it."""
-        if isinstance(member, Flow):
-            describe(member.jobs[-1], stage=stage)
-        else:
-            describe(member, stage=stage)
+        describe(member.jobs[-1] if isinstance(member, Flow) else member, stage=stage)
         describe(member, material=self.key, variant=self.key, strategy=REFERENCE)
         self.jobs.append(member)
         return member
@@ -149,25 +110,19 @@ class MaterialParts:
             "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.structure),
             "transitions": lambda: TransitionMaker(engine=engine).make(phonons, name),
         }
-
-        def calculated(kind: str) -> Callable[[], Job | Flow]:
-            return lambda: self._program(makers[kind](), _STAGES[kind])
-
-        properties = {
-            kind: self._once((REFERENCE, kind), calculated(kind)) for kind in makers if kind in settings.evaluate
-        }
+        properties = self._asked(REFERENCE, makers, self._program)
         paid = [kind for kind in ("phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
         costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
-        name = f"phonon {self.key} {what}"
-        return self._once(
-            (what, "phonons"),
-            lambda: self._program(
+        def make() -> Job | Flow:
+            name = f"phonon {self.key} {what}"
+            return self._program(
                 reference_phonons(self.structure, self.engine, matrix, name, self.settings.mesh), "phonon"
-            ),
-        )
+            )
+
+        return self._once((what, "phonons"), make)
 
     def _program_costs(self, kind: str) -> OutputReference:
         """Return what a flow of program calculations took."""
@@ -200,16 +155,8 @@ class MaterialParts:
     ) -> PotentialResults:
         """Return the results of a potential; the same owner is calculated once.
 
-        Parameters
-        ----------
-        potential
-            PotentialRef or the output that will be one.
-        owner
-            Whose results.
-        foundation
-            What a trained potential was trained from: its errors where it was not tuned are then computed where asked.
-        replay
-            Replay structures it was trained with.
+        A trained potential has a ``foundation``: errors where it was not tuned are then computed where asked.
+        ``replay``: structures it was trained with.
         """
 
         def make_phonons() -> Job:
@@ -219,10 +166,8 @@ class MaterialParts:
 
         def make_forgetting(foundation: PotentialRef) -> Job:
             # against the reference where it is a potential itself, else against the foundation
-            known = engine_potential(self.engine)
-            made = ForgettingMaker(seed=self.seed).make(
-                self.structure, potential, foundation, reference=known, replay=replay
-            )
+            maker, known = ForgettingMaker(seed=self.seed), engine_potential(self.engine)
+            made = maker.make(self.structure, potential, foundation, reference=known, replay=replay)
             return self._add_result(made, "forgetting", owner)
 
         phonons = self._once((owner.identity, "phonons"), make_phonons)
@@ -235,35 +180,32 @@ class MaterialParts:
         self, potential: PotentialRef | OutputReference, owner: Owner, phonons: OutputReference
     ) -> dict[str, OutputReference]:
         """Return what is asked of a potential besides phonons, by the field of the report that will hold it."""
-        makers: dict[str, Callable[[], Job]] = {
+        makers: dict[str, Callable[[], Job | Flow]] = {
             "elastic": lambda: FastElasticMaker().make(self.structure, potential),
             "eos": lambda: FastEosMaker().make(self.structure, potential),
             "transitions": lambda: ModeFollowingMaker().make(phonons, potential),
         }
+        return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))
 
-        def calculated(kind: str) -> Callable[[], Job]:
-            return lambda: self._add_result(makers[kind](), _STAGES[kind], owner)
+    def _asked(
+        self,
+        identity: str,
+        makers: dict[str, Callable[[], Job | Flow]],
+        add: Callable[[Job | Flow, str], Job | Flow],
+    ) -> dict[str, OutputReference]:
+        def make(kind: str) -> Job | Flow:
+            return add(makers[kind](), _STAGES[kind])
 
         asked = [kind for kind in makers if kind in self.settings.evaluate]
-        return {kind: self._once((owner.identity, kind), calculated(kind)) for kind in asked}
+        return {kind: self._once((identity, kind), partial(make, kind)) for kind in asked}
 
-    def _add_result(self, member: Job, stage: str, owner: Owner) -> Job:
+    def _add_result(self, member: Job | Flow, stage: str, owner: Owner) -> Job:
         return self.add(member, stage, owner.variant, owner.ending, strategy=owner.strategy, n_train=owner.n_train)
 
     def labels(
         self, sampler: PotentialRef, sampling: SamplingSettings, variant: str
     ) -> tuple[OutputReference, OutputReference]:
-        """Return sampling and audited labels.
-
-        Parameters
-        ----------
-        sampler
-            Potential that relaxes the configurations.
-        sampling
-            How they are drawn.
-        variant
-            What the jobs call the material.
-        """
+        """Return sampling and audited labels; ``variant``: what their jobs call the material."""
         settings = sampling.model_dump(mode="json")
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
 
@@ -274,8 +216,6 @@ class MaterialParts:
         def make_labels() -> Job:
             needed = max(self.settings.sizes, default=None)
             made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
-            # the label jobs belong to the worker of the reference program, not to the one that starts them
-            made.config = JobConfig(pass_manager_config=False)
             return self.add(made, "label", variant, "start", step="start")
 
         sample = self._once(("sample", *drawn), make_sample)

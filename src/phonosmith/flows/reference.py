@@ -40,17 +40,7 @@ def reference_phonons(
 
 
 def check_cells(structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int) -> list[Atoms]:
-    """Return a few symmetry-inequivalent displaced supercells, evenly picked from all of them.
-
-    Parameters
-    ----------
-    structure
-        Relaxed crystal.
-    matrix
-        Supercell, phonopy's convention.
-    n_cells
-        How many; fewer where symmetry leaves fewer.
-    """
+    """Return a few symmetry-inequivalent displaced supercells of a relaxed crystal, evenly picked from all of them."""
     if n_cells < 1:
         raise InputError(f"{n_cells} check displacements were asked.", "Ask for 1 to 3, or leave them out.")
     phonon = new_phonon(to_phonopy_atoms(structure), matrix, "auto", SYMPREC)

@@ -25,27 +25,14 @@ def simple_elements(known: Sequence[str]) -> list[str]:
     """Return the elements of a list whose crystal at room temperature is fcc, bcc, hcp or diamond."""
     from ase.data import atomic_numbers, reference_states
 
-    found = []
-    for symbol in known:
-        state = reference_states[atomic_numbers[symbol]]
-        if state is not None and state.get("symmetry") in _SIMPLE:
-            found.append(symbol)
-    return found
+    states = {symbol: reference_states[atomic_numbers[symbol]] or {} for symbol in known}
+    return [symbol for symbol, state in states.items() if state.get("symmetry") in _SIMPLE]
 
 
 def elemental_pool(known: Sequence[str], first: Sequence[str], size: int, seed: int) -> list[Atoms]:
     """Return crystals of simple elements in small cells, rattled by 0.1 Å, strained by up to 3 %, volumes ±10 %.
 
-    Parameters
-    ----------
-    known
-        Elements the foundation covers.
-    first
-        Elements that are used before others (those of the material).
-    size
-        Structures.
-    seed
-        Of every draw.
+    Elements that are ``known`` to the foundation are used, the ``first`` (those of the material) before others.
 
     Raises
     ------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from jobflow import JobConfig, OnMissing, job
 from pydantic import Field
@@ -38,12 +40,15 @@ from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.settings import get_settings
-from phonosmith.training.documents import TrainingDocument
+from phonosmith.training.documents import Errors, TrainingDocument
 
 if TYPE_CHECKING:
     from ase import Atoms
 
     from phonosmith.harmonic.model import HarmonicModel
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 THINNED_STEPS = 60
 """Steps of a relaxation that a report keeps."""
@@ -104,19 +109,6 @@ class ReportInputs(Document):
     trained: list[TrainedPotential]
 
 
-def training_curve(training: TrainingDocument) -> TrainingCurve:
-    """Take the course of a training from its record of epochs."""
-    lines = training.history
-    return TrainingCurve(
-        epoch=[line["epoch"] for line in lines],
-        train_loss=[line.get("train_loss") for line in lines],
-        valid_loss=[line.get("valid_loss") for line in lines],
-        valid_force_mae=[line.get("valid_mae_forces_mev_per_angstrom") for line in lines],
-        best_epoch=training.best_epoch,
-        stop_reason=training.stop_reason,
-    )
-
-
 def sampling_summary(sample: SamplingDoc) -> SamplingSummary:
     """Take from a sampling document what the report keeps: thinned energies, selected frames."""
     n_atoms = sample.supercell.n_atoms
@@ -158,9 +150,7 @@ class _Case:
 
     def account(self, results: PotentialResults, owner: str) -> None:
         """Note which optional results of a potential or the reference are missing, and what the others took."""
-        for kind in results.asked:
-            if kind == "checks":
-                continue
+        for kind in (kind for kind in results.asked if kind != "checks"):
             document: ElasticDoc | EosDoc | TransitionDoc | ForgettingDoc | None = getattr(results, kind)
             name = f"{kind} {self.subject.key} {owner}"
             if document is None:
@@ -170,15 +160,13 @@ class _Case:
             else:
                 self.costs.append(costs.plain_cost("follow" if kind == "transitions" else kind, name, document))
 
-    def classified(self, found: TransitionDoc | None, owner: str) -> TransitionDoc | None:
-        """Return what following imaginary modes found, compared with what the reference found."""
-        if found is None or self.transitions is None:
-            return found
+    def attempt(self, what: str, compare: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T | None, str]:
+        """Return a comparison, or note why two results do not belong together and return that."""
         try:
-            return classify(self.transitions, found)
+            return compare(*args, **kwargs), ""
         except MismatchError as error:
-            self.notes.append(f"transitions of {owner}: {error.message}")
-            return found
+            self.notes.append(f"{what}: {error.message}")
+            return None, error.message
 
     def read_checks(self, reference: ReferenceResults) -> None:
         """Keep the displaced cells that the reference calculated."""
@@ -203,16 +191,6 @@ class _Case:
             self.notes.append(f"displaced cells of {owner}: {error}")
             return None
 
-    def compared(self, model: HarmonicModel, other: HarmonicModel, owner: str) -> tuple[PhononComparison | None, str]:
-        """Return the comparison of a potential's phonons with others; without one, why they cannot be compared."""
-        from phonosmith.evaluation.phonons.comparison import compare_phonons
-
-        try:
-            return compare_phonons(other, model, self.subject.mesh), ""
-        except MismatchError as error:
-            self.notes.append(f"phonons of {owner}: {error.message}")
-            return None, error.message
-
     def entry(
         self,
         strategy: str,
@@ -223,21 +201,25 @@ class _Case:
         n_train: int = 0,
     ) -> PotentialReport:
         """Return the report of one potential."""
+        from phonosmith.evaluation.phonons.comparison import compare_phonons
         from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
-        comparison, change, mismatch = None, None, ""
+        comparison, moved, mismatch, transitions = None, None, "", results.transitions
         if results.phonons is not None:
             self.costs.append(costs.phonon_cost(f"phonon {self.subject.key} {owner}", results.phonons))
             model = harmonic_from_document(results.phonons, default_artefacts())
+            compared = partial(self.attempt, f"phonons of {owner}", compare_phonons)
             if self.reference is not None:
-                comparison, mismatch = self.compared(model, self.reference, owner)
+                comparison, mismatch = compared(self.reference, model, self.subject.mesh)
             smaller = [size for name, size in self.models if name == strategy and size < n_train]
             if smaller:
-                moved, _ = self.compared(model, self.models[strategy, max(smaller)], owner)
-                change = None if moved is None else moved.mae_thz
+                moved, _ = compared(self.models[strategy, max(smaller)], model, self.subject.mesh)
             self.models[strategy, n_train] = model
         check = self.displaced(ref, owner)
         self.account(results, owner)
+        if transitions is not None and self.transitions is not None:
+            classified, _ = self.attempt(f"transitions of {owner}", classify, self.transitions, transitions)
+            transitions = classified or transitions
         report = PotentialReport(
             strategy=strategy,
             potential=ref,
@@ -245,11 +227,11 @@ class _Case:
             verdict=unfit("no_phonons", "not judged yet"),
             phonons=comparison,
             summary=None if results.phonons is None else PhononSummary.of(results.phonons),
-            phonon_change_thz=change,
+            phonon_change_thz=None if moved is None else moved.mae_thz,
             check=check,
             elastic=results.elastic,
             eos=results.eos,
-            transitions=self.classified(results.transitions, owner),
+            transitions=transitions,
             forgetting=results.forgetting,
         )
         return self.judged(report if training is None else _with_training(report, training), mismatch)
@@ -276,31 +258,31 @@ class _Case:
         return entry.model_copy(update={"verdict": verdict})
 
 
+def _valid_errors(errors: Errors) -> dict[str, float | None]:
+    return {
+        "valid_force_mae": errors.mae_forces_mev_per_angstrom,
+        "valid_energy_mae": errors.mae_energy_mev_per_atom,
+        "valid_stress_mae": errors.mae_stress_mev_per_angstrom3,
+    }
+
+
 def _with_training(entry: PotentialReport, training: TrainingDocument) -> PotentialReport:
-    after = training.metrics["valid"].after
     return entry.model_copy(
         update={
             "training_seconds": training.seconds,
             "train_force_mae": training.metrics["train"].after.mae_forces_mev_per_angstrom,
-            "valid_force_mae": after.mae_forces_mev_per_angstrom,
-            "valid_energy_mae": after.mae_energy_mev_per_atom,
-            "valid_stress_mae": after.mae_stress_mev_per_angstrom3,
-            "curve": training_curve(training),
+            **_valid_errors(training.metrics["valid"].after),
+            "curve": TrainingCurve(
+                epoch=[line["epoch"] for line in training.history],
+                train_loss=[line.get("train_loss") for line in training.history],
+                valid_loss=[line.get("valid_loss") for line in training.history],
+                valid_force_mae=[line.get("valid_mae_forces_mev_per_angstrom") for line in training.history],
+                best_epoch=training.best_epoch,
+                stop_reason=training.stop_reason,
+            ),
             "n_parameters": training.n_parameters,
             "n_changed": training.n_changed,
             "improved": training.improved,
-        }
-    )
-
-
-def _with_foundation_errors(base: PotentialReport, training: TrainingDocument) -> PotentialReport:
-    """Add the foundation's own errors on the validation labels, energies after the shift training used."""
-    before = training.metrics["valid"].shifted
-    return base.model_copy(
-        update={
-            "valid_force_mae": before.mae_forces_mev_per_angstrom,
-            "valid_energy_mae": before.mae_energy_mev_per_atom,
-            "valid_stress_mae": before.mae_stress_mev_per_angstrom3,
         }
     )
 
@@ -313,8 +295,7 @@ def _quality(entry: PotentialReport) -> tuple[float, float]:
 
 def _require_results(subject: ReportSubject, inputs: ReportInputs) -> AuditedLabels:
     """Return the labels with their subsets; nothing can be judged without them and the reference's phonons."""
-    no_reference = subject.mode == "comparison" and inputs.reference.phonons is None
-    if inputs.labels is None or no_reference:
+    if inputs.labels is None or (subject.mode == "comparison" and inputs.reference.phonons is None):
         missing = "labels" if inputs.labels is None else "reference phonons"
         raise LabelError(f"{subject.material} has no {missing}.", "Look at the failed job and run it again.")
     subsets = {size: ref for size, ref in inputs.subsets.items() if ref is not None}
@@ -339,7 +320,8 @@ def _judge_trained(
             case.notes.append(f"{name}: {used.n_frames} labels, {one.n_train} were asked")
         atoms = round(used.n_atoms / used.n_frames)
         case.costs.append(costs.training_cost(f"train {case.subject.key} {name}", one.training, atoms))
-        base = _with_foundation_errors(base, one.training)
+        # the foundation's own errors, energies after the shift training used
+        base = base.model_copy(update=_valid_errors(one.training.metrics["valid"].shifted))
         assert one.training.model is not None  # run_training always registers its model
         entries.append(case.entry(one.strategy, one.training.model, one.results, name, one.training, used.n_frames))
     return base, sorted(entries, key=_quality), failed
@@ -348,15 +330,6 @@ def _judge_trained(
 @job(output_schema=MaterialReport, config=JobConfig(on_missing_references=OnMissing.NONE))
 def report_material(subject: ReportSubject, structure: Structure, inputs: ReportInputs) -> MaterialReport:
     """Compare every potential with the reference and judge it; what has no result is named.
-
-    Parameters
-    ----------
-    subject
-        Names, mode, mesh.
-    structure
-        The crystal that was asked for.
-    inputs
-        Labels, trainings and results.
 
     Raises
     ------
@@ -384,7 +357,6 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         case.base = base.phonons
         base, entries, failed = _judge_trained(case, base, audited, inputs.trained)
     best = entries[0] if entries else None
-    first = base.phonons
     group, number = structure.get_space_group_info()
     return MaterialReport(
         material=subject.material,
@@ -412,7 +384,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         failed=failed,
         notes=list(dict.fromkeys(case.notes)),
         best=None if best is None else best.strategy,
-        gain=first.mae_thz / best.phonons.mae_thz if first and best and best.phonons else None,
+        gain=base.phonons.mae_thz / best.phonons.mae_thz if base.phonons and best and best.phonons else None,
         costs=case.costs,
         manifest=manifest,
     )

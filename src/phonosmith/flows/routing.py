@@ -1,10 +1,11 @@
-"""Which worker a job goes to, by the beginning of its name; jobs made by running jobs included.
+"""Which worker a job goes to, jobs made by running jobs included: by its stage, else by the beginning of its name.
 
-Names are matched word by word from the front, without regard to case; ``*`` stands for any words.
+Rules of the user's own are about names, matched word by word from the front, without regard to case; ``*`` stands for
+any words.
 
 jobflow has name filters of its own, which match anywhere in a name: a crystal called ``gete-relax`` would send its
 training to the DFT worker. And by default (``pass_manager_config``) it gives jobs made by a running job the worker of
-that job. `route` therefore wraps the function of each job: what it returns is routed by name before jobflow sees it.
+that job. `route` therefore wraps the function of each job: what it returns is routed before jobflow sees it.
 """
 
 from __future__ import annotations
@@ -13,45 +14,34 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jobflow import Flow, Job, Response
 from monty.json import MSONable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.core.metadata import STAGE, step_of
 
 Kind = Literal["dft", "training", "inference"]
 EngineName = Literal["fireworks", "jobflow-remote"]
+
 ENGINES: tuple[EngineName, ...] = ("fireworks", "jobflow-remote")
 
-NAMES: tuple[tuple[str, Kind], ...] = (
-    # hand out frames, collect labels: bookkeeping
-    ("label * start", "inference"),
-    ("label * collect", "inference"),
-    # one labelled frame: "label si 07", "label si check 01"
-    ("label", "dft"),
-    # the calculations of "phonon si reference" by a program, under our names, then atomate2's and our engines' own
-    ("relax", "dft"),
-    ("static", "dft"),
-    ("displace", "dft"),
-    ("tight relax", "dft"),
-    ("phonon static", "dft"),
-    # strained cells and Born charges
-    ("elastic relax", "dft"),
-    ("dielectric", "dft"),
-    # volumes, and the relaxed cell in front of them
-    ("eos relax", "dft"),
-    ("eos static", "dft"),
-    ("eos equilibrium", "dft"),
-    # cells along imaginary modes
-    ("mode point", "dft"),
-    ("mode relax", "dft"),
-    # one fine-tuning, and what continues it
-    ("train", "training"),
-    ("*", "inference"),
+WORK: dict[str, Kind] = {"train": "training"} | dict.fromkeys(
+    (
+        # one labelled frame
+        "label",
+        # the calculations of "phonon si reference" by a program, under our names, then atomate2's and our engines' own
+        *("relax", "static", "displace", "tight relax", "phonon static"),
+        # strained cells and Born charges; volumes, and the relaxed cell in front of them
+        *("elastic relax", "dielectric", "eos relax", "eos static", "eos equilibrium"),
+        # cells along imaginary modes
+        *("mode point", "mode relax"),
+    ),
+    "dft",
 )
-"""Beginning of a name and kind of worker; the first that fits counts."""
+"""Stage, or beginning of a name, and kind of worker; everything else is inference."""
 _OUTPUT_JOB = "store_inputs"
 """Name of the job jobflow adds to a flow that replaces a job."""
 
@@ -82,14 +72,12 @@ class Target(BaseModel):
         """
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
-            remote = {"worker": self.worker, "exec_config": self.exec_config or {"export": {}}}
-            return remote | ({"resources": dict(self.resources)} if self.resources else {})
-        chosen: dict[str, Any] = {"_category": self.category or self.worker}
-        if self.fworker:
-            chosen["_fworker"] = self.fworker
-        if self.queueadapter:
-            chosen["_queueadapter"] = dict(self.queueadapter)
-        return chosen
+            exec_config = self.exec_config or {"export": {}}
+            config = {"worker": self.worker, "exec_config": exec_config, "resources": dict(self.resources)}
+        else:
+            category = self.category or self.worker
+            config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
+        return {key: value for key, value in config.items() if value}
 
 
 class Rule(Target):
@@ -108,25 +96,20 @@ class Routing(BaseModel):
     inference: Target = Field(Target(worker="inference"), description="everything a potential computes, bookkeeping")
     rules: tuple[Rule, ...] = Field((), description="looked at first, in this order")
 
-    def target(self, name: str) -> Target:
-        """Return where a job with a name goes."""
-        for rule in self.rules:
-            if begins(name, rule.names):
-                return rule
-        return getattr(self, kind_of(name))  # type: ignore[no-any-return]
+    def target(self, name: str, metadata: Mapping[str, Any] | None = None) -> Target:
+        """Return where a job goes: by the user's rules on names, then by the kind of its work."""
+        rule = next((rule for rule in self.rules if begins(name, rule.names)), None)
+        return rule or getattr(self, kind_of(name, metadata))
 
     def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
         """Return the rules with the default resources of the workers themselves wherever none are given."""
 
-        def filled(target: Target) -> dict[str, Any]:
-            given = target.resources or workers.get(target.worker) or {}
-            return {"update": {"resources": dict(given)}}
+        def filled(target: Target) -> Target:
+            resources = target.resources or workers.get(target.worker) or {}
+            return target.model_copy(update={"resources": dict(resources)})
 
-        rules = tuple(rule.model_copy(**filled(rule)) for rule in self.rules)
-        dft, training, inference = (
-            target.model_copy(**filled(target)) for target in (self.dft, self.training, self.inference)
-        )
-        return Routing(dft=dft, training=training, inference=inference, rules=rules)
+        kinds = {kind: filled(getattr(self, kind)) for kind in get_args(Kind)}
+        return self.model_copy(update={**kinds, "rules": tuple(map(filled, self.rules))})
 
     @property
     def targets(self) -> tuple[Target, ...]:
@@ -134,21 +117,24 @@ class Routing(BaseModel):
         return (*self.rules, self.dft, self.training, self.inference)
 
 
-KINDS = list(Routing.model_fields)
-
-
 def begins(name: str, pattern: str) -> bool:
     """Tell whether a job's name begins with the words of a pattern."""
     return fnmatchcase(f"{name} ".lower(), f"{pattern.strip()} *".lower())
 
 
-def kind_of(name: str) -> Kind:
-    """Return the kind of worker a job with a name needs.
+def kind_of(name: str, metadata: Mapping[str, Any] | None = None) -> Kind:
+    """Return the kind of worker a job needs: by the stage in its metadata, by its name where there is none.
 
     >>> kind_of("label si 07"), kind_of("train si delta"), kind_of("phonon si delta")
     ('dft', 'training', 'inference')
+    >>> kind_of("tuned silicon", {"stage": "train"}), kind_of("label si start")
+    ('training', 'inference')
     """
-    return next(kind for pattern, kind in NAMES if begins(name, pattern))
+    # who hands out frames or collects labels does bookkeeping, and so does the output job, which has another's metadata
+    if name == _OUTPUT_JOB or step_of(name, metadata):
+        return "inference"
+    work = str((metadata or {}).get(STAGE) or name)
+    return next((kind for beginning, kind in WORK.items() if begins(work, beginning)), "inference")
 
 
 def read_routing(section: Any, source: str = "routing") -> Routing:
@@ -157,43 +143,42 @@ def read_routing(section: Any, source: str = "routing") -> Routing:
     Parameters
     ----------
     section
-        What YAML made of it: ``dft``, ``training``, ``inference``, ``rules``; None for workers called ``dft``, ``gpu``
-        and ``inference``.
+        What YAML made of it; None for workers called ``dft``, ``gpu`` and ``inference``.
     source
         File and section, for messages.
     """
+    kinds = list(Routing.model_fields)
     if section is None:
         return Routing()
     if not isinstance(section, dict):
-        raise ConfigurationError(f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(KINDS)}.")
+        raise ConfigurationError(f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(kinds)}.")
     given = {key: {"worker": value} if isinstance(value, str) else value for key, value in section.items()}
     try:
         return Routing.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        known = KINDS if len(first["loc"]) == 1 else list(Rule.model_fields)
+        known = kinds if len(first["loc"]) == 1 else list(Rule.model_fields)
         advice = f"{did_you_mean(str(first['loc'][-1]), known)}Known: {', '.join(known)}."
         raise ConfigurationError(f"{source}: {place}: {first['msg']}.", advice) from error
 
 
 def route(flow: Flow | Job, rules: Routing | None = None, engine: EngineName = "fireworks") -> Flow | Job:
-    """Send every job of a flow, and every job those will make, to the worker its name asks for; in place.
+    """Send every job of a flow, and every job those will make, to the worker its work asks for; in place.
 
     Do it last, after anything that changes the flow's jobs: `fix_identities` would otherwise take workers for content.
     Without rules the workers are called ``dft``, ``gpu`` and ``inference``; ``engine`` is who will run it.
     """
     if engine not in ENGINES:
         raise ConfigurationError(f"Nothing can be routed for {engine!r}.", f"Engines: {', '.join(ENGINES)}.")
-    chosen = rules or Routing()
     for member in _members(flow):
-        _route_job(member, chosen, engine)
+        _route_job(member, rules or Routing(), engine)
     return flow
 
 
 def _route_job(member: Job, rules: Routing, engine: EngineName) -> None:
     member.config = deepcopy(member.config)  # jobs made by one decorator share theirs
-    member.config.manager_config = rules.target(member.name).manager_config(engine)
+    member.config.manager_config = rules.target(member.name, member.metadata).manager_config(engine)
     member.config.pass_manager_config = False
     member.config.response_manager_config = {}
     if not isinstance(member.function, RoutedFunction):
@@ -205,28 +190,20 @@ def _route_job(member: Job, rules: Routing, engine: EngineName) -> None:
 
 def _members(made: Any) -> Iterator[Job]:
     """Yield the jobs in whatever a job may return as new ones."""
-    if isinstance(made, Job):
-        yield made
-    elif isinstance(made, Flow):
-        yield from (member for inner in made.jobs for member in _members(inner))
-    elif isinstance(made, dict):
-        yield from (member for inner in made.values() for member in _members(inner))
-    elif isinstance(made, list | tuple):
-        yield from (member for inner in made for member in _members(inner))
+    match made:
+        case Job():
+            yield made
+        case Flow():
+            yield from _members(made.jobs)
+        case dict():
+            yield from _members([*made.values()])
+        case list() | tuple():
+            for inner in made:
+                yield from _members(inner)
 
 
 class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type information
-    """A job's function that routes the jobs it makes.
-
-    Parameters
-    ----------
-    function
-        What the job does.
-    rules
-        Of `Routing`, as plain data.
-    engine
-        Who runs it.
-    """
+    """A job's function that routes the jobs it makes; ``rules`` of `Routing` as plain data."""
 
     def __init__(self, function: Any, rules: dict[str, Any], engine: EngineName) -> None:
         self.function, self.rules, self.engine = function, rules, engine

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -58,14 +58,11 @@ def tersoff_silicon() -> Calculator:
 
 def make_calculator(name: str, kwargs: Mapping[str, Any]) -> Calculator:
     """Return the calculator a name or dotted path stands for."""
-    if name == "morse":
-        return PairMorse()
-    if name == "tersoff-si":
-        return tersoff_silicon()
-    if name == "emt":
-        from ase.calculators.emt import EMT
+    from ase.calculators.emt import EMT
 
-        return EMT()
+    known: dict[str, Callable[[], Calculator]] = {"morse": PairMorse, "tersoff-si": tersoff_silicon, "emt": EMT}
+    if name in known:
+        return known[name]()
     module, _, attribute = name.rpartition(".")
     if not module:
         raise SystemExit(f"The stand-in knows no calculator '{name}': emt, tersoff-si, morse or a dotted path.")

@@ -43,15 +43,10 @@ _STARTS = Path(".standin_starts")
 
 
 def active_fault(spec: str, label: str) -> str:
-    """Return the fault of this start.
+    """Return the fault of this start of a job.
 
-    Parameters
-    ----------
-    spec
-        ``NAME[:STARTS][@MATCH]``: only the first STARTS starts in this folder, only where the label, the folder or
-        the first line of POSCAR contains MATCH.
-    label
-        Name of the job.
+    ``spec`` is ``NAME[:STARTS][@MATCH]``: only the first STARTS starts in this folder, only where the label, the folder
+    or the first line of POSCAR contains MATCH.
     """
     if not spec:
         return ""
@@ -84,13 +79,14 @@ def fail_early(fault: str) -> None:
         print(f" running on    1 total cores\n{_MESSAGES[fault]}")
         sys.exit(1)
     if fault == "oom":
-        sys.stderr.write("Error 41: Allocation would exceed memory limit\n")
-        sys.stderr.flush()
-        os.kill(os.getpid(), signal.SIGKILL)
+        _die("Error 41: Allocation would exceed memory limit", signal.SIGKILL)
 
 
 def die_of_segv() -> None:
     """Leave the way a program with a bad pointer does."""
-    sys.stderr.write("forrtl: severe (174): SIGSEGV, segmentation fault occurred\n")
-    sys.stderr.flush()
-    os.kill(os.getpid(), signal.SIGSEGV)
+    _die("forrtl: severe (174): SIGSEGV, segmentation fault occurred", signal.SIGSEGV)
+
+
+def _die(message: str, by: signal.Signals) -> None:
+    print(message, file=sys.stderr, flush=True)
+    os.kill(os.getpid(), by)

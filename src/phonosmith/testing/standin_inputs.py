@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,7 +53,6 @@ class Task:
     settings: dict[str, Any]
     fault: str = ""
     n_electrons: float = 0.0
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def tag(self, name: str, default: Any) -> Any:
         """Return an INCAR tag or VASP's default."""
@@ -132,20 +132,13 @@ def read_potcar(path: Path) -> list[PotcarHeader]:
     for block in path.read_text(encoding="utf-8", errors="replace").split("End of Dataset"):
         if not block.strip():
             continue
-        numbers = {
-            key: float(match.group(1)) if (match := re.search(rf"{key}\s*=\s*([\d.]+)", block)) else 0.0
+        numbers = [
+            float(match.group(1)) if (match := re.search(rf"{key}\s*=\s*([\d.]+)", block)) else 0.0
             for key in ("ZVAL", "POMASS", "ENMAX")
-        }
+        ]
         element = re.search(r"VRHFIN\s*=\s*(\w+)", block)
-        headers.append(
-            PotcarHeader(
-                title=block.strip("\n").split("\n")[0].strip(),
-                element=element.group(1) if element else "?",
-                valence=numbers["ZVAL"],
-                mass=numbers["POMASS"],
-                enmax=numbers["ENMAX"],
-            )
-        )
+        title = block.strip("\n").split("\n")[0].strip()
+        headers.append(PotcarHeader(title, element.group(1) if element else "?", *numbers))
     return headers
 
 
@@ -153,13 +146,12 @@ def k_mesh(incar: dict[str, Any], cell: Any) -> tuple[str, tuple[int, int, int]]
     """Return style and subdivisions as VASP does: KPOINTS first, else KSPACING with 2π in |b|."""
     if Path("KPOINTS").is_file():
         lines = [line.strip() for line in Path("KPOINTS").read_text(encoding="utf-8").splitlines()]
-        numbers = [int(token) for token in lines[3].split()[:3]]
-        style = "Gamma" if lines[2][:1].upper() == "G" else "Monkhorst-Pack"
-        return style, (numbers[0], numbers[1], numbers[2])
+        first, second, third = (int(token) for token in lines[3].split()[:3])
+        return "Gamma" if lines[2][:1].upper() == "G" else "Monkhorst-Pack", (first, second, third)
     spacing = float(incar.get("KSPACING", 0.5))
     lengths = 2 * np.pi * np.linalg.norm(np.linalg.inv(cell).T, axis=1)
-    mesh = [max(1, math.ceil(length / spacing - 1e-6)) for length in lengths]
-    return "Gamma", (mesh[0], mesh[1], mesh[2])
+    first, second, third = (max(1, math.ceil(length / spacing - 1e-6)) for length in lengths)
+    return "Gamma", (first, second, third)
 
 
 def irreducible_kpoints(mesh: tuple[int, int, int], atoms: Any) -> tuple[Any, Any]:
@@ -191,15 +183,10 @@ def read_task() -> Task:
     except (ValueError, IndexError, KeyError, RuntimeError) as error:
         stop(f"POSCAR cannot be read: {error}.")
     potcars = read_potcar(Path("POTCAR"))
-    groups: list[tuple[str, int]] = []
-    for symbol in atoms.get_chemical_symbols():
-        if groups and groups[-1][0] == symbol:
-            groups[-1] = (symbol, groups[-1][1] + 1)
-        else:
-            groups.append((symbol, 1))
-    if [symbol for symbol, _ in groups] != [header.element for header in potcars]:
-        found = [header.element for header in potcars]
-        stop(f"ERROR: POSCAR lists {groups}, POTCAR lists {found}")
+    groups = [(symbol, len(list(run))) for symbol, run in itertools.groupby(atoms.get_chemical_symbols())]
+    elements = [header.element for header in potcars]
+    if [symbol for symbol, _ in groups] != elements:
+        stop(f"ERROR: POSCAR lists {groups}, POTCAR lists {elements}")
     style, mesh = k_mesh(incar, atoms.cell.array)
     kpoints, weights = irreducible_kpoints(mesh, atoms)
     return Task(

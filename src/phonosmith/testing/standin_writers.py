@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -55,11 +55,11 @@ def structure_xml(atoms: Any, name: str = "") -> str:
 
 def energies(value: float, extra: bool = False) -> str:
     """Return an energy element; the last electronic step of VASP carries more terms than the others."""
-    names = ("e_fr_energy", "e_wo_entrp", "e_0_energy")
-    parts = "".join(f'    <i name="{name}">{0.0:20.8f} </i>\n' for name in _PARTS) if extra else ""
-    return (
-        "   <energy>\n" + "".join(f'    <i name="{n}">{value:20.8f} </i>\n' for n in names) + parts + "   </energy>\n"
-    )
+    terms = dict.fromkeys(("e_fr_energy", "e_wo_entrp", "e_0_energy"), value)
+    if extra:
+        terms |= dict.fromkeys(_PARTS, 0.0)
+    lines = "".join(f'    <i name="{name}">{term:20.8f} </i>\n' for name, term in terms.items())
+    return f"   <energy>\n{lines}   </energy>\n"
 
 
 class Writers:
@@ -67,21 +67,20 @@ class Writers:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.xml: TextIO = Path("vasprun.xml").open("w", encoding="latin-1")  # noqa: SIM115 - open for the whole run
-        self.outcar: TextIO = Path("OUTCAR").open("w", encoding="utf-8")  # noqa: SIM115
-        self.oszicar: TextIO = Path("OSZICAR").open("w", encoding="utf-8")  # noqa: SIM115
-        self.xdatcar: TextIO = Path("XDATCAR").open("w", encoding="utf-8")  # noqa: SIM115
+        names = ("vasprun.xml", "OUTCAR", "OSZICAR", "XDATCAR")
+        self.streams = [Path(name).open("w", encoding="latin-1" if "xml" in name else "utf-8") for name in names]  # noqa: SIM115 - open for the whole run
+        self.xml, self.outcar, self.oszicar, self.xdatcar = self.streams
         self.n_bands = int(task.n_electrons / 2 + max(4, len(task.atoms) / 2)) + 1
         self.ionic = 0
 
     def flush(self) -> None:
         """Let monitors see what was written."""
-        for stream in (self.xml, self.outcar, self.oszicar, self.xdatcar):
+        for stream in self.streams:
             stream.flush()
 
     def close(self) -> None:
         """Close all files."""
-        for stream in (self.xml, self.outcar, self.oszicar, self.xdatcar):
+        for stream in self.streams:
             stream.close()
 
     def head(self) -> None:
@@ -142,12 +141,10 @@ class Writers:
             mesh = tuple(max(1, n - 1) if n > 1 else 2 for n in mesh)  # type: ignore[assignment]
         write = self.xml.write
         write(f' <kpoints>\n  <generation param="{task.mesh_style}">\n')
-        write(
-            f'   <v type="int" name="divisions">{mesh[0]} {mesh[1]} {mesh[2]}</v>\n   <v name="usershift">0 0 0</v>\n'
-        )
-        for axis in range(3):
-            row = " ".join(f"{1 / mesh[axis] if axis == other else 0.0:.8f}" for other in range(3))
-            write(f'   <v name="genvec{axis + 1}">{row}</v>\n')
+        divisions = " ".join(map(str, mesh))
+        write(f'   <v type="int" name="divisions">{divisions}</v>\n   <v name="usershift">0 0 0</v>\n')
+        for axis, vector in enumerate(np.diag(1 / np.array(mesh)), 1):
+            write(f'   <v name="genvec{axis}">{" ".join(f"{value:.8f}" for value in vector)}</v>\n')
         write('   <v name="shift">0.0 0.0 0.0</v>\n  </generation>\n')
         write(varray("kpointlist", task.kpoints) + varray("weights", task.weights[:, None]) + " </kpoints>\n")
 
@@ -161,16 +158,14 @@ class Writers:
             "LREAL": False, "ISYM": 2,
             "LCHIMAG": False, "ADDGRID": False,
         }  # fmt: skip
-        asked = {
-            k: v for k, v in task.incar.items() if k not in ("ENCUT", "KSPACING", "KGAMMA") and not isinstance(v, str)
-        }
-        return defaults | asked | {"NBANDS": self.n_bands}
+        asked = {k: v for k, v in task.incar.items() if not isinstance(v, str)}
+        shown = defaults | asked | {"NBANDS": self.n_bands}
+        return {k: v for k, v in shown.items() if k not in ("ENCUT", "KSPACING", "KGAMMA")}
 
     def electronic_step(self, number: int, energy: float, change: float, last: bool) -> None:
         """Write one electronic step."""
-        self.xml.write(
-            f'  <scstep>\n   <time name="total">    0.01    0.01</time>\n{energies(energy, last)}  </scstep>\n'
-        )
+        time_line = '   <time name="total">    0.01    0.01</time>\n'
+        self.xml.write(f"  <scstep>\n{time_line}{energies(energy, last)}  </scstep>\n")
         self.oszicar.write(
             f"DAV: {number:3d}    {energy: .12E}   {change: .5E}   {change: .5E}   100   {abs(change):.3E}\n"
         )
@@ -190,9 +185,8 @@ class Writers:
         self.oszicar.write(
             "       N       E                     dE             d eps       ncg     rms          rms(c)\n"
         )
-        rows = "\n".join(
-            " ".join(f"{v:13.8f}" for v in row) for row in self.task.atoms.get_scaled_positions(wrap=False)
-        )
+        places = self.task.atoms.get_scaled_positions(wrap=False)
+        rows = "\n".join(" ".join(f"{value:13.8f}" for value in row) for row in places)
         self.xdatcar.write(f"Direct configuration= {self.ionic:5d}\n{rows}\n")
 
     def end_ionic(self, energy: float, forces: Any, stress: Any, *, converged: bool, final: bool) -> None:
@@ -224,8 +218,7 @@ class Writers:
             write(" ------------------------ aborting loop because EDIFF is reached ------------------------\n")
         write(f" E-fermi : {FERMI:9.4f}     XC(G=0):  -9.0     alpha+bet : -9.0\n")
         write(f" number of electron {self.task.n_electrons:16.7f} magnetization        0.0000000\n")
-        order = ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (0, 2))
-        write("  in kB  " + "".join(f"{kbar[i, j]:12.5f}" for i, j in order) + "\n")
+        write("  in kB  " + "".join(f"{value:12.5f}" for value in kbar[[0, 1, 2, 0, 1, 0], [0, 1, 2, 1, 2, 2]]) + "\n")
         write("  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n  ---------------------------------------------------\n")
         write(f"  free  energy   TOTEN  = {energy:18.8f} eV\n\n")
         write(f"  energy  without entropy= {energy:18.8f}  energy(sigma->0) = {energy:18.8f}\n")
@@ -241,12 +234,10 @@ class Writers:
         gap = float(task.settings["gap"])
         occupied = round(task.n_electrons / 2)
         edge = gap / 2 if gap else -0.5
-        levels = np.concatenate(
-            [
-                np.linspace(FERMI - 6, FERMI - edge, occupied),
-                np.linspace(FERMI + edge, FERMI + 6, self.n_bands - occupied),
-            ]
-        )
+        levels = np.r_[
+            np.linspace(FERMI - 6, FERMI - edge, occupied),
+            np.linspace(FERMI + edge, FERMI + 6, self.n_bands - occupied),
+        ]
         filled = (np.arange(self.n_bands) < occupied).astype(float)
         rows = "".join(f"       <r>{e:12.4f} {f:8.4f} </r>\n" for e, f in zip(levels, filled, strict=True))
         spins = range(1, task.tag("ISPIN", 1) + 1)
@@ -269,17 +260,15 @@ class Writers:
 
     def born_charges(self) -> None:
         """Write nominal charges of opposite sign that sum to zero."""
-        symbols = self.task.atoms.get_chemical_symbols()
-        charges = nominal_charges(symbols)
         write = self.outcar.write
         write("  LEPSILON= T    determine dielectric tensor\n\n")
         write(
             " BORN EFFECTIVE CHARGES (including local field effects) (in |e|, cummulative output)\n " + "-" * 81 + "\n"
         )
-        for number, charge in enumerate(charges, 1):
+        for number, charge in enumerate(nominal_charges(self.task.atoms.get_chemical_symbols()), 1):
             write(f" ion {number:4d}\n")
-            for a in range(3):
-                write(f"    {a + 1}   " + "".join(f"{charge if a == b else 0.0:12.5f}" for b in range(3)) + "\n")
+            for axis, row in enumerate(np.diag([charge] * 3), 1):
+                write(f"    {axis}   " + "".join(f"{value:12.5f}" for value in row) + "\n")
         write(" " + "-" * 81 + "\n")
 
     def tail(self, seconds: float) -> None:

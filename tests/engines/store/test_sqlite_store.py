@@ -446,3 +446,21 @@ def test_durability_is_what_was_asked(path):
         with opened(path, synchronous=synchronous) as store, store._connection.reading() as raw:
             assert raw.execute("PRAGMA synchronous").fetchone()[0] == level
             assert raw.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+@pytest.mark.parametrize("criteria", [{}, {"name": "static"}, {"uuid": "u0"}])
+def test_one_document_is_found_without_looking_at_all(path, criteria, monkeypatch):
+    from phonosmith.engines.store import results
+
+    looked_at = []
+
+    def counted(asked, document):
+        looked_at.append(document)
+        return results.filtering.filter_applies(asked, document)
+
+    store = SQLiteStore(path, key="uuid")
+    store.connect()
+    store.update([{"uuid": f"u{i}", "name": "static"} for i in range(50)])
+    monkeypatch.setattr(results, "matches", counted)
+    assert store.query_one(criteria)["uuid"] == "u0"
+    assert len(looked_at) == 1

@@ -22,8 +22,9 @@ from typing import IO, TYPE_CHECKING, Any
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.manifest import process_cores
 from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SETTLED, SKIPPED, WAITING, JobRow, RunState
-from phonosmith.engines.local.worker import FD_VARIABLE, RESPONSE_FILE
+from phonosmith.engines.local.worker import RESPONSE_FILE
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -36,14 +37,9 @@ they compile, about 30 MB for each training, and a campaign has hundreds."""
 
 @dataclass(frozen=True)
 class Slot:
-    """A place where one job at a time runs.
+    """A place where one job at a time runs: ``cpu``, ``gpu`` or any name used in the rules.
 
-    Attributes
-    ----------
-    kind
-        ``cpu`` or ``gpu``, or any name used in the rules.
-    environment
-        Variables of its worker, e.g. ``{"CUDA_VISIBLE_DEVICES": "0"}``.
+    ``environment``: variables of its worker, e.g. ``{"CUDA_VISIBLE_DEVICES": "0"}``.
     """
 
     kind: str = "cpu"
@@ -81,9 +77,8 @@ class _Worker:
 
 def default_slots(count: int | None = None) -> list[Slot]:
     """Return one CPU slot for each core (or ``count``), each with one thread per library."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return [Slot("cpu", threads) for _ in range(count or cores)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    return [Slot("cpu", threads) for _ in range(count or process_cores())]
 
 
 class LocalRunner:
@@ -95,17 +90,11 @@ class LocalRunner:
         JobStore every worker opens; it must live on disk or a server (the embedded store does).
     root
         Folder of the run: state, one folder per job.
-    slots
-        Places for jobs; default one per core.
     rules
         Job-name prefix to slot kind, e.g. ``{"train": "gpu"}``; first match wins, everything else runs on ``cpu``. A
         kind without a slot falls back to any slot.
-    retries
-        How often a job that raised is started again.
-    restarts
-        How often a job whose worker died is started again.
-    worker_memory_gb
-        Memory above which a worker is replaced when its job is done.
+    retries, restarts
+        How often a job is started again that raised, or whose worker died.
     progress
         Show a progress bar on standard error.
     """
@@ -161,7 +150,9 @@ class LocalRunner:
         while changed:
             changed = False
             for row, may_run in list(self.state.ready()):
-                if self._recorded(row):
+                if _has_response(row):
+                    # it finished just before the run was interrupted
+                    self._finish(row, row.seconds or 0.0)
                     changed = True
                 elif self._stopped or not may_run:
                     self.state.update(row.key, state=SKIPPED)
@@ -170,45 +161,33 @@ class LocalRunner:
                     self._start(worker, row)
         return any(worker.job is not None for worker in self._workers)
 
-    def _recorded(self, row: JobRow) -> bool:
-        """Accept a job that finished just before the run was interrupted: its response lies in its folder."""
-        if not _has_response(row):
-            return False
-        self._finish(row, row.seconds or 0.0)
-        return True
-
-    def _kind(self, name: str) -> str:
-        wanted = next((kind for prefix, kind in self.rules.items() if name.startswith(prefix)), "cpu")
-        kinds = {slot.kind for slot in self.slots}
-        return wanted if wanted in kinds else ("cpu" if "cpu" in kinds else next(iter(kinds)))
-
     def _free_worker(self, name: str) -> _Worker | None:
-        kind = self._kind(name)
+        """Return an idle worker, if need be a new one, for a job of some name; None when every place is taken."""
+        kinds = [slot.kind for slot in self.slots]
+        kind = next((kind for prefix, kind in self.rules.items() if name.startswith(prefix)), "cpu")
+        if kind not in kinds:
+            kind = "cpu" if "cpu" in kinds else kinds[0]
         for worker in self._workers:
             if worker.job is None and worker.slot.kind == kind:
                 return worker
-        taken = [worker.slot for worker in self._workers]
-        free = (slot for slot in self.slots if slot.kind == kind and not any(other is slot for other in taken))
-        slot = next(free, None)
+        taken = [id(worker.slot) for worker in self._workers]
+        slot = next((slot for slot in self.slots if slot.kind == kind and id(slot) not in taken), None)
         return None if slot is None else self._spawn(slot)
 
     def _spawn(self, slot: Slot) -> _Worker:
-        reading, writing = os.pipe()
-        environment = {**os.environ, **slot.environment, FD_VARIABLE: str(writing)}
         with (self.root / "workers.log").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "phonosmith.engines.local.worker", str(self.root / "store.json")],
                 stdin=subprocess.PIPE,
-                stdout=log,
+                stdout=subprocess.PIPE,
                 stderr=log,
-                pass_fds=[writing],
-                env=environment,
+                env={**os.environ, **slot.environment},
                 cwd=self.root,
                 text=True,
             )
-        os.close(writing)
         assert process.stdin is not None
-        worker = _Worker(slot, process, process.stdin, os.fdopen(reading, "r"))
+        assert process.stdout is not None
+        worker = _Worker(slot, process, process.stdin, process.stdout)
         self._workers.append(worker)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
@@ -274,8 +253,7 @@ class LocalRunner:
             self._fail(row, f"its worker died ({words})", self.restarts, seconds)
 
     def _fail(self, row: JobRow, error: str, allowed: int, seconds: float) -> None:
-        state = WAITING if row.attempts <= allowed else FAILED
-        self.state.update(row.key, state=state, error=error, seconds=seconds)
+        self.state.update(row.key, state=WAITING if row.attempts <= allowed else FAILED, error=error, seconds=seconds)
 
     def _finish(self, row: JobRow, seconds: float) -> None:
         """Record a finished job and add the jobs it made."""
@@ -287,7 +265,8 @@ class LocalRunner:
             if response[kind] is not None:
                 made = self.state.add_flow(response[kind])
                 if kind == "detour":
-                    self.state.hold(row.key, made)
+                    # everything that depends on the job waits for these too
+                    self.state.update(row.key, held_by=json.dumps(made))
         if response["stop_children"]:
             self.state.skip_children(row.uuid)
         self._stopped = self._stopped or bool(response["stop_jobflow"])
@@ -300,7 +279,7 @@ class LocalRunner:
                 worker.tasks.close()
             if worker.job is not None:
                 worker.process.terminate()
-        for worker in list(self._workers):
+        for worker in [*self._workers]:
             self._end(worker)
 
     def _end(self, worker: _Worker) -> None:

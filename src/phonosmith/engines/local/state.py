@@ -89,17 +89,20 @@ class RunState:
             for offset, (job, parents) in enumerate(flow.iterflow(), start=1):
                 # an output job that replaces its predecessor must not wait for itself
                 needed = sorted({parent for parent in parents if parent != job.uuid})
-                tolerant = job.config.on_missing_references != OnMissing.ERROR
-                document = json.dumps(job, cls=MontyEncoder)
-                self.connection.execute(
-                    "INSERT OR IGNORE INTO jobs "
-                    "(uuid, idx, name, document, parents, tolerant, state, position, metadata) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        *(job.uuid, job.index, job.name, document, json.dumps(needed), tolerant, WAITING),
-                        *(position + offset, json.dumps(job.metadata)),
-                    ),
-                )
+                row = {
+                    "uuid": job.uuid,
+                    "idx": job.index,
+                    "name": job.name,
+                    "document": json.dumps(job, cls=MontyEncoder),
+                    "parents": json.dumps(needed),
+                    "tolerant": job.config.on_missing_references != OnMissing.ERROR,
+                    "state": WAITING,
+                    "position": position + offset,
+                    "metadata": json.dumps(job.metadata),
+                }
+                names, marks = ", ".join(row), ", ".join("?" * len(row))
+                query = f"INSERT OR IGNORE INTO jobs ({names}) VALUES ({marks})"  # noqa: S608
+                self.connection.execute(query, tuple(row.values()))
                 keys.append((job.uuid, job.index))
         return keys
 
@@ -124,14 +127,8 @@ class RunState:
     def update(self, key: Key, **values: str | float | None) -> None:
         """Change columns of a job."""
         names = ", ".join(f"{name} = ?" for name in values)
-        self.connection.execute(
-            f"UPDATE jobs SET {names} WHERE uuid = ? AND idx = ?",  # noqa: S608
-            (*values.values(), *key),
-        )
-
-    def hold(self, key: Key, by: Iterable[Key]) -> None:
-        """Make everything that depends on a job wait for other jobs too (a detour)."""
-        self.update(key, held_by=json.dumps(list(by)))
+        query = f"UPDATE jobs SET {names} WHERE uuid = ? AND idx = ?"  # noqa: S608
+        self.connection.execute(query, (*values.values(), *key))
 
     def forget_running(self) -> None:
         """Put jobs that were running when the run was interrupted back in line."""

@@ -1,8 +1,7 @@
 """A persistent worker process of the local runner: imports once, then runs job after job.
 
 Started by the runner as ``python -m phonosmith.engines.local.worker STORE.json``. It says that it is ready, then reads
-one JSON task per line on standard input and answers each with one JSON line on the file descriptor in
-``PHONOSMITH_WORKER_FD``.
+one JSON task per line on standard input and answers each with one JSON line on what was its standard output.
 What jobs print goes to their folder.
 """
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
 RESPONSE_FILE = "response.json"
-FD_VARIABLE = "PHONOSMITH_WORKER_FD"
 
 
 def run_task(document: str, folder: Path, store: JobStore) -> str | None:
@@ -61,13 +59,21 @@ def end_with_parent(interval: float = 0.5) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _print_to(descriptor: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
 def main() -> None:
     """Serve tasks until standard input closes."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    _print_to(2)
     end_with_parent()
     import psutil
     from monty.json import MontyDecoder
 
-    answers = os.fdopen(int(os.environ[FD_VARIABLE]), "w", buffering=1)
     store = MontyDecoder().process_decoded(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     store.connect()
     home = Path.cwd()
@@ -76,15 +82,12 @@ def main() -> None:
         task = json.loads(line)
         folder = Path(task["folder"])
         with (folder / "job.log").open("a", encoding="utf-8") as log:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+            _print_to(log.fileno())
             os.chdir(folder)
             error = run_task(task["document"], folder, store)
+            os.chdir(home)
             sys.stdout.flush()
             sys.stderr.flush()
-            os.chdir(home)
         memory_gb = psutil.Process().memory_info().rss / 1e9
         answers.write(json.dumps({"error": error, "memory_gb": memory_gb}) + "\n")
 

@@ -44,10 +44,8 @@ def open_launchpad(path: Path) -> Any:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        content["mongoclient_kwargs"] = {
-            "serverSelectionTimeoutMS": PATIENCE_MS,
-            **(content.get("mongoclient_kwargs") or {}),
-        }
+        patience = {"serverSelectionTimeoutMS": PATIENCE_MS}
+        content["mongoclient_kwargs"] = patience | (content.get("mongoclient_kwargs") or {})
         launchpad = LaunchPad.from_dict(content)
         number = launchpad.fw_id_assigner.find_one({})
     except pymongo.errors.PyMongoError as error:
@@ -96,9 +94,9 @@ def submit_fireworks(
     warnings = artefact_warnings()
     categories = known_categories(path.parent)
     if categories is None:
+        asked = ", ".join(sorted({target.category or target.worker for target in rules.targets}))
         warnings.append(
-            f"No fworker*.yaml beside {path}: whether a worker takes each category "
-            f"({', '.join(sorted({target.category or target.worker for target in rules.targets}))}) is not checked."
+            f"No fworker*.yaml beside {path}: whether a worker takes each category ({asked}) is not checked."
         )
     else:
         check_workers(flow, rules, sorted(categories), f"{path.parent} (fworker files)", field="category")

@@ -77,20 +77,6 @@ def check_databases(project: Any) -> None:
         controller.close()
 
 
-def check_project(project: Any, flow: Flow, rules: Routing) -> list[str]:
-    """Refuse a project without the databases, workers and exec_configs that a flow asks for; return warnings."""
-    source = f"jobflow-remote's project {project.name!r}"
-    check_databases(project)
-    check_workers(flow, rules, project.workers, source)
-    for target in rules.targets:
-        if isinstance(target.exec_config, str) and target.exec_config not in project.exec_config:
-            raise ConfigurationError(
-                f"{source} has no exec_config {target.exec_config!r}.",
-                f"There is: {', '.join(project.exec_config) or 'none'}.",
-            )
-    return artefact_warnings()
-
-
 def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry_run: bool = False) -> Submission:
     """Submit what is new in a flow, not yet routed, to a project of jobflow-remote (its default one when None).
 
@@ -99,7 +85,14 @@ def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry
     from jobflow_remote import submit_flow
 
     opened = open_project(project)
-    warnings = check_project(opened, flow, rules)
+    source = f"jobflow-remote's project {opened.name!r}"
+    check_databases(opened)
+    check_workers(flow, rules, opened.workers, source)
+    for target in rules.targets:
+        if isinstance(target.exec_config, str) and target.exec_config not in opened.exec_config:
+            known = ", ".join(opened.exec_config) or "none"
+            raise ConfigurationError(f"{source} has no exec_config {target.exec_config!r}.", f"There is: {known}.")
+    warnings = artefact_warnings()
     store = opened.get_jobstore()
     store.connect()
     chosen = select(flow, store, lambda uuids: queued_jobs(opened, uuids))

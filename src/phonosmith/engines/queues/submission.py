@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -62,9 +62,9 @@ class Selection:
         self, engine: EngineName, target: str, rules: Routing, warnings: list[str], ids: list[str]
     ) -> Submission:
         """Return what was done about the jobs; no ``ids``: nothing was submitted."""
-        stages: dict[str, Counter[str]] = {}
+        stages: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for member in self.new:
-            stages.setdefault(rules.target(member.name).worker, Counter())[member.name.split()[0]] += 1
+            stages[rules.target(member.name, member.metadata).worker][member.name.split()[0]] += 1
         return Submission(
             engine=engine,
             target=target,
@@ -119,7 +119,7 @@ def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mappi
         elif member.uuid in queued:
             (selection.failed if queued[member.uuid] else selection.queued).append(member.name)
             waiting.add(member.uuid)
-        elif any(parent in waiting for parent in parents if parent != member.uuid):
+        elif waiting.intersection(parents) - {member.uuid}:
             selection.held_back.append(member.name)
             waiting.add(member.uuid)
         else:
@@ -201,10 +201,10 @@ def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str,
 
     The label jobs that the flow will make are counted in.
     """
-    there = list(known)
-    asked: dict[str, str] = {}
-    for name in [*(member.name for member, _ in flow.iterflow()), "label (each frame)"]:
-        target = rules.target(name)
+    there, asked = list(known), dict[str, str]()
+    jobs = [(member.name, member.metadata) for member, _ in flow.iterflow()]
+    for name, metadata in [*jobs, ("label (each frame)", {})]:
+        target = rules.target(name, metadata)
         asked.setdefault(target.worker if field == "worker" else target.category or target.worker, name)
     for worker, name in asked.items():
         if worker not in there:

@@ -140,23 +140,19 @@ class Connection:
             raise
         except sqlite3.DatabaseError as error:
             text = str(error)
-            raise ConfigurationError(f"Job store {self.path}: {text}.", _advice(text, self.timeout)) from error
+            advice = next(said for words, said in _ADVICE.items() if re.search(words, text))
+            raise ConfigurationError(f"Job store {self.path}: {text}.", advice.format(timeout=self.timeout)) from error
 
 
-def _advice(text: str, timeout: float) -> str:
-    advice = {
-        "locked": f"Another process wrote for more than {timeout:g} s; raise the store's timeout or look for a stuck "
-        "writer.",
-        "not a database|malformed|encrypted": "The file is damaged or not a job store; restore a copy or choose "
-        "another file.",
-        "readonly|unable to open": "Make the file and its folder writable, or choose another place.",
-        "full|disk I/O": "Free disk space (the transaction was undone, earlier documents are safe).",
-    }
-    return next(
-        (said for words, said in advice.items() if re.search(words, text)), "See https://sqlite.org/rescode.html."
-    )
-
-
+_ADVICE = {
+    "locked": "Another process wrote for more than {timeout:g} s; raise the store's timeout or look for a stuck "
+    "writer.",
+    "not a database|malformed|encrypted": "The file is damaged or not a job store; restore a copy or choose "
+    "another file.",
+    "readonly|unable to open": "Make the file and its folder writable, or choose another place.",
+    "full|disk I/O": "Free disk space (the transaction was undone, earlier documents are safe).",
+    "": "See https://sqlite.org/rescode.html.",
+}
 _ALL: weakref.WeakSet[Connection] = weakref.WeakSet()
 _HELD: list[Connection] = []
 

@@ -52,13 +52,11 @@ def _ranked(value: Any) -> tuple[int, Any]:
 
 def sort_order(sort: Mapping[str, Any] | None) -> list[tuple[str, int]]:
     """Return maggma's sort argument as (key, direction) pairs."""
-    order = []
-    for key, direction in (sort or {}).items():
-        value = direction.value if isinstance(direction, Sort) else direction
+    order = {key: value.value if isinstance(value, Sort) else value for key, value in (sort or {}).items()}
+    for key, value in order.items():
         if value not in (1, -1):
             raise OperationFailure(f"Sort direction of {key!r} must be 1 or -1, not {value!r}.")
-        order.append((key, int(value)))
-    return order
+    return [(key, int(value)) for key, value in order.items()]
 
 
 def is_inclusion(projection: Mapping[str, Any]) -> bool:
@@ -70,13 +68,7 @@ def is_inclusion(projection: Mapping[str, Any]) -> bool:
 
 
 def checked_projection(properties: Mapping[str, Any] | Iterable[str] | None) -> dict[str, Any]:
-    """Return ``properties`` as a projection.
-
-    Raises
-    ------
-    OperationFailure
-        For projection operators ($slice, $elemMatch, computed fields): maggma's stores are asked for plain fields.
-    """
+    """Return ``properties`` as a projection; maggma's stores are asked for plain fields, operators are refused."""
     projection = dict(properties) if isinstance(properties, Mapping) else dict.fromkeys(properties or (), 1)
     for key, value in projection.items():
         if not isinstance(value, bool | int | float) or "$" in path_of(key):

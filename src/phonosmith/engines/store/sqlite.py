@@ -65,14 +65,12 @@ class SQLiteStore(Store):
         The SQLite file; made when missing. Local disks only: SQLite's locks do not hold on network file systems.
     collection_name
         Several stores share a file under different names.
-    key
-        Main key of the documents.
     synchronous
         "NORMAL" survives a killed process, "FULL" a power failure as well (slower).
     timeout
         How long to wait for another writer, s.
     kwargs
-        Passed to maggma's ``Store`` (last_updated_field, last_updated_type, validator).
+        Of maggma's ``Store`` (last_updated_field, last_updated_type, validator).
     """
 
     def __init__(
@@ -180,6 +178,15 @@ class SQLiteStore(Store):
                 elif match.row in bodies:
                     yield results.project(decode_body(bodies[match.row]), projection)
 
+    def query_one(
+        self,
+        criteria: Document | None = None,
+        properties: dict[str, Any] | list[str] | None = None,
+        sort: dict[str, Any] | None = None,
+    ) -> Document | None:
+        """Return the first document that matches, looking at no more than it takes to find it."""
+        return next(self.query(criteria, properties, sort, limit=1), None)
+
     def distinct(self, field: str, criteria: Document | None = None, all_exist: bool = False) -> list[Any]:  # noqa: ARG002
         """Return every value of a field once, in the order met; arrays count by their elements."""
         documents = self.query(criteria, properties={field: 1, "_id": int(field == "_id")})
@@ -249,10 +256,7 @@ class SQLiteStore(Store):
     def update(self, docs: list[Document] | Document, key: list[str] | str | None = None) -> None:
         """Insert documents, or replace those that agree in the key (the store's own by default), in one transaction.
 
-        Raises
-        ------
-        InputError
-            When a document holds something that cannot be stored (an integer beyond 64 bits, a key with a null byte).
+        What cannot be stored (an integer beyond 64 bits, a key with a null byte) is an `InputError`.
         """
         keys = [key] if isinstance(key, str) else list(key or [self.key])
         items: Iterable[Document] = docs if isinstance(docs, list) else [docs]
@@ -356,20 +360,22 @@ class SQLiteStore(Store):
     def _index_metadata(self, documents: list[Document]) -> None:
         """Make an index for each scalar key of ``metadata`` that is new, up to a bound."""
         kept = [item["metadata"] for item in documents if isinstance(item.get("metadata"), dict)]
-        keys = [f"metadata.{name}" for item in kept for name, value in item.items() if not isinstance(value, dict)]
-        new = [key for key in dict.fromkeys(keys) if key not in self._indices]
+        keys = {f"metadata.{name}": 1 for item in kept for name, value in item.items() if not isinstance(value, dict)}
+        new = [key for key in keys if key not in self._indices]
         room = _MOST_METADATA_INDICES - sum(index.startswith("metadata.") for index in self._indices)
         for key in new[: max(room, 0)]:
             self.ensure_index(key)
 
     # ---- identity
 
+    def _identity(self) -> tuple[str, ...]:
+        return self.path, self.collection_name, self.last_updated_field
+
     def __hash__(self) -> int:
-        return hash((self.path, self.collection_name, self.last_updated_field))
+        return hash(self._identity())
 
     def __eq__(self, other: object) -> bool:
-        fields = ("path", "collection_name", "last_updated_field")
-        return isinstance(other, SQLiteStore) and all(getattr(self, name) == getattr(other, name) for name in fields)
+        return isinstance(other, SQLiteStore) and self._identity() == other._identity()
 
 
 def open_embedded_jobstore(path: str | Path, synchronous: Synchronous = "NORMAL") -> JobStore:
