@@ -62,7 +62,8 @@ def measure(task):
     from phonosmith.structures.labels import Labels
     from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
     from phonosmith.training.graphs import labelled_batch, labelled_graphs
-    from phonosmith.training.losses import LossTerms, efs_loss
+    from phonosmith.training.losses import efs_loss
+    from phonosmith.training.spec import TrainSpec
 
     torch.set_num_threads(1)
     kind, sizes, repeats, memory = task
@@ -79,16 +80,17 @@ def measure(task):
         labelled = labelled_batch(labelled_graphs([atoms], [zero], "train", [50, 52], 6.0, np.zeros(2)), torch.float32)
         columns = 4 if kind == "autograd4" else 1
         cell = CurvatureCell(batch, tuple(range(columns)), torch.zeros(columns, 3 * len(atoms)), torch.ones(columns))
-        term = CurvatureTerm(
-            backend, [cell], 100.0, per_step=columns, method="fd" if kind == "fd" else "autograd",
-            memory_gb=memory if kind == "blocks" else None,
+        spec = TrainSpec(
+            curvature_weight=100.0, curvature_columns=columns, curvature_method="fd" if kind == "fd" else "autograd",
+            curvature_memory_gb=memory if kind == "blocks" else 1e9,
         )  # fmt: skip
+        term = CurvatureTerm(backend, [cell], spec)
 
         def step():
             start = time.process_time()
             if kind == "force":
                 predictions = backend.predict(model, labelled.inputs, stress=True, create_graph=True)
-                efs_loss(predictions, labelled, LossTerms()).backward(inputs=parameters)
+                efs_loss(predictions, labelled, spec).backward(inputs=parameters)
             else:
                 term.accumulate(model, parameters)
             return time.process_time() - start

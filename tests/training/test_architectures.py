@@ -17,7 +17,7 @@ from phonosmith.potentials.registry import load
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.replay import label_with
-from phonosmith.training.spec import make_spec
+from phonosmith.training.spec import TrainSpec, make_spec
 
 ABILITY = {"multihead": "heads", "lora": "low_rank"}
 """What a strategy needs of an architecture."""
@@ -122,7 +122,8 @@ def test_curvature_gradient_equals_finite_differences(foundation, truth):
     batch = collate([make_graph(target.atoms, foundation.z_table, foundation.r_max)], torch.float64, "cpu")
     reference = torch.tensor(target.hessian[:, list(target.columns)].T.copy())
     cell = CurvatureCell(batch, target.columns, reference, torch.ones(2, dtype=torch.float64))
-    term = CurvatureTerm(backend, [cell], 100.0, 20.0, 5.0, per_step=2)
+    weights = {"curvature_weight": 100.0, "curvature_forces_weight": 20.0, "curvature_stress_weight": 5.0}
+    term = CurvatureTerm(backend, [cell], TrainSpec(**weights, curvature_columns=2))
     columns = foundation.hessian_columns(target.atoms, target.columns)
     assert term.mae(model) == pytest.approx(float(np.abs(columns - reference.numpy()).mean()), rel=1e-9)
     parameters = [

@@ -10,6 +10,7 @@ from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.blocks import in_blocks, step_bytes_per_atom
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+from phonosmith.training.spec import TrainSpec
 
 BACKEND = MaceBackend()
 
@@ -18,15 +19,17 @@ def batch_of(atoms, dtype=torch.float64):
     return collate([make_graph(atoms, [13, 29], 3.5)], dtype, "cpu")
 
 
-def term_of(batch, columns=(0,), equilibrium=(0.0, 0.0), **settings):
+def term_of(batch, numbers=(0,), equilibrium=(0.0, 0.0), **settings):
     size = batch["positions"].numel()
     cell = CurvatureCell(
         batch,
-        columns,
-        torch.zeros(len(columns), size, dtype=torch.float64),
-        torch.ones(len(columns), dtype=torch.float64),
+        numbers,
+        torch.zeros(len(numbers), size, dtype=torch.float64),
+        torch.ones(len(numbers), dtype=torch.float64),
     )
-    return CurvatureTerm(BACKEND, [cell], 100.0, *equilibrium, **settings)
+    weights = {"weight": 100.0, "forces_weight": equilibrium[0], "stress_weight": equilibrium[1]}
+    spec = TrainSpec(**{f"curvature_{name}": value for name, value in (weights | settings).items()})
+    return CurvatureTerm(BACKEND, [cell], spec)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def test_every_derivative_is_that_of_the_whole_cell(tiny_model, cell, first):
     for size in (None, 3):
         for p in parameters:
             p.grad = None
-        term = term_of(batch, (0, 11), (20.0, 5.0), per_step=2, method="autograd")
+        term = term_of(batch, (0, 11), (20.0, 5.0), columns=2, method="autograd")
         with in_blocks(module, size):
             output = BACKEND.predict(module, batch, stress=True, create_graph=True)
             columns = reverse_columns(output.forces, output.positions, [0, 11], create_graph=True)

@@ -13,6 +13,7 @@ from phonosmith.potentials.hessian import reverse_columns
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm, difference_column
+from phonosmith.training.spec import TrainSpec
 
 BACKEND = MaceBackend()
 
@@ -33,9 +34,12 @@ def cell_of(module, target):
 
 
 def term_of(module, target, backend=BACKEND, **settings):
-    return CurvatureTerm(
-        backend, [cell_of(module, target)], **{"weight": 100.0, "forces_weight": 20.0, "stress_weight": 5.0, **settings}
-    )
+    weights = {"weight": 100.0, "forces_weight": 20.0, "stress_weight": 5.0}
+    return CurvatureTerm(backend, [cell_of(module, target)], spec_of(**weights | settings))
+
+
+def spec_of(**settings):
+    return TrainSpec(**{f"curvature_{name}": value for name, value in settings.items()})
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +154,9 @@ def test_columns_are_cycled(copper_phonon, tiny_model):
     """Those of one cell in order; those of several cells in turn."""
     cell = cell_of(tiny_model(numbers=(29,)), curvature_target(copper_phonon))
     five, two = replace(cell, columns=(0, 1, 2, 3, 4)), replace(cell, columns=(0, 4))
-    term = CurvatureTerm(BACKEND, [five], 1.0, per_step=2)
+    term = CurvatureTerm(BACKEND, [five], spec_of(weight=1.0, columns=2))
     assert [[k for _, k in term.next_columns()] for _ in range(3)] == [[0, 1], [2, 3], [4, 0]]
-    term = CurvatureTerm(BACKEND, [two, five], 1.0, per_step=3)
+    term = CurvatureTerm(BACKEND, [two, five], spec_of(weight=1.0, columns=3))
     assert [term.next_columns() for _ in range(2)] == [[(0, 0), (1, 0), (0, 1)], [(1, 1), (1, 2), (1, 3)]]
 
 
@@ -169,17 +173,19 @@ def test_step_over_several_cells_is_the_mean_over_its_columns(copper_phonon, tin
     targets = [CurvatureTarget(small, hessian, (0, 4), (0.5, 1.5)), target]
     cells = [cell_of(module, one) for one in targets]
 
-    def step(*some, **settings):
+    def step(*some, columns=1, **settings):
         for p in parameters:
             p.grad = None
-        term = CurvatureTerm(BACKEND, some, 100.0, 20.0, 5.0, method=method, **settings)
+        spec = spec_of(weight=100.0, forces_weight=20.0, stress_weight=5.0, method=method, columns=columns)
+        term = CurvatureTerm(BACKEND, some, spec, **settings)
         value = term.accumulate(module, parameters)
         return value, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
 
-    together = step(*cells, per_step=3)
+    together = step(*cells, columns=3)
     alone = [step(cells[0], used=0), step(cells[0], used=1), step(cells[1])]
     assert together[0] == pytest.approx(np.mean([value for value, _ in alone]), rel=1e-12)
     assert torch.allclose(together[1], sum(gradient for _, gradient in alone) / 3, rtol=1e-10, atol=1e-10)
-    both = CurvatureTerm(BACKEND, cells, 100.0, method=method)
-    single = [CurvatureTerm(BACKEND, [cell], 100.0, method=method).mae(module) for cell in cells]
+    spec = spec_of(weight=100.0, method=method)
+    both = CurvatureTerm(BACKEND, cells, spec)
+    single = [CurvatureTerm(BACKEND, [cell], spec).mae(module) for cell in cells]
     assert both.mae(module) == pytest.approx((2 * single[0] + single[1]) / 3, rel=1e-12)

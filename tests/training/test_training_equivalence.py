@@ -13,7 +13,8 @@ from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.structures.labels import label_frame, labels_of
 from phonosmith.training.assemble import HEADS
 from phonosmith.training.graphs import labelled_batch, labelled_graphs, relative_to
-from phonosmith.training.losses import LossTerms, efs_loss
+from phonosmith.training.losses import efs_loss
+from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import attach_pull
 
 BACKEND = MaceBackend()
@@ -48,7 +49,7 @@ def test_loss_and_gradient_equal_mace(tiny_model, tiny_frames, mace_own_batch):
     expected = criterion(ref=theirs, pred=reference(theirs.to_dict(), training=True, compute_stress=True))
     expected.backward()
     batch = batch_of(frames, module)
-    loss = efs_loss(predict(module, batch), batch, LossTerms())
+    loss = efs_loss(predict(module, batch), batch, TrainSpec())
     parameters = list(module.parameters())
     loss.backward(inputs=parameters)
     # same operations in another order of concatenation: rounding only
@@ -70,8 +71,9 @@ def test_energy_conventions(tiny_model, tiny_frames):
     def huber(x):
         return np.where(abs(x) < 0.01, x**2 / 2, 0.01 * (abs(x) - 0.005))
 
+    weights = {"energy_weight": 1.0, "forces_weight": 0.0, "stress_weight": 0.0}
     for convention, expected in (("per_atom", huber(off / 4)), ("per_cell", huber(off) / 4)):
-        loss = efs_loss(output, batch, LossTerms(1.0, 0.0, 0.0, convention=convention))
+        loss = efs_loss(output, batch, TrainSpec(**weights, energy_convention=convention))
         assert float(loss) == pytest.approx(float(expected.mean()), abs=1e-14)
 
 
@@ -79,11 +81,11 @@ def test_missing_stress_is_left_out_of_the_mean(tiny_model, tiny_frames):
     module = tiny_model()
     labelled, bare = tiny_frames(2)
     bare.calc.results.pop("stress")
-    terms = LossTerms(0.0, 0.0, 1.0)
+    spec = TrainSpec(energy_weight=0.0, forces_weight=0.0, stress_weight=1.0)
     losses = []
     for frames in ([labelled], [labelled, bare]):
         batch = batch_of(frames, module)
-        losses.append(float(efs_loss(predict(module, batch), batch, terms)))
+        losses.append(float(efs_loss(predict(module, batch), batch, spec)))
     assert losses[0] > 0
     assert losses[1] == pytest.approx(losses[0], rel=1e-12)
 
@@ -93,10 +95,11 @@ def test_loss_equals_its_formula(tiny_model, tiny_frames, convention):
     """The formula once more in plain numpy, over cells of different sizes, one without stress, one of replay."""
     module = tiny_model()
     frames = [tiny_frames(1)[0], emt_double(tiny_frames(2)[1]), *tiny_frames(1, 3, "CuAl")]
-    terms = LossTerms(energy=3.0, forces=50.0, stress=700.0, delta=0.02, convention=convention, replay=0.25)
+    weights = {"energy_weight": 3.0, "forces_weight": 50.0, "stress_weight": 700.0, "replay_weight": 0.25}
+    spec = TrainSpec(**weights, huber_delta=0.02, energy_convention=convention)
     batch = batch_of(frames, module)
     batch = replace(batch, replay=torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
-    loss = float(efs_loss(predict(module, batch), batch, terms))
+    loss = float(efs_loss(predict(module, batch), batch, spec))
 
     def huber(x):
         x = np.abs(x)
@@ -171,14 +174,14 @@ def test_delta_equals_equitrain(tiny_model, tiny_frames, mace_own_batch, clip):
     parameters = list(ours.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)
     attach_pull(optimizer, strength)
-    terms = LossTerms()
+    spec = TrainSpec()
     batch = batch_of(frames, ours)
     for step in range(steps):
         rate = 0.01 * (0.5 if step >= 20 else 1.0)
         for one in (optimizer, other):
             one.param_groups[0]["lr"] = rate
         optimizer.zero_grad()
-        efs_loss(predict(ours, batch), batch, terms).backward(inputs=parameters)
+        efs_loss(predict(ours, batch), batch, spec).backward(inputs=parameters)
         other.zero_grad()
         wrapped.train()
         output = wrapped(mace_own_batch(frames, theirs))
@@ -186,7 +189,7 @@ def test_delta_equals_equitrain(tiny_model, tiny_frames, mace_own_batch, clip):
         seen = Predictions(
             positions, output["energy"], output["interaction_energy"], output["forces"], output["stress"]
         )
-        efs_loss(seen, batch, terms).backward()
+        efs_loss(seen, batch, spec).backward()
         if clip:
             torch.nn.utils.clip_grad_norm_(parameters, clip)
             torch.nn.utils.clip_grad_norm_(deltas, clip)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 
 import pytest
 from jobflow import JobStore, run_locally
@@ -48,18 +49,18 @@ def test_a_repeated_job_goes_on_where_its_earlier_attempt_was_cut_off(inputs, tm
     """As after a kill: the folder of the attempt before is linked, and holds a checkpoint."""
     from phonosmith.core.attempts import PREVIOUS
 
-    wanted = {"strategy": "delta", "settings": {"epochs": 2}, "seed": 4}
-    whole = run_training(*inputs, **wanted, workdir=str(tmp_path / "whole"))
+    wanted = FineTuneMaker(strategy="delta", settings={"epochs": 2}, seed=4)
+    whole = run_training(wanted, *inputs, workdir=str(tmp_path / "whole"))
     for name in ("first", "second", "third"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "first")
-    cut = run_training(*inputs, **wanted, walltime=1e-3)
+    cut = run_training(replace(wanted, walltime=1e-3), *inputs)
     assert cut.epochs_run == 1
     # an attempt between that got nowhere does not hide it
     (tmp_path / "second" / PREVIOUS).symlink_to(tmp_path / "first")
     (tmp_path / "third" / PREVIOUS).symlink_to(tmp_path / "second")
     monkeypatch.chdir(tmp_path / "third")
-    found = run_training(*inputs, **wanted)
+    found = run_training(wanted, *inputs)
     assert found.history[1] == cut.history[1]  # its seconds, too: that epoch was not run again
     assert (found.epochs_run, found.model.sha256) == (2, whole.model.sha256)
 
@@ -74,7 +75,7 @@ def tmp_path_of(path):
 def test_refuses_what_did_not_improve(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = {"lr": 1e-9, "epochs": 1, "dtype": "float32"}
-    document = run_training(*inputs, strategy="transfer", settings=settings)
+    document = run_training(FineTuneMaker(strategy="transfer", settings=settings), *inputs)
     assert document.finished
     with pytest.raises(TrainingError, match="refused"):
         refuse_bad(document)
@@ -83,9 +84,7 @@ def test_refuses_what_did_not_improve(inputs, tmp_path, monkeypatch):
 def test_walltime_goes_on_in_a_following_job(inputs, tmp_path, monkeypatch):
     """Too short a walltime: parts of one epoch each, every one in an empty folder; the model is that of one run."""
     maker = FineTuneMaker(strategy="delta", settings={"epochs": 2}, seed=4)
-    whole = run_training(
-        *inputs, strategy="delta", settings={"epochs": 2}, seed=4, material="Cu", workdir=str(tmp_path)
-    )
+    whole = run_training(maker, *inputs, material="Cu", workdir=str(tmp_path))
     maker.walltime = 1e-3
     made = maker.make(*inputs, material="Cu")
     monkeypatch.chdir(tmp_path)
@@ -132,7 +131,7 @@ def test_several_trainings_side_by_side(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path_of(tmp_path))
     for one, maker in zip(good, (makers[0], makers[2]), strict=True):
         assert one.document.strategy == maker.strategy
-        single = run_training(*inputs, strategy=maker.strategy, settings=maker.settings, material="Cu")
+        single = run_training(maker, *inputs, material="Cu")
         assert one.document.model.sha256 == single.model.sha256
 
 
@@ -149,9 +148,8 @@ def test_a_dead_process_is_reported(inputs, tmp_path, monkeypatch):
             time.sleep(0.01)
 
     monkeypatch.chdir(tmp_path)
-    task = {"foundation": inputs[0], "train": inputs[1], "valid": inputs[2]}
     thread = threading.Thread(target=kill)
     thread.start()
     with pytest.raises(TrainingError, match="exit code -9"):
-        train_models.original([task], 1)
+        train_models.original([FineTuneMaker()], *inputs, workers=1)
     thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -20,7 +20,6 @@ from phonosmith.potentials.base import Array, Potential, require_elements
 from phonosmith.potentials.graphs import collate, frozen, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
@@ -41,7 +40,7 @@ DIFFERENCE_MARGIN = 0.1
 """Added to the cutoff of graphs used for finite differences, Å: no neighbour may appear or vanish."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Assembly:
     """Everything one training starts from, on the CPU in the precision that everything but the steps is done in.
 
@@ -57,13 +56,16 @@ class Assembly:
         Train and valid graphs relative to the foundation's own atomic energies, for judging it as it is.
     shifted
         The same relative to the atomic energies it would be used with here, for judging it fairly.
-    targets, valid_targets
-        Force constants to learn, and others to choose the best epoch by.
+    targets
+        Force constants to learn.
+    n_parameters
+        Of the foundation before pruning.
     digests
         Identity of every input.
     """
 
     backend: Backend
+    spec: TrainSpec
     foundation: torch.nn.Module
     start: torch.nn.Module
     train: list[LabelledGraph]
@@ -71,13 +73,12 @@ class Assembly:
     replay: list[LabelledGraph]
     unshifted: dict[str, list[LabelledGraph]]
     shifted: dict[str, list[LabelledGraph]]
-    targets: list[CurvatureTarget]
-    valid_targets: list[CurvatureTarget]
+    targets: Sequence[CurvatureTarget]
     n_parameters: int
     e0_shift: dict[str, float]
-    replay_labels: str = ""
-    digests: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    replay_labels: str
+    digests: dict[str, str]
+    notes: list[str]
 
     @property
     def main_head(self) -> int:
@@ -88,6 +89,31 @@ class Assembly:
     def dtype(self) -> torch.dtype:
         """Precision of foundation and start."""
         return next(self.foundation.parameters()).dtype
+
+    def curvature_term(
+        self,
+        targets: Sequence[CurvatureTarget],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+        head: int | None = None,
+    ) -> CurvatureTerm | None:
+        """Build the curvature term of some force constants in some precision, None where there are none."""
+        if not targets:
+            return None
+        backend, base = self.backend, self.foundation
+        numbers = backend.atomic_numbers(base)
+        cutoff = backend.cutoff(base) + (DIFFERENCE_MARGIN if self.spec.curvature_method == "fd" else 0.0)
+        head = self.main_head if head is None else head
+        cells = [
+            CurvatureCell(
+                batch=collate([make_graph(target.atoms, numbers, cutoff)], dtype, device, head),
+                columns=target.columns,
+                reference=torch.tensor(target.hessian[:, list(target.columns)].T.copy(), dtype=dtype, device=device),
+                weights=torch.tensor(target.weights, dtype=dtype, device=device),
+            )
+            for target in targets
+        ]
+        return CurvatureTerm(backend, cells, self.spec)
 
 
 def assemble(
@@ -112,10 +138,10 @@ def assemble(
     _require_abilities(backend, module, spec)
     frames = {"train": train, "valid": valid}
     labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}
-    targets, valid_targets = _as_targets(curvature), list(valid_curvature)
+    targets = _as_targets(curvature)
     if len(targets) == 1:
         check_target(targets[0], train)
-    everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_targets))]
+    everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_curvature))]
     require_elements(foundation, everything, "The foundation")
     present = sorted({int(number) for atoms in everything for number in atoms.numbers})
 
@@ -124,50 +150,48 @@ def assemble(
     base = backend.single_head(backend.cast(module, precise), foundation.head)
     if spec.prune:
         base = _pruned(backend, base, present, train[0], notes)
-    own = backend.atomic_energies(base)[0]
-    raw = {split: _graphs(backend, base, frames[split], labels[split], split, own) for split in frames}
-    suited = _reference_energies(backend, base, spec, raw["train"], present)
-    energies = suited
+    numbers, cutoff, own = backend.atomic_numbers(base), backend.cutoff(base), backend.atomic_energies(base)[0]
+    raw = {split: labelled_graphs(frames[split], labels[split], split, numbers, cutoff, own) for split in frames}
+    suited = energies = _reference_energies(backend, base, spec, raw["train"], present)
     if spec.start == "fresh" and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
         energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
-    assembly = Assembly(
-        backend=backend,
-        foundation=base,
-        start=_start_model(backend, base, spec, seed, energies, raw["train"]),
-        train=[],
-        valid=[],
-        replay=[],
-        unshifted=raw,
-        shifted={split: relative_to(graphs, suited - own, 0) for split, graphs in raw.items()},
-        targets=targets,
-        valid_targets=valid_targets,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
-        e0_shift={
-            chemical_symbols[z]: float(new - old)
-            for z, new, old in zip(backend.atomic_numbers(base), energies, own, strict=True)
-            if z in present or new != old
-        },
-        digests={split: dataset_digest(frames[split]) for split in frames},
-        notes=notes,
-    )
-    for role, some in (("curvature", targets), ("curvature_valid", valid_targets)):
+    start = _start_model(backend, base, spec, seed, energies, raw["train"])
+    digests = {split: dataset_digest(frames[split]) for split in frames}
+    for role, some in (("curvature", targets), ("curvature_valid", valid_curvature)):
         parts = [[digest_atoms(target.atoms), digest_array(target.hessian)] for target in some]
         if parts:
-            assembly.digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
-    assembly.train, assembly.valid = (
-        relative_to(raw[split], energies - own, assembly.main_head) for split in ("train", "valid")
-    )
+            digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
+    replayed, replay_labels = [], ""
     if spec.uses_replay:
-        drawn, assembly.replay_labels = replay_frames(
-            backend, base, list(replay or []), size=spec.replay_size, labels=spec.replay_labels, seed=seed
-        )
-        assembly.digests["replay"] = dataset_digest(drawn)
+        drawn, replay_labels = replay_frames(backend, base, replay or [], spec, seed)
+        digests["replay"] = dataset_digest(drawn)
         # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
         # the foundation is kept
         reference = energies if spec.start == "fresh" else own
-        assembly.replay = _graphs(backend, base, drawn, check_frames(drawn, "replay"), "replay", reference)
-    return assembly
+        replayed = labelled_graphs(drawn, check_frames(drawn, "replay"), "replay", numbers, cutoff, reference)
+    head = len(backend.heads(start)) - 1
+    return Assembly(
+        backend=backend,
+        spec=spec,
+        foundation=base,
+        start=start,
+        train=relative_to(raw["train"], energies - own, head),
+        valid=relative_to(raw["valid"], energies - own, head),
+        replay=replayed,
+        unshifted=raw,
+        shifted={split: relative_to(graphs, suited - own, 0) for split, graphs in raw.items()},
+        targets=targets,
+        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        e0_shift={
+            chemical_symbols[z]: float(new - old)
+            for z, new, old in zip(numbers, energies, own, strict=True)
+            if z in present or new != old
+        },
+        replay_labels=replay_labels,
+        digests=digests,
+        notes=notes,
+    )
 
 
 def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec) -> None:
@@ -188,12 +212,6 @@ def _as_targets(curvature: CurvatureInput) -> list[CurvatureTarget]:
     return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in some]
 
 
-def _graphs(
-    backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms], labels: Sequence[Labels], split: str, e0: Array
-) -> list[LabelledGraph]:
-    return labelled_graphs(frames, labels, split, backend.atomic_numbers(model), backend.cutoff(model), e0)
-
-
 def _pruned(
     backend: Backend, model: torch.nn.Module, numbers: Sequence[int], atoms: Atoms, notes: list[str]
 ) -> torch.nn.Module:
@@ -202,34 +220,28 @@ def _pruned(
         return model
     try:
         smaller = backend.prune(model, numbers)
-        worst = _disagreement(backend, (model, smaller), atoms)
+        whole, same = (_predicted(backend, one, atoms) for one in (model, smaller))
     except (PotentialError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
         notes.append(f"Not pruned: this architecture could not be rebuilt ({error}).")
         return model
-    if not worst < PRUNING_TOLERANCE:
-        notes.append(f"Not pruned: the pruned model differs by {worst:.1e}.")
-        return model
-    return smaller
+    worst = float((whole - same).abs().max())
+    if worst < PRUNING_TOLERANCE:
+        return smaller
+    notes.append(f"Not pruned: the pruned model differs by {worst:.1e}.")
+    return model
 
 
-def _disagreement(backend: Backend, models: Sequence[torch.nn.Module], atoms: Atoms) -> float:
-    """Return the largest difference of energies per atom (eV) and forces (eV/Å) of two models."""
-    values = []
-    for model in models:
-        graph = make_graph(atoms, backend.atomic_numbers(model), backend.cutoff(model))
-        with frozen(model):
-            batch = collate([graph], next(model.parameters()).dtype, "cpu")
-            predictions = backend.predict(model, batch, stress=False, create_graph=False)
-        values.append(torch.cat([predictions.energy / len(atoms), predictions.forces.reshape(-1)]).detach())
-    return float((values[0] - values[1]).abs().max())
+def _predicted(backend: Backend, model: torch.nn.Module, atoms: Atoms) -> torch.Tensor:
+    """Return energy per atom (eV) and forces (eV/Å) of a model."""
+    graph = make_graph(atoms, backend.atomic_numbers(model), backend.cutoff(model))
+    with frozen(model):
+        batch = collate([graph], next(model.parameters()).dtype, "cpu")
+        predictions = backend.predict(model, batch, stress=False, create_graph=False)
+    return torch.cat([predictions.energy / len(atoms), predictions.forces.reshape(-1)]).detach()
 
 
 def _reference_energies(
-    backend: Backend,
-    model: torch.nn.Module,
-    spec: TrainSpec,
-    graphs: Sequence[LabelledGraph],
-    present: Sequence[int],
+    backend: Backend, model: torch.nn.Module, spec: TrainSpec, graphs: Sequence[LabelledGraph], present: Sequence[int]
 ) -> Array:
     """Return the atomic energies the foundation is used with in this training, eV, in the model's order."""
     own = backend.atomic_energies(model)[0]
@@ -260,40 +272,3 @@ def _start_model(
         model = copy.deepcopy(base)
     backend.set_atomic_energies(model, len(backend.heads(model)) - 1, energies)
     return model
-
-
-def curvature_term(
-    assembly: Assembly,
-    spec: TrainSpec,
-    targets: Sequence[CurvatureTarget],
-    dtype: torch.dtype,
-    device: torch.device | str = "cpu",
-    head: int | None = None,
-) -> CurvatureTerm | None:
-    """Build the curvature term of some force constants in some precision, None where there are none."""
-    if not targets:
-        return None
-    backend, base = assembly.backend, assembly.foundation
-    numbers = backend.atomic_numbers(base)
-    cutoff = backend.cutoff(base) + (DIFFERENCE_MARGIN if spec.curvature_method == "fd" else 0.0)
-    chosen_head = assembly.main_head if head is None else head
-    cells = [
-        CurvatureCell(
-            batch=collate([make_graph(target.atoms, numbers, cutoff)], dtype, device, chosen_head),
-            columns=target.columns,
-            reference=torch.tensor(target.hessian[:, list(target.columns)].T.copy(), dtype=dtype, device=device),
-            weights=torch.tensor(target.weights, dtype=dtype, device=device),
-        )
-        for target in targets
-    ]
-    return CurvatureTerm(
-        backend,
-        cells,
-        weight=spec.curvature_weight,
-        forces_weight=spec.curvature_forces_weight,
-        stress_weight=spec.curvature_stress_weight,
-        per_step=spec.curvature_columns,
-        method=spec.curvature_method,
-        step=spec.curvature_step,
-        memory_gb=spec.curvature_memory_gb,
-    )

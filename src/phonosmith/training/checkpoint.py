@@ -18,13 +18,11 @@ METRICS_NAME = "metrics.jsonl"
 FORMAT = 1
 
 
-def save_checkpoint(folder: Path, identity: str, content: Mapping[str, Any]) -> Path:
+def save_checkpoint(folder: Path, identity: str, content: Mapping[str, Any]) -> None:
     """Write a checkpoint atomically; ``identity`` is the digest of all that decides the outcome."""
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "identity": identity, **content}, buffer)
-    path = folder / CHECKPOINT_NAME
-    write_atomic(path, buffer.getvalue())
-    return path
+    write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue())
 
 
 def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -46,43 +44,24 @@ def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
         raise ArtefactError(
             f"The checkpoint {path} cannot be read: {error}.", "Delete it to start the training again."
         ) from error
-    if content.get("format") != FORMAT or content.get("identity") != identity:
-        if content.get("state", {}).get("finished"):
-            # nothing is lost: that training is done, this one replaces it
-            return None
-        raise ConfigurationError(
-            f"The checkpoint {path} belongs to another unfinished training (other data, foundation, strategy or seed).",
-            "Use another folder, or delete the checkpoint to start again.",
-        )
-    return content
+    if content.get("format") == FORMAT and content.get("identity") == identity:
+        return content
+    if content.get("state", {}).get("finished"):
+        # nothing is lost: that training is done, this one replaces it
+        return None
+    raise ConfigurationError(
+        f"The checkpoint {path} belongs to another unfinished training (other data, foundation, strategy or seed).",
+        "Use another folder, or delete the checkpoint to start again.",
+    )
 
 
-class MetricsLog:
-    """One JSON object per epoch, readable while training runs.
+def metrics_lines(history: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return a history as JSON lines, one per epoch."""
+    return "".join(json.dumps(line) + "\n" for line in history).encode()
 
-    Parameters
-    ----------
-    folder
-        Where ``metrics.jsonl`` goes; None writes nothing.
-    """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.path = folder / METRICS_NAME if folder is not None else None
-        self._begun = False
-
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Add one line; the first one of a new training replaces what an earlier one left."""
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a" if self._begun else "w", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
-        self._begun = True
-
-    def rewrite(self, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Replace the log by the history of a checkpoint: epochs after it will be trained again."""
-        if self.path is None:
-            return
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        write_atomic(self.path, text.encode())
-        self._begun = True
+def log_epoch(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Add the last epoch to the log; the first one of a new training replaces what an earlier one left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / METRICS_NAME).open("ab" if len(history) > 1 else "wb") as stream:
+        stream.write(metrics_lines(history[-1:]))

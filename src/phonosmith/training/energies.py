@@ -12,7 +12,7 @@ from phonosmith.core.errors import ConfigurationError
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Array
 from phonosmith.potentials.graphs import frozen
-from phonosmith.training.graphs import LabelledGraph, compositions, labelled_batch
+from phonosmith.training.graphs import LabelledBatch, LabelledGraph, compositions, in_batches
 
 
 def least_squares_shift(counts: Array, residuals: Array) -> Array:
@@ -28,19 +28,12 @@ def least_squares_shift(counts: Array, residuals: Array) -> Array:
     residuals
         Label minus prediction per frame, eV.
     """
-    size = counts.sum(axis=1, keepdims=True)
-    shift, *_ = np.linalg.lstsq(counts / size, np.asarray(residuals) / size[:, 0], rcond=1e-8)
-    return np.asarray(shift, dtype=float)
+    size = counts.sum(axis=1)
+    return np.asarray(np.linalg.lstsq(counts / size[:, None], residuals / size, rcond=1e-8)[0])
 
 
 def given_energies(values: Mapping[str, float], numbers: Sequence[int]) -> Array:
-    """Return given atomic energies in the order of ``numbers``, eV.
-
-    Raises
-    ------
-    ConfigurationError
-        When an element is missing or a symbol is unknown.
-    """
+    """Return given atomic energies in the order of ``numbers``, eV; ConfigurationError when they are not complete."""
     unknown = sorted(set(values) - set(atomic_numbers))
     missing = [chemical_symbols[z] for z in numbers if chemical_symbols[z] not in values]
     if unknown or missing:
@@ -54,32 +47,23 @@ def given_energies(values: Mapping[str, float], numbers: Sequence[int]) -> Array
 def energy_residuals(backend: Backend, model: torch.nn.Module, graphs: Sequence[LabelledGraph]) -> Array:
     """Return label minus predicted interaction energy of every graph, eV."""
     dtype = next(model.parameters()).dtype
-    residuals = []
+
+    def residual(batch: LabelledBatch) -> float:
+        predictions = backend.predict(model, batch.inputs, stress=False, create_graph=False)
+        return float((batch.energy - predictions.interaction).detach())
+
     with frozen(model):
-        for graph in graphs:
-            batch = labelled_batch([graph], dtype)
-            predictions = backend.predict(model, batch.inputs, stress=False, create_graph=False)
-            residuals.append(float((batch.energy - predictions.interaction).detach()))
-    return np.array(residuals)
+        return np.array([residual(batch) for batch in in_batches(graphs, 1, dtype)])
 
 
 def final_shift(
-    backend: Backend,
-    model: torch.nn.Module,
-    head: int,
-    train: Sequence[LabelledGraph],
-    valid: Sequence[LabelledGraph],
+    backend: Backend, model: torch.nn.Module, head: int, train: Sequence[LabelledGraph], valid: Sequence[LabelledGraph]
 ) -> Array:
-    """Take the offset training left out of the energies: shift one head's atomic energies, changing the model.
+    """Shift one head's atomic energies by the offset training left; return it per element, eV (zeros: not made).
 
     At the learning rates of fine-tuning the mean energy wanders by some meV/atom from step to step, and the loss
     hardly sees it. The shift is the least-squares one of the training set's residuals; it is made only when it lowers
     the mean absolute energy error of the validation set. Forces and stresses do not depend on it.
-
-    Returns
-    -------
-    numpy.ndarray
-        The shift made per element, eV; zeros when it was not made.
     """
     energies = backend.atomic_energies(model)[head]
     shift = least_squares_shift(compositions(train, len(energies)), energy_residuals(backend, model, train))

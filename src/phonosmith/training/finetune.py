@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.potentials.backend import Backend
-from phonosmith.potentials.base import Potential
+from phonosmith.potentials.base import Array, Potential
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.training.assemble import Assembly, assemble, curvature_term
+from phonosmith.training.assemble import Assembly, assemble
+from phonosmith.training.checkpoint import metrics_lines
 from phonosmith.training.documents import (
     CurvatureErrors,
     Errors,
@@ -33,7 +33,7 @@ from phonosmith.training.documents import (
 from phonosmith.training.energies import final_shift
 from phonosmith.training.graphs import LabelledGraph, in_batches, relative_to
 from phonosmith.training.loop import Fitter, epoch_reporter
-from phonosmith.training.losses import LossTerms, errors
+from phonosmith.training.losses import errors
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
 
@@ -46,17 +46,7 @@ DOCUMENT_NAME = "training.json"
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A trained model and its document.
-
-    Attributes
-    ----------
-    model
-        Plain single-head torch module on the CPU, in float64 where the architecture has it.
-    document
-        Metrics, checks, settings, history.
-    backend
-        Functions of the model's architecture.
-    """
+    """A trained model (plain, single-head, on the CPU, in float64 where the architecture has it) and its document."""
 
     model: torch.nn.Module
     document: TrainingDocument
@@ -78,8 +68,8 @@ class TrainingResult:
         if foundation is not None:
             parents.insert(0, foundation.sha256)
         document.model = self.backend.register(self.model, document.name, parents)
-        lines = "".join(json.dumps(line) + "\n" for line in document.history)
-        document.log = default_artefacts().put_bytes(lines.encode(), kind="metrics", suffix=".jsonl")
+        lines = metrics_lines(document.history)
+        document.log = default_artefacts().put_bytes(lines, kind="metrics", suffix=".jsonl")
         return document
 
     def write(self, folder: str | Path) -> tuple[Path, Path]:
@@ -148,20 +138,15 @@ def fine_tune(
         When a loss or gradient stops being finite.
     """
     since = time.perf_counter() if since is None else since
+    name = name or spec.strategy
     device = resolve_device(spec.device)
     _check_extras(spec, replay, curvature)
     assembly = assemble(
-        foundation,
-        train,
-        valid,
-        spec,
-        replay=replay,
-        curvature=curvature,
-        valid_curvature=valid_curvature,
-        seed=seed,
+        foundation, train, valid, spec, replay=replay, curvature=curvature, valid_curvature=valid_curvature, seed=seed
     )
     backend = assembly.backend
-    inputs = {"foundation": _model_digest(assembly.foundation), **assembly.digests}
+    weights = {key: digest_array(value.cpu().numpy()) for key, value in assembly.foundation.state_dict().items()}
+    inputs = {"foundation": digest_json(weights), **assembly.digests}
     settings = {"spec": spec.model_dump(mode="json")}
     with recorded(inputs, settings, seed) as manifest:
         model = backend.cast(assembly.start, spec.dtype, str(device))
@@ -179,36 +164,29 @@ def fine_tune(
             assembly.valid,
             spec,
             seed=seed,
-            curvature=curvature_term(assembly, spec, assembly.targets, dtype, device),
-            judged=curvature_term(assembly, spec, assembly.valid_targets, dtype, device),
+            curvature=assembly.curvature_term(assembly.targets, dtype, device),
+            judged=assembly.curvature_term(valid_curvature, dtype, device),
             identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
             workdir=Path(workdir) if workdir is not None else None,
         )
         begin = time.perf_counter()
-        with epoch_reporter(spec, name or spec.strategy, show=progress) as report:
+        with epoch_reporter(spec, name, show=progress) as report:
             state = fitter.run(walltime=walltime, since=since, on_epoch=report)
         # a resumed training counts what it took before
         seconds = max(time.perf_counter() - begin, state.seconds)
         fitter.take_best()
         merged = backend.merge_low_rank(model) if spec.anchor == "low_rank" else model
         final = _transplant(assembly, start, _weights(merged))
-        settled = _settle_energies(assembly, final, spec, state.best_epoch)
+        settled = _settle_energies(assembly, final, state.best_epoch)
         plain = backend.single_head(final, backend.heads(final)[-1])
-        document = _document(assembly, fitter, final, plain, settled, name=name or spec.strategy, seconds=seconds)
+        document = _document(assembly, fitter, final, plain, settled, name=name, seconds=seconds)
     document.manifest = manifest
-    for parameter in plain.parameters():
-        parameter.requires_grad_(True)
+    plain.requires_grad_(True)
     return TrainingResult(plain, document, backend)
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device asked for.
-
-    Raises
-    ------
-    ConfigurationError
-        When a GPU is asked for and torch sees none.
-    """
+    """Return the torch device asked for; ConfigurationError for a GPU that torch does not see."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError(
             f"device=cuda was asked for, but torch {torch.__version__} sees no GPU.",
@@ -243,10 +221,6 @@ def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: Cu
         )
 
 
-def _model_digest(model: torch.nn.Module) -> str:
-    return digest_json({name: digest_array(value.cpu().numpy()) for name, value in model.state_dict().items()})
-
-
 def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.named_parameters()}
 
@@ -260,16 +234,12 @@ def _transplant(assembly: Assembly, before: dict[str, torch.Tensor], after: dict
     return final
 
 
-def _settle_energies(assembly: Assembly, final: torch.nn.Module, spec: TrainSpec, best_epoch: int) -> dict[str, float]:
-    """Shift the trained head's atomic energies where asked for and helpful; labels follow. Return eV per element."""
-    if not spec.e0_final_shift or spec.e0 != "refit" or best_epoch == 0:
-        return {}
+def _settle_energies(assembly: Assembly, final: torch.nn.Module, best_epoch: int) -> Array | None:
+    """Shift the trained head's atomic energies where asked for and helpful; return by how much, eV."""
+    if not assembly.spec.e0_final_shift or assembly.spec.e0 != "refit" or best_epoch == 0:
+        return None
     shift = final_shift(assembly.backend, final, assembly.main_head, assembly.train, assembly.valid)
-    if not shift.any():
-        return {}
-    assembly.train, assembly.valid = relative_to(assembly.train, shift), relative_to(assembly.valid, shift)
-    numbers = assembly.backend.atomic_numbers(final)
-    return {chemical_symbols[z]: float(e) for z, e in zip(numbers, shift, strict=True)}
+    return shift if shift.any() else None
 
 
 def _document(
@@ -277,7 +247,7 @@ def _document(
     fitter: Fitter,
     final: torch.nn.Module,
     plain: torch.nn.Module,
-    settled: dict[str, float],
+    settled: Array | None,
     *,
     name: str,
     seconds: float,
@@ -288,20 +258,21 @@ def _document(
     atomic energies (eV).
     """
     backend, foundation, state, spec = assembly.backend, assembly.foundation, fitter.state, fitter.spec
+    symbols = [chemical_symbols[z] for z in backend.atomic_numbers(final)]
+    final_shifts = {} if settled is None else dict(zip(symbols, settled.tolist(), strict=True))
 
     def judged(model: torch.nn.Module, graphs: Sequence[LabelledGraph]) -> Errors:
-        batches = in_batches(graphs, 2 * spec.batch_size, assembly.dtype)
-        return errors(backend, model, batches, LossTerms.of(spec))
+        return errors(backend, model, in_batches(graphs, 2 * spec.batch_size, assembly.dtype), spec)
 
     metrics = {
         split: SplitErrors(
             before=judged(foundation, assembly.unshifted[split]),
             shifted=judged(foundation, assembly.shifted[split]),
-            after=judged(final, graphs),
+            after=judged(final, graphs if settled is None else relative_to(graphs, settled)),
         )
         for split, graphs in (("train", assembly.train), ("valid", assembly.valid))
     }
-    curvature = _curvature_errors(assembly, spec, fitter, final)
+    curvature = _curvature_errors(assembly, fitter, final)
     visits = len(assembly.replay) * len(state.history[1:])
     replay = None
     if assembly.replay:
@@ -339,10 +310,10 @@ def _document(
         changed_by_block=by_block,
         n_parameters_foundation=assembly.n_parameters,
         e0_shift_ev={
-            symbol: assembly.e0_shift.get(symbol, 0.0) + settled.get(symbol, 0.0)
-            for symbol in sorted({*assembly.e0_shift, *settled})
+            symbol: assembly.e0_shift.get(symbol, 0.0) + final_shifts.get(symbol, 0.0)
+            for symbol in sorted({*assembly.e0_shift, *final_shifts})
         },
-        e0_final_shift_ev=settled,
+        e0_final_shift_ev=final_shifts,
         curvature=curvature,
         replay=replay,
         checks=check_training(
@@ -359,13 +330,11 @@ def _document(
     )
 
 
-def _curvature_errors(
-    assembly: Assembly, spec: TrainSpec, fitter: Fitter, final: torch.nn.Module
-) -> CurvatureErrors | None:
+def _curvature_errors(assembly: Assembly, fitter: Fitter, final: torch.nn.Module) -> CurvatureErrors | None:
     """Return the errors of the columns that were learnt."""
     targets, state = assembly.targets, fitter.state
-    after = curvature_term(assembly, spec, targets, assembly.dtype)
-    before = curvature_term(assembly, spec, targets, assembly.dtype, head=0)
+    after = assembly.curvature_term(targets, assembly.dtype)
+    before = assembly.curvature_term(targets, assembly.dtype, head=0)
     if after is None or before is None or fitter.curvature is None:
         return None
     method = fitter.curvature.method

@@ -67,24 +67,18 @@ class LabelledBatch:
 
 
 def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> list[Labels]:
-    """Return the labels of every frame of a split after checking that all can be trained on.
-
-    Raises
-    ------
-    InputError
-        For an empty or too small split, or naming the frames whose labels are missing, misshapen or not finite.
-    """
+    """Return the labels of every frame of a split; InputError for too few, or naming those that cannot be used."""
     if len(frames) < minimum:
         count = f"has only {len(frames)} structure" if len(frames) else "is empty"
         raise InputError(
             f"The {split} set {count}; at least {minimum} are needed.",
             "Label more structures: one alone cannot tell a fit from a memory.",
         )
-    wrong = []
-    for index, atoms in enumerate(frames):
-        faults = problems(atoms, require=("energy", "forces"))
-        if faults:
-            wrong.append(f"{frame_name(split, index, atoms)}: {', '.join(faults)}")
+    wrong = [
+        f"{_name(split, index, atoms)}: {', '.join(faults)}"
+        for index, atoms in enumerate(frames)
+        if (faults := problems(atoms, require=("energy", "forces")))
+    ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(
@@ -95,22 +89,17 @@ def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> li
     return [labels_of(atoms) for atoms in frames]
 
 
-def frame_name(split: str, index: int, atoms: Atoms) -> str:
-    """Name a frame in messages."""
+def _name(split: str, index: int, atoms: Atoms) -> str:
     return f"{split}[{index}] ({atoms.get_chemical_formula()})"
 
 
 def labelled_graphs(
     frames: Sequence[Atoms], labels: Sequence[Labels], split: str, numbers: Sequence[int], cutoff: float, e0: Array
 ) -> list[LabelledGraph]:
-    """Build the graphs of a split (``replay`` marks them so).
+    """Build the graphs of a split (``replay`` marks them so) from configurations and their checked labels.
 
     Parameters
     ----------
-    frames, labels
-        Configurations and their checked labels.
-    split
-        For their names.
     numbers, e0
         Atomic numbers in the model's order, and the atomic reference energies (eV) labels are made relative to.
     cutoff
@@ -119,12 +108,10 @@ def labelled_graphs(
     built = []
     for index, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
         graph = make_graph(atoms, numbers, cutoff, index)
-        stress = None
-        if label.stress is not None and np.all(atoms.pbc):
-            stress = np.asarray(voigt_6_to_full_3x3_stress(label.stress), dtype=float)
         energy = float(label.energy or 0.0) - float(e0[graph.species].sum())
-        forces = np.asarray(label.forces, dtype=float)
-        name = frame_name(split, index, atoms)
+        labelled = label.stress is not None and np.all(atoms.pbc)
+        stress = np.asarray(voigt_6_to_full_3x3_stress(label.stress)) if labelled else None
+        name, forces = _name(split, index, atoms), np.asarray(label.forces)
         built.append(LabelledGraph(name, graph, energy, forces, stress, replay=split == "replay"))
     return built
 

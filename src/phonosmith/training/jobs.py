@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from jobflow import CURRENT_JOB, Job, Maker, Response, job
 
@@ -18,6 +19,17 @@ from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
 from phonosmith.training.documents import TrainingDocument
 from phonosmith.training.spec import TrainSpec, make_spec
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.curvature import CurvatureTarget
+
+
+class Extras(TypedDict, total=False):
+    """What a training takes beside its data; see :meth:`FineTuneMaker.make`."""
+
+    material: str
+    replay: DatasetRef | None
+    force_constants: ArtefactRef | None
 
 
 @dataclass
@@ -70,30 +82,13 @@ class FineTuneMaker(Maker):
 
         Parameters
         ----------
-        foundation
-            Potential to start from.
-        train, valid
-            Labelled structures.
         material
             Short name of the material, for the job's name.
-        replay
-            Replay structures, where the strategy uses them.
-        force_constants
-            phonopy file in the artefact store, where the strategy uses it.
+        replay, force_constants
+            Replay structures and phonopy file in the artefact store, where the strategy uses them.
         """
         made = train_model(
-            foundation,
-            train,
-            valid,
-            strategy=self.strategy,
-            settings=dict(self.settings),
-            seed=self.seed,
-            material=material,
-            replay=replay,
-            force_constants=force_constants,
-            walltime=self.walltime,
-            continuations=self.continuations,
-            refuse=self.refuse,
+            self, foundation, train, valid, material=material, replay=replay, force_constants=force_constants
         )
         made.name = " ".join(part for part in (self.name, material.lower(), self.strategy) if part)
         return made
@@ -101,59 +96,39 @@ class FineTuneMaker(Maker):
 
 @job(output_schema=TrainingDocument)
 def train_model(
+    maker: FineTuneMaker,
     foundation: PotentialRef,
     train: DatasetRef,
     valid: DatasetRef,
     *,
-    continuations: int = 0,
     part: int = 1,
-    refuse: bool = False,
-    **settings: Any,
+    checkpoint: ArtefactRef | None = None,
+    **extras: Unpack[Extras],
 ) -> TrainingDocument | Response[TrainingDocument]:
-    """Fine-tune one model; see :class:`FineTuneMaker` for the settings.
+    """Fine-tune one model; stopped by its walltime, it goes on in a job that replaces this one.
 
-    Parameters
-    ----------
-    continuations
-        How often a training stopped by its walltime may still go on in a job that replaces this one.
-    part
-        Which job of one training this is, counted from one.
+    ``part`` says which job of one training this is, counted from one; ``checkpoint`` where the last one stopped.
     """
-    document = run_training(foundation, train, valid, **settings)
-    if not document.finished and continuations > 0:
-        following = train_model(
-            foundation,
-            train,
-            valid,
-            continuations=continuations - 1,
-            part=part + 1,
-            refuse=refuse,
-            **{**settings, "checkpoint": document.checkpoint},
-        )
-        following.name = f"{_own_name().removesuffix(f' part {part}')} part {part + 1}"
-        return Response(replace=following)
-    if refuse:
-        refuse_bad(document)
-    return document
-
-
-def _own_name() -> str:
-    running = CURRENT_JOB.job
-    return running.name if running is not None else "train"
+    document = run_training(maker, foundation, train, valid, checkpoint=checkpoint, **extras)
+    if document.finished or part > maker.continuations:
+        if maker.refuse:
+            refuse_bad(document)
+        return document
+    following = train_model(maker, foundation, train, valid, part=part + 1, checkpoint=document.checkpoint, **extras)
+    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else "train"
+    following.name = f"{own_name.removesuffix(f' part {part}')} part {part + 1}"
+    return Response(replace=following)
 
 
 def run_training(
+    maker: FineTuneMaker,
     foundation: PotentialRef,
     train: DatasetRef,
     valid: DatasetRef,
     *,
-    strategy: str = "delta",
-    settings: dict[str, Any] | None = None,
-    seed: int = 0,
     material: str = "",
     replay: DatasetRef | None = None,
     force_constants: ArtefactRef | None = None,
-    walltime: float | None = None,
     checkpoint: ArtefactRef | None = None,
     workdir: str = "training",
 ) -> TrainingDocument:
@@ -174,31 +149,31 @@ def run_training(
     from phonosmith.reference.datasets.dataset import get_dataset
     from phonosmith.training.finetune import fine_tune
 
-    spec = make_spec(strategy, **(settings or {}))
-    label = "-".join(part for part in (material.lower(), strategy) if part)
-    folder = Path(workdir) / f"{label}-{foundation.short}-{train.short}-{seed}-{digest_json(spec.model_dump())[:8]}"
+    spec, store = maker.spec(), default_artefacts()
+    label = "-".join(part for part in (material.lower(), maker.strategy) if part)
+    ending = f"{maker.seed}-{digest_json(spec.model_dump())[:8]}"
+    folder = Path(workdir) / f"{label}-{foundation.short}-{train.short}-{ending}"
     here = folder / CHECKPOINT_NAME
-    earlier = left_behind(here)
-    if not here.is_file() and earlier is not None:
-        write_atomic(here, earlier.read_bytes())
-    elif not here.is_file() and checkpoint is not None:
-        write_atomic(here, default_artefacts().get_bytes(checkpoint))
+    if not here.is_file():
+        if (earlier := left_behind(here)) is not None:
+            write_atomic(here, earlier.read_bytes())
+        elif checkpoint is not None:
+            write_atomic(here, store.get_bytes(checkpoint))
     result = fine_tune(
         load(foundation, dtype="float64", device="cpu"),
         get_dataset(train),
         get_dataset(valid),
         spec,
         replay=get_dataset(replay) if replay is not None else None,
-        curvature=_phonon(force_constants) if force_constants is not None else None,
-        seed=seed,
+        curvature=_curvature(force_constants) if force_constants is not None else None,
+        seed=maker.seed,
         workdir=folder,
-        walltime=walltime,
+        walltime=maker.walltime,
         since=begin,
         name=label,
     )
     if not result.document.finished:
-        state = here.read_bytes()
-        result.document.checkpoint = default_artefacts().put_bytes(state, kind="checkpoint", suffix=".pt")
+        result.document.checkpoint = store.put_bytes(here.read_bytes(), kind="checkpoint", suffix=".pt")
     return result.register(foundation)
 
 
@@ -211,9 +186,7 @@ def refuse_bad(document: TrainingDocument) -> None:
         )
 
 
-def _phonon(ref: ArtefactRef) -> Any:
-    import tempfile
-
+def _curvature(ref: ArtefactRef) -> CurvatureTarget:
     from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.harmonic.files import load_harmonic
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.backend import Backend
-from phonosmith.training.checkpoint import MetricsLog, load_checkpoint, save_checkpoint
+from phonosmith.training.checkpoint import METRICS_NAME, load_checkpoint, log_epoch, metrics_lines, save_checkpoint
 from phonosmith.training.curvature import CurvatureTerm
-from phonosmith.training.documents import Errors
 from phonosmith.training.graphs import LabelledGraph, in_batches, labelled_batch
-from phonosmith.training.losses import LossTerms, efs_loss, errors
+from phonosmith.training.losses import efs_loss, errors
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import attach_pull
 
@@ -52,22 +52,14 @@ class EpochRecord:
 
 
 @contextmanager
-def epoch_reporter(spec: TrainSpec, title: str, *, show: bool) -> Iterator[Callable[[EpochRecord], None] | None]:
-    """Yield a callback that shows a bar with validation errors and learning rate on standard error, or None."""
-    if not show:
-        yield None
-        return
+def epoch_reporter(spec: TrainSpec, title: str, *, show: bool) -> Iterator[Callable[[EpochRecord], None]]:
+    """Yield a callback that shows a bar with validation errors and learning rate on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TimeElapsedColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[status]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    count, status = "{task.completed}/{task.total}", "{task.fields[status]}"
+    columns = ("{task.description}", BarColumn(), count, TimeElapsedColumn(), status)
+    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
         task = bar.add_task(f"train {title}", total=spec.epochs, status="")
 
         def report(record: EpochRecord) -> None:
@@ -144,12 +136,10 @@ class Fitter:
         self.train = list(train)
         self.valid = in_batches(valid, 2 * spec.batch_size, self.dtype, self.device)
         self.curvature, self.judged = curvature, judged or curvature
-        self.terms = LossTerms.of(spec)
-        decaying = [[p for name, p in parameters if backend.decays(model, name) == flag] for flag in (True, False)]
         groups = [
             {"params": some, "weight_decay": decay}
-            for some, decay in zip(decaying, (spec.weight_decay, 0.0), strict=True)
-            if some
+            for decays, decay in ((True, spec.weight_decay), (False, 0.0))
+            if (some := [p for name, p in parameters if backend.decays(model, name) == decays])
         ]
         self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
         if spec.anchor == "pull":
@@ -159,7 +149,6 @@ class Fitter:
         )
         self.identity, self.workdir = identity, workdir
         self.state = FitState()
-        self.log = MetricsLog(workdir)
         self._curvature_seconds = 0.0
 
     # one optimizer step
@@ -170,10 +159,9 @@ class Fitter:
         total = 0.0
         if graphs:
             batch = labelled_batch(graphs, self.dtype, self.device)
-            predictions = self.backend.predict(
-                self.model, batch.inputs, stress=self.terms.stress > 0, create_graph=True
-            )
-            loss = efs_loss(predictions, batch, self.terms)
+            wants_stress = self.spec.stress_weight > 0
+            predictions = self.backend.predict(self.model, batch.inputs, stress=wants_stress, create_graph=True)
+            loss = efs_loss(predictions, batch, self.spec)
             total = float(loss.detach())
             if not math.isfinite(total):
                 raise TrainingError(
@@ -211,12 +199,9 @@ class Fitter:
 
     def _culprits(self, graphs: Sequence[LabelledGraph]) -> str:
         """Name the structures whose own loss is not finite."""
-
-        def loss(graph: LabelledGraph) -> float:
-            batch = labelled_batch([graph], self.dtype, self.device)
-            return errors(self.backend, self.model, [batch], self.terms).loss
-
-        guilty = [graph for graph in graphs if not math.isfinite(loss(graph))]
+        alone = in_batches(graphs, 1, self.dtype, self.device)
+        losses = [errors(self.backend, self.model, [batch], self.spec).loss for batch in alone]
+        guilty = [graph for graph, loss in zip(graphs, losses, strict=True) if not math.isfinite(loss)]
         return ", ".join(graph.name for graph in guilty or graphs)
 
     # epochs
@@ -235,12 +220,16 @@ class Fitter:
         return float(np.mean(losses))
 
     def judge(self, epoch: int, train_loss: float | None, seconds: float) -> EpochRecord:
-        """Validate the current (averaged) weights and keep them when they are the best so far."""
-        valid, column_mae = self._measure()
+        """Validate the current weights (their average, where asked for); keep them when they are the best so far."""
+        live, averaged = _copies(self.parameters), self.state.ema or self.parameters
+        self._assign(averaged)
+        valid = errors(self.backend, self.model, self.valid, self.spec)
+        column_mae = self.judged.mae(self.model) if self.judged is not None else None
+        self._assign(live)
         monitor = valid.loss + (self.spec.curvature_weight * column_mae if column_mae is not None else 0.0)
         if epoch == 0 or monitor < self.state.best_monitor:
             self.state.best_monitor, self.state.best_epoch = monitor, epoch
-            self.state.best = _copies(self.parameters if self.spec.ema is None else self.state.ema)
+            self.state.best = _copies(averaged)
         if not math.isfinite(monitor):
             raise TrainingError(
                 f"The validation loss is not finite in epoch {epoch}.",
@@ -260,17 +249,6 @@ class Fitter:
             seconds=seconds,
             curvature_seconds=self._curvature_seconds,
         )
-
-    def _measure(self) -> tuple[Errors, float | None]:
-        """Return validation errors and column MAE (eV/Å²) of the weights, or of their average where asked for."""
-        live = _copies(self.parameters) if self.spec.ema is not None else None
-        if live is not None:
-            self._assign(self.state.ema)
-        valid = errors(self.backend, self.model, self.valid, self.terms)
-        column_mae = self.judged.mae(self.model) if self.judged is not None else None
-        if live is not None:
-            self._assign(live)
-        return valid, column_mae
 
     def _assign(self, values: Sequence[torch.Tensor]) -> None:
         with torch.no_grad():
@@ -348,9 +326,9 @@ class Fitter:
     # records and checkpoints
 
     def _record(self, record: EpochRecord) -> None:
-        line = asdict(record)
-        self.state.history.append(line)
-        self.log.append(line)
+        self.state.history.append(asdict(record))
+        if self.workdir is not None:
+            log_epoch(self.workdir, self.state.history)
 
     def _save(self) -> None:
         if self.workdir is None:
@@ -366,8 +344,7 @@ class Fitter:
         save_checkpoint(self.workdir, self.identity, content)
 
     def _resume(self) -> bool:
-        content = load_checkpoint(self.workdir, self.identity) if self.workdir is not None else None
-        if content is None:
+        if self.workdir is None or (content := load_checkpoint(self.workdir, self.identity)) is None:
             return False
         self.state = FitState(**content["state"])
         self._assign(content["parameters"])
@@ -377,7 +354,8 @@ class Fitter:
         if self.curvature is not None:
             self.curvature.used = content["curvature_used"]
             self.curvature.method = content["curvature_method"]
-        self.log.rewrite(self.state.history)
+        # epochs after the checkpoint will be trained, and logged, again
+        write_atomic(self.workdir / METRICS_NAME, metrics_lines(self.state.history))
         return True
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Unpack
 
 from jobflow import Job, Maker, job
 from pydantic import Field
 
-from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.documents import TrainingDocument
-from phonosmith.training.jobs import FineTuneMaker, refuse_bad, run_training
+from phonosmith.training.jobs import Extras, FineTuneMaker, refuse_bad, run_training
 
 
 class PackedTraining(Document):
@@ -34,29 +33,16 @@ class PackedTraining(Document):
     ended: float = Field(description="end, s since the epoch")
 
 
-def pack(tasks: Sequence[Mapping[str, Any]], workers: int) -> list[PackedTraining]:
-    """Run trainings in processes of their own (one CUDA context each), at most ``workers`` at a time.
-
-    A training that fails, or whose process dies, leaves the others alone; results are in the order of the tasks.
-
-    Parameters
-    ----------
-    tasks
-        Arguments of :func:`~phonosmith.training.jobs.run_training`, and ``refuse``.
-    workers
-        Trainings at a time.
-    """
-    at_once = max(1, min(workers, len(tasks)))
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
-        return list(pool.map(lambda task: _alone(task, at_once), tasks))
+Inputs = tuple[PotentialRef, DatasetRef, DatasetRef]
+"""Foundation, training and validation set."""
 
 
-def _alone(task: Mapping[str, Any], at_once: int) -> PackedTraining:
+def _alone(maker: FineTuneMaker, inputs: Inputs, extras: Extras, at_once: int) -> PackedTraining:
     # a forked child cannot use CUDA
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     started = time.time()
-    process = context.Process(target=_work, args=(sender, dict(task), at_once))
+    process = context.Process(target=_work, args=(sender, maker, inputs, extras, at_once))
     process.start()
     sender.close()
     document, error = None, ""
@@ -69,32 +55,51 @@ def _alone(task: Mapping[str, Any], at_once: int) -> PackedTraining:
     return PackedTraining(document=document, error=error, process=process.pid or 0, started=started, ended=time.time())
 
 
-def _work(sender: Connection, task: dict[str, Any], at_once: int) -> None:
+def _work(sender: Connection, maker: FineTuneMaker, inputs: Inputs, extras: Extras, at_once: int) -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
-    refuse = task.pop("refuse", False)
     try:
-        document = run_training(**task)
-        if refuse:
+        document = run_training(maker, *inputs, **extras)
+        if maker.refuse:
             refuse_bad(document)
+        sender.send((document, ""))
     except Exception as error:  # noqa: BLE001 - one failure must not stop the others
         sender.send((None, f"{type(error).__name__}: {error}"))
-    else:
-        sender.send((document, ""))
 
 
 @job
-def train_models(tasks: Sequence[dict[str, Any]], workers: int = 4) -> list[PackedTraining]:
-    """Run several small trainings side by side on one device; see :func:`pack`.
+def train_models(
+    makers: Sequence[FineTuneMaker],
+    foundation: PotentialRef,
+    train: DatasetRef,
+    valid: DatasetRef,
+    *,
+    workers: int = 4,
+    **extras: Unpack[Extras],
+) -> list[PackedTraining]:
+    """Run trainings in processes of their own (one CUDA context each), at most ``workers`` at a time.
+
+    A training that fails, or whose process dies, leaves the others alone; results are in the order of the makers.
 
     Raises
     ------
     TrainingError
         When every one of them failed; one that failed among others is reported with its error.
     """
-    trainings = pack(tasks, workers)
+    at_once = max(1, min(workers, len(makers)))
+
+    def alone(maker: FineTuneMaker) -> PackedTraining:
+        own, spec = extras.copy(), maker.spec()
+        if not spec.uses_replay:
+            own["replay"] = None
+        if not spec.uses_curvature:
+            own["force_constants"] = None
+        return _alone(maker, (foundation, train, valid), own, at_once)
+
+    with ThreadPoolExecutor(max_workers=at_once) as pool:
+        trainings = list(pool.map(alone, makers))
     if trainings and all(one.document is None for one in trainings):
         raise TrainingError(
             f"All {len(trainings)} trainings failed: {'; '.join(one.error for one in trainings)}.",
@@ -124,35 +129,10 @@ class PackMaker(Maker):
     makers: list[FineTuneMaker] = field(default_factory=list)
     workers: int = 4
 
-    def make(
-        self,
-        foundation: PotentialRef,
-        train: DatasetRef,
-        valid: DatasetRef,
-        *,
-        material: str = "",
-        replay: DatasetRef | None = None,
-        force_constants: ArtefactRef | None = None,
-    ) -> Job:
-        """Return the job; its output is a list of :class:`PackedTraining` in the order of ``makers``."""
-        tasks = []
+    def make(self, foundation: PotentialRef, train: DatasetRef, valid: DatasetRef, **extras: Unpack[Extras]) -> Job:
+        """Return the job, for :meth:`FineTuneMaker.make`'s arguments; it gives a list of :class:`PackedTraining`."""
         for maker in self.makers:
-            spec = maker.spec()
-            tasks.append(
-                {
-                    "foundation": foundation,
-                    "train": train,
-                    "valid": valid,
-                    "strategy": maker.strategy,
-                    "settings": dict(maker.settings),
-                    "seed": maker.seed,
-                    "material": material,
-                    "replay": replay if spec.uses_replay else None,
-                    "force_constants": force_constants if spec.uses_curvature else None,
-                    "walltime": maker.walltime,
-                    "refuse": maker.refuse,
-                }
-            )
-        made = train_models(tasks, self.workers)
-        made.name = " ".join(part for part in (self.name, material.lower(), "pack") if part)
+            maker.spec()  # impossible settings are explained here already
+        made = train_models(self.makers, foundation, train, valid, workers=self.workers, **extras)
+        made.name = " ".join(part for part in (self.name, extras.get("material", "").lower(), "pack") if part)
         return made

@@ -12,6 +12,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.graphs import batches, collate, frozen, make_graph, numpy64
 from phonosmith.structures.labels import label_frame, labels_of
+from phonosmith.training.spec import TrainSpec
 
 _BATCH = 512, 200_000
 """Most atoms and edges that are labelled at a time."""
@@ -27,49 +28,36 @@ def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
 
 def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]) -> list[Atoms]:
     """Label structures with a single-head model's own energy, forces and stress; labels they carry are replaced."""
-    numbers, cutoff = backend.atomic_numbers(model), backend.cutoff(model)
-    parameter = next(model.parameters())
+    numbers, cutoff, parameter = backend.atomic_numbers(model), backend.cutoff(model), next(model.parameters())
     graphs = [make_graph(atoms, numbers, cutoff, index) for index, atoms in enumerate(frames)]
-    labelled: list[Atoms] = []
+    labelled = []
     with frozen(model):
         for group in batches(graphs, *_BATCH):
             batch = collate(group, parameter.dtype, parameter.device)
+            # the very operations of training: the foundation's own loss on its labels is zero
             predictions = backend.predict(model, batch, stress=True, create_graph=False)
-            ends = batch["ptr"].tolist()
-            for k, graph in enumerate(group):
-                atoms = frames[graph.index]
-                periodic = predictions.stress is not None and bool(np.all(atoms.pbc))
-                labelled.append(
-                    label_frame(
-                        atoms,
-                        energy=float(predictions.energy[k].detach()),
-                        forces=numpy64(predictions.forces[ends[k] : ends[k + 1]]),
-                        stress=numpy64(predictions.stress[k]) if periodic and predictions.stress is not None else None,
-                    )
-                )
+            assert predictions.stress is not None  # it was asked for
+            forces = np.split(numpy64(predictions.forces), batch["ptr"][1:-1].tolist())
+            tensors = zip(numpy64(predictions.energy), forces, numpy64(predictions.stress), strict=True)
+            for atoms, (energy, own, stress) in zip((frames[graph.index] for graph in group), tensors, strict=True):
+                periodic = bool(np.all(atoms.pbc))
+                labelled.append(label_frame(atoms, energy=energy, forces=own, stress=stress if periodic else None))
     return labelled
 
 
 def replay_frames(
-    backend: Backend, model: torch.nn.Module, pool: Sequence[Atoms], *, size: int, labels: str, seed: int
+    backend: Backend, model: torch.nn.Module, pool: Sequence[Atoms], spec: TrainSpec, seed: int
 ) -> tuple[list[Atoms], str]:
-    """Draw replay structures and see to their labels.
-
-    Parameters
-    ----------
-    model
-        The foundation, single-head, covering the pool's elements.
-    labels
-        ``given``, ``foundation``, or ``auto``: given where every drawn structure has energy and forces.
+    """Draw replay structures and have those without labels labelled by the foundation (single-head).
 
     Returns
     -------
     list, str
         Labelled structures and where the labels are from (``given`` or ``foundation``).
     """
-    drawn = draw(pool, size, seed)
+    drawn = draw(pool, spec.replay_size, seed)
     carried = [labels_of(atoms) for atoms in drawn]
     complete = all(one.energy is not None and one.forces is not None for one in carried)
-    if labels == "given" or (labels == "auto" and complete):
+    if spec.replay_labels == "given" or (spec.replay_labels == "auto" and complete):
         return drawn, "given"
     return label_with(backend, model, drawn), "foundation"

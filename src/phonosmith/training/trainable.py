@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -12,13 +13,7 @@ from phonosmith.training.spec import TrainSpec
 
 
 def frozen_blocks(backend: Backend, model: torch.nn.Module, spec: TrainSpec) -> tuple[str, ...]:
-    """Return the leading blocks of a model that a strategy keeps as they are.
-
-    Raises
-    ------
-    ConfigurationError
-        When freezing that many blocks leaves nothing to train.
-    """
+    """Return the leading blocks a strategy keeps as they are; ConfigurationError when nothing is left to train."""
     blocks = backend.blocks(model)
     if spec.freeze_blocks >= len(blocks):
         raise ConfigurationError(
@@ -73,18 +68,13 @@ def changes(
         changed parameters by block (``other`` for parameters outside every block).
     """
     names = backend.blocks(after)
-    by_block = dict.fromkeys(names, 0)
-    old = dict(before.named_parameters())
-    count, square, scale = 0, 0.0, 0.0
-    for name, parameter in after.named_parameters():
-        new = parameter.detach().double()
-        reference = old[name].detach().double()
-        changed = int((new != reference).sum())
+    by_block = Counter(dict.fromkeys(names, 0))
+    square = scale = 0.0
+    for (name, parameter), original in zip(after.named_parameters(), before.parameters(), strict=True):
+        new, old = parameter.detach().double(), original.detach().double()
         index = backend.block_of(after, name)
-        key = "other" if index is None else names[index]
-        if changed or key in by_block:
-            by_block[key] = by_block.get(key, 0) + changed
-        count += changed
-        square += float((new - reference).square().sum())
-        scale += float(reference.square().sum())
-    return count, square**0.5, (square / scale) ** 0.5 if scale else 0.0, by_block
+        if (changed := int((new != old).sum())) or index is not None:
+            by_block["other" if index is None else names[index]] += changed
+        square += float((new - old).square().sum())
+        scale += float(old.square().sum())
+    return by_block.total(), square**0.5, (square / scale) ** 0.5 if scale else 0.0, dict(by_block)
