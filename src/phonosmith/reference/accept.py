@@ -17,11 +17,11 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from phonosmith.reference.documents import Correction, Frame, Reason, ReasonCode, ReferenceRecord
-from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh
+from phonosmith.reference.documents import Asked, Correction, Frame, Reason, ReasonCode, ReferenceRecord
+from phonosmith.reference.protocol import Calculation, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
 from phonosmith.reference.vasp.run import VaspRun, voigt_from_kbar
-from phonosmith.reference.vasp.settings import VaspSettings, is_rehearsal
+from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.structures.labels import Labels, geometry_defects, label_defects, labels_of
 
 Array = NDArray[np.float64]
@@ -42,18 +42,12 @@ class Outcome:
 
     Attributes
     ----------
-    symbols, cell, positions
-        Configuration; cell rows and Cartesian positions in Å.
-    labels
-        Force-consistent energy, forces and stress as they came, whatever their shape.
-    energy_sigma0
-        Energy extrapolated to zero smearing, eV.
-    scf
-        Energy after each electronic step, eV.
-    run
-        VASP's own record; None for other programs and for frames read from a dataset.
-    rehearsal
-        Made by the VASP stand-in or with invented POTCARs.
+    cell, positions : rows and Cartesian, Å
+    labels : as they came, whatever their shape
+    energy_sigma0 : energy extrapolated to zero smearing, eV
+    scf : energy after each electronic step, eV
+    run : VASP's own record; None for other programs and for frames read from a dataset
+    rehearsal : made by the VASP stand-in or with invented POTCARs
     """
 
     symbols: Sequence[str]
@@ -95,47 +89,15 @@ class Outcome:
     @classmethod
     def of_atoms(cls, atoms: Atoms) -> Outcome:
         """Take a labelled frame of a dataset."""
-        return cls(
-            symbols=atoms.get_chemical_symbols(),
-            cell=atoms.cell.array,
-            positions=atoms.positions,
-            labels=labels_of(atoms),
-            pbc=(bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
-            rehearsal=bool(atoms.info.get("rehearsal")),
-        )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What was asked of a program.
-
-    Attributes
-    ----------
-    frame
-        What was sent.
-    protocol, calculation
-        How it was to be done.
-    potcars
-        Titles in the POTCAR file of the folder, where it can be read.
-    """
-
-    frame: Frame
-    protocol: ReferenceProtocol
-    calculation: Calculation
-    potcars: Sequence[str] = ()
+        symbols, played = atoms.get_chemical_symbols(), bool(atoms.info.get("rehearsal"))
+        return cls(symbols, atoms.cell.array, atoms.positions, labels_of(atoms), pbc=tuple(atoms.pbc), rehearsal=played)
 
 
 def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: bool = False) -> list[Reason]:
     """Return every reason why a configuration must not become a label; an empty list lets it pass.
 
-    Parameters
-    ----------
-    outcome
-        What came back.
-    asked
-        What was asked; None where nobody knows (imports, datasets): then only what came back is judged.
-    allow_rehearsal
-        Let results of the stand-in pass (rehearsals and tests only).
+    Where nobody knows what was asked (imports, datasets) only what came back is judged. ``allow_rehearsal`` lets
+    results of the stand-in pass (rehearsals and tests only).
     """
     reasons = [] if outcome.run is None else accept_run(outcome.run, asked)
     for check in CHECKS:
@@ -161,24 +123,23 @@ def check_self_consistent(run: VaspRun, asked: Asked | None) -> Iterator[Reason]
     algorithm = str(run.settings.tags.get("ALGO", "")).strip().lower()
     charge = int(run.settings.number("ICHARG", 2))
     response = run.settings.flag("LEPSILON") or run.settings.flag("LCALCEPS")
-    message = None
     if algorithm in _NOT_SELF_CONSISTENT:
         message = f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
     elif charge >= 10:
         message = f"ICHARG = {charge} keeps the charge density fixed: the energy is not a label"
     elif response and (asked is None or asked.calculation != "born"):
         message = "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
-    if message:
-        yield Reason(code="not_self_consistent", message=message)
+    else:
+        return
+    yield Reason(code="not_self_consistent", message=message)
 
 
 def check_numbers(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that energy, forces and stress are there, have the right shape and are finite, and so is the structure."""
-    required = ["forces"]
-    if asked is not None or outcome.run is not None:
-        required.insert(0, "energy")
     if asked is not None:
-        required.append("stress")
+        required = ["energy", "forces", "stress"]
+    else:
+        required = ["forces"] if outcome.run is None else ["energy", "forces"]
     defects = label_defects(outcome.labels, len(outcome.symbols), required)
     for code, message in [*defects, *_structure_defects(outcome)]:
         yield Reason(code=cast("ReasonCode", code), message=message, transient=code.endswith("_missing"))
@@ -199,9 +160,7 @@ def _structure_defects(outcome: Outcome) -> list[tuple[str, str]]:
 
 def check_structure(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask for the structure that was sent, see ``compare_structure``."""
-    if asked is None:
-        return
-    if not _structure_defects(outcome) or list(outcome.symbols) != list(asked.frame.symbols):
+    if asked and (not _structure_defects(outcome) or list(outcome.symbols) != list(asked.frame.symbols)):
         yield from compare_structure(
             asked.frame, outcome.symbols, outcome.cell, outcome.positions, asked.calculation, "the output"
         )
@@ -220,17 +179,11 @@ def compare_structure(
         if not off <= STRUCTURE_TOLERANCE:
             return [Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å")]
     if calculation not in MOVING:
-        off = _largest_move(at, sent, wanted)
+        fractional = (at - sent) @ np.linalg.inv(wanted)
+        off = float(np.linalg.norm((fractional - np.round(fractional)) @ wanted, axis=1).max())
         if not off <= STRUCTURE_TOLERANCE:
             return [Reason(code="positions", message=f"atoms in {where} moved by up to {off:.2g} Å")]
     return []
-
-
-def _largest_move(positions: Array, wanted: Array, cell: Array) -> float:
-    """Largest displacement in Å, modulo lattice vectors."""
-    fractional = (positions - wanted) @ np.linalg.inv(cell)
-    fractional -= np.round(fractional)
-    return float(np.linalg.norm(fractional @ cell, axis=1).max())
 
 
 def check_relaxed(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
@@ -257,12 +210,9 @@ def check_scf(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
 
     Converging exactly at the last allowed step (NELM) counts; stopping there does not.
     """
-    if outcome.run is not None:
-        yield from scf_reasons(outcome.scf, outcome.run.settings)
-
-
-def scf_reasons(energies: Sequence[float], settings: VaspSettings) -> Iterator[Reason]:
-    """Say why an electronic minimisation (energies after each step, eV) did not converge."""
+    if outcome.run is None:
+        return
+    energies, settings = outcome.scf, outcome.run.settings
     tolerance, limit = settings.number("EDIFF", 1e-4), int(settings.number("NELM", 60))
     if len(energies) < 2:
         message = f"only {len(energies)} electronic step was recorded: convergence cannot be seen"
@@ -286,49 +236,43 @@ def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
         yield Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)
         return
     wanted = incar_tags(asked.protocol, asked.calculation)
-    free = CORRECTABLE_TAGS | PARALLEL_TAGS | (RELAXATION_TAGS if asked.calculation in MOVING else frozenset())
     ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
-    changed = []
-    for key, value in wanted.items():
-        if key in free:
-            continue
-        if key not in ran:
-            changed.append(f"{key} was {value}, is gone")
-        elif not (_same(ran[key], value) or _harmless(key, ran[key], value)):
-            changed.append(f"{key} was {value}, ran as {ran[key]}")
+    free = _free_tags(asked) | PARALLEL_TAGS
+    changed = [
+        f"{key} was {value}, ran as {ran[key]}" if key in ran else f"{key} was {value}, is gone"
+        for key, value in wanted.items()
+        if key not in free and not (key in ran and _same(key, ran[key], value))
+    ]
     magnetic = {"MAGMOM"} if asked.protocol.spin_polarized else set()
     changed += [f"{key} = {ran[key]} was not asked" for key in sorted(set(ran) - set(wanted) - free - magnetic)]
     if changed:
         yield Reason(code="incar", message="; ".join(changed))
 
 
-def _same(ran: Any, wanted: Any) -> bool:
+def _free_tags(asked: Asked | None) -> frozenset[str]:
+    """INCAR tags that custodian may change."""
+    return CORRECTABLE_TAGS | (RELAXATION_TAGS if asked and asked.calculation in MOVING else frozenset())
+
+
+def _same(key: str, ran: Any, wanted: Any) -> bool:
+    """Tell whether a tag means what was asked, also as Fortran prints it.
+
+    EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
+    """
     if isinstance(wanted, bool) or isinstance(ran, bool):
         return _logical(ran) == _logical(wanted)
     if isinstance(wanted, int | float):
         try:
-            return bool(np.isclose(float(ran), float(wanted), rtol=1e-9, atol=0))
+            number = float(ran)
         except (TypeError, ValueError):
             return False
-    return str(ran).strip().lower() == str(wanted).strip().lower()
+        return bool(np.isclose(number, wanted, rtol=1e-9, atol=0)) or (key == "EDIFF" and 0 < number <= wanted)
+    length = 6 if key == "PREC" else None
+    return str(ran).strip().lower()[:length] == str(wanted).strip().lower()[:length]
 
 
 def _logical(value: Any) -> bool:
-    """Read a logical, also as Fortran prints it."""
     return value.strip(" .").upper().startswith("T") if isinstance(value, str) else bool(value)
-
-
-def _harmless(key: str, ran: Any, wanted: Any) -> bool:
-    """Tell whether a difference is harmless.
-
-    EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
-    """
-    if key == "PREC":
-        return str(ran).strip().lower()[:6] == str(wanted).lower()[:6]
-    try:
-        return key == "EDIFF" and 0 < float(ran) <= float(wanted)
-    except (TypeError, ValueError):
-        return False
 
 
 def check_kpoints(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
@@ -339,7 +283,7 @@ def check_kpoints(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     if mesh is None:
         yield Reason(code="kpoints_unknown", message="the output names no k-point mesh", transient=True)
         return
-    cells = [np.asarray(asked.frame.cell, dtype=float)]
+    cells: list[Any] = [asked.frame.cell]
     if asked.calculation == "relax" and outcome.cell is not None:
         # a relaxation keeps the mesh of its start unless custodian restarted it from a later cell
         cells.append(outcome.cell)
@@ -370,17 +314,16 @@ def check_potcars(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
 def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that custodian changed only what may be changed, and that no wall time ended the run."""
     corrections = () if outcome.run is None else outcome.run.corrections
-    moving = asked is not None and asked.calculation in MOVING
-    free = CORRECTABLE_TAGS | {"EDIFF"} | (RELAXATION_TAGS if moving else frozenset())
-    if any(_is_walltime(correction) for correction in corrections):  # the handler reports at every look
+    changing = [correction for correction in corrections if not _is_walltime(correction)]
+    if len(changing) < len(corrections):  # the handler reports at every look
         yield Reason(code="walltime", message="the wall time ended the calculation", transient=True)
-    for correction in corrections:
-        tags = sorted(set(correction.tags) - free)
+    for correction in changing:
         # going on from CONTCAR is harmless: the structure that comes back is compared with the one sent
-        files = [name for name in correction.files if name not in {"WAVECAR", "CHGCAR", "CONTCAR"}]
-        if (tags or files) and not _is_walltime(correction):
-            changes, errors = ", ".join(tags + files), ", ".join(correction.errors)
-            yield Reason(code="correction", message=f"{correction.handler} changed {changes} after {errors}")
+        changes = sorted(set(correction.tags) - _free_tags(asked) - {"EDIFF"})
+        changes += [name for name in correction.files if name not in {"WAVECAR", "CHGCAR", "CONTCAR"}]
+        if changes:
+            message = f"{correction.handler} changed {', '.join(changes)} after {', '.join(correction.errors)}"
+            yield Reason(code="correction", message=message)
 
 
 def _is_walltime(correction: Correction) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -41,18 +43,14 @@ class Frame(Document):
     @classmethod
     def from_atoms(cls, atoms: Atoms, split: str | None = None) -> Frame:
         """Take a configuration from ASE; ``info['split']`` names the split unless given."""
-        info = {
-            str(key): value
-            for key, value in atoms.info.items()
-            if key != "split" and (value is None or isinstance(value, bool | int | float | str))
-        }
+        plain = bool | int | float | str | None
         return cls(
             symbols=atoms.get_chemical_symbols(),
-            positions=[tuple(row) for row in atoms.positions.tolist()],
-            cell=[tuple(row) for row in atoms.cell.array.tolist()],
-            pbc=tuple(bool(flag) for flag in atoms.pbc),
+            positions=atoms.positions.tolist(),
+            cell=atoms.cell.array.tolist(),
+            pbc=atoms.pbc.tolist(),
             split=split or str(atoms.info.get("split", "train")),
-            info=info,
+            info={str(k): value for k, value in atoms.info.items() if k != "split" and isinstance(value, plain)},
         )
 
     def to_atoms(self) -> Atoms:
@@ -83,6 +81,11 @@ class Reason(Document):
     transient: bool = Field(
         False, description="a second attempt may succeed (crash, lost file), the physics is not at fault"
     )
+
+
+def explained(reasons: Sequence[Reason]) -> str:
+    """Return reasons with their codes in one line."""
+    return "; ".join(f"{reason.code}: {reason.message}" for reason in reasons)
 
 
 class Correction(Document):
@@ -136,7 +139,7 @@ class ReferenceRecord(Document):
 
     def explain(self) -> str:
         """Return all reasons in one line."""
-        return "; ".join(f"{reason.code}: {reason.message}" for reason in self.reasons)
+        return explained(self.reasons)
 
     def to_atoms(self) -> Atoms:
         """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator.
@@ -157,12 +160,8 @@ class ReferenceRecord(Document):
         atoms.calc = SinglePointCalculator(
             atoms, energy=self.energy, free_energy=self.energy, forces=self.forces, stress=self.stress
         )
-        atoms.info.update(self.info)
-        atoms.info["split"] = self.split
-        atoms.info[FUNCTIONAL] = self.functional
-        atoms.info[SETTINGS] = (
-            self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
-        )
+        surface = self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
+        atoms.info |= self.info | {"split": self.split, FUNCTIONAL: self.functional, SETTINGS: surface}
         atoms.info["engine"] = f"{self.engine} {self.engine_version}".strip()
         if self.energy_sigma0 is not None:
             atoms.info[SIGMA0] = self.energy_sigma0
@@ -171,18 +170,28 @@ class ReferenceRecord(Document):
         return atoms
 
 
-def refused(
-    asked: Frame, protocol: ReferenceProtocol, calculation: Calculation, engine: str, reason: Reason, **known: Any
-) -> ReferenceRecord:
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a program: a frame, and how it was to be done.
+
+    ``potcars`` are the titles in the POTCAR file of the folder, where it can be read.
+    """
+
+    frame: Frame
+    protocol: ReferenceProtocol
+    calculation: Calculation
+    potcars: Sequence[str] = ()
+
+
+def refused(asked: Asked, reason: Reason, **known: Any) -> ReferenceRecord:
     """Return the record of a calculation that left nothing to read."""
     return ReferenceRecord(
-        engine=engine,
-        calculation=calculation,
-        protocol_digest=protocol.digest,
-        symbols=list(asked.symbols),
+        calculation=asked.calculation,
+        protocol_digest=asked.protocol.digest,
+        symbols=list(asked.frame.symbols),
         reasons=[reason],
-        split=asked.split,
-        info=dict(asked.info),
+        split=asked.frame.split,
+        info=dict(asked.frame.info),
         **known,
     )
 
@@ -222,7 +231,4 @@ class LabelReport(Document):
 
     def explain(self) -> str:
         """Return one line per frame without a label."""
-        return "\n".join(
-            f"{failure.job}: " + "; ".join(f"{reason.code}: {reason.message}" for reason in failure.reasons)
-            for failure in self.failures
-        )
+        return "\n".join(f"{failure.job}: {explained(failure.reasons)}" for failure in self.failures)

@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
-from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
+from phonosmith.reference.documents import Asked, Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
 
@@ -51,12 +51,12 @@ def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int 
     LabelError
         When the gate refuses the result of the last attempt; the refused record stays in the job store.
     """
-    chosen, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
+    computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
-        record = chosen.compute(asked, "static", name, attempts)
+        record = computing.compute(asked, "static", name, attempts)
     except PhonosmithError as error:
         reason = Reason(code="configuration", message=str(error))
-        _leave_refusal(refused(asked, chosen.protocol, "static", chosen.name, reason))
+        _leave_refusal(refused(Asked(asked, computing.protocol, "static"), reason, engine=computing.name))
         raise
     if not record.accepted:
         _leave_refusal(record)
@@ -85,9 +85,7 @@ def collect_labels(
     asked = [Frame.model_validate(frame) for frame in frames]
     before = None if previous is None else LabelReport.model_validate(previous)
     report = collect(results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before)
-    wanted = Counter(frame.split for frame in asked)
-    if before is not None:
-        wanted.update(before.counts)
+    wanted = Counter(frame.split for frame in asked) + Counter(before.counts if before else {})
     require_minimum(report, minimum, fraction, wanted)
     return report
 
@@ -100,8 +98,6 @@ class LabelMaker(Maker):
     ----------
     name
         Stage in the names of the jobs: ``label si 07``.
-    engine
-        Who computes, and how.
     attempts
         How often a transient failure is started again within its job, the first time included.
     minimum
@@ -119,26 +115,18 @@ class LabelMaker(Maker):
     fraction: float = 0.8
 
     def make(self, frames: Sequence[Atoms | Frame], material: str) -> Flow:
-        """Return the flow; its output is a ``LabelReport``.
-
-        Parameters
-        ----------
-        frames
-            Configurations; ``info["split"]`` says where each belongs.
-        material
-            Name, part of every job's name.
-        """
-        return self._flow(as_frames(frames), material, None, None)
+        """Return the flow; its output is a ``LabelReport``. ``info["split"]`` of a frame says where it belongs."""
+        return self._flow(as_frames(frames), material)
 
     def retry(self, report: LabelReport) -> Flow:
         """Return the flow that repeats only what failed and joins it with the labels there are."""
         if not report.failures:
             raise InputError(f"Every frame of {report.material} has its label.", "There is nothing to repeat.")
-        frames = [failure.frame for failure in report.failures]
-        return self._flow(frames, report.material, [failure.index for failure in report.failures], report)
+        frames, indices = zip(*((failure.frame, failure.index) for failure in report.failures), strict=True)
+        return self._flow(list(frames), report.material, list(indices), report)
 
     def _flow(
-        self, frames: list[Frame], material: str, indices: list[int] | None, previous: LabelReport | None
+        self, frames: list[Frame], material: str, indices: list[int] | None = None, previous: LabelReport | None = None
     ) -> Flow:
         total = previous.n_frames if previous else len(frames)
         jobs = []

@@ -112,8 +112,8 @@ class ReferenceProtocol(Document):
         """Tell whether a calculation is done at Γ alone."""
         return calculation == "displacement" and self.displacement_kpoints == "gamma"
 
-    def potcar_map(self, elements: Iterable[str]) -> dict[str, str]:
-        """Return the POTCAR symbol of each element.
+    def potcar_map(self, elements: Iterable[str] | None = None) -> dict[str, str]:
+        """Return the POTCAR symbol of each element; of every element with one unless some are given.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class ReferenceProtocol(Document):
             For an element without an entry.
         """
         table = PBE_54_SYMBOLS | dict(self.potcar_overrides)
-        wanted = sorted(set(elements))
+        wanted = sorted(set(table if elements is None else elements))
         missing = [element for element in wanted if element not in table]
         if missing:
             raise ConfigurationError(

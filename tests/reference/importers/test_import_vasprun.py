@@ -4,13 +4,14 @@ import lzma
 import re
 import tarfile
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.accept import scf_reasons
+from phonosmith.reference.accept import Outcome, check_scf
 from phonosmith.reference.importers.frames import frames_of
 from phonosmith.reference.vasp.settings import (
     VaspSettings,
@@ -198,10 +199,11 @@ def test_settings_digest_follows_the_surface_only():
 
 
 def test_scf_tolerance_allows_for_printed_digits_only():
-    settings = settings_with(EDIFF="1e-8", NELM="60")
+    run = parse_vasprun(vasprun(), "v.xml")
+    run.settings = settings_with(EDIFF="1e-8", NELM="60")
 
     def problem(energies):
-        return [reason.message for reason in scf_reasons(energies, settings)]
+        return [reason.message for reason in check_scf(replace(Outcome.of_step(run), scf=energies), None)]
 
     assert problem([-5.0, -346.90709868, -346.90709867]) == []
     assert problem([-5.0, -346.90709868, -346.90709866]) == []
