@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phonosmith.reference.accept import Outcome, accept, check_incar, check_scf, compare_structure
-from phonosmith.reference.documents import Asked, Correction, Frame
+from phonosmith.reference.accept import Asked, Outcome, accept, check_incar, check_scf, compare_structure
+from phonosmith.reference.documents import Correction, Frame
 from phonosmith.reference.protocol import ReferenceProtocol, incar_tags
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.run import VaspRun

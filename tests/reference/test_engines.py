@@ -13,7 +13,8 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError
-from phonosmith.reference.documents import Asked, Frame
+from phonosmith.reference.accept import Asked
+from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import ReferenceEngine, make_engine
 from phonosmith.reference.forcefield import calculator_spec, require_covered
 from phonosmith.reference.gpaw import gpaw_parameters

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from phonosmith.reference.accept import Outcome, accept
+from phonosmith.reference.accept import Asked, Outcome, accept
 from phonosmith.reference.audit.audit import audit
-from phonosmith.reference.documents import Asked, Frame
+from phonosmith.reference.documents import Frame
 from phonosmith.reference.importers.collect import import_source
 from phonosmith.reference.protocol import ReferenceProtocol, incar_tags
 from phonosmith.reference.vasp.makers import record_from_task

@@ -17,8 +17,8 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from phonosmith.reference.documents import Asked, Correction, Frame, Reason, ReasonCode, ReferenceRecord
-from phonosmith.reference.protocol import Calculation, incar_tags, kpoint_mesh
+from phonosmith.reference.documents import Correction, Frame, Reason, ReasonCode, ReferenceRecord
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
 from phonosmith.reference.vasp.run import VaspRun, voigt_from_kbar
 from phonosmith.reference.vasp.settings import is_rehearsal
@@ -91,6 +91,19 @@ class Outcome:
         """Take a labelled frame of a dataset."""
         symbols, played = atoms.get_chemical_symbols(), bool(atoms.info.get("rehearsal"))
         return cls(symbols, atoms.cell.array, atoms.positions, labels_of(atoms), pbc=tuple(atoms.pbc), rehearsal=played)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of a program: a frame, and how it was to be done.
+
+    ``potcars`` are the titles in the POTCAR file of the folder, where it can be read.
+    """
+
+    frame: Frame
+    protocol: ReferenceProtocol
+    calculation: Calculation
+    potcars: Sequence[str] = ()
 
 
 def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: bool = False) -> list[Reason]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -170,28 +169,18 @@ class ReferenceRecord(Document):
         return atoms
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What was asked of a program: a frame, and how it was to be done.
-
-    ``potcars`` are the titles in the POTCAR file of the folder, where it can be read.
-    """
-
-    frame: Frame
-    protocol: ReferenceProtocol
-    calculation: Calculation
-    potcars: Sequence[str] = ()
-
-
-def refused(asked: Asked, reason: Reason, **known: Any) -> ReferenceRecord:
+def refused(
+    asked: Frame, protocol: ReferenceProtocol, calculation: Calculation, engine: str, reason: Reason, **known: Any
+) -> ReferenceRecord:
     """Return the record of a calculation that left nothing to read."""
     return ReferenceRecord(
-        calculation=asked.calculation,
-        protocol_digest=asked.protocol.digest,
-        symbols=list(asked.frame.symbols),
+        engine=engine,
+        calculation=calculation,
+        protocol_digest=protocol.digest,
+        symbols=list(asked.symbols),
         reasons=[reason],
-        split=asked.frame.split,
-        info=dict(asked.frame.info),
+        split=asked.split,
+        info=dict(asked.info),
         **known,
     )
 

@@ -16,8 +16,8 @@ from pydantic import ConfigDict, Field
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.accept import MOVING, Outcome, accept
-from phonosmith.reference.documents import Asked, Frame, Reason, ReferenceRecord, explained, refused
+from phonosmith.reference.accept import MOVING, Asked, Outcome, accept
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, explained, refused
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import voigt_from_kbar
 from phonosmith.structures.labels import Labels
@@ -209,7 +209,7 @@ def compute_with_ase(
 
     asked = Asked(frame, maker.protocol, maker.calculation)
     known = {
-        "engine": maker.engine, "engine_version": version, "functional": functional, "potential": spec.potential,
+        "engine_version": version, "functional": functional, "potential": spec.potential,
         "directory": Path.cwd().name,
     }  # fmt: skip
     start = time.perf_counter()
@@ -218,7 +218,7 @@ def compute_with_ase(
         if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
             atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
-        record = evaluate_frame(maker.calculator, atoms, asked, **known)
+        record = evaluate_frame(maker.calculator, atoms, asked, engine=maker.engine, **known)
         record.reasons = accept(Outcome.of_record(record), asked)
     except Exception as error:  # whatever a foreign program raises is one refused calculation
         if isinstance(error, LabelError):
@@ -227,6 +227,6 @@ def compute_with_ase(
             raise
         else:
             reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        record = refused(asked, reason, **known)
+        record = refused(frame, maker.protocol, maker.calculation, maker.engine, reason, **known)
     record.wall_seconds = time.perf_counter() - start
     return record

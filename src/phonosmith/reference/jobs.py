@@ -12,7 +12,7 @@ from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
-from phonosmith.reference.documents import Asked, Frame, LabelReport, Reason, ReferenceRecord, refused
+from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
 
@@ -56,7 +56,7 @@ def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int 
         record = computing.compute(asked, "static", name, attempts)
     except PhonosmithError as error:
         reason = Reason(code="configuration", message=str(error))
-        _leave_refusal(refused(Asked(asked, computing.protocol, "static"), reason, engine=computing.name))
+        _leave_refusal(refused(asked, computing.protocol, "static", computing.name, reason))
         raise
     if not record.accepted:
         _leave_refusal(record)

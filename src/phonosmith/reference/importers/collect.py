@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,12 +19,11 @@ from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.core.manifest import recorded
 from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, read_bounded
-from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.frames import Steps, explained, frames_of
+from phonosmith.reference.importers.frames import Steps, frames_of, judged
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
@@ -46,20 +46,14 @@ def import_paths(
 
     Parameters
     ----------
-    paths
-        Files, folders and archives, see ``import_source``.
+    paths, steps, functional, allow_rehearsal
+        See ``import_source``.
     out
         Extended XYZ file to write; None writes none. Nothing is written when no frame was found.
-    steps
-        "all" converged ionic steps, or the "last".
-    functional
-        Functional of labels whose files name none.
     expect
         Expected compositions, see ``read_expectations``.
     jobstore
         Take the calculations in jobflow's configured JobStore too.
-    allow_rehearsal
-        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
 
     Returns
     -------
@@ -138,30 +132,37 @@ def _checked_formula(formula: str, where: str) -> str:
 class Taken:
     """What has been read from one source so far, and how it is read.
 
-    Attributes
-    ----------
-    steps, allow_rehearsal
-        As asked.
-    by_kind
-        Frames by kind of file.
-    names_by_content
-        Names of phonopy files by the digest of their content.
+    ``names_by_content`` holds the names of phonopy files by the digest of their content.
     """
 
     steps: Steps
     allow_rehearsal: bool
-    by_kind: dict[str, list[Atoms]] = field(default_factory=lambda: defaultdict(list))
+    by_kind: dict[str, list[Atoms]] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     force_constants: list[dict[str, Any]] = field(default_factory=list)
     n_files: int = 0
     names_by_content: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def frames(self) -> list[Atoms]:
+        """All frames."""
+        return [frame for frames in self.by_kind.values() for frame in frames]
+
     def add(self, kind: str, frames: list[Atoms], refused: Sequence[Refusal] = ()) -> None:
         """Take frames of one file."""
         self.n_files += 1
-        self.by_kind[kind] += frames
+        self.by_kind.setdefault(kind, []).extend(frames)
         self.refused += refused
+
+    def drop(self, unwanted: Callable[[str, Atoms], bool]) -> list[Atoms]:
+        """Leave out, and return, the frames for which a test of kind and frame is true."""
+        dropped = []
+        for kind, frames in self.by_kind.items():
+            apart = [unwanted(kind, frame) for frame in frames]
+            dropped += [frame for frame, out in zip(frames, apart, strict=True) if out]
+            self.by_kind[kind] = [frame for frame, out in zip(frames, apart, strict=True) if not out]
+        return dropped
 
     def refuse(self, name: str, reason: str) -> None:
         """Note a file that gave nothing."""
@@ -169,21 +170,19 @@ class Taken:
         self.refused.append(Refusal(where=name, reason=reason))
 
 
+_NAMES = {
+    "vasprun": "(?i).*vasprun.*\\.xml",
+    "outcar": "OUTCAR.*|.*OUTCAR|.*\\.outcar",
+    "extxyz": "(?i).*\\.(ext)?xyz",
+    "phonopy": "(?i)(?=.*phono(py|3py)).*\\.ya?ml",
+    "json": "(?i).*\\.jsonl?",
+}
+
+
 def kind_of(name: str) -> str | None:
     """Guess from a file's name (compression ending removed) what it holds; None for files of no interest."""
     base = PurePosixPath(name).name
-    lower = base.lower()
-    if lower.endswith(".xml") and "vasprun" in lower:
-        return "vasprun"
-    if base.startswith("OUTCAR") or base.endswith(("OUTCAR", ".outcar")):
-        return "outcar"
-    if lower.endswith((".xyz", ".extxyz")):
-        return "extxyz"
-    if lower.endswith((".yaml", ".yml")) and ("phonopy" in lower or "phono3py" in lower):
-        return "phonopy"
-    if lower.endswith((".json", ".jsonl")):
-        return "json"
-    return None
+    return next((kind for kind, pattern in _NAMES.items() if re.fullmatch(pattern, base)), None)
 
 
 def import_source(
@@ -212,11 +211,6 @@ def import_source(
         Take labels of the VASP stand-in; they stay marked ``rehearsal``.
     limits
         Bounds on what is read.
-
-    Raises
-    ------
-    InputError
-        When the path does not exist.
     """
     source = Path(path)
     if not source.exists():
@@ -231,9 +225,17 @@ def import_source(
         # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
         taken.refuse(source.name, error.message)
     _refuse_unexpected(taken, expect or {})
-    _note_twins(taken)
+    for names in taken.names_by_content.values():
+        if len(names) > 1:  # a copied calculation the audit drops
+            note = f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
+            taken.notes.append(note)
     _drop_doubles(taken)
-    _declare(taken, functional)
+    if functional is not None:
+        for frame in taken.drop(lambda _, frame: frame.info.get(FUNCTIONAL, functional) != functional):
+            reason = f"its functional is {frame.info[FUNCTIONAL]}, not {functional}"
+            taken.refused.append(Refusal(where=str(_source(frame)), reason=reason))
+        for frame in taken.frames:
+            frame.info[FUNCTIONAL] = functional
     if not (taken.by_kind or taken.refused or taken.notes or taken.force_constants):
         taken.notes.append("nothing in it is vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or atomate2 JSON")
     return _report(taken, str(source))
@@ -293,15 +295,15 @@ def _sniff(data: bytes) -> str | None:
 def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
     frames: list[Atoms] = []
     refused: list[Refusal] = []
-    for index, item in enumerate(parse_each(data.decode("utf-8", errors="replace"), name)):
+    for index, item in enumerate(parse_each(data.decode(errors="replace"), name)):
+        where = f"{name}, frame {index}"
         if isinstance(item, InputError):
-            reason = item.message
-        else:
-            item.info.setdefault(SOURCE, name)
-            reason = explained(accept(Outcome.of_atoms(item), allow_rehearsal=taken.allow_rehearsal))
-            frames += [] if reason else [item]
-        if reason:
-            refused.append(Refusal(where=f"{name}, frame {index}", reason=reason))
+            refused.append(Refusal(where=where, reason=item.message))
+            continue
+        item.info.setdefault(SOURCE, name)
+        sound, unsound = judged(item, where, allow_rehearsal=taken.allow_rehearsal)
+        frames += sound
+        refused += unsound
     taken.add("extxyz", frames, refused)
 
 
@@ -314,17 +316,17 @@ def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
         taken.refuse(name, "phonopy files inside an archive are not read: unpack it, they belong to files beside them")
         return
     phonon = read_phonopy(real, calculations=calculations_beside)
-    if not has_forces(phonon):
-        if phonon.force_constants is not None:
-            taken.n_files += 1
-            _note_constants(taken, phonon, name)
-        else:
-            taken.notes.append(f"{name} plans displacements that were not calculated beside it")
+    labelled = has_forces(phonon)
+    if not labelled and phonon.force_constants is None:
+        taken.notes.append(f"{name} plans displacements that were not calculated beside it")
+        return
+    _note_constants(taken, phonon, name)
+    if not labelled:
+        taken.n_files += 1
         return
     frames = displaced_frames(phonon)
     for frame in frames:
         frame.info[SOURCE] = name
-    _note_constants(taken, phonon, name)
     forces = np.concatenate([np.asarray(labels_of(frame).forces) for frame in frames])
     # VASP prints eight decimals; forces of a potential carry all sixteen digits
     if np.abs(forces * 1e8 - np.round(forces * 1e8)).max() > 1e-2:
@@ -353,11 +355,10 @@ def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
 
 
 def _take_json(taken: Taken, name: str, data: bytes) -> None:
-    text = data.decode("utf-8", errors="replace")
+    text = data.decode(errors="replace")
     try:
-        tree = (
-            [json.loads(line) for line in text.splitlines() if line.strip()] if ".jsonl" in name else json.loads(text)
-        )
+        lines = [line for line in text.splitlines() if line.strip()]
+        tree = [json.loads(line) for line in lines] if ".jsonl" in name else json.loads(text)
     except (ValueError, RecursionError) as error:
         taken.refuse(name, f"it is not valid JSON: {error}")
         return
@@ -375,79 +376,47 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
 def _refuse_unexpected(taken: Taken, expected: Mapping[str, str]) -> None:
     """Refuse files that hold another composition than the one stated for their material."""
     problems: dict[str, str] = {}
-    for atoms in (atoms for frames in taken.by_kind.values() for atoms in frames):
-        where, formula = str(atoms.info.get(SOURCE, "")), reduced_formula(atoms)
-        path = PurePosixPath(where)
+    for atoms in taken.frames:
+        path, formula = _source(atoms), reduced_formula(atoms)
         for name in (path.name.partition(".")[0], *path.parts):
             if expected.get(name, formula) != formula:
-                problems[where] = f"its composition {formula} is not the expected {expected[name]} of {name}"
+                problems[str(path)] = f"its composition {formula} is not the expected {expected[name]} of {name}"
     taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
-    for kind, frames in taken.by_kind.items():
-        taken.by_kind[kind] = [atoms for atoms in frames if str(atoms.info.get(SOURCE, "")) not in problems]
+    taken.drop(lambda _, atoms: str(_source(atoms)) in problems)
     taken.force_constants = [item for item in taken.force_constants if item["path"] not in problems]
 
 
-def _note_twins(taken: Taken) -> None:
-    """Point out phonon sets of equal content under different names; a copied calculation the audit drops."""
-    for names in taken.names_by_content.values():
-        if len(names) > 1:
-            taken.notes.append(
-                f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
-            )
+def _source(atoms: Atoms) -> PurePosixPath:
+    return PurePosixPath(str(atoms.info.get(SOURCE, "")))
 
 
 def _drop_doubles(taken: Taken) -> None:
     """Take a calculation once: vasprun.xml before OUTCAR of the same folder, full labels before phonopy's forces."""
-    folders = {str(PurePosixPath(str(f.info[SOURCE])).parent) for f in taken.by_kind.get("vasprun", [])}
-    outcars = taken.by_kind.get("outcar", [])
-    kept = [f for f in outcars if str(PurePosixPath(str(f.info[SOURCE])).parent) not in folders]
-    if len(kept) < len(outcars):
-        taken.by_kind["outcar"] = kept
-        taken.notes.append(
-            f"{len(outcars) - len(kept)} OUTCAR frames lie beside a vasprun.xml and were not taken twice"
-        )
-    full = [f for kind, frames in taken.by_kind.items() if kind != "phonopy" for f in frames]
-    if not full or not taken.by_kind.get("phonopy"):
-        return
-    rest = [f for f in taken.by_kind["phonopy"] if not any(same_geometry(f, other) for other in full)]
-    if len(rest) < len(taken.by_kind["phonopy"]):
-        count = len(taken.by_kind["phonopy"]) - len(rest)
-        taken.by_kind["phonopy"] = rest
-        taken.notes.append(f"{count} displaced cells of phonopy are here as full calculations and were not taken twice")
-
-
-def _declare(taken: Taken, functional: str | None) -> None:
-    if functional is None:
-        return
-    for kind, frames in taken.by_kind.items():
-        kept = []
-        for frame in frames:
-            named = frame.info.get(FUNCTIONAL)
-            if named not in (None, functional):
-                where = str(frame.info.get(SOURCE, "?"))
-                taken.refused.append(Refusal(where=where, reason=f"its functional is {named}, not {functional}"))
-            else:
-                frame.info[FUNCTIONAL] = functional
-                kept.append(frame)
-        taken.by_kind[kind] = kept
+    folders = {_source(frame).parent for frame in taken.by_kind.get("vasprun", [])}
+    if twice := taken.drop(lambda kind, frame: kind == "outcar" and _source(frame).parent in folders):
+        taken.notes.append(f"{len(twice)} OUTCAR frames lie beside a vasprun.xml and were not taken twice")
+    full = [frame for kind, frames in taken.by_kind.items() if kind != "phonopy" for frame in frames]
+    if twice := taken.drop(
+        lambda kind, frame: kind == "phonopy" and any(same_geometry(frame, other) for other in full)
+    ):
+        note = f"{len(twice)} displaced cells of phonopy are here as full calculations and were not taken twice"
+        taken.notes.append(note)
 
 
 def _report(taken: Taken, source: str) -> tuple[list[Atoms], SourceReport]:
-    frames = [frame for group in taken.by_kind.values() for frame in group]
+    frames = taken.frames
     kinds = {kind: len(group) for kind, group in taken.by_kind.items() if group}
     functionals = Counter(str(frame.info.get(FUNCTIONAL, "unknown")) for frame in frames)
-    named = sorted(functionals)
-    single = None if not named or named == ["unknown"] else (named[0] if len(named) == 1 else "mixed")
-    tried = [*taken.by_kind, "none"]
+    single = "mixed" if len(functionals) > 1 else next(iter(functionals), "unknown")
     return frames, SourceReport(
         path=source,
-        kind=(next(iter(kinds)) if len(kinds) == 1 else "mixed") if kinds else tried[0],
+        kind="mixed" if len(kinds) > 1 else next(iter([*kinds, *taken.by_kind, "none"])),
         kinds=kinds,
         n_files=taken.n_files,
         n_frames=len(frames),
         n_refused=len(taken.refused),
         refused=taken.refused,
-        functional=single,
+        functional=None if single == "unknown" else single,
         functionals=dict(functionals),
         settings=dict(Counter(str(frame.info.get(SETTINGS, "unknown")) for frame in frames)),
         formulas=dict(Counter(reduced_formula(frame) for frame in frames)),

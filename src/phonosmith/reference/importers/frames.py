@@ -15,16 +15,27 @@ from phonosmith.reference.vasp.settings import provenance
 from phonosmith.structures.labels import label_frame
 
 Steps = Literal["all", "last"]
+Read = tuple[list[Atoms], list[Refusal]]
+"""Labelled frames of a file, and a refusal for everything in it that is no label."""
 
 
-def explained(reasons: Sequence[Reason]) -> str:
-    """Return reasons as one sentence of a report."""
-    return "; ".join(reason.message for reason in reasons)
+def unreadable(where: str, error: Exception) -> Refusal:
+    """Return the refusal of something that does not have the expected layout."""
+    return Refusal(where=where, reason=f"it cannot be read: {type(error).__name__} {error}")
 
 
-def frames_of(
-    run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True
-) -> tuple[list[Atoms], list[Refusal]]:
+def refusal(where: str, reasons: Sequence[Reason]) -> Refusal:
+    """Return a refusal with the reasons of the rule."""
+    return Refusal(where=where, reason="; ".join(reason.message for reason in reasons))
+
+
+def judged(frame: Atoms, where: str, *, allow_rehearsal: bool = False) -> Read:
+    """Return a labelled frame if the rule lets it pass, else its refusal."""
+    reasons = accept(Outcome.of_atoms(frame), allow_rehearsal=allow_rehearsal)
+    return ([], [refusal(where, reasons)]) if reasons else ([frame], [])
+
+
+def frames_of(run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True) -> Read:
     """Return the labelled configurations of a run and a refusal for everything that is no label.
 
     Parameters
@@ -39,17 +50,16 @@ def frames_of(
         Take what the VASP stand-in made; it is marked.
     """
     if general := accept_run(run):
-        return [], [Refusal(where=where, reason=explained(general))]
+        return [], [refusal(where, general)]
     frames: list[Atoms] = []
     refused: list[Refusal] = []
     for index in range(len(run.steps)) if steps == "all" else [len(run.steps) - 1]:
         outcome = Outcome.of_step(run, index)
         reasons = accept(outcome, allow_rehearsal=allow_rehearsal)
         if [reason.code for reason in reasons] == ["rehearsal"]:
-            return [], [Refusal(where=where, reason=explained(reasons))]  # one calculation, one refusal
+            return [], [refusal(where, reasons)]  # one calculation, one refusal
         if reasons:
-            name = where if len(run.steps) == 1 else f"{where}, ionic step {index}"
-            refused.append(Refusal(where=name, reason=explained(reasons)))
+            refused.append(refusal(where if len(run.steps) == 1 else f"{where}, ionic step {index}", reasons))
         else:
             frames.append(_frame(outcome, run, where))
     return frames, refused

@@ -10,7 +10,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from atomate2.vasp.sets.base import VaspInputGenerator
 from jobflow import Response
 
 from phonosmith.core.errors import ConfigurationError, LabelError
-from phonosmith.reference.accept import Outcome, accept, accept_run, compare_structure
-from phonosmith.reference.documents import Asked, Frame, Reason, ReferenceRecord, refused, rows
+from phonosmith.reference.accept import Asked, Outcome, accept, accept_run, compare_structure
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
@@ -122,7 +122,6 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     def calculate(self, structure: Any, frame: Frame) -> tuple[Any, ReferenceRecord]:
         """Run in the current folder; return the task document (None when there is none) and the judged record."""
-        asked = Asked(frame, self.protocol, self.calculation)
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
@@ -133,9 +132,10 @@ class ProtocolVaspMaker(BaseVaspMaker):
             raise
         except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
             task = None
-            record = refused(asked, run_failure(error), engine="vasp", directory=Path.cwd().name)
+            failure, folder = run_failure(error), Path.cwd().name
+            record = refused(frame, self.protocol, self.calculation, "vasp", failure, directory=folder)
         else:
-            asked = replace(asked, potcars=read_titles(Path("POTCAR")))
+            asked = Asked(frame, self.protocol, self.calculation, read_titles(Path("POTCAR")))
             record = record_from_task(task, asked, allow_rehearsal=self.rehearsal is not None)
             if Path("STOPCAR").exists() and all(reason.code != "walltime" for reason in record.reasons):
                 stopped = Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True)
