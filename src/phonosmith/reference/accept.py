@@ -1,9 +1,8 @@
 """The one rule every calculation passes before it may be called a label: by a job, by ``import`` and by ``audit``.
 
 Workflow libraries call NaN forces, another lattice, an SCF cycle cut short by the queue and a k-mesh changed on the way
-"successful"; here each is a reason. The rule is a list of small functions (``RUN_CHECKS`` look at a whole VASP run,
-``CHECKS`` at one configuration); each takes what came back and, where it is known, what was asked, and yields reasons.
-A new check is a function more in a list.
+"successful"; here each is a reason. ``accept_run`` looks at a whole VASP run; the ``CHECKS`` of one configuration are
+small functions that take what came back and, where it is known, what was asked, and yield reasons.
 """
 
 from __future__ import annotations
@@ -28,8 +27,6 @@ Array = NDArray[np.float64]
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""
-ENERGY_PRINT = 1e-8
-"""eV. The last digit of energies in vasprun.xml."""
 MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax")
 _NOT_SELF_CONSISTENT = (
     "none", "eigenval", "exact", "subrot", "chi", "gw", "gw0", "scgw", "scgw0", "acfdt", "rpa", "bse",
@@ -119,32 +116,27 @@ def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: boo
 
 
 def accept_run(run: VaspRun, asked: Asked | None = None) -> list[Reason]:
-    """Return the reasons why nothing of a VASP run can be a label: it is not whole, or of another kind."""
-    return [reason for run_check in RUN_CHECKS for reason in run_check(run, asked)]
+    """Return the reasons why nothing of a VASP run can be a label.
 
-
-def check_whole(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
-    """Ask that the output is whole and holds an ionic step."""
-    if run.damage is not None:
-        yield Reason(code="unfinished", message=run.damage, transient=True)
-    elif not run.steps:
-        yield Reason(code="unfinished", message="it holds no ionic step", transient=True)
-
-
-def check_self_consistent(run: VaspRun, asked: Asked | None) -> Iterator[Reason]:
-    """Ask for a self-consistent ground-state calculation (or the linear response that was asked)."""
+    It is not whole, or no self-consistent ground-state calculation (nor the linear response that was asked).
+    """
+    reasons = []
+    damage = run.damage if run.damage is not None or run.steps else "it holds no ionic step"
+    if damage is not None:
+        reasons.append(Reason(code="unfinished", message=damage, transient=True))
     algorithm = str(run.settings.tags.get("ALGO", "")).strip().lower()
     charge = int(run.settings.number("ICHARG", 2))
     response = run.settings.flag("LEPSILON") or run.settings.flag("LCALCEPS")
+    message = None
     if algorithm in _NOT_SELF_CONSISTENT:
         message = f"ALGO = {algorithm} is not a self-consistent ground-state calculation"
     elif charge >= 10:
         message = f"ICHARG = {charge} keeps the charge density fixed: the energy is not a label"
     elif response and (asked is None or asked.calculation != "born"):
         message = "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
-    else:
-        return
-    yield Reason(code="not_self_consistent", message=message)
+    if message:
+        reasons.append(Reason(code="not_self_consistent", message=message))
+    return reasons
 
 
 def check_numbers(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
@@ -232,8 +224,8 @@ def check_scf(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         yield Reason(code="scf_unknown", message=message, transient=True)
         return
     change = abs(energies[-1] - energies[-2])
-    # a difference of two printed energies is known to one unit of the last digit
-    if change <= tolerance + 1.01 * ENERGY_PRINT:
+    # a difference of two printed energies is known to one unit of the last digit, 1e-8 eV
+    if change <= tolerance + 1.01e-8:
         return
     used_up = len(energies) >= limit
     why = f"NELM = {limit} was reached" if used_up else f"it was stopped early, after {len(energies)} steps"
@@ -350,8 +342,6 @@ def check_origin(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         yield Reason(code="rehearsal", message=message)
 
 
-RUN_CHECKS: tuple[Callable[[VaspRun, Asked | None], Iterator[Reason]], ...] = (check_whole, check_self_consistent)
-"""What is asked of a whole VASP run."""
 CHECKS: tuple[Callable[[Outcome, Asked | None], Iterator[Reason]], ...] = (
     check_numbers,
     check_structure,

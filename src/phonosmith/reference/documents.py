@@ -24,9 +24,7 @@ Voigt = tuple[float, float, float, float, float, float]
 
 def rows(array: NDArray[np.float64] | None) -> list[Vector] | None:
     """Return an (n, 3) array as plain rows; None where there is none or it has another shape."""
-    if array is None or array.ndim != 2 or array.shape[1] != 3:
-        return None
-    return [(float(x), float(y), float(z)) for x, y, z in array.tolist()]
+    return None if array is None or array.shape[1:] != (3,) else [(x, y, z) for x, y, z in array.tolist()]
 
 
 class Frame(Document):
@@ -141,13 +139,7 @@ class ReferenceRecord(Document):
         return explained(self.reasons)
 
     def to_atoms(self) -> Atoms:
-        """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator.
-
-        Raises
-        ------
-        LabelError
-            When the record was refused.
-        """
+        """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator."""
         from ase import Atoms
         from ase.calculators.singlepoint import SinglePointCalculator
 

@@ -181,11 +181,6 @@ def make_engine(
         True, or its settings: play VASP with the stand-in.
     options
         ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``.
-
-    Raises
-    ------
-    ConfigurationError
-        For an unknown engine, or one that lacks what it needs.
     """
     protocol = ReferenceProtocol.model_validate(protocol or {})
     if name not in ENGINES:

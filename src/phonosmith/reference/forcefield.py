@@ -57,11 +57,6 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
 
     That is a potential reference, any name the registry resolves (own name, foundation, sha256 prefix, file), the
     dotted path of a callable that returns an ASE calculator (``ase.calculators.emt.EMT``), or a spec.
-
-    Raises
-    ------
-    PotentialError, ConfigurationError
-        When it stands for nothing.
     """
     if isinstance(potential, Mapping):
         potential = (PotentialRef if "artefact" in potential else CalculatorSpec).model_validate(potential)
@@ -133,13 +128,7 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
 
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
-        """Run the calculator on a structure, or on each of a list.
-
-        Raises
-        ------
-        LabelError
-            When the gate refuses a result.
-        """
+        """Run the calculator on a structure, or on each of a list; a refused result fails the job."""
         from pymatgen.io.ase import AseAtomsAdaptor
 
         documents = super().make.original(self, structure, prev_dir=prev_dir)

@@ -44,13 +44,7 @@ def _leave_refusal(record: ReferenceRecord) -> None:
 
 @job(output_schema=ReferenceRecord)
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
-    """Compute one frame.
-
-    Raises
-    ------
-    LabelError
-        When the gate refuses the result of the last attempt; the refused record stays in the job store.
-    """
+    """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
         record = computing.compute(asked, "static", name, attempts)
@@ -75,13 +69,7 @@ def collect_labels(
     indices: list[int] | None = None,
     previous: LabelReport | None = None,
 ) -> LabelReport:
-    """Collect what there is, keep it as datasets, say what failed and why.
-
-    Raises
-    ------
-    LabelError
-        When a split has too few labels.
-    """
+    """Collect what there is, keep it as datasets, say what failed and why; too few labels of a split raise."""
     asked = [Frame.model_validate(frame) for frame in frames]
     before = None if previous is None else LabelReport.model_validate(previous)
     report = collect(results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before)
@@ -133,8 +121,7 @@ class LabelMaker(Maker):
         for index, frame in zip(indices or range(len(frames)), frames, strict=True):
             name = job_name(material, index, total, self.name)
             one = label_frame(frame, self.engine, name, self.attempts)
-            one.name = name
-            one.config = JobConfig(expose_store=True)
+            one.name, one.config = name, JobConfig(expose_store=True)
             jobs.append(one)
         last = collect_labels(
             [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous

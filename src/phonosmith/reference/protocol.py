@@ -17,7 +17,6 @@ from phonosmith.structures.cost import kpoint_mesh as kspacing_mesh
 
 Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
 """Kinds of calculation a protocol defines."""
-CALCULATIONS: tuple[Calculation, ...] = ("static", "relax", "elastic_relax", "displacement", "born")
 
 _GGA_TAG = {"PBE": "PE", "PBEsol": "PS"}
 _OWN_TAGS = frozenset(
@@ -30,9 +29,7 @@ _OWN_TAGS = frozenset(
 
 def _pairs(value: Any) -> Any:
     """Turn a mapping into sorted pairs: a frozen model holds nothing that can be changed in place."""
-    if isinstance(value, Mapping):
-        return tuple(sorted(value.items()))
-    return tuple(tuple(pair) for pair in value)
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else tuple(map(tuple, value))
 
 
 SymbolPairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
@@ -113,17 +110,10 @@ class ReferenceProtocol(Document):
         return calculation == "displacement" and self.displacement_kpoints == "gamma"
 
     def potcar_map(self, elements: Iterable[str] | None = None) -> dict[str, str]:
-        """Return the POTCAR symbol of each element; of every element with one unless some are given.
-
-        Raises
-        ------
-        ConfigurationError
-            For an element without an entry.
-        """
+        """Return the POTCAR symbol of each element; of every element with one unless some are given."""
         table = PBE_54_SYMBOLS | dict(self.potcar_overrides)
         wanted = sorted(set(table if elements is None else elements))
-        missing = [element for element in wanted if element not in table]
-        if missing:
+        if missing := [element for element in wanted if element not in table]:
             raise ConfigurationError(
                 f"The protocol names no POTCAR for {', '.join(missing)}.", "Add them to potcar_overrides."
             )
@@ -167,14 +157,12 @@ def incar_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[st
     if not protocol.gamma_only(calculation):
         tags |= {"KSPACING": protocol.kspacing, "KGAMMA": True}
     # IBRION is always written: emmet reads it in an error path and fails the job when it is absent
-    if calculation == "relax":
-        tags |= {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax}
-    elif calculation == "elastic_relax":
-        tags |= {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax}
-    elif calculation == "born":
-        tags |= {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True}
-    else:
-        tags |= {"IBRION": -1, "ISIF": 2, "NSW": 0}
+    motion: dict[str, dict[str, Any]] = {
+        "relax": {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax},
+        "elastic_relax": {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax},
+        "born": {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True},
+    }
+    tags |= motion.get(calculation, {"IBRION": -1, "ISIF": 2, "NSW": 0})
     return dict(sorted((tags | {key.upper(): value for key, value in protocol.extra_incar}).items()))
 
 

@@ -19,7 +19,7 @@ from phonosmith.reference.vasp.settings import (
     mesh_spacing,
     settings_digest,
 )
-from phonosmith.reference.vasp.vasprun import parse_vasprun, read_vasprun
+from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.labels import labels_of
 
 SCF = (-1.0, -5.0, -5.4, -5.42, -5.42000001, -5.42000001)
@@ -244,7 +244,7 @@ def test_equal_to_pymatgen_on_real_files(shared, tmp_path):
     from pymatgen.io.vasp import Vasprun
 
     for path in real_files(shared, tmp_path):
-        run = read_vasprun(path)
+        run = parse_vasprun(path.read_bytes(), path.name)
         (frame,), refused = frames_of(run, path.name)
         assert refused == []
         with warnings.catch_warnings():
@@ -264,7 +264,6 @@ def test_equal_to_pymatgen_on_real_files(shared, tmp_path):
         assert run.settings.number("ENMAX", 0) == theirs.parameters["ENMAX"]
         assert frame.info["ediff"] == theirs.parameters["EDIFF"]
         assert tuple(int(k) for k in theirs.kpoints.kpts[0]) == run.settings.mesh
-        assert run.n_kpoints == len(theirs.actual_kpoints)
         assert run.settings.version == theirs.vasp_version.strip()
         assert frame.info["functional"] == "PBE"
         assert set(run.incar) == set(theirs.incar.keys()) or set(theirs.incar.keys()) <= set(run.incar)

@@ -18,19 +18,10 @@ def fit_offsets(sources: Mapping[str, Sequence[Atoms]], *, reference: str | None
     """Fit by how much each source's energies are shifted against a reference source.
 
     Two estimates, best first: identical configurations labelled in both; the lowest energy per atom at equal
-    composition (good to the spread of the lowest configurations).
+    composition (good to the spread of the lowest configurations). Shifts are by element in eV/atom; a single
+    composition fixes only its total shift, which is spread evenly.
 
-    Parameters
-    ----------
-    sources
-        Frames by source; frames without an energy are ignored.
-    reference
-        Source whose energies stay; the largest by default.
-
-    Returns
-    -------
-    OffsetFit
-        Shifts by element in eV/atom. A single composition fixes only its total shift, which is spread evenly.
+    Frames without an energy are ignored. The ``reference`` is the largest source by default.
     """
     labelled = {name: [a for a in frames if labels_of(a).energy is not None] for name, frames in sources.items()}
     labelled = {name: frames for name, frames in labelled.items() if frames}

@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,7 +24,7 @@ from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.frames import Steps, frames_of, judged
+from phonosmith.reference.importers.frames import Read, Steps, frames_of, joined, judged
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
@@ -93,11 +94,8 @@ def import_paths(
 def read_expectations(items: Sequence[str]) -> dict[str, str]:
     """Return expected reduced formulas by material.
 
-    Parameters
-    ----------
-    items
-        Each ``name=Formula``, a CSV file with a column of names (id, material, mp_id, name) and one named formula, or a
-        JSON file with a mapping or a list of such records.
+    An item is ``name=Formula``, a CSV file with a column of names (id, material, mp_id, name) and one named formula, or
+    a JSON file with a mapping or a list of such records.
     """
     expected: dict[str, str] = {}
     for item in items:
@@ -106,7 +104,7 @@ def read_expectations(items: Sequence[str]) -> dict[str, str]:
             expected[name.strip()] = _checked_formula(formula.strip(), item)
             continue
         path = Path(item)
-        text = read_bounded(path).decode("utf-8", errors="replace")
+        text = read_bounded(path).decode(errors="replace")
         try:
             records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
         except ValueError as error:
@@ -170,19 +168,20 @@ class Taken:
         self.refused.append(Refusal(where=name, reason=reason))
 
 
-_NAMES = {
-    "vasprun": "(?i).*vasprun.*\\.xml",
-    "outcar": "OUTCAR.*|.*OUTCAR|.*\\.outcar",
-    "extxyz": "(?i).*\\.(ext)?xyz",
-    "phonopy": "(?i)(?=.*phono(py|3py)).*\\.ya?ml",
-    "json": "(?i).*\\.jsonl?",
+_KINDS = {
+    "vasprun": (r"(?i).*vasprun.*\.xml", rb"(?s).*<modeling"),
+    "outcar": (r"OUTCAR.*|.*OUTCAR|.*\.outcar", rb"\s*vasp\."),
+    "json": (r"(?i).*\.jsonl?", rb"\s*[{\[]"),
+    "extxyz": (r"(?i).*\.(ext)?xyz", rb"(?s)\s*\d+[ \t\r]*\n.*(Properties|Lattice)="),
+    "phonopy": (r"(?i)(?=.*phono(py|3py)).*\.ya?ml", rb"(?s).*phonopy:"),
 }
+"""How each kind of file is called, and how it begins where its name says nothing."""
 
 
 def kind_of(name: str) -> str | None:
     """Guess from a file's name (compression ending removed) what it holds; None for files of no interest."""
     base = PurePosixPath(name).name
-    return next((kind for kind, pattern in _NAMES.items() if re.fullmatch(pattern, base)), None)
+    return next((kind for kind, (pattern, _) in _KINDS.items() if re.fullmatch(pattern, base)), None)
 
 
 def import_source(
@@ -231,7 +230,7 @@ def import_source(
             taken.notes.append(note)
     _drop_doubles(taken)
     if functional is not None:
-        for frame in taken.drop(lambda _, frame: frame.info.get(FUNCTIONAL, functional) != functional):
+        for frame in taken.drop(lambda _, frame: frame.info.get(FUNCTIONAL) not in (None, functional)):
             reason = f"its functional is {frame.info[FUNCTIONAL]}, not {functional}"
             taken.refused.append(Refusal(where=str(_source(frame)), reason=reason))
         for frame in taken.frames:
@@ -258,7 +257,7 @@ def _take_many(taken: Taken, source: Path, limits: Limits, prefix: str) -> None:
 
 def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> None:
     """Read one file; whatever is wrong with it becomes a refusal."""
-    kind = kind_of(bare_name(name)) or _sniff(data)
+    kind = kind_of(bare_name(name)) or next((k for k, (_, head) in _KINDS.items() if re.match(head, data[:4096])), None)
     try:
         if kind in ("vasprun", "outcar"):
             run = parse_vasprun(data, name) if kind == "vasprun" else parse_outcar(data, name)
@@ -276,35 +275,15 @@ def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> No
         taken.refuse(name, error.message)
 
 
-def _sniff(data: bytes) -> str | None:
-    head = data[:4096].lstrip()
-    if b"<modeling" in head:
-        return "vasprun"
-    if head.startswith(b"vasp."):
-        return "outcar"
-    if head[:1] in (b"{", b"["):
-        return "json"
-    first, _, rest = head.partition(b"\n")
-    if first.strip().isdigit() and (b"Properties=" in rest or b"Lattice=" in rest):
-        return "extxyz"
-    if b"phonopy:" in head:
-        return "phonopy"
-    return None
-
-
 def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for index, item in enumerate(parse_each(data.decode(errors="replace"), name)):
+    def frame(index: int, item: Atoms | InputError) -> Read:
         where = f"{name}, frame {index}"
         if isinstance(item, InputError):
-            refused.append(Refusal(where=where, reason=item.message))
-            continue
+            return [], [Refusal(where=where, reason=item.message)]
         item.info.setdefault(SOURCE, name)
-        sound, unsound = judged(item, where, allow_rehearsal=taken.allow_rehearsal)
-        frames += sound
-        refused += unsound
-    taken.add("extxyz", frames, refused)
+        return judged(item, where, allow_rehearsal=taken.allow_rehearsal)
+
+    taken.add("extxyz", *joined(starmap(frame, enumerate(parse_each(data.decode(errors="replace"), name)))))
 
 
 def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
@@ -338,14 +317,13 @@ def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
     from phonosmith.harmonic.displacements import displacements_and_forces
     from phonosmith.harmonic.model import atoms_of
 
-    moved = forces = None
-    if phonon.dataset:
-        moved, forces, _ = displacements_and_forces(phonon.dataset, len(phonon.supercell))
+    size = len(phonon.supercell)
+    moved, forces, _ = displacements_and_forces(phonon.dataset, size) if phonon.dataset else (None, None, None)
     taken.force_constants.append(
         {
             "path": name,
             "formula": reduced_formula(atoms_of(phonon.primitive)),
-            "supercell_atoms": len(phonon.supercell),
+            "supercell_atoms": size,
             "displacements": 0 if moved is None else len(moved),
             "largest_displacement": None if moved is None else float(np.abs(moved).max()),
             "largest_force": None if forces is None else float(np.abs(forces).max()),
@@ -367,8 +345,8 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
         return
     documents = list(task_documents(tree))
     for inner, document in documents:
-        judged = frames_of_task(document, f"{name}: {inner}", steps=taken.steps, allow_rehearsal=taken.allow_rehearsal)
-        taken.add("taskdoc", *judged)
+        where, how = f"{name}: {inner}", taken.allow_rehearsal
+        taken.add("taskdoc", *frames_of_task(document, where, steps=taken.steps, allow_rehearsal=how))
     if not documents:
         taken.refuse(name, "it holds no labelled configuration (no energies with forces)")
 
@@ -396,17 +374,17 @@ def _drop_doubles(taken: Taken) -> None:
     if twice := taken.drop(lambda kind, frame: kind == "outcar" and _source(frame).parent in folders):
         taken.notes.append(f"{len(twice)} OUTCAR frames lie beside a vasprun.xml and were not taken twice")
     full = [frame for kind, frames in taken.by_kind.items() if kind != "phonopy" for frame in frames]
-    if twice := taken.drop(
-        lambda kind, frame: kind == "phonopy" and any(same_geometry(frame, other) for other in full)
-    ):
-        note = f"{len(twice)} displaced cells of phonopy are here as full calculations and were not taken twice"
+    if same := taken.drop(lambda kind, frame: kind == "phonopy" and any(same_geometry(frame, f) for f in full)):
+        note = f"{len(same)} displaced cells of phonopy are here as full calculations and were not taken twice"
         taken.notes.append(note)
 
 
 def _report(taken: Taken, source: str) -> tuple[list[Atoms], SourceReport]:
     frames = taken.frames
     kinds = {kind: len(group) for kind, group in taken.by_kind.items() if group}
-    functionals = Counter(str(frame.info.get(FUNCTIONAL, "unknown")) for frame in frames)
+    functionals, settings = (
+        dict(Counter(str(frame.info.get(key, "unknown")) for frame in frames)) for key in (FUNCTIONAL, SETTINGS)
+    )
     single = "mixed" if len(functionals) > 1 else next(iter(functionals), "unknown")
     return frames, SourceReport(
         path=source,
@@ -417,8 +395,8 @@ def _report(taken: Taken, source: str) -> tuple[list[Atoms], SourceReport]:
         n_refused=len(taken.refused),
         refused=taken.refused,
         functional=None if single == "unknown" else single,
-        functionals=dict(functionals),
-        settings=dict(Counter(str(frame.info.get(SETTINGS, "unknown")) for frame in frames)),
+        functionals=functionals,
+        settings=settings,
         formulas=dict(Counter(reduced_formula(frame) for frame in frames)),
         force_constants=taken.force_constants,
         notes=taken.notes,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from ase import Atoms
@@ -19,9 +19,22 @@ Read = tuple[list[Atoms], list[Refusal]]
 """Labelled frames of a file, and a refusal for everything in it that is no label."""
 
 
-def unreadable(where: str, error: Exception) -> Refusal:
-    """Return the refusal of something that does not have the expected layout."""
-    return Refusal(where=where, reason=f"it cannot be read: {type(error).__name__} {error}")
+def joined(reads: Iterable[Read]) -> Read:
+    """Return what several reads gave together."""
+    frames: list[Atoms] = []
+    refused: list[Refusal] = []
+    for taken, left in reads:
+        frames += taken
+        refused += left
+    return frames, refused
+
+
+def attempted(where: str, read: Callable[[], Read]) -> Read:
+    """Return what a read gives; something that does not have the expected layout is refused."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return [], [Refusal(where=where, reason=f"it cannot be read: {type(error).__name__} {error}")]
 
 
 def refusal(where: str, reasons: Sequence[Reason]) -> Refusal:

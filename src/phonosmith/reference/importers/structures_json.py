@@ -9,8 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.importers.frames import Read, judged, unreadable
+from phonosmith.reference.importers.frames import Read, attempted, joined, judged
 from phonosmith.structures.labels import label_frame
 
 
@@ -29,17 +28,12 @@ def frames_of_structures(tree: list[Mapping[str, Any]], where: str) -> Read:
     ``virial_stress`` is VASP's: kbar, positive under compression, in the order xx yy zz xy yz zx (its finite-strain
     energies confirm unit, sign and order). Nothing in such a file names functional or settings.
     """
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for index, item in enumerate(tree):
+
+    def entry(index: int) -> Read:
         name = f"{where}, entry {index}"
-        try:
-            taken, left = judged(_frame(item, where), name)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            taken, left = [], [unreadable(name, error)]
-        frames += taken
-        refused += left
-    return frames, refused
+        return attempted(name, lambda: judged(_frame(tree[index], where), name))
+
+    return joined(map(entry, range(len(tree))))
 
 
 def _frame(item: Mapping[str, Any], where: str) -> Atoms:
@@ -53,10 +47,9 @@ def _frame(item: Mapping[str, Any], where: str) -> Atoms:
         scaled_positions=np.array([site["abc"] for site in sites], dtype=float),
         pbc=True,
     )
-    virial = outputs.get("virial_stress")
-    stress = None
-    if virial is not None:
-        stress = np.array(virial, dtype=float)[[0, 1, 2, 4, 5, 3]] * EV_PER_A3_PER_VASP_KBAR
+    stress = outputs.get("virial_stress")
+    if stress is not None:
+        stress = np.array(stress, dtype=float)[[0, 1, 2, 4, 5, 3]] * EV_PER_A3_PER_VASP_KBAR
     return label_frame(
         atoms,
         energy=float(outputs["energy"]),

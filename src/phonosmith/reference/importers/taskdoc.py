@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ase import Atoms
-
 from phonosmith.core.errors import ConfigurationError, LabelError
 from phonosmith.reference.datasets.documents import Refusal
 from phonosmith.reference.documents import ReferenceRecord
-from phonosmith.reference.importers.frames import Read, Steps, frames_of, judged, unreadable
+from phonosmith.reference.importers.frames import Read, Steps, attempted, frames_of, joined, judged
 from phonosmith.reference.vasp.taskdoc import read_calculation
 
 if TYPE_CHECKING:
@@ -44,17 +42,13 @@ def frames_of_task(
         return [], [Refusal(where=name, reason=f"made by the force field {document.get('forcefield_name')}, not DFT")]
     if document.get("state") not in (None, "successful"):
         return [], [Refusal(where=name, reason=f"its state is {document['state']}")]
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for calculation in reversed(document.get("calcs_reversed") or []):
-        try:
-            run = read_calculation(calculation)
-            taken, left = frames_of(run, name, steps=steps, allow_rehearsal=allow_rehearsal)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            taken, left = [], [unreadable(name, error)]
-        frames += taken
-        refused += left
-    return frames, refused
+
+    def calculation(entry: Any) -> Read:
+        return attempted(
+            name, lambda: frames_of(read_calculation(entry), name, steps=steps, allow_rehearsal=allow_rehearsal)
+        )
+
+    return joined(map(calculation, reversed(document["calcs_reversed"] or [])))
 
 
 def _frames_of_record(document: Mapping[str, Any], name: str, *, allow_rehearsal: bool) -> Read:
@@ -80,11 +74,8 @@ def read_jobstore(
         raise ConfigurationError(f"The job store cannot be reached: {error}.", "Check jobflow.yaml.") from error
     keys = ("output.calcs_reversed", "output.protocol_digest")
     conditions = {"$or": [{key: {"$exists": True}} for key in keys], **(query or {})}
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for document in store.query(conditions, load=True):
-        for name, task in task_documents(document):
-            taken, left = frames_of_task(task, name, steps=steps, allow_rehearsal=allow_rehearsal)
-            frames += taken
-            refused += left
-    return frames, refused
+    return joined(
+        frames_of_task(task, name, steps=steps, allow_rehearsal=allow_rehearsal)
+        for document in store.query(conditions, load=True)
+        for name, task in task_documents(document)
+    )

@@ -71,18 +71,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
     from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
-    is not honoured either: what atomate2's elastic flow puts there describes another deformation.
-
-    Parameters
-    ----------
-    rehearsal
-        Settings of the stand-in, or None for VASP.
-    wall_time
-        Seconds after which VASP is asked to stop; what it leaves then is refused.
-    frozen_timeout
-        Seconds without output after which a run is started again.
-    custodian
-        Further arguments of ``Custodian`` (polling).
+    is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
+    are those of ``ReferenceEngine``.
     """
 
     name: str = "vasp"
@@ -99,13 +89,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
-        """Run VASP on a structure in the current folder.
-
-        Raises
-        ------
-        LabelError
-            When the gate refuses the result: the job fails, so nothing downstream can use it.
-        """
+        """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
         from atomate2 import SETTINGS
         from atomate2.common.files import gzip_output_folder
         from pymatgen.io.ase import AseAtomsAdaptor
@@ -237,13 +221,7 @@ def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
 
 
 def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
-    """Check, on the machine that is to run it, that VASP and every POTCAR are there.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the command or the data sets that are missing, before anything is computed.
-    """
+    """Check, on the machine that is to run it and before anything is computed, that VASP and every POTCAR are there."""
     from shutil import which
 
     from atomate2 import SETTINGS

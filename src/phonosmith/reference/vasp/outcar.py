@@ -114,13 +114,7 @@ class _Reader:
 
 
 def parse_outcar(data: bytes, where: str) -> VaspRun:
-    """Read the content of an OUTCAR.
-
-    Raises
-    ------
-    InputError
-        When it is not an OUTCAR or ends before the atoms are listed. A run that broke off says so in ``damage``.
-    """
+    """Read the content of an OUTCAR; a run that broke off says so in ``damage``."""
     text = data.decode(errors="replace")
     if not text.strip():
         raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")

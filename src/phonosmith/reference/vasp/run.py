@@ -47,7 +47,6 @@ class VaspRun:
     ----------
     settings : what VASP says it used
     incar : tags that were given, as VASP repeats them
-    n_kpoints : points VASP listed; 0 where they are not read
     damage : why the output is not whole, or None
     corrections : what custodian did
     """
@@ -56,7 +55,6 @@ class VaspRun:
     symbols: list[str]
     steps: list[IonicStep]
     incar: Mapping[str, Any]
-    n_kpoints: int = 0
     damage: str | None = None
     corrections: Sequence[Correction] = ()
 

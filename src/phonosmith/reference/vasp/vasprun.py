@@ -10,14 +10,12 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.reading import read_bounded
 from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
 from phonosmith.reference.vasp.settings import VaspSettings, element_of
 
@@ -31,20 +29,8 @@ _BULKY = re.compile(
 )
 
 
-def read_vasprun(path: str | Path) -> VaspRun:
-    """Read a vasprun.xml (plain or compressed)."""
-    source = Path(path)
-    return parse_vasprun(read_bounded(source), str(source))
-
-
 def parse_vasprun(data: bytes, where: str) -> VaspRun:
-    """Read the content of a vasprun.xml.
-
-    Raises
-    ------
-    InputError
-        When it is not a vasprun.xml at all. A file that breaks off gives its whole steps and says so in ``damage``.
-    """
+    """Read the content of a vasprun.xml; a file that breaks off gives its whole steps and says so in ``damage``."""
     if not data.strip():
         raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")
     head = data[: 1 << 16]
@@ -77,7 +63,6 @@ class _Reader:
         self.titles: list[str] = []
         self.mesh: tuple[int, int, int] | None = None
         self.shifted = False
-        self.n_kpoints = 0
         self.steps: list[IonicStep] = []
         self.initial: tuple[Array | None, Array | None] = (None, None)
         self.whole = False
@@ -104,7 +89,6 @@ class _Reader:
 
     def _kpoints(self, element: ET.Element) -> None:
         points = element.find("varray[@name='kpointlist']")
-        self.n_kpoints = 0 if points is None else len(points)
         generation = element.find("generation")
         divisions = None if generation is None else generation.findtext("v[@name='divisions']")
         if generation is not None and divisions is not None:
@@ -112,7 +96,7 @@ class _Reader:
             numbers = [int(value) for value in divisions.split()]
             style = generation.get("param", "")
             self.mesh, self.shifted = regular_mesh(style, numbers, [float(value) for value in shift])
-        elif self.n_kpoints == 1 and points is not None:
+        elif points is not None and len(points) == 1:
             self.mesh = None if np.any(_numbers(points)) else (1, 1, 1)
 
     def _atominfo(self, element: ET.Element) -> None:
@@ -156,7 +140,7 @@ class _Reader:
         )
         if len(self.steps) == 1 and self.steps[0].cell is None:
             self.steps[0].cell, self.steps[0].positions = self.initial
-        return VaspRun(settings, self.symbols, self.steps, self.incar, self.n_kpoints, self.damage)
+        return VaspRun(settings, self.symbols, self.steps, self.incar, self.damage)
 
 
 def element_symbol(text: str, title: str) -> str:
