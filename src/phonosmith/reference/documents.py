@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 from pydantic import Field
 
 from phonosmith.core.document import Document
+from phonosmith.core.errors import LabelError
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 Vector = tuple[float, float, float]
 Voigt = tuple[float, float, float, float, float, float]
@@ -52,8 +52,6 @@ class Frame(Document):
 
     def to_atoms(self) -> Atoms:
         """Return the configuration for ASE, its split and info in ``info``."""
-        from ase import Atoms
-
         atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.info.update(self.info | {"split": self.split})
         return atoms
@@ -140,11 +138,6 @@ class ReferenceRecord(Document):
 
     def to_atoms(self) -> Atoms:
         """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator."""
-        from ase import Atoms
-        from ase.calculators.singlepoint import SinglePointCalculator
-
-        from phonosmith.core.errors import LabelError
-
         if not self.accepted:
             raise LabelError(f"A refused calculation is no label: {self.explain()}.", "Repeat it alone.")
         atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)

@@ -7,11 +7,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker, forcefield_job
 from pydantic import ConfigDict, Field
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
@@ -22,11 +25,6 @@ from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import voigt_from_kbar
 from phonosmith.structures.labels import Labels
 
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import Calculator
-
-POTENTIAL_CALCULATOR = "phonosmith.potentials.calculator.PotentialCalculator"
 _STEPS_PER_VASP_STEP = 10
 """ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
 
@@ -46,11 +44,6 @@ class CalculatorSpec(Document):
     potential: str | None = Field(None, description="sha256 of the potential, where there is one")
     elements: list[str] = Field(default_factory=list, description="elements it covers; empty when not known")
 
-    def build(self) -> Calculator:
-        """Return a new calculator."""
-        module, _, attribute = self.path.rpartition(".")
-        return getattr(importlib.import_module(module), attribute)(**self.arguments)
-
 
 def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any] | str) -> CalculatorSpec:
     """Turn what a user names into a calculator.
@@ -69,7 +62,7 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
 
         potential = resolve(potential)
     return CalculatorSpec(
-        path=POTENTIAL_CALCULATOR,
+        path="phonosmith.potentials.calculator.PotentialCalculator",
         arguments={"potential": potential.model_dump(mode="json")},
         name=potential.name,
         potential=potential.sha256,
@@ -129,8 +122,6 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
         """Run the calculator on a structure, or on each of a list; a refused result fails the job."""
-        from pymatgen.io.ase import AseAtomsAdaptor
-
         documents = super().make.original(self, structure, prev_dir=prev_dir)
         several = isinstance(structure, list)
         pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
@@ -194,8 +185,6 @@ def compute_with_ase(
     A relaxation is done by the Maker; the numbers recorded are those of a fresh evaluation at its end, so that
     statics and relaxations report the same two energies.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
     asked = Asked(frame, maker.protocol, maker.calculation)
     known = {
         "engine_version": version, "functional": functional, "potential": spec.potential,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from ase.calculators.calculator import Calculator
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
-
-if TYPE_CHECKING:
-    from ase.calculators.calculator import Calculator
 
 GPAW_CALCULATOR = "phonosmith.reference.gpaw.gpaw_calculator"
 

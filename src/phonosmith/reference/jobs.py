@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
+from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from phonosmith.reference.protocol import ReferenceProtocol
 
 
 def _leave_refusal(record: ReferenceRecord) -> None:
@@ -25,8 +25,6 @@ def _leave_refusal(record: ReferenceRecord) -> None:
 
     The job itself fails: it shows up as failed and can be run again alone, which overwrites this document.
     """
-    from monty.json import jsanitize
-
     current, store = CURRENT_JOB.job, CURRENT_JOB.store
     if current is None or store is None:
         return
@@ -95,9 +93,7 @@ class LabelMaker(Maker):
     """
 
     name: str = "label"
-    engine: ReferenceEngine = field(
-        default_factory=lambda: ReferenceEngine.model_validate({"name": "vasp", "protocol": {}})
-    )
+    engine: ReferenceEngine = field(default_factory=lambda: ReferenceEngine(name="vasp", protocol=ReferenceProtocol()))
     attempts: int = 2
     minimum: dict[str, int] = field(default_factory=dict)
     fraction: float = 0.8

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.formula import Formula
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
 from phonosmith.core.errors import InputError, LabelError
@@ -174,6 +174,4 @@ def label_with_potential(
 
 def material_name(frames: Sequence[Frame]) -> str:
     """Return a name for frames nobody named: the reduced formula of the first."""
-    counts = Counter(frames[0].symbols)
-    divisor = math.gcd(*counts.values())
-    return "".join(f"{symbol}{n // divisor if n > divisor else ''}" for symbol, n in sorted(counts.items())).lower()
+    return str(Formula.from_list(frames[0].symbols).reduce()[0].format("abc")).lower()

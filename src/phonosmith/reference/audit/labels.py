@@ -9,6 +9,7 @@ from dataclasses import astuple
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -77,8 +78,6 @@ def geometry_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator
 
 def _overlap(atoms: Atoms) -> float:
     """Return the smallest distance over the sum of covalent radii; 9 when nothing is near."""
-    from ase.neighborlist import neighbor_list
-
     first, second, distance = neighbor_list("ijd", atoms, 2.0)
     radii = covalent_radii[atoms.numbers]
     return float(np.min(distance / (radii[first] + radii[second]), initial=9.0))

@@ -43,29 +43,21 @@ def import_paths(
     jobstore: bool = False,
     allow_rehearsal: bool = False,
 ) -> ImportDocument:
-    """Import finished calculations into one dataset.
+    """Import finished calculations into one dataset, see ``import_source``; it is kept in the artefact store as well.
 
     Parameters
     ----------
-    paths, steps, functional, allow_rehearsal
-        See ``import_source``.
     out
         Extended XYZ file to write; None writes none. Nothing is written when no frame was found.
     expect
         Expected compositions, see ``read_expectations``.
     jobstore
         Take the calculations in jobflow's configured JobStore too.
-
-    Returns
-    -------
-    ImportDocument
-        One report per source with counts and reasons; the dataset is kept in the artefact store as well.
     """
     if out is not None:
         require_writable(out)
     for path in paths:
-        if not Path(path).exists():
-            raise InputError(f"{path} does not exist.", "Check the path.")
+        _existing(path)
     expected = read_expectations(expect)
     with recorded(settings={"steps": steps, "functional": functional, "expect": expected}) as manifest:
         sources = [
@@ -91,6 +83,12 @@ def import_paths(
     )
 
 
+def _existing(path: str | Path) -> Path:
+    if not Path(path).exists():
+        raise InputError(f"{path} does not exist.", "Check the path.")
+    return Path(path)
+
+
 def read_expectations(items: Sequence[str]) -> dict[str, str]:
     """Return expected reduced formulas by material.
 
@@ -99,31 +97,29 @@ def read_expectations(items: Sequence[str]) -> dict[str, str]:
     """
     expected: dict[str, str] = {}
     for item in items:
-        if "=" in item and not Path(item).exists():
-            name, _, formula = item.partition("=")
-            expected[name.strip()] = _checked_formula(formula.strip(), item)
-            continue
         path = Path(item)
-        text = read_bounded(path).decode(errors="replace")
-        try:
-            records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-        except ValueError as error:
-            raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
+        if "=" in item and not path.exists():
+            name, _, formula = item.partition("=")
+            records: Any = {name.strip(): formula.strip()}
+        else:
+            text = read_bounded(path).decode(errors="replace")
+            try:
+                records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+            except ValueError as error:
+                raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
         if isinstance(records, Mapping):
             records = [{"id": key, "formula": value} for key, value in records.items()]
         for record in records:
             key = next((record[k] for k in ("id", "material", "mp_id", "name", "material_id") if record.get(k)), None)
             if not key or not record.get("formula"):
                 raise InputError(f"{path} has no columns 'id' and 'formula'.", "Give name=Formula.")
-            expected[str(key)] = _checked_formula(str(record["formula"]), str(path))
+            text = str(record["formula"])
+            try:
+                expected[str(key)] = reduced_formula(Formula(text))
+            except (ValueError, KeyError, SyntaxError) as error:
+                advice = "Write e.g. mp-2201=PbSe."
+                raise InputError(f"{text!r} in {item} is not a chemical formula.", advice) from error
     return expected
-
-
-def _checked_formula(formula: str, where: str) -> str:
-    try:
-        return reduced_formula(Formula(formula))
-    except (ValueError, KeyError, SyntaxError) as error:
-        raise InputError(f"{formula!r} in {where} is not a chemical formula.", "Write e.g. mp-2201=PbSe.") from error
 
 
 @dataclass
@@ -208,12 +204,8 @@ def import_source(
         file's name up to its first dot.
     allow_rehearsal
         Take labels of the VASP stand-in; they stay marked ``rehearsal``.
-    limits
-        Bounds on what is read.
     """
-    source = Path(path)
-    if not source.exists():
-        raise InputError(f"{source} does not exist.", "Check the path.")
+    source = _existing(path)
     taken = Taken(steps, allow_rehearsal)
     try:
         if source.is_dir() or is_archive(source):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import tempfile
 import time
 import warnings
@@ -14,9 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atomate2 import SETTINGS
+from atomate2.common.files import gzip_output_folder
+from atomate2.vasp.files import write_vasp_input_set
 from atomate2.vasp.jobs.base import _FILES_TO_ZIP, BaseVaspMaker, get_vasp_task_document, vasp_job
+from atomate2.vasp.run import run_vasp
 from atomate2.vasp.sets.base import VaspInputGenerator
+from custodian import custodian as raised
 from jobflow import Response
+from pymatgen.core import SETTINGS as PYMATGEN
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.vasp import Kpoints
+from pymatgen.io.vasp.inputs import PotcarSingle
 
 from phonosmith.core.errors import ConfigurationError, LabelError
 from phonosmith.reference.accept import Asked, Outcome, accept, accept_run, compare_structure
@@ -38,8 +48,6 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Vas
     atomate2's own base set (PBEsol, +U, ISPIN 2, ENCUT 680, ISMEAR chosen by the previous folder) is not inherited:
     the generator gets a complete set of its own.
     """
-    from pymatgen.io.vasp import Kpoints
-
     tags = incar_tags(protocol, calculation)
     moments = {"MAGMOM": dict(protocol.magmoms)} if protocol.spin_polarized else {}
     return VaspInputGenerator(
@@ -90,10 +98,6 @@ class ProtocolVaspMaker(BaseVaspMaker):
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
-        from atomate2 import SETTINGS
-        from atomate2.common.files import gzip_output_folder
-        from pymatgen.io.ase import AseAtomsAdaptor
-
         asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
         task, record = self.calculate(structure, asked)
         if not record.accepted:
@@ -128,8 +132,6 @@ class ProtocolVaspMaker(BaseVaspMaker):
         return task, record
 
     def _run(self, structure: Any) -> Any:
-        from atomate2.vasp.run import run_vasp
-
         with contextlib.ExitStack() as stack:
             if self.rehearsal:  # its POTCARs exist for the moment they are copied from
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="invented-potcars-"))
@@ -207,8 +209,6 @@ def record_from_task(task: Any, asked: Asked, *, allow_rehearsal: bool = False) 
 
 def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
     """Write INCAR, POSCAR, KPOINTS and POTCAR, with a clear error where POTCARs are missing."""
-    from atomate2.vasp.files import write_vasp_input_set
-
     try:
         write_vasp_input_set(structure, generator)
     except (ValueError, OSError) as error:
@@ -222,15 +222,9 @@ def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
 
 def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
     """Check, on the machine that is to run it and before anything is computed, that VASP and every POTCAR are there."""
-    from shutil import which
-
-    from atomate2 import SETTINGS
-    from pymatgen.core import SETTINGS as PYMATGEN
-    from pymatgen.io.vasp.inputs import PotcarSingle
-
     symbols = sorted(protocol.potcar_map(elements).values())
     command = shlex.split(SETTINGS.VASP_CMD)
-    if not command or which(command[0]) is None:
+    if not command or shutil.which(command[0]) is None:
         raise ConfigurationError(
             f"The VASP command '{SETTINGS.VASP_CMD}' is not on this machine.",
             "Set VASP_CMD in atomate2.yaml or ATOMATE2_VASP_CMD; use --rehearsal to try the campaign without VASP.",
@@ -257,8 +251,6 @@ def read_titles(potcar: Path) -> list[str]:
 
 def run_failure(error: Exception) -> Reason:
     """Say in one line what custodian or a parser raised."""
-    from custodian import custodian as raised
-
     text = " ".join(str(error).split())[:300] or type(error).__name__
     text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
     match error:

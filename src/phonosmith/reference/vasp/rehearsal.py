@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ase.data import atomic_masses, atomic_numbers
 from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import write_atomic
@@ -52,8 +53,6 @@ class Rehearsal(Document):
 
 def invented_valence(symbol: str) -> int:
     """Return a plausible number of valence electrons for a POTCAR symbol."""
-    from ase.data import atomic_numbers
-
     number = atomic_numbers[symbol.partition("_")[0]]
     # electrons in the closed shells below the valence, by noble gas
     valence = number - max(core for core in (0, 2, 10, 18, 36, 54, 86) if core < number)
@@ -66,8 +65,6 @@ def invented_valence(symbol: str) -> int:
 
 def invented_potcar(symbol: str) -> str:
     """Return a POTCAR that programs can parse and nobody could compute with: header fields only, no licensed data."""
-    from ase.data import atomic_masses, atomic_numbers
-
     element = symbol.partition("_")[0]
     valence = invented_valence(symbol)
     title = f"PAW_PBE {symbol} {INVENTED_MARK}"

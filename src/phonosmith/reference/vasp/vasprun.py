@@ -21,7 +21,7 @@ from phonosmith.reference.vasp.settings import VaspSettings, element_of
 
 Array = NDArray[np.float64]
 
-_READ = frozenset({"generator", "incar", "kpoints", "parameters", "atominfo", "structure", "calculation", "modeling"})
+_READ = frozenset({"generator", "incar", "kpoints", "parameters", "atominfo", "structure", "calculation"})
 _BULKY = re.compile(
     rb"<(eigenvalues|dos|projected|dielectricfunction|opticaltransitions|time|timing|dynmat|partialchg|orbital)\b"
     rb"[^>]*(?:/>|>.*?</\1>)",
@@ -47,8 +47,6 @@ def parse_vasprun(data: bytes, where: str) -> VaspRun:
         reader.damage = f"the file breaks off or is damaged ({error}): the run did not finish"
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         reader.damage = f"a number cannot be read ({error})"
-    if not reader.whole and reader.damage is None:
-        reader.damage = "the closing tag is missing"
     return reader.result(where)
 
 
@@ -65,7 +63,6 @@ class _Reader:
         self.shifted = False
         self.steps: list[IonicStep] = []
         self.initial: tuple[Array | None, Array | None] = (None, None)
-        self.whole = False
         self.damage: str | None = None
 
     def take(self, element: ET.Element) -> None:
@@ -124,9 +121,6 @@ class _Reader:
         if energies and step.energy is not None and {"e_0_energy", "e_fr_energy"} <= energies[-1].keys():
             step.energy_sigma0 = step.energy + energies[-1]["e_0_energy"] - energies[-1]["e_fr_energy"]
         self.steps.append(step)
-
-    def _modeling(self, _: ET.Element) -> None:
-        self.whole = True
 
     def result(self, where: str) -> VaspRun:
         """Return what was read."""
