@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from phonosmith.reference.documents import Correction, Frame, Reason, ReasonCode, ReferenceRecord
+from phonosmith.reference.documents import Frame, Reason, ReasonCode, ReferenceRecord
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
 from phonosmith.reference.vasp.run import VaspRun, voigt_from_kbar
@@ -64,15 +64,10 @@ class Outcome:
         positions = step.positions
         if step.cell is not None and positions is not None and positions.shape == (len(run.symbols), 3):
             positions = positions @ step.cell
+        labels = Labels(step.energy, step.forces, voigt_from_kbar(step.stress))
+        played = is_rehearsal(run.settings.version, run.settings.potcars)
         return cls(
-            symbols=run.symbols,
-            cell=step.cell,
-            positions=positions,
-            labels=Labels(step.energy, step.forces, voigt_from_kbar(step.stress)),
-            energy_sigma0=step.energy_sigma0,
-            scf=step.scf,
-            run=run,
-            rehearsal=is_rehearsal(run.settings.version, run.settings.potcars),
+            run.symbols, step.cell, positions, labels, step.energy_sigma0, scf=step.scf, run=run, rehearsal=played
         )
 
     @classmethod
@@ -141,10 +136,9 @@ def accept_run(run: VaspRun, asked: Asked | None = None) -> list[Reason]:
 
 def check_numbers(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that energy, forces and stress are there, have the right shape and are finite, and so is the structure."""
+    required = ["forces"] if asked is None and outcome.run is None else ["energy", "forces"]
     if asked is not None:
-        required = ["energy", "forces", "stress"]
-    else:
-        required = ["forces"] if outcome.run is None else ["energy", "forces"]
+        required.append("stress")
     defects = label_defects(outcome.labels, len(outcome.symbols), required)
     for code, message in [*defects, *_structure_defects(outcome)]:
         yield Reason(code=cast("ReasonCode", code), message=message, transient=code.endswith("_missing"))
@@ -319,7 +313,7 @@ def check_potcars(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
 def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that custodian changed only what may be changed, and that no wall time ended the run."""
     corrections = () if outcome.run is None else outcome.run.corrections
-    changing = [correction for correction in corrections if not _is_walltime(correction)]
+    changing = [c for c in corrections if not any("walltime" in text.lower() for text in (c.handler, *c.errors))]
     if len(changing) < len(corrections):  # the handler reports at every look
         yield Reason(code="walltime", message="the wall time ended the calculation", transient=True)
     for correction in changing:
@@ -329,10 +323,6 @@ def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]
         if changes:
             message = f"{correction.handler} changed {', '.join(changes)} after {', '.join(correction.errors)}"
             yield Reason(code="correction", message=message)
-
-
-def _is_walltime(correction: Correction) -> bool:
-    return any("walltime" in text.lower() for text in (correction.handler, *correction.errors))
 
 
 def check_origin(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
@@ -26,10 +26,8 @@ EngineName = Literal["vasp", "forcefield", "gpaw"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
-class ReferenceEngine(Document):
+class ReferenceEngine(Document, frozen=True):
     """A protocol together with the program that carries it out; plain data, so it travels with a job."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: EngineName = Field(description="vasp, forcefield or gpaw")
     protocol: ReferenceProtocol = Field(description="how calculations are done")
@@ -172,15 +170,10 @@ def make_engine(
 
     Parameters
     ----------
-    protocol
-        Settings, or those that differ from the published work's.
-    potential
-        For ``forcefield``: a PotentialRef, a name the registry knows, or the dotted path of an ASE calculator. For a
-        rehearsal: what the stand-in computes with.
-    rehearsal
-        True, or its settings: play VASP with the stand-in.
-    options
-        ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``.
+    protocol : settings, or those that differ from the published work's
+    potential : for ``forcefield``, see ``calculator_spec``; for a rehearsal, what the stand-in computes with
+    rehearsal : True, or its settings: play VASP with the stand-in
+    options : ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``
     """
     protocol = ReferenceProtocol.model_validate(protocol or {})
     if name not in ENGINES:

@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker, forcefield_job
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.document import Document
@@ -33,10 +33,8 @@ _ELASTIC_MARGIN = 0.1
 shift C44 by 0.3 GPa."""
 
 
-class CalculatorSpec(Document):
+class CalculatorSpec(Document, frozen=True):
     """An ASE calculator as plain data: every worker can build it."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: str = Field(description="dotted path of a callable that returns an ASE calculator")
     arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments (JSON)")
@@ -137,18 +135,14 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
 
 def judge_document(document: Any, asked: Asked) -> list[Reason]:
     """Return why an atomate2 ASE or force-field document is no label (same stress convention as VASP's)."""
-    output = document.output
-    outcome = Outcome(
-        symbols=[site.specie.symbol for site in document.structure],
-        cell=document.structure.lattice.matrix,
-        positions=document.structure.cart_coords,
-        labels=Labels(
-            None if output.energy is None else float(output.energy),
-            None if output.forces is None else np.asarray(output.forces, dtype=float),
-            voigt_from_kbar(output.stress),
-        ),
+    output, structure = document.output, document.structure
+    labels = Labels(
+        None if output.energy is None else float(output.energy),
+        None if output.forces is None else np.asarray(output.forces, dtype=float),
+        voigt_from_kbar(output.stress),
     )
-    reasons = accept(outcome, asked)
+    symbols = [site.specie.symbol for site in structure]
+    reasons = accept(Outcome(symbols, structure.lattice.matrix, structure.cart_coords, labels), asked)
     # in a strained cell the rule's own look at the forces decides; here the cell must have come to rest as well
     if asked.calculation == "relax" and document.is_force_converged is False:
         message = "the optimiser stopped before the forces were small enough"
@@ -199,12 +193,11 @@ def compute_with_ase(
         record = evaluate_frame(maker.calculator, atoms, asked, engine=maker.engine, **known)
         record.reasons = accept(Outcome.of_record(record), asked)
     except Exception as error:  # whatever a foreign program raises is one refused calculation
+        if isinstance(error, PhonosmithError) and not isinstance(error, LabelError):
+            raise
+        reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(error, LabelError):
             reason = Reason(code="gate", message=error.message)
-        elif isinstance(error, PhonosmithError):
-            raise
-        else:
-            reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         record = refused(frame, maker.protocol, maker.calculation, maker.engine, reason, **known)
     record.wall_seconds = time.perf_counter() - start
     return record

@@ -82,14 +82,9 @@ class LabelMaker(Maker):
 
     Parameters
     ----------
-    name
-        Stage in the names of the jobs: ``label si 07``.
-    attempts
-        How often a transient failure is started again within its job, the first time included.
-    minimum
-        Fewest labels by split; a split not named needs ``fraction`` of its frames.
-    fraction
-        Part of the frames of a split that must be labelled.
+    name : stage in the names of the jobs: ``label si 07``
+    attempts : how often a transient failure is started within its job, the first time included
+    minimum : fewest labels by split; a split not named needs ``fraction`` of its frames
     """
 
     name: str = "label"

@@ -25,8 +25,7 @@ INDEX = "frame"
 
 def job_name(material: str, index: int, total: int, stage: str = "label") -> str:
     """Return the name of one label job: unique within a material, lower case, stage first."""
-    width = max(2, len(str(total - 1)))
-    return f"{stage} {material.lower()} {index:0{width}d}"
+    return f"{stage} {material.lower()} {index:0{max(2, len(str(total - 1)))}d}"
 
 
 def as_frames(frames: Sequence[Atoms | Frame], split: str | None = None) -> list[Frame]:
@@ -87,16 +86,8 @@ def collect(
 ) -> LabelReport:
     """Sort results into labels and failures, and keep the labels of each split as a dataset.
 
-    Parameters
-    ----------
-    results
-        One per frame: a record, or None where the job left nothing.
-    indices
-        Number of each frame; 0, 1, ... unless given (a repetition covers some frames only).
-    previous
-        Report whose labels are kept.
-    store
-        Artefact store; the process's own by default.
+    A result is None where the job left nothing. A repetition covers some frames only: ``indices`` are their numbers,
+    and the labels of the ``previous`` report are kept.
     """
     total = len(frames) if previous is None else previous.n_frames
     earlier = [] if previous is None else previous.datasets.values()
@@ -165,10 +156,8 @@ def label_with_potential(
         labels = Labels(evaluation.energy, evaluation.forces, evaluation.stress)
         if defects := label_defects(labels, len(atoms), ("energy", "forces", "stress")):
             atoms.info["refused"] = "; ".join(defect.message for defect in defects)
-            continue
-        atoms.calc = SinglePointCalculator(
-            atoms, energy=labels.energy, free_energy=labels.energy, forces=labels.forces, stress=labels.stress
-        )
+        else:
+            atoms.calc = SinglePointCalculator(atoms, free_energy=labels.energy, **vars(labels))
     return configurations
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
@@ -37,15 +37,13 @@ NumberPairs = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
 TagPairs = Annotated[tuple[tuple[str, bool | int | float | str], ...], BeforeValidator(_pairs)]
 
 
-class ReferenceProtocol(Document):
+class ReferenceProtocol(Document, frozen=True, extra="forbid"):
     """Settings of every reference calculation of a campaign; two equal protocols give one potential energy surface.
 
     Defaults are those of Grandel et al. (2026): PBE, 520 eV, EDIFF 1e-8 eV, k-point spacing 0.1 Å⁻¹, forces to
     0.5 meV/Å in relaxations. What the paper leaves open (smearing, spin, POTCAR variants) is a field here, never a
     default of a library.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(1, description="version of this record's layout")
     functional: Literal["PBE", "PBEsol"] = Field("PBE", description="exchange-correlation functional, no +U")

@@ -45,7 +45,7 @@ def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> Audit
     limits = options or AuditOptions()
     with recorded(inputs={"dataset": dataset_digest(frames)}, settings=limits.model_dump()) as manifest:
         findings = broken_frames(frames)
-        unusable = _excluded(findings)
+        unusable = set(_excluded(findings))
         sound = [index for index in range(len(frames)) if index not in unusable]
         usable = [frames[index] for index in sound]
         noticed = [finding for check in CHECKS for finding in check(usable, limits)] if usable else []

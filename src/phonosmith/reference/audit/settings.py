@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -53,7 +52,13 @@ def settings_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Fin
         if unknown := [index for index, atoms in enumerate(frames) if atoms.info.get(key) is None]:
             message = f"{len(unknown)} frames do not say which {what.removeprefix('the ')} made them"
             findings.append(Finding(check=key, severity="warn", message=message, frames=unknown))
-    findings += _potcars(frames, limits.majority)
+    # every element needs one POTCAR in all frames, whatever else a frame contains
+    named = (
+        ((item.partition(":")[0],), item.partition(":")[2], index)
+        for index, atoms in enumerate(frames)
+        for item in str(atoms.info.get("potcar") or "").split(";")
+    )
+    findings += _splits((entry for entry in named if entry[1]), "potcar", "the POTCAR of {}", limits.majority)
     if not _one_spacing(frames):
         findings += _meshes(frames, limits)
     if loose := [index for index, atoms in enumerate(frames) if float(atoms.info.get("ediff") or 0) > limits.ediff]:
@@ -73,33 +78,26 @@ def _explained_by(frames: Sequence[Atoms], findings: Sequence[Finding]) -> bool:
     return bool(apart) and len(pairs) == len({functional for functional, _ in pairs}) and len(rest - {None}) <= 1
 
 
-def _potcars(frames: Sequence[Atoms], majority: float) -> list[Finding]:
-    """Every element needs one POTCAR in all frames, whatever else a frame contains."""
-    titles: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, atoms in enumerate(frames):
-        for item in str(atoms.info.get("potcar") or "").split(";"):
-            element, _, title = item.partition(":")
-            if title:
-                titles[element][title].append(index)
-    return [
-        split_by_majority(groups, "potcar", f"the POTCAR of {element}", majority)
-        for element, groups in titles.items()
-        if len(groups) > 1
-    ]
+def _splits(
+    entries: Iterable[tuple[tuple[object, ...], str, int]], check: str, what: str, majority: float
+) -> list[Finding]:
+    """Compare values of frames within each group; entries are key (its name first), value and frame."""
+    table: dict[tuple[object, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for key, value, index in entries:
+        table[key][value].append(index)
+    several = {key: groups for key, groups in table.items() if len(groups) > 1}
+    return [split_by_majority(groups, check, what.format(key[0]), majority) for key, groups in several.items()]
 
 
 def _meshes(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
     """Ask for equal meshes in equal cells and comparable spacings in different ones."""
-    cells: dict[tuple[Any, ...], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, atoms in enumerate(frames):
-        if atoms.info.get("kmesh") is not None:
-            lengths = tuple(round(math.log(max(float(x), 1e-6)) / 0.2) for x in atoms.cell.lengths())
-            cells[(atoms.get_chemical_formula(), *lengths)][str(atoms.info["kmesh"])].append(index)
-    findings = [
-        split_by_majority(groups, "kpoints", f"the k-mesh of equal cells ({key[0]})", limits.majority)
-        for key, groups in cells.items()
-        if len(groups) > 1
-    ]
+    sizes = [np.round(np.log(np.maximum(atoms.cell.lengths(), 1e-6)) / 0.2).tolist() for atoms in frames]
+    known = (
+        ((atoms.get_chemical_formula(), *sizes[index]), str(atoms.info["kmesh"]), index)
+        for index, atoms in enumerate(frames)
+        if atoms.info.get("kmesh") is not None
+    )
+    findings = _splits(known, "kpoints", "the k-mesh of equal cells ({})", limits.majority)
     spacings = np.array([float(a.info["kspacing"]) for a in frames if a.info.get("kspacing") is not None])
     limit = limits.kspacing_ratio * spacings.min(initial=np.inf)
     if not findings and (coarse := [i for i, a in enumerate(frames) if float(a.info.get("kspacing") or 0) > limit]):

@@ -100,14 +100,8 @@ def is_archive(path: Path) -> bool:
 def iter_entries(path: Path, wanted: Callable[[str], bool], limits: Limits = DEFAULT_LIMITS) -> Iterator[Entry]:
     """Yield the wanted files of a folder or archive, and a refusal for every entry that must not be read.
 
-    Parameters
-    ----------
-    path
-        Folder, tar archive (plain, gz, xz, lzma, bz2) or zip archive.
-    wanted
-        Tells from a name (compression ending removed) whether the content is needed.
-    limits
-        Bounds; passing one ends the source with an InputError.
+    A tar archive may be plain, gz, xz, lzma or bz2. ``wanted`` tells from a name (compression ending removed) whether
+    the content is needed; passing a limit ends the source with an InputError.
     """
     if path.is_dir():
         members = _folder(path, wanted, limits)

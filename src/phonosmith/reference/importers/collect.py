@@ -30,7 +30,7 @@ from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore
 from phonosmith.reference.vasp.outcar import parse_outcar
 from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.extxyz import parse_each, require_writable, write_frames
-from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE
 
 
 def import_paths(
@@ -47,17 +47,15 @@ def import_paths(
 
     Parameters
     ----------
-    out
-        Extended XYZ file to write; None writes none. Nothing is written when no frame was found.
-    expect
-        Expected compositions, see ``read_expectations``.
-    jobstore
-        Take the calculations in jobflow's configured JobStore too.
+    out : extended XYZ file to write, if any; nothing is written when no frame was found
+    expect : expected compositions, see ``read_expectations``
+    jobstore : take the calculations in jobflow's configured JobStore too
     """
     if out is not None:
         require_writable(out)
     for path in paths:
-        _existing(path)
+        if not Path(path).exists():
+            raise InputError(f"{path} does not exist.", "Check the path.")
     expected = read_expectations(expect)
     with recorded(settings={"steps": steps, "functional": functional, "expect": expected}) as manifest:
         sources = [
@@ -66,14 +64,13 @@ def import_paths(
         ]
         if jobstore:
             sources.append(_from_jobstore(steps, allow_rehearsal=allow_rehearsal))
-        frames = [atoms for taken, _ in sources for atoms in taken]
+        frames, reports = [atoms for taken, _ in sources for atoms in taken], [report for _, report in sources]
         dataset = None
         if frames:
             if out is not None:
                 write_frames(out, frames)
             dataset = put_dataset(frames, name=Path(out).name if out is not None else "import")
             manifest.inputs["dataset"] = dataset.sha256
-    reports = [report for _, report in sources]
     return ImportDocument(
         n_frames=len(frames),
         n_refused=sum(report.n_refused for report in reports),
@@ -81,12 +78,6 @@ def import_paths(
         dataset=dataset,
         manifest=manifest,
     )
-
-
-def _existing(path: str | Path) -> Path:
-    if not Path(path).exists():
-        raise InputError(f"{path} does not exist.", "Check the path.")
-    return Path(path)
 
 
 def read_expectations(items: Sequence[str]) -> dict[str, str]:
@@ -193,19 +184,15 @@ def import_source(
 
     Parameters
     ----------
-    path
-        Folder, tar or zip archive, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML, or JSON of atomate2 documents.
-    steps
-        "all" converged ionic steps of a run, or the "last".
-    functional
-        Functional of labels whose files do not name one; a file that names another is refused.
-    expect
-        Expected reduced formula by material name (see ``read_expectations``): a name is a folder of the path, or the
-        file's name up to its first dot.
-    allow_rehearsal
-        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
+    path : folder, tar or zip archive, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML, or JSON of atomate2 documents
+    steps : "all" converged ionic steps of a run, or the "last"
+    functional : that of labels whose files do not name one; a file that names another is refused
+    expect : reduced formula by material name; a name is a folder of the path, or the file's name up to its first dot
+    allow_rehearsal : take labels of the VASP stand-in; they stay marked ``rehearsal``
     """
-    source = _existing(path)
+    source = Path(path)
+    if not source.exists():
+        raise InputError(f"{source} does not exist.", "Check the path.")
     taken = Taken(steps, allow_rehearsal)
     try:
         if source.is_dir() or is_archive(source):
@@ -279,38 +266,20 @@ def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
 
 
 def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
-    from phonosmith.harmonic.displacements import displaced_frames, has_forces
+    from phonosmith.harmonic.displacements import displaced_frames, displacements_and_forces
     from phonosmith.harmonic.files import read_phonopy
+    from phonosmith.harmonic.model import atoms_of
     from phonosmith.reference.importers.beside import calculations_beside
 
     if real is None:
         taken.refuse(name, "phonopy files inside an archive are not read: unpack it, they belong to files beside them")
         return
     phonon = read_phonopy(real, calculations=calculations_beside)
-    labelled = has_forces(phonon)
-    if not labelled and phonon.force_constants is None:
-        taken.notes.append(f"{name} plans displacements that were not calculated beside it")
-        return
-    _note_constants(taken, phonon, name)
-    if not labelled:
-        taken.n_files += 1
-        return
-    frames = displaced_frames(phonon)
-    for frame in frames:
-        frame.info[SOURCE] = name
-    forces = np.concatenate([np.asarray(labels_of(frame).forces) for frame in frames])
-    # VASP prints eight decimals; forces of a potential carry all sixteen digits
-    if np.abs(forces * 1e8 - np.round(forces * 1e8)).max() > 1e-2:
-        taken.notes.append(f"{name}: forces carry more digits than VASP prints; are they a potential's, not DFT's?")
-    taken.add("phonopy", frames)
-
-
-def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
-    from phonosmith.harmonic.displacements import displacements_and_forces
-    from phonosmith.harmonic.model import atoms_of
-
     size = len(phonon.supercell)
     moved, forces, _ = displacements_and_forces(phonon.dataset, size) if phonon.dataset else (None, None, None)
+    if forces is None and phonon.force_constants is None:
+        taken.notes.append(f"{name} plans displacements that were not calculated beside it")
+        return
     taken.force_constants.append(
         {
             "path": name,
@@ -322,6 +291,16 @@ def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
             "force_constants_stored": phonon.force_constants is not None,
         }
     )
+    if forces is None:
+        taken.n_files += 1
+        return
+    frames = displaced_frames(phonon)
+    for frame in frames:
+        frame.info[SOURCE] = name
+    # VASP prints eight decimals; forces of a potential carry all sixteen digits
+    if np.abs(forces * 1e8 - np.round(forces * 1e8)).max() > 1e-2:
+        taken.notes.append(f"{name}: forces carry more digits than VASP prints; are they a potential's, not DFT's?")
+    taken.add("phonopy", frames)
 
 
 def _take_json(taken: Taken, name: str, data: bytes) -> None:

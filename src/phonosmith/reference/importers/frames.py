@@ -51,16 +51,8 @@ def judged(frame: Atoms, where: str, *, allow_rehearsal: bool = False) -> Read:
 def frames_of(run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True) -> Read:
     """Return the labelled configurations of a run and a refusal for everything that is no label.
 
-    Parameters
-    ----------
-    run
-        What was read.
-    where
-        Name of the file, kept as the frames' source.
-    steps
-        "all" ionic steps that converged, or the "last" alone.
-    allow_rehearsal
-        Take what the VASP stand-in made; it is marked.
+    ``where``, the name of the file, is kept as the frames' source. Taken are "all" ionic steps that converged or the
+    "last" alone and, where allowed, what the VASP stand-in made; it is marked.
     """
     if general := accept_run(run):
         return [], [refusal(where, general)]

@@ -98,8 +98,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
-        asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
-        task, record = self.calculate(structure, asked)
+        task, record = self.calculate(structure, Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False)))
         if not record.accepted:
             raise LabelError(
                 f"{self.name}: {record.explain()}.",
@@ -188,9 +187,8 @@ def record_from_task(task: Any, asked: Asked, *, allow_rehearsal: bool = False) 
         return record
     outcome = Outcome.of_step(run)
     labels, scf = outcome.labels, outcome.scf
-    record.cell, record.positions, record.forces = rows(outcome.cell), rows(outcome.positions), rows(labels.forces)
-    record.energy = labels.energy
-    record.stress = None if labels.stress is None else tuple(labels.stress.tolist())
+    record.cell, record.positions, record.forces = map(rows, (outcome.cell, outcome.positions, labels.forces))
+    record.energy, record.stress = labels.energy, None if labels.stress is None else tuple(labels.stress.tolist())
     record.electronic_steps = len(scf) or None
     record.last_de = abs(scf[-1] - scf[-2]) if len(scf) > 1 else None
     if (contcar := task.structure) is not None:

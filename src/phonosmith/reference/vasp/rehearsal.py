@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ase.data import atomic_masses, atomic_numbers
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.document import Document
@@ -26,10 +26,8 @@ STANDIN_FILE = "standin.json"
 STANDIN_MODULE = "phonosmith.testing.vasp_standin"
 
 
-class Rehearsal(Document):
+class Rehearsal(Document, frozen=True, extra="forbid"):
     """What the stand-in plays VASP with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     calculator: str = Field(
         "morse",

@@ -35,14 +35,10 @@ class VaspSettings:
 
     Attributes
     ----------
-    tags
-        INCAR tags, those VASP worked with where it lists them, else those given.
-    potcars
-        POTCAR titles in the order of the species blocks.
-    mesh
-        k-point divisions, None for an explicit list of several points.
-    shifted
-        The mesh misses Γ.
+    tags : INCAR tags, those VASP worked with where it lists them, else those given
+    potcars : POTCAR titles in the order of the species blocks
+    mesh : k-point divisions, None for an explicit list of several points
+    shifted : the mesh misses Γ
     """
 
     version: str
