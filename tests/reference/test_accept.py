@@ -36,7 +36,7 @@ def good(calculation="static", **changes):
     settings = VaspSettings(
         "6.4.2", {"EDIFF": 1e-8, "NELM": 200} | known["used"], known["potcars"], known["kpoints"], shifted=False
     )
-    run = VaspRun(settings, known["symbols"], [None], known["incar"], 0, known["damage"], known["corrections"])
+    run = VaspRun(settings, known["symbols"], [None], known["incar"], known["damage"], known["corrections"])
     labels = Labels(known["energy"], array(known["forces"]), array(known["stress"]))
     return Outcome(
         known["symbols"], array(known["cell"]), array(known["positions"]), labels, known["energy_sigma0"],
@@ -231,9 +231,9 @@ def test_handlers_are_new_for_every_job():
 
 def test_real_vasp_output_passes_the_scf_check(shared):
     """Converged runs of VASP 4.6 with EDIFF 1e-8: the printed |dE| may be one unit of the last digit above."""
-    from phonosmith.reference.vasp.vasprun import read_vasprun
+    from phonosmith.reference.vasp.vasprun import parse_vasprun
 
-    outcome = Outcome.of_step(read_vasprun(shared / "data/phonopy/Si/vasprun.xml"))
+    outcome = Outcome.of_step(parse_vasprun((shared / "data/phonopy/Si/vasprun.xml").read_bytes(), "Si"))
     assert accept(outcome) == []
     cut = replace(outcome, scf=outcome.scf[:-5])
     assert [reason.code for reason in check_scf(cut, None)] == ["scf"]
@@ -241,9 +241,9 @@ def test_real_vasp_output_passes_the_scf_check(shared):
 
 def test_tags_as_real_vasp_repeats_them_compare_equal(shared):
     """VASP 4.6 output: what a matching protocol asks is recognised; only tags that were not in that INCAR are named."""
-    from phonosmith.reference.vasp.vasprun import read_vasprun
+    from phonosmith.reference.vasp.vasprun import parse_vasprun
 
-    outcome = Outcome.of_step(read_vasprun(shared / "data/phonopy/Si/vasprun.xml"))
+    outcome = Outcome.of_step(parse_vasprun((shared / "data/phonopy/Si/vasprun.xml").read_bytes(), "Si"))
     (reason,) = check_incar(outcome, Asked(ASKED, ReferenceProtocol(encut=300), "displacement"))
     assert "ran as" not in reason.message
     assert "ADDGRID = T was not asked" in reason.message

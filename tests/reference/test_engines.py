@@ -13,6 +13,7 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError
+from phonosmith.reference.accept import Asked
 from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import ReferenceEngine, make_engine
 from phonosmith.reference.forcefield import calculator_spec, require_covered
@@ -134,7 +135,8 @@ def test_energies_are_force_consistent():
             }
 
     atoms = rattled()
-    record = evaluate_frame(Smeared(), atoms, Frame.from_atoms(atoms), PROTOCOL, "static", engine="forcefield")
+    asked = Asked(Frame.from_atoms(atoms), PROTOCOL, "static")
+    record = evaluate_frame(Smeared(), atoms, asked, engine="forcefield")
     assert (record.energy, record.energy_sigma0) == (-1.5, -1.0)
     labelled = record.to_atoms()
     assert labelled.get_potential_energy() == -1.5

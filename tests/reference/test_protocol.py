@@ -3,6 +3,7 @@
 import json
 import math
 from itertools import groupby
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.reference.engines import make_engine
-from phonosmith.reference.protocol import CALCULATIONS, ReferenceProtocol, incar_tags, kpoint_mesh, load_protocol
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh, load_protocol
 from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 from phonosmith.reference.vasp.rehearsal import potcar_library, write_invented_potcars
 
+CALCULATIONS = get_args(Calculation)
 CRYSTALS = {
     "insulator": bulk("NaCl", "rocksalt", a=5.64),
     "metal": bulk("Al", "fcc", a=4.05, cubic=True),

@@ -1,9 +1,8 @@
 """The one rule every calculation passes before it may be called a label: by a job, by ``import`` and by ``audit``.
 
 Workflow libraries call NaN forces, another lattice, an SCF cycle cut short by the queue and a k-mesh changed on the way
-"successful"; here each is a reason. The rule is a list of small functions (``RUN_CHECKS`` look at a whole VASP run,
-``CHECKS`` at one configuration); each takes what came back and, where it is known, what was asked, and yields reasons.
-A new check is a function more in a list.
+"successful"; here each is a reason. ``accept_run`` looks at a whole VASP run; the ``CHECKS`` of one configuration are
+small functions that take what came back and, where it is known, what was asked, and yield reasons.
 """
 
 from __future__ import annotations
@@ -17,19 +16,17 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from phonosmith.reference.documents import Correction, Frame, Reason, ReasonCode, ReferenceRecord
+from phonosmith.reference.documents import Frame, Reason, ReasonCode, ReferenceRecord
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
 from phonosmith.reference.vasp.run import VaspRun, voigt_from_kbar
-from phonosmith.reference.vasp.settings import VaspSettings, is_rehearsal
+from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.structures.labels import Labels, geometry_defects, label_defects, labels_of
 
 Array = NDArray[np.float64]
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""
-ENERGY_PRINT = 1e-8
-"""eV. The last digit of energies in vasprun.xml."""
 MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax")
 _NOT_SELF_CONSISTENT = (
     "none", "eigenval", "exact", "subrot", "chi", "gw", "gw0", "scgw", "scgw0", "acfdt", "rpa", "bse",
@@ -42,18 +39,12 @@ class Outcome:
 
     Attributes
     ----------
-    symbols, cell, positions
-        Configuration; cell rows and Cartesian positions in Å.
-    labels
-        Force-consistent energy, forces and stress as they came, whatever their shape.
-    energy_sigma0
-        Energy extrapolated to zero smearing, eV.
-    scf
-        Energy after each electronic step, eV.
-    run
-        VASP's own record; None for other programs and for frames read from a dataset.
-    rehearsal
-        Made by the VASP stand-in or with invented POTCARs.
+    cell, positions : rows and Cartesian, Å
+    labels : as they came, whatever their shape
+    energy_sigma0 : energy extrapolated to zero smearing, eV
+    scf : energy after each electronic step, eV
+    run : VASP's own record; None for other programs and for frames read from a dataset
+    rehearsal : made by the VASP stand-in or with invented POTCARs
     """
 
     symbols: Sequence[str]
@@ -73,15 +64,10 @@ class Outcome:
         positions = step.positions
         if step.cell is not None and positions is not None and positions.shape == (len(run.symbols), 3):
             positions = positions @ step.cell
+        labels = Labels(step.energy, step.forces, voigt_from_kbar(step.stress))
+        played = is_rehearsal(run.settings.version, run.settings.potcars)
         return cls(
-            symbols=run.symbols,
-            cell=step.cell,
-            positions=positions,
-            labels=Labels(step.energy, step.forces, voigt_from_kbar(step.stress)),
-            energy_sigma0=step.energy_sigma0,
-            scf=step.scf,
-            run=run,
-            rehearsal=is_rehearsal(run.settings.version, run.settings.potcars),
+            run.symbols, step.cell, positions, labels, step.energy_sigma0, scf=step.scf, run=run, rehearsal=played
         )
 
     @classmethod
@@ -95,28 +81,15 @@ class Outcome:
     @classmethod
     def of_atoms(cls, atoms: Atoms) -> Outcome:
         """Take a labelled frame of a dataset."""
-        return cls(
-            symbols=atoms.get_chemical_symbols(),
-            cell=atoms.cell.array,
-            positions=atoms.positions,
-            labels=labels_of(atoms),
-            pbc=(bool(atoms.pbc[0]), bool(atoms.pbc[1]), bool(atoms.pbc[2])),
-            rehearsal=bool(atoms.info.get("rehearsal")),
-        )
+        symbols, played = atoms.get_chemical_symbols(), bool(atoms.info.get("rehearsal"))
+        return cls(symbols, atoms.cell.array, atoms.positions, labels_of(atoms), pbc=tuple(atoms.pbc), rehearsal=played)
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of a program.
+    """What was asked of a program: a frame, and how it was to be done.
 
-    Attributes
-    ----------
-    frame
-        What was sent.
-    protocol, calculation
-        How it was to be done.
-    potcars
-        Titles in the POTCAR file of the folder, where it can be read.
+    ``potcars`` are the titles in the POTCAR file of the folder, where it can be read.
     """
 
     frame: Frame
@@ -128,14 +101,8 @@ class Asked:
 def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: bool = False) -> list[Reason]:
     """Return every reason why a configuration must not become a label; an empty list lets it pass.
 
-    Parameters
-    ----------
-    outcome
-        What came back.
-    asked
-        What was asked; None where nobody knows (imports, datasets): then only what came back is judged.
-    allow_rehearsal
-        Let results of the stand-in pass (rehearsals and tests only).
+    Where nobody knows what was asked (imports, datasets) only what came back is judged. ``allow_rehearsal`` lets
+    results of the stand-in pass (rehearsals and tests only).
     """
     reasons = [] if outcome.run is None else accept_run(outcome.run, asked)
     for check in CHECKS:
@@ -144,20 +111,14 @@ def accept(outcome: Outcome, asked: Asked | None = None, *, allow_rehearsal: boo
 
 
 def accept_run(run: VaspRun, asked: Asked | None = None) -> list[Reason]:
-    """Return the reasons why nothing of a VASP run can be a label: it is not whole, or of another kind."""
-    return [reason for run_check in RUN_CHECKS for reason in run_check(run, asked)]
+    """Return the reasons why nothing of a VASP run can be a label.
 
-
-def check_whole(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
-    """Ask that the output is whole and holds an ionic step."""
-    if run.damage is not None:
-        yield Reason(code="unfinished", message=run.damage, transient=True)
-    elif not run.steps:
-        yield Reason(code="unfinished", message="it holds no ionic step", transient=True)
-
-
-def check_self_consistent(run: VaspRun, asked: Asked | None) -> Iterator[Reason]:
-    """Ask for a self-consistent ground-state calculation (or the linear response that was asked)."""
+    It is not whole, or no self-consistent ground-state calculation (nor the linear response that was asked).
+    """
+    reasons = []
+    damage = run.damage if run.damage is not None or run.steps else "it holds no ionic step"
+    if damage is not None:
+        reasons.append(Reason(code="unfinished", message=damage, transient=True))
     algorithm = str(run.settings.tags.get("ALGO", "")).strip().lower()
     charge = int(run.settings.number("ICHARG", 2))
     response = run.settings.flag("LEPSILON") or run.settings.flag("LCALCEPS")
@@ -169,14 +130,13 @@ def check_self_consistent(run: VaspRun, asked: Asked | None) -> Iterator[Reason]
     elif response and (asked is None or asked.calculation != "born"):
         message = "a linear-response run (LEPSILON/LCALCEPS) mixes response steps into its SCF record"
     if message:
-        yield Reason(code="not_self_consistent", message=message)
+        reasons.append(Reason(code="not_self_consistent", message=message))
+    return reasons
 
 
 def check_numbers(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that energy, forces and stress are there, have the right shape and are finite, and so is the structure."""
-    required = ["forces"]
-    if asked is not None or outcome.run is not None:
-        required.insert(0, "energy")
+    required = ["forces"] if asked is None and outcome.run is None else ["energy", "forces"]
     if asked is not None:
         required.append("stress")
     defects = label_defects(outcome.labels, len(outcome.symbols), required)
@@ -199,9 +159,7 @@ def _structure_defects(outcome: Outcome) -> list[tuple[str, str]]:
 
 def check_structure(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask for the structure that was sent, see ``compare_structure``."""
-    if asked is None:
-        return
-    if not _structure_defects(outcome) or list(outcome.symbols) != list(asked.frame.symbols):
+    if asked and (not _structure_defects(outcome) or list(outcome.symbols) != list(asked.frame.symbols)):
         yield from compare_structure(
             asked.frame, outcome.symbols, outcome.cell, outcome.positions, asked.calculation, "the output"
         )
@@ -220,17 +178,11 @@ def compare_structure(
         if not off <= STRUCTURE_TOLERANCE:
             return [Reason(code="cell", message=f"the cell in {where} differs from the one asked by {off:.2g} Å")]
     if calculation not in MOVING:
-        off = _largest_move(at, sent, wanted)
+        fractional = (at - sent) @ np.linalg.inv(wanted)
+        off = float(np.linalg.norm((fractional - np.round(fractional)) @ wanted, axis=1).max())
         if not off <= STRUCTURE_TOLERANCE:
             return [Reason(code="positions", message=f"atoms in {where} moved by up to {off:.2g} Å")]
     return []
-
-
-def _largest_move(positions: Array, wanted: Array, cell: Array) -> float:
-    """Largest displacement in Å, modulo lattice vectors."""
-    fractional = (positions - wanted) @ np.linalg.inv(cell)
-    fractional -= np.round(fractional)
-    return float(np.linalg.norm(fractional @ cell, axis=1).max())
 
 
 def check_relaxed(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
@@ -257,20 +209,17 @@ def check_scf(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
 
     Converging exactly at the last allowed step (NELM) counts; stopping there does not.
     """
-    if outcome.run is not None:
-        yield from scf_reasons(outcome.scf, outcome.run.settings)
-
-
-def scf_reasons(energies: Sequence[float], settings: VaspSettings) -> Iterator[Reason]:
-    """Say why an electronic minimisation (energies after each step, eV) did not converge."""
+    if outcome.run is None:
+        return
+    energies, settings = outcome.scf, outcome.run.settings
     tolerance, limit = settings.number("EDIFF", 1e-4), int(settings.number("NELM", 60))
     if len(energies) < 2:
         message = f"only {len(energies)} electronic step was recorded: convergence cannot be seen"
         yield Reason(code="scf_unknown", message=message, transient=True)
         return
     change = abs(energies[-1] - energies[-2])
-    # a difference of two printed energies is known to one unit of the last digit
-    if change <= tolerance + 1.01 * ENERGY_PRINT:
+    # a difference of two printed energies is known to one unit of the last digit, 1e-8 eV
+    if change <= tolerance + 1.01e-8:
         return
     used_up = len(energies) >= limit
     why = f"NELM = {limit} was reached" if used_up else f"it was stopped early, after {len(energies)} steps"
@@ -286,49 +235,43 @@ def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
         yield Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)
         return
     wanted = incar_tags(asked.protocol, asked.calculation)
-    free = CORRECTABLE_TAGS | PARALLEL_TAGS | (RELAXATION_TAGS if asked.calculation in MOVING else frozenset())
     ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
-    changed = []
-    for key, value in wanted.items():
-        if key in free:
-            continue
-        if key not in ran:
-            changed.append(f"{key} was {value}, is gone")
-        elif not (_same(ran[key], value) or _harmless(key, ran[key], value)):
-            changed.append(f"{key} was {value}, ran as {ran[key]}")
+    free = _free_tags(asked) | PARALLEL_TAGS
+    changed = [
+        f"{key} was {value}, ran as {ran[key]}" if key in ran else f"{key} was {value}, is gone"
+        for key, value in wanted.items()
+        if key not in free and not (key in ran and _same(key, ran[key], value))
+    ]
     magnetic = {"MAGMOM"} if asked.protocol.spin_polarized else set()
     changed += [f"{key} = {ran[key]} was not asked" for key in sorted(set(ran) - set(wanted) - free - magnetic)]
     if changed:
         yield Reason(code="incar", message="; ".join(changed))
 
 
-def _same(ran: Any, wanted: Any) -> bool:
+def _free_tags(asked: Asked | None) -> frozenset[str]:
+    """INCAR tags that custodian may change."""
+    return CORRECTABLE_TAGS | (RELAXATION_TAGS if asked and asked.calculation in MOVING else frozenset())
+
+
+def _same(key: str, ran: Any, wanted: Any) -> bool:
+    """Tell whether a tag means what was asked, also as Fortran prints it.
+
+    EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
+    """
     if isinstance(wanted, bool) or isinstance(ran, bool):
         return _logical(ran) == _logical(wanted)
     if isinstance(wanted, int | float):
         try:
-            return bool(np.isclose(float(ran), float(wanted), rtol=1e-9, atol=0))
+            number = float(ran)
         except (TypeError, ValueError):
             return False
-    return str(ran).strip().lower() == str(wanted).strip().lower()
+        return bool(np.isclose(number, wanted, rtol=1e-9, atol=0)) or (key == "EDIFF" and 0 < number <= wanted)
+    length = 6 if key == "PREC" else None
+    return str(ran).strip().lower()[:length] == str(wanted).strip().lower()[:length]
 
 
 def _logical(value: Any) -> bool:
-    """Read a logical, also as Fortran prints it."""
     return value.strip(" .").upper().startswith("T") if isinstance(value, str) else bool(value)
-
-
-def _harmless(key: str, ran: Any, wanted: Any) -> bool:
-    """Tell whether a difference is harmless.
-
-    EDIFF below the one asked is what custodian sets after ZBRENT; VASP repeats PREC with six letters.
-    """
-    if key == "PREC":
-        return str(ran).strip().lower()[:6] == str(wanted).lower()[:6]
-    try:
-        return key == "EDIFF" and 0 < float(ran) <= float(wanted)
-    except (TypeError, ValueError):
-        return False
 
 
 def check_kpoints(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
@@ -339,7 +282,7 @@ def check_kpoints(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     if mesh is None:
         yield Reason(code="kpoints_unknown", message="the output names no k-point mesh", transient=True)
         return
-    cells = [np.asarray(asked.frame.cell, dtype=float)]
+    cells: list[Any] = [asked.frame.cell]
     if asked.calculation == "relax" and outcome.cell is not None:
         # a relaxation keeps the mesh of its start unless custodian restarted it from a later cell
         cells.append(outcome.cell)
@@ -370,21 +313,16 @@ def check_potcars(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
 def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that custodian changed only what may be changed, and that no wall time ended the run."""
     corrections = () if outcome.run is None else outcome.run.corrections
-    moving = asked is not None and asked.calculation in MOVING
-    free = CORRECTABLE_TAGS | {"EDIFF"} | (RELAXATION_TAGS if moving else frozenset())
-    if any(_is_walltime(correction) for correction in corrections):  # the handler reports at every look
+    changing = [c for c in corrections if not any("walltime" in text.lower() for text in (c.handler, *c.errors))]
+    if len(changing) < len(corrections):  # the handler reports at every look
         yield Reason(code="walltime", message="the wall time ended the calculation", transient=True)
-    for correction in corrections:
-        tags = sorted(set(correction.tags) - free)
+    for correction in changing:
         # going on from CONTCAR is harmless: the structure that comes back is compared with the one sent
-        files = [name for name in correction.files if name not in {"WAVECAR", "CHGCAR", "CONTCAR"}]
-        if (tags or files) and not _is_walltime(correction):
-            changes, errors = ", ".join(tags + files), ", ".join(correction.errors)
-            yield Reason(code="correction", message=f"{correction.handler} changed {changes} after {errors}")
-
-
-def _is_walltime(correction: Correction) -> bool:
-    return any("walltime" in text.lower() for text in (correction.handler, *correction.errors))
+        changes = sorted(set(correction.tags) - _free_tags(asked) - {"EDIFF"})
+        changes += [name for name in correction.files if name not in {"WAVECAR", "CHGCAR", "CONTCAR"}]
+        if changes:
+            message = f"{correction.handler} changed {', '.join(changes)} after {', '.join(correction.errors)}"
+            yield Reason(code="correction", message=message)
 
 
 def check_origin(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
@@ -394,8 +332,6 @@ def check_origin(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         yield Reason(code="rehearsal", message=message)
 
 
-RUN_CHECKS: tuple[Callable[[VaspRun, Asked | None], Iterator[Reason]], ...] = (check_whole, check_self_consistent)
-"""What is asked of a whole VASP run."""
 CHECKS: tuple[Callable[[Outcome, Asked | None], Iterator[Reason]], ...] = (
     check_numbers,
     check_structure,

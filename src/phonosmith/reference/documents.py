@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 from pydantic import Field
 
 from phonosmith.core.document import Document
+from phonosmith.core.errors import LabelError
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0
-
-if TYPE_CHECKING:
-    from ase import Atoms
 
 Vector = tuple[float, float, float]
 Voigt = tuple[float, float, float, float, float, float]
@@ -23,9 +24,7 @@ Voigt = tuple[float, float, float, float, float, float]
 
 def rows(array: NDArray[np.float64] | None) -> list[Vector] | None:
     """Return an (n, 3) array as plain rows; None where there is none or it has another shape."""
-    if array is None or array.ndim != 2 or array.shape[1] != 3:
-        return None
-    return [(float(x), float(y), float(z)) for x, y, z in array.tolist()]
+    return None if array is None or array.shape[1:] != (3,) else [(x, y, z) for x, y, z in array.tolist()]
 
 
 class Frame(Document):
@@ -41,24 +40,18 @@ class Frame(Document):
     @classmethod
     def from_atoms(cls, atoms: Atoms, split: str | None = None) -> Frame:
         """Take a configuration from ASE; ``info['split']`` names the split unless given."""
-        info = {
-            str(key): value
-            for key, value in atoms.info.items()
-            if key != "split" and (value is None or isinstance(value, bool | int | float | str))
-        }
+        plain = bool | int | float | str | None
         return cls(
             symbols=atoms.get_chemical_symbols(),
-            positions=[tuple(row) for row in atoms.positions.tolist()],
-            cell=[tuple(row) for row in atoms.cell.array.tolist()],
-            pbc=tuple(bool(flag) for flag in atoms.pbc),
+            positions=atoms.positions.tolist(),
+            cell=atoms.cell.array.tolist(),
+            pbc=atoms.pbc.tolist(),
             split=split or str(atoms.info.get("split", "train")),
-            info=info,
+            info={str(k): value for k, value in atoms.info.items() if k != "split" and isinstance(value, plain)},
         )
 
     def to_atoms(self) -> Atoms:
         """Return the configuration for ASE, its split and info in ``info``."""
-        from ase import Atoms
-
         atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.info.update(self.info | {"split": self.split})
         return atoms
@@ -83,6 +76,11 @@ class Reason(Document):
     transient: bool = Field(
         False, description="a second attempt may succeed (crash, lost file), the physics is not at fault"
     )
+
+
+def explained(reasons: Sequence[Reason]) -> str:
+    """Return reasons with their codes in one line."""
+    return "; ".join(f"{reason.code}: {reason.message}" for reason in reasons)
 
 
 class Correction(Document):
@@ -136,33 +134,18 @@ class ReferenceRecord(Document):
 
     def explain(self) -> str:
         """Return all reasons in one line."""
-        return "; ".join(f"{reason.code}: {reason.message}" for reason in self.reasons)
+        return explained(self.reasons)
 
     def to_atoms(self) -> Atoms:
-        """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator.
-
-        Raises
-        ------
-        LabelError
-            When the record was refused.
-        """
-        from ase import Atoms
-        from ase.calculators.singlepoint import SinglePointCalculator
-
-        from phonosmith.core.errors import LabelError
-
+        """Return a labelled configuration: ASE's keys ``energy``, ``forces``, ``stress`` through its calculator."""
         if not self.accepted:
             raise LabelError(f"A refused calculation is no label: {self.explain()}.", "Repeat it alone.")
         atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.calc = SinglePointCalculator(
             atoms, energy=self.energy, free_energy=self.energy, forces=self.forces, stress=self.stress
         )
-        atoms.info.update(self.info)
-        atoms.info["split"] = self.split
-        atoms.info[FUNCTIONAL] = self.functional
-        atoms.info[SETTINGS] = (
-            self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
-        )
+        surface = self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
+        atoms.info |= self.info | {"split": self.split, FUNCTIONAL: self.functional, SETTINGS: surface}
         atoms.info["engine"] = f"{self.engine} {self.engine_version}".strip()
         if self.energy_sigma0 is not None:
             atoms.info[SIGMA0] = self.energy_sigma0
@@ -222,7 +205,4 @@ class LabelReport(Document):
 
     def explain(self) -> str:
         """Return one line per frame without a label."""
-        return "\n".join(
-            f"{failure.job}: " + "; ".join(f"{reason.code}: {reason.message}" for reason in failure.reasons)
-            for failure in self.failures
-        )
+        return "\n".join(f"{failure.job}: {explained(failure.reasons)}" for failure in self.failures)

@@ -6,10 +6,10 @@ import contextlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
@@ -23,13 +23,11 @@ if TYPE_CHECKING:
     from jobflow import Maker
 
 EngineName = Literal["vasp", "forcefield", "gpaw"]
-ENGINES: tuple[EngineName, ...] = ("vasp", "forcefield", "gpaw")
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
-class ReferenceEngine(Document):
+class ReferenceEngine(Document, frozen=True):
     """A protocol together with the program that carries it out; plain data, so it travels with a job."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: EngineName = Field(description="vasp, forcefield or gpaw")
     protocol: ReferenceProtocol = Field(description="how calculations are done")
@@ -75,9 +73,9 @@ class ReferenceEngine(Document):
 
             return ProtocolVaspMaker(
                 name=name,
-                protocol=self.protocol.model_dump(mode="json"),
+                protocol=self.protocol,
                 calculation=calculation,
-                rehearsal=None if self.rehearsal is None else self.rehearsal.model_dump(mode="json"),
+                rehearsal=self.rehearsal,
                 wall_time=self.wall_time,
                 frozen_timeout=self.frozen_timeout,
                 custodian=dict(self.custodian),
@@ -89,16 +87,16 @@ class ReferenceEngine(Document):
         from phonosmith.reference.forcefield import CalculatorSpec, ProtocolAseMaker
 
         spec = CalculatorSpec.model_validate(self.calculator)
-        kwargs = dict(spec.arguments)
+        settings: dict[str, Any] = {}
         if self.name == "gpaw":
-            kwargs |= {"protocol": self.protocol.model_dump(mode="json"), "calculation": calculation}
+            settings = {"protocol": self.protocol.model_dump(mode="json"), "calculation": calculation}
         return ProtocolAseMaker(
             name=name,
-            protocol=self.protocol.model_dump(mode="json"),
+            protocol=self.protocol,
             calculation=calculation,
             engine=self.name,
             calculator_meta=spec.path,
-            calculator_kwargs=kwargs,
+            calculator_kwargs=spec.arguments | settings,
         )
 
     def compute(
@@ -106,17 +104,9 @@ class ReferenceEngine(Document):
     ) -> ReferenceRecord:
         """Do one calculation in the current folder and return its record, accepted or refused with reasons.
 
-        Parameters
-        ----------
-        frame
-            Configuration; returned in the same order of atoms whatever the engine prefers.
-        calculation
-            Kind of calculation.
-        name
-            Name of the job, for messages.
-        attempts
-            How often a transient failure (crash, lost output, out of memory) is started again. The files of failed
-            attempts are kept in ``attempt_N``.
+        The record has the order of atoms asked, whatever the engine prefers. A transient failure (crash, lost output,
+        out of memory) is started again until there were ``attempts``; the files of failed ones are kept in
+        ``attempt_N``.
         """
         total = 0.0
         for attempt in range(1, attempts + 1):
@@ -128,17 +118,26 @@ class ReferenceEngine(Document):
                 record.cell, record.positions = list(frame.cell), list(frame.positions)
             if record.accepted or not all(reason.transient for reason in record.reasons) or attempt == attempts:
                 return record
-            _put_aside(Path.cwd(), attempt)
+            kept = Path.cwd() / f"attempt_{attempt}"
+            kept.mkdir()
+            for path in sorted(Path.cwd().iterdir()):
+                if not path.name.startswith((".", "attempt_")):
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.move(str(path), kept / path.name)
         raise InputError(f"attempts is {attempts}.", "Allow at least one.")
 
     def _compute_once(self, frame: Frame, calculation: Calculation, name: str) -> ReferenceRecord:
         maker = self.maker(calculation, name)
         if self.name == "vasp":
             return _compute_vasp(maker, frame, self.rehearsal)
+        from importlib.metadata import version
+
         from phonosmith.reference.forcefield import CalculatorSpec, compute_with_ase
+        from phonosmith.reference.gpaw import require_gpaw
 
         spec = CalculatorSpec.model_validate(self.calculator)
-        return compute_with_ase(maker, spec, frame, self.functional, _engine_version(self.name))
+        program = f"gpaw {require_gpaw()}" if self.name == "gpaw" else f"ase {version('ase')}"
+        return compute_with_ase(maker, spec, frame, self.functional, program)
 
 
 def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> ReferenceRecord:
@@ -146,42 +145,16 @@ def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> Refe
     from pymatgen.io.ase import AseAtomsAdaptor
 
     order = np.argsort(np.asarray(frame.symbols), kind="stable")
-    grouped = frame.model_copy(
-        update={
-            "symbols": [frame.symbols[i] for i in order],
-            "positions": [frame.positions[i] for i in order],
-        }
-    )
-    structure = AseAtomsAdaptor.get_structure(grouped.to_atoms())
-    _, record = maker.calculate(structure, grouped)
+    symbols, positions = [frame.symbols[i] for i in order], [frame.positions[i] for i in order]
+    grouped = frame.model_copy(update={"symbols": symbols, "positions": positions})
+    _, record = maker.calculate(AseAtomsAdaptor.get_structure(grouped.to_atoms()), grouped)
     record.potential = None if rehearsal is None else (rehearsal.calculator_kwargs.get("potential") or {}).get("sha256")
-    back = np.argsort(order, kind="stable")
+    back = np.argsort(order)
     for name in ("symbols", "positions", "forces"):
         values = getattr(record, name)
         if values is not None and len(values) == len(order):
             setattr(record, name, [values[i] for i in back])
     return record
-
-
-def _engine_version(name: str) -> str:
-    from importlib.metadata import version
-
-    if name == "gpaw":
-        from phonosmith.reference.gpaw import require_gpaw
-
-        return f"gpaw {require_gpaw()}"
-    return f"ase {version('ase')}"
-
-
-def _put_aside(folder: Path, attempt: int) -> None:
-    """Keep the files of a failed attempt out of the way of the next one."""
-    kept = folder / f"attempt_{attempt}"
-    kept.mkdir()
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith((".", "attempt_")):
-            continue
-        with contextlib.suppress(FileNotFoundError):
-            shutil.move(str(path), kept / path.name)
 
 
 def make_engine(
@@ -197,24 +170,10 @@ def make_engine(
 
     Parameters
     ----------
-    name
-        ``vasp``, ``forcefield`` or ``gpaw``.
-    protocol
-        Settings, or those that differ from the published work's.
-    potential
-        For ``forcefield``: a PotentialRef, a name the registry knows, or the dotted path of an ASE calculator. For a
-        rehearsal: what the stand-in computes with.
-    rehearsal
-        True, or its settings: play VASP with the stand-in.
-    wall_time
-        Seconds after which VASP is asked to stop.
-    options
-        ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``.
-
-    Raises
-    ------
-    ConfigurationError
-        For an unknown engine, or one that lacks what it needs.
+    protocol : settings, or those that differ from the published work's
+    potential : for ``forcefield``, see ``calculator_spec``; for a rehearsal, what the stand-in computes with
+    rehearsal : True, or its settings: play VASP with the stand-in
+    options : ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``
     """
     protocol = ReferenceProtocol.model_validate(protocol or {})
     if name not in ENGINES:
@@ -231,22 +190,19 @@ def make_engine(
         )
     from phonosmith.reference.forcefield import CalculatorSpec, calculator_spec
 
-    if name == "gpaw":
+    if name == "forcefield":
+        if potential is None:
+            raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
+        spec = calculator_spec(potential)
+    else:
         from phonosmith.reference.gpaw import GPAW_CALCULATOR, gpaw_parameters
 
         if potential is not None:
             raise ConfigurationError("The gpaw engine takes no potential.", "Use --engine forcefield.")
         gpaw_parameters(protocol, "static")
-        spec = CalculatorSpec(
-            path=GPAW_CALCULATOR,
-            name=protocol.functional,
-            arguments={"overrides": dict(options.get("overrides") or {})},
-        )
-        return ReferenceEngine(name="gpaw", protocol=protocol, calculator=spec.model_dump(mode="json"))
-    if potential is None:
-        raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
-    spec = calculator_spec(potential)
-    return ReferenceEngine(name="forcefield", protocol=protocol, calculator=spec.model_dump(mode="json"))
+        arguments = {"overrides": dict(options.get("overrides") or {})}
+        spec = CalculatorSpec(path=GPAW_CALCULATOR, name=protocol.functional, arguments=arguments)
+    return ReferenceEngine(name=name, protocol=protocol, calculator=spec.model_dump(mode="json"))
 
 
 def _rehearsal(
@@ -255,8 +211,10 @@ def _rehearsal(
     if not rehearsal:
         return None
     settings = Rehearsal() if rehearsal is True else rehearsal
-    if potential is None or potential in ("morse", "emt", "tersoff-si"):
-        return settings if potential is None else settings.model_copy(update={"calculator": potential})
+    if potential is None:
+        return settings
+    if potential in ("morse", "emt", "tersoff-si"):
+        return settings.model_copy(update={"calculator": potential})
     from phonosmith.reference.forcefield import calculator_spec
 
     spec = calculator_spec(potential)

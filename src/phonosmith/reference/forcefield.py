@@ -7,26 +7,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
 from atomate2.forcefields.jobs import ForceFieldRelaxMaker, forcefield_job
-from pydantic import ConfigDict, Field
+from pydantic import Field
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.accept import MOVING, Asked, Outcome, accept
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused
+from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, explained, refused
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import voigt_from_kbar
 from phonosmith.structures.labels import Labels
 
-if TYPE_CHECKING:
-    from ase import Atoms
-    from ase.calculators.calculator import Calculator
-
-POTENTIAL_CALCULATOR = "phonosmith.potentials.calculator.PotentialCalculator"
 _STEPS_PER_VASP_STEP = 10
 """ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
 
@@ -35,10 +33,8 @@ _ELASTIC_MARGIN = 0.1
 shift C44 by 0.3 GPa."""
 
 
-class CalculatorSpec(Document):
+class CalculatorSpec(Document, frozen=True):
     """An ASE calculator as plain data: every worker can build it."""
-
-    model_config = ConfigDict(frozen=True)
 
     path: str = Field(description="dotted path of a callable that returns an ASE calculator")
     arguments: dict[str, Any] = Field(default_factory=dict, description="its arguments (JSON)")
@@ -46,31 +42,17 @@ class CalculatorSpec(Document):
     potential: str | None = Field(None, description="sha256 of the potential, where there is one")
     elements: list[str] = Field(default_factory=list, description="elements it covers; empty when not known")
 
-    def build(self) -> Calculator:
-        """Return a new calculator."""
-        module, _, attribute = self.path.rpartition(".")
-        return getattr(importlib.import_module(module), attribute)(**self.arguments)
-
 
 def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any] | str) -> CalculatorSpec:
     """Turn what a user names into a calculator.
 
-    Parameters
-    ----------
-    potential
-        A potential reference, or any name the registry resolves (own name, foundation, sha256 prefix, file), or the
-        dotted path of a callable that returns an ASE calculator (``ase.calculators.emt.EMT``), or a spec.
-
-    Raises
-    ------
-    PotentialError, ConfigurationError
-        When it stands for nothing.
+    That is a potential reference, any name the registry resolves (own name, foundation, sha256 prefix, file), the
+    dotted path of a callable that returns an ASE calculator (``ase.calculators.emt.EMT``), or a spec.
     """
+    if isinstance(potential, Mapping):
+        potential = (PotentialRef if "artefact" in potential else CalculatorSpec).model_validate(potential)
     if isinstance(potential, CalculatorSpec):
         return potential
-    if isinstance(potential, Mapping):
-        kind = PotentialRef if "artefact" in potential else CalculatorSpec
-        return calculator_spec(kind.model_validate(potential))
     if isinstance(potential, str):
         if _is_dotted_path(potential):
             return CalculatorSpec(path=potential, name=potential.rpartition(".")[2])
@@ -78,7 +60,7 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
 
         potential = resolve(potential)
     return CalculatorSpec(
-        path=POTENTIAL_CALCULATOR,
+        path="phonosmith.potentials.calculator.PotentialCalculator",
         arguments={"potential": potential.model_dump(mode="json")},
         name=potential.name,
         potential=potential.sha256,
@@ -87,17 +69,15 @@ def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any]
 
 
 def _is_dotted_path(text: str) -> bool:
-    parts = text.split(".")
-    if len(parts) < 2 or not all(part.isidentifier() for part in parts) or Path(text).exists():
+    parent, _, attribute = text.rpartition(".")
+    if not parent or not all(part.isidentifier() for part in text.split(".")) or Path(text).exists():
         return False
     try:
-        module = importlib.import_module(".".join(parts[:-1]))
+        module = importlib.import_module(parent)
     except ImportError:
         return False
-    if not hasattr(module, parts[-1]):
-        raise ConfigurationError(
-            f"{text} is not there: {module.__name__} has no {parts[-1]}.", "Check the dotted path."
-        )
+    if not hasattr(module, attribute):
+        raise ConfigurationError(f"{text} is not there: {parent} has no {attribute}.", "Check the dotted path.")
     return True
 
 
@@ -115,67 +95,39 @@ def require_covered(spec: CalculatorSpec, symbols: set[str]) -> None:
 class ProtocolAseMaker(ForceFieldRelaxMaker):
     """Run one calculation of a protocol with an ASE calculator; its document leaves the job only through the gate.
 
-    Usable wherever atomate2's flows take a force-field Maker, batches (a list of structures) included.
-
-    Parameters
-    ----------
-    name
-        Job name.
-    protocol
-        Settings, as ``ReferenceProtocol.model_dump()``; thresholds are taken from it.
-    calculation
-        static, relax, elastic_relax or displacement.
-    engine
-        Name in the records.
-    calculator_meta, calculator_kwargs
-        Dotted path of the calculator and its arguments.
+    Usable wherever atomate2's flows take a force-field Maker, batches (a list of structures) included. The thresholds
+    are the protocol's.
     """
 
     name: str = "force field"
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: ReferenceProtocol = field(default_factory=ReferenceProtocol)
     calculation: Calculation = "static"
     engine: str = "forcefield"
 
     def __post_init__(self) -> None:
         """Take steps and thresholds from the protocol."""
-        protocol = self._protocol()
-        fmax = protocol.fmax(self.calculation)
+        fmax = self.protocol.fmax(self.calculation)
         self.relax_cell = self.calculation == "relax"
-        if fmax is None:
-            self.steps = 1
-        else:
-            most = protocol.relax_steps if self.calculation == "relax" else protocol.elastic_steps
+        self.steps = 1
+        if fmax is not None:
+            most = self.protocol.relax_steps if self.relax_cell else self.protocol.elastic_steps
             self.steps = _STEPS_PER_VASP_STEP * most
             # the optimiser judges by the largest force as the gate does, which asks for strictly less
-            tighter = _ELASTIC_MARGIN if self.calculation == "elastic_relax" and self.engine == "forcefield" else 0.95
+            tighter = 0.95 if self.relax_cell or self.engine != "forcefield" else _ELASTIC_MARGIN
             self.relax_kwargs = {"fmax": tighter * fmax}
         super().__post_init__()
 
-    def _protocol(self) -> ReferenceProtocol:
-        return ReferenceProtocol.model_validate(self.protocol)
-
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
-        """Run the calculator on a structure, or on each of a list.
-
-        Raises
-        ------
-        LabelError
-            When the gate refuses a result.
-        """
-        from pymatgen.io.ase import AseAtomsAdaptor
-
+        """Run the calculator on a structure, or on each of a list; a refused result fails the job."""
         documents = super().make.original(self, structure, prev_dir=prev_dir)
         several = isinstance(structure, list)
-        protocol = self._protocol()
-        pairs = zip(structure if several else [structure], documents if several else [documents], strict=True)
+        pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
         for number, (sent, document) in enumerate(pairs):
             asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
-            reasons = judge_document(document, Asked(asked, protocol, self.calculation))
-            if reasons:
-                explained = "; ".join(f"{reason.code}: {reason.message}" for reason in reasons)
+            if reasons := judge_document(document, Asked(asked, self.protocol, self.calculation)):
                 raise LabelError(
-                    f"{self.name}{f', structure {number}' if several else ''}: {explained}.",
+                    f"{self.name}{f', structure {number}' if several else ''}: {explained(reasons)}.",
                     "Look at the structure and at the limits of the calculator.",
                 )
         return documents
@@ -183,85 +135,69 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
 
 def judge_document(document: Any, asked: Asked) -> list[Reason]:
     """Return why an atomate2 ASE or force-field document is no label (same stress convention as VASP's)."""
-    output = document.output
-    outcome = Outcome(
-        symbols=[site.specie.symbol for site in document.structure],
-        cell=document.structure.lattice.matrix,
-        positions=document.structure.cart_coords,
-        labels=Labels(
-            None if output.energy is None else float(output.energy),
-            None if output.forces is None else np.asarray(output.forces, dtype=float),
-            voigt_from_kbar(output.stress),
-        ),
+    output, structure = document.output, document.structure
+    labels = Labels(
+        None if output.energy is None else float(output.energy),
+        None if output.forces is None else np.asarray(output.forces, dtype=float),
+        voigt_from_kbar(output.stress),
     )
-    reasons = []
+    symbols = [site.specie.symbol for site in structure]
+    reasons = accept(Outcome(symbols, structure.lattice.matrix, structure.cart_coords, labels), asked)
     # in a strained cell the rule's own look at the forces decides; here the cell must have come to rest as well
     if asked.calculation == "relax" and document.is_force_converged is False:
-        reasons.append(Reason(code="not_relaxed", message="the optimiser stopped before the forces were small enough"))
-    return reasons + accept(outcome, asked)
+        message = "the optimiser stopped before the forces were small enough"
+        reasons.insert(0, Reason(code="not_relaxed", message=message))
+    return reasons
 
 
-def evaluate_frame(
-    calculator: Calculator,
-    atoms: Atoms,
-    asked: Frame,
-    protocol: ReferenceProtocol,
-    calculation: Calculation,
-    **known: Any,
-) -> ReferenceRecord:
+def evaluate_frame(calculator: Calculator, atoms: Atoms, asked: Asked, **known: Any) -> ReferenceRecord:
     """Evaluate one configuration and return a record that holds both energies; nothing is judged yet."""
     copy = atoms.copy()
     copy.calc = calculator
-    free = float(copy.get_potential_energy(force_consistent="free_energy" in calculator.implemented_properties))
-    sigma0 = float(copy.get_potential_energy())
     return ReferenceRecord(
-        calculation=calculation,
-        protocol_digest=protocol.digest,
+        calculation=asked.calculation,
+        protocol_digest=asked.protocol.digest,
         symbols=copy.get_chemical_symbols(),
-        pbc=asked.pbc,
-        cell=[tuple(row) for row in copy.cell.array.tolist()],
-        positions=[tuple(row) for row in copy.positions.tolist()],
-        energy=free,
-        energy_sigma0=sigma0,
-        forces=[tuple(row) for row in np.asarray(copy.get_forces(apply_constraint=False), dtype=float).tolist()],
-        stress=tuple(float(value) for value in copy.get_stress(voigt=True, apply_constraint=False)),
-        split=asked.split,
-        info=dict(asked.info),
+        pbc=asked.frame.pbc,
+        cell=copy.cell.array.tolist(),
+        positions=copy.positions.tolist(),
+        energy=copy.get_potential_energy(force_consistent="free_energy" in calculator.implemented_properties),
+        energy_sigma0=copy.get_potential_energy(),
+        forces=np.asarray(copy.get_forces(apply_constraint=False), dtype=float).tolist(),
+        stress=np.asarray(copy.get_stress(voigt=True, apply_constraint=False), dtype=float).tolist(),
+        split=asked.frame.split,
+        info=dict(asked.frame.info),
         **known,
     )
 
 
 def compute_with_ase(
-    maker: ProtocolAseMaker, spec: CalculatorSpec, asked: Frame, functional: str, version: str
+    maker: ProtocolAseMaker, spec: CalculatorSpec, frame: Frame, functional: str, version: str
 ) -> ReferenceRecord:
     """Do one calculation in the current folder and judge it; failures become a refused record.
 
     A relaxation is done by the Maker; the numbers recorded are those of a fresh evaluation at its end, so that
     statics and relaxations report the same two energies.
     """
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    protocol = ReferenceProtocol.model_validate(maker.protocol)
-    known: dict[str, Any] = {
-        "engine_version": version, "functional": functional, "potential": spec.potential, "directory": Path.cwd().name,
+    asked = Asked(frame, maker.protocol, maker.calculation)
+    known = {
+        "engine_version": version, "functional": functional, "potential": spec.potential,
+        "directory": Path.cwd().name,
     }  # fmt: skip
     start = time.perf_counter()
     try:
-        atoms = asked.to_atoms()
+        atoms = frame.to_atoms()
         if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
             atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
-        record = evaluate_frame(
-            maker.calculator, atoms, asked, protocol, maker.calculation, engine=maker.engine, **known
-        )
-        record.reasons = accept(Outcome.of_record(record), Asked(asked, protocol, maker.calculation))
+        record = evaluate_frame(maker.calculator, atoms, asked, engine=maker.engine, **known)
+        record.reasons = accept(Outcome.of_record(record), asked)
     except Exception as error:  # whatever a foreign program raises is one refused calculation
+        if isinstance(error, PhonosmithError) and not isinstance(error, LabelError):
+            raise
+        reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(error, LabelError):
             reason = Reason(code="gate", message=error.message)
-        elif isinstance(error, PhonosmithError):
-            raise
-        else:
-            reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-        record = refused(asked, protocol, maker.calculation, maker.engine, reason, **known)
+        record = refused(frame, maker.protocol, maker.calculation, maker.engine, reason, **known)
     record.wall_seconds = time.perf_counter() - start
     return record

@@ -2,46 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from ase.calculators.calculator import Calculator
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
-
-if TYPE_CHECKING:
-    from ase.calculators.calculator import Calculator
 
 GPAW_CALCULATOR = "phonosmith.reference.gpaw.gpaw_calculator"
 
 
 def require_gpaw() -> str:
-    """Return GPAW's version.
-
-    Raises
-    ------
-    ConfigurationError
-        When it is not installed.
-    """
-    if importlib.util.find_spec("gpaw") is None:
+    """Return GPAW's version."""
+    try:
+        return version("gpaw")
+    except PackageNotFoundError as error:
         raise ConfigurationError(
             "GPAW is not installed in this environment.",
             "Run tools/install_gpaw.sh (it builds the extra 'gpaw' and fetches the PAW data sets).",
-        )
-    from importlib.metadata import version
-
-    return version("gpaw")
+        ) from error
 
 
 def occupations(protocol: ReferenceProtocol) -> dict[str, Any]:
     """Return GPAW's smearing that equals VASP's ISMEAR and SIGMA.
 
-    Gaussian smearing of width SIGMA is Methfessel-Paxton of order 0.
-
-    Raises
-    ------
-    ConfigurationError
-        For the tetrahedron method, whose forces are not the derivative of its energy in metals.
+    Gaussian smearing of width SIGMA is Methfessel-Paxton of order 0. The tetrahedron method is refused: its forces are
+    not the derivative of its energy in metals.
     """
     if protocol.ismear >= 0:
         return {"name": "methfessel-paxton", "order": protocol.ismear, "width": protocol.sigma}
@@ -64,14 +52,11 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> di
         )
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
-    if protocol.gamma_only(calculation):
-        kpts: dict[str, Any] = {"size": (1, 1, 1), "gamma": True}
-    else:
-        kpts = {"density": 1.0 / protocol.kspacing, "gamma": True}
+    gamma = protocol.gamma_only(calculation)
     return {
         "mode": {"name": "pw", "ecut": protocol.encut},
         "xc": protocol.functional,
-        "kpts": kpts,
+        "kpts": ({"size": (1, 1, 1)} if gamma else {"density": 1.0 / protocol.kspacing}) | {"gamma": True},
         "occupations": occupations(protocol),
         "convergence": {"energy": protocol.ediff},
         "maxiter": protocol.nelm,
@@ -82,19 +67,11 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> di
 def gpaw_calculator(
     protocol: Mapping[str, Any], calculation: Calculation = "static", overrides: Mapping[str, Any] | None = None
 ) -> Calculator:
-    """Return a GPAW calculator of a protocol (the dotted path the Makers carry).
+    """Return a GPAW calculator of a protocol, as JSON (the dotted path the Makers carry).
 
-    Parameters
-    ----------
-    protocol
-        ``ReferenceProtocol.model_dump()``.
-    calculation
-        Kind of calculation.
-    overrides
-        Further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...
+    ``overrides`` are further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...
     """
     require_gpaw()
     from gpaw import GPAW
 
-    chosen = gpaw_parameters(ReferenceProtocol.model_validate(dict(protocol)), calculation)
-    return GPAW(**(chosen | dict(overrides or {})))
+    return GPAW(**gpaw_parameters(ReferenceProtocol.model_validate(protocol), calculation) | dict(overrides or {}))

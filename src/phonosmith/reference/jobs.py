@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
+from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
-
-if TYPE_CHECKING:
-    from ase import Atoms
+from phonosmith.reference.protocol import ReferenceProtocol
 
 
 def _leave_refusal(record: ReferenceRecord) -> None:
@@ -25,8 +25,6 @@ def _leave_refusal(record: ReferenceRecord) -> None:
 
     The job itself fails: it shows up as failed and can be run again alone, which overwrites this document.
     """
-    from monty.json import jsanitize
-
     current, store = CURRENT_JOB.job, CURRENT_JOB.store
     if current is None or store is None:
         return
@@ -44,19 +42,13 @@ def _leave_refusal(record: ReferenceRecord) -> None:
 
 @job(output_schema=ReferenceRecord)
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
-    """Compute one frame.
-
-    Raises
-    ------
-    LabelError
-        When the gate refuses the result of the last attempt; the refused record stays in the job store.
-    """
-    chosen, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
+    """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
+    computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
-        record = chosen.compute(asked, "static", name, attempts)
+        record = computing.compute(asked, "static", name, attempts)
     except PhonosmithError as error:
         reason = Reason(code="configuration", message=str(error))
-        _leave_refusal(refused(asked, chosen.protocol, "static", chosen.name, reason))
+        _leave_refusal(refused(asked, computing.protocol, "static", computing.name, reason))
         raise
     if not record.accepted:
         _leave_refusal(record)
@@ -75,19 +67,11 @@ def collect_labels(
     indices: list[int] | None = None,
     previous: LabelReport | None = None,
 ) -> LabelReport:
-    """Collect what there is, keep it as datasets, say what failed and why.
-
-    Raises
-    ------
-    LabelError
-        When a split has too few labels.
-    """
+    """Collect what there is, keep it as datasets, say what failed and why; too few labels of a split raise."""
     asked = [Frame.model_validate(frame) for frame in frames]
     before = None if previous is None else LabelReport.model_validate(previous)
     report = collect(results, asked, material, ReferenceEngine.model_validate(engine), indices=indices, previous=before)
-    wanted = Counter(frame.split for frame in asked)
-    if before is not None:
-        wanted.update(before.counts)
+    wanted = Counter(frame.split for frame in asked) + Counter(before.counts if before else {})
     require_minimum(report, minimum, fraction, wanted)
     return report
 
@@ -98,55 +82,37 @@ class LabelMaker(Maker):
 
     Parameters
     ----------
-    name
-        Stage in the names of the jobs: ``label si 07``.
-    engine
-        Who computes, and how.
-    attempts
-        How often a transient failure is started again within its job, the first time included.
-    minimum
-        Fewest labels by split; a split not named needs ``fraction`` of its frames.
-    fraction
-        Part of the frames of a split that must be labelled.
+    name : stage in the names of the jobs: ``label si 07``
+    attempts : how often a transient failure is started within its job, the first time included
+    minimum : fewest labels by split; a split not named needs ``fraction`` of its frames
     """
 
     name: str = "label"
-    engine: ReferenceEngine = field(
-        default_factory=lambda: ReferenceEngine.model_validate({"name": "vasp", "protocol": {}})
-    )
+    engine: ReferenceEngine = field(default_factory=lambda: ReferenceEngine(name="vasp", protocol=ReferenceProtocol()))
     attempts: int = 2
     minimum: dict[str, int] = field(default_factory=dict)
     fraction: float = 0.8
 
     def make(self, frames: Sequence[Atoms | Frame], material: str) -> Flow:
-        """Return the flow; its output is a ``LabelReport``.
-
-        Parameters
-        ----------
-        frames
-            Configurations; ``info["split"]`` says where each belongs.
-        material
-            Name, part of every job's name.
-        """
-        return self._flow(as_frames(frames), material, None, None)
+        """Return the flow; its output is a ``LabelReport``. ``info["split"]`` of a frame says where it belongs."""
+        return self._flow(as_frames(frames), material)
 
     def retry(self, report: LabelReport) -> Flow:
         """Return the flow that repeats only what failed and joins it with the labels there are."""
         if not report.failures:
             raise InputError(f"Every frame of {report.material} has its label.", "There is nothing to repeat.")
-        frames = [failure.frame for failure in report.failures]
-        return self._flow(frames, report.material, [failure.index for failure in report.failures], report)
+        frames, indices = zip(*((failure.frame, failure.index) for failure in report.failures), strict=True)
+        return self._flow(list(frames), report.material, list(indices), report)
 
     def _flow(
-        self, frames: list[Frame], material: str, indices: list[int] | None, previous: LabelReport | None
+        self, frames: list[Frame], material: str, indices: list[int] | None = None, previous: LabelReport | None = None
     ) -> Flow:
         total = previous.n_frames if previous else len(frames)
         jobs = []
         for index, frame in zip(indices or range(len(frames)), frames, strict=True):
             name = job_name(material, index, total, self.name)
             one = label_frame(frame, self.engine, name, self.attempts)
-            one.name = name
-            one.config = JobConfig(expose_store=True)
+            one.name, one.config = name, JobConfig(expose_store=True)
             jobs.append(one)
         last = collect_labels(
             [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous

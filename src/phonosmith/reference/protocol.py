@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
@@ -17,7 +17,6 @@ from phonosmith.structures.cost import kpoint_mesh as kspacing_mesh
 
 Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
 """Kinds of calculation a protocol defines."""
-CALCULATIONS: tuple[Calculation, ...] = ("static", "relax", "elastic_relax", "displacement", "born")
 
 _GGA_TAG = {"PBE": "PE", "PBEsol": "PS"}
 _OWN_TAGS = frozenset(
@@ -30,9 +29,7 @@ _OWN_TAGS = frozenset(
 
 def _pairs(value: Any) -> Any:
     """Turn a mapping into sorted pairs: a frozen model holds nothing that can be changed in place."""
-    if isinstance(value, Mapping):
-        return tuple(sorted(value.items()))
-    return tuple(tuple(pair) for pair in value)
+    return tuple(sorted(value.items())) if isinstance(value, Mapping) else tuple(map(tuple, value))
 
 
 SymbolPairs = Annotated[tuple[tuple[str, str], ...], BeforeValidator(_pairs)]
@@ -40,15 +37,13 @@ NumberPairs = Annotated[tuple[tuple[str, float], ...], BeforeValidator(_pairs)]
 TagPairs = Annotated[tuple[tuple[str, bool | int | float | str], ...], BeforeValidator(_pairs)]
 
 
-class ReferenceProtocol(Document):
+class ReferenceProtocol(Document, frozen=True, extra="forbid"):
     """Settings of every reference calculation of a campaign; two equal protocols give one potential energy surface.
 
     Defaults are those of Grandel et al. (2026): PBE, 520 eV, EDIFF 1e-8 eV, k-point spacing 0.1 Å⁻¹, forces to
     0.5 meV/Å in relaxations. What the paper leaves open (smearing, spin, POTCAR variants) is a field here, never a
     default of a library.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = Field(1, description="version of this record's layout")
     functional: Literal["PBE", "PBEsol"] = Field("PBE", description="exchange-correlation functional, no +U")
@@ -112,18 +107,11 @@ class ReferenceProtocol(Document):
         """Tell whether a calculation is done at Γ alone."""
         return calculation == "displacement" and self.displacement_kpoints == "gamma"
 
-    def potcar_map(self, elements: Iterable[str]) -> dict[str, str]:
-        """Return the POTCAR symbol of each element.
-
-        Raises
-        ------
-        ConfigurationError
-            For an element without an entry.
-        """
+    def potcar_map(self, elements: Iterable[str] | None = None) -> dict[str, str]:
+        """Return the POTCAR symbol of each element; of every element with one unless some are given."""
         table = PBE_54_SYMBOLS | dict(self.potcar_overrides)
-        wanted = sorted(set(elements))
-        missing = [element for element in wanted if element not in table]
-        if missing:
+        wanted = sorted(set(table if elements is None else elements))
+        if missing := [element for element in wanted if element not in table]:
             raise ConfigurationError(
                 f"The protocol names no POTCAR for {', '.join(missing)}.", "Add them to potcar_overrides."
             )
@@ -167,14 +155,12 @@ def incar_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[st
     if not protocol.gamma_only(calculation):
         tags |= {"KSPACING": protocol.kspacing, "KGAMMA": True}
     # IBRION is always written: emmet reads it in an error path and fails the job when it is absent
-    if calculation == "relax":
-        tags |= {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax}
-    elif calculation == "elastic_relax":
-        tags |= {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax}
-    elif calculation == "born":
-        tags |= {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True}
-    else:
-        tags |= {"IBRION": -1, "ISIF": 2, "NSW": 0}
+    motion: dict[str, dict[str, Any]] = {
+        "relax": {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax},
+        "elastic_relax": {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax},
+        "born": {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True},
+    }
+    tags |= motion.get(calculation, {"IBRION": -1, "ISIF": 2, "NSW": 0})
     return dict(sorted((tags | {key.upper(): value for key, value in protocol.extra_incar}).items()))
 
 

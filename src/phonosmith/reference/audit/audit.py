@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 
 from ase import Atoms
 
@@ -18,11 +18,12 @@ from phonosmith.reference.audit.labels import (
 )
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.reference.datasets.documents import AuditDocument, AuditOptions, Finding, OffsetFit, Verdict
+from phonosmith.reference.datasets.documents import AuditDocument, AuditOptions, Finding, OffsetFit, Severity, Verdict
+from phonosmith.reference.datasets.geometry import grouped
 from phonosmith.reference.datasets.offsets import fit_offsets
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
 
-CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], list[Finding]], ...] = (
+CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], Iterable[Finding]], ...] = (
     settings_findings,
     geometry_findings,
     duplicate_findings,
@@ -30,56 +31,40 @@ CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], list[Finding]], ...] = (
     consistency_findings,
 )
 """What is asked of frames that hold usable labels."""
-_GRAVITY = {"refuse": 0, "exclude": 1, "warn": 2}
 
 
 def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> AuditDocument:
     """Judge whether frames may be trained on together.
 
-    Parameters
-    ----------
-    frames
-        Labelled configurations; provenance is read from ``atoms.info`` (functional, settings, potcar, kmesh, ediff,
-        source), where imports and labels of this package put it.
-    options
-        Limits.
-
-    Returns
-    -------
-    AuditDocument
-        Verdict ``pass``, ``pass_with_exclusions`` or ``refuse``, with reasons and the indices to leave out.
+    Provenance is read from ``atoms.info`` (functional, settings, potcar, kmesh, ediff, source), where imports and
+    labels of this package put it. The verdict is ``pass``, ``pass_with_exclusions`` or ``refuse``, with reasons and the
+    indices to leave out.
     """
     if not frames:
         raise InputError("There is no frame to audit.", "Give a dataset with at least one frame.")
     limits = options or AuditOptions()
     with recorded(inputs={"dataset": dataset_digest(frames)}, settings=limits.model_dump()) as manifest:
         findings = broken_frames(frames)
-        unusable = {index for finding in findings if finding.severity == "exclude" for index in finding.frames}
+        unusable = set(_excluded(findings))
         sound = [index for index in range(len(frames)) if index not in unusable]
         usable = [frames[index] for index in sound]
-        if usable:
-            findings += [_renumbered(finding, sound) for check in CHECKS for finding in check(usable, limits)]
-        offsets = _offsets(usable, findings, limits)
+        noticed = [finding for check in CHECKS for finding in check(usable, limits)] if usable else []
+        offsets = _offsets(usable, noticed, limits)
+        findings += [f.model_copy(update={"frames": [sound[index] for index in f.frames]}) for f in noticed]
         document = _document(frames, findings, offsets, limits)
     return document.model_copy(update={"manifest": manifest})
 
 
-def kept_frames(frames: Sequence[Atoms], document: AuditDocument) -> list[Atoms]:
-    """Return the frames an audit leaves in.
+def _excluded(findings: Sequence[Finding]) -> list[int]:
+    return sorted({index for finding in findings if finding.severity == "exclude" for index in finding.frames})
 
-    Raises
-    ------
-    InputError
-        When the audit refused the set.
-    """
+
+def kept_frames(frames: Sequence[Atoms], document: AuditDocument) -> list[Atoms]:
+    """Return the frames an audit leaves in; a set it refused raises."""
     if document.verdict == "refuse":
         raise InputError(f"The audit refused these frames: {' '.join(document.reasons)}", "Mend the set first.")
     excluded = set(document.excluded)
     return [atoms for index, atoms in enumerate(frames) if index not in excluded]
-
-
-def _renumbered(finding: Finding, indices: Sequence[int]) -> Finding:
-    return finding.model_copy(update={"frames": [indices[index] for index in finding.frames]})
 
 
 def group_name(atoms: Atoms) -> str:
@@ -92,14 +77,11 @@ def group_name(atoms: Atoms) -> str:
 
 def _offsets(frames: Sequence[Atoms], findings: list[Finding], limits: AuditOptions) -> OffsetFit | None:
     """Fit offsets between groups of frames and add a finding where one is significant."""
-    groups: dict[str, list[Atoms]] = defaultdict(list)
-    for atoms in frames:
-        if labels_of(atoms).energy is not None:
-            groups[group_name(atoms)].append(atoms)
+    groups = grouped(frames, lambda atoms: None if labels_of(atoms).energy is None else group_name(atoms))
     # hundreds of single-frame sources are the files of one campaign, not energy scales
     if not 1 < len(groups) <= max(2, len(frames) // 4):
         return None
-    fit = fit_offsets(groups)
+    fit = fit_offsets({name: [frames[index] for index in members] for name, members in groups.items()})
     for offset in fit.offsets:
         if offset.method == "reference" or abs(offset.per_atom) <= max(limits.offset, 3 * offset.uncertainty):
             continue
@@ -107,16 +89,11 @@ def _offsets(frames: Sequence[Atoms], findings: list[Finding], limits: AuditOpti
             f"energies of '{offset.source}' lie {1000 * offset.per_atom:+.1f} ± {1000 * offset.uncertainty:.1f}"
             f" meV/atom from those of '{fit.reference}' ({offset.method}): refit E0 per source before mixing them"
         )
-        severity = "refuse" if offset.method == "shared" else "warn"
+        severity: Severity = "refuse" if offset.method == "shared" else "warn"
         indices = [i for i, atoms in enumerate(frames) if group_name(atoms) == offset.source]
+        values = {"per_atom": offset.per_atom, **offset.elements}
         findings.append(
-            Finding(
-                check="energy_offset",
-                severity=severity,  # type: ignore[arg-type]
-                message=message,
-                frames=indices,
-                values={"per_atom": offset.per_atom, **offset.elements},
-            )
+            Finding(check="energy_offset", severity=severity, message=message, frames=indices, values=values)
         )
     return fit
 
@@ -124,8 +101,8 @@ def _offsets(frames: Sequence[Atoms], findings: list[Finding], limits: AuditOpti
 def _document(
     frames: Sequence[Atoms], findings: Sequence[Finding], offsets: OffsetFit | None, limits: AuditOptions
 ) -> AuditDocument:
-    ordered = sorted(findings, key=lambda finding: _GRAVITY[finding.severity])
-    excluded = sorted({index for finding in ordered if finding.severity == "exclude" for index in finding.frames})
+    ordered = sorted(findings, key=lambda finding: ("refuse", "exclude", "warn").index(finding.severity))
+    excluded = _excluded(ordered)
     reasons = [f"{f.check}: {f.message}." for f in ordered if f.severity == "refuse"]
     kept = len(frames) - len(excluded)
     if not reasons and kept < max(1, limits.keep * len(frames)):
@@ -134,6 +111,9 @@ def _document(
     verdict: Verdict = "refuse" if reasons else ("pass_with_exclusions" if excluded else "pass")
     if verdict == "pass_with_exclusions":
         reasons = [f"{f.check}: {f.message}." for f in ordered if f.severity == "exclude"]
+    functionals, settings, sources = (
+        dict(Counter(str(atoms.info.get(key, "unknown")) for atoms in frames)) for key in (FUNCTIONAL, SETTINGS, SOURCE)
+    )
     return AuditDocument(
         verdict=verdict,
         reasons=reasons,
@@ -141,9 +121,9 @@ def _document(
         n_kept=kept,
         excluded=excluded,
         findings=ordered,
-        functionals=dict(Counter(str(a.info.get(FUNCTIONAL, "unknown")) for a in frames)),
-        settings=dict(Counter(str(a.info.get(SETTINGS, "unknown")) for a in frames)),
-        sources=dict(Counter(str(a.info.get(SOURCE, "unknown")) for a in frames)),
+        functionals=functionals,
+        settings=settings,
+        sources=sources,
         offsets=offsets,
         manifest=None,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from phonosmith.reference.accept import Outcome, accept
-from phonosmith.reference.audit.settings import counted, grouped, minority
-from phonosmith.reference.datasets.documents import AuditOptions, Finding
-from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, reduced_formula
+from phonosmith.reference.audit.settings import counted, minority
+from phonosmith.reference.datasets.documents import AuditOptions, Finding, Severity
+from phonosmith.reference.datasets.geometry import displacement_and_strain, grouped, near_duplicates, reduced_formula
 from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
@@ -46,88 +48,66 @@ def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     return findings
 
 
-def geometry_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
+def geometry_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[Finding]:
     """Foreign compositions, mixed periodicity, odd volumes and atoms on top of each other."""
-    findings = []
     groups = grouped(frames, reduced_formula)
     if len(groups) > 1:
         few = max(map(len, groups.values())) >= limits.majority * len(frames)
         message = f"several compositions: {counted(groups)}"
-        others = minority(groups)
-        findings.append(
-            Finding(check="composition", severity="exclude" if few else "warn", message=message, frames=others)
-        )
+        severity: Severity = "exclude" if few else "warn"
+        yield Finding(check="composition", severity=severity, message=message, frames=minority(groups))
     periodic = grouped(frames, lambda atoms: "".join("T" if flag else "F" for flag in atoms.pbc))
     if len(periodic) > 1:
-        message = f"mixed periodicity: {counted(periodic)}"
-        findings.append(Finding(check="periodicity", severity="warn", message=message))
-    findings += _volumes(frames, groups)
-    near = [index for index, atoms in enumerate(frames) if _overlap(atoms) < limits.closest]
-    if near:
-        message = f"{len(near)} frames have atoms closer than {limits.closest:g} of the sum of their covalent radii"
-        findings.append(Finding(check="overlap", severity="exclude", message=message, frames=near))
-    return findings
-
-
-def _volumes(frames: Sequence[Atoms], groups: Mapping[str, Sequence[int]]) -> list[Finding]:
-    odd = []
+        yield Finding(check="periodicity", severity="warn", message=f"mixed periodicity: {counted(periodic)}")
+    odd: list[int] = []
     for members in groups.values():
         full = [i for i in members if frames[i].cell.rank == 3]
         volumes = np.array([frames[i].get_volume() / len(frames[i]) for i in full])
         if len(volumes) > 4:
             ratio = volumes / np.median(volumes)
             odd += [full[k] for k in np.flatnonzero((ratio < 0.6) | (ratio > 1.6))]
-    if not odd:
-        return []
-    message = f"{len(odd)} frames have a volume per atom far from the others' (surfaces, other phases or a wrong cell)"
-    return [Finding(check="volume", severity="warn", message=message, frames=sorted(odd))]
+    if odd:
+        message = (
+            f"{len(odd)} frames have a volume per atom far from the others' (surfaces, other phases or a wrong cell)"
+        )
+        yield Finding(check="volume", severity="warn", message=message, frames=sorted(odd))
+    if near := [index for index, atoms in enumerate(frames) if _overlap(atoms) < limits.closest]:
+        message = f"{len(near)} frames have atoms closer than {limits.closest:g} of the sum of their covalent radii"
+        yield Finding(check="overlap", severity="exclude", message=message, frames=near)
 
 
 def _overlap(atoms: Atoms) -> float:
     """Return the smallest distance over the sum of covalent radii; 9 when nothing is near."""
-    from ase.neighborlist import neighbor_list
-
     first, second, distance = neighbor_list("ijd", atoms, 2.0)
-    if not len(distance):
-        return 9.0
     radii = covalent_radii[atoms.numbers]
-    return float(np.min(distance / (radii[first] + radii[second])))
+    return float(np.min(distance / (radii[first] + radii[second]), initial=9.0))
 
 
-def duplicate_findings(frames: Sequence[Atoms], _: AuditOptions) -> list[Finding]:
+def duplicate_findings(frames: Sequence[Atoms], _: AuditOptions) -> Iterator[Finding]:
     """Repeated configurations: harmless copies are dropped, contradicting labels are all dropped."""
     copies: list[int] = []
     contradictions: list[int] = []
     for group in near_duplicates(frames):
-        energies = [e for i in group if (e := labels_of(frames[i]).energy) is not None]
-        size = len(frames[group[0]])
-        if len(energies) > 1 and np.ptp(energies) / size > 1e-3:
+        labels = {index: labels_of(frames[index]) for index in group}
+        energies = [label.energy for label in labels.values() if label.energy is not None]
+        if len(energies) > 1 and np.ptp(energies) / len(frames[group[0]]) > 1e-3:
             contradictions += group
         else:
             # the fullest label of a configuration stays
-            best = max(group, key=lambda i: (_richness(frames[i]), -i))
-            copies += [i for i in group if i != best]
-    findings = []
+            missing = {index: sum(value is None for value in astuple(label)) for index, label in labels.items()}
+            copies += [index for index in group if index != min(group, key=lambda i: missing[i])]
     if copies:
         message = f"{len(copies)} frames repeat a configuration that is already there"
-        findings.append(Finding(check="duplicate", severity="exclude", message=message, frames=sorted(copies)))
+        yield Finding(check="duplicate", severity="exclude", message=message, frames=sorted(copies))
     if contradictions:
         message = (
             f"{len(contradictions)} frames share a configuration but not its energy (more than 1 meV/atom apart):"
             " nobody can tell which is right"
         )
-        findings.append(
-            Finding(check="contradiction", severity="exclude", message=message, frames=sorted(contradictions))
-        )
-    return findings
+        yield Finding(check="contradiction", severity="exclude", message=message, frames=sorted(contradictions))
 
 
-def _richness(atoms: Atoms) -> int:
-    labels = labels_of(atoms)
-    return sum(value is not None for value in (labels.energy, labels.forces, labels.stress))
-
-
-def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
+def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[Finding]:
     """Energies and forces far outside what the rest of the set spans, and forces that do not sum to zero."""
     far: list[int] = []
     groups = grouped(frames, lambda atoms: None if labels_of(atoms).energy is None else reduced_formula(atoms))
@@ -137,10 +117,9 @@ def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Find
         width = _MAD_TO_SIGMA * float(np.median(np.abs(per_atom - middle)))
         limit = max(limits.energy_window, limits.energy_sigmas * width)
         far += [members[k] for k in np.flatnonzero(np.abs(per_atom - middle) > limit)]
-    findings = []
     if far:
         message = f"{len(far)} frames have an energy per atom far outside the others'"
-        findings.append(Finding(check="energy_outlier", severity="exclude", message=message, frames=sorted(far)))
+        yield Finding(check="energy_outlier", severity="exclude", message=message, frames=sorted(far))
     forces = [labels_of(atoms).forces for atoms in frames]
     largest = np.array([0.0 if f is None else np.linalg.norm(f, axis=1).max() for f in forces])
     typical = float(np.median(largest[largest > 0])) if np.any(largest > 0) else 0.0
@@ -149,12 +128,10 @@ def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Find
         message = (
             f"{len(wild)} frames have forces up to {largest[wild].max():.1f} eV/Å (typical largest: {typical:.2f})"
         )
-        findings.append(Finding(check="force_outlier", severity="exclude", message=message, frames=wild.tolist()))
-    drift = [i for i, f in enumerate(forces) if f is not None and np.abs(f.mean(axis=0)).max() > 0.02]
-    if drift:
+        yield Finding(check="force_outlier", severity="exclude", message=message, frames=wild.tolist())
+    if drift := [i for i, f in enumerate(forces) if f is not None and np.abs(f.mean(axis=0)).max() > 0.02]:
         message = f"{len(drift)} frames have forces whose mean is above 0.02 eV/Å: they do not sum to zero"
-        findings.append(Finding(check="net_force", severity="warn", message=message, frames=drift))
-    return findings
+        yield Finding(check="net_force", severity="warn", message=message, frames=drift)
 
 
 def consistency_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
@@ -164,15 +141,8 @@ def consistency_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[
     times strain, up to the third order. Over many pairs both terms have slope one; forces scaled on the way, a stress
     of wrong sign or unit, and single energies from another calculation all show.
     """
-    groups: dict[bytes, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        labels = labels_of(atoms)
-        if labels.energy is not None and labels.forces is not None and atoms.cell.rank == 3:
-            groups[atoms.numbers.tobytes()].append(index)
-    rows: list[tuple[int, int, float, float, float, float]] = []
-    for members in groups.values():
-        if len(members) > 2:
-            rows += _pairs(frames, members)
+    groups = grouped(frames, _comparable)
+    rows = [pair for members in groups.values() if len(members) > 2 for pair in _pairs(frames, members)]
     if len(rows) < 8:
         return []
     table = np.array(rows)
@@ -180,22 +150,23 @@ def consistency_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[
     return _slopes(table, limits.slope) or _shifted(table, frames, limits.shift)
 
 
-def _pairs(frames: Sequence[Atoms], members: Sequence[int]) -> list[tuple[int, int, float, float, float, float]]:
-    """Return (i, j, energy change, force work, stress work, curvature part) per atom, three nearest of each frame."""
+def _comparable(atoms: Atoms) -> bytes | None:
+    labels = labels_of(atoms)
+    known = labels.energy is not None and labels.forces is not None and atoms.cell.rank == 3
+    return atoms.numbers.tobytes() if known else None
+
+
+def _pairs(frames: Sequence[Atoms], members: Sequence[int]) -> Iterator[tuple[int, int, float, float, float, float]]:
+    """Yield (i, j, energy change, force work, stress work, curvature part) per atom, three nearest of each frame."""
     fractions = np.array([frames[i].get_scaled_positions(wrap=False) for i in members])
     fractions = fractions - np.round(fractions - fractions[0])
     cells = np.array([frames[i].cell.array for i in members])
     points = np.concatenate([(fractions @ cells[0]).reshape(len(members), -1), cells.reshape(len(members), -1)], axis=1)
-    count = min(4, len(members))
-    neighbours = np.atleast_2d(cKDTree(points).query(points, k=count)[1])
-    pairs = []
-    for one, near in enumerate(neighbours):
-        for other in near[1:]:
-            first, second = frames[members[one]], frames[members[int(other)]]
-            step = _work(first, second)
-            if step is not None:
-                pairs.append((members[one], members[int(other)], *step))
-    return pairs
+    neighbours = cKDTree(points).query(points, k=min(4, len(members)))[1]
+    for one, near in zip(members, neighbours, strict=True):
+        for other in (members[k] for k in near[1:]):
+            if step := _work(frames[one], frames[other]):
+                yield (one, other, *step)
 
 
 def _work(one: Atoms, other: Atoms) -> tuple[float, float, float, float] | None:
@@ -203,8 +174,7 @@ def _work(one: Atoms, other: Atoms) -> tuple[float, float, float, float] | None:
     if a.forces is None or b.forces is None or a.energy is None or b.energy is None:
         return None
     moved, strain = displacement_and_strain(one, other)
-    step = float(np.abs(moved).max())
-    strained = float(np.abs(strain).max())
+    step, strained = float(np.abs(moved).max()), float(np.abs(strain).max())
     if step > 0.6 or strained > 0.08 or (step < 1e-4 and strained < 1e-5):
         return None
     size = len(one)
@@ -236,17 +206,17 @@ def _slopes(table: Array, tolerance: float) -> list[Finding]:
         far = np.abs(change - work @ slopes) / doubt
         weights = 1 / (doubt**2 * np.maximum(1, far / max(3.0, 3 * float(np.median(far)))))
     findings = []
-    for column, name in enumerate(("forces", "stress")):
+    wrong_stress = " (a slope of -1 is a wrong sign, 0.0062 a stress in GPa, -0.00062 one in VASP's kbar)"
+    for column, (name, hint) in enumerate((("forces", ""), ("stress", wrong_stress))):
         size = float(np.sum(weights * work[:, column] ** 2))
         if np.count_nonzero(work[:, column]) < 8 or size == 0:
             continue
         slope = float(slopes[column])
         error = float(np.sum(weights * np.abs(work[:, column]) * doubt)) / size
         if abs(slope - 1) > tolerance + error:
-            wrong = " (a slope of -1 is a wrong sign, 0.0062 a stress in GPa, -0.00062 one in VASP's kbar)"
             message = (
-                f"energies change by {slope:.3g} ± {error:.2g} times the work of the {name}"
-                f"{wrong if name == 'stress' else ''}: {name} and energies do not belong together"
+                f"energies change by {slope:.3g} ± {error:.2g} times the work of the {name}{hint}"
+                f": {name} and energies do not belong together"
             )
             values = {"slope": slope, "error": error}
             findings.append(Finding(check=f"energy_{name}", severity="refuse", message=message, values=values))
@@ -261,8 +231,8 @@ def _shifted(table: Array, frames: Sequence[Atoms], shift: float) -> list[Findin
     # a residual below the work itself may be anharmonic; only larger ones speak of another energy scale
     clear = np.where(np.abs(residual) > work, residual, 0.0)
     pairs = {
-        tuple(sorted(pair)): value * (1 if pair[0] < pair[1] else -1)
-        for pair, value in zip(map(tuple, table[:, :2].astype(int).tolist()), clear.tolist(), strict=True)
+        (min(one, other), max(one, other)): value if one < other else -value
+        for (one, other), value in zip(table[:, :2].astype(int).tolist(), clear.tolist(), strict=True)
     }
     odd: list[int] = []
     worst = 0.0

@@ -13,14 +13,7 @@ from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.structures.extxyz import format_frames, parse_frames
-from phonosmith.structures.labels import (
-    FUNCTIONAL,
-    IDENTITY_KEYS,
-    SETTINGS,
-    SOURCE,
-    check_frames,
-    labels_of,
-)
+from phonosmith.structures.labels import FUNCTIONAL, IDENTITY_KEYS, SETTINGS, SOURCE, check_frames, labels_of
 
 
 def frame_digest(atoms: Atoms) -> str:
@@ -50,24 +43,14 @@ def dataset_digest(frames: Sequence[Atoms]) -> str:
 def put_dataset(
     frames: Sequence[Atoms], *, name: str = "", parents: Sequence[str] = (), store: ArtefactStore | None = None
 ) -> DatasetRef:
-    """Keep frames in the artefact store and return their reference.
+    """Keep labelled frames, in the order that counts, in the artefact store and return their reference.
 
-    Parameters
-    ----------
-    frames
-        Labelled configurations, in the order that counts.
-    name
-        Human name.
-    parents
-        sha256 of the datasets these frames came from.
-    store
-        Artefact store; the process's own by default.
+    ``parents`` are the sha256 of the datasets these frames came from; the store is the process's own by default.
     """
     if not frames:
         raise InputError("An empty dataset cannot be kept.", "Check what was selected.")
     check_frames(frames, name or "dataset")
-    keeper = store or default_artefacts()
-    artefact = keeper.put_bytes(format_frames(frames).encode(), kind="frames", suffix=".extxyz")
+    artefact = (store or default_artefacts()).put_bytes(format_frames(frames).encode(), kind="frames", suffix=".extxyz")
     labels = [labels_of(atoms) for atoms in frames]
     numbers = sorted({int(number) for atoms in frames for number in atoms.numbers})
     return DatasetRef(
@@ -88,15 +71,8 @@ def put_dataset(
 
 
 def get_dataset(ref: DatasetRef, *, store: ArtefactStore | None = None) -> list[Atoms]:
-    """Return the frames behind a reference, verified against it.
-
-    Raises
-    ------
-    ArtefactError
-        When the artefact is missing, altered or holds other frames than the reference names.
-    """
-    keeper = store or default_artefacts()
-    text = keeper.get_bytes(ref.artefact).decode()
+    """Return the frames behind a reference; a missing or altered artefact, or one with other frames, raises."""
+    text = (store or default_artefacts()).get_bytes(ref.artefact).decode()
     frames = parse_frames(text, f"dataset {ref.short}")
     if dataset_digest(frames) != ref.sha256:
         raise ArtefactError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ase import Atoms
 from ase.formula import Formula
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 Array = NDArray[np.float64]
@@ -18,6 +20,15 @@ def reduced_formula(composition: Atoms | Formula) -> str:
     """Return a reduced formula with elements in Hill order, equal for equal compositions."""
     formula = composition.symbols.formula if isinstance(composition, Atoms) else composition
     return str(formula.reduce()[0].format("hill"))
+
+
+def grouped(frames: Sequence[Atoms], key: Callable[[Atoms], object]) -> dict[str, list[int]]:
+    """Return frame indices by the text of a value; frames for which it is None are left out."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, atoms in enumerate(frames):
+        if (value := key(atoms)) is not None:
+            groups[str(value)].append(index)
+    return groups
 
 
 def same_geometry(one: Atoms, other: Atoms, tolerance: float = 1e-4) -> bool:
@@ -33,49 +44,26 @@ def same_geometry(one: Atoms, other: Atoms, tolerance: float = 1e-4) -> bool:
 def near_duplicates(frames: Sequence[Atoms], tolerance: float = 1e-4) -> list[list[int]]:
     """Return groups of frames that are the same configuration up to lattice translations of single atoms.
 
-    Parameters
-    ----------
-    frames
-        Configurations; only frames with equal species order can be equal.
-    tolerance
-        Largest difference of a cell vector component or position, Å.
-
-    Returns
-    -------
-    list of list of int
-        Groups of two or more indices, ascending.
+    Only frames with equal species order can be equal; ``tolerance`` is the largest difference of a cell vector
+    component or position, Å. Groups have two or more indices, ascending.
     """
-    buckets: dict[bytes, list[int]] = defaultdict(list)
-    for index, atoms in enumerate(frames):
-        buckets[atoms.numbers.tobytes()].append(index)
-    groups = []
-    for members in buckets.values():
-        if len(members) > 1:
-            groups += _groups_within(frames, members, tolerance)
+    groups: list[list[int]] = []
+    for members in grouped(frames, lambda atoms: atoms.numbers.tobytes()).values():
+        signatures = np.array([_signature(frames[index]) for index in members])
+        shortest = min(float(frames[index].cell.lengths().min()) for index in members)
+        # a shift of one atom by the tolerance changes its phase by 2 pi tolerance / length at most, weights are below 1
+        reach = 4 * np.pi * tolerance / max(shortest, 1e-3) * len(frames[members[0]]) + 20 * tolerance
+        equal = [
+            (one, other)
+            for one, other in cKDTree(signatures).query_pairs(reach)
+            if same_geometry(frames[members[one]], frames[members[other]], tolerance)
+        ]
+        if equal:
+            graph = coo_array((np.ones(len(equal)), np.transpose(equal)), shape=(len(members), len(members)))
+            joined = connected_components(graph, directed=False)[1]
+            several = np.flatnonzero(np.bincount(joined) > 1)
+            groups += [[members[k] for k in np.flatnonzero(joined == group)] for group in several]
     return sorted(groups)
-
-
-def _groups_within(frames: Sequence[Atoms], members: Sequence[int], tolerance: float) -> list[list[int]]:
-    signatures = np.array([_signature(frames[index]) for index in members])
-    shortest = min(float(frames[index].cell.lengths().min()) for index in members)
-    # a shift of one atom by the tolerance changes its phase by 2 pi tolerance / length at most, weights are below 1
-    reach = 4 * np.pi * tolerance / max(shortest, 1e-3) * len(frames[members[0]]) + 20 * tolerance
-    parent = {index: index for index in members}
-    for one, other in sorted(cKDTree(signatures).query_pairs(reach)):
-        first, second = members[one], members[other]
-        if same_geometry(frames[first], frames[second], tolerance):
-            root = min(_root(parent, first), _root(parent, second))
-            parent[_root(parent, first)] = parent[_root(parent, second)] = root
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in members:
-        groups[_root(parent, index)].append(index)
-    return [sorted(group) for group in groups.values() if len(group) > 1]
-
-
-def _root(parent: dict[int, int], index: int) -> int:
-    while parent[index] != index:
-        index = parent[index]
-    return index
 
 
 def _signature(atoms: Atoms) -> Array:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.reading import (
@@ -49,8 +49,7 @@ class Entry:
     path: Path | None = None
 
 
-@dataclass(frozen=True)
-class _Member:
+class _Member(NamedTuple):
     """A file that could be read, or the reason why it must not be."""
 
     name: str
@@ -101,14 +100,8 @@ def is_archive(path: Path) -> bool:
 def iter_entries(path: Path, wanted: Callable[[str], bool], limits: Limits = DEFAULT_LIMITS) -> Iterator[Entry]:
     """Yield the wanted files of a folder or archive, and a refusal for every entry that must not be read.
 
-    Parameters
-    ----------
-    path
-        Folder, tar archive (plain, gz, xz, lzma, bz2) or zip archive.
-    wanted
-        Tells from a name (compression ending removed) whether the content is needed.
-    limits
-        Bounds; passing one ends the source with an InputError.
+    A tar archive may be plain, gz, xz, lzma or bz2. ``wanted`` tells from a name (compression ending removed) whether
+    the content is needed; passing a limit ends the source with an InputError.
     """
     if path.is_dir():
         members = _folder(path, wanted, limits)
@@ -118,13 +111,11 @@ def iter_entries(path: Path, wanted: Callable[[str], bool], limits: Limits = DEF
     total = 0
     try:
         for member in members:
-            refusal = member.refusal or ("the name occurs twice" if member.name in seen else None)
-            if refusal:
+            if refusal := member.refusal or ("the name occurs twice" if member.name in seen else None):
                 yield Entry(member.name, None, refusal)
                 continue
             seen.add(member.name)
-            name = bare_name(member.name)
-            if not wanted(name):
+            if not wanted(name := bare_name(member.name)):
                 continue
             try:
                 data = member.read()
@@ -148,22 +139,19 @@ def _counted(items: Iterable[Item], limits: Limits, path: Path) -> Iterator[Item
 
 
 def _folder(path: Path, wanted: Callable[[str], bool], limits: Limits) -> Iterator[_Member]:
-    for file in _counted(_files(path), limits, path):
+    def files() -> Iterator[Path]:
+        for root, folders, names in os.walk(path, followlinks=False):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            yield from (Path(root) / name for name in sorted(names))
+
+    for file in _counted(files(), limits, path):
         name = file.relative_to(path).as_posix()
         if not wanted(bare_name(name)):
             continue
-        refusal = None
+        refusal = None if file.is_file() else "not a regular file"
         if file.is_symlink() and not file.resolve().is_relative_to(path.resolve()):
             refusal = "a symbolic link that leads out of the folder is not followed"
-        elif not file.is_file():
-            refusal = "not a regular file"
         yield _Member(name, refusal, partial(read_bounded, file, limits), file)
-
-
-def _files(path: Path) -> Iterator[Path]:
-    for root, folders, files in os.walk(path, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(root) / name for name in sorted(files))
 
 
 def _tar(path: Path, limits: Limits) -> Iterator[_Member]:
@@ -173,9 +161,15 @@ def _tar(path: Path, limits: Limits) -> Iterator[_Member]:
             for member in _counted(archive, limits, path):
                 # tarfile remembers every member it passes; a million-entry archive must not live in memory
                 archive.members = []  # type: ignore[attr-defined]
-                if not member.isdir():
-                    read = partial(_tar_content, archive, member, limits)
-                    yield _Member(member.name, _tar_refusal(member, limits), read)
+                if member.isdir():
+                    continue
+                refusal = None
+                if member.issym() or member.islnk():
+                    refusal = f"a link to {member.linkname!r} is not followed"
+                elif not member.isreg() or member.issparse():
+                    refusal = "not a regular file (device, pipe or sparse file)"
+                refusal = refusal or _common_refusal(member.name, member.size, limits)
+                yield _Member(member.name, refusal, partial(_tar_content, archive, member, limits))
 
 
 def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limits) -> bytes:
@@ -187,9 +181,17 @@ def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo, limits: Limi
 def _zip(path: Path, limits: Limits) -> Iterator[_Member]:
     with zipfile.ZipFile(path) as archive:
         for member in _counted(archive.infolist(), limits, path):
-            if not member.is_dir():
-                read = partial(_zip_content, archive, member, limits)
-                yield _Member(member.filename, _zip_refusal(member, limits), read)
+            if member.is_dir():
+                continue
+            kind, refusal = stat.S_IFMT(member.external_attr >> 16), None
+            if kind == stat.S_IFLNK:
+                refusal = "a symbolic link is not followed"
+            elif kind not in (0, stat.S_IFREG):
+                refusal = "not a regular file"
+            elif member.flag_bits & 0x1:
+                refusal = "it is encrypted"
+            refusal = refusal or _common_refusal(member.filename, member.file_size, limits)
+            yield _Member(member.filename, refusal, partial(_zip_content, archive, member, limits))
 
 
 def _zip_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limits: Limits) -> bytes:
@@ -213,22 +215,3 @@ def _common_refusal(name: str, size: int, limits: Limits) -> str | None:
     if size > limits.member_bytes:
         return f"{size / MIB:.0f} MiB are more than the limit of {limits.member_bytes / MIB:.0f} MiB"
     return None
-
-
-def _tar_refusal(member: tarfile.TarInfo, limits: Limits) -> str | None:
-    if member.issym() or member.islnk():
-        return f"a link to {member.linkname!r} is not followed"
-    if not member.isreg() or member.issparse():
-        return "not a regular file (device, pipe or sparse file)"
-    return _common_refusal(member.name, member.size, limits)
-
-
-def _zip_refusal(member: zipfile.ZipInfo, limits: Limits) -> str | None:
-    kind = stat.S_IFMT(member.external_attr >> 16)
-    if kind == stat.S_IFLNK:
-        return "a symbolic link is not followed"
-    if kind not in (0, stat.S_IFREG):
-        return "not a regular file"
-    if member.flag_bits & 0x1:
-        return "it is encrypted"
-    return _common_refusal(member.filename, member.file_size, limits)

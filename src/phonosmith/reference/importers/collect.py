@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,18 +20,17 @@ from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.core.manifest import recorded
 from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, read_bounded
-from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.frames import Steps, explained, frames_of
+from phonosmith.reference.importers.frames import Read, Steps, frames_of, joined, judged
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
 from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.extxyz import parse_each, require_writable, write_frames
-from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE
 
 
 def import_paths(
@@ -42,29 +43,13 @@ def import_paths(
     jobstore: bool = False,
     allow_rehearsal: bool = False,
 ) -> ImportDocument:
-    """Import finished calculations into one dataset.
+    """Import finished calculations into one dataset, see ``import_source``; it is kept in the artefact store as well.
 
     Parameters
     ----------
-    paths
-        Files, folders and archives, see ``import_source``.
-    out
-        Extended XYZ file to write; None writes none. Nothing is written when no frame was found.
-    steps
-        "all" converged ionic steps, or the "last".
-    functional
-        Functional of labels whose files name none.
-    expect
-        Expected compositions, see ``read_expectations``.
-    jobstore
-        Take the calculations in jobflow's configured JobStore too.
-    allow_rehearsal
-        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
-
-    Returns
-    -------
-    ImportDocument
-        One report per source with counts and reasons; the dataset is kept in the artefact store as well.
+    out : extended XYZ file to write, if any; nothing is written when no frame was found
+    expect : expected compositions, see ``read_expectations``
+    jobstore : take the calculations in jobflow's configured JobStore too
     """
     if out is not None:
         require_writable(out)
@@ -79,14 +64,13 @@ def import_paths(
         ]
         if jobstore:
             sources.append(_from_jobstore(steps, allow_rehearsal=allow_rehearsal))
-        frames = [atoms for taken, _ in sources for atoms in taken]
+        frames, reports = [atoms for taken, _ in sources for atoms in taken], [report for _, report in sources]
         dataset = None
         if frames:
             if out is not None:
                 write_frames(out, frames)
             dataset = put_dataset(frames, name=Path(out).name if out is not None else "import")
             manifest.inputs["dataset"] = dataset.sha256
-    reports = [report for _, report in sources]
     return ImportDocument(
         n_frames=len(frames),
         n_refused=sum(report.n_refused for report in reports),
@@ -99,69 +83,71 @@ def import_paths(
 def read_expectations(items: Sequence[str]) -> dict[str, str]:
     """Return expected reduced formulas by material.
 
-    Parameters
-    ----------
-    items
-        Each ``name=Formula``, a CSV file with a column of names (id, material, mp_id, name) and one named formula, or a
-        JSON file with a mapping or a list of such records.
+    An item is ``name=Formula``, a CSV file with a column of names (id, material, mp_id, name) and one named formula, or
+    a JSON file with a mapping or a list of such records.
     """
     expected: dict[str, str] = {}
     for item in items:
-        if "=" in item and not Path(item).exists():
-            name, _, formula = item.partition("=")
-            expected[name.strip()] = _checked_formula(formula.strip(), item)
-            continue
         path = Path(item)
-        text = read_bounded(path).decode("utf-8", errors="replace")
-        try:
-            records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-        except ValueError as error:
-            raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
+        if "=" in item and not path.exists():
+            name, _, formula = item.partition("=")
+            records: Any = {name.strip(): formula.strip()}
+        else:
+            text = read_bounded(path).decode(errors="replace")
+            try:
+                records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+            except ValueError as error:
+                raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
         if isinstance(records, Mapping):
             records = [{"id": key, "formula": value} for key, value in records.items()]
         for record in records:
             key = next((record[k] for k in ("id", "material", "mp_id", "name", "material_id") if record.get(k)), None)
             if not key or not record.get("formula"):
                 raise InputError(f"{path} has no columns 'id' and 'formula'.", "Give name=Formula.")
-            expected[str(key)] = _checked_formula(str(record["formula"]), str(path))
+            text = str(record["formula"])
+            try:
+                expected[str(key)] = reduced_formula(Formula(text))
+            except (ValueError, KeyError, SyntaxError) as error:
+                advice = "Write e.g. mp-2201=PbSe."
+                raise InputError(f"{text!r} in {item} is not a chemical formula.", advice) from error
     return expected
-
-
-def _checked_formula(formula: str, where: str) -> str:
-    try:
-        return reduced_formula(Formula(formula))
-    except (ValueError, KeyError, SyntaxError) as error:
-        raise InputError(f"{formula!r} in {where} is not a chemical formula.", "Write e.g. mp-2201=PbSe.") from error
 
 
 @dataclass
 class Taken:
     """What has been read from one source so far, and how it is read.
 
-    Attributes
-    ----------
-    steps, allow_rehearsal
-        As asked.
-    by_kind
-        Frames by kind of file.
-    names_by_content
-        Names of phonopy files by the digest of their content.
+    ``names_by_content`` holds the names of phonopy files by the digest of their content.
     """
 
     steps: Steps
     allow_rehearsal: bool
-    by_kind: dict[str, list[Atoms]] = field(default_factory=lambda: defaultdict(list))
+    by_kind: dict[str, list[Atoms]] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     force_constants: list[dict[str, Any]] = field(default_factory=list)
     n_files: int = 0
     names_by_content: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
+    @property
+    def frames(self) -> list[Atoms]:
+        """All frames."""
+        return [frame for frames in self.by_kind.values() for frame in frames]
+
     def add(self, kind: str, frames: list[Atoms], refused: Sequence[Refusal] = ()) -> None:
         """Take frames of one file."""
         self.n_files += 1
-        self.by_kind[kind] += frames
+        self.by_kind.setdefault(kind, []).extend(frames)
         self.refused += refused
+
+    def drop(self, unwanted: Callable[[str, Atoms], bool]) -> list[Atoms]:
+        """Leave out, and return, the frames for which a test of kind and frame is true."""
+        dropped = []
+        for kind, frames in self.by_kind.items():
+            apart = [unwanted(kind, frame) for frame in frames]
+            dropped += [frame for frame, out in zip(frames, apart, strict=True) if out]
+            self.by_kind[kind] = [frame for frame, out in zip(frames, apart, strict=True) if not out]
+        return dropped
 
     def refuse(self, name: str, reason: str) -> None:
         """Note a file that gave nothing."""
@@ -169,21 +155,20 @@ class Taken:
         self.refused.append(Refusal(where=name, reason=reason))
 
 
+_KINDS = {
+    "vasprun": (r"(?i).*vasprun.*\.xml", rb"(?s).*<modeling"),
+    "outcar": (r"OUTCAR.*|.*OUTCAR|.*\.outcar", rb"\s*vasp\."),
+    "json": (r"(?i).*\.jsonl?", rb"\s*[{\[]"),
+    "extxyz": (r"(?i).*\.(ext)?xyz", rb"(?s)\s*\d+[ \t\r]*\n.*(Properties|Lattice)="),
+    "phonopy": (r"(?i)(?=.*phono(py|3py)).*\.ya?ml", rb"(?s).*phonopy:"),
+}
+"""How each kind of file is called, and how it begins where its name says nothing."""
+
+
 def kind_of(name: str) -> str | None:
     """Guess from a file's name (compression ending removed) what it holds; None for files of no interest."""
     base = PurePosixPath(name).name
-    lower = base.lower()
-    if lower.endswith(".xml") and "vasprun" in lower:
-        return "vasprun"
-    if base.startswith("OUTCAR") or base.endswith(("OUTCAR", ".outcar")):
-        return "outcar"
-    if lower.endswith((".xyz", ".extxyz")):
-        return "extxyz"
-    if lower.endswith((".yaml", ".yml")) and ("phonopy" in lower or "phono3py" in lower):
-        return "phonopy"
-    if lower.endswith((".json", ".jsonl")):
-        return "json"
-    return None
+    return next((kind for kind, (pattern, _) in _KINDS.items() if re.fullmatch(pattern, base)), None)
 
 
 def import_source(
@@ -199,24 +184,11 @@ def import_source(
 
     Parameters
     ----------
-    path
-        Folder, tar or zip archive, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML, or JSON of atomate2 documents.
-    steps
-        "all" converged ionic steps of a run, or the "last".
-    functional
-        Functional of labels whose files do not name one; a file that names another is refused.
-    expect
-        Expected reduced formula by material name (see ``read_expectations``): a name is a folder of the path, or the
-        file's name up to its first dot.
-    allow_rehearsal
-        Take labels of the VASP stand-in; they stay marked ``rehearsal``.
-    limits
-        Bounds on what is read.
-
-    Raises
-    ------
-    InputError
-        When the path does not exist.
+    path : folder, tar or zip archive, vasprun.xml, OUTCAR, extended XYZ, phonopy YAML, or JSON of atomate2 documents
+    steps : "all" converged ionic steps of a run, or the "last"
+    functional : that of labels whose files do not name one; a file that names another is refused
+    expect : reduced formula by material name; a name is a folder of the path, or the file's name up to its first dot
+    allow_rehearsal : take labels of the VASP stand-in; they stay marked ``rehearsal``
     """
     source = Path(path)
     if not source.exists():
@@ -231,9 +203,17 @@ def import_source(
         # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
         taken.refuse(source.name, error.message)
     _refuse_unexpected(taken, expect or {})
-    _note_twins(taken)
+    for names in taken.names_by_content.values():
+        if len(names) > 1:  # a copied calculation the audit drops
+            note = f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
+            taken.notes.append(note)
     _drop_doubles(taken)
-    _declare(taken, functional)
+    if functional is not None:
+        for frame in taken.drop(lambda _, frame: frame.info.get(FUNCTIONAL) not in (None, functional)):
+            reason = f"its functional is {frame.info[FUNCTIONAL]}, not {functional}"
+            taken.refused.append(Refusal(where=str(_source(frame)), reason=reason))
+        for frame in taken.frames:
+            frame.info[FUNCTIONAL] = functional
     if not (taken.by_kind or taken.refused or taken.notes or taken.force_constants):
         taken.notes.append("nothing in it is vasprun.xml, OUTCAR, extended XYZ, phonopy YAML or atomate2 JSON")
     return _report(taken, str(source))
@@ -256,7 +236,7 @@ def _take_many(taken: Taken, source: Path, limits: Limits, prefix: str) -> None:
 
 def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> None:
     """Read one file; whatever is wrong with it becomes a refusal."""
-    kind = kind_of(bare_name(name)) or _sniff(data)
+    kind = kind_of(bare_name(name)) or next((k for k, (_, head) in _KINDS.items() if re.match(head, data[:4096])), None)
     try:
         if kind in ("vasprun", "outcar"):
             run = parse_vasprun(data, name) if kind == "vasprun" else parse_outcar(data, name)
@@ -274,90 +254,60 @@ def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> No
         taken.refuse(name, error.message)
 
 
-def _sniff(data: bytes) -> str | None:
-    head = data[:4096].lstrip()
-    if b"<modeling" in head:
-        return "vasprun"
-    if head.startswith(b"vasp."):
-        return "outcar"
-    if head[:1] in (b"{", b"["):
-        return "json"
-    first, _, rest = head.partition(b"\n")
-    if first.strip().isdigit() and (b"Properties=" in rest or b"Lattice=" in rest):
-        return "extxyz"
-    if b"phonopy:" in head:
-        return "phonopy"
-    return None
-
-
 def _take_xyz(taken: Taken, name: str, data: bytes) -> None:
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for index, item in enumerate(parse_each(data.decode("utf-8", errors="replace"), name)):
+    def frame(index: int, item: Atoms | InputError) -> Read:
+        where = f"{name}, frame {index}"
         if isinstance(item, InputError):
-            reason = item.message
-        else:
-            item.info.setdefault(SOURCE, name)
-            reason = explained(accept(Outcome.of_atoms(item), allow_rehearsal=taken.allow_rehearsal))
-            frames += [] if reason else [item]
-        if reason:
-            refused.append(Refusal(where=f"{name}, frame {index}", reason=reason))
-    taken.add("extxyz", frames, refused)
+            return [], [Refusal(where=where, reason=item.message)]
+        item.info.setdefault(SOURCE, name)
+        return judged(item, where, allow_rehearsal=taken.allow_rehearsal)
+
+    taken.add("extxyz", *joined(starmap(frame, enumerate(parse_each(data.decode(errors="replace"), name)))))
 
 
 def _take_phonopy(taken: Taken, name: str, real: Path | None) -> None:
-    from phonosmith.harmonic.displacements import displaced_frames, has_forces
+    from phonosmith.harmonic.displacements import displaced_frames, displacements_and_forces
     from phonosmith.harmonic.files import read_phonopy
+    from phonosmith.harmonic.model import atoms_of
     from phonosmith.reference.importers.beside import calculations_beside
 
     if real is None:
         taken.refuse(name, "phonopy files inside an archive are not read: unpack it, they belong to files beside them")
         return
     phonon = read_phonopy(real, calculations=calculations_beside)
-    if not has_forces(phonon):
-        if phonon.force_constants is not None:
-            taken.n_files += 1
-            _note_constants(taken, phonon, name)
-        else:
-            taken.notes.append(f"{name} plans displacements that were not calculated beside it")
+    size = len(phonon.supercell)
+    moved, forces, _ = displacements_and_forces(phonon.dataset, size) if phonon.dataset else (None, None, None)
+    if forces is None and phonon.force_constants is None:
+        taken.notes.append(f"{name} plans displacements that were not calculated beside it")
         return
-    frames = displaced_frames(phonon)
-    for frame in frames:
-        frame.info[SOURCE] = name
-    _note_constants(taken, phonon, name)
-    forces = np.concatenate([np.asarray(labels_of(frame).forces) for frame in frames])
-    # VASP prints eight decimals; forces of a potential carry all sixteen digits
-    if np.abs(forces * 1e8 - np.round(forces * 1e8)).max() > 1e-2:
-        taken.notes.append(f"{name}: forces carry more digits than VASP prints; are they a potential's, not DFT's?")
-    taken.add("phonopy", frames)
-
-
-def _note_constants(taken: Taken, phonon: Any, name: str) -> None:
-    from phonosmith.harmonic.displacements import displacements_and_forces
-    from phonosmith.harmonic.model import atoms_of
-
-    moved = forces = None
-    if phonon.dataset:
-        moved, forces, _ = displacements_and_forces(phonon.dataset, len(phonon.supercell))
     taken.force_constants.append(
         {
             "path": name,
             "formula": reduced_formula(atoms_of(phonon.primitive)),
-            "supercell_atoms": len(phonon.supercell),
+            "supercell_atoms": size,
             "displacements": 0 if moved is None else len(moved),
             "largest_displacement": None if moved is None else float(np.abs(moved).max()),
             "largest_force": None if forces is None else float(np.abs(forces).max()),
             "force_constants_stored": phonon.force_constants is not None,
         }
     )
+    if forces is None:
+        taken.n_files += 1
+        return
+    frames = displaced_frames(phonon)
+    for frame in frames:
+        frame.info[SOURCE] = name
+    # VASP prints eight decimals; forces of a potential carry all sixteen digits
+    if np.abs(forces * 1e8 - np.round(forces * 1e8)).max() > 1e-2:
+        taken.notes.append(f"{name}: forces carry more digits than VASP prints; are they a potential's, not DFT's?")
+    taken.add("phonopy", frames)
 
 
 def _take_json(taken: Taken, name: str, data: bytes) -> None:
-    text = data.decode("utf-8", errors="replace")
+    text = data.decode(errors="replace")
     try:
-        tree = (
-            [json.loads(line) for line in text.splitlines() if line.strip()] if ".jsonl" in name else json.loads(text)
-        )
+        lines = [line for line in text.splitlines() if line.strip()]
+        tree = [json.loads(line) for line in lines] if ".jsonl" in name else json.loads(text)
     except (ValueError, RecursionError) as error:
         taken.refuse(name, f"it is not valid JSON: {error}")
         return
@@ -366,8 +316,8 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
         return
     documents = list(task_documents(tree))
     for inner, document in documents:
-        judged = frames_of_task(document, f"{name}: {inner}", steps=taken.steps, allow_rehearsal=taken.allow_rehearsal)
-        taken.add("taskdoc", *judged)
+        where, how = f"{name}: {inner}", taken.allow_rehearsal
+        taken.add("taskdoc", *frames_of_task(document, where, steps=taken.steps, allow_rehearsal=how))
     if not documents:
         taken.refuse(name, "it holds no labelled configuration (no energies with forces)")
 
@@ -375,81 +325,49 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
 def _refuse_unexpected(taken: Taken, expected: Mapping[str, str]) -> None:
     """Refuse files that hold another composition than the one stated for their material."""
     problems: dict[str, str] = {}
-    for atoms in (atoms for frames in taken.by_kind.values() for atoms in frames):
-        where, formula = str(atoms.info.get(SOURCE, "")), reduced_formula(atoms)
-        path = PurePosixPath(where)
+    for atoms in taken.frames:
+        path, formula = _source(atoms), reduced_formula(atoms)
         for name in (path.name.partition(".")[0], *path.parts):
             if expected.get(name, formula) != formula:
-                problems[where] = f"its composition {formula} is not the expected {expected[name]} of {name}"
+                problems[str(path)] = f"its composition {formula} is not the expected {expected[name]} of {name}"
     taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
-    for kind, frames in taken.by_kind.items():
-        taken.by_kind[kind] = [atoms for atoms in frames if str(atoms.info.get(SOURCE, "")) not in problems]
+    taken.drop(lambda _, atoms: str(_source(atoms)) in problems)
     taken.force_constants = [item for item in taken.force_constants if item["path"] not in problems]
 
 
-def _note_twins(taken: Taken) -> None:
-    """Point out phonon sets of equal content under different names; a copied calculation the audit drops."""
-    for names in taken.names_by_content.values():
-        if len(names) > 1:
-            taken.notes.append(
-                f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
-            )
+def _source(atoms: Atoms) -> PurePosixPath:
+    return PurePosixPath(str(atoms.info.get(SOURCE, "")))
 
 
 def _drop_doubles(taken: Taken) -> None:
     """Take a calculation once: vasprun.xml before OUTCAR of the same folder, full labels before phonopy's forces."""
-    folders = {str(PurePosixPath(str(f.info[SOURCE])).parent) for f in taken.by_kind.get("vasprun", [])}
-    outcars = taken.by_kind.get("outcar", [])
-    kept = [f for f in outcars if str(PurePosixPath(str(f.info[SOURCE])).parent) not in folders]
-    if len(kept) < len(outcars):
-        taken.by_kind["outcar"] = kept
-        taken.notes.append(
-            f"{len(outcars) - len(kept)} OUTCAR frames lie beside a vasprun.xml and were not taken twice"
-        )
-    full = [f for kind, frames in taken.by_kind.items() if kind != "phonopy" for f in frames]
-    if not full or not taken.by_kind.get("phonopy"):
-        return
-    rest = [f for f in taken.by_kind["phonopy"] if not any(same_geometry(f, other) for other in full)]
-    if len(rest) < len(taken.by_kind["phonopy"]):
-        count = len(taken.by_kind["phonopy"]) - len(rest)
-        taken.by_kind["phonopy"] = rest
-        taken.notes.append(f"{count} displaced cells of phonopy are here as full calculations and were not taken twice")
-
-
-def _declare(taken: Taken, functional: str | None) -> None:
-    if functional is None:
-        return
-    for kind, frames in taken.by_kind.items():
-        kept = []
-        for frame in frames:
-            named = frame.info.get(FUNCTIONAL)
-            if named not in (None, functional):
-                where = str(frame.info.get(SOURCE, "?"))
-                taken.refused.append(Refusal(where=where, reason=f"its functional is {named}, not {functional}"))
-            else:
-                frame.info[FUNCTIONAL] = functional
-                kept.append(frame)
-        taken.by_kind[kind] = kept
+    folders = {_source(frame).parent for frame in taken.by_kind.get("vasprun", [])}
+    if twice := taken.drop(lambda kind, frame: kind == "outcar" and _source(frame).parent in folders):
+        taken.notes.append(f"{len(twice)} OUTCAR frames lie beside a vasprun.xml and were not taken twice")
+    full = [frame for kind, frames in taken.by_kind.items() if kind != "phonopy" for frame in frames]
+    if same := taken.drop(lambda kind, frame: kind == "phonopy" and any(same_geometry(frame, f) for f in full)):
+        note = f"{len(same)} displaced cells of phonopy are here as full calculations and were not taken twice"
+        taken.notes.append(note)
 
 
 def _report(taken: Taken, source: str) -> tuple[list[Atoms], SourceReport]:
-    frames = [frame for group in taken.by_kind.values() for frame in group]
+    frames = taken.frames
     kinds = {kind: len(group) for kind, group in taken.by_kind.items() if group}
-    functionals = Counter(str(frame.info.get(FUNCTIONAL, "unknown")) for frame in frames)
-    named = sorted(functionals)
-    single = None if not named or named == ["unknown"] else (named[0] if len(named) == 1 else "mixed")
-    tried = [*taken.by_kind, "none"]
+    functionals, settings = (
+        dict(Counter(str(frame.info.get(key, "unknown")) for frame in frames)) for key in (FUNCTIONAL, SETTINGS)
+    )
+    single = "mixed" if len(functionals) > 1 else next(iter(functionals), "unknown")
     return frames, SourceReport(
         path=source,
-        kind=(next(iter(kinds)) if len(kinds) == 1 else "mixed") if kinds else tried[0],
+        kind="mixed" if len(kinds) > 1 else next(iter([*kinds, *taken.by_kind, "none"])),
         kinds=kinds,
         n_files=taken.n_files,
         n_frames=len(frames),
         n_refused=len(taken.refused),
         refused=taken.refused,
-        functional=single,
-        functionals=dict(functionals),
-        settings=dict(Counter(str(frame.info.get(SETTINGS, "unknown")) for frame in frames)),
+        functional=None if single == "unknown" else single,
+        functionals=functionals,
+        settings=settings,
         formulas=dict(Counter(reduced_formula(frame) for frame in frames)),
         force_constants=taken.force_constants,
         notes=taken.notes,

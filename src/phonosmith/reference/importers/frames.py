@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from ase import Atoms
@@ -15,41 +15,56 @@ from phonosmith.reference.vasp.settings import provenance
 from phonosmith.structures.labels import label_frame
 
 Steps = Literal["all", "last"]
+Read = tuple[list[Atoms], list[Refusal]]
+"""Labelled frames of a file, and a refusal for everything in it that is no label."""
 
 
-def explained(reasons: Sequence[Reason]) -> str:
-    """Return reasons as one sentence of a report."""
-    return "; ".join(reason.message for reason in reasons)
+def joined(reads: Iterable[Read]) -> Read:
+    """Return what several reads gave together."""
+    frames: list[Atoms] = []
+    refused: list[Refusal] = []
+    for taken, left in reads:
+        frames += taken
+        refused += left
+    return frames, refused
 
 
-def frames_of(
-    run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True
-) -> tuple[list[Atoms], list[Refusal]]:
+def attempted(where: str, read: Callable[[], Read]) -> Read:
+    """Return what a read gives; something that does not have the expected layout is refused."""
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        return [], [Refusal(where=where, reason=f"it cannot be read: {type(error).__name__} {error}")]
+
+
+def refusal(where: str, reasons: Sequence[Reason]) -> Refusal:
+    """Return a refusal with the reasons of the rule."""
+    return Refusal(where=where, reason="; ".join(reason.message for reason in reasons))
+
+
+def judged(frame: Atoms, where: str, *, allow_rehearsal: bool = False) -> Read:
+    """Return a labelled frame if the rule lets it pass, else its refusal."""
+    reasons = accept(Outcome.of_atoms(frame), allow_rehearsal=allow_rehearsal)
+    return ([], [refusal(where, reasons)]) if reasons else ([frame], [])
+
+
+def frames_of(run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal: bool = True) -> Read:
     """Return the labelled configurations of a run and a refusal for everything that is no label.
 
-    Parameters
-    ----------
-    run
-        What was read.
-    where
-        Name of the file, kept as the frames' source.
-    steps
-        "all" ionic steps that converged, or the "last" alone.
-    allow_rehearsal
-        Take what the VASP stand-in made; it is marked.
+    ``where``, the name of the file, is kept as the frames' source. Taken are "all" ionic steps that converged or the
+    "last" alone and, where allowed, what the VASP stand-in made; it is marked.
     """
     if general := accept_run(run):
-        return [], [Refusal(where=where, reason=explained(general))]
+        return [], [refusal(where, general)]
     frames: list[Atoms] = []
     refused: list[Refusal] = []
     for index in range(len(run.steps)) if steps == "all" else [len(run.steps) - 1]:
         outcome = Outcome.of_step(run, index)
         reasons = accept(outcome, allow_rehearsal=allow_rehearsal)
         if [reason.code for reason in reasons] == ["rehearsal"]:
-            return [], [Refusal(where=where, reason=explained(reasons))]  # one calculation, one refusal
+            return [], [refusal(where, reasons)]  # one calculation, one refusal
         if reasons:
-            name = where if len(run.steps) == 1 else f"{where}, ionic step {index}"
-            refused.append(Refusal(where=name, reason=explained(reasons)))
+            refused.append(refusal(where if len(run.steps) == 1 else f"{where}, ionic step {index}", reasons))
         else:
             frames.append(_frame(outcome, run, where))
     return frames, refused

@@ -9,9 +9,7 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
-from phonosmith.reference.accept import Outcome, accept
-from phonosmith.reference.datasets.documents import Refusal
-from phonosmith.reference.importers.frames import explained
+from phonosmith.reference.importers.frames import Read, attempted, joined, judged
 from phonosmith.structures.labels import label_frame
 
 
@@ -24,44 +22,34 @@ def is_structures_json(tree: Any) -> bool:
     )
 
 
-def frames_of_structures(tree: list[Mapping[str, Any]], where: str) -> tuple[list[Atoms], list[Refusal]]:
+def frames_of_structures(tree: list[Mapping[str, Any]], where: str) -> Read:
     """Return labelled frames of a list of {structure, outputs: {energy, forces, virial_stress}}.
 
     ``virial_stress`` is VASP's: kbar, positive under compression, in the order xx yy zz xy yz zx (its finite-strain
     energies confirm unit, sign and order). Nothing in such a file names functional or settings.
     """
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for index, item in enumerate(tree):
+
+    def entry(index: int) -> Read:
         name = f"{where}, entry {index}"
-        try:
-            frame = _frame(item, where)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            refused.append(Refusal(where=name, reason=f"it cannot be read: {type(error).__name__} {error}"))
-            continue
-        if reasons := accept(Outcome.of_atoms(frame)):
-            refused.append(Refusal(where=name, reason=explained(reasons)))
-        else:
-            frames.append(frame)
-    return frames, refused
+        return attempted(name, lambda: judged(_frame(tree[index], where), name))
+
+    return joined(map(entry, range(len(tree))))
 
 
 def _frame(item: Mapping[str, Any], where: str) -> Atoms:
     structure, outputs = item["structure"], item["outputs"]
     sites = structure["sites"]
-    for site in sites:
-        if len(site["species"]) != 1 or abs(float(site["species"][0]["occu"]) - 1) > 1e-8:
-            raise ValueError("a site is disordered")
+    if any(len(site["species"]) != 1 or abs(float(site["species"][0]["occu"]) - 1) > 1e-8 for site in sites):
+        raise ValueError("a site is disordered")
     atoms = Atoms(
         [str(site["species"][0]["element"]) for site in sites],
         cell=np.array(structure["lattice"]["matrix"], dtype=float),
         scaled_positions=np.array([site["abc"] for site in sites], dtype=float),
         pbc=True,
     )
-    virial = outputs.get("virial_stress")
-    stress = None
-    if virial is not None:
-        stress = np.array(virial, dtype=float)[[0, 1, 2, 4, 5, 3]] * EV_PER_A3_PER_VASP_KBAR
+    stress = outputs.get("virial_stress")
+    if stress is not None:
+        stress = np.array(stress, dtype=float)[[0, 1, 2, 4, 5, 3]] * EV_PER_A3_PER_VASP_KBAR
     return label_frame(
         atoms,
         energy=float(outputs["energy"]),

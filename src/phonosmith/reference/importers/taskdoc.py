@@ -5,23 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ase import Atoms
-
 from phonosmith.core.errors import ConfigurationError, LabelError
-from phonosmith.reference.accept import Outcome, accept
 from phonosmith.reference.datasets.documents import Refusal
 from phonosmith.reference.documents import ReferenceRecord
-from phonosmith.reference.importers.frames import Steps, explained, frames_of
+from phonosmith.reference.importers.frames import Read, Steps, attempted, frames_of, joined, judged
 from phonosmith.reference.vasp.taskdoc import read_calculation
 
 if TYPE_CHECKING:
     from jobflow import JobStore
 
-OUTPUT_KEYS = ("output.calcs_reversed", "output.protocol_digest")
-
 
 def task_documents(tree: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield (name, document) for every TaskDoc or reference record in a parsed JSON tree.
+    """Yield (name, document) for every TaskDoc, force-field document or reference record in a parsed JSON tree.
 
     A document of a JobStore (with ``uuid`` and ``output``) is unwrapped; lists are walked.
     """
@@ -29,7 +24,7 @@ def task_documents(tree: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
         for item in tree:
             yield from task_documents(item)
     elif isinstance(tree, Mapping):
-        if is_task(tree):
+        if "calcs_reversed" in tree or "forcefield_name" in tree or {"protocol_digest", "symbols"} <= tree.keys():
             yield str(tree.get("task_label") or tree.get("dir_name") or "task"), tree
         elif isinstance(tree.get("output"), Mapping | list):
             name = " ".join(str(tree[key]) for key in ("name", "uuid") if tree.get(key))
@@ -37,14 +32,9 @@ def task_documents(tree: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield name or inner, document
 
 
-def is_task(tree: Mapping[str, Any]) -> bool:
-    """Tell whether a mapping is a VASP TaskDoc, a force-field document or one of our reference records."""
-    return "calcs_reversed" in tree or "forcefield_name" in tree or {"protocol_digest", "symbols"} <= tree.keys()
-
-
 def frames_of_task(
     document: Mapping[str, Any], name: str, *, steps: Steps = "all", allow_rehearsal: bool = True
-) -> tuple[list[Atoms], list[Refusal]]:
+) -> Read:
     """Return labelled frames of one document and the refusals."""
     if "protocol_digest" in document:
         return _frames_of_record(document, name, allow_rehearsal=allow_rehearsal)
@@ -52,61 +42,40 @@ def frames_of_task(
         return [], [Refusal(where=name, reason=f"made by the force field {document.get('forcefield_name')}, not DFT")]
     if document.get("state") not in (None, "successful"):
         return [], [Refusal(where=name, reason=f"its state is {document['state']}")]
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for calculation in reversed(document.get("calcs_reversed") or []):
-        try:
-            run = read_calculation(calculation)
-            taken, left = frames_of(run, name, steps=steps, allow_rehearsal=allow_rehearsal)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-            refused.append(Refusal(where=name, reason=f"it cannot be read: {type(error).__name__} {error}"))
-            continue
-        frames += taken
-        refused += left
-    return frames, refused
+
+    def calculation(entry: Any) -> Read:
+        return attempted(
+            name, lambda: frames_of(read_calculation(entry), name, steps=steps, allow_rehearsal=allow_rehearsal)
+        )
+
+    return joined(map(calculation, reversed(document["calcs_reversed"] or [])))
 
 
-def _frames_of_record(
-    document: Mapping[str, Any], name: str, *, allow_rehearsal: bool
-) -> tuple[list[Atoms], list[Refusal]]:
+def _frames_of_record(document: Mapping[str, Any], name: str, *, allow_rehearsal: bool) -> Read:
     try:
         record = ReferenceRecord.model_validate(dict(document))
         frame = record.to_atoms()
     except (LabelError, ValueError) as error:
         return [], [Refusal(where=name, reason=str(error).splitlines()[0])]
-    frame.info.setdefault("functional", record.functional)
-    frame.info.setdefault("settings", record.protocol_digest[:12])
     frame.info["source"] = name
-    reasons = accept(Outcome.of_atoms(frame), allow_rehearsal=allow_rehearsal)
-    return ([], [Refusal(where=name, reason=explained(reasons))]) if reasons else ([frame], [])
+    return judged(frame, name, allow_rehearsal=allow_rehearsal)
 
 
 def read_jobstore(
     store: JobStore, query: Mapping[str, Any] | None = None, *, steps: Steps = "all", allow_rehearsal: bool = True
-) -> tuple[list[Atoms], list[Refusal]]:
+) -> Read:
     """Return the labelled frames of every reference calculation in a JobStore, and the refusals.
 
-    Parameters
-    ----------
-    store
-        jobflow's store.
-    query
-        Further conditions, e.g. ``{"name": {"$regex": "^label si"}}``.
-    steps
-        "all" or "last" ionic steps.
-    allow_rehearsal
-        Take what the VASP stand-in made; it is marked.
+    ``query`` holds further conditions, e.g. ``{"name": {"$regex": "^label si"}}``; see ``frames_of`` for the others.
     """
     try:
         store.connect()
     except Exception as error:
         raise ConfigurationError(f"The job store cannot be reached: {error}.", "Check jobflow.yaml.") from error
-    conditions = {"$or": [{key: {"$exists": True}} for key in OUTPUT_KEYS], **(query or {})}
-    frames: list[Atoms] = []
-    refused: list[Refusal] = []
-    for document in store.query(conditions, load=True):
-        for name, task in task_documents(document):
-            taken, left = frames_of_task(task, name, steps=steps, allow_rehearsal=allow_rehearsal)
-            frames += taken
-            refused += left
-    return frames, refused
+    keys = ("output.calcs_reversed", "output.protocol_digest")
+    conditions = {"$or": [{key: {"$exists": True}} for key in keys], **(query or {})}
+    return joined(
+        frames_of_task(task, name, steps=steps, allow_rehearsal=allow_rehearsal)
+        for document in store.query(conditions, load=True)
+        for name, task in task_documents(document)
+    )

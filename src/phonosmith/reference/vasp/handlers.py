@@ -31,24 +31,15 @@ PARALLEL_TAGS = frozenset(
 def fresh_handlers(frozen_timeout: float = 7200.0) -> list[Any]:
     """Return new handler objects; shared ones would carry counts from one job of a process to the next.
 
-    Parameters
-    ----------
-    frozen_timeout
-        A calculation without output for this long is stopped and started again, s.
+    A calculation without output for ``frozen_timeout`` seconds is stopped and started again.
     """
-    from custodian.vasp.handlers import (
-        FrozenJobErrorHandler,
-        NonConvergingErrorHandler,
-        StdErrHandler,
-        UnconvergedErrorHandler,
-        VaspErrorHandler,
-    )
+    from custodian.vasp import handlers
 
-    known = [name for name in SAFE_MESSAGES if name in VaspErrorHandler.error_msgs]
+    known = [name for name in SAFE_MESSAGES if name in handlers.VaspErrorHandler.error_msgs]
     return [
-        VaspErrorHandler(errors_subset_to_catch=known),
-        UnconvergedErrorHandler(),
-        NonConvergingErrorHandler(),
-        FrozenJobErrorHandler(timeout=frozen_timeout),
-        StdErrHandler(),
+        handlers.VaspErrorHandler(errors_subset_to_catch=known),
+        handlers.UnconvergedErrorHandler(),
+        handlers.NonConvergingErrorHandler(),
+        handlers.FrozenJobErrorHandler(timeout=frozen_timeout),
+        handlers.StdErrHandler(),
     ]

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shlex
+import shutil
 import tempfile
 import time
 import warnings
@@ -14,9 +15,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from atomate2 import SETTINGS
+from atomate2.common.files import gzip_output_folder
+from atomate2.vasp.files import write_vasp_input_set
 from atomate2.vasp.jobs.base import _FILES_TO_ZIP, BaseVaspMaker, get_vasp_task_document, vasp_job
+from atomate2.vasp.run import run_vasp
 from atomate2.vasp.sets.base import VaspInputGenerator
+from custodian import custodian as raised
 from jobflow import Response
+from pymatgen.core import SETTINGS as PYMATGEN
+from pymatgen.io.ase import AseAtomsAdaptor
+from pymatgen.io.vasp import Kpoints
+from pymatgen.io.vasp.inputs import PotcarSingle
 
 from phonosmith.core.errors import ConfigurationError, LabelError
 from phonosmith.reference.accept import Asked, Outcome, accept, accept_run, compare_structure
@@ -29,6 +39,7 @@ from phonosmith.reference.vasp.taskdoc import read_calculation
 
 _PRODUCTION_POLLING: dict[str, float] = {"polling_time_step": 2, "monitor_freq": 30}
 _REHEARSAL_POLLING: dict[str, float] = {"polling_time_step": 0.05, "monitor_freq": 2}
+_CLOCK = "CUSTODIAN_WALLTIME_START"
 
 
 def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> VaspInputGenerator:
@@ -37,40 +48,29 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Vas
     atomate2's own base set (PBEsol, +U, ISPIN 2, ENCUT 680, ISMEAR chosen by the previous folder) is not inherited:
     the generator gets a complete set of its own.
     """
-    from pymatgen.io.vasp import Kpoints
-
-    tags: dict[str, Any] = incar_tags(protocol, calculation)
-    if protocol.spin_polarized:
-        tags["MAGMOM"] = dict(protocol.magmoms)
-    settings: dict[str, Any] = {
-        "config_dict": {
+    tags = incar_tags(protocol, calculation)
+    moments = {"MAGMOM": dict(protocol.magmoms)} if protocol.spin_polarized else {}
+    return VaspInputGenerator(
+        config_dict={
             "PARENT": "phonosmith",
-            "INCAR": tags,
+            "INCAR": tags | moments,
             "KPOINTS": {},
             "POTCAR_FUNCTIONAL": protocol.potcar_functional,
-            "POTCAR": protocol.potcar_map(_all_symbols(protocol)),
+            "POTCAR": protocol.potcar_map(),
         },
         # named a second time: pymatgen drops tags it thinks unused (IBRION of a static) unless the user asked for them
-        "user_incar_settings": {key: value for key, value in tags.items() if key != "MAGMOM"},
-        "user_potcar_functional": protocol.potcar_functional,
-        "auto_ismear": False,
-        "auto_ispin": False,
-        "auto_lreal": False,
-        "auto_metal_kpoints": False,
-        "inherit_incar": False,
-        "sort_structure": False,
-        "validate_magmom": False,
-        "sym_prec": 1e-4,
-    }
-    if protocol.gamma_only(calculation):
-        settings["user_kpoints_settings"] = Kpoints()
-    return VaspInputGenerator(**settings)
-
-
-def _all_symbols(protocol: ReferenceProtocol) -> list[str]:
-    from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
-
-    return sorted(set(PBE_54_SYMBOLS) | {element for element, _ in protocol.potcar_overrides})
+        user_incar_settings=tags,
+        user_potcar_functional=protocol.potcar_functional,
+        user_kpoints_settings=Kpoints() if protocol.gamma_only(calculation) else {},
+        auto_ismear=False,
+        auto_ispin=False,
+        auto_lreal=False,
+        auto_metal_kpoints=False,
+        inherit_incar=False,
+        sort_structure=False,
+        validate_magmom=False,
+        sym_prec=1e-4,
+    )
 
 
 @dataclass
@@ -79,59 +79,26 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
     from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
-    is not honoured either: what atomate2's elastic flow puts there describes another deformation.
-
-    Parameters
-    ----------
-    name
-        Job name.
-    protocol
-        Settings, as ``ReferenceProtocol.model_dump()``.
-    calculation
-        static, relax, elastic_relax, displacement or born.
-    rehearsal
-        Settings of the stand-in, or None for VASP.
-    wall_time
-        Seconds after which VASP is asked to stop; what it leaves then is refused.
-    frozen_timeout
-        Seconds without output after which a run is started again.
-    custodian
-        Further arguments of ``Custodian`` (polling).
+    is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
+    are those of ``ReferenceEngine``.
     """
 
     name: str = "vasp"
-    protocol: dict[str, Any] = field(default_factory=dict)
+    protocol: ReferenceProtocol = field(default_factory=ReferenceProtocol)
     calculation: Calculation = "static"
-    rehearsal: dict[str, Any] | None = None
+    rehearsal: Rehearsal | None = None
     wall_time: int | None = None
     frozen_timeout: float = 7200.0
     custodian: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Build the input set from the protocol."""
-        self.input_set_generator = vasp_input_set(self._protocol(), self.calculation)
-
-    def _protocol(self) -> ReferenceProtocol:
-        return ReferenceProtocol.model_validate(self.protocol)
-
-    def _rehearsal(self) -> Rehearsal | None:
-        return None if self.rehearsal is None else Rehearsal.model_validate(self.rehearsal)
+        self.input_set_generator = vasp_input_set(self.protocol, self.calculation)
 
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
-        """Run VASP on a structure in the current folder.
-
-        Raises
-        ------
-        LabelError
-            When the gate refuses the result: the job fails, so nothing downstream can use it.
-        """
-        from atomate2 import SETTINGS
-        from atomate2.common.files import gzip_output_folder
-        from pymatgen.io.ase import AseAtomsAdaptor
-
-        asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
-        task, record = self.calculate(structure, asked)
+        """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
+        task, record = self.calculate(structure, Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False)))
         if not record.accepted:
             raise LabelError(
                 f"{self.name}: {record.explain()}.",
@@ -140,44 +107,51 @@ class ProtocolVaspMaker(BaseVaspMaker):
         gzip_output_folder(directory=Path.cwd(), setting=SETTINGS.VASP_ZIP_FILES, files_list=_FILES_TO_ZIP)
         return Response(stored_data={"custodian": task.custodian}, output=task)
 
-    def calculate(self, structure: Any, asked: Frame) -> tuple[Any, ReferenceRecord]:
+    def calculate(self, structure: Any, frame: Frame) -> tuple[Any, ReferenceRecord]:
         """Run in the current folder; return the task document (None when there is none) and the judged record."""
-        protocol, rehearsal = self._protocol(), self._rehearsal()
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
-                if rehearsal is not None:  # invented POTCARs are unknown to pymatgen, which says so many times
+                if self.rehearsal:  # invented POTCARs are unknown to pymatgen, which says so many times
                     warnings.simplefilter("ignore", UserWarning)
-                task = self._run(structure, rehearsal)
-        except (ConfigurationError, KeyboardInterrupt):
+                task = self._run(structure)
+        except ConfigurationError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
-            record = refused(asked, protocol, self.calculation, "vasp", run_failure(error), directory=Path.cwd().name)
-            record.wall_seconds = time.perf_counter() - start
-            return None, record
-        order = Asked(asked, protocol, self.calculation, read_titles(Path("POTCAR")))
-        record = record_from_task(task, order, allow_rehearsal=rehearsal is not None)
-        if Path("STOPCAR").exists() and not any(reason.code == "walltime" for reason in record.reasons):
-            record.reasons.append(Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True))
+            task = None
+            failure, folder = run_failure(error), Path.cwd().name
+            record = refused(frame, self.protocol, self.calculation, "vasp", failure, directory=folder)
+        else:
+            asked = Asked(frame, self.protocol, self.calculation, read_titles(Path("POTCAR")))
+            record = record_from_task(task, asked, allow_rehearsal=self.rehearsal is not None)
+            if Path("STOPCAR").exists() and all(reason.code != "walltime" for reason in record.reasons):
+                stopped = Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True)
+                record.reasons.append(stopped)
         record.wall_seconds = time.perf_counter() - start
         return task, record
 
-    def _run(self, structure: Any, rehearsal: Rehearsal | None) -> Any:
-        from atomate2.vasp.files import write_vasp_input_set
-        from atomate2.vasp.run import run_vasp
-
-        with _library(self._protocol(), structure, rehearsal):
-            write_inputs(write_vasp_input_set, structure, self.input_set_generator)
+    def _run(self, structure: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            if self.rehearsal:  # its POTCARs exist for the moment they are copied from
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="invented-potcars-"))
+                symbols = self.protocol.potcar_map({site.specie.symbol for site in structure})
+                root = write_invented_potcars(Path(folder), symbols, self.protocol.potcar_functional)
+                stack.enter_context(potcar_library(root))
+            write_inputs(structure, self.input_set_generator)
         command: dict[str, Any] = dict(self.run_vasp_kwargs)
         polling = _PRODUCTION_POLLING
-        if rehearsal is not None:
-            rehearsal.write(Path.cwd(), self.name)
-            command |= {"vasp_cmd": rehearsal.command(), "vasp_gamma_cmd": rehearsal.command()}
+        if self.rehearsal:
+            self.rehearsal.write(Path.cwd(), self.name)
+            command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self.rehearsal.command())
             polling = _REHEARSAL_POLLING
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
         handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
-        with _own_clock():
+        clock = os.environ.get(_CLOCK)
+        try:
             run_vasp(handlers=handlers, wall_time=self.wall_time, custodian_kwargs=custodian, **command)
+        finally:
+            if clock is None:  # custodian would count the wall time of the next job from the start of this one
+                os.environ.pop(_CLOCK, None)
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
@@ -213,28 +187,29 @@ def record_from_task(task: Any, asked: Asked, *, allow_rehearsal: bool = False) 
         return record
     outcome = Outcome.of_step(run)
     labels, scf = outcome.labels, outcome.scf
-    record.cell, record.positions, record.forces = rows(outcome.cell), rows(outcome.positions), rows(labels.forces)
-    record.energy = labels.energy
-    record.stress = None if labels.stress is None else tuple(labels.stress.tolist())
+    record.cell, record.positions, record.forces = map(rows, (outcome.cell, outcome.positions, labels.forces))
+    record.energy, record.stress = labels.energy, None if labels.stress is None else tuple(labels.stress.tolist())
     record.electronic_steps = len(scf) or None
     record.last_de = abs(scf[-1] - scf[-2]) if len(scf) > 1 else None
-    if task.structure is not None:
-        contcar = task.structure
+    if (contcar := task.structure) is not None:
+        final = Frame(
+            symbols=run.symbols or asked.frame.symbols,
+            cell=record.cell or asked.frame.cell,
+            positions=record.positions or asked.frame.positions,
+        )
         symbols = [site.specie.symbol for site in contcar]
-        cell, positions = record.cell or asked.frame.cell, record.positions or asked.frame.positions
-        final = Frame(symbols=run.symbols or asked.frame.symbols, cell=cell, positions=positions)
         record.reasons = compare_structure(
             final, symbols, contcar.lattice.matrix, contcar.cart_coords, "static", "CONTCAR"
         )
-    record.reasons = record.reasons + accept(outcome, asked, allow_rehearsal=allow_rehearsal)
+    record.reasons += accept(outcome, asked, allow_rehearsal=allow_rehearsal)
     return record
 
 
-def write_inputs(writer: Any, structure: Any, generator: VaspInputGenerator) -> None:
+def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
     """Write INCAR, POSCAR, KPOINTS and POTCAR, with a clear error where POTCARs are missing."""
     try:
-        writer(structure, generator)
-    except (FileNotFoundError, ValueError, OSError) as error:
+        write_vasp_input_set(structure, generator)
+    except (ValueError, OSError) as error:
         if "PSP" not in str(error) and "POTCAR" not in str(error):
             raise
         raise ConfigurationError(
@@ -243,48 +218,11 @@ def write_inputs(writer: Any, structure: Any, generator: VaspInputGenerator) -> 
         ) from error
 
 
-@contextlib.contextmanager
-def _library(protocol: ReferenceProtocol, structure: Any, rehearsal: Rehearsal | None) -> Any:
-    """Make the POTCARs of a rehearsal for the moment they are copied from."""
-    if rehearsal is None:
-        yield
-        return
-    with tempfile.TemporaryDirectory(prefix="invented-potcars-") as folder:
-        symbols = protocol.potcar_map({site.specie.symbol for site in structure})
-        root = write_invented_potcars(Path(folder), symbols, protocol.potcar_functional)
-        with potcar_library(root):
-            yield
-
-
-@contextlib.contextmanager
-def _own_clock() -> Any:
-    """Keep custodian from counting the wall time of the next job from the start of this one."""
-    name = "CUSTODIAN_WALLTIME_START"
-    given = name in os.environ
-    try:
-        yield
-    finally:
-        if not given:
-            os.environ.pop(name, None)
-
-
 def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
-    """Check, on the machine that is to run it, that VASP and every POTCAR are there.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the command or the data sets that are missing, before anything is computed.
-    """
-    from shutil import which
-
-    from atomate2 import SETTINGS
-    from pymatgen.core import SETTINGS as PYMATGEN
-    from pymatgen.io.vasp.inputs import PotcarSingle
-
+    """Check, on the machine that is to run it and before anything is computed, that VASP and every POTCAR are there."""
     symbols = sorted(protocol.potcar_map(elements).values())
     command = shlex.split(SETTINGS.VASP_CMD)
-    if not command or which(command[0]) is None:
+    if not command or shutil.which(command[0]) is None:
         raise ConfigurationError(
             f"The VASP command '{SETTINGS.VASP_CMD}' is not on this machine.",
             "Set VASP_CMD in atomate2.yaml or ATOMATE2_VASP_CMD; use --rehearsal to try the campaign without VASP.",
@@ -295,11 +233,8 @@ def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
             "PMG_VASP_PSP_DIR is not set.", "Point it at the POTCAR library (see pymatgen's 'pmg config')."
         )
     folder = Path(root) / PotcarSingle.functional_dir.get(protocol.potcar_functional, protocol.potcar_functional)
-    names = {
-        symbol: (f"POTCAR.{symbol}", f"POTCAR.{symbol}.gz", f"{symbol}/POTCAR", f"{symbol}/POTCAR.gz")
-        for symbol in symbols
-    }
-    missing = [symbol for symbol, choices in names.items() if not any((folder / name).is_file() for name in choices)]
+    names = ("POTCAR.{}", "POTCAR.{}.gz", "{}/POTCAR", "{}/POTCAR.gz")
+    missing = [symbol for symbol in symbols if not any((folder / n.format(symbol)).is_file() for n in names)]
     if missing:
         raise ConfigurationError(
             f"{folder} holds no POTCAR for {', '.join(missing)}.", "Add them, or name others in potcar_overrides."
@@ -308,31 +243,21 @@ def require_vasp(protocol: ReferenceProtocol, elements: Iterable[str]) -> None:
 
 def read_titles(potcar: Path) -> list[str]:
     """Return the TITEL of each data set in a POTCAR file; empty when there is none."""
-    if not potcar.is_file():
-        return []
-    text = potcar.read_text(encoding="utf-8", errors="replace")
-    return [match.strip() for match in re.findall(r"TITEL\s*=\s*(.+)", text)]
+    text = potcar.read_text(encoding="utf-8", errors="replace") if potcar.is_file() else ""
+    return [title.strip() for title in re.findall(r"TITEL\s*=\s*(.+)", text)]
 
 
 def run_failure(error: Exception) -> Reason:
     """Say in one line what custodian or a parser raised."""
-    from custodian.custodian import (
-        MaxCorrectionsError,
-        MaxCorrectionsPerHandlerError,
-        MaxCorrectionsPerJobError,
-        NonRecoverableError,
-        ReturnCodeError,
-        ValidationError,
-    )
-
     text = " ".join(str(error).split())[:300] or type(error).__name__
     text = re.sub(r"<[\w.]*?(\w+) object at 0x[0-9a-f]+>", r"\1", text)
-    if isinstance(error, MaxCorrectionsError | MaxCorrectionsPerJobError | MaxCorrectionsPerHandlerError):
-        return Reason(code="too_many_corrections", message=f"custodian gave up after its corrections: {text}")
-    if isinstance(error, NonRecoverableError):
-        return Reason(code="not_recoverable", message=text, transient=True)
-    if isinstance(error, ReturnCodeError):
-        return Reason(code="return_code", message=f"VASP ended with an error code: {text}", transient=True)
-    if isinstance(error, ValidationError):
-        return Reason(code="output_invalid", message=f"the output is incomplete: {text}", transient=True)
+    match error:
+        case raised.MaxCorrectionsError() | raised.MaxCorrectionsPerJobError() | raised.MaxCorrectionsPerHandlerError():
+            return Reason(code="too_many_corrections", message=f"custodian gave up after its corrections: {text}")
+        case raised.NonRecoverableError():
+            return Reason(code="not_recoverable", message=text, transient=True)
+        case raised.ReturnCodeError():
+            return Reason(code="return_code", message=f"VASP ended with an error code: {text}", transient=True)
+        case raised.ValidationError():
+            return Reason(code="output_invalid", message=f"the output is incomplete: {text}", transient=True)
     return Reason(code="run_failed", message=f"{type(error).__name__}: {text}", transient=True)

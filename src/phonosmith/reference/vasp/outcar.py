@@ -27,7 +27,6 @@ _SPECIES = re.compile(r"for each species (LDAU[LUJ]) =\s*(.*)")
 _ENERGY = re.compile(r"free\s+energy\s+TOTEN\s*=\s*(\S+)\s*eV")
 _SIGMA0 = re.compile(r"energy\(sigma->0\)\s*=\s*(\S+)")
 _MESH = re.compile(r"generate k-points for:\s*(\d+)\s+(\d+)\s+(\d+)")
-_DONE = "General timing and accounting"
 
 
 class _Reader:
@@ -46,10 +45,9 @@ class _Reader:
         self.finished = False
 
     def run(self) -> None:
-        """Read every line."""
         for number, line in enumerate(self.lines):
             if number < 5 and not self.version and (version := re.match(r"\s*vasp\.(\S+)", line)):
-                self.version = version.group(1)
+                self.version = version[1]
             elif "TITEL" in line and "=" in line:
                 self.titles.append(line.split("=", 1)[1].strip())
             elif "ions per type" in line:
@@ -57,57 +55,54 @@ class _Reader:
             elif "TOTEN" in line or "energy(sigma->0)" in line:
                 self._energies(line)
             elif "in kB" in line:
-                self._stress(line)
+                xx, yy, zz, xy, yz, zx = (float(value) for value in line.split()[2:8])
+                self.current.stress = np.array([[xx, xy, zx], [xy, yy, yz], [zx, yz, zz]])
             elif "direct lattice vectors" in line:
                 self.cell = self._table(number + 1, 3)[:, :3]
             elif "TOTAL-FORCE (eV/Angst)" in line:
                 self._forces(number)
             elif mesh := _MESH.search(line):
-                self.mesh = (int(mesh.group(1)), int(mesh.group(2)), int(mesh.group(3)))
-            elif _DONE in line:
+                self.mesh = (int(mesh[1]), int(mesh[2]), int(mesh[3]))
+            elif "General timing and accounting" in line:
                 self.finished = True
             else:
                 self._settings(line)
 
     def _settings(self, line: str) -> None:
         if tag := _TAGS.match(line):
-            self.tags.setdefault(tag.group(1), tag.group(2).rstrip(";"))
+            self.tags.setdefault(tag[1], tag[2].rstrip(";"))
             if inline := _INLINE.search(line):
-                self.tags.setdefault(inline.group(1), inline.group(2))
+                self.tags.setdefault(inline[1], inline[2])
         elif "LDA+U is selected" in line:
             self.tags["LDAU"] = "T"
             self.tags["LDAUTYPE"] = line.rsplit("=", maxsplit=1)[-1].strip()
         elif species := _SPECIES.search(line):
-            self.tags[species.group(1)] = " ".join(species.group(2).split())
+            self.tags[species[1]] = " ".join(species[2].split())
 
     def _energies(self, line: str) -> None:
         if total := _ENERGY.search(line):
-            value = float(total.group(1))
             # two blanks mark the summary after the electronic loop
             if "free  energy" in line:
-                self.current.energy = value
+                self.current.energy = float(total[1])
             else:
-                self.current.scf.append(value)
+                self.current.scf.append(float(total[1]))
         if sigma0 := _SIGMA0.search(line):
-            self.current.energy_sigma0 = float(sigma0.group(1))
+            self.current.energy_sigma0 = float(sigma0[1])
             self._close_if_whole()
-
-    def _stress(self, line: str) -> None:
-        xx, yy, zz, xy, yz, zx = (float(value) for value in line.split()[2:8])
-        self.current.stress = np.array([[xx, xy, zx], [xy, yy, yz], [zx, yz, zz]])
 
     def _table(self, first: int, rows: int) -> Array:
         text = self.lines[first : first + rows]
         if len(text) < rows:
             raise ValueError("a table is cut off")
-        return np.array([[float(value) for value in _split(line)] for line in text])
+        # VASP may run numbers together when they are negative and wide
+        return np.array([re.sub(r"(?<=\d)-(?=\d)", " -", line).split() for line in text], dtype=float)
 
     def _forces(self, heading: int) -> None:
         table = self._table(heading + 2, sum(self.counts))
         if self.cell is None or table.shape[1] < 6:
             raise ValueError("forces come before the cell")
         self.current.cell = self.cell
-        self.current.positions = np.asarray(np.linalg.solve(self.cell.T, table[:, :3].T).T, dtype=float)
+        self.current.positions = np.linalg.solve(self.cell.T, table[:, :3].T).T
         self.current.forces = table[:, 3:6]
         self._close_if_whole()
 
@@ -118,20 +113,9 @@ class _Reader:
             self.current = IonicStep()
 
 
-def _split(line: str) -> list[str]:
-    """Split numbers that VASP may run together when they are negative and wide."""
-    return re.sub(r"(?<=\d)-(?=\d)", " -", line).split()
-
-
 def parse_outcar(data: bytes, where: str) -> VaspRun:
-    """Read the content of an OUTCAR.
-
-    Raises
-    ------
-    InputError
-        When it is not an OUTCAR or ends before the atoms are listed. A run that broke off says so in ``damage``.
-    """
-    text = data.decode("utf-8", errors="replace")
+    """Read the content of an OUTCAR; a run that broke off says so in ``damage``."""
+    text = data.decode(errors="replace")
     if not text.strip():
         raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")
     if STANDIN_MARK in text[:200]:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field
+from ase.data import atomic_masses, atomic_numbers
+from pydantic import Field
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.document import Document
@@ -25,10 +26,8 @@ STANDIN_FILE = "standin.json"
 STANDIN_MODULE = "phonosmith.testing.vasp_standin"
 
 
-class Rehearsal(Document):
+class Rehearsal(Document, frozen=True, extra="forbid"):
     """What the stand-in plays VASP with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     calculator: str = Field(
         "morse",
@@ -50,16 +49,11 @@ class Rehearsal(Document):
         write_atomic(folder / STANDIN_FILE, json.dumps(content, indent=1).encode())
 
 
-# electrons in the closed shells below the valence, by noble gas
-_CORES = (0, 2, 10, 18, 36, 54, 86)
-
-
 def invented_valence(symbol: str) -> int:
     """Return a plausible number of valence electrons for a POTCAR symbol."""
-    from ase.data import atomic_numbers
-
     number = atomic_numbers[symbol.partition("_")[0]]
-    valence = number - max(core for core in _CORES if core < number)
+    # electrons in the closed shells below the valence, by noble gas
+    valence = number - max(core for core in (0, 2, 10, 18, 36, 54, 86) if core < number)
     if valence > 16:
         valence -= 14
     if valence > 12:
@@ -69,8 +63,6 @@ def invented_valence(symbol: str) -> int:
 
 def invented_potcar(symbol: str) -> str:
     """Return a POTCAR that programs can parse and nobody could compute with: header fields only, no licensed data."""
-    from ase.data import atomic_masses, atomic_numbers
-
     element = symbol.partition("_")[0]
     valence = invented_valence(symbol)
     title = f"PAW_PBE {symbol} {INVENTED_MARK}"
@@ -112,25 +104,18 @@ def write_invented_potcars(root: Path, symbols: Mapping[str, str], functional: s
 
 
 @contextmanager
-def potcar_library(root: Path | None) -> Iterator[None]:
-    """Let pymatgen read POTCARs from a folder for the length of a block; None leaves the configured one."""
-    if root is None:
-        yield
-        return
+def potcar_library(root: Path) -> Iterator[None]:
+    """Let pymatgen read POTCARs from a folder for the length of a block."""
     from pymatgen.core import SETTINGS
 
     key = "PMG_VASP_PSP_DIR"
     before, variable = SETTINGS.get(key), os.environ.get(key)
-    SETTINGS[key] = str(root)
-    os.environ[key] = str(root)
+    SETTINGS[key] = os.environ[key] = str(root)
     try:
         yield
     finally:
-        if before is None:
-            SETTINGS.pop(key, None)
-        else:
-            SETTINGS[key] = before
-        if variable is None:
-            os.environ.pop(key, None)
-        else:
-            os.environ[key] = variable
+        for settings, value in ((SETTINGS, before), (os.environ, variable)):
+            if value is None:
+                settings.pop(key, None)
+            else:
+                settings[key] = value

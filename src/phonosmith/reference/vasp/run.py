@@ -23,16 +23,11 @@ class IonicStep:
 
     Attributes
     ----------
-    cell, positions
-        Å and fractional.
-    forces
-        eV/Å.
-    stress
-        3x3, kbar in VASP's sign.
-    energy, energy_sigma0
-        Free energy and its extrapolation to zero smearing, eV.
-    scf
-        Free energy after each electronic step, eV.
+    cell, positions : Å and fractional
+    forces : eV/Å
+    stress : 3x3, kbar in VASP's sign
+    energy, energy_sigma0 : free energy and its extrapolation to zero smearing, eV
+    scf : free energy after each electronic step, eV
     """
 
     cell: Array | None = None
@@ -50,27 +45,16 @@ class VaspRun:
 
     Attributes
     ----------
-    settings
-        What VASP says it used: version, tags, POTCARs, k-mesh.
-    symbols
-        Of the atoms, in order.
-    steps
-        Ionic steps.
-    incar
-        Tags that were given, as VASP repeats them.
-    n_kpoints
-        Points VASP listed; 0 where they are not read.
-    damage
-        Why the output is not whole, or None.
-    corrections
-        What custodian did.
+    settings : what VASP says it used
+    incar : tags that were given, as VASP repeats them
+    damage : why the output is not whole, or None
+    corrections : what custodian did
     """
 
     settings: VaspSettings
     symbols: list[str]
     steps: list[IonicStep]
     incar: Mapping[str, Any]
-    n_kpoints: int = 0
     damage: str | None = None
     corrections: Sequence[Correction] = ()
 
@@ -85,7 +69,6 @@ def voigt_from_kbar(stress: Any) -> Array | None:
 
 def regular_mesh(style: str, divisions: Sequence[int], shift: Sequence[float]) -> tuple[tuple[int, int, int], bool]:
     """Return the divisions of a regular k-mesh and whether it misses Γ (shifted, or Monkhorst-Pack with even ones)."""
-    first, second, third = (int(value) for value in divisions)
-    even = any(value % 2 == 0 for value in (first, second, third))
-    moved = any(float(value) != 0 for value in shift)
-    return (first, second, third), moved or (style.lower().startswith("m") and even)
+    first, second, third = map(int, divisions)
+    even = first * second * third % 2 == 0
+    return (first, second, third), bool(np.any(shift)) or (style.lower().startswith("m") and even)

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from phonosmith.core.hashing import digest_json
 from phonosmith.structures.cost import reciprocal_lengths
 
-Array = NDArray[np.float64]
-
 _GGA = {
     "PE": "PBE", "PS": "PBEsol", "RP": "RPBE", "RE": "revPBE", "91": "PW91", "AM": "AM05", "CA": "LDA", "PZ": "LDA",
     "PW": "LDA", "VW": "LDA", "WI": "LDA", "B3": "B3LYP", "B5": "B3LYP", "BF": "BEEF",
 }  # fmt: skip
 _DISPERSION = {1: "D2", 10: "D2", 11: "D3", 12: "D3(BJ)", 13: "D4", 2: "TS", 20: "TS", 21: "TS", 4: "dDsC", 202: "MBD"}
+_FAMILY = {"PAW_PBE": "PBE", "PAW_GGA": "PW91", "PAW": "LDA"}
 STANDIN_MARK = "standin"
 """Part of the version the stand-in prints."""
 INVENTED_MARK = "INVENTED"
@@ -36,16 +35,10 @@ class VaspSettings:
 
     Attributes
     ----------
-    version
-        VASP's version as printed.
-    tags
-        INCAR tags, those VASP worked with where it lists them, else those given.
-    potcars
-        POTCAR titles in the order of the species blocks.
-    mesh
-        k-point divisions, None for an explicit list of several points.
-    shifted
-        The mesh misses Γ.
+    tags : INCAR tags, those VASP worked with where it lists them, else those given
+    potcars : POTCAR titles in the order of the species blocks
+    mesh : k-point divisions, None for an explicit list of several points
+    shifted : the mesh misses Γ
     """
 
     version: str
@@ -54,16 +47,10 @@ class VaspSettings:
     mesh: tuple[int, int, int] | None = None
     shifted: bool = False
 
-    @property
-    def titles(self) -> dict[str, str]:
-        """POTCAR title by element."""
-        return {element_of(title): title for title in self.potcars if element_of(title)}
-
     def number(self, name: str, default: float) -> float:
         """Return a tag as a number."""
-        value = self.tags.get(name, default)
         try:
-            return float(value)
+            return float(self.tags.get(name, default))
         except (TypeError, ValueError):
             return default
 
@@ -92,14 +79,12 @@ def functional_of(settings: VaspSettings) -> str | None:
     if base is None:
         return None
     if settings.flag("LHFCALC"):
-        screening = settings.number("HFSCREEN", 0.0)
-        mixing = settings.number("AEXX", 0.25)
-        if base == "PBE" and abs(mixing - 0.25) < 1e-6 and abs(screening - 0.2) < 0.011:
+        screening, mixing = settings.number("HFSCREEN", 0.0), settings.number("AEXX", 0.25)
+        quarter = base == "PBE" and abs(mixing - 0.25) < 1e-6
+        if quarter and abs(screening - 0.2) < 0.011:
             base = "HSE06"
-        elif base == "PBE" and abs(mixing - 0.25) < 1e-6 and screening == 0:
-            base = "PBE0"
         else:
-            base = f"{base}-hybrid({mixing:g},{screening:g})"
+            base = "PBE0" if quarter and screening == 0 else f"{base}-hybrid({mixing:g},{screening:g})"
     if settings.flag("LUSE_VDW"):
         base += "+vdW-DF"
     dispersion = int(settings.number("IVDW", 0))
@@ -113,13 +98,7 @@ def _gga_name(settings: VaspSettings) -> str | None:
     if tag:
         return _GGA.get(tag, f"GGA-{tag}")
     families = {title.split()[0] for title in settings.potcars if title.split()}
-    if families == {"PAW_PBE"}:
-        return "PBE"
-    if families == {"PAW_GGA"}:
-        return "PW91"
-    if families == {"PAW"}:
-        return "LDA"
-    return None
+    return _FAMILY.get(families.pop()) if len(families) == 1 else None
 
 
 def surface_settings(settings: VaspSettings) -> dict[str, Any]:
@@ -127,9 +106,8 @@ def surface_settings(settings: VaspSettings) -> dict[str, Any]:
 
     EDIFF, NELM, algorithm and parallel layout are absent on purpose: converged results do not depend on them.
     """
-    cutoff = settings.number("ENMAX", settings.number("ENCUT", 0.0))
     surface: dict[str, Any] = {
-        "encut": round(cutoff, 3),
+        "encut": round(settings.number("ENMAX", settings.number("ENCUT", 0.0)), 3),
         "prec": settings.text("PREC").lower()[:4] or "norm",
         "ismear": int(settings.number("ISMEAR", 1)),
         "ispin": int(settings.number("ISPIN", 1)),
@@ -149,20 +127,21 @@ def settings_digest(settings: VaspSettings) -> str:
     return digest_json({"functional": functional_of(settings), **surface_settings(settings)})[:12]
 
 
-def mesh_spacing(cell: Array, mesh: Sequence[int]) -> float:
+def mesh_spacing(cell: NDArray[np.float64], mesh: Sequence[int]) -> float:
     """Return the coarsest spacing of a k-mesh in VASP's convention (2π included), Å⁻¹."""
     return float(np.max(reciprocal_lengths(cell) / np.asarray(mesh, dtype=float)))
 
 
-def provenance(settings: VaspSettings, cell: Array) -> dict[str, Any]:
+def provenance(settings: VaspSettings, cell: NDArray[np.float64]) -> dict[str, Any]:
     """Return the ``atoms.info`` entries that an audit compares."""
+    titles = {element: title for title in settings.potcars if (element := element_of(title))}
     info: dict[str, Any] = {
         "functional": functional_of(settings),
         "settings": settings_digest(settings),
         "encut": surface_settings(settings)["encut"],
         "ediff": settings.number("EDIFF", 1e-4),
         "code": f"VASP {settings.version}".strip(),
-        "potcar": ";".join(f"{element}:{title}" for element, title in sorted(settings.titles.items())) or None,
+        "potcar": ";".join(f"{element}:{title}" for element, title in sorted(titles.items())) or None,
         "rehearsal": True if is_rehearsal(settings.version, settings.potcars) else None,
     }
     if settings.mesh is not None:

@@ -6,31 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from phonosmith.reference.documents import Correction
 from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
 from phonosmith.reference.vasp.settings import VaspSettings
 
+_ASKED = ("GGA", "METAGGA", "ALGO", "PREC", "NELM", "EDIFF")
+
 
 def read_calculation(calculation: Any, custodian: Sequence[Any] | None = None) -> VaspRun:
-    """Return the record of one entry of ``calcs_reversed``.
-
-    Parameters
-    ----------
-    calculation
-        emmet's ``Calculation`` or its JSON.
-    custodian
-        What the document says custodian did.
-    """
+    """Return the record of one entry of ``calcs_reversed`` and of what the document says custodian did."""
     plain = _plain(calculation)
     inputs, output = _plain(plain["input"]), _plain(plain["output"])
     incar = dict(inputs.get("incar") or {})
-    tags = {**incar, **(inputs.get("parameters") or {})}
-    for name in ("GGA", "METAGGA", "ALGO", "PREC", "NELM", "EDIFF"):
-        # emmet flattens VASP's parameters, where a later section repeats NELM; the INCAR has what was asked
-        if incar.get(name) not in (None, "--"):
-            tags[name] = incar[name]
+    # emmet flattens VASP's parameters, where a later section repeats NELM; the INCAR has what was asked
+    asked = {name: incar[name] for name in _ASKED if incar.get(name) not in (None, "--")}
+    tags = incar | (inputs.get("parameters") or {}) | asked
     ionic = [_plain(step) for step in output.get("ionic_steps") or []]
     potcars = [" ".join(str(_plain(spec).get("titel") or "").split()) for spec in inputs.get("potcar_spec") or []]
     settings = VaspSettings(str(plain.get("vasp_version") or ""), tags, potcars, *_mesh(inputs.get("kpoints")))
@@ -38,11 +31,11 @@ def read_calculation(calculation: Any, custodian: Sequence[Any] | None = None) -
     completed = getattr(completed, "value", completed)
     return VaspRun(
         settings=settings,
-        symbols=_symbols(ionic[-1]["structure"]) if ionic else [],
+        symbols=_symbols(ionic),
         steps=[_step(step) for step in ionic],
         incar=incar,
         damage=None if completed in (None, True, "successful") else "the run did not finish",
-        corrections=read_corrections(custodian),
+        corrections=[_correction(_plain(c)) for done in custodian or [] for c in _plain(done).get("corrections") or []],
     )
 
 
@@ -65,7 +58,8 @@ def _mesh(kpoints: Any) -> tuple[tuple[int, int, int] | None, bool]:
     return (None if np.any(points[0]) else (1, 1, 1)), False
 
 
-def _symbols(structure: Any) -> list[str]:
+def _symbols(ionic: Sequence[Mapping[str, Any]]) -> list[str]:
+    structure = ionic[-1]["structure"] if ionic else None
     return [] if structure is None else [str(site["species"][0]["element"]) for site in _plain(structure)["sites"]]
 
 
@@ -73,48 +67,40 @@ def _step(step: Mapping[str, Any]) -> IonicStep:
     structure = None if step["structure"] is None else _plain(step["structure"])
     electronic = [_plain(item) for item in step.get("electronic_steps") or []]
     energy, zero = step.get("e_fr_energy"), step.get("e_0_energy")
-    if electronic and energy is not None:
-        last = electronic[-1]
-        if last.get("e_0_energy") is not None and last.get("e_fr_energy") is not None:
-            # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
-            zero = energy + last["e_0_energy"] - last["e_fr_energy"]
+    last = electronic[-1] if electronic else {}
+    if None not in (energy, last.get("e_0_energy"), last.get("e_fr_energy")):
+        # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
+        zero = energy + last["e_0_energy"] - last["e_fr_energy"]
     return IonicStep(
-        cell=None if structure is None else np.array(structure["lattice"]["matrix"], dtype=float),
-        positions=None if structure is None else np.array([site["abc"] for site in structure["sites"]], dtype=float),
-        forces=None if step.get("forces") is None else np.array(step["forces"], dtype=float),
-        stress=None if step.get("stress") is None else np.array(step["stress"], dtype=float),
+        cell=None if structure is None else _array(structure["lattice"]["matrix"]),
+        positions=None if structure is None else _array([site["abc"] for site in structure["sites"]]),
+        forces=_array(step.get("forces")),
+        stress=_array(step.get("stress")),
         energy=None if energy is None else float(energy),
         energy_sigma0=None if zero is None else float(zero),
         scf=[float(item["e_fr_energy"]) for item in electronic if item.get("e_fr_energy") is not None],
     )
 
 
-def read_corrections(custodian: Sequence[Any] | None) -> list[Correction]:
-    """Read what custodian did from a task document (objects or plain dictionaries)."""
-    corrections = []
-    for run in custodian or []:
-        for item in _plain(run).get("corrections") or []:
-            entry = _plain(item)
-            tags: set[str] = set()
-            files: set[str] = set()
-            for action in entry.get("actions") or []:
-                if action.get("dict") == "INCAR":
-                    for change in (action.get("action") or {}).values():
-                        tags |= {str(key).upper() for key in change}
-                else:
-                    files.add(str(action.get("dict") or action.get("file")))
-            corrections.append(
-                Correction(
-                    handler=_handler_name(entry.get("handler")),
-                    errors=[str(text) for text in entry.get("errors") or []],
-                    tags=sorted(tags),
-                    files=sorted(files),
-                )
-            )
-    return corrections
+def _array(numbers: Any) -> NDArray[np.float64] | None:
+    return None if numbers is None else np.array(numbers, dtype=float)
 
 
-def _handler_name(handler: Any) -> str:
+def _correction(entry: Mapping[str, Any]) -> Correction:
+    """Read one thing custodian did."""
+    tags: set[str] = set()
+    files: set[str] = set()
+    for action in entry.get("actions") or []:
+        if action.get("dict") == "INCAR":
+            tags |= {str(key).upper() for change in (action.get("action") or {}).values() for key in change}
+        else:
+            files.add(str(action.get("dict") or action.get("file")))
+    handler = entry.get("handler")
     if isinstance(handler, Mapping):
-        return str(handler.get("@class", "unknown"))
-    return handler if isinstance(handler, str) else type(handler).__name__
+        handler = handler.get("@class", "unknown")
+    return Correction(
+        handler=handler if isinstance(handler, str) else type(handler).__name__,
+        errors=[str(text) for text in entry.get("errors") or []],
+        tags=sorted(tags),
+        files=sorted(files),
+    )

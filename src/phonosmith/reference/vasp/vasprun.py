@@ -10,21 +10,18 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.reading import read_bounded
 from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
 from phonosmith.reference.vasp.settings import VaspSettings, element_of
 
 Array = NDArray[np.float64]
 
-_READ = frozenset({"generator", "incar", "kpoints", "parameters", "atominfo", "structure", "calculation", "modeling"})
+_READ = frozenset({"generator", "incar", "kpoints", "parameters", "atominfo", "structure", "calculation"})
 _BULKY = re.compile(
     rb"<(eigenvalues|dos|projected|dielectricfunction|opticaltransitions|time|timing|dynmat|partialchg|orbital)\b"
     rb"[^>]*(?:/>|>.*?</\1>)",
@@ -32,20 +29,8 @@ _BULKY = re.compile(
 )
 
 
-def read_vasprun(path: str | Path) -> VaspRun:
-    """Read a vasprun.xml (plain or compressed)."""
-    source = Path(path)
-    return parse_vasprun(read_bounded(source), str(source))
-
-
 def parse_vasprun(data: bytes, where: str) -> VaspRun:
-    """Read the content of a vasprun.xml.
-
-    Raises
-    ------
-    InputError
-        When it is not a vasprun.xml at all. A file that breaks off gives its whole steps and says so in ``damage``.
-    """
+    """Read the content of a vasprun.xml; a file that breaks off gives its whole steps and says so in ``damage``."""
     if not data.strip():
         raise InputError(f"{where} is empty.", "The run left nothing; repeat it.")
     head = data[: 1 << 16]
@@ -62,8 +47,6 @@ def parse_vasprun(data: bytes, where: str) -> VaspRun:
         reader.damage = f"the file breaks off or is damaged ({error}): the run did not finish"
     except (ValueError, TypeError, AttributeError, LookupError) as error:
         reader.damage = f"a number cannot be read ({error})"
-    if not reader.whole and reader.damage is None:
-        reader.damage = "the closing tag is missing"
     return reader.result(where)
 
 
@@ -75,98 +58,83 @@ class _Reader:
         self.incar: dict[str, str] = {}
         self.parameters: dict[str, str] = {}
         self.symbols: list[str] = []
-        self.types: list[str] = []
         self.titles: list[str] = []
         self.mesh: tuple[int, int, int] | None = None
         self.shifted = False
-        self.n_kpoints = 0
         self.steps: list[IonicStep] = []
         self.initial: tuple[Array | None, Array | None] = (None, None)
-        self.whole = False
         self.damage: str | None = None
 
     def take(self, element: ET.Element) -> None:
-        """Read an element that has just closed and let it go."""
+        """Read an element that has just closed and let it go (a structure may belong to one that is still open)."""
         getattr(self, f"_{element.tag}")(element)
+        if element.tag != "structure":
+            element.clear()
 
     def _generator(self, element: ET.Element) -> None:
-        self.version = " ".join(
-            (element.findtext(f"i[@name='{name}']") or "").strip() for name in ("version", "subversion")
-        ).strip()
-        element.clear()
+        words = " ".join(element.findtext(f"i[@name='{name}']") or "" for name in ("version", "subversion")).split()
+        self.version = words[0] if words else ""
 
     def _incar(self, element: ET.Element) -> None:
-        self.incar = {str(item.get("name")): " ".join((item.text or "").split()) for item in element}
-        element.clear()
+        self.incar = {str(item.get("name")): _text(item) for item in element}
 
     def _parameters(self, element: ET.Element) -> None:
         # NELM and others occur a second time in the response section; the electronic one comes first
         for item in element.iter():
             if item.tag in ("i", "v"):
-                self.parameters.setdefault(str(item.get("name")), " ".join((item.text or "").split()))
-        element.clear()
+                self.parameters.setdefault(str(item.get("name")), _text(item))
 
     def _kpoints(self, element: ET.Element) -> None:
         points = element.find("varray[@name='kpointlist']")
-        self.n_kpoints = 0 if points is None else len(points)
-        divisions = element.findtext("generation/v[@name='divisions']")
-        if divisions is not None:
-            style = str(getattr(element.find("generation"), "attrib", {}).get("param", ""))
-            shift = (element.findtext("generation/v[@name='shift']") or "0 0 0").split()
+        generation = element.find("generation")
+        divisions = None if generation is None else generation.findtext("v[@name='divisions']")
+        if generation is not None and divisions is not None:
+            shift = (generation.findtext("v[@name='shift']") or "0 0 0").split()
             numbers = [int(value) for value in divisions.split()]
+            style = generation.get("param", "")
             self.mesh, self.shifted = regular_mesh(style, numbers, [float(value) for value in shift])
-        elif self.n_kpoints == 1 and points is not None:
-            self.mesh = (1, 1, 1) if not np.any(_numbers(points)) else None
-        element.clear()
+        elif points is not None and len(points) == 1:
+            self.mesh = None if np.any(_numbers(points)) else (1, 1, 1)
 
     def _atominfo(self, element: ET.Element) -> None:
-        rows = [[(cell.text or "").strip() for cell in row] for row in element.findall("array[@name='atoms']/set/rc")]
-        types = [[(c.text or "").strip() for c in row] for row in element.findall("array[@name='atomtypes']/set/rc")]
+        rows, types = (
+            [[_text(cell) for cell in row] for row in element.findall(f"array[@name='{name}']/set/rc")]
+            for name in ("atoms", "atomtypes")
+        )
         self.titles = [row[-1] for row in types]
-        self.types = [element_symbol(row[1], row[-1]) for row in types]
-        self.symbols = [self.types[int(row[1]) - 1] if self.types else element_symbol(row[0], "") for row in rows]
-        element.clear()
+        elements = [element_symbol(row[1], row[-1]) for row in types]
+        self.symbols = [elements[int(row[1]) - 1] if elements else element_symbol(row[0], "") for row in rows]
 
     def _structure(self, element: ET.Element) -> None:
         if element.get("name") == "initialpos":
             self.initial = _geometry(element)
 
     def _calculation(self, element: ET.Element) -> None:
-        step = IonicStep()
         structure = element.find("structure")
-        if structure is not None:
-            step.cell, step.positions = _geometry(structure)
-        step.forces = _varray(element, "forces")
-        step.stress = _varray(element, "stress")
+        cell, positions = (None, None) if structure is None else _geometry(structure)
+        step = IonicStep(cell, positions, _varray(element, "forces"), _varray(element, "stress"))
         energies = [_energies(item) for item in element.findall("scstep/energy")]
         step.scf = [values["e_fr_energy"] for values in energies if "e_fr_energy" in values]
         final = element.find("energy")
-        if final is not None:
-            values = _energies(final)
-            step.energy = values.get("e_fr_energy")
-            # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
-            if energies and step.energy is not None and {"e_0_energy", "e_fr_energy"} <= energies[-1].keys():
-                step.energy_sigma0 = step.energy + energies[-1]["e_0_energy"] - energies[-1]["e_fr_energy"]
+        step.energy = None if final is None else _energies(final).get("e_fr_energy")
+        # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
+        if energies and step.energy is not None and {"e_0_energy", "e_fr_energy"} <= energies[-1].keys():
+            step.energy_sigma0 = step.energy + energies[-1]["e_0_energy"] - energies[-1]["e_fr_energy"]
         self.steps.append(step)
-        element.clear()
-
-    def _modeling(self, _: ET.Element) -> None:
-        self.whole = True
 
     def result(self, where: str) -> VaspRun:
         """Return what was read."""
         if not self.symbols:
             raise InputError(f"{where} ends before it lists its atoms.", self.damage or "Repeat the run.")
-        tags: dict[str, Any] = {**self.incar, **self.parameters}
         # VASP repeats PREC, GGA and METAGGA shortened or as '--'; the INCAR has what was asked
-        for name in ("GGA", "METAGGA", "ALGO", "PREC"):
-            if self.incar.get(name, "--") not in ("--", ""):
-                tags[name] = self.incar[name]
-        titles = [" ".join(title.split()) for title in self.titles]
-        settings = VaspSettings(self.version.split()[0] if self.version else "", tags, titles, self.mesh, self.shifted)
+        repeated = ("GGA", "METAGGA", "ALGO", "PREC")
+        asked = {name: self.incar[name] for name in repeated if self.incar.get(name, "--") not in ("--", "")}
+        settings = VaspSettings(
+            self.version, self.incar | self.parameters | asked, self.titles, self.mesh, self.shifted
+        )
         if len(self.steps) == 1 and self.steps[0].cell is None:
             self.steps[0].cell, self.steps[0].positions = self.initial
-        return VaspRun(settings, self.symbols, self.steps, self.incar, self.n_kpoints, self.damage)
+        return VaspRun(settings, self.symbols, self.steps, self.incar, self.damage)
 
 
 def element_symbol(text: str, title: str) -> str:
@@ -177,22 +145,21 @@ def element_symbol(text: str, title: str) -> str:
     raise ValueError(f"{text!r} is not a chemical element")
 
 
+def _text(element: ET.Element) -> str:
+    return " ".join((element.text or "").split())
+
+
 def _numbers(element: ET.Element) -> Array:
-    return np.array([[float(value) for value in (row.text or "").split()] for row in element], dtype=float)
+    return np.array([(row.text or "").split() for row in element], dtype=float)
 
 
-def _varray(element: ET.Element, name: str) -> Array | None:
-    rows = element.find(f"varray[@name='{name}']")
+def _varray(element: ET.Element, name: str, parent: str = "") -> Array | None:
+    rows = element.find(f"{parent}varray[@name='{name}']")
     return None if rows is None else _numbers(rows)
 
 
 def _geometry(structure: ET.Element) -> tuple[Array | None, Array | None]:
-    basis = structure.find("crystal/varray[@name='basis']")
-    positions = structure.find("varray[@name='positions']")
-    return (
-        None if basis is None else _numbers(basis),
-        None if positions is None else _numbers(positions),
-    )
+    return _varray(structure, "basis", "crystal/"), _varray(structure, "positions")
 
 
 def _energies(element: ET.Element) -> dict[str, float]:
