@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from phonosmith.evaluation.guarded import wrapped
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,6 +51,12 @@ def _candidates(primitive: Array, operations: Any) -> Iterator[tuple[Array, Arra
         yield np.eye(3), row
 
 
+def _wrapped(positions: Array) -> Array:
+    """Return fractions inside the periodic box; rounding takes -1e-17 to 1, which is outside."""
+    inside = np.mod(positions, 1.0)
+    return np.where(inside < 1.0, inside, 0.0)
+
+
 def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
     """Return where each atom goes, None where an operation does not map the supercell onto itself."""
     from scipy.spatial import cKDTree
@@ -61,8 +65,8 @@ def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
     relation = cell @ rotation.T @ np.linalg.inv(cell)
     if np.abs(relation - np.rint(relation)).max() > 1e-3:
         return None
-    home = wrapped(atoms.get_scaled_positions(wrap=False))
-    moved = wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
+    home = _wrapped(atoms.get_scaled_positions(wrap=False))
+    moved = _wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
     distances, places = cKDTree(home, boxsize=1.0).query(moved)
     if distances.max() > 1e-2 or len(set(places.tolist())) != len(atoms):
         return None
