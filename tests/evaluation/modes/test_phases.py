@@ -153,16 +153,6 @@ def test_relaxing_one_after_the_other_changes_nothing(copper, monkeypatch):
         assert one.final.energy_difference_ev_per_atom == pytest.approx(other.final.energy_difference_ev_per_atom)
 
 
-def test_without_the_initial_structure_energies_count_from_the_starts(copper):
-    frame = stretched(copper.atoms, 1.12)
-    (found,) = emt().evaluate([frame])
-    start = GridMinimum(amplitudes=[1.0], energy_ev_per_atom=(found.energy - copper.energy) / 2)
-    bare = phase_of(copper.atoms).model_copy(update={"structure": None})
-    (one,) = relax_displaced([frame], [start], emt(), bare)
-    (other,) = relax_displaced([frame], [start], emt(), phase_of(copper.atoms))
-    assert one.final.energy_difference_ev_per_atom == pytest.approx(other.final.energy_difference_ev_per_atom, abs=1e-9)
-
-
 class _Noisy(AsePotential):
     """EMT with noise on its forces, as single precision gives."""
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.manifest import recorded
+from phonosmith.evaluation.guarded import closer_than
 from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, run_survey
 from phonosmith.evaluation.modes.phases import distinct_phases, phase_of, relax_displaced
@@ -24,10 +26,10 @@ from phonosmith.evaluation.modes.search import (
     MAX_DENOMINATOR,
     Q_TOLERANCE,
     ImaginaryMode,
-    commensurate,
     find_imaginary_modes,
+    whole,
 )
-from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space
+from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space, smallest_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,54 +43,29 @@ Array = NDArray[np.float64]
 Relaxer = Callable[[list["Atoms"], list[GridMinimum], Phase], list[Pathway]]
 Sampler = Callable[[list["Atoms"]], Sequence[tuple[float | None, Any]]]
 
-MAX_ATOMS = 1000
-"""Atoms of the largest commensurate supercell, as in the published study."""
 CLOSEST = 0.6
 """Part of the crystal's shortest distance below which a displaced cell is not calculated: atoms would overlap."""
-MAX_MINIMA = 12
-"""Minima of one subspace that are relaxed, lowest first."""
 
 
-@dataclass(frozen=True)
-class FollowOptions:
-    """How modes are found and followed.
+class FollowOptions(Document):
+    """How modes are found and followed."""
 
-    Attributes
-    ----------
-    threshold_thz
-        Modes below minus this are followed; None takes the setting ``stability_threshold_thz``.
-    max_atoms
-        Larger commensurate supercells are left out, with the reason.
-    max_denominator, q_tolerance
-        See `find_imaginary_modes`.
-    grid
-        See `GridOptions`.
-    max_minima
-        Minima of one subspace that are relaxed, lowest first.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    threshold_thz: float | None = None
-    max_atoms: int = MAX_ATOMS
-    max_denominator: int = MAX_DENOMINATOR
-    q_tolerance: float = Q_TOLERANCE
-    grid: GridOptions = field(default_factory=GridOptions)
-    max_minima: int = MAX_MINIMA
+    threshold_thz: float | None = Field(
+        None, description="modes below minus this are followed; None takes the setting stability_threshold_thz, THz"
+    )
+    max_atoms: int = Field(1000, description="larger commensurate supercells are left out; as in the published study")
+    max_denominator: int = Field(MAX_DENOMINATOR, description="most primitive cells of a commensurate supercell")
+    q_tolerance: float = Field(Q_TOLERANCE, description="how far a band minimum may lie from its commensurate point")
+    grid: GridOptions = Field(default_factory=GridOptions, description="how amplitudes are surveyed")
+    max_minima: int = Field(12, description="minima of one subspace that are relaxed, lowest first")
 
-    @classmethod
-    def of(cls, content: FollowOptions | dict[str, Any] | None) -> FollowOptions:
-        """Take options from a dictionary (grid options nested), as jobs carry them."""
-        if isinstance(content, cls):
-            return content
-        values = {key: value for key, value in dict(content or {}).items() if not key.startswith("@")}  # type: ignore[arg-type]
-        grid = values.pop("grid", None) or {}
-        known: dict[str, Any] = {
-            key: tuple(value) if key == "points" else value for key, value in grid.items() if key[:1] != "@"
-        }
-        return cls(**values, grid=GridOptions(**known))
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
         if self.max_atoms < 1 or self.max_denominator < 1 or self.max_minima < 1:
             raise InputError("Largest cell, denominator and number of minima must be at least one.", "Raise them.")
+        return self
 
 
 def plan_modes(model: HarmonicModel, options: FollowOptions) -> list[tuple[FollowedMode, ModeSpace | None]]:
@@ -106,52 +83,44 @@ def _planned(
     model: HarmonicModel, mode: ImaginaryMode, options: FollowOptions
 ) -> tuple[FollowedMode, ModeSpace | None]:
     document = FollowedMode(
-        q=[float(value) for value in mode.q],
+        q=mode.q.tolist(),
         label=mode.label,
         frequency_thz=mode.frequency_thz,
-        multiplicity=len(mode.bands) * (1 if _real(mode.q) else 2),
+        # real patterns come one per eigenvector where q and -q are equivalent
+        multiplicity=len(mode.bands) * (1 if whole(2 * mode.q, 1e-6) else 2),
         band_indices=list(mode.bands),
         exact=mode.exact,
-        q_refined=None if mode.q_refined is None else [float(value) for value in mode.q_refined],
+        q_refined=None if mode.q_refined is None else mode.q_refined.tolist(),
         skipped=mode.skipped,
     )
-    near = commensurate(mode.q, options.max_denominator)
-    if mode.skipped is not None or near is None:
+    if mode.skipped is not None:
         return document, None
-    size = near[1] * len(model.phonon.primitive)
-    document.n_atoms = size
+    primitive, dimensions = model.phonon.primitive, len(options.grid.points)
+    matrix = smallest_supercell(mode.q, np.asarray(primitive.cell), options.max_denominator)
+    size = document.n_atoms = round(np.linalg.det(matrix)) * len(primitive)
     if size > options.max_atoms:
         document.skipped = (
             f"the smallest commensurate supercell has {size} atoms, more than the {options.max_atoms} allowed"
         )
-    elif document.multiplicity > len(options.grid.points):
-        document.skipped = (
-            f"{document.multiplicity} degenerate modes: grids are for up to {len(options.grid.points)} dimensions"
-        )
+    elif document.multiplicity > dimensions:
+        document.skipped = f"{document.multiplicity} degenerate modes: grids are for up to {dimensions} dimensions"
     if document.skipped is not None:
         return document, None
-    space = mode_space(model.phonon, near[0], mode.eigenvectors, options.max_denominator)
+    space = mode_space(model.phonon, mode.q, mode.eigenvectors, options.max_denominator)
     document.multiplicity = space.dimension
     document.supercell_matrix = space.matrix.tolist()
     document.n_symmetry = len(space.operations)
     return document, space
 
 
-def _real(q: Array) -> bool:
-    """Tell whether q and -q are equivalent: real patterns then come one per eigenvector."""
-    return bool(np.abs(2 * q - np.rint(2 * q)).max() < 1e-6)
-
-
 def displaced_cells(space: ModeSpace, amplitudes: Array) -> tuple[list[int], list[Atoms]]:
     """Return displaced supercells whose atoms do not overlap, and which of the amplitudes they belong to."""
-    from ase.neighborlist import neighbor_list
-
     from phonosmith.sampling.ladder import shortest_distance
 
     limit = CLOSEST * shortest_distance(space.atoms)
-    frames = [space.frame(point) for point in amplitudes]
-    good = [i for i, frame in enumerate(frames) if not len(neighbor_list("i", frame, limit))]
-    return good, [frames[i] for i in good]
+    frames = {i: space.frame(point) for i, point in enumerate(amplitudes)}
+    good = {i: frame for i, frame in frames.items() if not closer_than(frame, limit)}
+    return list(good), list(good.values())
 
 
 def to_samples(space: ModeSpace, size: int, places: Sequence[int], results: Sequence[Any]) -> list[Sample]:
@@ -160,9 +129,8 @@ def to_samples(space: ModeSpace, size: int, places: Sequence[int], results: Sequ
     for place, (energy, forces) in zip(places, results, strict=True):
         if energy is None or not np.isfinite(energy):
             continue
-        known = forces is not None and bool(np.all(np.isfinite(forces)))
-        slope = tuple(float(value) for value in space.gradient(forces)) if known else None
-        samples[place] = Sample(float(energy), slope)
+        known = forces is not None and np.isfinite(forces).all()
+        samples[place] = Sample(float(energy), tuple(space.gradient(forces).tolist()) if known else None)
     return samples
 
 
@@ -197,7 +165,7 @@ def follow_modes(
     method: str,
     options: FollowOptions | None = None,
     potential: PotentialRef | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> TransitionDoc:
     """Find the imaginary modes of a crystal, survey their amplitudes and relax from every minimum.
 
@@ -215,18 +183,17 @@ def follow_modes(
         Is told in words what happens, how many modes are done, and of how many.
     """
     settings = options or FollowOptions()
-    tell = on_progress or (lambda *_: None)
     inputs = {} if potential is None else {"potential": potential.sha256}
-    with recorded(inputs=inputs, settings=asdict(settings)) as manifest:
-        tell("looking for imaginary modes", 0, 1)
+    with recorded(inputs=inputs, settings=settings.model_dump()) as manifest:
+        on_progress("looking for imaginary modes", 0, 1)
         initial = initial_phase(model)
         planned = plan_modes(model, settings)
-        for number, (document, space) in enumerate(planned, start=1):
+        for number, (document, space) in enumerate(planned):
             if space is not None:
-                tell(describe(document), number - 1, len(planned))
+                on_progress(describe(document), number, len(planned))
                 _follow_one(document, space, sample, relax, initial, settings)
-        tell("done", len(planned), len(planned))
-    return transition_document(model, [document for document, _ in planned], initial, method, potential, manifest)
+        on_progress("done", len(planned), len(planned))
+    return transition_document(model, [document for document, _ in planned], method, manifest, potential)
 
 
 def _follow_one(
@@ -256,9 +223,8 @@ def _follow_one(
 def describe(document: FollowedMode) -> str:
     """Return a mode in a few words: point, frequency, size."""
     place = document.label or "q = " + " ".join(f"{value:.4g}" for value in document.q)
-    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold" + (
-        "" if document.n_atoms is None else f", {document.n_atoms} atoms"
-    )
+    atoms = "" if document.n_atoms is None else f", {document.n_atoms} atoms"
+    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold{atoms}"
 
 
 def initial_phase(model: HarmonicModel) -> Phase:
@@ -271,12 +237,12 @@ def initial_phase(model: HarmonicModel) -> Phase:
 def transition_document(
     model: HarmonicModel,
     modes: list[FollowedMode],
-    initial: Phase,
     method: str,
-    potential: PotentialRef | None,
     manifest: Manifest,
+    potential: PotentialRef | None = None,
 ) -> TransitionDoc:
     """Put followed modes together: distinct final phases, totals."""
+    initial = initial_phase(model)
     return TransitionDoc(
         formula=model.formula,
         method=method,
@@ -298,7 +264,7 @@ def follow_with_potential(
     ref: PotentialRef | None = None,
     options: FollowOptions | None = None,
     relax: bool = True,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> TransitionDoc:
     """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
 

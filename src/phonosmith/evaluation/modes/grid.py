@@ -18,11 +18,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.modes.fit import interpolated_minimum, parabola_r2, symmetrised
 
@@ -32,14 +34,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Point = tuple[int, ...]
 
-POINTS = (21, 21, 9, 7)
-"""Grid points along each axis for one to four dimensions, as in the published study."""
 _LEVELS = 6
 """The first range may be halved this often."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What is known at one point: energy of the supercell, eV, and its derivative by the amplitudes, eV/(Å√amu).
 
     A point without energy could not be calculated and counts as a wall; without forces the derivative is not known.
@@ -49,32 +48,25 @@ class Sample:
     gradient: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
-class GridOptions:
-    """How amplitudes are surveyed.
+class GridOptions(Document):
+    """How amplitudes are surveyed."""
 
-    Attributes
-    ----------
-    points
-        Odd numbers of grid points along each axis for one to four dimensions.
-    coarse
-        Every other point first, then the neighbourhoods of the minima only.
-    symmetry
-        Leave out points that operations of the crystal map onto others.
-    displacement
-        First guess of the range: largest displacement of an atom along an axis, Å.
-    smallest, largest
-        Limits of that displacement while the range is narrowed or widened, Å.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    points: tuple[int, ...] = POINTS
-    coarse: bool = False
-    symmetry: bool = True
-    displacement: float = 0.4
-    smallest: float = 0.02
-    largest: float = 1.6
+    points: tuple[int, ...] = Field(
+        (21, 21, 9, 7),
+        description="odd numbers of grid points along each axis for one to four dimensions, as published",
+    )
+    coarse: bool = Field(False, description="every other point first, then the neighbourhoods of the minima only")
+    symmetry: bool = Field(True, description="leave out points that operations of the crystal map onto others")
+    displacement: float = Field(
+        0.4, description="first guess of the range: largest displacement of an atom along an axis, Å"
+    )
+    smallest: float = Field(0.02, description="the range is not narrowed below this displacement, Å")
+    largest: float = Field(1.6, description="the range is not widened beyond this displacement, Å")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if not self.points or any(number < 5 or number % 2 == 0 for number in self.points):
             raise InputError(f"Grid points {self.points} are not odd numbers of five or more.", "Give e.g. 21,21,9,7.")
         if not 0 < self.smallest <= self.displacement <= self.largest:
@@ -83,6 +75,7 @@ class GridOptions:
             raise InputError(
                 f"The smallest displacement is less than 1/{2**_LEVELS} of the first guess.", "Give a smaller guess."
             )
+        return self
 
 
 @dataclass(frozen=True)
