@@ -121,7 +121,7 @@ class _UnansweredError(Exception):
 
 
 class _Grid:
-    """Samples on the fine integer grid of a space, one for each set of equivalent points, and the rounds of a survey."""
+    """The rounds of a survey, with samples on the fine integer grid: one for each set of equivalent points."""
 
     def __init__(self, space: ModeSpace, options: GridOptions, sample: Sampler) -> None:
         self.space, self.options, self.sample = space, options, sample
@@ -238,7 +238,7 @@ class _Grid:
         points = list(itertools.product(thin, repeat=self.dimension))
         self.ask(points)
         lowest = [p for p in points if any(p) and self._is_minimum(p, itertools.product(*(near[v] for v in p)))]
-        # wells closer than the coarse step show beside zero only: lower than zero and than the next coarse point that way
+        # closer wells than the coarse step show beside zero only: lower than zero and the next coarse point that way
         beside = self._box(origin, step)
         self.ask(beside)
         further = {point: self.energy(tuple(2 * value for value in point)) for point in beside}

@@ -152,10 +152,6 @@ def _harmonic(precision: float | None, recall: float | None) -> float | None:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str, MaterialPhases]) -> PhaseScores:
     """Compare the phases of many materials; refuse sides without a common one, or that started differently."""
     shared = [name for name in reference if name in candidate]
@@ -172,7 +168,7 @@ def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str
             raise MismatchError(f"Material {name}: {error.message}", error.advice) from error
     precisions = [score.precision for score in scores.values() if score.precision is not None]
     recalls = [score.recall for score in scores.values() if score.recall is not None]
-    precision, recall = _mean(precisions), _mean(recalls)
+    precision, recall = (sum(values) / len(values) if values else None for values in (precisions, recalls))
     return PhaseScores(
         precision=precision,
         recall=recall,
