@@ -69,8 +69,8 @@ def test_no_convergence_is_an_error_or_a_result():
     atoms = bulk("Cu", "fcc", 3.9, cubic=True)
     atoms.rattle(0.2, seed=1)
     with pytest.raises(ConvergenceError, match=r"stopped after .* largest force of"):
-        relax_atoms(atoms, emt(), symmetry=False, steps=2)
-    assert not relax_atoms(atoms, emt(), symmetry=False, steps=2, must_converge=False).converged
+        relax_atoms(atoms, emt(), steps=2)
+    assert not relax_atoms(atoms, emt(), steps=2, must_converge=False).converged
 
 
 def test_bad_input():

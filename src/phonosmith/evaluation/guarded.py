@@ -113,7 +113,6 @@ def smallest_cell(atoms: Atoms) -> Atoms:
         if abs(ratio - 1) < 0.01 and reduced.symbols.formula.reduce()[0] == atoms.symbols.formula.reduce()[0]:
             return reduced
     copy = atoms.copy()
-    copy.calc = None
     copy.set_constraint()
     return copy
 

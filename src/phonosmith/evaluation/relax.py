@@ -73,7 +73,6 @@ def relax_atoms(
     atoms: Atoms,
     potential: Potential | Calculator,
     *,
-    symmetry: bool = True,
     fmax: float = FMAX,
     smax_gpa: float = SMAX_GPA,
     steps: int = 500,
@@ -86,20 +85,18 @@ def relax_atoms(
     ----------
     potential
         A potential, or an ASE calculator.
-    symmetry, symprec
-        Take up the space group found within ``symprec`` (Å) and keep it.
+    symprec
+        The space group found within this tolerance (Å) is taken up and kept.
     fmax, smax_gpa
         Thresholds of the largest force (eV/Å) and of the largest stress component (GPa).
     steps
         Optimizer steps allowed in all.
     must_converge
-        Raise when a threshold is missed; otherwise the result says ``converged=False``.
-
-    Raises
-    ------
-    ConvergenceError
-        Naming the residual force and stress.
+        Raise ConvergenceError when a threshold is missed; otherwise the result says ``converged=False``.
     """
+    from ase.constraints import FixSymmetry
+    from ase.spacegroup.symmetrize import refine_symmetry
+
     work = atoms.copy()
     work.set_constraint()
     if hasattr(potential, "evaluate"):
@@ -107,13 +104,9 @@ def relax_atoms(
         work.calc = potential.calculator()
     else:
         work.calc = potential
-    if symmetry:
-        from ase.constraints import FixSymmetry
-        from ase.spacegroup.symmetrize import refine_symmetry
-
-        # symmetrised forces cannot heal rounding noise of the input, so it is taken out first
-        refine_symmetry(work, symprec=symprec)
-        work.set_constraint(FixSymmetry(work, symprec=symprec))
+    # symmetrised forces cannot heal rounding noise of the input, so it is taken out first
+    refine_symmetry(work, symprec=symprec)
+    work.set_constraint(FixSymmetry(work, symprec=symprec))
     taken = _optimize(work, fmax, smax_gpa, steps)
     force, stress, pressure = _residuals(work)
     converged = bool(force <= fmax and stress <= smax_gpa)
@@ -123,10 +116,9 @@ def relax_atoms(
             f"{force:.1e} eV/Å (wanted {fmax:.1e}) and stress of {stress:.1e} GPa (wanted {smax_gpa:.1e}).",
             "Allow more steps, start closer to the minimum, or evaluate the potential in float64.",
         )
-    energy = float(work.get_potential_energy())
     relaxed = work.copy()
     relaxed.set_constraint()
-    return Relaxation(relaxed, energy, force, stress, pressure, taken, converged)
+    return Relaxation(relaxed, float(work.get_potential_energy()), force, stress, pressure, taken, converged)
 
 
 def _optimize(work: Atoms, fmax: float, smax_gpa: float, steps: int) -> int:

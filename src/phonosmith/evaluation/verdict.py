@@ -132,20 +132,19 @@ def judge_production(
 ) -> Verdict:
     """Judge a potential where nobody paid for reference phonons: what is not known speaks against it.
 
+    Thresholds are the settings ``production_*``.
+
     Parameters
     ----------
-    settings
-        Holds the thresholds ``production_*``.
     valid_force_mae
         Validation force MAE, meV/Å.
     phonon_change_thz
         Phonon MAE between this potential and the one of the next smaller training set (or the round before), THz.
     check_percent
         Relative force error in displaced cells that the reference calculated, percent; None when none were asked.
-    improved
-        Whether training lowered the validation loss.
-    stable
-        Whether the potential finds the crystal dynamically stable; an unstable one is not trusted unseen.
+    improved, stable
+        Training lowered the validation loss; the potential finds the crystal dynamically stable (an unstable one is
+        not trusted unseen).
     trained
         False for the foundation, which has no training set to converge with.
     """

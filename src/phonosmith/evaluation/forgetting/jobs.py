@@ -80,17 +80,9 @@ class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     ) -> Job:
         """Return a job whose output is a ``ForgettingDoc``.
 
-        Parameters
-        ----------
-        structure
-            The material at equilibrium.
-        tuned, foundation
-            References, or outputs of jobs that return them.
-        reference
-            What labels are made with, where it is a potential: it then labels these structures too. Without it the
-            document says how far the potential drifted from the foundation.
-        others, replay, given
-            See ``default_sets``.
+        Structure, ``others``, ``replay`` and ``given`` are those of ``default_sets``; potentials are references, or
+        outputs of jobs that return them. ``reference`` is what labels are made with, where it is a potential: it then
+        labels these structures too. Without it the document says how far the potential drifted from the foundation.
         """
         named = None if others is None else dict(others)
         member = measure_forgetting(

@@ -8,7 +8,7 @@ minimum away from zero is relaxed, symmetry kept, and the phase it ends in is na
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -19,7 +19,7 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.guarded import closer_than
-from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
+from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Phase, TransitionDoc
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, run_survey
 from phonosmith.evaluation.modes.phases import distinct_phases, phase_of, relax_displaced
 from phonosmith.evaluation.modes.search import (
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 Array = NDArray[np.float64]
-Relaxer = Callable[[list["Atoms"], list[GridMinimum], Phase], list[Pathway]]
-Sampler = Callable[[list["Atoms"]], Sequence[tuple[float | None, Any]]]
+Progress = Callable[[str, int, int], None]
 
 CLOSEST = 0.6
 """Part of the crystal's shortest distance below which a displaced cell is not calculated: atoms would overlap."""
@@ -113,25 +112,21 @@ def _planned(
     return document, space
 
 
-def displaced_cells(space: ModeSpace, amplitudes: Array) -> tuple[list[int], list[Atoms]]:
-    """Return displaced supercells whose atoms do not overlap, and which of the amplitudes they belong to."""
+def displaced_cells(space: ModeSpace, amplitudes: Array) -> dict[int, Atoms]:
+    """Return displaced supercells whose atoms do not overlap, by their place among the amplitudes."""
     from phonosmith.sampling.ladder import shortest_distance
 
     limit = CLOSEST * shortest_distance(space.atoms)
-    frames = {i: space.frame(point) for i, point in enumerate(amplitudes)}
-    good = {i: frame for i, frame in frames.items() if not closer_than(frame, limit)}
-    return list(good), list(good.values())
+    frames = {place: space.frame(point) for place, point in enumerate(amplitudes)}
+    return {place: frame for place, frame in frames.items() if not closer_than(frame, limit)}
 
 
-def to_samples(space: ModeSpace, size: int, places: Sequence[int], results: Sequence[Any]) -> list[Sample]:
-    """Return one sample per amplitude from (energy in eV or None, forces in eV/Å or None) of those calculated."""
-    samples = [Sample(None)] * size
-    for place, (energy, forces) in zip(places, results, strict=True):
-        if energy is None or not np.isfinite(energy):
-            continue
-        known = forces is not None and np.isfinite(forces).all()
-        samples[place] = Sample(float(energy), tuple(space.gradient(forces).tolist()) if known else None)
-    return samples
+def to_sample(space: ModeSpace, energy: float | None, forces: Any) -> Sample:
+    """Return what an energy (eV or None) and forces (eV/Å or None) say about one point."""
+    if energy is None or not np.isfinite(energy):
+        return Sample(None)
+    known = forces is not None and np.isfinite(forces).all()
+    return Sample(float(energy), tuple(space.gradient(forces).tolist()) if known else None)
 
 
 def record_survey(document: FollowedMode, space: ModeSpace, survey: Survey) -> None:
@@ -157,33 +152,33 @@ def chosen_starts(document: FollowedMode, space: ModeSpace, limit: int) -> tuple
     return [space.frame(start.amplitudes) for start in starts], starts
 
 
-def follow_modes(
+def follow_with_potential(
     model: HarmonicModel,
-    sample: Sampler,
-    relax: Relaxer | None,
+    potential: Potential,
     *,
-    method: str,
+    method: str = "",
+    ref: PotentialRef | None = None,
     options: FollowOptions | None = None,
-    potential: PotentialRef | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
+    relax: bool = True,
+    on_progress: Progress = lambda *_: None,
 ) -> TransitionDoc:
-    """Find the imaginary modes of a crystal, survey their amplitudes and relax from every minimum.
+    """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
+
+    The crystal should be relaxed with the same potential, or forces at zero amplitude remain.
 
     Parameters
     ----------
     model
         Force constants of the crystal; its primitive cell is the initial phase.
-    sample
-        Returns (energy in eV or None, forces in eV/Å or None) of many supercells.
+    method, ref
+        Name of the potential in the document; its identity.
     relax
-        Returns the pathways of displaced crystals (None: do not relax).
-    method, potential
-        Name of the potential or protocol; identity of the potential.
+        Relax from the minima.
     on_progress
         Is told in words what happens, how many modes are done, and of how many.
     """
     settings = options or FollowOptions()
-    inputs = {} if potential is None else {"potential": potential.sha256}
+    inputs = {} if ref is None else {"potential": ref.sha256}
     with recorded(inputs=inputs, settings=settings.model_dump()) as manifest:
         on_progress("looking for imaginary modes", 0, 1)
         initial = initial_phase(model)
@@ -191,30 +186,30 @@ def follow_modes(
         for number, (document, space) in enumerate(planned):
             if space is not None:
                 on_progress(describe(document), number, len(planned))
-                _follow_one(document, space, sample, relax, initial, settings)
+                _follow_one(document, space, potential, initial if relax else None, settings)
         on_progress("done", len(planned), len(planned))
-    return transition_document(model, [document for document, _ in planned], method, manifest, potential)
+    name = method or (ref.name if ref is not None else potential.architecture)
+    return transition_document(model, [document for document, _ in planned], name, manifest, ref)
 
 
 def _follow_one(
-    document: FollowedMode,
-    space: ModeSpace,
-    sample: Sampler,
-    relax: Relaxer | None,
-    initial: Phase,
-    options: FollowOptions,
+    document: FollowedMode, space: ModeSpace, potential: Potential, initial: Phase | None, options: FollowOptions
 ) -> None:
     """Survey and relax one mode; what goes wrong is recorded and does not end the others."""
     started = time.perf_counter()
 
-    def answer(amplitudes: Array) -> list[Sample]:
-        places, frames = displaced_cells(space, amplitudes)
-        return to_samples(space, len(amplitudes), places, sample(frames) if frames else [])
+    def sample(amplitudes: Array) -> list[Sample]:
+        samples, cells = [Sample(None)] * len(amplitudes), displaced_cells(space, amplitudes)
+        evaluated = potential.evaluate(list(cells.values()), stress=False) if cells else []
+        for place, one in zip(cells, evaluated, strict=True):
+            samples[place] = to_sample(space, one.energy, one.forces)
+        return samples
 
     try:
-        record_survey(document, space, run_survey(space, options.grid, answer))
-        if relax is not None:
-            document.pathways = relax(*chosen_starts(document, space, options.max_minima), initial)
+        record_survey(document, space, run_survey(space, options.grid, sample))
+        if initial is not None:
+            displaced, starts = chosen_starts(document, space, options.max_minima)
+            document.pathways = relax_displaced(displaced, starts, potential, initial)
     except PhonosmithError as error:
         document.skipped = f"failed: {error.message}"
     document.seconds = time.perf_counter() - started
@@ -253,32 +248,4 @@ def transition_document(
         n_energies=sum(mode.n_energies for mode in modes),
         seconds=manifest.wall_seconds,
         manifest=manifest,
-    )
-
-
-def follow_with_potential(
-    model: HarmonicModel,
-    potential: Potential,
-    *,
-    method: str = "",
-    ref: PotentialRef | None = None,
-    options: FollowOptions | None = None,
-    relax: bool = True,
-    on_progress: Callable[[str, int, int], None] = lambda *_: None,
-) -> TransitionDoc:
-    """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
-
-    The crystal should be relaxed with the same potential, or forces at zero amplitude remain. For the arguments see
-    `follow_modes`; ``ref`` is the identity of the potential.
-    """
-
-    def sample(frames: list[Atoms]) -> list[tuple[float, Array]]:
-        return [(one.energy, one.forces) for one in potential.evaluate(frames, stress=False)]
-
-    def relaxed(frames: list[Atoms], starts: list[GridMinimum], initial: Phase) -> list[Pathway]:
-        return relax_displaced(frames, starts, potential, initial)
-
-    name = method or (ref.name if ref is not None else potential.architecture)
-    return follow_modes(
-        model, sample, relaxed if relax else None, method=name, options=options, potential=ref, on_progress=on_progress
     )

@@ -25,7 +25,7 @@ from phonosmith.evaluation.modes.follow import (
     follow_with_potential,
     plan_modes,
     record_survey,
-    to_samples,
+    to_sample,
     transition_document,
 )
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, advance
@@ -111,7 +111,7 @@ def _round(
     space: dict[str, Any],
     task: ReferenceFollowing,
     history: list[list[Sample]],
-    answers: dict[str, Any] | None,
+    answers: list[Any] | None,
 ) -> Job:
     """Return a round; it starts other jobs, which belong to the worker of the reference program, not to its own."""
     number = len(history) + (answers is not None)
@@ -126,7 +126,7 @@ def survey_round(
     space: dict[str, Any],
     following: ReferenceFollowing,
     history: list[list[Sample]],
-    answers: dict[str, Any] | None,
+    answers: list[Any] | None,
 ) -> Response[Any] | FollowedMode:
     """Take the answers to the last round, and ask for the next; with the survey done, relax from its minima.
 
@@ -137,16 +137,15 @@ def survey_round(
     history
         Samples of the rounds before the last: [energy in eV or None, gradient in eV/(Å√amu) or None] each.
     answers
-        Of the last round: ``size``, ``places`` and ``records``.
+        Records of the last round, None where a point was not calculated.
     """
     mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
     task = ReferenceFollowing.model_validate(following)
     past = [[Sample(*one) for one in samples] for samples in history]
     if answers is not None:
-        records = [_record(item) for item in answers["records"]]
-        results = [(None, None) if item is None else (item.energy, item.forces) for item in records]
-        past.append(to_samples(room, int(answers["size"]), answers["places"], results))
-        mode.seconds += sum(item.wall_seconds for item in records if item is not None)
+        records = [_record(item) for item in answers]
+        past.append([Sample(None) if one is None else to_sample(room, one.energy, one.forces) for one in records])
+        mode.seconds += sum(one.wall_seconds for one in records if one is not None)
     try:
         wanted = advance(room, task.options.grid, past)
     except PhonosmithError as error:
@@ -158,16 +157,15 @@ def survey_round(
         if not task.relax or not starts:
             return mode
         return _relaxations(mode, [Frame.from_atoms(one) for one in displaced], past[0][0].energy, task)
-    places, cells = displaced_cells(room, wanted)
-    points = []
-    for place, frame in zip(places, cells, strict=True):
+    points: dict[int, Job] = {}
+    for place, frame in displaced_cells(room, wanted).items():
         title = f"mode point {task.name} r{len(past)} {place:03d}"
-        point = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
-        point.name, point.config = title, JobConfig(expose_store=True)
-        points.append(point)
-    asked = {"size": len(wanted), "places": places, "records": [point.output for point in points]}
+        points[place] = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
+        points[place].name, points[place].config = title, JobConfig(expose_store=True)
+    asked = [points[place].output if place in points else None for place in range(len(wanted))]
     after = _round(mode, space, task, past, asked)
-    return Response(replace=Flow([*points, after], output=after.output, name=f"mode round {task.name} {len(past)}"))
+    title = f"mode round {task.name} {len(past)}"
+    return Response(replace=Flow([*points.values(), after], output=after.output, name=title))
 
 
 def _record(item: Any) -> ReferenceRecord | None:
@@ -215,12 +213,12 @@ def collect_pathways(
 def _pathway(start: GridMinimum, frame: Frame, zero: float | None, record: ReferenceRecord | None) -> Pathway:
     """Return what became of one displaced crystal whose undisplaced energy was ``zero`` eV."""
     pathway = Pathway(start=start, displaced=displaced_phase(frame.to_atoms(), start), converged=False, n_steps=0)
-    if record is None or not record.accepted or zero is None or record.positions is None:
+    if record is None or not record.accepted or None in (zero, record.energy, record.positions):
         pathway.note = "the job left no result" if record is None else record.explain()
         return pathway
     ended = record.to_atoms()
     forces = np.zeros((len(ended), 3)) if record.forces is None else np.array(record.forces)
-    pathway.final = phase_of(ended, record.energy, zero / len(ended))
+    pathway.final = phase_of(ended, record.energy / len(ended) - zero / len(ended))
     pathway.converged, pathway.n_steps = True, record.ionic_steps or 0
     pathway.max_force = float(np.linalg.norm(forces, axis=1).max())
     return pathway

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -32,7 +32,7 @@ group and size lie 5e-4 or more apart."""
 FALLBACKS = (1.0, 0.5, 0.2, 0.1, 0.01)
 """Parts of the tolerance tried in turn."""
 _BATCH_STEPS = 4_000_000
-"""Atoms times steps kept in memory at once (every step of a trajectory is kept: about 100 bytes per atom)."""
+"""Atoms times steps kept in memory at once, roughly (every step of a trajectory is kept: about 100 bytes per atom)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class Identity:
     primitive: Structure
     symprec: float
     note: str = ""
+
+    def phase(self, energy_difference: float) -> Phase:
+        """Return the phase of this name, with its energy against the initial phase in eV/atom."""
+        return Phase(
+            space_group=self.space_group,
+            space_group_number=self.number,
+            n_atoms_primitive=len(self.primitive),
+            energy_difference_ev_per_atom=energy_difference,
+            structure=self.primitive.as_dict(),
+        )
 
 
 def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
@@ -89,35 +99,17 @@ def _structure(cell: SpglibCell) -> Structure:
     return Structure(lattice, [Element.from_Z(int(z)) for z in numbers], positions, to_unit_cell=True)
 
 
-def phase_of(
-    crystal: Structure | Atoms, energy: float | None = None, initial_energy_per_atom: float | None = None
-) -> Phase:
+def phase_of(crystal: Structure | Atoms, energy_difference: float = 0.0) -> Phase:
     """Return the phase a crystal (any cell of it) is, with its primitive cell as relaxed, not idealised.
 
-    ``energy`` of that cell (eV) and ``initial_energy_per_atom`` of the crystal that energies count from (eV/atom, by
-    the same method) give its energy difference; without both the crystal is taken as that initial phase itself.
+    ``energy_difference`` is its energy minus that of the initial phase by the same method, eV/atom.
     """
-    if (energy is None) != (initial_energy_per_atom is None):
-        raise InputError("One energy alone gives a phase no energy difference.", "Give both energies or neither.")
-    difference = 0.0
-    if energy is not None and initial_energy_per_atom is not None:
-        difference = energy / len(crystal) - initial_energy_per_atom
-    return _phase(identify(crystal), difference)
+    return identify(crystal).phase(energy_difference)
 
 
 def displaced_phase(frame: Atoms, start: GridMinimum) -> Phase:
     """Return what a displaced crystal is called before it relaxes, without its structure."""
-    return _phase(identify(frame), start.energy_ev_per_atom).model_copy(update={"structure": None})
-
-
-def _phase(identity: Identity, energy_difference: float) -> Phase:
-    return Phase(
-        space_group=identity.space_group,
-        space_group_number=identity.number,
-        n_atoms_primitive=len(identity.primitive),
-        energy_difference_ev_per_atom=energy_difference,
-        structure=identity.primitive.as_dict(),
-    )
+    return phase_of(frame, start.energy_ev_per_atom).model_copy(update={"structure": None})
 
 
 def same_name(one: Phase, other: Phase) -> bool:
@@ -187,25 +179,14 @@ def relax_displaced(
     undisplaced = Structure.from_dict(initial.structure).to_ase_atoms(msonable=False)
     base = potential.evaluate([undisplaced], stress=False)[0].energy / len(undisplaced)
     pathways: list[Pathway] = []
-    for together in _groups(frames, max_steps):
+    batches = np.cumsum([len(atoms) for atoms in frames]) * max(max_steps, 1) // _BATCH_STEPS
+    for batch in np.unique(batches):
+        together = np.flatnonzero(batches == batch)
         guard = GuardedPotential(potential, [frames[i] for i in together])
         trajectories = relax_batch(guard.frames, cast("Potential", guard), fmax=FMAX, max_steps=max_steps, cell="full")
         for place, i in enumerate(together):
             pathways.append(_pathway(frames[i], starts[i], trajectories[place], base, guard.notes.get(place)))
     return pathways
-
-
-def _groups(frames: Sequence[Atoms], max_steps: int) -> Iterator[list[int]]:
-    """Yield places of frames that relax together: as many as memory holds trajectories of."""
-    together: list[int] = []
-    size = 0
-    for i, atoms in enumerate(frames):
-        if together and (size + len(atoms)) * max(max_steps, 1) > _BATCH_STEPS:
-            yield together
-            together, size = [], 0
-        together.append(i)
-        size += len(atoms)
-    yield together
 
 
 def _pathway(frame: Atoms, start: GridMinimum, trajectory: Trajectory, base: float, problem: str | None) -> Pathway:
@@ -226,7 +207,7 @@ def _pathway(frame: Atoms, start: GridMinimum, trajectory: Trajectory, base: flo
         notes.append(
             f"not converged: {trajectory.fmax[-1]:.4f} eV/Å left after {trajectory.n_steps} steps ({FMAX:g} asked)"
         )
-    pathway.final = _phase(identity, trajectory.energies[-1] / len(last) - base)
+    pathway.final = identity.phase(trajectory.energies[-1] / len(last) - base)
     pathway.max_force = trajectory.max_forces[-1]
     pathway.note = "; ".join(notes)
     return pathway

@@ -43,22 +43,14 @@ SAME_Q = 1e-4
 
 @dataclass(frozen=True)
 class ImaginaryMode:
-    """An imaginary mode, or degenerate ones together.
+    """An imaginary mode, or degenerate ones together; the fields without a word here are those of `FollowedMode`.
 
     Attributes
     ----------
-    q, label
-        Wave vector, fractions of the primitive reciprocal vectors; name of a high-symmetry point, empty elsewhere.
-    bands, frequency_thz
-        Branches, lowest is 0; mean over them, imaginary negative.
+    bands
+        Branches, lowest is 0.
     eigenvectors
         One row per branch, 3 n_atoms columns, orthonormal, in phonopy's phase convention.
-    exact
-        The phonon supercell is commensurate with q.
-    q_refined
-        Band minimum that q stands for.
-    skipped
-        Why it is not to be followed; None when it is.
     """
 
     q: Array
@@ -154,10 +146,18 @@ class _Crystal:
         values, vectors = np.linalg.eigh(basis.conj().T @ dynamical @ basis)
         return np.sign(values) * np.sqrt(np.abs(values)) * self.factor, (basis @ vectors).T
 
-    def frequency(self, q: Array, band: int) -> float:
-        """Return one branch's frequency (THz) from phonopy as it is."""
-        self.phonon.run_qpoints(q[None])
-        return float(np.sort(self.phonon.get_qpoints_dict()["frequencies"][0])[band])
+    def downhill(self, start: Array, band: int) -> tuple[Array, float]:
+        """Return the minimum of a branch, as phonopy has it, that a start leads to, and its frequency in THz."""
+        from scipy.optimize import minimize
+
+        def frequency(q: Array) -> float:
+            self.phonon.run_qpoints(q[None])
+            return float(np.sort(self.phonon.get_qpoints_dict()["frequencies"][0])[band])
+
+        simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
+        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
+        lowest = minimize(frequency, start, method="Nelder-Mead", options=options)
+        return np.asarray(lowest.x), float(lowest.fun)
 
 
 def subspaces(frequencies: Array) -> list[list[int]]:
@@ -211,16 +211,6 @@ def _starts(model: HarmonicModel, threshold: float) -> list[tuple[Array, int]]:
     return starts
 
 
-def _downhill(crystal: _Crystal, start: Array, band: int) -> tuple[Array, float]:
-    """Return the minimum of a branch that a start leads to, and its frequency in THz."""
-    from scipy.optimize import minimize
-
-    simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
-    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
-    lowest = minimize(crystal.frequency, start, args=(band,), method="Nelder-Mead", options=options)
-    return np.asarray(lowest.x, dtype=float), float(lowest.fun)
-
-
 def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array, int, float]]:
     """Return (q, band, frequency in THz) of the minima of imaginary branches, one of each star, lowest first."""
     crystal = _Crystal(model)
@@ -230,7 +220,7 @@ def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array,
             starts.append((q, band))
     minima: list[tuple[Array, int, float]] = []
     for q, band in starts:
-        place, value = _downhill(crystal, q, band)
+        place, value = crystal.downhill(q, band)
         known = (crystal.same_star(place, p, Q_TOLERANCE) for p, b, _ in minima if b == band)
         if value < -threshold_thz and not any(known):
             minima.append((place, band, value))
