@@ -11,11 +11,6 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def _exponents(dimension: int, degree: int) -> NDArray[np.int64]:
-    every = itertools.product(range(degree + 1), repeat=dimension)
-    return np.array([powers for powers in every if sum(powers) <= degree])
-
-
 def _monomials(points: Array, powers: NDArray[np.int64]) -> Array:
     return np.asarray(np.prod(points[:, None, :] ** powers[None], axis=2))
 
@@ -50,7 +45,8 @@ def interpolated_minimum(
     places = (np.array([place for place, _, _ in samples]) - point) / width
     slopes = [slope * width for _, _, slope in samples if slope is not None]
     known = len(slopes) == len(samples)
-    powers = _exponents(dimension, 4 if known or (dimension == 1 and len(places) >= 5) else 2)
+    degree = 4 if known or (dimension == 1 and len(places) >= 5) else 2
+    powers = np.array([p for p in itertools.product(range(degree + 1), repeat=dimension) if sum(p) <= degree])
     matrix, target = _monomials(places, powers), np.array([value for _, value, _ in samples]) - energy
     if known:
         matrix = np.vstack([matrix, *(_slopes(places, powers, axis) for axis in range(dimension))])

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 CLOSEST = 0.6
 """Part of the crystal's shortest distance below which a displaced cell is not calculated: atoms would overlap."""
@@ -160,7 +159,7 @@ def follow_with_potential(
     ref: PotentialRef | None = None,
     options: FollowOptions | None = None,
     relax: bool = True,
-    on_progress: Progress = lambda *_: None,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> TransitionDoc:
     """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
 

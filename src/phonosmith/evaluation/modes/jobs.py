@@ -213,7 +213,7 @@ def collect_pathways(
 def _pathway(start: GridMinimum, frame: Frame, zero: float | None, record: ReferenceRecord | None) -> Pathway:
     """Return what became of one displaced crystal whose undisplaced energy was ``zero`` eV."""
     pathway = Pathway(start=start, displaced=displaced_phase(frame.to_atoms(), start), converged=False, n_steps=0)
-    if record is None or not record.accepted or None in (zero, record.energy, record.positions):
+    if record is None or not record.accepted or zero is None or record.energy is None or record.positions is None:
         pathway.note = "the job left no result" if record is None else record.explain()
         return pathway
     ended = record.to_atoms()

@@ -93,10 +93,10 @@ def _divides(primitive: SpglibCell, cell: SpglibCell) -> bool:
 
 
 def _structure(cell: SpglibCell) -> Structure:
-    from pymatgen.core import Element, Structure
+    from pymatgen.core import Structure
 
     lattice, positions, numbers = cell
-    return Structure(lattice, [Element.from_Z(int(z)) for z in numbers], positions, to_unit_cell=True)
+    return Structure(lattice, numbers, positions, to_unit_cell=True)
 
 
 def phase_of(crystal: Structure | Atoms, energy_difference: float = 0.0) -> Phase:

@@ -193,7 +193,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
         raise InputError(f"{', '.join(twice)} is given twice (line {node.start_mark.line + 1} on).", "Keep one.")
-    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))  # type: ignore[no-untyped-call]
+    return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)

@@ -14,7 +14,7 @@ What counts
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -251,19 +251,14 @@ def find_imaginary_modes(
     crystal, points = _Crystal(model), high_symmetry_points(model)
     modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, max_denominator)]
     corners = [q for _, q in points]
-    taken: list[ImaginaryMode] = []
     for q, band, value in band_minima(model, threshold):
-        if any(crystal.same_star(q, known, tolerance) for known in corners[1:]):
-            continue
-        if any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
+        at_corner = any(crystal.same_star(q, known, tolerance) for known in corners[1:])
+        if at_corner or any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
             continue
         mode = _at_minimum(crystal, q - np.rint(q), band, value, threshold, max_denominator, tolerance)
-        if mode.skipped is None:
-            again = any(band in known.bands and crystal.same_star(mode.q, known.q) for known in taken)
-            if again or any(crystal.same_star(mode.q, known) for known in corners):
-                continue
-            taken.append(mode)
-        modes.append(mode)
+        taken = [one.q for one in modes if not one.label and one.skipped is None and band in one.bands]
+        if mode.skipped or not any(crystal.same_star(mode.q, known) for known in (*corners, *taken)):
+            modes.append(mode)
     return modes
 
 
@@ -277,22 +272,20 @@ def _at_minimum(
     crystal: _Crystal, q: Array, band: int, value: float, threshold: float, max_denominator: int, tolerance: float
 ) -> ImaginaryMode:
     """Return the mode at the commensurate point next to a band minimum, or the reason why there is none."""
-    crude = ImaginaryMode(q, "", (band,), value, np.empty((0, 0), dtype=complex), crystal.exact(q))
     near = commensurate(q, max_denominator, tolerance)
-    if near is None:
-        reason = (
-            f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
-            f"wave vector within {tolerance:g} of it"
-        )
-        return replace(crude, skipped=reason)
-    place, cells = near
-    if cells == 1:
-        return replace(crude, skipped=f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise")
+    if near is None or near[1] == 1:
+        reason = f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise"
+        if near is None:
+            reason = (
+                f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
+                f"wave vector within {tolerance:g} of it"
+            )
+        return ImaginaryMode(q, "", (band,), value, np.empty((0, 0), complex), crystal.exact(q), skipped=reason)
+    place = near[0]
     frequencies, vectors = crystal.modes(place)
     group = next(group for group in subspaces(frequencies) if band in group)
     mean = float(frequencies[group].mean())
     refined = None if np.array_equal(q, place) else q
-    reason = None
-    if mean >= -threshold:
-        reason = f"{mean:.4f} THz at the commensurate point {place.round(4).tolist()} next to the band minimum"
-    return ImaginaryMode(place, "", tuple(group), mean, vectors[group], crystal.exact(place), refined, reason)
+    weak = f"{mean:.4f} THz at the commensurate point {place.round(4).tolist()} next to the band minimum"
+    skipped = weak if mean >= -threshold else None
+    return ImaginaryMode(place, "", tuple(group), mean, vectors[group], crystal.exact(place), refined, skipped)

@@ -98,14 +98,10 @@ class ModeSpace:
         """Number of real amplitudes."""
         return len(self.patterns)
 
-    def displacement(self, amplitudes: Sequence[float] | Array) -> Array:
-        """Return displacements of the atoms in Å for amplitudes in Å√amu."""
-        return np.asarray(np.tensordot(amplitudes, self.patterns, axes=1) / np.sqrt(self.masses)[:, None])
-
     def frame(self, amplitudes: Sequence[float] | Array) -> Atoms:
-        """Return the displaced supercell."""
+        """Return the supercell displaced by amplitudes in Å√amu."""
         moved = self.atoms.copy()
-        moved.positions += self.displacement(amplitudes)
+        moved.positions += np.tensordot(amplitudes, self.patterns, axes=1) / np.sqrt(self.masses)[:, None]
         return moved
 
     def gradient(self, forces: Array) -> Array:
@@ -145,14 +141,11 @@ def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers
     primitive = atoms_of(phonon.primitive)
     primitive.info = {}
     atoms, size = make_supercell(primitive, matrix), len(primitive)
-    fractions = atoms.positions @ np.linalg.inv(primitive.cell.array)
-    apart = fractions[:, None] - np.asarray(phonon.primitive.scaled_positions)[None]
-    apart -= np.rint(apart)
-    kinds = np.linalg.norm(apart @ primitive.cell.array, axis=2).argmin(axis=1)
-    masses = np.asarray(phonon.primitive.masses, dtype=float)[kinds]
-    waves = np.exp(2j * np.pi * fractions @ q)[None, :, None]
-    fields = np.asarray(eigenvectors).reshape(-1, size, 3)[:, kinds] * waves
-    flat = np.concatenate([fields.real, fields.imag]).reshape(2 * len(fields), -1) / np.sqrt(len(atoms) / size)
+    repeats = len(atoms) // size  # cell by cell
+    masses = np.tile(np.asarray(phonon.primitive.masses, dtype=float), repeats)
+    waves = np.exp(2j * np.pi * atoms.positions @ np.linalg.inv(primitive.cell.array) @ q)[None, :, None]
+    fields = np.tile(np.asarray(eigenvectors).reshape(-1, size, 3), (1, repeats, 1)) * waves
+    flat = np.concatenate([fields.real, fields.imag]).reshape(2 * len(fields), -1) / np.sqrt(repeats)
     _, strengths, basis = np.linalg.svd(flat, full_matrices=False)
     rank = int((strengths > RANK_TOLERANCE).sum())
     return atoms, masses, basis[:rank].reshape(rank, len(atoms), 3)
