@@ -62,6 +62,14 @@ def cell_of(crystal: Structure | Atoms) -> SpglibCell:
     return spglib_cell(crystal)
 
 
+def divides(primitive: SpglibCell, cell: SpglibCell, tolerance: float) -> bool:
+    """Return whether a whole number of primitive cells has the atoms and, within a share, the volume of the cell."""
+    ratio, rest = divmod(len(cell[2]), len(primitive[2]))
+    whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
+    volumes = abs(np.linalg.det(primitive[0])) * ratio / abs(np.linalg.det(cell[0]))
+    return rest == 0 and whole and abs(volumes - 1) < tolerance
+
+
 @dataclass(frozen=True)
 class Symmetry:
     """Operations of one crystal in fractions of its cell: rotations, and where they take each atom.
@@ -106,12 +114,10 @@ def smallest_cell(atoms: Atoms) -> Atoms:
     import spglib
     from ase import Atoms
 
-    cell = ask_spglib(spglib.standardize_cell, cell_of(atoms), to_primitive=True, symprec=CONSTRAINT_SYMPREC)
-    if cell is not None and len(atoms) % len(cell[2]) == 0:
-        reduced = Atoms(numbers=cell[2], cell=cell[0], scaled_positions=cell[1], pbc=True)
-        ratio = reduced.get_volume() * len(atoms) / len(reduced) / atoms.get_volume()
-        if abs(ratio - 1) < 0.01 and reduced.symbols.formula.reduce()[0] == atoms.symbols.formula.reduce()[0]:
-            return reduced
+    cell = cell_of(atoms)
+    primitive = ask_spglib(spglib.standardize_cell, cell, to_primitive=True, symprec=CONSTRAINT_SYMPREC)
+    if primitive is not None and divides(primitive, cell, 0.01):
+        return Atoms(cell=primitive[0], scaled_positions=primitive[1], numbers=primitive[2], pbc=True)
     copy = atoms.copy()
     copy.set_constraint()
     return copy

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.mechanics.fastpath import scaled_cell
@@ -47,7 +47,7 @@ class FrameSet:
     relabel: bool = False
 
 
-def _ladder(structure: Structure, count: int, seed: int, *, max_atoms: int = MAX_ATOMS, **how: float) -> list[Atoms]:
+def _ladder(structure: Structure, count: int, seed: int, *, max_atoms: int = MAX_ATOMS, **how: Any) -> list[Atoms]:
     """Return rattled and distorted cells; what is not said in ``how`` is as for training."""
     if count < 1:
         raise InputError(f"{count} structures are no set.", "Ask for at least one.")

@@ -16,8 +16,7 @@ def _monomials(points: Array, powers: NDArray[np.int64]) -> Array:
 
 
 def _slopes(points: Array, powers: NDArray[np.int64], axis: int) -> Array:
-    lower = powers.copy()
-    lower[:, axis] = np.maximum(lower[:, axis] - 1, 0)
+    lower = np.maximum(powers - np.eye(powers.shape[1], dtype=int)[axis], 0)
     return powers[:, axis] * _monomials(points, lower)
 
 

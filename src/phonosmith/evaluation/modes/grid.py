@@ -113,11 +113,7 @@ class Survey:
 
 
 class _UnansweredError(Exception):
-    """A round that stored answers do not cover."""
-
-    def __init__(self, amplitudes: Array) -> None:
-        super().__init__()
-        self.amplitudes = amplitudes
+    """A round that stored answers do not cover; its argument are the amplitudes."""
 
 
 class _Grid:
@@ -315,5 +311,5 @@ def advance(space: ModeSpace, options: GridOptions, history: Sequence[Sequence[S
 
     try:
         return run_survey(space, options, sample)
-    except _UnansweredError as wanted:
-        return wanted.amplitudes
+    except _UnansweredError as error:
+        return np.asarray(error.args[0])

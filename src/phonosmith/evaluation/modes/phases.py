@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.guarded import GuardedPotential, SpglibCell, ask_spglib, cell_of
+from phonosmith.evaluation.guarded import GuardedPotential, SpglibCell, ask_spglib, cell_of, divides
 from phonosmith.evaluation.modes.documents import GridMinimum, Pathway, Phase
 from phonosmith.potentials.base import require_elements
 from phonosmith.sampling.fire import Trajectory, relax_batch
@@ -73,7 +73,7 @@ def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
         tolerance = part * symprec
         dataset = ask_spglib(spglib.get_symmetry_dataset, cell, symprec=tolerance)
         primitive = ask_spglib(spglib.standardize_cell, cell, to_primitive=True, no_idealize=True, symprec=tolerance)
-        if dataset is None or primitive is None or not _divides(primitive, cell):
+        if dataset is None or primitive is None or not divides(primitive, cell, 0.05):
             continue
         again = ask_spglib(spglib.get_symmetry_dataset, primitive, symprec=tolerance)
         if again is None or again.number != dataset.number:
@@ -82,14 +82,6 @@ def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
         return Identity(str(dataset.international), int(dataset.number), _structure(primitive), tolerance, note)
     note = f"spglib finds no consistent symmetry within {symprec:g} Å or less: taken as P1"
     return Identity("P1", 1, _structure(cell), symprec, note)
-
-
-def _divides(primitive: SpglibCell, cell: SpglibCell) -> bool:
-    """Return whether a whole number of primitive cells has the atoms and, within 5 %, the volume of the cell."""
-    ratio, rest = divmod(len(cell[2]), len(primitive[2]))
-    whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
-    volumes = abs(np.linalg.det(primitive[0])) * ratio / abs(np.linalg.det(cell[0]))
-    return rest == 0 and whole and abs(volumes - 1) < 0.05
 
 
 def _structure(cell: SpglibCell) -> Structure:
@@ -181,7 +173,7 @@ def relax_displaced(
     pathways: list[Pathway] = []
     batches = np.cumsum([len(atoms) for atoms in frames]) * max(max_steps, 1) // _BATCH_STEPS
     for batch in np.unique(batches):
-        together = np.flatnonzero(batches == batch)
+        together = np.flatnonzero(batches == batch).tolist()
         guard = GuardedPotential(potential, [frames[i] for i in together])
         trajectories = relax_batch(guard.frames, cast("Potential", guard), fmax=FMAX, max_steps=max_steps, cell="full")
         for place, i in enumerate(together):

@@ -105,10 +105,6 @@ class _Crystal:
         """Tell whether the phonon supercell is commensurate with q."""
         return whole(self.supercell @ q)
 
-    def same_star(self, one: Array, other: Array, tolerance: float = SAME_Q) -> bool:
-        """Tell whether the crystal makes two wave vectors equal."""
-        return same_star(one, other, self.rotations, tolerance)
-
     def dynamical_matrix(self, q: Array) -> Complex:
         """Return the dynamical matrix averaged over the operations that keep q (with time reversal: or reverse it)."""
         matrix = self.phonon.dynamical_matrix
@@ -190,7 +186,7 @@ def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
     points: list[tuple[str, Array]] = [("GAMMA", np.zeros(3))]
     for names, segment in zip(path.labels, path.segments, strict=True):
         for name, q in zip(names, segment, strict=True):
-            if not any(crystal.same_star(q, known) for _, known in points):
+            if not any(same_star(q, known, crystal.rotations) for _, known in points):
                 points.append((name, np.asarray(q, dtype=float)))
     return points
 
@@ -216,12 +212,12 @@ def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array,
     crystal = _Crystal(model)
     starts: list[tuple[Array, int]] = []
     for q, band in _starts(model, threshold_thz):
-        if not any(band == other and crystal.same_star(q, known, NEAR_START) for known, other in starts):
+        if not any(band == other and same_star(q, known, crystal.rotations, NEAR_START) for known, other in starts):
             starts.append((q, band))
     minima: list[tuple[Array, int, float]] = []
     for q, band in starts:
         place, value = crystal.downhill(q, band)
-        known = (crystal.same_star(place, p, Q_TOLERANCE) for p, b, _ in minima if b == band)
+        known = (same_star(place, p, crystal.rotations, Q_TOLERANCE) for p, b, _ in minima if b == band)
         if value < -threshold_thz and not any(known):
             minima.append((place, band, value))
     return sorted(minima, key=lambda item: item[2])
@@ -252,12 +248,12 @@ def find_imaginary_modes(
     modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, max_denominator)]
     corners = [q for _, q in points]
     for q, band, value in band_minima(model, threshold):
-        at_corner = any(crystal.same_star(q, known, tolerance) for known in corners[1:])
+        at_corner = any(same_star(q, known, crystal.rotations, tolerance) for known in corners[1:])
         if at_corner or any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
             continue
         mode = _at_minimum(crystal, q - np.rint(q), band, value, threshold, max_denominator, tolerance)
         taken = [one.q for one in modes if not one.label and one.skipped is None and band in one.bands]
-        if mode.skipped or not any(crystal.same_star(mode.q, known) for known in (*corners, *taken)):
+        if mode.skipped or not any(same_star(mode.q, known, crystal.rotations) for known in (*corners, *taken)):
             modes.append(mode)
     return modes
 
