@@ -62,6 +62,14 @@ def cell_of(crystal: Structure | Atoms) -> SpglibCell:
     return spglib_cell(crystal)
 
 
+def divides(primitive: SpglibCell, cell: SpglibCell, tolerance: float) -> bool:
+    """Return whether a whole number of primitive cells has the atoms and, within a share, the volume of the cell."""
+    ratio, rest = divmod(len(cell[2]), len(primitive[2]))
+    whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
+    volumes = abs(np.linalg.det(primitive[0])) * ratio / abs(np.linalg.det(cell[0]))
+    return rest == 0 and whole and abs(volumes - 1) < tolerance
+
+
 @dataclass(frozen=True)
 class Symmetry:
     """Operations of one crystal in fractions of its cell: rotations, and where they take each atom.
@@ -73,19 +81,15 @@ class Symmetry:
     maps: NDArray[np.int_]
 
     @classmethod
-    def of(cls, atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Symmetry:
-        """Return the operations spglib finds (the identity alone where it finds none); symprec in Å."""
+    def of(cls, atoms: Atoms) -> Symmetry:
+        """Return the operations spglib finds, the identity alone where it finds none."""
         import spglib
-        from scipy.spatial import cKDTree
+        from ase.spacegroup.symmetrize import prep_symmetry
 
-        operations = ask_spglib(spglib.get_symmetry, cell_of(atoms), symprec=symprec)
-        if operations is None:
+        if ask_spglib(spglib.get_symmetry, cell_of(atoms), symprec=CONSTRAINT_SYMPREC) is None:
             return cls(np.eye(3, dtype=int)[None], np.arange(len(atoms))[None])
-        positions = wrapped(atoms.get_scaled_positions())
-        tree = cKDTree(positions, boxsize=1.0)
-        pairs = zip(operations["rotations"], operations["translations"], strict=True)
-        maps = [tree.query(wrapped(positions @ rotation.T + shift))[1] for rotation, shift in pairs]
-        return cls(np.array(operations["rotations"]), np.array(maps))
+        rotations, _, maps = prep_symmetry(atoms, CONSTRAINT_SYMPREC)
+        return cls(rotations, np.array(maps))
 
     def project(self, cell: Array, forces: Array, stress: Array) -> tuple[Array, Array]:
         """Return the invariant parts of forces (eV/Å) and Voigt stress (eV/Å³) in a cell (rows, Å)."""
@@ -98,18 +102,10 @@ class Symmetry:
         # ASE's function asks for translations as well and does not use them
         kept = symmetrize_rank1(cell, inverse, forces, self.rotations, self.rotations, self.maps)
         tension = symmetrize_rank2(cell, inverse, voigt_6_to_full_3x3_stress(stress), self.rotations)
-        return np.asarray(kept), np.asarray(full_3x3_to_voigt_6_stress(tension))
+        return kept, full_3x3_to_voigt_6_stress(tension)
 
 
-def wrapped(positions: Array) -> Array:
-    """Return fractions inside the periodic box [0, 1)."""
-    inside = np.mod(positions, 1.0)
-    # rounding takes -1e-17 to 1, which is outside the periodic box
-    inside[inside >= 1.0] = 0.0
-    return inside
-
-
-def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
+def smallest_cell(atoms: Atoms) -> Atoms:
     """Return the primitive cell of a crystal with rounding noise taken out; the cell as it is where that fails.
 
     Only a primitive cell has room for the whole symmetry: a doubled cell of a cubic crystal may relax to a tetragonal
@@ -118,20 +114,17 @@ def smallest_cell(atoms: Atoms, symprec: float = CONSTRAINT_SYMPREC) -> Atoms:
     import spglib
     from ase import Atoms
 
-    cell = ask_spglib(spglib.standardize_cell, cell_of(atoms), to_primitive=True, no_idealize=False, symprec=symprec)
-    if cell is not None and len(atoms) % len(cell[2]) == 0:
-        reduced = Atoms(numbers=cell[2], cell=cell[0], scaled_positions=cell[1], pbc=True)
-        ratio = reduced.get_volume() * len(atoms) / len(reduced) / atoms.get_volume()
-        if abs(ratio - 1) < 0.01 and reduced.symbols.formula.reduce()[0] == atoms.symbols.formula.reduce()[0]:
-            return reduced
+    cell = cell_of(atoms)
+    primitive = ask_spglib(spglib.standardize_cell, cell, to_primitive=True, symprec=CONSTRAINT_SYMPREC)
+    if primitive is not None and divides(primitive, cell, 0.01):
+        return Atoms(cell=primitive[0], scaled_positions=primitive[1], numbers=primitive[2], pbc=True)
     copy = atoms.copy()
-    copy.calc = None
     copy.set_constraint()
     return copy
 
 
 class GuardedPotential:
-    """Evaluates crystals that relax together, each with its own symmetry (found within ``symprec``, Å) and limits.
+    """Evaluates crystals that relax together, each with its own symmetry and limits.
 
     Attributes
     ----------
@@ -141,38 +134,35 @@ class GuardedPotential:
         Why a crystal was given up, by its place.
     """
 
-    def __init__(self, potential: Potential, starts: Sequence[Atoms], symprec: float = CONSTRAINT_SYMPREC) -> None:
+    def __init__(self, potential: Potential, starts: Sequence[Atoms]) -> None:
         self._potential = potential
-        self.frames = [smallest_cell(atoms, symprec) for atoms in starts]
+        self.frames = [smallest_cell(atoms) for atoms in starts]
         for place, atoms in enumerate(self.frames):
             atoms.info = {_TAG: place}
-        self._symmetries = [Symmetry.of(atoms, symprec) for atoms in self.frames]
+        self._symmetries = [Symmetry.of(atoms) for atoms in self.frames]
         self._volumes = [float(atoms.get_volume()) for atoms in self.frames]
         self._distances = [shortest_distance(atoms) for atoms in self.frames]
-        self._energies: dict[int, float] = {}
+        self._energies: dict[int, float] = {}  # of the first step
         self.notes: dict[int, str] = {}
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
         """Return projected results; a crystal that is given up gets no forces, which ends its relaxation."""
         places = [int(atoms.info[_TAG]) for atoms in frames]
         for place, atoms in zip(places, frames, strict=True):
-            problem = self._geometry_problem(place, atoms)
-            if problem:
+            if problem := self._geometry_problem(place, atoms):
                 self.notes[place] = problem
         good = [k for k, place in enumerate(places) if place not in self.notes]
-        evaluated = (
-            self._potential.evaluate([frames[k] for k in good], stress=stress, progress=progress) if good else []
-        )
         results = [Evaluation(0.0, np.zeros((len(atoms), 3)), np.zeros(6)) for atoms in frames]
+        if not good:
+            return results
+        evaluated = self._potential.evaluate([frames[k] for k in good], stress=stress, progress=progress)
         for k, item in zip(good, evaluated, strict=True):
-            problem = self._number_problem(places[k], item, len(frames[k]))
-            if problem:
-                self.notes[places[k]] = problem
-                continue
-            cell = frames[k].cell.array
-            results[k] = Evaluation(
-                item.energy, *self._symmetries[places[k]].project(cell, item.forces, np.asarray(item.stress))
-            )
+            place, atoms = places[k], frames[k]
+            if problem := self._number_problem(place, item, len(atoms)):
+                self.notes[place] = problem
+            else:
+                projected = self._symmetries[place].project(atoms.cell.array, item.forces, item.stress)
+                results[k] = Evaluation(item.energy, *projected)
         return results
 
     def _geometry_problem(self, place: int, atoms: Atoms) -> str:
@@ -183,15 +173,13 @@ class GuardedPotential:
         if not 1 / LARGEST_VOLUME_FACTOR <= factor <= LARGEST_VOLUME_FACTOR:
             return f"diverged: the volume became {factor:.2f} times that of the start"
         limit = SHORTEST_DISTANCE_FRACTION * self._distances[place]
-        if _closer_than(atoms, limit):
+        if closer_than(atoms, limit):
             return f"diverged: two atoms came closer than {limit:.2f} Å"
         return ""
 
     def _number_problem(self, place: int, result: Evaluation, n_atoms: int) -> str:
         """Return what is wrong with the results for a configuration."""
-        if not (
-            np.isfinite(result.energy) and np.all(np.isfinite(result.forces)) and np.all(np.isfinite(result.stress))
-        ):
+        if not all(np.isfinite(values).all() for values in (result.energy, result.forces, result.stress)):
             return "diverged: the potential gave no finite energy, forces and stress"
         change = (result.energy - self._energies.setdefault(place, result.energy)) / n_atoms
         if abs(change) > LARGEST_ENERGY_CHANGE:
@@ -199,7 +187,8 @@ class GuardedPotential:
         return ""
 
 
-def _closer_than(atoms: Atoms, limit: float) -> bool:
+def closer_than(atoms: Atoms, limit: float) -> bool:
+    """Return whether any two atoms, periodic images included, are closer than a limit in Å."""
     from ase.neighborlist import neighbor_list
 
     return bool(len(neighbor_list("i", atoms, limit)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.core.errors import ConvergenceError
 from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.potentials.base import require_elements
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
 
     from phonosmith.potentials.base import Potential
-
-Array = NDArray[np.float64]
-CellFreedom = Literal["full", "fixed_volume", "fixed"]
 
 FMAX = 1e-5
 """eV/Å; forces of displaced cells (0.01 Å) are of the order 0.1 eV/Å, so this leaves them correct to 1e-4."""
@@ -41,12 +37,8 @@ class Relaxation:
     ----------
     atoms, energy
         Relaxed positions and cell, without calculator or constraints; eV per cell.
-    fmax
-        Largest force on an atom, eV/Å.
-    smax
-        Largest stress component that was free to relax, GPa (pressure taken out at fixed volume, 0 for a fixed cell).
-    pressure
-        -1/3 of the trace of the stress, GPa.
+    fmax, smax, pressure
+        Largest force on an atom, eV/Å; largest stress component and -1/3 of the stress's trace, GPa.
     steps, converged
         Optimizer steps; both thresholds met.
     """
@@ -70,24 +62,17 @@ class Relaxation:
         }
 
 
-def _residuals(atoms: Atoms, cell: CellFreedom) -> tuple[float, float, float]:
-    """Return the largest force (eV/Å), the largest free stress component and the pressure (both GPa)."""
-    forces = atoms.get_forces()
-    fmax = float(np.linalg.norm(forces, axis=1).max()) if len(forces) else 0.0
-    if cell == "fixed":
-        return fmax, 0.0, float("nan")
+def _residuals(atoms: Atoms) -> tuple[float, float, float]:
+    """Return the largest force (eV/Å), the largest stress component and the pressure (both GPa)."""
     stress = atoms.get_stress(voigt=True) * GPA_PER_EV_PER_A3
-    pressure = -float(stress[:3].mean())
-    free = stress + np.array([pressure] * 3 + [0.0] * 3) if cell == "fixed_volume" else stress
-    return fmax, float(np.abs(free).max()), pressure
+    fmax = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    return fmax, float(np.abs(stress).max()), -float(stress[:3].mean())
 
 
 def relax_atoms(
     atoms: Atoms,
     potential: Potential | Calculator,
     *,
-    cell: CellFreedom = "full",
-    symmetry: bool = True,
     fmax: float = FMAX,
     smax_gpa: float = SMAX_GPA,
     steps: int = 500,
@@ -100,24 +85,18 @@ def relax_atoms(
     ----------
     potential
         A potential, or an ASE calculator.
-    cell
-        ``full``, ``fixed_volume`` (shape only) or ``fixed``.
-    symmetry, symprec
-        Take up the space group found within ``symprec`` (Å) and keep it.
+    symprec
+        The space group found within this tolerance (Å) is taken up and kept.
     fmax, smax_gpa
         Thresholds of the largest force (eV/Å) and of the largest stress component (GPa).
     steps
         Optimizer steps allowed in all.
     must_converge
-        Raise when a threshold is missed; otherwise the result says ``converged=False``.
-
-    Raises
-    ------
-    ConvergenceError
-        Naming the residual force and stress.
+        Raise ConvergenceError when a threshold is missed; otherwise the result says ``converged=False``.
     """
-    if cell not in {"full", "fixed_volume", "fixed"}:
-        raise InputError(f"Unknown cell freedom {cell!r}.", "Choose full, fixed_volume or fixed.")
+    from ase.constraints import FixSymmetry
+    from ase.spacegroup.symmetrize import refine_symmetry
+
     work = atoms.copy()
     work.set_constraint()
     if hasattr(potential, "evaluate"):
@@ -125,15 +104,11 @@ def relax_atoms(
         work.calc = potential.calculator()
     else:
         work.calc = potential
-    if symmetry:
-        from ase.constraints import FixSymmetry
-        from ase.spacegroup.symmetrize import refine_symmetry
-
-        # symmetrised forces cannot heal rounding noise of the input, so it is taken out first
-        refine_symmetry(work, symprec=symprec)
-        work.set_constraint(FixSymmetry(work, symprec=symprec))
-    taken = _optimize(work, cell, fmax, smax_gpa, steps)
-    force, stress, pressure = _residuals(work, cell)
+    # symmetrised forces cannot heal rounding noise of the input, so it is taken out first
+    refine_symmetry(work, symprec=symprec)
+    work.set_constraint(FixSymmetry(work, symprec=symprec))
+    taken = _optimize(work, fmax, smax_gpa, steps)
+    force, stress, pressure = _residuals(work)
     converged = bool(force <= fmax and stress <= smax_gpa)
     if must_converge and not converged:
         raise ConvergenceError(
@@ -141,27 +116,24 @@ def relax_atoms(
             f"{force:.1e} eV/Å (wanted {fmax:.1e}) and stress of {stress:.1e} GPa (wanted {smax_gpa:.1e}).",
             "Allow more steps, start closer to the minimum, or evaluate the potential in float64.",
         )
-    energy = float(work.get_potential_energy())
     relaxed = work.copy()
     relaxed.set_constraint()
-    return Relaxation(relaxed, energy, force, stress, pressure, taken, converged)
+    return Relaxation(relaxed, float(work.get_potential_energy()), force, stress, pressure, taken, converged)
 
 
-def _optimize(work: Atoms, cell: CellFreedom, fmax: float, smax_gpa: float, steps: int) -> int:
+def _optimize(work: Atoms, fmax: float, smax_gpa: float, steps: int) -> int:
     """Minimise in rounds until forces and stress both meet their thresholds; return the steps taken."""
     from ase.filters import FrechetCellFilter
     from ase.optimize import FIRE, BFGSLineSearch
 
-    taken = 0
-    threshold = fmax
+    taken, threshold = 0, fmax
     for optimizer in (BFGSLineSearch, BFGSLineSearch, FIRE, BFGSLineSearch):
-        force, stress, _ = _residuals(work, cell)
+        force, stress, _ = _residuals(work)
         if (force <= fmax and stress <= smax_gpa) or taken >= steps:
             break
         # the filter measures stress as a force (volume times stress over the number of atoms), so its own threshold
         # says little about GPa: it is tightened until both thresholds hold
-        target = work if cell == "fixed" else FrechetCellFilter(work, constant_volume=cell == "fixed_volume")
-        optimisation = optimizer(target, logfile=None)
+        optimisation = optimizer(FrechetCellFilter(work), logfile=None)
         # the line search raises when it gives up at the noise floor; the residuals decide what that is worth
         with contextlib.suppress(RuntimeError):
             optimisation.run(fmax=threshold, steps=steps - taken)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -19,6 +18,22 @@ ReasonCode = Literal[
     "not_improved", "mismatch", "no_phonons", "no_validation", "force_mae", "convergence_unknown", "not_converged",
     "check_forces", "imaginary_modes",
 ]  # fmt: skip
+_WORDS: dict[ReasonCode, str] = {
+    "phonon_mae": "phonon MAE {value:.3f} THz exceeds {limit:g} THz",
+    "omega_max": "highest frequency off by {value:+.1f} %, allowed {limit:g} %",
+    "heat_capacity": "heat capacity off by {value:+.1f} %, allowed {limit:g} %",
+    "entropy": "entropy off by {value:+.1f} %, allowed {limit:g} %",
+    "stability": "predicts a dynamically {ours} crystal, the reference is {theirs}",
+    "space_group": "relaxes to {ours}, the reference to {theirs}",
+    "worse_than_foundation": "worse than the foundation ({value:.3f} > {limit:.3f} THz)",
+    "not_improved": "training did not lower the validation loss",
+    "no_validation": "no validation errors",
+    "force_mae": "validation force MAE {value:.1f} meV/Å exceeds {limit:g} meV/Å",
+    "convergence_unknown": "no smaller training set to compare its phonons with: convergence is unknown",
+    "not_converged": "phonons still move with the training set: {value:.3f} THz, allowed {limit:g} THz",
+    "check_forces": "forces of displaced cells off by {value:.1f} %, allowed {limit:g} %",
+    "imaginary_modes": "predicts imaginary modes, which only reference phonons could confirm",
+}
 CONVERGENCE: tuple[ReasonCode, ...] = ("convergence_unknown", "not_converged")
 """Reasons that more labels may remove."""
 
@@ -44,15 +59,10 @@ class Verdict(Document):
     )
 
     @classmethod
-    def of(cls, details: Iterable[VerdictReason], thresholds: Mapping[str, float] | None = None) -> Verdict:
+    def of(cls, details: list[VerdictReason], thresholds: Mapping[str, float] | None = None) -> Verdict:
         """Return the verdict that some reasons, or none, amount to."""
-        listed = list(details)
-        return cls(
-            fit=not listed,
-            reasons=[reason.message for reason in listed],
-            thresholds=dict(thresholds or {}),
-            details=listed,
-        )
+        reasons = [reason.message for reason in details]
+        return cls(fit=not details, reasons=reasons, thresholds=dict(thresholds or {}), details=details)
 
 
 def unfit(code: ReasonCode, message: str) -> Verdict:
@@ -60,16 +70,18 @@ def unfit(code: ReasonCode, message: str) -> Verdict:
     return Verdict.of([VerdictReason(code=code, message=message)])
 
 
-@dataclass
-class _Case:
-    """What has been found against a potential."""
+def _reason(code: ReasonCode, value: float | None = None, limit: float | None = None, **words: str) -> VerdictReason:
+    message = _WORDS[code].format(value=value, limit=limit, **words)
+    return VerdictReason(code=code, message=message, value=value, threshold=limit)
 
-    reasons: list[VerdictReason] = field(default_factory=list)
 
-    def against(
-        self, code: ReasonCode, message: str, value: float | None = None, threshold: float | None = None
-    ) -> None:
-        self.reasons.append(VerdictReason(code=code, message=message, value=value, threshold=threshold))
+def _exceeded(measured: Iterable[tuple[ReasonCode, float | None, float]]) -> list[VerdictReason]:
+    """Return the reasons whose value is known and not within its limit, nan included."""
+    return [_reason(code, x, limit) for code, x, limit in measured if x is not None and not abs(x) <= limit]
+
+
+def _percent(ours: float, theirs: float) -> float:
+    return 100 * (ours - theirs) / theirs if theirs else float("inf")
 
 
 def judge(
@@ -79,60 +91,33 @@ def judge(
     *,
     improved: bool = True,
 ) -> Verdict:
-    """Judge a potential by its phonons against the reference.
+    """Judge a potential by its phonons against the reference, with the thresholds ``verdict_*`` of the settings.
 
-    Parameters
-    ----------
-    comparison
-        The potential against the reference.
-    settings
-        Holds the thresholds ``verdict_*``.
-    foundation
-        The foundation against the same reference; a potential worse than it is never fit.
-    improved
-        Whether training lowered the validation loss.
+    A potential worse than the foundation (against the same reference), or whose training did not lower the validation
+    loss (``improved``), is never fit.
     """
-    limits = {
-        "phonon_mae_thz": settings.verdict_phonon_mae_thz,
-        "omega_max_percent": settings.verdict_omega_max_percent,
-        "thermal_percent": settings.verdict_thermal_percent,
-    }
-    case = _Case()
-    mae, allowed = comparison.mae_thz, limits["phonon_mae_thz"]
-    if mae > allowed:
-        case.against("phonon_mae", f"phonon MAE {mae:.3f} THz exceeds {allowed:g} THz", mae, allowed)
-    error, allowed = comparison.omega_max_error_percent, limits["omega_max_percent"]
-    if error is not None and abs(error) > allowed:
-        case.against("omega_max", f"highest frequency off by {error:+.1f} %, allowed {allowed:g} %", error, allowed)
-    reference, candidate = comparison.reference, comparison.candidate
-    allowed = limits["thermal_percent"]
-    thermal: tuple[tuple[ReasonCode, str, float, float], ...] = (
-        ("heat_capacity", "heat capacity", candidate.heat_capacity, reference.heat_capacity),
-        ("entropy", "entropy", candidate.entropy, reference.entropy),
+    mae_limit, thermal_limit = settings.verdict_phonon_mae_thz, settings.verdict_thermal_percent
+    omega_limit = settings.verdict_omega_max_percent
+    ours, theirs, mae = comparison.candidate, comparison.reference, comparison.mae_thz
+    reasons = _exceeded(
+        [
+            ("phonon_mae", mae, mae_limit),
+            ("omega_max", comparison.omega_max_error_percent, omega_limit),
+            ("heat_capacity", _percent(ours.heat_capacity, theirs.heat_capacity), thermal_limit),
+            ("entropy", _percent(ours.entropy, theirs.entropy), thermal_limit),
+        ]
     )
-    for code, name, ours, theirs in thermal:
-        deviation = 100 * (ours - theirs) / theirs if theirs else float("inf")
-        if abs(deviation) > allowed:
-            case.against(code, f"{name} off by {deviation:+.1f} %, allowed {allowed:g} %", deviation, allowed)
-    if candidate.stable_practical != reference.stable_practical:
+    if ours.stable_practical != theirs.stable_practical:
         words = {True: "stable", False: "unstable"}
-        case.against(
-            "stability",
-            f"predicts a dynamically {words[candidate.stable_practical]} crystal, "
-            f"the reference is {words[reference.stable_practical]}",
-        )
+        reasons.append(_reason("stability", ours=words[ours.stable_practical], theirs=words[theirs.stable_practical]))
     if not comparison.same_space_group:
-        case.against("space_group", f"relaxes to {candidate.space_group}, the reference to {reference.space_group}")
+        reasons.append(_reason("space_group", ours=ours.space_group, theirs=theirs.space_group))
     if foundation is not None and mae > foundation.mae_thz:
-        case.against(
-            "worse_than_foundation",
-            f"worse than the foundation ({mae:.3f} > {foundation.mae_thz:.3f} THz)",
-            mae,
-            foundation.mae_thz,
-        )
+        reasons.append(_reason("worse_than_foundation", mae, foundation.mae_thz))
     if not improved:
-        case.against("not_improved", "training did not lower the validation loss")
-    return Verdict.of(case.reasons, limits)
+        reasons.append(_reason("not_improved"))
+    limits = {"phonon_mae_thz": mae_limit, "omega_max_percent": omega_limit, "thermal_percent": thermal_limit}
+    return Verdict.of(reasons, limits)
 
 
 def judge_production(
@@ -147,20 +132,19 @@ def judge_production(
 ) -> Verdict:
     """Judge a potential where nobody paid for reference phonons: what is not known speaks against it.
 
+    Thresholds are the settings ``production_*``.
+
     Parameters
     ----------
-    settings
-        Holds the thresholds ``production_*``.
     valid_force_mae
         Validation force MAE, meV/Å.
     phonon_change_thz
         Phonon MAE between this potential and the one of the next smaller training set (or the round before), THz.
     check_percent
         Relative force error in displaced cells that the reference calculated, percent; None when none were asked.
-    improved
-        Whether training lowered the validation loss.
-    stable
-        Whether the potential finds the crystal dynamically stable; an unstable one is not trusted unseen.
+    improved, stable
+        Training lowered the validation loss; the potential finds the crystal dynamically stable (an unstable one is
+        not trusted unseen).
     trained
         False for the foundation, which has no training set to converge with.
     """
@@ -169,27 +153,18 @@ def judge_production(
         "phonon_change_thz": settings.production_change_thz,
         "check_percent": settings.production_check_percent,
     }
-    case = _Case()
-    allowed = limits["force_mae_mev_per_angstrom"]
-    if valid_force_mae is None:
-        case.against("no_validation", "no validation errors")
-    elif not valid_force_mae <= allowed:
-        message = f"validation force MAE {valid_force_mae:.1f} meV/Å exceeds {allowed:g} meV/Å"
-        case.against("force_mae", message, valid_force_mae, allowed)
-    allowed = limits["phonon_change_thz"]
+    reasons = [_reason("no_validation")] if valid_force_mae is None else []
+    reasons += _exceeded([("force_mae", valid_force_mae, settings.production_force_mae)])
     if trained and phonon_change_thz is None:
-        case.against(
-            "convergence_unknown", "no smaller training set to compare its phonons with: convergence is unknown"
-        )
-    elif trained and phonon_change_thz is not None and not phonon_change_thz <= allowed:
-        message = f"phonons still move with the training set: {phonon_change_thz:.3f} THz, allowed {allowed:g} THz"
-        case.against("not_converged", message, phonon_change_thz, allowed)
-    allowed = limits["check_percent"]
-    if check_percent is not None and not check_percent <= allowed:
-        message = f"forces of displaced cells off by {check_percent:.1f} %, allowed {allowed:g} %"
-        case.against("check_forces", message, check_percent, allowed)
+        reasons.append(_reason("convergence_unknown"))
+    reasons += _exceeded(
+        [
+            ("not_converged", phonon_change_thz if trained else None, settings.production_change_thz),
+            ("check_forces", check_percent, settings.production_check_percent),
+        ]
+    )
     if not improved:
-        case.against("not_improved", "training did not lower the validation loss")
+        reasons.append(_reason("not_improved"))
     if stable is False:
-        case.against("imaginary_modes", "predicts imaginary modes, which only reference phonons could confirm")
-    return Verdict.of(case.reasons, limits)
+        reasons.append(_reason("imaginary_modes"))
+    return Verdict.of(reasons, limits)

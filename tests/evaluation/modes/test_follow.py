@@ -9,10 +9,9 @@ from phonosmith.evaluation.modes.fit import interpolated_minimum, parabola_r2
 from phonosmith.evaluation.modes.follow import (
     FollowOptions,
     displaced_cells,
-    follow_modes,
     follow_with_potential,
     plan_modes,
-    to_samples,
+    to_sample,
 )
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, advance, run_survey
 from phonosmith.evaluation.modes.phases import relax_displaced
@@ -199,7 +198,7 @@ def test_random_eigenvectors_of_degenerate_modes_lead_to_the_same_phases():
 def test_stable_crystal_gives_a_clean_empty_document():
     phonon, constants = spring_crystal(n=2, transverse=0.3)
     phonon.force_constants = constants
-    document = follow_modes(HarmonicModel(phonon, "symfc", "cubic"), None, None, method="none")
+    document = follow_with_potential(HarmonicModel(phonon, "symfc", "cubic"), None, method="none")
     assert document.modes == []
     assert document.phases == []
     assert document.n_energies == 0
@@ -228,7 +227,7 @@ def test_bad_options_are_refused():
 
 
 class Runaway:
-    """A potential whose forces point uphill: relaxations fly apart."""
+    """A potential whose forces point uphill as soon as it is asked for stress too: relaxations fly apart."""
 
     def __init__(self, potential):
         self._potential, self.elements, self.architecture = potential, potential.elements, "runaway"
@@ -237,19 +236,15 @@ class Runaway:
         from phonosmith.potentials.base import Evaluation
 
         found = self._potential.evaluate(frames, stress=stress, progress=progress)
+        if not stress:
+            return found
         return [Evaluation(one.energy, -5 * one.forces - 0.5, -5 * one.stress - 1.0) for one in found]
 
 
 def test_relaxation_that_diverges_is_recorded():
     model, potential = orthorhombic(doubling())
-
-    def sample(frames):
-        return [(one.energy, one.forces) for one in potential.evaluate(frames)]
-
-    def relax(frames, starts, initial):
-        return relax_displaced(frames, starts, Runaway(potential), initial, max_steps=200)
-
-    document = follow_modes(model, sample, relax, method="runaway")
+    document = follow_with_potential(model, Runaway(potential))
+    assert document.method == "runaway"
     (mode,) = document.modes
     (pathway,) = mode.pathways
     assert pathway.converged is False
@@ -281,13 +276,10 @@ def test_overlapping_atoms_and_broken_results_are_not_used():
     masses = model.phonon.primitive.masses
     # ions 3 Å apart move towards each other by 0.2 and by 2 Å
     weight = np.sqrt(np.prod(masses) / np.sum(masses))
-    places, frames = displaced_cells(space, weight * np.array([[0.0, 0, 0], [0.2, 0, 0], [2.0, 0, 0]]))
-    assert places == [0, 1]
-    broken = [(np.nan, None), (1.0, np.full((2, 3), np.nan))]
-    samples = to_samples(space, 3, places, broken)
-    assert [one.energy for one in samples] == [None, 1.0, None]
-    assert samples[1].gradient is None
-    assert len(frames) == 2
+    cells = displaced_cells(space, weight * np.array([[0.0, 0, 0], [0.2, 0, 0], [2.0, 0, 0]]))
+    assert list(cells) == [0, 1]
+    assert to_sample(space, np.nan, np.zeros((2, 3))) == to_sample(space, None, None) == Sample(None)
+    assert to_sample(space, 1.0, np.full((2, 3), np.nan)) == Sample(1.0, None)
 
 
 def test_fit_tells_parabolas_from_wells():

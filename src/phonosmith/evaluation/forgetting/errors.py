@@ -35,11 +35,6 @@ class _Results:
     forces: list[Array]
     stresses: list[Array | None]
 
-    @property
-    def finite(self) -> bool:
-        parts = [self.energies, *self.forces, *(stress for stress in self.stresses if stress is not None)]
-        return all(bool(np.all(np.isfinite(part))) for part in parts)
-
 
 class _UnusableError(PhonosmithError):
     """A set cannot be used; the message says why."""
@@ -65,8 +60,7 @@ def evaluate_forgetting(
     one composition), because sources differ in their zero. A fine-tuned potential often knows only the elements it was
     tuned on: other sets are skipped. Identities, ``inputs``, ``settings`` and ``seed`` are for the document.
     """
-    judged: list[ForgettingSet] = []
-    skipped: list[str] = []
+    judged, skipped = [], []
     identities = {"potential": potential_sha256, "foundation": foundation_sha256, **(inputs or {})}
     with recorded({k: v for k, v in identities.items() if v}, settings, seed) as manifest:
         for one in sets:
@@ -74,63 +68,48 @@ def evaluate_forgetting(
                 judged.append(_judge(one, tuned, foundation, reference))
             except _UnusableError as reason:
                 skipped.append(f"{one.name}: {reason.message}")
-    return ForgettingDoc(
-        potential_sha256=potential_sha256,
-        foundation_sha256=foundation_sha256,
-        sets=judged,
-        skipped=skipped,
-        manifest=manifest,
-    )
+    ids = {"potential_sha256": potential_sha256, "foundation_sha256": foundation_sha256}
+    return ForgettingDoc(**ids, sets=judged, skipped=skipped, manifest=manifest)
 
 
 def _judge(one: FrameSet, tuned: Potential, foundation: Potential, reference: Potential | None) -> ForgettingSet:
     """Return both potentials' errors on one set."""
     if not one.frames:
         raise _UnusableError("it is empty")
-    elements = {symbol for atoms in one.frames for symbol in atoms.get_chemical_symbols()}
-    _require(tuned, elements, "the fine-tuned potential")
-    _require(foundation, elements, "the foundation")
-    base = _evaluate(foundation, one.frames, "the foundation")
-    labels = None if one.relabel else _labels(one.frames)
-    if labels is not None:
-        truth = labels
-    elif reference is not None and elements <= set(reference.elements):
-        truth = _evaluate(reference, one.frames, "the reference")
-    else:
-        truth = base
     mine = _evaluate(tuned, one.frames, "the fine-tuned potential")
-    errors = {f"tuned_{name}": value for name, value in _errors(mine, truth, one.frames).items()}
-    if truth is not base:
+    base = _evaluate(foundation, one.frames, "the foundation")
+    truth = None if one.relabel else _labels(one.frames)
+    if truth is None and reference is not None and not _unknown(reference, one.frames):
+        truth = _evaluate(reference, one.frames, "the reference")
+    errors = {f"tuned_{name}": value for name, value in _errors(mine, truth or base, one.frames).items()}
+    if truth is not None:
         errors |= {f"foundation_{name}": value for name, value in _errors(base, truth, one.frames).items()}
     return ForgettingSet(
         name=one.name,
         kind=one.kind,
         n_structures=len(one.frames),
-        truth="foundation" if truth is base else "reference",
+        truth="foundation" if truth is None else "reference",
         **errors,
     )
 
 
-def _require(potential: Potential, elements: set[str], who: str) -> None:
-    missing = sorted(elements - set(potential.elements))
-    if missing:
-        raise _UnusableError(f"{who} knows only {' '.join(potential.elements)}, not {', '.join(missing)}")
+def _unknown(potential: Potential, frames: Sequence[Atoms]) -> list[str]:
+    return sorted({symbol for atoms in frames for symbol in atoms.symbols} - set(potential.elements))
 
 
 def _evaluate(potential: Potential, frames: Sequence[Atoms], who: str) -> _Results:
-    bare = [atoms.copy() for atoms in frames]
+    if missing := _unknown(potential, frames):
+        raise _UnusableError(f"{who} knows only {' '.join(potential.elements)}, not {', '.join(missing)}")
     try:
-        evaluated = potential.evaluate(bare, stress=True)
+        evaluated = potential.evaluate([atoms.copy() for atoms in frames], stress=True)
     except PhonosmithError as error:
         raise _UnusableError(f"{who} refused it ({error.message})") from error
-    results = _Results(
-        np.array([item.energy for item in evaluated]),
-        [np.asarray(item.forces, dtype=float) for item in evaluated],
-        [np.asarray(item.stress) if bool(np.all(a.pbc)) else None for item, a in zip(evaluated, frames, strict=True)],
-    )
-    if not results.finite:
+    energies, forces = np.array([item.energy for item in evaluated]), [item.forces for item in evaluated]
+    stresses = [item.stress if atoms.pbc.all() else None for item, atoms in zip(evaluated, frames, strict=True)]
+    parts = [energies, *forces, *(stress for stress in stresses if stress is not None)]
+    if not all(np.isfinite(part).all() for part in parts):
         raise _UnusableError(f"{who} gives numbers that are not finite")
-    return results
+    return _Results(energies, forces, stresses)
 
 
 def _labels(frames: Sequence[Atoms]) -> _Results | None:

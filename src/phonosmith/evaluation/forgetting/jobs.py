@@ -35,16 +35,13 @@ def measure_forgetting(
     """Judge a fine-tuned potential where it was not tuned; see ``evaluate_forgetting`` and ``default_sets``."""
     from phonosmith.potentials.registry import load
 
-    refs = {"potential": tuned, "foundation": foundation, "reference": reference}
-    known = {role: PotentialRef.model_validate(ref) for role, ref in refs.items() if ref is not None}
-    pools = {
-        role: DatasetRef.model_validate(ref) for role, ref in (("replay", replay), ("given", given)) if ref is not None
-    }
-    sets = default_sets(
-        structure, seed, count=count, others=others, **{role: get_dataset(pool) for role, pool in pools.items()}
-    )
-    inputs = {"structure": digest_structure(structure)}
-    inputs |= {role: ref.sha256 for role, ref in (known | pools).items()}
+    potentials = {"potential": tuned, "foundation": foundation, "reference": reference}
+    known = {role: PotentialRef.model_validate(ref) for role, ref in potentials.items() if ref is not None}
+    given_sets = {"replay": replay, "given": given}
+    pools = {role: DatasetRef.model_validate(ref) for role, ref in given_sets.items() if ref is not None}
+    frames = {role: get_dataset(pool) for role, pool in pools.items()}
+    sets = default_sets(structure, seed, count=count, others=others, **frames)
+    inputs = {"structure": digest_structure(structure)} | {role: ref.sha256 for role, ref in (known | pools).items()}
     return evaluate_forgetting(
         load(known["potential"]),
         load(known["foundation"]),
@@ -83,28 +80,13 @@ class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     ) -> Job:
         """Return a job whose output is a ``ForgettingDoc``.
 
-        Parameters
-        ----------
-        structure
-            The material at equilibrium.
-        tuned, foundation
-            References, or outputs of jobs that return them.
-        reference
-            What labels are made with, where it is a potential: it then labels these structures too. Without it the
-            document says how far the potential drifted from the foundation.
-        others, replay, given
-            See ``default_sets``.
+        Structure, ``others``, ``replay`` and ``given`` are those of ``default_sets``; potentials are references, or
+        outputs of jobs that return them. ``reference`` is what labels are made with, where it is a potential: it then
+        labels these structures too. Without it the document says how far the potential drifted from the foundation.
         """
+        named = None if others is None else dict(others)
         member = measure_forgetting(
-            structure,
-            tuned,
-            foundation,
-            reference,
-            others=None if others is None else dict(others),
-            replay=replay,
-            given=given,
-            count=self.count,
-            seed=self.seed,
+            structure, tuned, foundation, reference, named, replay, given, count=self.count, seed=self.seed
         )
         member.name = self.name
         return member

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.mechanics.fastpath import scaled_cell
@@ -27,7 +28,6 @@ LARGE_STRAIN = 0.08
 """Largest relative change of a length or angle; four times the protocol's."""
 OUTER_VOLUMES = (0.85, 0.89, 0.93, 1.07, 1.11, 1.15)
 """Volumes over the given one, all outside ±6 %."""
-TRAINED_VOLUME = 0.06
 MAX_ATOMS = 64
 MAX_REPLAY = 20
 """Structures drawn from a replay pool."""
@@ -47,58 +47,40 @@ class FrameSet:
     relabel: bool = False
 
 
-def _supercell(structure: Structure, max_atoms: int) -> Atoms:
-
-    primitive = standard_primitive(structure)
-    choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
-    return choice.build(primitive).to_ase_atoms(msonable=False)
-
-
-def far_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
-    """Return the same material far from equilibrium: rattled three times as far as the training cells."""
-    starts = volume_ladder(
-        _supercell(structure, max_atoms),
-        draw_seed(seed, "forgetting far"),
-        volume_factors=_spread(count),
-        mean_displacement=FAR_DISPLACEMENT,
-        min_distance_fraction=0.7,
-    )
-    return FrameSet(f"rattled {FAR_DISPLACEMENT:g} Å", "far", [start.atoms for start in starts])
-
-
-def strained_set(structure: Structure, seed: int = 0, count: int = 4, max_atoms: int = MAX_ATOMS) -> FrameSet:
-    """Return the same material rattled as in training in cells distorted four times as far."""
-    starts = volume_ladder(
-        _supercell(structure, max_atoms),
-        draw_seed(seed, "forgetting strain"),
-        volume_factors=_spread(count),
-        strain=LARGE_STRAIN,
-    )
-    return FrameSet(f"strain {100 * LARGE_STRAIN:g} %", "strain", [start.atoms for start in starts])
-
-
-def eos_set(structure: Structure, factors: Sequence[float] = OUTER_VOLUMES) -> FrameSet:
-    """Return the primitive cell at volumes outside the range of training, fractional coordinates kept."""
-    inside = [factor for factor in factors if abs(factor - 1) <= TRAINED_VOLUME]
-    if inside or not factors:
-        raise InputError(
-            f"Volume factors {inside} lie within ±{100 * TRAINED_VOLUME:g} %.", "Choose e.g. 0.85, 0.93, 1.07, 1.15."
-        )
-    atoms = standard_primitive(structure).to_ase_atoms(msonable=False)
-    return FrameSet(f"EOS outside ±{100 * TRAINED_VOLUME:g} %", "eos", [scaled_cell(atoms, f) for f in factors])
-
-
-def other_set(name: str, structure: Structure, seed: int = 0, count: int = 2, max_atoms: int = 32) -> FrameSet:
-    """Return another material's cells, rattled and distorted as training cells are."""
-    supercell = _supercell(structure, max_atoms)
-    starts = volume_ladder(supercell, draw_seed(seed, "forgetting", name), volume_factors=_spread(count))
-    return FrameSet(f"other material {name}", "other", [start.atoms for start in starts])
-
-
-def _spread(count: int) -> tuple[float, ...]:
+def _ladder(structure: Structure, count: int, seed: int, *, max_atoms: int = MAX_ATOMS, **how: Any) -> list[Atoms]:
+    """Return rattled and distorted cells; what is not said in ``how`` is as for training."""
     if count < 1:
         raise InputError(f"{count} structures are no set.", "Ask for at least one.")
-    return tuple(_NEAR[i % len(_NEAR)] for i in range(count))
+    primitive = standard_primitive(structure)
+    choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
+    supercell = choice.build(primitive).to_ase_atoms(msonable=False)
+    factors = list(islice(cycle(_NEAR), count))
+    return [start.atoms for start in volume_ladder(supercell, seed, volume_factors=factors, **how)]
+
+
+def far_set(structure: Structure, seed: int = 0, count: int = 4) -> FrameSet:
+    """Return the same material far from equilibrium: rattled three times as far as the training cells."""
+    draw = draw_seed(seed, "forgetting far")
+    frames = _ladder(structure, count, draw, mean_displacement=FAR_DISPLACEMENT, min_distance_fraction=0.7)
+    return FrameSet(f"rattled {FAR_DISPLACEMENT:g} Å", "far", frames)
+
+
+def strained_set(structure: Structure, seed: int = 0, count: int = 4) -> FrameSet:
+    """Return the same material rattled as in training in cells distorted four times as far."""
+    frames = _ladder(structure, count, draw_seed(seed, "forgetting strain"), strain=LARGE_STRAIN)
+    return FrameSet(f"strain {100 * LARGE_STRAIN:g} %", "strain", frames)
+
+
+def eos_set(structure: Structure) -> FrameSet:
+    """Return the primitive cell at volumes outside the range of training, fractional coordinates kept."""
+    atoms = standard_primitive(structure).to_ase_atoms(msonable=False)
+    return FrameSet("EOS outside ±6 %", "eos", [scaled_cell(atoms, factor) for factor in OUTER_VOLUMES])
+
+
+def other_set(name: str, structure: Structure, seed: int = 0, count: int = 2) -> FrameSet:
+    """Return another material's cells, rattled and distorted as training cells are."""
+    frames = _ladder(structure, count, draw_seed(seed, "forgetting", name), max_atoms=32)
+    return FrameSet(f"other material {name}", "other", frames)
 
 
 def demonstration_structures() -> dict[str, Structure]:
@@ -123,10 +105,10 @@ def default_sets(
 
     Parameters
     ----------
-    structure
-        The material that was tuned on, at equilibrium.
-    seed, count
-        Of every draw; structures in each random set of the same material, other materials get half as many.
+    structure, seed
+        The material that was tuned on, at equilibrium; seed of every draw.
+    count
+        Structures in each random set of the same material; other materials get half as many.
     others
         Other materials by name; the demonstration materials by default. The same compound is left out.
     replay

@@ -41,6 +41,11 @@ class Pathway(Document):
     )
     note: str = Field("", description="why it failed or was dropped")
 
+    @property
+    def end(self) -> Phase | None:
+        """The phase of a relaxation that converged."""
+        return self.final if self.converged else None
+
 
 class FollowedMode(Document):
     """One imaginary mode, or one subspace of degenerate ones, and what was found along it."""

@@ -11,18 +11,12 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 
-def _exponents(dimension: int, degree: int) -> NDArray[np.int64]:
-    every = itertools.product(range(degree + 1), repeat=dimension)
-    return np.array([powers for powers in every if sum(powers) <= degree])
-
-
 def _monomials(points: Array, powers: NDArray[np.int64]) -> Array:
     return np.asarray(np.prod(points[:, None, :] ** powers[None], axis=2))
 
 
 def _slopes(points: Array, powers: NDArray[np.int64], axis: int) -> Array:
-    lower = powers.copy()
-    lower[:, axis] = np.maximum(lower[:, axis] - 1, 0)
+    lower = np.maximum(powers - np.eye(powers.shape[1], dtype=int)[axis], 0)
     return powers[:, axis] * _monomials(points, lower)
 
 
@@ -47,25 +41,23 @@ def interpolated_minimum(
     from scipy.optimize import minimize
 
     dimension = len(point)
-    places = np.array([(place - point) / width for place, _, _ in samples])
-    slopes = [None if slope is None else slope * width for _, _, slope in samples]
-    known = all(slope is not None for slope in slopes)
-    powers = _exponents(dimension, 4 if known or (dimension == 1 and len(places) >= 5) else 2)
-    rows, values = [_monomials(places, powers)], [np.array([value for _, value, _ in samples]) - energy]
+    places = (np.array([place for place, _, _ in samples]) - point) / width
+    slopes = [slope * width for _, _, slope in samples if slope is not None]
+    known = len(slopes) == len(samples)
+    degree = 4 if known or (dimension == 1 and len(places) >= 5) else 2
+    powers = np.array([p for p in itertools.product(range(degree + 1), repeat=dimension) if sum(p) <= degree])
+    matrix, target = _monomials(places, powers), np.array([value for _, value, _ in samples]) - energy
     if known:
-        for axis in range(dimension):
-            rows.append(_slopes(places, powers, axis))
-            values.append(np.array([slope[axis] for slope in slopes if slope is not None]))
-    matrix, target = np.vstack(rows), np.concatenate(values)
+        matrix = np.vstack([matrix, *(_slopes(places, powers, axis) for axis in range(dimension))])
+        target = np.concatenate([target, *np.array(slopes).T])
     scale = float(np.abs(target).max())
     coefficients, _, rank, _ = np.linalg.lstsq(matrix, target, rcond=1e-9)
     if rank < len(powers) or scale == 0:
         return point, energy
 
     def polynomial(x: Array) -> tuple[float, Array]:
-        where = x[None]
-        slope = [float((_slopes(where, powers, axis) @ coefficients)[0]) for axis in range(dimension)]
-        return float((_monomials(where, powers) @ coefficients)[0]) / scale, np.array(slope) / scale
+        slope = [_slopes(x[None], powers, axis)[0] @ coefficients for axis in range(dimension)]
+        return float(_monomials(x[None], powers)[0] @ coefficients) / scale, np.array(slope) / scale
 
     lowest = minimize(polynomial, np.zeros(dimension), jac=True, method="L-BFGS-B", bounds=[(-1.0, 1.0)] * dimension)
     if not np.all(np.isfinite(lowest.x)) or np.abs(lowest.x).max() > 0.999 or lowest.fun > 1e-6:
@@ -76,18 +68,16 @@ def interpolated_minimum(
 def symmetrised(point: Array, operations: Array, tolerance: float) -> Array:
     """Return a point averaged over its images closer than a tolerance: minima lie on symmetry or well off it."""
     images = operations @ point
-    near = np.linalg.norm(images - point, axis=1) < tolerance
-    return np.asarray(images[near].mean(axis=0))
+    return np.asarray(images[np.linalg.norm(images - point, axis=1) < tolerance].mean(axis=0))
 
 
 def parabola_r2(axis: Array, energies: Array) -> float | None:
     """Return R² of the best quadratic form Σ c_kl Q_k Q_l through a grid of energies (nan: not known)."""
     dimension = energies.ndim
     grid = np.stack(np.meshgrid(*[axis] * dimension, indexing="ij"), axis=-1).reshape(-1, dimension)
-    values = energies.ravel()
-    known = np.isfinite(values)
+    known = np.isfinite(energies.ravel())
+    points, values = grid[known], energies.ravel()[known]
     pairs = list(itertools.combinations_with_replacement(range(dimension), 2))
-    points, values = grid[known], values[known]
     if len(values) <= len(pairs):
         return None
     matrix = np.column_stack([np.ones(len(points)), *(points[:, i] * points[:, j] for i, j in pairs)])

@@ -8,26 +8,28 @@ minimum away from zero is relaxed, symmetry kept, and the phase it ends in is na
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
+from phonosmith.evaluation.guarded import closer_than
+from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Phase, TransitionDoc
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, run_survey
 from phonosmith.evaluation.modes.phases import distinct_phases, phase_of, relax_displaced
 from phonosmith.evaluation.modes.search import (
     MAX_DENOMINATOR,
     Q_TOLERANCE,
     ImaginaryMode,
-    commensurate,
     find_imaginary_modes,
+    whole,
 )
-from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space
+from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space, smallest_supercell
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -38,57 +40,30 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 Array = NDArray[np.float64]
-Relaxer = Callable[[list["Atoms"], list[GridMinimum], Phase], list[Pathway]]
-Sampler = Callable[[list["Atoms"]], Sequence[tuple[float | None, Any]]]
 
-MAX_ATOMS = 1000
-"""Atoms of the largest commensurate supercell, as in the published study."""
 CLOSEST = 0.6
 """Part of the crystal's shortest distance below which a displaced cell is not calculated: atoms would overlap."""
-MAX_MINIMA = 12
-"""Minima of one subspace that are relaxed, lowest first."""
 
 
-@dataclass(frozen=True)
-class FollowOptions:
-    """How modes are found and followed.
+class FollowOptions(Document):
+    """How modes are found and followed."""
 
-    Attributes
-    ----------
-    threshold_thz
-        Modes below minus this are followed; None takes the setting ``stability_threshold_thz``.
-    max_atoms
-        Larger commensurate supercells are left out, with the reason.
-    max_denominator, q_tolerance
-        See `find_imaginary_modes`.
-    grid
-        See `GridOptions`.
-    max_minima
-        Minima of one subspace that are relaxed, lowest first.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    threshold_thz: float | None = None
-    max_atoms: int = MAX_ATOMS
-    max_denominator: int = MAX_DENOMINATOR
-    q_tolerance: float = Q_TOLERANCE
-    grid: GridOptions = field(default_factory=GridOptions)
-    max_minima: int = MAX_MINIMA
+    threshold_thz: float | None = Field(
+        None, description="modes below minus this are followed; None takes the setting stability_threshold_thz, THz"
+    )
+    max_atoms: int = Field(1000, description="larger commensurate supercells are left out; as in the published study")
+    max_denominator: int = Field(MAX_DENOMINATOR, description="most primitive cells of a commensurate supercell")
+    q_tolerance: float = Field(Q_TOLERANCE, description="how far a band minimum may lie from its commensurate point")
+    grid: GridOptions = Field(default_factory=GridOptions, description="how amplitudes are surveyed")
+    max_minima: int = Field(12, description="minima of one subspace that are relaxed, lowest first")
 
-    @classmethod
-    def of(cls, content: FollowOptions | dict[str, Any] | None) -> FollowOptions:
-        """Take options from a dictionary (grid options nested), as jobs carry them."""
-        if isinstance(content, cls):
-            return content
-        values = {key: value for key, value in dict(content or {}).items() if not key.startswith("@")}  # type: ignore[arg-type]
-        grid = values.pop("grid", None) or {}
-        known: dict[str, Any] = {
-            key: tuple(value) if key == "points" else value for key, value in grid.items() if key[:1] != "@"
-        }
-        return cls(**values, grid=GridOptions(**known))
-
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _at_least_one(self) -> Self:
         if self.max_atoms < 1 or self.max_denominator < 1 or self.max_minima < 1:
             raise InputError("Largest cell, denominator and number of minima must be at least one.", "Raise them.")
+        return self
 
 
 def plan_modes(model: HarmonicModel, options: FollowOptions) -> list[tuple[FollowedMode, ModeSpace | None]]:
@@ -106,64 +81,51 @@ def _planned(
     model: HarmonicModel, mode: ImaginaryMode, options: FollowOptions
 ) -> tuple[FollowedMode, ModeSpace | None]:
     document = FollowedMode(
-        q=[float(value) for value in mode.q],
+        q=mode.q.tolist(),
         label=mode.label,
         frequency_thz=mode.frequency_thz,
-        multiplicity=len(mode.bands) * (1 if _real(mode.q) else 2),
+        # real patterns come one per eigenvector where q and -q are equivalent
+        multiplicity=len(mode.bands) * (1 if whole(2 * mode.q, 1e-6) else 2),
         band_indices=list(mode.bands),
         exact=mode.exact,
-        q_refined=None if mode.q_refined is None else [float(value) for value in mode.q_refined],
+        q_refined=None if mode.q_refined is None else mode.q_refined.tolist(),
         skipped=mode.skipped,
     )
-    near = commensurate(mode.q, options.max_denominator)
-    if mode.skipped is not None or near is None:
+    if mode.skipped is not None:
         return document, None
-    size = near[1] * len(model.phonon.primitive)
-    document.n_atoms = size
+    primitive, dimensions = model.phonon.primitive, len(options.grid.points)
+    matrix = smallest_supercell(mode.q, np.asarray(primitive.cell), options.max_denominator)
+    size = document.n_atoms = round(np.linalg.det(matrix)) * len(primitive)
     if size > options.max_atoms:
         document.skipped = (
             f"the smallest commensurate supercell has {size} atoms, more than the {options.max_atoms} allowed"
         )
-    elif document.multiplicity > len(options.grid.points):
-        document.skipped = (
-            f"{document.multiplicity} degenerate modes: grids are for up to {len(options.grid.points)} dimensions"
-        )
+    elif document.multiplicity > dimensions:
+        document.skipped = f"{document.multiplicity} degenerate modes: grids are for up to {dimensions} dimensions"
     if document.skipped is not None:
         return document, None
-    space = mode_space(model.phonon, near[0], mode.eigenvectors, options.max_denominator)
+    space = mode_space(model.phonon, mode.q, mode.eigenvectors, options.max_denominator)
     document.multiplicity = space.dimension
     document.supercell_matrix = space.matrix.tolist()
     document.n_symmetry = len(space.operations)
     return document, space
 
 
-def _real(q: Array) -> bool:
-    """Tell whether q and -q are equivalent: real patterns then come one per eigenvector."""
-    return bool(np.abs(2 * q - np.rint(2 * q)).max() < 1e-6)
-
-
-def displaced_cells(space: ModeSpace, amplitudes: Array) -> tuple[list[int], list[Atoms]]:
-    """Return displaced supercells whose atoms do not overlap, and which of the amplitudes they belong to."""
-    from ase.neighborlist import neighbor_list
-
+def displaced_cells(space: ModeSpace, amplitudes: Array) -> dict[int, Atoms]:
+    """Return displaced supercells whose atoms do not overlap, by their place among the amplitudes."""
     from phonosmith.sampling.ladder import shortest_distance
 
     limit = CLOSEST * shortest_distance(space.atoms)
-    frames = [space.frame(point) for point in amplitudes]
-    good = [i for i, frame in enumerate(frames) if not len(neighbor_list("i", frame, limit))]
-    return good, [frames[i] for i in good]
+    frames = {place: space.frame(point) for place, point in enumerate(amplitudes)}
+    return {place: frame for place, frame in frames.items() if not closer_than(frame, limit)}
 
 
-def to_samples(space: ModeSpace, size: int, places: Sequence[int], results: Sequence[Any]) -> list[Sample]:
-    """Return one sample per amplitude from (energy in eV or None, forces in eV/Å or None) of those calculated."""
-    samples = [Sample(None)] * size
-    for place, (energy, forces) in zip(places, results, strict=True):
-        if energy is None or not np.isfinite(energy):
-            continue
-        known = forces is not None and bool(np.all(np.isfinite(forces)))
-        slope = tuple(float(value) for value in space.gradient(forces)) if known else None
-        samples[place] = Sample(float(energy), slope)
-    return samples
+def to_sample(space: ModeSpace, energy: float | None, forces: Any) -> Sample:
+    """Return what an energy (eV or None) and forces (eV/Å or None) say about one point."""
+    if energy is None or not np.isfinite(energy):
+        return Sample(None)
+    known = forces is not None and np.isfinite(forces).all()
+    return Sample(float(energy), tuple(space.gradient(forces).tolist()) if known else None)
 
 
 def record_survey(document: FollowedMode, space: ModeSpace, survey: Survey) -> None:
@@ -189,65 +151,64 @@ def chosen_starts(document: FollowedMode, space: ModeSpace, limit: int) -> tuple
     return [space.frame(start.amplitudes) for start in starts], starts
 
 
-def follow_modes(
+def follow_with_potential(
     model: HarmonicModel,
-    sample: Sampler,
-    relax: Relaxer | None,
+    potential: Potential,
     *,
-    method: str,
+    method: str = "",
+    ref: PotentialRef | None = None,
     options: FollowOptions | None = None,
-    potential: PotentialRef | None = None,
-    on_progress: Callable[[str, int, int], None] | None = None,
+    relax: bool = True,
+    on_progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> TransitionDoc:
-    """Find the imaginary modes of a crystal, survey their amplitudes and relax from every minimum.
+    """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
+
+    The crystal should be relaxed with the same potential, or forces at zero amplitude remain.
 
     Parameters
     ----------
     model
         Force constants of the crystal; its primitive cell is the initial phase.
-    sample
-        Returns (energy in eV or None, forces in eV/Å or None) of many supercells.
+    method, ref
+        Name of the potential in the document; its identity.
     relax
-        Returns the pathways of displaced crystals (None: do not relax).
-    method, potential
-        Name of the potential or protocol; identity of the potential.
+        Relax from the minima.
     on_progress
         Is told in words what happens, how many modes are done, and of how many.
     """
     settings = options or FollowOptions()
-    tell = on_progress or (lambda *_: None)
-    inputs = {} if potential is None else {"potential": potential.sha256}
-    with recorded(inputs=inputs, settings=asdict(settings)) as manifest:
-        tell("looking for imaginary modes", 0, 1)
+    inputs = {} if ref is None else {"potential": ref.sha256}
+    with recorded(inputs=inputs, settings=settings.model_dump()) as manifest:
+        on_progress("looking for imaginary modes", 0, 1)
         initial = initial_phase(model)
         planned = plan_modes(model, settings)
-        for number, (document, space) in enumerate(planned, start=1):
+        for number, (document, space) in enumerate(planned):
             if space is not None:
-                tell(describe(document), number - 1, len(planned))
-                _follow_one(document, space, sample, relax, initial, settings)
-        tell("done", len(planned), len(planned))
-    return transition_document(model, [document for document, _ in planned], initial, method, potential, manifest)
+                on_progress(describe(document), number, len(planned))
+                _follow_one(document, space, potential, initial if relax else None, settings)
+        on_progress("done", len(planned), len(planned))
+    name = method or (ref.name if ref is not None else potential.architecture)
+    return transition_document(model, [document for document, _ in planned], name, manifest, ref)
 
 
 def _follow_one(
-    document: FollowedMode,
-    space: ModeSpace,
-    sample: Sampler,
-    relax: Relaxer | None,
-    initial: Phase,
-    options: FollowOptions,
+    document: FollowedMode, space: ModeSpace, potential: Potential, initial: Phase | None, options: FollowOptions
 ) -> None:
     """Survey and relax one mode; what goes wrong is recorded and does not end the others."""
     started = time.perf_counter()
 
-    def answer(amplitudes: Array) -> list[Sample]:
-        places, frames = displaced_cells(space, amplitudes)
-        return to_samples(space, len(amplitudes), places, sample(frames) if frames else [])
+    def sample(amplitudes: Array) -> list[Sample]:
+        samples, cells = [Sample(None)] * len(amplitudes), displaced_cells(space, amplitudes)
+        evaluated = potential.evaluate(list(cells.values()), stress=False) if cells else []
+        for place, one in zip(cells, evaluated, strict=True):
+            samples[place] = to_sample(space, one.energy, one.forces)
+        return samples
 
     try:
-        record_survey(document, space, run_survey(space, options.grid, answer))
-        if relax is not None:
-            document.pathways = relax(*chosen_starts(document, space, options.max_minima), initial)
+        record_survey(document, space, run_survey(space, options.grid, sample))
+        if initial is not None:
+            displaced, starts = chosen_starts(document, space, options.max_minima)
+            document.pathways = relax_displaced(displaced, starts, potential, initial)
     except PhonosmithError as error:
         document.skipped = f"failed: {error.message}"
     document.seconds = time.perf_counter() - started
@@ -256,9 +217,8 @@ def _follow_one(
 def describe(document: FollowedMode) -> str:
     """Return a mode in a few words: point, frequency, size."""
     place = document.label or "q = " + " ".join(f"{value:.4g}" for value in document.q)
-    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold" + (
-        "" if document.n_atoms is None else f", {document.n_atoms} atoms"
-    )
+    atoms = "" if document.n_atoms is None else f", {document.n_atoms} atoms"
+    return f"{place}, {document.frequency_thz:.3f} THz, {document.multiplicity}-fold{atoms}"
 
 
 def initial_phase(model: HarmonicModel) -> Phase:
@@ -271,12 +231,12 @@ def initial_phase(model: HarmonicModel) -> Phase:
 def transition_document(
     model: HarmonicModel,
     modes: list[FollowedMode],
-    initial: Phase,
     method: str,
-    potential: PotentialRef | None,
     manifest: Manifest,
+    potential: PotentialRef | None = None,
 ) -> TransitionDoc:
     """Put followed modes together: distinct final phases, totals."""
+    initial = initial_phase(model)
     return TransitionDoc(
         formula=model.formula,
         method=method,
@@ -287,32 +247,4 @@ def transition_document(
         n_energies=sum(mode.n_energies for mode in modes),
         seconds=manifest.wall_seconds,
         manifest=manifest,
-    )
-
-
-def follow_with_potential(
-    model: HarmonicModel,
-    potential: Potential,
-    *,
-    method: str = "",
-    ref: PotentialRef | None = None,
-    options: FollowOptions | None = None,
-    relax: bool = True,
-    on_progress: Callable[[str, int, int], None] | None = None,
-) -> TransitionDoc:
-    """Follow the imaginary modes of a harmonic model on a potential's energy surface, each round in one batch.
-
-    The crystal should be relaxed with the same potential, or forces at zero amplitude remain. For the arguments see
-    `follow_modes`; ``ref`` is the identity of the potential.
-    """
-
-    def sample(frames: list[Atoms]) -> list[tuple[float, Array]]:
-        return [(one.energy, one.forces) for one in potential.evaluate(frames, stress=False)]
-
-    def relaxed(frames: list[Atoms], starts: list[GridMinimum], initial: Phase) -> list[Pathway]:
-        return relax_displaced(frames, starts, potential, initial)
-
-    name = method or (ref.name if ref is not None else potential.architecture)
-    return follow_modes(
-        model, sample, relaxed if relax else None, method=name, options=options, potential=ref, on_progress=on_progress
     )

@@ -1,8 +1,8 @@
 """Energies over the amplitudes of a mode: which points to ask for, in rounds, until every minimum is bracketed.
 
-The survey of one space of amplitudes is a generator: it yields the amplitudes it needs next and is sent their samples.
-A potential answers a round in one batch; DFT answers it with one job per point, and the survey is played again from the
-stored answers (`advance`). Ranges are powers of two of a first guess, so that the points of all ranges lie on one fine
+The survey of one space of amplitudes asks for the samples it needs next, round by round. A potential answers a round in
+one batch; DFT answers it with one job per point, and the survey is played again from the stored answers (`advance`).
+Ranges are powers of two of a first guess, so that the points of all ranges lie on one fine
 grid of integers and none is calculated twice, nor any that an operation of the crystal maps onto one known.
 
 1. Scan along the directions of {-1, 0, 1}^d: widen the range while the lowest energy is at the end, narrow it while it
@@ -16,13 +16,15 @@ grid of integers and none is calculated twice, nor any that an operation of the 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
 
+from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.modes.fit import interpolated_minimum, parabola_r2, symmetrised
 
@@ -32,14 +34,11 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Point = tuple[int, ...]
 
-POINTS = (21, 21, 9, 7)
-"""Grid points along each axis for one to four dimensions, as in the published study."""
 _LEVELS = 6
 """The first range may be halved this often."""
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(NamedTuple):
     """What is known at one point: energy of the supercell, eV, and its derivative by the amplitudes, eV/(Å√amu).
 
     A point without energy could not be calculated and counts as a wall; without forces the derivative is not known.
@@ -49,32 +48,25 @@ class Sample:
     gradient: tuple[float, ...] | None = None
 
 
-@dataclass(frozen=True)
-class GridOptions:
-    """How amplitudes are surveyed.
+class GridOptions(Document):
+    """How amplitudes are surveyed."""
 
-    Attributes
-    ----------
-    points
-        Odd numbers of grid points along each axis for one to four dimensions.
-    coarse
-        Every other point first, then the neighbourhoods of the minima only.
-    symmetry
-        Leave out points that operations of the crystal map onto others.
-    displacement
-        First guess of the range: largest displacement of an atom along an axis, Å.
-    smallest, largest
-        Limits of that displacement while the range is narrowed or widened, Å.
-    """
+    model_config = ConfigDict(frozen=True)
 
-    points: tuple[int, ...] = POINTS
-    coarse: bool = False
-    symmetry: bool = True
-    displacement: float = 0.4
-    smallest: float = 0.02
-    largest: float = 1.6
+    points: tuple[int, ...] = Field(
+        (21, 21, 9, 7),
+        description="odd numbers of grid points along each axis for one to four dimensions, as published",
+    )
+    coarse: bool = Field(False, description="every other point first, then the neighbourhoods of the minima only")
+    symmetry: bool = Field(True, description="leave out points that operations of the crystal map onto others")
+    displacement: float = Field(
+        0.4, description="first guess of the range: largest displacement of an atom along an axis, Å"
+    )
+    smallest: float = Field(0.02, description="the range is not narrowed below this displacement, Å")
+    largest: float = Field(1.6, description="the range is not widened beyond this displacement, Å")
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
         if not self.points or any(number < 5 or number % 2 == 0 for number in self.points):
             raise InputError(f"Grid points {self.points} are not odd numbers of five or more.", "Give e.g. 21,21,9,7.")
         if not 0 < self.smallest <= self.displacement <= self.largest:
@@ -83,6 +75,7 @@ class GridOptions:
             raise InputError(
                 f"The smallest displacement is less than 1/{2**_LEVELS} of the first guess.", "Give a smaller guess."
             )
+        return self
 
 
 @dataclass(frozen=True)
@@ -93,23 +86,20 @@ class Minimum:
     energy: float
 
 
+Sampler = Callable[[Array], Sequence[Sample]]
+
+
 @dataclass
 class Survey:
-    """What a space of amplitudes looks like.
+    """What a space of amplitudes looks like; its other fields are those of `FollowedMode`.
 
     Attributes
     ----------
     axis, energies
         Grid values along each axis, Å√amu; energies of the supercell above zero amplitude in eV, shape (points, ...),
         nan where not calculated.
-    minima, single_minimum
-        Inequivalent ones away from zero, lowest first; whether there is none.
-    n_energies, n_plain
-        Calculated; and what plain grids of the same ranges would have taken.
-    fit_r2
-        Of a parabola (general quadratic form) through the known points.
-    notes
-        What a reader should know.
+    minima, n_plain
+        Inequivalent ones away from zero, lowest first; energies that plain grids of the same ranges would have taken.
     """
 
     axis: Array
@@ -122,44 +112,51 @@ class Survey:
     notes: list[str] = field(default_factory=list)
 
 
-class _Table:
-    """Samples on the fine integer grid, one for each set of equivalent points."""
+class _UnansweredError(Exception):
+    """A round that stored answers do not cover; its argument are the amplitudes."""
 
-    def __init__(self, space: ModeSpace, options: GridOptions) -> None:
-        self.half = options.points[space.dimension - 1] // 2
-        first = options.displacement / space.reach
-        self.unit = first / (self.half * 2**_LEVELS)
-        actions = space.operations if options.symmetry else np.eye(space.dimension)[None]
-        whole = np.rint(actions)
-        on_grid = (np.abs(actions - whole).max(axis=(1, 2)) < 0.02) & (
-            np.abs(whole).sum(axis=(1, 2)) == space.dimension
-        )
-        self.actions = whole[on_grid].astype(int)
+
+class _Grid:
+    """The rounds of a survey, with samples on the fine integer grid: one for each set of equivalent points."""
+
+    def __init__(self, space: ModeSpace, options: GridOptions, sample: Sampler) -> None:
+        self.space, self.options, self.sample = space, options, sample
+        self.dimension = space.dimension
+        self.half = options.points[self.dimension - 1] // 2
+        self.unit = options.displacement / space.reach / (self.half * 2**_LEVELS)
+        actions = space.operations if options.symmetry else np.eye(self.dimension)[None]
+        integers = np.rint(actions)
+        near = np.abs(actions - integers).max(axis=(1, 2)) < 0.02
+        self.actions = integers[near & (np.abs(integers).sum(axis=(1, 2)) == self.dimension)].astype(int)
         self.samples: dict[Point, Sample] = {}
         self.zero = 0.0
         self._representatives: dict[Point, Point] = {}
 
     def representative(self, point: Point) -> Point:
-        first = self._representatives.get(point)
-        if first is None:
+        """Return the one of a set of equivalent points that stands for all."""
+        if point not in self._representatives:
             images = [tuple(image) for image in (self.actions @ np.array(point)).tolist()]
-            first = max(images)
-            self._representatives |= dict.fromkeys(images, first)
-        return first
+            self._representatives |= dict.fromkeys(images, max(images))
+        return self._representatives[point]
 
-    def missing(self, points: Sequence[Point]) -> list[Point]:
-        """Return one of each set of equivalent points that is not known yet, in a fixed order."""
-        return sorted({self.representative(point) for point in points} - set(self.samples))
+    def distinct(self, points: Iterable[Point]) -> list[Point]:
+        """Return one of each set of equivalent points, in a fixed order."""
+        return sorted({self.representative(point) for point in points})
+
+    def ask(self, points: Iterable[Point]) -> None:
+        """Get samples of the points that are not known yet."""
+        wanted = [point for point in self.distinct(points) if point not in self.samples]
+        if wanted:
+            answers = self.sample(np.array(wanted, dtype=float) * self.unit)
+            self.samples.update(zip(wanted, answers, strict=True))
 
     def energy(self, point: Point) -> float:
-        """Energy above zero amplitude in eV; infinite at a wall."""
-        value = self.samples[self.representative(point)].energy
-        return np.inf if value is None else value - self.zero
-
-    def known(self, point: Point) -> bool:
-        return self.representative(point) in self.samples
+        """Return the energy above zero amplitude in eV: infinite at a wall, nan where it was not asked for."""
+        sample = self.samples.get(self.representative(point), Sample(np.nan))
+        return np.inf if sample.energy is None else sample.energy - self.zero
 
     def gradient(self, point: Point) -> Array | None:
+        """Return the slope of the energy at a known point, in the axes of amplitudes."""
         target = self.representative(point)
         slope = self.samples[target].gradient
         if slope is None:
@@ -168,195 +165,151 @@ class _Table:
         action = self.actions[int(np.flatnonzero((images == target).all(axis=1))[0])]
         return np.asarray(action.T @ np.array(slope), dtype=float)
 
+    def survey(self) -> Survey:
+        """Ask round by round until every minimum is bracketed."""
+        origin = (0,) * self.dimension
+        self.ask([origin])
+        zero = self.samples[origin].energy
+        if zero is None:
+            raise InputError("The undisplaced crystal has no energy.", "Look at that calculation first.")
+        self.zero = zero
+        level, filled, notes = self._bracket(), [], []
+        while True:
+            filled.append(level)
+            minima = self._fill_coarse(2**level) if self.options.coarse else self._fill(2**level)
+            edge = self.half * 2**level
+            at_edge = [point for point in minima if max(map(abs, point)) == edge]
+            if not at_edge:
+                break
+            if level + 1 in filled or self._displacement(level + 1) > self.options.largest:
+                notes.append(f"{len(at_edge)} minima at the edge of the range are not bracketed and were left out")
+                minima = [point for point in minima if point not in at_edge]
+                break
+            level += 1
+        return self._result(2**level, minima, len(filled), notes)
 
-Rounds = Generator[list[Point], None, None]
+    def _displacement(self, level: int) -> float:
+        return self.options.displacement * 2.0 ** (level - _LEVELS)
+
+    def _bracket(self) -> int:
+        """Find the range: the outermost of the lowest points along all directions should lie well inside it."""
+        half, smallest, largest = self.half, self.options.smallest, self.options.largest
+        offsets = [0] + [j for j in range(1, half + 1) if half < 6 or j % 2 == 0]
+        ways = self.distinct(way for way in itertools.product((-1, 0, 1), repeat=self.dimension) if any(way))
+        level, visited, seen_lower = _LEVELS, set(), False
+        while level not in visited:
+            visited.add(level)
+            lines = [[tuple(j * 2**level * v for v in way) for j in offsets] for way in ways]
+            self.ask(itertools.chain(*lines))
+            outer = max(offsets[int(np.argmin([self.energy(point) for point in line]))] for line in lines)
+            seen_lower = seen_lower or outer > 0
+            displacement = self._displacement(level)
+            if outer == half and 2 * displacement <= largest:
+                level += 1
+            elif outer == 0 and not seen_lower and displacement / 4 >= smallest:
+                level -= 2
+            elif 0 < outer <= 0.2 * half and displacement / 2 >= smallest:
+                level -= 1
+            elif outer == 0 and not seen_lower:
+                return _LEVELS
+            else:
+                break
+        return level
+
+    def _points(self, step: int) -> list[Point]:
+        values = range(-self.half * step, self.half * step + 1, step)
+        return list(itertools.product(values, repeat=self.dimension))
+
+    def _fill(self, step: int) -> list[Point]:
+        """Ask for the grid of one range and return its local minima, one of each equivalent set."""
+        points = self._points(step)
+        self.ask(points)
+        return self.distinct(p for p in points if any(p) and self._is_minimum(p, self._box(p, step)))
+
+    def _fill_coarse(self, step: int) -> list[Point]:
+        """Do so with every other point, and then the neighbourhoods of the minima only."""
+        origin, edge = (0,) * self.dimension, self.half * step
+        thin = sorted({-edge, edge, *range(0, edge + 1, 2 * step), *range(0, -edge - 1, -2 * step)})
+        near = {value: thin[max(i - 1, 0) : i + 2] for i, value in enumerate(thin)}
+        points = list(itertools.product(thin, repeat=self.dimension))
+        self.ask(points)
+        lowest = [p for p in points if any(p) and self._is_minimum(p, itertools.product(*(near[v] for v in p)))]
+        # closer wells than the coarse step show beside zero only: lower than zero and the next coarse point that way
+        beside = self._box(origin, step)
+        self.ask(beside)
+        further = {point: self.energy(tuple(2 * value for value in point)) for point in beside}
+        lowest += [point for point in beside if self.energy(point) < min(0.0, further[point])]
+        centres, done = self.distinct(lowest), set()
+        while centres:
+            boxes = [self._box(centre, step) for centre in centres]
+            self.ask(itertools.chain(*boxes))
+            following = []
+            for centre, box in zip(centres, boxes, strict=True):
+                best = min(box, key=self.energy)
+                if self.energy(best) < self.energy(centre):
+                    following.append(best)
+                else:
+                    done.add(centre)
+            centres = [point for point in self.distinct(following) if point not in done and point != origin]
+        return sorted(done)
+
+    def _box(self, point: Point, step: int, reach: int = 1) -> list[Point]:
+        """Return the neighbourhood of a point inside the grid, itself included: 3^d points for a reach of one step."""
+        edge, moves = self.half * step, range(-reach * step, reach * step + 1, step)
+        return list(itertools.product(*([v + move for move in moves if abs(v + move) <= edge] for v in point)))
+
+    def _is_minimum(self, point: Point, around: Iterable[Point]) -> bool:
+        here = self.energy(point)
+        return bool(np.isfinite(here)) and all(here <= self.energy(other) for other in around)
+
+    def _result(self, step: int, points: list[Point], n_filled: int, notes: list[str]) -> Survey:
+        count, width = 2 * self.half + 1, float(step * self.unit)
+        values = np.array([self.energy(point) for point in self._points(step)])
+        energies = np.where(np.isfinite(values), values, np.nan).reshape([count] * self.dimension)
+        axis = np.arange(-self.half, self.half + 1) * step * self.unit
+        operations = self.space.operations
+        minima: list[Minimum] = []
+        for point in sorted(points, key=self.energy):
+            reach = 2 if self.dimension == 1 and self.gradient(point) is None else 1
+            box = [other for other in self._box(point, step, reach) if np.isfinite(self.energy(other))]
+            samples = [(np.array(other) * self.unit, self.energy(other), self.gradient(other)) for other in box]
+            lowest, energy = interpolated_minimum(np.array(point) * self.unit, self.energy(point), samples, width)
+            place = symmetrised(lowest, operations, 0.5 * width)
+            apart = [np.linalg.norm(operations @ place - other.amplitudes, axis=1).min() for other in minima]
+            if min(apart, default=np.inf) >= 0.75 * width:
+                minima.append(Minimum(place, energy))
+        return Survey(
+            axis=axis,
+            energies=energies,
+            minima=sorted(minima, key=lambda one: one.energy),
+            n_energies=len(self.samples),
+            n_plain=n_filled * count**self.dimension,
+            single_minimum=not minima,
+            fit_r2=parabola_r2(axis, energies),
+            notes=notes,
+        )
 
 
-def survey(space: ModeSpace, options: GridOptions) -> Generator[Array, Sequence[Sample], Survey]:
-    """Survey a space of amplitudes: yields amplitudes (n, dimension), is sent their samples, returns the survey."""
+def run_survey(space: ModeSpace, options: GridOptions, sample: Sampler) -> Survey:
+    """Survey a space of amplitudes with a function that answers each round: amplitudes (n, dimension) to samples."""
     if space.dimension > len(options.points):
         raise InputError(
             f"{space.dimension} degenerate modes: grids are defined for up to {len(options.points)} dimensions.",
             "Leave this subspace out.",
         )
-    table = _Table(space, options)
-    rounds = _rounds(table, space, options)
-    while True:
-        try:
-            wanted = table.missing(next(rounds))
-        except StopIteration as stop:
-            return _result(table, space, *stop.value)
-        if wanted:
-            answers = yield np.array(wanted, dtype=float) * table.unit
-            table.samples.update(zip(wanted, answers, strict=True))
-            zero = table.samples[(0,) * space.dimension].energy
-            if zero is None:
-                raise InputError("The undisplaced crystal has no energy.", "Look at that calculation first.")
-            table.zero = zero
-
-
-def _rounds(
-    table: _Table, space: ModeSpace, options: GridOptions
-) -> Generator[list[Point], None, tuple[int, list[int], list[Point], list[str]]]:
-    """Yield points wanted round by round; return the final level, all levels filled, minima and notes."""
-    dimension, half = space.dimension, table.half
-    yield [(0,) * dimension]
-    level, visited, notes = (yield from _bracket(table, dimension, options)), [], []
-    while True:
-        visited.append(level)
-        minima = yield from _fill(table, dimension, level, coarse=options.coarse)
-        edge = half * 2**level
-        at_edge = [point for point in minima if max(abs(value) for value in point) == edge]
-        if not at_edge:
-            break
-        if level + 1 in visited or options.displacement * 2.0 ** (level + 1 - _LEVELS) > options.largest:
-            notes.append(f"{len(at_edge)} minima at the edge of the range are not bracketed and were left out")
-            minima = [point for point in minima if point not in at_edge]
-            break
-        level += 1
-    return level, visited, minima, notes
-
-
-def _bracket(table: _Table, dimension: int, options: GridOptions) -> Generator[list[Point], None, int]:
-    """Find the range: the outermost of the lowest points along all directions should lie well inside it."""
-    half = table.half
-    offsets = [j for j in range(1, half + 1) if half < 6 or j % 2 == 0]
-    directions = {
-        table.representative(point) for point in itertools.product((-1, 0, 1), repeat=dimension) if any(point)
-    }
-    level, visited, seen_lower = _LEVELS, set(), False
-    while level not in visited:
-        visited.add(level)
-        lines = [[tuple(j * 2**level * v for v in way) for j in offsets] for way in sorted(directions)]
-        yield [point for line in lines for point in line]
-        lowest = []
-        for line in lines:
-            energies = [0.0, *(table.energy(point) for point in line)]
-            lowest.append((0, *offsets)[int(np.argmin(energies))])
-        outer = max(lowest)
-        seen_lower = seen_lower or outer > 0
-        displacement = options.displacement * 2.0 ** (level - _LEVELS)
-        if outer == half and 2 * displacement <= options.largest:
-            level += 1
-        elif outer == 0 and not seen_lower and displacement / 4 >= options.smallest:
-            level -= 2
-        elif 0 < outer <= 0.2 * half and displacement / 2 >= options.smallest:
-            level -= 1
-        elif outer == 0 and not seen_lower:
-            return _LEVELS
-        else:
-            break
-    return level
-
-
-def _fill(table: _Table, dimension: int, level: int, *, coarse: bool) -> Generator[list[Point], None, list[Point]]:
-    """Calculate the grid of one range and return its local minima, one of each equivalent set."""
-    half, step = table.half, 2**level
-    fine = range(-half, half + 1)
-    if not coarse:
-        points = [tuple(j * step for j in place) for place in itertools.product(fine, repeat=dimension)]
-        yield points
-        return _distinct(table, [p for p in points if any(p) and _is_minimum(table, p, _box(p, step, half))])
-    thin = sorted({0, half, -half} | {j for j in fine if j % 2 == 0})
-    places = list(itertools.product(thin, repeat=dimension))
-    yield [tuple(j * step for j in place) for place in places]
-    near = {j: [k for k in thin if abs(thin.index(k) - thin.index(j)) <= 1] for j in thin}
-    centres = []
-    for place in places:
-        around = [tuple(k * step for k in other) for other in itertools.product(*(near[j] for j in place))]
-        point = tuple(j * step for j in place)
-        if any(place) and _is_minimum(table, point, around):
-            centres.append(point)
-    zero = (0,) * dimension
-    # wells closer than the coarse step show beside zero only: lower than zero and than the next coarse point that way
-    beside = _box(zero, step, half)
-    yield beside
-    further = {point: table.energy(tuple(2 * value for value in point)) for point in beside}
-    centres += [point for point in beside if table.energy(point) < min(0.0, further[point])]
-    centres, done = _distinct(table, centres), set()
-    while centres:
-        yield [other for centre in centres for other in _box(centre, step, half)]
-        following = []
-        for centre in centres:
-            best = min(_box(centre, step, half), key=table.energy)
-            if table.energy(best) < table.energy(centre):
-                following.append(best)
-            else:
-                done.add(table.representative(centre))
-        centres = [point for point in _distinct(table, following) if point not in done and point != zero]
-    return sorted(done)
-
-
-def _box(point: Point, step: int, half: int, reach: int = 1) -> list[Point]:
-    """Return the neighbourhood of a point inside the grid, itself included: 3^d points for a reach of one step."""
-    moves = itertools.product([k * step for k in range(-reach, reach + 1)], repeat=len(point))
-    near = (tuple(p + m for p, m in zip(point, move, strict=True)) for move in moves)
-    return [other for other in near if max(abs(value) for value in other) <= half * step]
-
-
-def _is_minimum(table: _Table, point: Point, around: Sequence[Point]) -> bool:
-    here = table.energy(point)
-    return bool(np.isfinite(here) and all(here <= table.energy(other) for other in around))
-
-
-def _distinct(table: _Table, points: Sequence[Point]) -> list[Point]:
-    return sorted({table.representative(point) for point in points})
-
-
-def _result(
-    table: _Table, space: ModeSpace, level: int, visited: list[int], points: list[Point], notes: list[str]
-) -> Survey:
-    dimension, half, step = space.dimension, table.half, 2**level
-    fine = range(-half, half + 1)
-    values = [
-        table.energy(point) if table.known(point) else np.nan
-        for point in (tuple(j * step for j in place) for place in itertools.product(fine, repeat=dimension))
-    ]
-    energies = np.array(values).reshape([2 * half + 1] * dimension)
-    energies[np.isinf(energies)] = np.nan
-    axis = np.arange(-half, half + 1) * step * table.unit
-    width = float(step * table.unit)
-    minima: list[Minimum] = []
-    for point in sorted(points, key=table.energy):
-        reach = 2 if dimension == 1 and table.gradient(point) is None else 1
-        near = _box(point, step, half, reach)
-        box = [other for other in near if table.known(other) and np.isfinite(table.energy(other))]
-        samples = [(np.array(other) * table.unit, table.energy(other), table.gradient(other)) for other in box]
-        lowest = interpolated_minimum(np.array(point) * table.unit, table.energy(point), samples, width)
-        place = symmetrised(lowest[0], space.operations, 0.5 * width)
-        same = (np.linalg.norm(space.operations @ place - other.amplitudes, axis=1).min() for other in minima)
-        if not any(distance < 0.75 * width for distance in same):
-            minima.append(Minimum(place, lowest[1]))
-    return Survey(
-        axis=axis,
-        energies=energies,
-        minima=sorted(minima, key=lambda one: one.energy),
-        n_energies=len(table.samples),
-        n_plain=len(visited) * (2 * half + 1) ** dimension,
-        single_minimum=not minima,
-        fit_r2=parabola_r2(axis, energies),
-        notes=notes,
-    )
-
-
-def run_survey(space: ModeSpace, options: GridOptions, sample: Callable[[Array], Sequence[Sample]]) -> Survey:
-    """Survey with a function that answers each round at once."""
-    rounds = survey(space, options)
-    wanted = next(rounds)
-    while True:
-        try:
-            wanted = rounds.send(sample(wanted))
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+    return _Grid(space, options, sample).survey()
 
 
 def advance(space: ModeSpace, options: GridOptions, history: Sequence[Sequence[Sample]]) -> Array | Survey:
     """Play a survey again with the answers so far; return the amplitudes wanted next, or the finished survey."""
-    rounds = survey(space, options)
-    wanted = next(rounds)
+    answers = iter(history)
+
+    def sample(amplitudes: Array) -> Sequence[Sample]:
+        for samples in answers:
+            return samples
+        raise _UnansweredError(amplitudes)
+
     try:
-        for answers in history:
-            wanted = rounds.send(answers)
-    except StopIteration as stop:
-        return stop.value  # type: ignore[no-any-return]
-    return wanted
+        return run_survey(space, options, sample)
+    except _UnansweredError as error:
+        return np.asarray(error.args[0])

@@ -6,29 +6,30 @@ by the points wanted next and the following round, or, at the end, by the relaxa
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
+from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, TransitionDoc
 from phonosmith.evaluation.modes.follow import (
     FollowOptions,
     chosen_starts,
     displaced_cells,
     follow_with_potential,
-    initial_phase,
     plan_modes,
     record_survey,
-    to_samples,
+    to_sample,
     transition_document,
 )
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, advance
-from phonosmith.evaluation.modes.phases import phase_of
+from phonosmith.evaluation.modes.phases import displaced_phase, phase_of
 from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
@@ -38,9 +39,26 @@ from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import label_frame
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from phonosmith.harmonic.model import HarmonicModel
+
+EVERY_POINT = FollowOptions()
+COARSE_TO_FINE = FollowOptions(grid=GridOptions(coarse=True))
+
+
+class ReferenceFollowing(Document):
+    """What all jobs know that follow the modes of one crystal with a reference engine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    engine: ReferenceEngine = Field(description="who computes")
+    options: FollowOptions = Field(description="what is followed, and how")
+    name: str = Field(description="part of every job's name: material, engine and number of the mode")
+    relax: bool = Field(description="relax from the minima")
+    attempts: int = Field(description="how often a transient failure is started again within its job")
+
+    def settings(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {**self.options.model_dump(), "protocol": self.engine.protocol.digest}
 
 
 def _model(phonons: PhononDoc | dict[str, Any]) -> HarmonicModel:
@@ -49,53 +67,56 @@ def _model(phonons: PhononDoc | dict[str, Any]) -> HarmonicModel:
 
 @job(output_schema=TransitionDoc)
 def follow_potential(
-    phonons: PhononDoc | dict[str, Any], potential: PotentialRef | dict[str, Any], options: dict[str, Any], relax: bool
+    phonons: PhononDoc | dict[str, Any], potential: PotentialRef | dict[str, Any], options: FollowOptions, relax: bool
 ) -> TransitionDoc:
     """Follow the modes of stored phonons on a potential's energy surface, each round of points in one batch."""
     from phonosmith.potentials.registry import load
 
-    ref = PotentialRef.model_validate(potential)
-    return follow_with_potential(_model(phonons), load(ref), ref=ref, options=FollowOptions.of(options), relax=relax)
+    ref, asked = PotentialRef.model_validate(potential), FollowOptions.model_validate(options)
+    return follow_with_potential(_model(phonons), load(ref), ref=ref, options=asked, relax=relax)
 
 
 @job
 def start_following(
-    phonons: PhononDoc | dict[str, Any],
-    engine: ReferenceEngine,
-    options: dict[str, Any],
-    name: str,
-    relax: bool,
-    attempts: int,
+    phonons: PhononDoc | dict[str, Any], following: ReferenceFollowing
 ) -> Response[Any] | TransitionDoc:
     """Find the modes; be replaced by a first round for each that is followed, and the job that collects them."""
-    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
-    settings = {**asdict(asked), "protocol": how.protocol.digest}
-    with recorded(settings=settings) as manifest:
+    task = ReferenceFollowing.model_validate(following)
+    with recorded(settings=task.settings()) as manifest:
         model = _model(phonons)
-        initial, planned = initial_phase(model), plan_modes(model, asked)
-    if not any(space is not None for _, space in planned):
-        modes = [document for document, _ in planned]
-        return transition_document(model, modes, initial, how.functional, None, manifest)
+        planned = plan_modes(model, task.options)
     results: list[Any] = []
     rounds: list[Job] = []
     for number, (document, space) in enumerate(planned, start=1):
-        if space is None:
-            results.append(document)
-            continue
-        label = f"{name} m{number:02d}"
-        first = survey_round(document, space.as_dict(), initial, how, options, label, relax, attempts, [], None)
-        rounds.append(_orchestrating(first, f"mode round {label} 0"))
-        results.append(first.output)
-    last = collect_transitions(phonons, results, initial, how, options)
-    last.name = f"follow {name} collect"
-    last.config = JobConfig(on_missing_references=OnMissing.NONE)
-    return Response(replace=Flow([*rounds, last], output=last.output, name=f"follow {name}"))
+        results.append(document)
+        if space is not None:
+            of_mode = task.model_copy(update={"name": f"{task.name} m{number:02d}"})
+            rounds.append(_round(document, space.as_dict(), of_mode, [], None))
+            results[-1] = rounds[-1].output
+    if not rounds:
+        return transition_document(model, results, task.engine.functional, manifest)
+    last = _collecting(collect_transitions(phonons, results, task), f"follow {task.name} collect")
+    return Response(replace=Flow([*rounds, last], output=last.output, name=f"follow {task.name}"))
 
 
-def _orchestrating(member: Job, name: str) -> Job:
-    """Name a job that starts others: those belong to the worker of the reference program, not to its own."""
+def _collecting(member: Job, name: str) -> Job:
+    """Name a job that takes what others left, however many failed."""
     member.name = name
-    member.config = JobConfig(on_missing_references=OnMissing.NONE, pass_manager_config=False)
+    member.config = JobConfig(on_missing_references=OnMissing.NONE)
+    return member
+
+
+def _round(
+    document: FollowedMode,
+    space: dict[str, Any],
+    task: ReferenceFollowing,
+    history: list[list[Sample]],
+    answers: list[Any] | None,
+) -> Job:
+    """Return a round; it starts other jobs, which belong to the worker of the reference program, not to its own."""
+    number = len(history) + (answers is not None)
+    member = _collecting(survey_round(document, space, task, history, answers), f"mode round {task.name} {number}")
+    member.config.pass_manager_config = False
     return member
 
 
@@ -103,14 +124,9 @@ def _orchestrating(member: Job, name: str) -> Job:
 def survey_round(
     document: FollowedMode,
     space: dict[str, Any],
-    initial: Phase,
-    engine: ReferenceEngine,
-    options: dict[str, Any],
-    name: str,
-    relax: bool,
-    attempts: int,
-    history: list[list[Any]],
-    answers: dict[str, Any] | None,
+    following: ReferenceFollowing,
+    history: list[list[Sample]],
+    answers: list[Any] | None,
 ) -> Response[Any] | FollowedMode:
     """Take the answers to the last round, and ask for the next; with the survey done, relax from its minima.
 
@@ -121,68 +137,54 @@ def survey_round(
     history
         Samples of the rounds before the last: [energy in eV or None, gradient in eV/(Å√amu) or None] each.
     answers
-        Of the last round: ``size``, ``places`` and ``records``.
+        Records of the last round, None where a point was not calculated.
     """
     mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
-    asked, how = FollowOptions.of(options), ReferenceEngine.model_validate(engine)
-    past = [[Sample(energy, None if slope is None else tuple(slope)) for energy, slope in one] for one in history]
+    task = ReferenceFollowing.model_validate(following)
+    past = [[Sample(*one) for one in samples] for samples in history]
     if answers is not None:
-        records = [_record(item) for item in answers["records"]]
-        results = [(None, None) if item is None else (item.energy, item.forces) for item in records]
-        past.append(to_samples(room, int(answers["size"]), answers["places"], results))
-        mode.seconds += sum(item.wall_seconds for item in records if item is not None)
+        records = [_record(item) for item in answers]
+        past.append([Sample(None) if one is None else to_sample(room, one.energy, one.forces) for one in records])
+        mode.seconds += sum(one.wall_seconds for one in records if one is not None)
     try:
-        wanted = advance(room, asked.grid, past)
+        wanted = advance(room, task.options.grid, past)
     except PhonosmithError as error:
         mode.skipped = f"failed: {error.message}"
         return mode
     if isinstance(wanted, Survey):
         record_survey(mode, room, wanted)
-        frames, starts = chosen_starts(mode, room, asked.max_minima)
-        if not relax or not starts:
+        displaced, starts = chosen_starts(mode, room, task.options.max_minima)
+        if not task.relax or not starts:
             return mode
-        zero = past[0][0].energy
-        return _relaxations(mode, frames, zero, how, name, attempts)
-    places, cells = displaced_cells(room, wanted)
-    points = []
-    for place, frame in zip(places, cells, strict=True):
-        title = f"mode point {name} r{len(past)} {place:03d}"
-        point = label_frame(Frame.from_atoms(frame), how, title, attempts)
-        point.name, point.config = title, JobConfig(expose_store=True)
-        points.append(point)
-    kept = [[[item.energy, item.gradient] for item in one] for one in past]
-    given = {"size": len(wanted), "places": places, "records": [point.output for point in points]}
-    following = survey_round(mode, space, initial, how, options, name, relax, attempts, kept, given)
-    _orchestrating(following, f"mode round {name} {len(past) + 1}")
-    return Response(replace=Flow([*points, following], output=following.output, name=f"mode round {name} {len(past)}"))
+        return _relaxations(mode, [Frame.from_atoms(one) for one in displaced], past[0][0].energy, task)
+    points: dict[int, Job] = {}
+    for place, frame in displaced_cells(room, wanted).items():
+        title = f"mode point {task.name} r{len(past)} {place:03d}"
+        points[place] = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
+        points[place].name, points[place].config = title, JobConfig(expose_store=True)
+    asked = [points[place].output if place in points else None for place in range(len(wanted))]
+    after = _round(mode, space, task, past, asked)
+    title = f"mode round {task.name} {len(past)}"
+    return Response(replace=Flow([*points.values(), after], output=after.output, name=title))
 
 
 def _record(item: Any) -> ReferenceRecord | None:
     """Return an accepted record, None for what failed or was refused."""
-    if item is None:
-        return None
-    record = ReferenceRecord.model_validate(item)
-    return record if record.accepted else None
+    record = None if item is None else ReferenceRecord.model_validate(item)
+    return record if record is not None and record.accepted else None
 
 
 def _relaxations(
-    mode: FollowedMode,
-    frames: list[Atoms],
-    zero: float | None,
-    engine: ReferenceEngine,
-    name: str,
-    attempts: int,
+    mode: FollowedMode, frames: list[Frame], zero: float | None, task: ReferenceFollowing
 ) -> Response[Any]:
     jobs = []
     for number, frame in enumerate(frames):
-        title = f"mode relax {name} {number:02d}"
-        one = relax_frame(Frame.from_atoms(frame), engine, title, attempts)
-        one.name = title
-        jobs.append(one)
-    last = collect_pathways(mode, [Frame.from_atoms(frame) for frame in frames], zero, [one.output for one in jobs])
-    last.name = f"mode collect {name}"
-    last.config = JobConfig(on_missing_references=OnMissing.NONE)
-    return Response(replace=Flow([*jobs, last], output=last.output, name=f"mode relax {name}"))
+        title = f"mode relax {task.name} {number:02d}"
+        jobs.append(relax_frame(frame, task.engine, title, task.attempts))
+        jobs[-1].name = title
+    outputs = [one.output for one in jobs]
+    last = _collecting(collect_pathways(mode, frames, zero, outputs), f"mode collect {task.name}")
+    return Response(replace=Flow([*jobs, last], output=last.output, name=f"mode relax {task.name}"))
 
 
 @job(output_schema=ReferenceRecord)
@@ -202,56 +204,37 @@ def collect_pathways(
     """Name the phases that relaxations ended in; ``zero`` is the energy of the undisplaced supercell, eV."""
     mode = FollowedMode.model_validate(document)
     for start, frame, item in zip(mode.minima, frames, records, strict=False):
-        atoms = Frame.model_validate(frame).to_atoms()
         record = None if item is None else ReferenceRecord.model_validate(item)
-        mode.pathways.append(pathway_of(start, atoms, zero, record))
+        mode.pathways.append(_pathway(start, Frame.model_validate(frame), zero, record))
         mode.seconds += 0.0 if record is None else record.wall_seconds
     return mode
 
 
-def pathway_of(start: GridMinimum, atoms: Atoms, zero: float | None, record: ReferenceRecord | None) -> Pathway:
+def _pathway(start: GridMinimum, frame: Frame, zero: float | None, record: ReferenceRecord | None) -> Pathway:
     """Return what became of one displaced crystal whose undisplaced energy was ``zero`` eV."""
-    displaced = phase_of(atoms).model_copy(
-        update={"energy_difference_ev_per_atom": start.energy_ev_per_atom, "structure": None}
-    )
-    if record is None or not record.accepted or zero is None or record.positions is None:
-        note = "the job left no result" if record is None else record.explain()
-        return Pathway(start=start, displaced=displaced, final=None, converged=False, n_steps=0, note=note)
+    pathway = Pathway(start=start, displaced=displaced_phase(frame.to_atoms(), start), converged=False, n_steps=0)
+    if record is None or not record.accepted or zero is None or record.energy is None or record.positions is None:
+        pathway.note = "the job left no result" if record is None else record.explain()
+        return pathway
     ended = record.to_atoms()
-    forces = np.array(record.forces if record.forces is not None else np.zeros((len(ended), 3)))
-    return Pathway(
-        start=start,
-        displaced=displaced,
-        final=phase_of(ended, record.energy, zero / len(ended)),
-        converged=True,
-        n_steps=record.ionic_steps or 0,
-        max_force=float(np.linalg.norm(forces, axis=1).max()),
-    )
+    forces = np.zeros((len(ended), 3)) if record.forces is None else np.array(record.forces)
+    pathway.final = phase_of(ended, record.energy / len(ended) - zero / len(ended))
+    pathway.converged, pathway.n_steps = True, record.ionic_steps or 0
+    pathway.max_force = float(np.linalg.norm(forces, axis=1).max())
+    return pathway
 
 
 @job(output_schema=TransitionDoc)
 def collect_transitions(
-    phonons: PhononDoc | dict[str, Any],
-    modes: list[Any],
-    initial: Phase,
-    engine: ReferenceEngine,
-    options: dict[str, Any],
+    phonons: PhononDoc | dict[str, Any], modes: list[Any], following: ReferenceFollowing
 ) -> TransitionDoc:
     """Put the followed modes of one crystal together; one whose jobs failed is left out with a word."""
-    how = ReferenceEngine.model_validate(engine)
-    settings = {**asdict(FollowOptions.of(options)), "protocol": how.protocol.digest}
-    with recorded(settings=settings) as manifest:
+    task = ReferenceFollowing.model_validate(following)
+    with recorded(settings=task.settings()) as manifest:
         followed = [FollowedMode.model_validate(item) for item in modes if item is not None]
-        document = transition_document(
-            _model(phonons), followed, Phase.model_validate(initial), how.functional, None, manifest
-        )
-    document.manifest = manifest
+        document = transition_document(_model(phonons), followed, task.engine.functional, manifest)
     document.seconds = sum(mode.seconds for mode in followed)
     return document
-
-
-def _for_dft() -> FollowOptions:
-    return FollowOptions(grid=GridOptions(coarse=True))
 
 
 @dataclass
@@ -263,20 +246,16 @@ class ModeFollowingMaker(Maker):  # type: ignore[misc]  # jobflow has no type in
     """
 
     name: str = "follow"
-    options: FollowOptions = field(default_factory=FollowOptions)
+    options: FollowOptions = EVERY_POINT
     relax: bool = True
 
     def make(self, phonons: Any, potential: Any) -> Job:
         """Return the job; its output is a `TransitionDoc`.
 
-        Parameters
-        ----------
-        phonons
-            `PhononDoc` of the crystal (best: relaxed with the same potential), or the output of the job that makes it.
-        potential
-            `PotentialRef`, or the output of a job that returns one.
+        It takes the `PhononDoc` of the crystal (best: relaxed with the same potential) and a `PotentialRef`, or outputs
+        of the jobs that make them.
         """
-        member = follow_potential(phonons, potential, asdict(FollowOptions.of(self.options)), self.relax)
+        member = follow_potential(phonons, potential, self.options, self.relax)
         member.name = self.name
         return member
 
@@ -289,37 +268,29 @@ class TransitionMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     ----------
     name
         Stage in job names: ``follow gete vasp start``, ``mode point gete vasp m01 r1 004``, ``mode relax ...``.
-    engine
-        Who computes; its rehearsal plays VASP with the stand-in.
-    options
-        What is followed, and how; coarse to fine by default, since every point is a calculation.
-    relax
-        Relax from the minima.
-    attempts
-        How often a transient failure is started again within its job.
+    engine, options, relax, attempts
+        See `ReferenceFollowing`; coarse to fine by default, since every point is a calculation.
     """
 
     name: str = "follow"
     engine: ReferenceEngine | None = None
-    options: FollowOptions = field(default_factory=_for_dft)
+    options: FollowOptions = COARSE_TO_FINE
     relax: bool = True
     attempts: int = 2
 
     def make(self, phonons: Any, material: str) -> Job:
         """Return the job that starts everything; its output is a `TransitionDoc`.
 
-        Parameters
-        ----------
-        phonons
-            `PhononDoc` of the reference, or the output of the job that makes it.
-        material
-            Part of every job's name.
+        ``phonons`` are the `PhononDoc` of the reference, or the output of the job that makes it; ``material`` is part
+        of every job's name.
         """
         if self.engine is None:
             raise ConfigurationError("TransitionMaker has no engine.", "Pass one of reference.engines.make_engine.")
         label = f"{material.lower()} {self.engine.name}"
-        options = asdict(FollowOptions.of(self.options))
-        start = start_following(phonons, self.engine, options, label, self.relax, self.attempts)
+        task = ReferenceFollowing(
+            engine=self.engine, options=self.options, name=label, relax=self.relax, attempts=self.attempts
+        )
+        start = start_following(phonons, task)
         start.name = f"{self.name} {label} start"
         start.config = JobConfig(pass_manager_config=False)
         return start

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.guarded import GuardedPotential, SpglibCell, ask_spglib, cell_of
+from phonosmith.evaluation.guarded import GuardedPotential, SpglibCell, ask_spglib, cell_of, divides
 from phonosmith.evaluation.modes.documents import GridMinimum, Pathway, Phase
 from phonosmith.potentials.base import require_elements
 from phonosmith.sampling.fire import Trajectory, relax_batch
@@ -32,7 +32,7 @@ group and size lie 5e-4 or more apart."""
 FALLBACKS = (1.0, 0.5, 0.2, 0.1, 0.01)
 """Parts of the tolerance tried in turn."""
 _BATCH_STEPS = 4_000_000
-"""Atoms times steps kept in memory at once (every step of a trajectory is kept: about 100 bytes per atom)."""
+"""Atoms times steps kept in memory at once, roughly (every step of a trajectory is kept: about 100 bytes per atom)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,16 @@ class Identity:
     primitive: Structure
     symprec: float
     note: str = ""
+
+    def phase(self, energy_difference: float) -> Phase:
+        """Return the phase of this name, with its energy against the initial phase in eV/atom."""
+        return Phase(
+            space_group=self.space_group,
+            space_group_number=self.number,
+            n_atoms_primitive=len(self.primitive),
+            energy_difference_ev_per_atom=energy_difference,
+            structure=self.primitive.as_dict(),
+        )
 
 
 def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
@@ -63,7 +73,7 @@ def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
         tolerance = part * symprec
         dataset = ask_spglib(spglib.get_symmetry_dataset, cell, symprec=tolerance)
         primitive = ask_spglib(spglib.standardize_cell, cell, to_primitive=True, no_idealize=True, symprec=tolerance)
-        if dataset is None or primitive is None or not _divides(primitive, cell):
+        if dataset is None or primitive is None or not divides(primitive, cell, 0.05):
             continue
         again = ask_spglib(spglib.get_symmetry_dataset, primitive, symprec=tolerance)
         if again is None or again.number != dataset.number:
@@ -74,50 +84,24 @@ def identify(crystal: Structure | Atoms, symprec: float = SYMPREC) -> Identity:
     return Identity("P1", 1, _structure(cell), symprec, note)
 
 
-def _divides(primitive: SpglibCell, cell: SpglibCell) -> bool:
-    """Return whether a whole number of primitive cells has the atoms and, within 5 %, the volume of the cell."""
-    ratio, rest = divmod(len(cell[2]), len(primitive[2]))
-    whole = sorted(np.tile(primitive[2], ratio)) == sorted(cell[2])
-    volumes = abs(np.linalg.det(primitive[0])) * ratio / abs(np.linalg.det(cell[0]))
-    return rest == 0 and whole and abs(volumes - 1) < 0.05
-
-
 def _structure(cell: SpglibCell) -> Structure:
-    from pymatgen.core import Element, Structure
+    from pymatgen.core import Structure
 
     lattice, positions, numbers = cell
-    return Structure(lattice, [Element.from_Z(int(z)) for z in numbers], positions, to_unit_cell=True)
+    return Structure(lattice, numbers, positions, to_unit_cell=True)
 
 
-def phase_of(
-    crystal: Structure | Atoms,
-    energy: float | None = None,
-    initial_energy_per_atom: float | None = None,
-    *,
-    symprec: float = SYMPREC,
-) -> Phase:
+def phase_of(crystal: Structure | Atoms, energy_difference: float = 0.0) -> Phase:
     """Return the phase a crystal (any cell of it) is, with its primitive cell as relaxed, not idealised.
 
-    ``energy`` of that cell (eV) and ``initial_energy_per_atom`` of the crystal that energies count from (eV/atom, by
-    the same method) give its energy difference; without both the crystal is taken as that initial phase itself. Use
-    `identify` where the tolerance (``symprec``, Å) that gave the name matters.
+    ``energy_difference`` is its energy minus that of the initial phase by the same method, eV/atom.
     """
-    if (energy is None) != (initial_energy_per_atom is None):
-        raise InputError("One energy alone gives a phase no energy difference.", "Give both energies or neither.")
-    difference = 0.0
-    if energy is not None and initial_energy_per_atom is not None:
-        difference = energy / len(crystal) - initial_energy_per_atom
-    return _phase(identify(crystal, symprec), difference)
+    return identify(crystal).phase(energy_difference)
 
 
-def _phase(identity: Identity, energy_difference: float) -> Phase:
-    return Phase(
-        space_group=identity.space_group,
-        space_group_number=identity.number,
-        n_atoms_primitive=len(identity.primitive),
-        energy_difference_ev_per_atom=energy_difference,
-        structure=identity.primitive.as_dict(),
-    )
+def displaced_phase(frame: Atoms, start: GridMinimum) -> Phase:
+    """Return what a displaced crystal is called before it relaxes, without its structure."""
+    return phase_of(frame, start.energy_ev_per_atom).model_copy(update={"structure": None})
 
 
 def same_name(one: Phase, other: Phase) -> bool:
@@ -125,10 +109,10 @@ def same_name(one: Phase, other: Phase) -> bool:
     return one.space_group_number == other.space_group_number and one.n_atoms_primitive == other.n_atoms_primitive
 
 
-def same_phase(one: Phase, other: Phase, energy_tolerance: float = SAME_ENERGY) -> bool:
-    """Return whether two phases are one: space group, size, energy (eV/atom) and, where both have one, structure."""
+def same_phase(one: Phase, other: Phase) -> bool:
+    """Return whether two phases are one: space group, size, energy and, where both have one, structure."""
     gap = abs(one.energy_difference_ev_per_atom - other.energy_difference_ev_per_atom)
-    if not same_name(one, other) or gap > energy_tolerance:
+    if not same_name(one, other) or gap > SAME_ENERGY:
         return False
     if one.structure is None or other.structure is None:
         return True
@@ -147,8 +131,8 @@ def distinct_phases(pathways: Iterable[Pathway], initial: Phase) -> list[Phase]:
     space group and number of atoms (a slightly displaced copy of it is no new phase).
     """
     kept: list[Phase] = []
-    ends = [pathway.final for pathway in pathways if pathway.final is not None and pathway.converged]
-    for phase in sorted(ends, key=lambda one: one.energy_difference_ev_per_atom):
+    ends = (pathway.end for pathway in pathways)
+    for phase in sorted(filter(None, ends), key=lambda one: one.energy_difference_ev_per_atom):
         if not same_name(phase, initial) and not any(same_phase(phase, other) for other in kept):
             kept.append(phase)
     return kept
@@ -160,11 +144,9 @@ def relax_displaced(
     potential: Potential,
     initial: Phase,
     *,
-    fmax: float = FMAX,
     max_steps: int = MAX_STEPS,
-    symprec: float = SYMPREC,
 ) -> list[Pathway]:
-    """Relax cell and atoms of displaced crystals together and name what they become.
+    """Relax cell and atoms of displaced crystals together (at most ``max_steps`` of FIRE) and name what they become.
 
     Every crystal is reduced to its primitive cell and keeps at least the symmetry it starts with (found within 1e-3 Å,
     finer than the displacements); it may gain more. One that runs away (volume, distances, energy, numbers that are not
@@ -175,75 +157,49 @@ def relax_displaced(
     frames, starts
         Displaced supercells, and the grid minima they were made for.
     initial
-        The crystal whose modes were followed, relaxed with the same potential. Its energy is evaluated from its
-        structure; without one it follows from the energies of ``starts``.
-    fmax, max_steps
-        Largest force left, the cell's included (eV/Å), and steps of FIRE.
-    symprec
-        Tolerance that names the phases, Å.
+        The crystal whose modes were followed, relaxed with the same potential; energies count from its structure.
     """
     if len(frames) != len(starts):
         raise InputError(f"{len(frames)} displaced crystals and {len(starts)} starts.", "Give one frame per start.")
     if not frames:
         return []
+    if initial.structure is None:
+        raise InputError("The initial phase has no structure to count energies from.", "Take it from `phase_of`.")
+    from pymatgen.core import Structure
+
     require_elements(potential, frames)
-    base = _initial_energy(initial, potential)
+    undisplaced = Structure.from_dict(initial.structure).to_ase_atoms(msonable=False)
+    base = potential.evaluate([undisplaced], stress=False)[0].energy / len(undisplaced)
     pathways: list[Pathway] = []
-    for together in _groups(frames, max_steps):
+    batches = np.cumsum([len(atoms) for atoms in frames]) * max(max_steps, 1) // _BATCH_STEPS
+    for batch in np.unique(batches):
+        together = np.flatnonzero(batches == batch).tolist()
         guard = GuardedPotential(potential, [frames[i] for i in together])
-        trajectories = relax_batch(guard.frames, cast("Potential", guard), fmax=fmax, max_steps=max_steps, cell="full")
+        trajectories = relax_batch(guard.frames, cast("Potential", guard), fmax=FMAX, max_steps=max_steps, cell="full")
         for place, i in enumerate(together):
-            ended = _ended(trajectories[place], guard.notes.get(place), starts[i], base, symprec, fmax)
-            displaced = phase_of(frames[i], symprec=symprec).model_copy(
-                update={"energy_difference_ev_per_atom": starts[i].energy_ev_per_atom, "structure": None}
-            )
-            pathways.append(Pathway(start=starts[i], displaced=displaced, **ended))
+            pathways.append(_pathway(frames[i], starts[i], trajectories[place], base, guard.notes.get(place)))
     return pathways
 
 
-def _initial_energy(initial: Phase, potential: Potential) -> float | None:
-    """Return the initial crystal's energy in eV/atom, None when its structure is not known."""
-    if initial.structure is None:
-        return None
-    from pymatgen.core import Structure
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    atoms = AseAtomsAdaptor.get_atoms(Structure.from_dict(initial.structure), msonable=False)
-    (result,) = potential.evaluate([atoms], stress=False)
-    return result.energy / len(atoms)
-
-
-def _groups(frames: Sequence[Atoms], max_steps: int) -> Iterator[list[int]]:
-    """Yield places of frames that relax together: as many as memory holds trajectories of."""
-    together: list[int] = []
-    for i, atoms in enumerate(frames):
-        size = sum(len(frames[k]) for k in together) + len(atoms)
-        if together and size * max(max_steps, 1) > _BATCH_STEPS:
-            yield together
-            together = []
-        together.append(i)
-    yield together
-
-
-def _ended(
-    trajectory: Trajectory, problem: str | None, start: GridMinimum, base: float | None, symprec: float, fmax: float
-) -> dict[str, Any]:
-    """Return what a pathway says about the end of its relaxation."""
+def _pathway(frame: Atoms, start: GridMinimum, trajectory: Trajectory, base: float, problem: str | None) -> Pathway:
+    """Return what became of a displaced crystal; ``base`` is the undisplaced energy, eV/atom."""
+    pathway = Pathway(
+        start=start,
+        displaced=displaced_phase(frame, start),
+        converged=trajectory.converged and problem is None,
+        n_steps=trajectory.n_steps,
+        note=problem or "",
+    )
     if problem is not None:
-        return {"final": None, "converged": False, "n_steps": trajectory.n_steps, "note": problem}
+        return pathway
     last = trajectory.frames[-1]
-    if base is None:
-        base = trajectory.energies[0] / len(last) - start.energy_ev_per_atom
-    identity = identify(last, symprec)
+    identity = identify(last)
     notes = [identity.note] if identity.note else []
     if not trajectory.converged:
         notes.append(
-            f"not converged: {trajectory.fmax[-1]:.4f} eV/Å left after {trajectory.n_steps} steps ({fmax:g} asked)"
+            f"not converged: {trajectory.fmax[-1]:.4f} eV/Å left after {trajectory.n_steps} steps ({FMAX:g} asked)"
         )
-    return {
-        "final": _phase(identity, trajectory.energies[-1] / len(last) - base),
-        "converged": trajectory.converged,
-        "n_steps": trajectory.n_steps,
-        "max_force": trajectory.max_forces[-1],
-        "note": "; ".join(notes),
-    }
+    pathway.final = identity.phase(trajectory.energies[-1] / len(last) - base)
+    pathway.max_force = trajectory.max_forces[-1]
+    pathway.note = "; ".join(notes)
+    return pathway

@@ -9,17 +9,15 @@ from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.guarded import ask_spglib, cell_of
 from phonosmith.evaluation.modes.documents import FollowedMode, Pathway, Phase, TransitionDoc
 from phonosmith.evaluation.modes.phases import SYMPREC, same_name
-
-Array = NDArray[np.float64]
+from phonosmith.evaluation.modes.search import same_star
 
 BACK = 1e-5
 """eV/atom. A relaxation that gains less than this ended in the undisplaced crystal: 5 meV/Å leave up to 1e-5 eV/atom
 undecided (F²/2k with k about 1 eV/Å²)."""
-_Q_TOLERANCE = 1e-4
 
 
 def classify(reference: TransitionDoc, candidate: TransitionDoc) -> TransitionDoc:
-    """Return a copy of the candidate's document with the scenario of every pathway.
+    """Return a copy of the candidate's document with the scenario of every pathway; refuse another crystal's.
 
     Looked at are the reference's modes (of DFT, or whatever plays it) at a wave vector that symmetry makes equal to
     that of the pathway's mode.
@@ -29,11 +27,6 @@ def classify(reference: TransitionDoc, candidate: TransitionDoc) -> TransitionDo
     - ``displaced``: it ends lower in energy in the initial crystal's space group and number of atoms.
     - ``different``: it ends in a phase to which no pathway of the reference there leads.
     - null: the relaxation failed, or the reference has an imaginary mode there that it did not follow.
-
-    Raises
-    ------
-    MismatchError
-        When the two are not of the same crystal.
     """
     if reference.formula != candidate.formula or not same_name(reference.initial, candidate.initial):
         raise MismatchError(
@@ -56,11 +49,9 @@ def _name(phase: Phase) -> str:
 
 def _judged(pathway: Pathway, there: list[FollowedMode], reference: TransitionDoc) -> Pathway:
     """Return a pathway with its scenario, and a note where the label alone would mislead."""
-    scenario: str | None = None
-    note = ""
-    final = pathway.final
-    if final is not None and pathway.converged:
-        ends = [one.final for mode in there for one in mode.pathways if one.final is not None and one.converged]
+    scenario, note = None, ""
+    if final := pathway.end:
+        ends = [one.end for mode in there for one in mode.pathways if one.end]
         if same_name(final, reference.initial):
             scenario = "artefact" if final.energy_difference_ev_per_atom > -BACK else "displaced"
         elif any(same_name(final, end) for end in ends):
@@ -79,22 +70,17 @@ def _judged(pathway: Pathway, there: list[FollowedMode], reference: TransitionDo
 
 def _rotations(phase: Phase) -> NDArray[np.int_]:
     """Return the rotations of a crystal in fractions of its primitive cell, the identity where it is not known."""
-    if phase.structure is None:
-        return np.eye(3, dtype=int)[None]
     import spglib
     from pymatgen.core import Structure
 
-    operations = ask_spglib(spglib.get_symmetry, cell_of(Structure.from_dict(phase.structure)), symprec=SYMPREC)
-    return np.eye(3, dtype=int)[None] if operations is None else np.array(operations["rotations"])
+    cell = None if phase.structure is None else cell_of(Structure.from_dict(phase.structure))
+    operations = cell and ask_spglib(spglib.get_symmetry, cell, symprec=SYMPREC)
+    return np.array(operations["rotations"] if operations else [np.eye(3, dtype=int)])
 
 
 def _equal_q(one: FollowedMode, other: FollowedMode, rotations: NDArray[np.int_]) -> bool:
-    """Return whether two wave vectors are equal by name, or by a rotation or reversal and a reciprocal vector.
+    """Return whether two wave vectors are equal by name, or lie in one star.
 
     Names count because two methods may describe one crystal in differently chosen primitive cells.
     """
-    if one.label and one.label == other.label:
-        return True
-    star = np.concatenate([rotations, -rotations]).transpose(0, 2, 1) @ np.array(one.q, dtype=float)
-    apart = star - np.array(other.q, dtype=float)
-    return bool((np.abs(apart - np.rint(apart)).max(axis=1) < _Q_TOLERANCE).any())
+    return (bool(one.label) and one.label == other.label) or same_star(np.array(one.q), np.array(other.q), rotations)

@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
@@ -127,26 +126,20 @@ def space_group_number(symbol: str) -> int | None:
 
 
 def score_material(reference: MaterialPhases, candidate: MaterialPhases) -> MaterialScore:
-    """Compare the phases of one material.
-
-    Raises
-    ------
-    MismatchError
-        When the two sides started from different phases.
-    """
+    """Compare the phases of one material; refuse two sides that started from different phases."""
     if reference.initial.key != candidate.initial.key:
         raise MismatchError(
             f"The reference started from {reference.initial}, the candidate from {candidate.initial}.",
             "Follow the modes of the same crystal with both.",
         )
     ours, theirs = reference.new(), candidate.new()
-    shared = [key for key in ours if key in theirs]
+    shared = ours.keys() & theirs.keys()
     precision = len(shared) / len(theirs) if theirs else None
     recall = len(shared) / len(ours) if ours else None
     return MaterialScore(
-        true_positives=[str(ours[key]) for key in shared],
-        false_positives=[str(phase) for key, phase in theirs.items() if key not in ours],
-        false_negatives=[str(phase) for key, phase in ours.items() if key not in theirs],
+        true_positives=[str(phase) for key, phase in ours.items() if key in shared],
+        false_positives=[str(phase) for key, phase in theirs.items() if key not in shared],
+        false_negatives=[str(phase) for key, phase in ours.items() if key not in shared],
         precision=precision,
         recall=recall,
         f1=_harmonic(precision, recall),
@@ -159,18 +152,8 @@ def _harmonic(precision: float | None, recall: float | None) -> float | None:
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
 def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str, MaterialPhases]) -> PhaseScores:
-    """Compare the phases of many materials.
-
-    Raises
-    ------
-    MismatchError
-        When no material is on both sides, or one started from different phases.
-    """
+    """Compare the phases of many materials; refuse sides without a common one, or that started differently."""
     shared = [name for name in reference if name in candidate]
     if not shared:
         raise MismatchError(
@@ -185,7 +168,7 @@ def score_phases(reference: Mapping[str, MaterialPhases], candidate: Mapping[str
             raise MismatchError(f"Material {name}: {error.message}", error.advice) from error
     precisions = [score.precision for score in scores.values() if score.precision is not None]
     recalls = [score.recall for score in scores.values() if score.recall is not None]
-    precision, recall = _mean(precisions), _mean(recalls)
+    precision, recall = (sum(values) / len(values) if values else None for values in (precisions, recalls))
     return PhaseScores(
         precision=precision,
         recall=recall,
@@ -210,7 +193,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
         raise InputError(f"{', '.join(twice)} is given twice (line {node.start_mark.line + 1} on).", "Keep one.")
-    return dict(zip(keys, (loader.construct_object(value, deep=True) for _, value in node.value), strict=True))  # type: ignore[no-untyped-call]
+    return loader.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -219,10 +202,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 def read_phase_file(path: str | Path) -> dict[str, MaterialPhases]:
     """Read phases by material from a YAML file, or of one material from a transition document (JSON).
 
-    Raises
-    ------
-    InputError
-        Naming the file, the material and the field.
+    Errors name the file, the material and the field.
     """
     file = Path(path)
     kind = "JSON" if file.suffix == ".json" else "YAML"
@@ -249,30 +229,6 @@ def _materials(text: str, kind: str) -> dict[str, MaterialPhases]:
         raise InputError("it holds no materials.", _FORMAT)
     if {"initial", "modes", "phases", "formula"} <= content.keys():
         document = TransitionDoc.model_validate(content)
-        return {document.formula: phases_of(document)}
-    return TypeAdapter(dict[str, MaterialPhases]).validate_python({str(key): one for key, one in content.items()})
-
-
-def phases_of(document: TransitionDoc) -> MaterialPhases:
-    """Return what a transition document says of phases."""
-    return MaterialPhases(
-        initial=NamedPhase.of(document.initial), final=[NamedPhase.of(phase) for phase in document.phases]
-    )
-
-
-def format_phases(materials: Mapping[str, MaterialPhases]) -> str:
-    """Return the YAML that `read_phase_file` reads, one line per material."""
-    lines = []
-    for name, phases in materials.items():
-        initial, *final = ([phase.space_group, phase.n_atoms] for phase in (phases.initial, *phases.final))
-        content = {name: {"initial": initial, "final": final}}
-        line: str = yaml.safe_dump(content, default_flow_style=True, width=10**6, sort_keys=False)
-        lines.append(line.strip().removeprefix("{").removesuffix("}") + "\n")
-    return "".join(lines)
-
-
-def write_phase_file(path: str | Path, documents: Mapping[str, TransitionDoc]) -> Path:
-    """Write the phases of transition documents, by material, as the YAML that is compared."""
-    target = Path(path)
-    write_atomic(target, format_phases({name: phases_of(one) for name, one in documents.items()}).encode())
-    return target
+        initial, *final = (NamedPhase.of(phase) for phase in (document.initial, *document.phases))
+        return {document.formula: MaterialPhases(initial=initial, final=final)}
+    return TypeAdapter(dict[str, MaterialPhases]).validate_python({str(name): one for name, one in content.items()})

@@ -14,7 +14,7 @@ What counts
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,22 +43,14 @@ SAME_Q = 1e-4
 
 @dataclass(frozen=True)
 class ImaginaryMode:
-    """An imaginary mode, or degenerate ones together.
+    """An imaginary mode, or degenerate ones together; the fields without a word here are those of `FollowedMode`.
 
     Attributes
     ----------
-    q, label
-        Wave vector, fractions of the primitive reciprocal vectors; name of a high-symmetry point, empty elsewhere.
-    bands, frequency_thz
-        Branches, lowest is 0; mean over them, imaginary negative.
+    bands
+        Branches, lowest is 0.
     eigenvectors
         One row per branch, 3 n_atoms columns, orthonormal, in phonopy's phase convention.
-    exact
-        The phonon supercell is commensurate with q.
-    q_refined
-        Band minimum that q stands for.
-    skipped
-        Why it is not to be followed; None when it is.
     """
 
     q: Array
@@ -85,6 +77,18 @@ def commensurate(q: Any, max_denominator: int = MAX_DENOMINATOR, tolerance: floa
     return None
 
 
+def whole(values: Any, tolerance: float = SAME_Q) -> bool:
+    """Tell whether all values are integers within a tolerance."""
+    return bool(np.abs(values - np.rint(values)).max() <= tolerance)
+
+
+def same_star(one: Array, other: Array, rotations: Any, tolerance: float = SAME_Q) -> bool:
+    """Tell whether a rotation of a group (in fractions of the cell), or time reversal, takes one q to the other."""
+    images = one @ rotations
+    apart = np.concatenate([images, -images]) - other
+    return bool((np.abs(apart - np.rint(apart)).max(axis=1) <= tolerance).any())
+
+
 class _Crystal:
     """What is asked of a harmonic model at one wave vector."""
 
@@ -95,19 +99,11 @@ class _Crystal:
         operations = self.phonon.primitive_symmetry.symmetry_operations
         self.rotations = np.asarray(operations["rotations"], dtype=int)
         self.translations = np.asarray(operations["translations"], dtype=float)
-        self.inverses = np.rint(np.linalg.inv(self.rotations)).astype(int)
         self.supercell = primitive_supercell_matrix(model)
 
     def exact(self, q: Array) -> bool:
         """Tell whether the phonon supercell is commensurate with q."""
-        phases = self.supercell @ q
-        return bool(np.abs(phases - np.rint(phases)).max() < SAME_Q)
-
-    def same_star(self, one: Array, other: Array, tolerance: float = SAME_Q) -> bool:
-        """Tell whether an operation of the crystal, or time reversal, takes one wave vector to the other."""
-        images = one @ self.inverses
-        both = np.concatenate([images, -images]) - other
-        return bool((np.abs(both - np.rint(both)).max(axis=1) <= tolerance).any())
+        return whole(self.supercell @ q)
 
     def dynamical_matrix(self, q: Array) -> Complex:
         """Return the dynamical matrix averaged over the operations that keep q (with time reversal: or reverse it)."""
@@ -115,72 +111,72 @@ class _Crystal:
         matrix.run(q)
         plain = np.array(matrix.dynamical_matrix, dtype=complex)
         plain = (plain + plain.conj().T) / 2
-        positions = np.asarray(self.cell.scaled_positions)
-        lattice = np.asarray(self.cell.cell)
-        total, count = np.zeros_like(plain), 0
-        for rotation, inverse, shift in zip(self.rotations, self.inverses, self.translations, strict=True):
+        images = []
+        for rotation, shift in zip(self.rotations, self.translations, strict=True):
             for start, source in ((q, plain), (-q, plain.conj())):
-                change = start @ inverse - q
-                if np.abs(change - np.rint(change)).max() > SAME_Q:
-                    continue
-                operator = self._represent(rotation, shift, positions, lattice, np.rint(change))
-                total += operator @ source @ operator.conj().T
-                count += 1
-        return total / count
+                change = start @ np.linalg.inv(rotation) - q
+                if whole(change):
+                    operator = self._represent(rotation, shift, np.rint(change))
+                    images.append(operator @ source @ operator.conj().T)
+        return np.asarray(sum(images) / len(images))
 
-    def _represent(self, rotation: Any, shift: Array, positions: Array, lattice: Array, change: Array) -> Complex:
+    def _represent(self, rotation: Any, shift: Array, change: Array) -> Complex:
         """Return how an operation acts on eigenvectors; its common phase cancels and is left out."""
-        moved = positions @ rotation.T + shift
-        apart = moved[:, None] - positions[None]
+        positions, lattice = np.asarray(self.cell.scaled_positions), np.asarray(self.cell.cell)
+        apart = (positions @ rotation.T + shift)[:, None] - positions[None]
         apart -= np.rint(apart)
         target = np.linalg.norm(apart @ lattice, axis=2).argmin(axis=1)
         cartesian = lattice.T @ rotation @ np.linalg.inv(lattice.T)
-        size = len(positions)
-        operator = np.zeros((3 * size, 3 * size), dtype=complex)
-        for source, place in enumerate(target):
-            phase = np.exp(2j * np.pi * change @ positions[place])
-            operator[3 * place : 3 * place + 3, 3 * source : 3 * source + 3] = cartesian * phase
-        return operator
+        moves = np.zeros((len(positions), len(positions)), dtype=complex)
+        moves[target, np.arange(len(positions))] = np.exp(2j * np.pi * positions[target] @ change)
+        return np.kron(moves, cartesian)
 
     def modes(self, q: Array) -> tuple[Array, Complex]:
         """Return frequencies (THz) and eigenvectors (rows); at Γ those that leave the centre of mass at rest."""
         dynamical = self.dynamical_matrix(q)
         basis = np.eye(len(dynamical), dtype=complex)
-        if np.abs(q - np.rint(q)).max() < SAME_Q:
+        if whole(q):
             root = np.sqrt(np.asarray(self.cell.masses))
             rigid = np.kron((root / np.linalg.norm(root))[:, None], np.eye(3))
             basis = np.linalg.qr(np.hstack([rigid, np.eye(len(dynamical))]))[0][:, 3:].astype(complex)
         values, vectors = np.linalg.eigh(basis.conj().T @ dynamical @ basis)
         return np.sign(values) * np.sqrt(np.abs(values)) * self.factor, (basis @ vectors).T
 
-    def frequency(self, q: Array, band: int) -> float:
-        """Return one branch's frequency (THz) from phonopy as it is."""
-        self.phonon.run_qpoints(q[None])
-        return float(np.sort(self.phonon.get_qpoints_dict()["frequencies"][0])[band])
+    def downhill(self, start: Array, band: int) -> tuple[Array, float]:
+        """Return the minimum of a branch, as phonopy has it, that a start leads to, and its frequency in THz."""
+        from scipy.optimize import minimize
+
+        def frequency(q: Array) -> float:
+            self.phonon.run_qpoints(q[None])
+            return float(np.sort(self.phonon.get_qpoints_dict()["frequencies"][0])[band])
+
+        simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
+        options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
+        lowest = minimize(frequency, start, method="Nelder-Mead", options=options)
+        return np.asarray(lowest.x), float(lowest.fun)
 
 
-def subspaces(frequencies: Array, tolerance: float = DEGENERACY_THZ) -> list[list[int]]:
-    """Group sorted frequencies (THz) whose neighbours are closer than a tolerance."""
-    groups: list[list[int]] = []
-    for band, value in enumerate(frequencies):
-        if groups and value - frequencies[groups[-1][-1]] < tolerance:
-            groups[-1].append(band)
-        else:
-            groups.append([band])
-    return groups
+def subspaces(frequencies: Array) -> list[list[int]]:
+    """Group sorted frequencies (THz) whose neighbours are closer than ``DEGENERACY_THZ``."""
+    gaps = np.flatnonzero(np.diff(frequencies) >= DEGENERACY_THZ) + 1
+    return [group.tolist() for group in np.split(np.arange(len(frequencies)), gaps) if len(group)]
 
 
-def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, strict: float) -> list[ImaginaryMode]:
+def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, max_denominator: int) -> list[ImaginaryMode]:
+    """Return the modes at a high-symmetry point, marked where they are noise or no supercell is commensurate."""
     frequencies, vectors = crystal.modes(q)
-    exact, modes = crystal.exact(q), []
+    exact, near, modes = crystal.exact(q), commensurate(q, max_denominator), []
     for group in subspaces(frequencies):
         mean = float(frequencies[group].mean())
-        if mean >= -(strict if exact else threshold):
+        if mean >= -(STRICT_THZ if exact else threshold):
             continue
         reason = None
         if mean >= -threshold:
             reason = f"{mean:.4f} THz is within the noise threshold of {threshold:g} THz"
-        modes.append(ImaginaryMode(q, label, tuple(group), mean, vectors[group], exact, skipped=reason))
+        elif near is None:
+            reason = f"q is incommensurate with every supercell of at most {max_denominator} primitive cells"
+        place = q if near is None else near[0]
+        modes.append(ImaginaryMode(place, label, tuple(group), mean, vectors[group], exact, skipped=reason))
     return modes
 
 
@@ -190,7 +186,7 @@ def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
     points: list[tuple[str, Array]] = [("GAMMA", np.zeros(3))]
     for names, segment in zip(path.labels, path.segments, strict=True):
         for name, q in zip(names, segment, strict=True):
-            if not any(crystal.same_star(q, known) for _, known in points):
+            if not any(same_star(q, known, crystal.rotations) for _, known in points):
                 points.append((name, np.asarray(q, dtype=float)))
     return points
 
@@ -211,27 +207,17 @@ def _starts(model: HarmonicModel, threshold: float) -> list[tuple[Array, int]]:
     return starts
 
 
-def _downhill(crystal: _Crystal, start: Array, band: int) -> tuple[Array, float]:
-    """Return the minimum of a branch that a start leads to, and its frequency in THz."""
-    from scipy.optimize import minimize
-
-    simplex = start + np.vstack([np.zeros(3), 0.02 * np.eye(3)])
-    options = {"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-3, "maxfev": 100}
-    lowest = minimize(crystal.frequency, start, args=(band,), method="Nelder-Mead", options=options)
-    return np.asarray(lowest.x, dtype=float), float(lowest.fun)
-
-
 def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array, int, float]]:
     """Return (q, band, frequency in THz) of the minima of imaginary branches, one of each star, lowest first."""
     crystal = _Crystal(model)
     starts: list[tuple[Array, int]] = []
     for q, band in _starts(model, threshold_thz):
-        if not any(band == other and crystal.same_star(q, known, NEAR_START) for known, other in starts):
+        if not any(band == other and same_star(q, known, crystal.rotations, NEAR_START) for known, other in starts):
             starts.append((q, band))
     minima: list[tuple[Array, int, float]] = []
     for q, band in starts:
-        place, value = _downhill(crystal, q, band)
-        known = (crystal.same_star(place, p, Q_TOLERANCE) for p, b, _ in minima if b == band)
+        place, value = crystal.downhill(q, band)
+        known = (same_star(place, p, crystal.rotations, Q_TOLERANCE) for p, b, _ in minima if b == band)
         if value < -threshold_thz and not any(known):
             minima.append((place, band, value))
     return sorted(minima, key=lambda item: item[2])
@@ -241,7 +227,6 @@ def find_imaginary_modes(
     model: HarmonicModel,
     *,
     threshold_thz: float | None = None,
-    strict_thz: float = STRICT_THZ,
     max_denominator: int = MAX_DENOMINATOR,
     tolerance: float = Q_TOLERANCE,
 ) -> list[ImaginaryMode]:
@@ -251,8 +236,6 @@ def find_imaginary_modes(
     ----------
     threshold_thz
         Modes below minus this are followed; default the setting ``stability_threshold_thz``.
-    strict_thz
-        Modes below minus this are listed at points where the supercell is exact.
     max_denominator
         Most primitive cells of a commensurate supercell.
     tolerance
@@ -261,70 +244,44 @@ def find_imaginary_modes(
     from phonosmith.settings import get_settings
 
     threshold = get_settings().stability_threshold_thz if threshold_thz is None else threshold_thz
-    crystal = _Crystal(model)
-    points = high_symmetry_points(model)
-    modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, strict_thz)]
-    modes = [_with_commensurate_q(mode, max_denominator) for mode in modes]
+    crystal, points = _Crystal(model), high_symmetry_points(model)
+    modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, max_denominator)]
     corners = [q for _, q in points]
-    taken: list[tuple[Array, tuple[int, ...]]] = []
     for q, band, value in band_minima(model, threshold):
-        if any(crystal.same_star(q, known, tolerance) for known in corners[1:]):
+        at_corner = any(same_star(q, known, crystal.rotations, tolerance) for known in corners[1:])
+        if at_corner or any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
             continue
-        if any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
-            continue
-        mode = _at_minimum(crystal, q, band, value, threshold, max_denominator, tolerance)
-        if mode.skipped is None:
-            again = any(band in bands and crystal.same_star(mode.q, known) for known, bands in taken)
-            if again or any(crystal.same_star(mode.q, known) for known in corners):
-                continue
-            taken.append((mode.q, mode.bands))
-        modes.append(mode)
+        mode = _at_minimum(crystal, q - np.rint(q), band, value, threshold, max_denominator, tolerance)
+        taken = [one.q for one in modes if not one.label and one.skipped is None and band in one.bands]
+        if mode.skipped or not any(same_star(mode.q, known, crystal.rotations) for known in (*corners, *taken)):
+            modes.append(mode)
     return modes
 
 
 def _is_top_of(mode: ImaginaryMode, q: Array, band: int, value: float, tolerance: float) -> bool:
     """Tell whether a band minimum is the neighbourhood of a mode at Γ that is listed already."""
-    near = mode.label == "GAMMA" and np.abs(q - np.rint(q)).max() <= tolerance and band in mode.bands
-    return bool(near and abs(value - mode.frequency_thz) < 0.02 * abs(mode.frequency_thz))
-
-
-def _with_commensurate_q(mode: ImaginaryMode, max_denominator: int) -> ImaginaryMode:
-    """Return a mode at a high-symmetry point, marked where no supercell is commensurate with it."""
-    near = commensurate(mode.q, max_denominator)
-    if near is not None:
-        return replace(mode, q=near[0])
-    reason = f"q is incommensurate with every supercell of at most {max_denominator} primitive cells"
-    return replace(mode, skipped=mode.skipped or reason)
+    near = mode.label == "GAMMA" and whole(q, tolerance) and band in mode.bands
+    return near and abs(value - mode.frequency_thz) < 0.02 * abs(mode.frequency_thz)
 
 
 def _at_minimum(
     crystal: _Crystal, q: Array, band: int, value: float, threshold: float, max_denominator: int, tolerance: float
 ) -> ImaginaryMode:
     """Return the mode at the commensurate point next to a band minimum, or the reason why there is none."""
-    q = q - np.rint(q)
-    crude = ImaginaryMode(q, "", (band,), value, np.empty((0, 0), dtype=complex), crystal.exact(q))
     near = commensurate(q, max_denominator, tolerance)
-    if near is None:
-        return replace(
-            crude,
-            skipped=f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
-            f"wave vector within {tolerance:g} of it",
-        )
-    if near[1] == 1:
-        return replace(crude, skipped=f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise")
-    frequencies, vectors = crystal.modes(near[0])
+    if near is None or near[1] == 1:
+        reason = f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise"
+        if near is None:
+            reason = (
+                f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
+                f"wave vector within {tolerance:g} of it"
+            )
+        return ImaginaryMode(q, "", (band,), value, np.empty((0, 0), complex), crystal.exact(q), skipped=reason)
+    place = near[0]
+    frequencies, vectors = crystal.modes(place)
     group = next(group for group in subspaces(frequencies) if band in group)
     mean = float(frequencies[group].mean())
-    mode = ImaginaryMode(
-        near[0],
-        "",
-        tuple(group),
-        mean,
-        vectors[group],
-        crystal.exact(near[0]),
-        None if np.array_equal(q, near[0]) else q,
-    )
-    if mean >= -threshold:
-        reason = f"{mean:.4f} THz at the commensurate point {near[0].round(4).tolist()} next to the band minimum"
-        return replace(mode, skipped=reason)
-    return mode
+    refined = None if np.array_equal(q, place) else q
+    weak = f"{mean:.4f} THz at the commensurate point {place.round(4).tolist()} next to the band minimum"
+    skipped = weak if mean >= -threshold else None
+    return ImaginaryMode(place, "", tuple(group), mean, vectors[group], crystal.exact(place), refined, skipped)

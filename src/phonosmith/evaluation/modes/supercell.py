@@ -40,11 +40,6 @@ def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINAT
     supercell with fewer than n primitive cells carries the wave, and this one has exactly n (at most
     ``max_denominator``). q is in fractions of the primitive reciprocal vectors, ``cell`` has the primitive vectors as
     rows (Å), and the rows returned mean supercell = matrix @ cell.
-
-    Raises
-    ------
-    InputError
-        For a wave vector without such a supercell.
     """
     import spglib
 
@@ -55,10 +50,10 @@ def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINAT
             f"{max_denominator} primitive cells.",
             "Allow larger ones, or follow the commensurate point next to it.",
         )
-    order = near[1]
+    point, order = near
     if order == 1:
         return np.eye(3, dtype=np.int64)
-    a, b, c = (int(value) for value in np.rint(near[0] * order))
+    a, b, c = (int(value) for value in np.rint(point * order))
     last = order // gcd(order, c)
     second = next((j, k) for j in range(1, order + 1) for k in range(last) if (b * j + c * k) % order == 0)
     first = next(
@@ -75,7 +70,7 @@ def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINAT
     matrix = np.rint(reduced @ np.linalg.inv(cell)).astype(np.int64)
     if np.abs(matrix @ cell - reduced).max() > 1e-3:
         return plain
-    return matrix if round(float(np.linalg.det(matrix))) > 0 else -matrix
+    return matrix if np.linalg.det(matrix) > 0 else -matrix
 
 
 @dataclass(frozen=True)
@@ -103,33 +98,21 @@ class ModeSpace:
         """Number of real amplitudes."""
         return len(self.patterns)
 
-    def displacement(self, amplitudes: Sequence[float] | Array) -> Array:
-        """Return displacements of the atoms in Å for amplitudes in Å√amu."""
-        moved = np.tensordot(np.asarray(amplitudes, dtype=float), self.patterns, axes=1)
-        return np.asarray(moved / np.sqrt(self.masses)[:, None])
-
     def frame(self, amplitudes: Sequence[float] | Array) -> Atoms:
-        """Return the displaced supercell."""
+        """Return the supercell displaced by amplitudes in Å√amu."""
         moved = self.atoms.copy()
-        moved.positions += self.displacement(amplitudes)
+        moved.positions += np.tensordot(amplitudes, self.patterns, axes=1) / np.sqrt(self.masses)[:, None]
         return moved
 
     def gradient(self, forces: Array) -> Array:
         """Return the derivative of the energy by the amplitudes, eV/(Å√amu), from forces in eV/Å."""
-        weighted = np.asarray(forces, dtype=float) / np.sqrt(self.masses)[:, None]
-        return np.asarray(-np.tensordot(self.patterns, weighted, axes=2))
+        return np.asarray(-np.tensordot(self.patterns, np.asarray(forces) / np.sqrt(self.masses)[:, None], axes=2))
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values, for jobs of their own."""
-        return {
-            "symbols": self.atoms.get_chemical_symbols(),
-            "cell": self.atoms.cell.array.tolist(),
-            "positions": self.atoms.positions.tolist(),
-            "matrix": self.matrix.tolist(),
-            "patterns": self.patterns.tolist(),
-            "masses": self.masses.tolist(),
-            "operations": self.operations.tolist(),
-        }
+        arrays = {"cell": self.atoms.cell.array, "positions": self.atoms.positions, "matrix": self.matrix}
+        arrays |= {"patterns": self.patterns, "masses": self.masses, "operations": self.operations}
+        return {"symbols": self.atoms.get_chemical_symbols()} | {name: one.tolist() for name, one in arrays.items()}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> ModeSpace:
@@ -137,14 +120,12 @@ class ModeSpace:
         from ase import Atoms
 
         atoms = Atoms(content["symbols"], positions=content["positions"], cell=content["cell"], pbc=True)
-        arrays = [np.array(content[name], dtype=float) for name in ("patterns", "masses", "operations")]
-        return cls(atoms, np.array(content["matrix"], dtype=np.int64), *arrays)
+        return cls(atoms, *(np.array(content[name]) for name in ("matrix", "patterns", "masses", "operations")))
 
     @property
     def reach(self) -> float:
         """Largest displacement of an atom along an axis per amplitude, 1/√amu."""
-        lengths = np.linalg.norm(self.patterns, axis=2) / np.sqrt(self.masses)
-        return float(lengths.max())
+        return float((np.linalg.norm(self.patterns, axis=2) / np.sqrt(self.masses)).max())
 
 
 def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers) -> tuple[Atoms, Array, Array]:
@@ -159,16 +140,12 @@ def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers
 
     primitive = atoms_of(phonon.primitive)
     primitive.info = {}
-    atoms = make_supercell(primitive, matrix)
-    size = len(primitive)
-    fractions = atoms.positions @ np.linalg.inv(primitive.cell.array)
-    apart = fractions[:, None] - np.asarray(phonon.primitive.scaled_positions)[None]
-    apart -= np.rint(apart)
-    kinds = np.linalg.norm(apart @ primitive.cell.array, axis=2).argmin(axis=1)
-    masses = np.asarray(phonon.primitive.masses, dtype=float)[kinds]
-    waves = np.exp(2j * np.pi * fractions @ q)[None, :, None]
-    fields = np.asarray(eigenvectors).reshape(-1, size, 3)[:, kinds] * waves
-    flat = np.concatenate([fields.real, fields.imag]).reshape(2 * len(fields), -1) / np.sqrt(len(atoms) / size)
+    atoms, size = make_supercell(primitive, matrix), len(primitive)
+    repeats = len(atoms) // size  # cell by cell
+    masses = np.tile(np.asarray(phonon.primitive.masses, dtype=float), repeats)
+    waves = np.exp(2j * np.pi * atoms.positions @ np.linalg.inv(primitive.cell.array) @ q)[None, :, None]
+    fields = np.tile(np.asarray(eigenvectors).reshape(-1, size, 3), (1, repeats, 1)) * waves
+    flat = np.concatenate([fields.real, fields.imag]).reshape(2 * len(fields), -1) / np.sqrt(repeats)
     _, strengths, basis = np.linalg.svd(flat, full_matrices=False)
     rank = int((strengths > RANK_TOLERANCE).sum())
     return atoms, masses, basis[:rank].reshape(rank, len(atoms), 3)
@@ -179,10 +156,10 @@ def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, max_denominator: in
 
     q is commensurate, see `smallest_supercell`; the eigenvectors (rows) are any basis of the subspace.
     """
-    matrix = smallest_supercell(q, np.asarray(phonon.primitive.cell), max_denominator)
+    cell = np.asarray(phonon.primitive.cell)
+    matrix = smallest_supercell(q, cell, max_denominator)
     atoms, masses, patterns = real_patterns(phonon, q, eigenvectors, matrix)
-    operations = phonon.primitive_symmetry.symmetry_operations
-    group = amplitude_group(atoms, np.asarray(phonon.primitive.cell), operations, patterns)
+    group = amplitude_group(atoms, cell, phonon.primitive_symmetry.symmetry_operations, patterns)
     axes = canonical_axes(group, patterns)
     turned = np.tensordot(axes, patterns, axes=1)
-    return ModeSpace(atoms, matrix, turned, masses, np.einsum("ij,njk,lk->nil", axes, group, axes))
+    return ModeSpace(atoms, matrix, turned, masses, axes @ group @ axes.T)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from phonosmith.evaluation.guarded import wrapped
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ase import Atoms
 
 Array = NDArray[np.float64]
@@ -30,27 +27,27 @@ def amplitude_group(atoms: Atoms, primitive: Array, operations: Any, patterns: A
     among them (they shift the phase of a wave). ``operations`` has ``rotations`` and ``translations`` in fractions of
     the primitive cell, whose vectors are the rows of ``primitive`` (Å).
     """
-    generators = [np.eye(len(patterns))]
-    for cartesian, shift in _candidates(primitive, operations):
+    matrices = [np.eye(len(patterns))]
+    axes = primitive.T
+    rotations = [*(axes @ rotation @ np.linalg.inv(axes) for rotation in operations["rotations"]), *[np.eye(3)] * 3]
+    # the three lattice translations come last
+    shifts = [*(axes @ shift for shift in operations["translations"]), *primitive]
+    for cartesian, shift in zip(rotations, shifts, strict=True):
         images = _images(atoms, cartesian, shift)
         if images is None:
             continue
         moved = np.empty_like(patterns)
         moved[:, images] = patterns @ cartesian.T
-        action = np.tensordot(patterns, moved, axes=([1, 2], [1, 2]))
-        left, strengths, right = np.linalg.svd(action)
+        left, strengths, right = np.linalg.svd(np.tensordot(patterns, moved, axes=([1, 2], [1, 2])))
         if np.abs(strengths - 1).max() < _ACTION_TOLERANCE:
-            generators.append(left @ right)
-    return _closed(_distinct(np.array(generators)))
+            matrices.append(left @ right)
+    return _closed(matrices)
 
 
-def _candidates(primitive: Array, operations: Any) -> Iterator[tuple[Array, Array]]:
-    """Yield rotations and shifts (Å) in Cartesian axes: the space group's, and the three lattice translations."""
-    to_cartesian = primitive.T
-    for rotation, shift in zip(operations["rotations"], operations["translations"], strict=True):
-        yield to_cartesian @ rotation @ np.linalg.inv(to_cartesian), to_cartesian @ shift
-    for row in primitive:
-        yield np.eye(3), row
+def _wrapped(positions: Array) -> Array:
+    """Return fractions inside the periodic box; rounding takes -1e-17 to 1, which is outside."""
+    inside = np.mod(positions, 1.0)
+    return np.where(inside < 1.0, inside, 0.0)
 
 
 def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
@@ -61,8 +58,8 @@ def _images(atoms: Atoms, rotation: Array, shift: Array) -> Any:
     relation = cell @ rotation.T @ np.linalg.inv(cell)
     if np.abs(relation - np.rint(relation)).max() > 1e-3:
         return None
-    home = wrapped(atoms.get_scaled_positions(wrap=False))
-    moved = wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
+    home = _wrapped(atoms.get_scaled_positions(wrap=False))
+    moved = _wrapped((atoms.positions @ rotation.T + shift) @ np.linalg.inv(cell))
     distances, places = cKDTree(home, boxsize=1.0).query(moved)
     if distances.max() > 1e-2 or len(set(places.tolist())) != len(atoms):
         return None
@@ -74,28 +71,21 @@ def _key(matrix: Array) -> bytes:
     return np.floor(matrix * 50 + 0.3137).astype(np.int16).tobytes()
 
 
-def _distinct(matrices: Array) -> Array:
-    by_key: dict[bytes, Array] = {}
+def _closed(matrices: list[Array]) -> Array:
+    """Return the group that matrices generate, or only the different ones of them where products do not close."""
+    members: dict[bytes, Array] = {}
     for matrix in matrices:
-        by_key.setdefault(_key(matrix), matrix)
-    return np.array(list(by_key.values()))
-
-
-def _closed(generators: Array) -> Array:
-    """Return the group that matrices generate, or only themselves where products do not close."""
-    members = {_key(matrix): matrix for matrix in generators}
-    front = list(members.values())
+        members.setdefault(_key(matrix), matrix)
+    generators = front = list(members.values())
     while front:
         fresh = []
-        for matrix in front:
-            for generator in generators:
-                product = matrix @ generator
-                key = _key(product)
-                if key not in members:
-                    members[key] = product
-                    fresh.append(product)
+        for matrix, generator in itertools.product(front, generators):
+            product = matrix @ generator
+            if (key := _key(product)) not in members:
+                members[key] = product
+                fresh.append(product)
             if len(members) > LARGEST_GROUP:
-                return generators
+                return np.array(generators)
         front = fresh
     return np.array(list(members.values()))
 
@@ -109,8 +99,6 @@ def canonical_axes(group: Array, patterns: Array) -> Array:
     """
     size = len(patterns)
     flat = patterns.reshape(size, -1)
-    if size == 1:
-        return _signed(np.eye(1), flat)
     candidates = sorted(_special_directions(group), key=lambda one: _rank(one, group, flat), reverse=True)
     axes: list[Array] = []
     while len(axes) < size:
@@ -131,20 +119,19 @@ def _special_directions(group: Array) -> list[Array]:
     front = list(spaces.values())
     while front and len(spaces) < 400:
         fresh = []
-        for one in front:
-            for other in list(spaces.values()):
-                basis = _null_space(np.vstack([np.eye(size) - one.T @ one, np.eye(size) - other.T @ other]))
-                key = _key(basis.T @ basis)
-                if len(basis) and key not in spaces:
-                    spaces[key] = basis
-                    fresh.append(basis)
+        for one, other in itertools.product(front, list(spaces.values())):
+            basis = _null_space(np.vstack([np.eye(size) - one.T @ one, np.eye(size) - other.T @ other]))
+            key = _key(basis.T @ basis)
+            if len(basis) and key not in spaces:
+                spaces[key] = basis
+                fresh.append(basis)
         front = fresh
     return [sign * basis[0] for basis in spaces.values() if len(basis) == 1 for sign in (1.0, -1.0)]
 
 
 def _null_space(matrix: Array) -> Array:
+    """Return orthonormal rows; the matrix has at least as many rows as columns."""
     _, strengths, rows = np.linalg.svd(matrix)
-    strengths = np.append(strengths, np.zeros(len(rows) - len(strengths)))
     return np.asarray(rows[strengths < _SAME])
 
 
@@ -158,18 +145,14 @@ def _rank(direction: Array, group: Array, flat: Array) -> tuple[int, int, tuple[
 
 def _remaining_direction(done: Array, flat: Array) -> Array:
     """Return the projection of one coordinate of one atom onto what is left after the axes done."""
-    size = len(flat)
-    left = np.eye(size) - done.T @ done
-    columns = left @ flat
+    columns = (np.eye(len(flat)) - done.T @ done) @ flat
     lengths = np.linalg.norm(columns, axis=0)
-    place = int(np.flatnonzero(lengths >= lengths.max() - 1e-6)[0])
+    place = int(np.argmax(lengths >= lengths.max() - 1e-6))
     return np.asarray(columns[:, place] / lengths[place])
 
 
 def _signed(axes: Array, flat: Array) -> Array:
     """Return axes whose patterns have a positive first large entry."""
-    signs = []
-    for pattern in axes @ flat:
-        first = np.flatnonzero(np.abs(pattern) > 0.5 * np.abs(pattern).max())[0]
-        signs.append(np.sign(pattern[first]))
-    return np.asarray(axes * np.array(signs)[:, None])
+    patterns = axes @ flat
+    first = np.argmax(np.abs(patterns) > 0.5 * np.abs(patterns).max(axis=1, keepdims=True), axis=1)
+    return np.asarray(axes * np.sign(np.take_along_axis(patterns, first[:, None], axis=1)))
