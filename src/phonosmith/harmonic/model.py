@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 SYMPREC = 1e-4
 """Å; relaxed cells carry more noise than phonopy's 1e-5 allows."""
 FORMAT = "phonosmith-force-constants-1"
+NAC_FACTOR = 14.399652
+"""e²/(4πε0) in eV Å, phonopy's value for VASP."""
 
 
 @dataclass
@@ -203,7 +205,7 @@ def pack_force_constants(model: HarmonicModel) -> bytes:
     if phonon.nac_params is not None:
         content["born"] = np.asarray(phonon.nac_params["born"])
         content["dielectric"] = np.asarray(phonon.nac_params["dielectric"])
-        content["nac_factor"] = np.array(phonon.nac_params.get("factor", 14.399652))
+        content["nac_factor"] = np.array(phonon.nac_params.get("factor", NAC_FACTOR))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **content)
     return buffer.getvalue()
