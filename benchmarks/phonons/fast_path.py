@@ -19,9 +19,28 @@ import warnings
 from pathlib import Path
 
 
+def forcefield_phonon_maker(ref, **options):
+    """atomate2's force-field PhononMaker for one of our potentials, tight and symmetry-preserving."""
+    from atomate2.forcefields.flows.phonons import PhononMaker
+    from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
+
+    calculator = {
+        "force_field_name": {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"},
+        "calculator_kwargs": {"potential": ref.model_dump()},
+    }
+    return PhononMaker(
+        bulk_relax_maker=ForceFieldRelaxMaker(
+            **calculator, fix_symmetry=True, symprec=1e-3, steps=500, relax_kwargs={"fmax": 1e-5}
+        ),
+        static_energy_maker=ForceFieldStaticMaker(**calculator),
+        phonon_displacement_maker=ForceFieldStaticMaker(**calculator),
+        **{"symprec": 1e-4, "create_thermal_displacements": False, "store_force_constants": False, **options},
+    )
+
+
 def routes(ref, structure, matrix):
     """Return the flows to compare by name."""
-    from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, forcefield_phonon_maker
+    from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker
 
     # atomate2's own defaults for what it computes and stores; only potential, symmetry and tolerances are ours
     shipped = forcefield_phonon_maker(ref, store_force_constants=True)

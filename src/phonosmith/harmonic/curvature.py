@@ -20,24 +20,17 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 DIRECTION_TOLERANCE = 1e-3
 """Smallest singular value of a set of unit vectors that still counts as independent."""
+VOLUME_TOLERANCE = 0.25
+"""Relative difference of volumes per atom; the sampling protocol spans about ±10 %."""
 
 
 @dataclass(frozen=True)
 class CurvatureTarget:
-    """Reference force constants of one supercell.
+    """Reference force constants of one supercell, called ``source`` in messages.
 
-    Attributes
-    ----------
-    atoms
-        Perfect supercell.
-    hessian
-        d²E/dx² in eV/Å², shape (3n, 3n); row and column 3i+a belong to atom i, direction a.
-    columns
-        Symmetry-irreducible columns; every other column follows from them.
-    weights
-        One per column, mean one: how many atoms it stands for.
-    source
-        Where it came from, for messages.
+    ``atoms`` is the perfect supercell, ``hessian`` d²E/dx² in eV/Å² with row and column 3i+a for atom i and direction a,
+    ``columns`` its symmetry-irreducible columns, from which every other follows, and ``weights`` (mean one) says how
+    many atoms each of them stands for.
     """
 
     atoms: Atoms
@@ -56,29 +49,24 @@ def hessian_matrix(force_constants: Array) -> Array:
 def irreducible_columns(symmetry: Any, lattice: Array) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return the Hessian columns that symmetry turns into all others, with weights of mean one.
 
-    Parameters
-    ----------
-    symmetry
-        phonopy's ``Symmetry`` of the supercell.
-    lattice
-        Lattice vectors of the supercell as rows, Å.
+    ``symmetry`` is phonopy's ``Symmetry`` of the supercell with the given lattice vectors (rows, Å).
     """
-    to_cartesian = np.array(lattice, dtype=float).T
+    to_cartesian = lattice.T
     back = np.linalg.inv(to_cartesian)
     orbits = np.asarray(symmetry.get_map_atoms())
     columns: list[int] = []
     weights: list[float] = []
-    for atom in symmetry.get_independent_atoms():
-        rotations = np.array([to_cartesian @ r @ back for r in symmetry.get_site_symmetry(int(atom))])
+    for atom in map(int, symmetry.get_independent_atoms()):
+        rotations = np.array([to_cartesian @ r @ back for r in symmetry.get_site_symmetry(atom)])
         directions: list[int] = []
         spanned, rank = np.zeros((0, 3)), 0
         for axis in range(3):
             candidate = np.vstack([spanned, rotations[:, :, axis]])
             dimensions = int(np.linalg.matrix_rank(candidate, tol=DIRECTION_TOLERANCE))
             if dimensions > rank:
-                directions.append(axis)
+                directions.append(3 * atom + axis)
                 spanned, rank = candidate, dimensions
-        columns += [3 * int(atom) + axis for axis in directions]
+        columns += directions
         weights += [float(np.sum(orbits == orbits[atom])) / len(directions)] * len(directions)
     scale = float(np.mean(weights))
     return tuple(columns), tuple(weight / scale for weight in weights)
@@ -100,26 +88,19 @@ def curvature_target(phonon: Phonopy, source: str = "force constants") -> Curvat
     return CurvatureTarget(atoms_of(phonon.supercell), hessian, columns, weights, source)
 
 
-def check_target(target: CurvatureTarget, frames: Sequence[Atoms], volume_tolerance: float = 0.25) -> None:
-    """Raise MismatchError when force constants are of another material than the training set.
-
-    Compared are the reduced composition and the volume per atom (the sampling protocol spans about ±10 %).
-    """
-    formula = _formula(target.atoms)
-    same = [atoms for atoms in frames if _formula(atoms) == formula]
-    if not same:
+def check_target(target: CurvatureTarget, frames: Sequence[Atoms]) -> None:
+    """Raise MismatchError unless reduced composition and volume per atom are those of the training set."""
+    formula, *others = (atoms.get_chemical_formula(mode="hill", empirical=True) for atoms in (target.atoms, *frames))
+    if formula not in others:
         raise MismatchError(
-            f"{target.source} is of {formula}, the training set of {', '.join(sorted({_formula(a) for a in frames}))}.",
+            f"{target.source} is of {formula}, the training set of {', '.join(sorted(set(others)))}.",
             "Give the force constants of the material that is trained.",
         )
     volume = target.atoms.get_volume() / len(target.atoms)
+    same = [atoms for atoms, other in zip(frames, others, strict=True) if other == formula]
     typical = float(np.median([atoms.get_volume() / len(atoms) for atoms in same]))
-    if abs(volume / typical - 1) > volume_tolerance:
+    if abs(volume / typical - 1) > VOLUME_TOLERANCE:
         raise MismatchError(
             f"{target.source} has {volume:.2f} Å³ per atom, the training set {typical:.2f} Å³.",
             "Give force constants of the same crystal structure near its equilibrium volume.",
         )
-
-
-def _formula(atoms: Atoms) -> str:
-    return str(atoms.get_chemical_formula(mode="hill", empirical=True))

@@ -17,21 +17,19 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
 Array = NDArray[np.float64]
+STRANGERS = "The files do not belong together."
+SAME_CELL = 1e-3
+"""Å, for every component of a cell vector."""
 SAME_DISPLACEMENT = 1e-3
 """Å; positions in VASP's files are rounded to 1e-8 of a cell vector, displacements are 0.01 Å."""
+LARGEST_DISPLACEMENT = 0.5
+"""Å; what is displaced farther is taken for another structure."""
 
 
 def check_forces(forces: Iterable[Any], n_atoms: int, where: str) -> Array:
-    """Return forces of displaced cells as an array after checking shape and finiteness.
+    """Return forces of displaced cells, one (n_atoms, 3) block each, after checking shape and finiteness.
 
-    Parameters
-    ----------
-    forces
-        eV/Å, one (n_atoms, 3) block per displaced cell.
-    n_atoms
-        Atoms of the supercell.
-    where
-        What to call the source in an error.
+    ``where`` is what an error calls their source.
     """
     blocks = [np.asarray(block, dtype=float) for block in forces]
     if not blocks:
@@ -63,9 +61,7 @@ def displacements_and_forces(
         moved = np.zeros((len(cells), n_atoms, 3))
         for index, cell in enumerate(cells):
             if not 0 <= cell["number"] < n_atoms:
-                raise MismatchError(
-                    f"{where} moves atom {cell['number'] + 1} of {n_atoms}.", "The files do not belong together."
-                )
+                raise MismatchError(f"{where} moves atom {cell['number'] + 1} of {n_atoms}.", STRANGERS)
             moved[index, cell["number"]] = cell["displacement"]
         forces = [cell.get("forces") for cell in cells]
         energies = [cell.get("supercell_energy") for cell in cells]
@@ -75,13 +71,13 @@ def displacements_and_forces(
     if moved.shape[1:] != (n_atoms, 3) or not np.isfinite(moved).all():
         raise MismatchError(
             f"{where} holds displacements of shape {moved.shape[1:]} or not finite; the supercell has {n_atoms} atoms.",
-            "The files do not belong together.",
+            STRANGERS,
         )
     known = None if _incomplete(forces) else check_forces(forces, n_atoms, where)
     if known is not None and len(known) != len(moved):
         raise MismatchError(
             f"{where} has forces of {len(known)} and displacements of {len(moved)} cells.",
-            "The files do not belong together.",
+            STRANGERS,
         )
     return moved, known, None if _incomplete(energies) else np.asarray(energies, dtype=float)
 
@@ -96,77 +92,56 @@ def has_forces(phonon: Phonopy, where: str = "The data set") -> bool:
     return bool(dataset) and displacements_and_forces(dataset, len(phonon.supercell), where)[1] is not None
 
 
-def require_same_cell(
-    ours: Atoms, theirs: Atoms, what: str, *, tolerance: float = 1e-3, largest: float = 1e-3
-) -> Array:
+def require_same_cell(ours: Atoms, theirs: Atoms, what: str, *, largest: float = 1e-3) -> Array:
     """Return the shifts from our to their positions (Å); MismatchError unless both are one crystal in one atom order.
 
-    Parameters
-    ----------
-    ours, theirs
-        Configurations.
-    what
-        Named in the message.
-    tolerance
-        Largest difference of a cell vector, Å.
-    largest
-        Largest difference of an atom's position, up to lattice vectors, Å.
+    Positions may differ by ``largest`` (Å) in a component, up to lattice vectors; ``what`` is named in the message.
     """
     if len(ours) != len(theirs) or np.any(ours.numbers != theirs.numbers):
-        raise MismatchError(
-            f"{what}: {theirs.get_chemical_formula()} is not {ours.get_chemical_formula()} in the same atom order.",
-            "The files do not belong together.",
-        )
-    if np.abs(ours.cell.array - theirs.cell.array).max() > tolerance:
-        raise MismatchError(
-            f"{what}: the cells differ by more than {tolerance} Å.", "The files do not belong together."
-        )
+        formulas = theirs.get_chemical_formula(), ours.get_chemical_formula()
+        raise MismatchError(f"{what}: {formulas[0]} is not {formulas[1]} in the same atom order.", STRANGERS)
+    if np.abs(ours.cell.array - theirs.cell.array).max() > SAME_CELL:
+        raise MismatchError(f"{what}: the cells differ by more than {SAME_CELL} Å.", STRANGERS)
     fractions = theirs.get_scaled_positions(wrap=False) - ours.get_scaled_positions(wrap=False)
     shifts: Array = (fractions - np.round(fractions)) @ ours.cell.array
     if np.abs(shifts).max(initial=0) > largest:
-        raise MismatchError(f"{what}: atoms sit elsewhere.", "The files do not belong together.")
+        raise MismatchError(f"{what}: atoms sit elsewhere.", STRANGERS)
     return shifts
 
 
-def attach_forces(phonon: Phonopy, frames: Sequence[Atoms], *, largest: float = 0.5) -> None:
+def attach_forces(phonon: Phonopy, frames: Sequence[Atoms]) -> None:
     """Give a Phonopy object the forces of calculated displaced cells, matched by geometry, not by file order.
 
-    Parameters
-    ----------
-    phonon
-        Object with a supercell; its planned displacements, if any, must all be found.
-    frames
-        Labelled supercells in phonopy's atom order; their displacements are read from their positions.
-    largest
-        Displacements beyond this are taken for another structure, Å.
+    Displacements are read from the positions of the labelled supercells, which are in phonopy's atom order; those that
+    are planned in the object, if any, must all be found.
     """
     if not frames:
         raise InputError("There are no displaced cells.", "Give labelled displacements of the supercell.")
     perfect = atoms_of(phonon.supercell)
-    shifts, forces = [], []
+    shifts, labels = [], []
     for index, frame in enumerate(frames):
-        shifts.append(require_same_cell(perfect, frame, f"frame {index} against phonopy's supercell", largest=largest))
+        where = f"frame {index} against phonopy's supercell"
+        shifts.append(require_same_cell(perfect, frame, where, largest=LARGEST_DISPLACEMENT))
         try:
-            forces.append(frame.get_forces(apply_constraint=False))
+            labels.append(frame.get_forces(apply_constraint=False))
         except (RuntimeError, NotImplementedError) as error:
             raise InputError(f"Frame {index} has no forces.", "Label it first.") from error
-    moved = np.array(shifts)
+    moved, forces = np.array(shifts), np.array(labels)
     if not phonon.dataset:
-        phonon.dataset = {"displacements": moved, "forces": np.array(forces)}
+        phonon.dataset = {"displacements": moved, "forces": forces}
         return
     planned = displacements_and_forces(phonon.dataset, len(perfect))[0]
-    matched = []
+    nearest = []
     for index, displacement in enumerate(planned):
         distances = np.abs(moved - displacement).max(axis=(1, 2))
-        nearest = int(np.argmin(distances))
-        if distances[nearest] > SAME_DISPLACEMENT:
+        nearest.append(int(np.argmin(distances)))
+        if distances.min() > SAME_DISPLACEMENT:
             raise MismatchError(
                 f"Displacement {index + 1} of {len(planned)} was not calculated (nearest cell differs by"
-                f" {distances[nearest]:.3f} Å).",
+                f" {distances.min():.3f} Å).",
                 "Import every displaced cell.",
             )
-        matched.append(forces[nearest])
-    phonon.forces = np.array(matched)
+    phonon.forces = forces[nearest]
 
 
 def displaced_frames(phonon: Phonopy) -> list[Atoms]:

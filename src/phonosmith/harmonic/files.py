@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
+from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
@@ -43,7 +43,6 @@ Calculations = Callable[[Path], Sequence["Atoms"]]
 
 PLANS = ("phonopy_disp.yaml", "phono3py_disp.yaml")
 YAML_NAMES = ("phonopy_params.yaml", "phonopy.yaml", *PLANS)
-_ENDINGS = ("", *COMPRESSED)
 
 
 class _StoredPhonons(Document):
@@ -100,74 +99,40 @@ def load_harmonic(
     fc_calculator: FcCalculator = "symfc",
     symprec: float = SYMPREC,
     nac: bool = False,
-    artefacts: ArtefactStore | None = None,
     calculations: Calculations | None = None,
 ) -> HarmonicModel:
     """Read a harmonic model from phonopy's files or from the JSON of a stored `PhononDoc`.
 
     Forces are turned into force constants here, alike for every file; stored force constants are taken as they are
-    where there are no forces.
-
-    Parameters
-    ----------
-    path
-        See `read_phonopy`, or a document ``*.json``.
-    fc_calculator
-        How force constants are made from forces.
-    symprec
-        Symmetry tolerance, Å.
-    nac
-        Use Born charges (dipole-dipole term).
-    artefacts
-        Where a document's force constants are; default this installation's store.
-    calculations
-        See `read_phonopy`.
-
-    Raises
-    ------
-    InputError
-        Naming the file, when forces or force constants are missing, not finite or of another supercell.
+    where there are no forces. Those of a document ``*.json`` are in this installation's store. For the other arguments
+    and errors see `read_phonopy`.
     """
     source = Path(path)
-    if ".json" in source.suffixes:
-        return _stored_model(source, artefacts, nac=nac)
-    phonon = read_phonopy(source, symprec=symprec, nac=nac, calculations=calculations)
-    return _with_force_constants(phonon, fc_calculator, str(source))
+    opened = _stored_or_read(source, symprec=symprec, nac=nac, calculations=calculations)
+    return opened if isinstance(opened, HarmonicModel) else _with_force_constants(opened, fc_calculator, source)
 
 
 def load_pair(
     reference: str | Path, candidate: str | Path, calculator: str = "auto", calculations: Calculations | None = None
 ) -> tuple[HarmonicModel, HarmonicModel]:
-    """Read both sides of a comparison with force constants made in one way.
+    """Read both sides of a comparison (see `load_harmonic`) with force constants made in one way.
 
-    Parameters
-    ----------
-    reference, candidate
-        See `load_harmonic`.
-    calculator
-        ``traditional``, ``symfc`` or ``auto``. ``auto`` takes forces as they are (traditional, as published figures do)
-        unless one side was stored as force constants from symfc; then symfc serves both.
-    calculations
-        See `read_phonopy`.
+    The calculator is ``traditional``, ``symfc`` or ``auto``, which takes forces as they are (traditional, as published
+    figures do) unless one side was stored as force constants from symfc; then symfc serves both.
     """
     if calculator not in {"auto", "traditional", "symfc"}:
         raise InputError(f"Unknown force-constants calculator {calculator!r}.", "Choose auto, traditional or symfc.")
-    sources = (Path(reference), Path(candidate))
-    opened = [
-        _stored_model(source, None, nac=False)
-        if ".json" in source.suffixes
-        else read_phonopy(source, calculations=calculations)
-        for source in sources
-    ]
+    sources = Path(reference), Path(candidate)
+    opened = [_stored_or_read(source, calculations=calculations) for source in sources]
     stored = [side for side in opened if isinstance(side, HarmonicModel)]
-    phonons = [side.phonon if isinstance(side, HarmonicModel) else side for side in opened]
     # a misplaced file is told before the expensive part
+    phonons = [side.phonon if isinstance(side, HarmonicModel) else side for side in opened]
     formulas = [str(composition_of(phonon.primitive).reduced_formula) for phonon in phonons]
-    require_same_formula(formulas[0], formulas[1], str(reference), str(candidate))
+    require_same_formula(*formulas, str(reference), str(candidate))
     by_symfc = calculator == "auto" and any(model.fc_calculator == "symfc" for model in stored)
     fit: FcCalculator = "symfc" if calculator == "symfc" or by_symfc else "traditional"
     first, second = (
-        side if isinstance(side, HarmonicModel) else _with_force_constants(side, fit, str(source))
+        side if isinstance(side, HarmonicModel) else _with_force_constants(side, fit, source)
         for side, source in zip(opened, sources, strict=True)
     )
     return first, second
@@ -180,24 +145,36 @@ def phonopy_yaml(phonon: Phonopy) -> str:
     return str(phonon.to_phonopy_yaml(settings=settings))
 
 
-def _stored_model(source: Path, artefacts: ArtefactStore | None, *, nac: bool) -> HarmonicModel:
+def _stored_or_read(
+    source: Path, *, symprec: float = SYMPREC, nac: bool = False, calculations: Calculations | None = None
+) -> HarmonicModel | Phonopy:
+    """Return the model a document refers to, or what phonopy's files hold."""
+    if ".json" not in source.suffixes:
+        return read_phonopy(source, symprec=symprec, nac=nac, calculations=calculations)
     try:
         document = _StoredPhonons.model_validate_json(read_bounded(source))
     except ValidationError as error:
         raise InputError(f"{source} is no phonon document: {error}.", "Give phonons.json or phonopy.yaml.") from error
-    return unpack_force_constants((artefacts or default_artefacts()).get_bytes(document.force_constants), nac=nac)
+    return unpack_force_constants(default_artefacts().get_bytes(document.force_constants), nac=nac)
 
 
-def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: str) -> HarmonicModel:
+def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: Path) -> HarmonicModel:
     """Make force constants where there are forces (both sides of a comparison then get them alike), else take them."""
-    if has_forces(phonon, source):
-        return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
+    where = str(source)
+    if has_forces(phonon, where):
+        return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, where), where)
     if phonon.force_constants is None:
         raise InputError(
             f"{source} has neither forces nor force constants, and none lie beside it.",
             "Put FORCE_SETS beside it or save phonopy.yaml with forces.",
         )
-    return HarmonicModel(phonon, "given", source)
+    return HarmonicModel(phonon, "given", where)
+
+
+def _existing(path: Path) -> Path | None:
+    """Return the file itself or a compressed one."""
+    files = (path.with_name(f"{path.name}{ending}") for ending in ("", *COMPRESSED))
+    return next((file for file in files if file.is_file()), None)
 
 
 def _find_yaml(path: Path) -> Path:
@@ -205,9 +182,8 @@ def _find_yaml(path: Path) -> Path:
     if not path.is_dir():
         return path
     for name in YAML_NAMES:
-        for ending in _ENDINGS:
-            if (path / f"{name}{ending}").is_file():
-                return path / f"{name}{ending}"
+        if (file := _existing(path / name)) is not None:
+            return file
     raise InputError(f"{path} holds none of {', '.join(YAML_NAMES)}.", "Give the YAML file itself.")
 
 
@@ -272,19 +248,15 @@ def _attach_companions(phonon: Phonopy, source: Path, calculations: Calculations
 def _beside(source: Path, name: str) -> Path | None:
     """Return a companion file: ``x.NAME`` of ``x.phonopy.yaml``, or plain ``NAME`` where the YAML has a plain name."""
     prefix = Path(bare_name(source.name)).name.removesuffix(".yaml")
-    for known in ("phonopy_params", "phonopy_disp", "phono3py_disp", "phonopy"):
-        prefix = prefix.removesuffix(known)
-    files = [source.with_name(f"{prefix}{name}{ending}") for ending in _ENDINGS]
-    return next((file for file in files if file.is_file()), None)
+    for known in YAML_NAMES:
+        prefix = prefix.removesuffix(known.removesuffix(".yaml"))
+    return _existing(source.with_name(f"{prefix}{name}"))
 
 
 def _plain_force_sets(source: Path) -> Path | None:
     """Return a file named just FORCE_SETS where the folder has no second YAML it could belong to."""
-    endings = tuple(f".yaml{ending}" for ending in _ENDINGS)
-    if sum(path.name.endswith(endings) for path in source.parent.iterdir()) > 1:
-        return None
-    files = [source.with_name(f"FORCE_SETS{ending}") for ending in _ENDINGS]
-    return next((file for file in files if file.is_file()), None)
+    documents = [path for path in source.parent.iterdir() if bare_name(path.name).endswith(".yaml")]
+    return _existing(source.with_name("FORCE_SETS")) if len(documents) < 2 else None
 
 
 def _attach_force_sets(phonon: Phonopy, file: Path, source: Path) -> None:
@@ -313,10 +285,8 @@ def _attach_force_sets(phonon: Phonopy, file: Path, source: Path) -> None:
 def _written_constants(source: Path) -> Any:
     from phonopy.file_IO import parse_FORCE_CONSTANTS, read_force_constants_hdf5
 
-    for name, reader in (
-        ("FORCE_CONSTANTS", parse_FORCE_CONSTANTS),
-        ("force_constants.hdf5", read_force_constants_hdf5),
-    ):
+    readers = {"FORCE_CONSTANTS": parse_FORCE_CONSTANTS, "force_constants.hdf5": read_force_constants_hdf5}
+    for name, reader in readers.items():
         if (file := _beside(source, name)) is None:
             continue
         with tempfile.TemporaryDirectory() as folder:

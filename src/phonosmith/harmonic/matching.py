@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+IDENTITY: Integers = np.eye(3, dtype=np.int64)
 LENGTH_TOLERANCE = 0.15
 """Relative difference of lattice lengths two relaxations of one crystal may show."""
 ANGLE_TOLERANCE = 12.0
@@ -31,16 +32,9 @@ SITE_TOLERANCE = 1.0
 class CellMatch:
     """How the candidate's primitive cell relates to the reference's.
 
-    Attributes
-    ----------
-    transform
-        Unimodular integer matrix M: M @ candidate lattice ≈ reference lattice (up to rotation and strain).
-    same_space_group
-        Both relaxed to the same space-group number.
-    same_rotations
-        Both have the same point operations in the common basis, so that one reduced mesh serves both.
-    notes
-        Differences worth knowing.
+    ``transform`` is the unimodular integer matrix M with M @ candidate lattice ≈ reference lattice (up to rotation and
+    strain). With ``same_rotations`` both have the same point operations in the common basis, so that one reduced mesh
+    serves both. ``notes`` are differences worth knowing.
     """
 
     transform: Integers
@@ -50,34 +44,35 @@ class CellMatch:
 
     def to_candidate(self, qpoints: Array) -> Array:
         """Return q-points of the reference's reduced coordinates in those of the candidate."""
-        if np.array_equal(self.transform, np.eye(3)):
+        if np.array_equal(self.transform, IDENTITY):
             return qpoints
         return np.asarray(qpoints @ np.linalg.inv(self.transform).T, dtype=float)
 
 
 def primitive_supercell_matrix(model: HarmonicModel) -> Integers:
     """Return integer S with supercell lattice = S @ primitive lattice (rows are vectors)."""
-    phonon = model.phonon
-    matrix = np.asarray(phonon.supercell.cell @ np.linalg.inv(phonon.primitive.cell))
-    return np.rint(matrix).astype(np.int64)
+    return np.rint(model.phonon.supercell.cell @ np.linalg.inv(model.phonon.primitive.cell)).astype(np.int64)
+
+
+def _scale(reference: Array, candidate: Array) -> float:
+    """Return by how much the candidate's lengths must grow to give the reference's volume."""
+    return float((abs(np.linalg.det(reference)) / abs(np.linalg.det(candidate))) ** (1 / 3))
 
 
 def _lattice_distance(reference: Array, candidate: Array) -> float:
     """Return a number that is at most 1 when two lattices agree within the tolerances, basis vector by basis vector."""
-    scale = (abs(np.linalg.det(reference)) / abs(np.linalg.det(candidate))) ** (1 / 3)
+    scale = _scale(reference, candidate)
     ours, theirs = Cell(reference).cellpar(), Cell(candidate).cellpar()
-    volume = abs(1 / scale - 1) / LENGTH_TOLERANCE
-    shape = float(np.max(np.abs(theirs[:3] * scale / ours[:3] - 1))) / LENGTH_TOLERANCE
-    return max(volume, shape, float(np.max(np.abs(ours[3:] - theirs[3:]))) / ANGLE_TOLERANCE)
+    lengths = np.abs([1 / scale - 1, *(theirs[:3] * scale / ours[:3] - 1)])
+    return float(max(lengths.max() / LENGTH_TOLERANCE, np.abs(ours[3:] - theirs[3:]).max() / ANGLE_TOLERANCE))
 
 
 def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: Integers) -> float:
     """Return the largest distance in Å between counterparts after the best origin shift (inf without a pairing)."""
     fractions = candidate.scaled_positions @ np.linalg.inv(transform)
     ours, theirs = np.asarray(reference.numbers), np.asarray(candidate.numbers)
-    kinds, counts = np.unique(ours, return_counts=True)
-    rare = kinds[np.argmin(counts)]
-    anchor = int(np.flatnonzero(ours == rare)[0])
+    kinds, first, counts = np.unique(ours, return_index=True, return_counts=True)
+    rare, anchor = kinds[np.argmin(counts)], first[np.argmin(counts)]
     best = np.inf
     for other in np.flatnonzero(theirs == rare):
         shift = reference.scaled_positions[anchor] - fractions[other]
@@ -108,16 +103,14 @@ def find_transforms(reference: PhonopyAtoms, candidate: PhonopyAtoms) -> list[In
     A crystal (nearly) symmetric under a rotation allows as many M as rotations. The identity comes first when it fits,
     then the least distorted.
     """
-    scale = (abs(np.linalg.det(reference.cell)) / abs(np.linalg.det(candidate.cell))) ** (1 / 3)
     combinations = np.array(list(itertools.product(range(-3, 4), repeat=3)))
-    lengths = np.linalg.norm(combinations @ candidate.cell, axis=1) * scale
+    lengths = np.linalg.norm(combinations @ candidate.cell, axis=1) * _scale(reference.cell, candidate.cell)
     wanted = np.linalg.norm(reference.cell, axis=1)
     rows = [combinations[np.abs(lengths / length - 1) <= LENGTH_TOLERANCE] for length in wanted]
-    identity: Integers = np.eye(3, dtype=np.int64)
 
     def rank(matrix: Integers) -> tuple[bool, float, float]:
         distance = _lattice_distance(reference.cell, matrix @ candidate.cell)
-        return not np.array_equal(matrix, identity), round(distance, 4), -round(float(np.linalg.det(matrix)))
+        return not np.array_equal(matrix, IDENTITY), round(distance, 4), -round(float(np.linalg.det(matrix)))
 
     matrices = (np.array(triple) for triple in itertools.product(*rows))
     unimodular = (matrix for matrix in matrices if abs(round(float(np.linalg.det(matrix)))) == 1)
@@ -156,16 +149,17 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
             "Branches cannot be paired; compare stability and thermodynamics of each side instead.",
         )
     ours, theirs = primitive_supercell_matrix(reference), primitive_supercell_matrix(candidate)
-    identity: Integers = np.eye(3, dtype=np.int64)
     cells = reference.phonon.primitive, candidate.phonon.primitive
     # the search is needed only where the two files chose different primitive vectors
-    obvious = _fits(*cells, identity) and _same_supercell(ours, theirs, identity)
-    transforms = [identity] if obvious else find_transforms(*cells)
+    obvious = _fits(*cells, IDENTITY) and _same_supercell(ours, theirs, IDENTITY)
+    transforms = [IDENTITY] if obvious else find_transforms(*cells)
     if not transforms:
+        sides = " and ".join(
+            f"{model.source} ({model.space_group[0]}, {model.phonon.primitive.volume:.2f} Å³)"
+            for model in (reference, candidate)
+        )
         raise MismatchError(
-            f"Geometry mismatch: the primitive cells of {reference.source} ({reference.space_group[0]}, "
-            f"{reference.phonon.primitive.volume:.2f} Å³) and {candidate.source} ({candidate.space_group[0]}, "
-            f"{candidate.phonon.primitive.volume:.2f} Å³) cannot be mapped onto each other.",
+            f"Geometry mismatch: the primitive cells of {sides} cannot be mapped onto each other.",
             "The two relaxed into different structures or belong to different polymorphs.",
         )
     fitting = [matrix for matrix in transforms if _same_supercell(ours, theirs, matrix)]
@@ -178,13 +172,13 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
         )
     transform = fitting[0]
     notes = []
-    same_group = reference.space_group[1] == candidate.space_group[1]
-    if not same_group:
+    groups = reference.space_group, candidate.space_group
+    if groups[0][1] != groups[1][1]:
         notes.append(
-            f"relaxed into different space groups: reference {reference.space_group[0]} ({reference.space_group[1]}), "
-            f"candidate {candidate.space_group[0]} ({candidate.space_group[1]})"
+            f"relaxed into different space groups: reference {groups[0][0]} ({groups[0][1]}), "
+            f"candidate {groups[1][0]} ({groups[1][1]})"
         )
-    if not np.array_equal(transform, np.eye(3)):
+    if not np.array_equal(transform, IDENTITY):
         notes.append("the candidate's primitive cell has another basis; its q-points were transformed")
-    same_rotations = _rotations(reference, np.eye(3, dtype=np.int64)) == _rotations(candidate, transform)
-    return CellMatch(transform, same_group, same_rotations, tuple(notes))
+    same_rotations = _rotations(reference, IDENTITY) == _rotations(candidate, transform)
+    return CellMatch(transform, groups[0][1] == groups[1][1], same_rotations, tuple(notes))

@@ -25,22 +25,16 @@ Array = NDArray[np.float64]
 SYMPREC = 1e-4
 """Å; relaxed cells carry more noise than phonopy's 1e-5 allows."""
 FORMAT = "phonosmith-force-constants-1"
+NAC_FACTOR = 14.399652
+"""e²/(4πε0) in eV Å, phonopy's value for VASP."""
 
 
 @dataclass
 class HarmonicModel:
     """A Phonopy object with force constants, and how they came about.
 
-    Attributes
-    ----------
-    phonon
-        Cells, symmetry and force constants.
-    fc_calculator
-        ``symfc``, ``traditional`` or ``given`` (force constants were read, not made).
-    source
-        File or name it comes from.
-    asr_residual
-        See `acoustic_sum_residual`, eV/Å².
+    ``fc_calculator`` is ``symfc``, ``traditional`` or ``given`` (force constants were read, not made), ``source`` the
+    file or name they come from, ``asr_residual`` that of `acoustic_sum_residual` in eV/Å².
     """
 
     phonon: Phonopy
@@ -90,7 +84,7 @@ def new_phonon(
     from phonopy import Phonopy
 
     matrix = np.array(supercell_matrix, dtype=float)
-    matrix = np.diag(matrix) if matrix.ndim == 1 and matrix.size == 3 else matrix
+    matrix = np.diag(matrix) if matrix.shape == (3,) else matrix
     if matrix.shape != (3, 3) or not np.allclose(matrix, np.rint(matrix), atol=1e-6):
         raise InputError(
             f"The supercell matrix {np.array(supercell_matrix).tolist()} is no integer multiple of the cell.",
@@ -176,17 +170,16 @@ def acoustic_sum_residual(phonon: Phonopy) -> float:
     Both sums are needed: direct (traditional) force constants need not be symmetric, so one may vanish alone.
     """
     constants = compact_force_constants(phonon)
-    over_second = np.abs(constants.sum(axis=1)).max()
+    rows = constants.sum(axis=1)
     # by translation, the sum over all first atoms for one second atom runs over all images of that second atom
     sublattice = np.array([phonon.primitive.p2p_map[i] for i in phonon.primitive.s2p_map])
     columns = [constants[:, sublattice == j].sum(axis=(0, 1)) for j in range(len(phonon.primitive))]
-    return float(max(over_second, np.abs(columns).max()))
+    return float(max(np.abs(rows).max(), np.abs(columns).max()))
 
 
 def pack_force_constants(model: HarmonicModel) -> bytes:
     """Return everything needed to rebuild the model as compressed npz bytes (compact force constants, cells, NAC)."""
-    phonon = model.phonon
-    unit = phonon.unitcell
+    phonon, unit, nac = model.phonon, model.phonon.unitcell, model.phonon.nac_params
     content: dict[str, Any] = {
         "format": np.array(FORMAT),
         "force_constants": compact_force_constants(phonon),
@@ -200,10 +193,9 @@ def pack_force_constants(model: HarmonicModel) -> bytes:
         "fc_calculator": np.array(model.fc_calculator),
         "source": np.array(model.source),
     }
-    if phonon.nac_params is not None:
-        content["born"] = np.asarray(phonon.nac_params["born"])
-        content["dielectric"] = np.asarray(phonon.nac_params["dielectric"])
-        content["nac_factor"] = np.array(phonon.nac_params.get("factor", 14.399652))
+    if nac is not None:
+        content |= {name: np.asarray(nac[name]) for name in ("born", "dielectric")}
+        content["nac_factor"] = np.array(nac.get("factor", NAC_FACTOR))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **content)
     return buffer.getvalue()

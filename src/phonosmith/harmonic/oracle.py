@@ -36,13 +36,9 @@ MEAN_DISPLACEMENT = 0.03
 class PhononDataset:
     """Labelled configurations and force constants to fine-tune with.
 
-    Attributes
-    ----------
-    train, valid
-        Frames with harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries
-        zero forces and, where asked for, zero stress.
-    phonon
-        Phonopy object of the small supercell, force constants inside: for the curvature term.
+    Frames have harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries zero
+    forces and, where asked for, zero stress. ``phonon`` holds the force constants of the small supercell, for the
+    curvature term.
     """
 
     train: list[Atoms]
@@ -64,27 +60,15 @@ def varied_supercells(
 
     One small supercell fixes frequencies at its own wave vectors only; a potential that sees farther than half its
     edge may then be wrong everywhere in between. Small cells of different shape cover different wave vectors, at the
-    same cost.
-
-    Parameters
-    ----------
-    primitive
-        Primitive cell.
-    n_atoms
-        Largest number of atoms; the smallest is about half of it.
-    count
-        Supercells wanted; each is drawn anew.
-    rng
-        Source of the draws.
-    min_length
-        Shortest lattice vector allowed, Å.
+    same cost. Each of the ``count`` supercells is drawn anew, with at most ``n_atoms`` atoms, at least about half of
+    them, and no lattice vector shorter than ``min_length`` (Å).
     """
     largest = max(2, n_atoms // len(primitive))
     matrices: list[list[list[int]]] = []
     for _ in range(1000 * count):
         size = int(rng.integers(max(2, largest // 2), largest + 1))
-        first = int(rng.choice([d for d in range(1, size + 1) if size % d == 0]))
-        second = int(rng.choice([d for d in range(1, size // first + 1) if (size // first) % d == 0]))
+        first = _divisor(size, rng)
+        second = _divisor(size // first, rng)
         third = size // (first * second)
         # Hermite normal form: every sublattice of this index has exactly one
         rows = np.array([
@@ -103,13 +87,17 @@ def varied_supercells(
     )
 
 
+def _divisor(number: int, rng: np.random.Generator) -> int:
+    return int(rng.choice([divisor for divisor in range(1, number + 1) if number % divisor == 0]))
+
+
 def _reduced(rows: NDArray[np.int64], lattice: Array) -> NDArray[np.int64]:
     """Return short vectors that span the same sublattice (right-handed)."""
     from pymatgen.core import Lattice
 
-    reduced = Lattice(rows @ lattice).get_niggli_reduced_lattice(1e-3)
+    drawn = Lattice(rows @ lattice)
     # the reduced lattice is rotated; its mapping to the old vectors is what is wanted
-    mapping = Lattice(rows @ lattice).find_mapping(reduced, 1e-3, 0.1)
+    mapping = drawn.find_mapping(drawn.get_niggli_reduced_lattice(1e-3), 1e-3, 0.1)
     if mapping is None:
         return rows
     matrix: NDArray[np.int64] = np.rint(mapping[2]).astype(int) @ rows
@@ -117,25 +105,14 @@ def _reduced(rows: NDArray[np.int64], lattice: Array) -> NDArray[np.int64]:
 
 
 def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]) -> Phonopy:
-    """Return phonopy's object with the force constants of another supercell of the same primitive cell.
-
-    Parameters
-    ----------
-    model
-        Harmonic model with force constants.
-    supercell_matrix
-        phonopy's matrix, with respect to the model's primitive cell.
-    """
+    """Return phonopy's object with the force constants of another supercell of the same primitive cell."""
     from phonopy.harmonic.dynmat_to_fc import DynmatToForceConstants
 
     source = model.phonon
     small = new_phonon(source.primitive, supercell_matrix, np.eye(3))
     transform = DynmatToForceConstants(small.primitive, small.supercell, is_full_fc=True)
-    matrices = []
-    for q in transform.commensurate_points:
-        source.dynamical_matrix.run(q)
-        matrices.append(source.dynamical_matrix.dynamical_matrix)
-    transform.dynamical_matrices = matrices
+    source.run_qpoints(transform.commensurate_points, with_dynamical_matrices=True)
+    transform.dynamical_matrices = source.get_qpoints_dict()["dynamical_matrices"]
     transform.run()
     small.force_constants = transform.force_constants
     return small
@@ -157,7 +134,6 @@ def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
 def dataset_from_phonons(
     model: HarmonicModel,
     *,
-    supercell_matrix: Sequence[Sequence[int]] | None = None,
     min_length: float = 9.0,
     n_train: int = 8,
     n_valid: int = 3,
@@ -166,16 +142,12 @@ def dataset_from_phonons(
     relaxed_cell: bool = True,
     seed: int = 0,
 ) -> PhononDataset:
-    """Make a training set from a finished phonon calculation.
+    """Make a training set from a finished phonon calculation, e.g. of ``load_harmonic("phonopy.yaml")``.
 
     Parameters
     ----------
-    model
-        Harmonic model, e.g. ``load_harmonic("phonopy.yaml")``.
-    supercell_matrix
-        Supercell of the frames; by default the smallest near-cubic one with edges of ``min_length``.
     min_length
-        Å.
+        The perfect cell is the smallest near-cubic supercell with edges of at least this, Å.
     n_train, n_valid
         Displaced frames; the perfect cell is added to the training set.
     shapes
@@ -185,16 +157,13 @@ def dataset_from_phonons(
         Mean length of the random displacements, Å.
     relaxed_cell
         The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
-    seed
-        Of the displacements.
     """
     if n_train < 1 or n_valid < 1 or displacement <= 0:
         raise InputError(
             f"{n_train} training and {n_valid} validation frames displaced by {displacement} Å make no training set.",
             "Ask for at least one of each and a positive displacement.",
         )
-    matrix = small_supercell(model, min_length) if supercell_matrix is None else supercell_matrix
-    phonon = in_supercell(model, matrix)
+    phonon = in_supercell(model, small_supercell(model, min_length))
     n_atoms = len(phonon.supercell)
     rng = np.random.default_rng(seed)
     # the mean length of a vector with independent normal components of width s is s √(8/π)

@@ -24,7 +24,6 @@ from phonosmith.evaluation.phonons.jobs import (
     FastPhononMaker,
     PhononFlowMaker,
     collect_model,
-    forcefield_phonon_maker,
     run_phonons,
 )
 from phonosmith.evaluation.phonons.mesh import mesh_frequencies
@@ -167,6 +166,27 @@ def run(work, tmp_path):
     finally:
         os.chdir(here)
     return found
+
+
+def forcefield_phonon_maker(ref, *, steps=500):
+    """atomate2's force-field PhononMaker for one of our potentials, tight and symmetry-preserving."""
+    from atomate2.forcefields.flows.phonons import PhononMaker
+    from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
+
+    calculator = {
+        "force_field_name": {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"},
+        "calculator_kwargs": {"potential": ref.model_dump()},
+    }
+    return PhononMaker(
+        bulk_relax_maker=ForceFieldRelaxMaker(
+            **calculator, fix_symmetry=True, symprec=1e-3, steps=steps, relax_kwargs={"fmax": 1e-5}
+        ),
+        static_energy_maker=ForceFieldStaticMaker(**calculator),
+        phonon_displacement_maker=ForceFieldStaticMaker(**calculator),
+        symprec=1e-4,
+        create_thermal_displacements=False,
+        store_force_constants=False,
+    )
 
 
 def test_fast_path_is_one_job(tmp_path):

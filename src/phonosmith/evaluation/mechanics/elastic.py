@@ -71,12 +71,9 @@ def _expand(
     strains = [Deformation(d).green_lagrange_strain for d in deformations]
     labels = [str(i) for i in range(len(strains))]
     full, cauchy, *_ = expand_strains(structure, strains, [Stress(s) for s in stresses], labels, labels, SYMPREC)
-    second = [s.piola_kirchoff_2(e.get_deformation_matrix()) for s, e in zip(cauchy, full, strict=True)]
-    return (
-        np.array([e.voigt for e in full]),
-        np.array([p.voigt for p in second]),
-        np.array([int(np.argmax(np.abs(e.voigt))) for e in full]),
-    )
+    second = [s.piola_kirchoff_2(e.get_deformation_matrix()).voigt for s, e in zip(cauchy, full, strict=True)]
+    expanded = np.array([e.voigt for e in full])
+    return expanded, np.array(second), np.abs(expanded).argmax(axis=1)
 
 
 def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium: Array | None = None) -> float:
@@ -85,7 +82,7 @@ def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium
     The stress of the unstrained cell is one more point where it is known.
     A linear elastic crystal gives 0, anharmonicity enters at third order in a 1 % strain (a few 1e-4), noise directly.
     """
-    scatter, size = [], []
+    scatter = size = 0.0
     for direction in np.unique(directions):
         along = directions == direction
         x, y = strains[along, direction], stresses[along]
@@ -95,9 +92,9 @@ def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium
             continue
         design = np.vander(x / np.abs(x).max(), 3)
         coefficients, *_ = np.linalg.lstsq(design, y, rcond=None)
-        scatter.append(((y - design @ coefficients) ** 2).sum() / (len(x) - 3))
-        size.append(((y - coefficients[-1]) ** 2).sum() / len(x))
-    return float(np.sqrt(sum(scatter) / sum(size))) if size and sum(size) > 0 else float("inf")
+        scatter += ((y - design @ coefficients) ** 2).sum() / (len(x) - 3)
+        size += ((y - coefficients[-1]) ** 2).sum() / len(x)
+    return float(np.sqrt(scatter / size)) if size > 0 else float("inf")
 
 
 def fit_elastic(
@@ -105,7 +102,6 @@ def fit_elastic(
     deformations: Sequence[Array],
     stresses: Sequence[Array],
     equilibrium_stress: Array | None = None,
-    max_residual: float = MAX_RESIDUAL,
 ) -> ElasticFit:
     """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit.
 
@@ -115,8 +111,6 @@ def fit_elastic(
         Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell, 3x3.
     equilibrium_stress
         Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
-    max_residual
-        Limit above which the tensor is called unreliable.
 
     Raises
     ------
@@ -129,27 +123,26 @@ def fit_elastic(
         raise InputError(f"{len(deformations)} deformations but {len(stresses)} stresses.", "Rerun the missing ones.")
     if not all(np.isfinite(stress).all() for stress in stresses):
         raise InputError("A stress of the elastic fit is not finite.", "Rerun that deformation; see its document.")
-    base = np.zeros((3, 3)) if equilibrium_stress is None else np.asarray(equilibrium_stress, dtype=float)
-    voigt_strains, voigt_stresses, directions = _expand(structure, deformations, stresses)
+    strains, second, directions = _expand(structure, deformations, stresses)
+    base = Stress(np.zeros((3, 3)) if equilibrium_stress is None else equilibrium_stress)
     expansion = ElasticTensorExpansion.from_diff_fit(
-        [Strain.from_voigt(e) for e in voigt_strains],
-        [Stress.from_voigt(s) for s in voigt_stresses],
-        eq_stress=Stress(base),
-        order=2,
+        [Strain.from_voigt(e) for e in strains], [Stress.from_voigt(s) for s in second], eq_stress=base, order=2
     )
     tensor = ElasticTensor(expansion[0]).convert_to_ieee(structure, initial_fit=False)
     matrix = 0.5 * (tensor.voigt + tensor.voigt.T)
     eigenvalues = np.linalg.eigvalsh(matrix)
     stable = bool(eigenvalues[0] > 0)
-    known = None if equilibrium_stress is None else Stress(base).voigt
-    residual = fit_residual(voigt_strains, voigt_stresses, directions, known)
+    residual = fit_residual(strains, second, directions, None if equilibrium_stress is None else base.voigt)
     density = float(structure.composition.weight) / structure.volume * KG_PER_M3_PER_AMU_PER_A3
-    moduli, v_t, v_l = _averages(matrix, density, stable=stable)
+    moduli = average_moduli(matrix) if abs(np.linalg.det(matrix)) >= 1e-12 else None
+    v_t, v_l = None, None
+    if stable and moduli is not None:
+        v_t, v_l = sound_velocities(moduli.bulk_vrh, moduli.shear_vrh, density)
     warnings = []
-    if residual > max_residual:
+    if residual > MAX_RESIDUAL:
         warnings.append(
             f"stresses scatter by {100 * residual:.1f} % about a smooth function of strain (limit "
-            f"{100 * max_residual:.0f} %): tighten forces and SCF, the tensor cannot be trusted"
+            f"{100 * MAX_RESIDUAL:.0f} %): tighten forces and SCF, the tensor cannot be trusted"
         )
     if not stable:
         warnings.append(f"elastically unstable: lowest eigenvalue {eigenvalues[0]:.2f} GPa")
@@ -162,39 +155,23 @@ def fit_elastic(
         v_longitudinal=v_l,
         density=density,
         residual=residual,
-        reliable=residual <= max_residual,
+        reliable=residual <= MAX_RESIDUAL,
         n_deformations=len(deformations),
         equilibrium_stress=float(np.abs(base).max()),
         warnings=warnings,
     )
 
 
-def _averages(
-    matrix: Array, density: float, *, stable: bool
-) -> tuple[ElasticModuli | None, float | None, float | None]:
-    """Return averages and sound velocities of a Voigt tensor (GPa)."""
-    if abs(np.linalg.det(matrix)) < 1e-12:
-        return None, None, None
-    moduli = average_moduli(matrix)
-    if not stable or moduli.shear_vrh <= 0 or moduli.bulk_vrh <= 0:
-        return moduli, None, None
-    v_t, v_l = sound_velocities(moduli.bulk_vrh, moduli.shear_vrh, density)
-    return moduli, v_t, v_l
-
-
 def average_moduli(matrix: Array) -> ElasticModuli:
     """Return Voigt, Reuss and Hill averages of a 6x6 elastic tensor in GPa (Hill 1952)."""
-    c = np.asarray(matrix, dtype=float)
-    s = np.linalg.inv(c)
-    trace, off, shear = np.trace(c[:3, :3]), c[0, 1] + c[0, 2] + c[1, 2], np.trace(c[3:, 3:])
-    strace, soff, sshear = np.trace(s[:3, :3]), s[0, 1] + s[0, 2] + s[1, 2], np.trace(s[3:, 3:])
-    bulk = (trace + 2 * off) / 9, 1 / (strace + 2 * soff)
-    rigid = (trace - off + 3 * shear) / 15, 15 / (4 * strace - 4 * soff + 3 * sshear)
+    from pymatgen.analysis.elasticity import ElasticTensor
+
+    tensor = ElasticTensor.from_voigt(matrix)
     return ElasticModuli(
-        bulk_voigt=bulk[0],
-        bulk_reuss=bulk[1],
-        bulk_vrh=0.5 * sum(bulk),
-        shear_voigt=rigid[0],
-        shear_reuss=rigid[1],
-        shear_vrh=0.5 * sum(rigid),
+        bulk_voigt=tensor.k_voigt,
+        bulk_reuss=tensor.k_reuss,
+        bulk_vrh=tensor.k_vrh,
+        shear_voigt=tensor.g_voigt,
+        shear_reuss=tensor.g_reuss,
+        shear_vrh=tensor.g_vrh,
     )

@@ -12,6 +12,8 @@ from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.evaluation.mechanics.documents import EosFit
 
+Array = NDArray[np.float64]
+
 VOLUME_FACTORS = tuple(round(0.95 + 0.01 * i, 2) for i in range(11))
 """±5 % in steps of 1 %: the volumes of the published protocol."""
 MIN_POINTS = 7
@@ -22,18 +24,17 @@ OUTLIER_FLOOR_EV = 2e-4
 
 def birch_murnaghan_energy(
     volumes: ArrayLike, energy: float, volume: float, bulk_modulus: float, derivative: float
-) -> NDArray[np.float64]:
+) -> Array:
     """Return E(V) in eV of the third-order Birch-Murnaghan equation; volumes in Å³, E0 in eV, B0 in GPa.
 
     With y = (V0/V)^(2/3): E = E0 + 9 V0 B0/16 [ (y-1)³ B0' + (y-1)² (6 - 4y) ].
     """
     y = (volume / np.asarray(volumes, dtype=float)) ** (2 / 3)
     stiffness = 9 * volume * bulk_modulus / GPA_PER_EV_PER_A3 / 16
-    result: NDArray[np.float64] = energy + stiffness * ((y - 1) ** 3 * derivative + (y - 1) ** 2 * (6 - 4 * y))
-    return result
+    return np.asarray(energy + stiffness * ((y - 1) ** 3 * derivative + (y - 1) ** 2 * (6 - 4 * y)))
 
 
-def _solve(volumes: NDArray[np.float64], energies: NDArray[np.float64]) -> tuple[float, float, float, float]:
+def _solve(volumes: Array, energies: Array) -> tuple[float, float, float, float]:
     """Return E0, V0, B0 (GPa), B0' of the exact least-squares fit.
 
     E(V) is a cubic polynomial in x = V^(-2/3), so the fit is linear; V0 is where its derivative vanishes.
@@ -41,30 +42,27 @@ def _solve(volumes: NDArray[np.float64], energies: NDArray[np.float64]) -> tuple
     scale = float(np.mean(volumes)) ** (-2 / 3)
     x = volumes ** (-2 / 3) / scale
     polynomial = np.polynomial.Polynomial.fit(x, energies - energies.min(), 3).convert()
-    slope, curvature, third = polynomial.deriv(1), polynomial.deriv(2), polynomial.deriv(3)
-    roots = [float(r.real) for r in slope.roots() if abs(r.imag) < 1e-9 and curvature(float(r.real)) > 0]
+    slope, curvature, third = (polynomial.deriv(order) for order in (1, 2, 3))
+    roots = [float(r.real) for r in slope.roots() if abs(r.imag) < 1e-9 and curvature(r.real) > 0]
     if not roots:
         raise ConvergenceError("The energies have no minimum in volume.", "Widen the volume range or check the points.")
     x0 = min(roots, key=lambda root: abs(root - 1))
     volume = float((x0 * scale) ** -1.5)
     # derivatives with respect to volume through x ∝ V^(-2/3)
-    dx = -2 / 3 * x0 / volume
+    dx, d2x = -2 / 3 * x0 / volume, 10 / 9 * x0 / volume**2
     e2 = float(curvature(x0)) * dx**2
-    d2x = 10 / 9 * x0 / volume**2
     e3 = float(third(x0)) * dx**3 + 3 * float(curvature(x0)) * dx * d2x
-    bulk = volume * e2
-    derivative = -1 - volume * e3 / e2
-    return float(polynomial(x0) + energies.min()), volume, float(bulk * GPA_PER_EV_PER_A3), float(derivative)
+    minimum = float(polynomial(x0) + energies.min())
+    return minimum, volume, volume * e2 * GPA_PER_EV_PER_A3, -1 - volume * e3 / e2
 
 
-def _studentized(
-    volumes: NDArray[np.float64], energies: NDArray[np.float64], used: list[int]
-) -> tuple[NDArray[np.float64], float]:
-    """Return each point's deviation from the fit to ``used``, reduced by its prediction error, and that fit's spread.
+def _studentized(volumes: Array, energies: Array, dropped: tuple[int, ...]) -> tuple[Array, float]:
+    """Return each point's deviation from the fit to the others, reduced by its prediction error, and that fit's spread.
 
     Both in eV; the spread is corrected for the four fitted parameters, the deviation of a point that was left out is
     divided by sqrt(1 + leverage), so that an extrapolated end point is not blamed for being extrapolated.
     """
+    used = np.delete(np.arange(len(volumes)), dropped)
     x = volumes ** (-2 / 3)
     design = np.vander((x - x.mean()) / np.ptp(x), 4)
     coefficients, *_ = np.linalg.lstsq(design[used], energies[used], rcond=None)
@@ -74,22 +72,20 @@ def _studentized(
     return difference / np.sqrt(1 + leverage), spread
 
 
-def _outliers(volumes: NDArray[np.float64], energies: NDArray[np.float64], n_atoms: int) -> tuple[list[int], list[str]]:
+def _outliers(volumes: Array, energies: Array, n_atoms: int) -> tuple[list[int], list[str]]:
     """Return the indices of points the others cannot explain, and why."""
-    everything = range(len(volumes))
     for count in range(min(MAX_OUTLIERS, len(volumes) - MIN_POINTS), 0, -1):
         # outliers spoil every fit that contains one: the right ones to drop leave the smallest spread behind
-        choices = (tuple(i for i in everything if i not in out) for out in itertools.combinations(everything, count))
-        used = list(min(choices, key=lambda kept: _studentized(volumes, energies, list(kept))[1]))
-        deviation, spread = _studentized(volumes, energies, used)
-        dropped = [i for i in everything if i not in used]
-        if all(abs(deviation[i]) > max(OUTLIER_FACTOR * spread, OUTLIER_FLOOR_EV * n_atoms) for i in dropped):
+        choices = itertools.combinations(range(len(volumes)), count)
+        dropped = min(choices, key=lambda points: _studentized(volumes, energies, points)[1])
+        deviation, spread = _studentized(volumes, energies, dropped)
+        if np.abs(deviation[list(dropped)]).min() > max(OUTLIER_FACTOR * spread, OUTLIER_FLOOR_EV * n_atoms):
             reasons = [
                 f"point {i} (V = {volumes[i]:.3f} Å³) deviates by {1000 * deviation[i] / n_atoms:.3f} meV/atom "
                 f"from the fit to the others, whose spread is {1000 * spread / n_atoms:.4f} meV/atom"
                 for i in dropped
             ]
-            return dropped, reasons
+            return list(dropped), reasons
     return [], []
 
 
@@ -110,24 +106,21 @@ def fit_birch_murnaghan(volumes: Sequence[float], energies: Sequence[float], n_a
     v, e = np.asarray(volumes, dtype=float), np.asarray(energies, dtype=float)
     if v.shape != e.shape or len(v) < MIN_POINTS:
         raise InputError(f"An equation of state needs at least {MIN_POINTS} points, got {len(v)}.", "Add volumes.")
-    if not (np.isfinite(v).all() and np.isfinite(e).all() and (v > 0).all()):
+    if not (np.isfinite([v, e]).all() and (v > 0).all()):
         raise InputError("Volumes and energies must be finite and volumes positive.", "Remove the failed points.")
     excluded, reasons = _outliers(v, e, n_atoms)
-    used = [index for index in range(len(v)) if index not in excluded]
-    energy, volume, bulk, derivative = _solve(v[used], e[used])
-    warnings = []
-    if not v[used].min() <= volume <= v[used].max():
-        warnings.append(f"the equilibrium volume {volume:.3f} Å³ lies outside the volumes used: extrapolated")
-    fitted = birch_murnaghan_energy(v[used], energy, volume, bulk, derivative)
-    rms = float(np.sqrt(np.mean((e[used] - fitted) ** 2)))
+    v, e = np.delete(v, excluded), np.delete(e, excluded)
+    energy, volume, bulk, derivative = _solve(v, e)
+    fitted = birch_murnaghan_energy(v, energy, volume, bulk, derivative)
+    warning = f"the equilibrium volume {volume:.3f} Å³ lies outside the volumes used: extrapolated"
     return EosFit(
         energy=energy,
         volume=volume,
         bulk_modulus=bulk,
         bulk_modulus_derivative=derivative,
-        rms_residual=rms,
-        n_points=len(used),
+        rms_residual=float(np.sqrt(np.mean((e - fitted) ** 2))),
+        n_points=len(v),
         excluded=excluded,
         reasons=reasons,
-        warnings=warnings,
+        warnings=[] if v.min() <= volume <= v.max() else [warning],
     )

@@ -18,7 +18,7 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, ElasticFit, Eo
 from phonosmith.evaluation.mechanics.elastic import elastic_deformations, fit_elastic
 from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS, fit_birch_murnaghan
 from phonosmith.evaluation.mechanics.slack import slack_conductivity
-from phonosmith.sampling.fire import Trajectory, relax_batch
+from phonosmith.sampling.fire import relax_batch
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -41,10 +41,6 @@ def _deformed(atoms: Atoms, gradient: Any) -> Atoms:
 def scaled_cell(atoms: Atoms, factor: float) -> Atoms:
     """Return a copy of ``factor`` times the volume, fractional coordinates kept."""
     return _deformed(atoms, np.eye(3) * factor ** (1 / 3))
-
-
-def _relaxed(frames: list[Atoms], potential: Potential, fmax: float, max_steps: int) -> list[Trajectory]:
-    return relax_batch(frames, potential, fmax=fmax, max_steps=max_steps, cell="fixed")
 
 
 def evaluate_eos(
@@ -76,23 +72,43 @@ def evaluate_eos(
     settings = {"factors": ordered, "fmax": fmax, "max_steps": max_steps}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
         frames = [scaled_cell(atoms, factor) for factor in ordered]
-        ends = _relaxed(frames, potential, fmax, max_steps)
-        volumes = [float(frame.get_volume()) for frame in frames]
-        energies = [end.energies[-1] for end in ends]
-        good = [i for i, end in enumerate(ends) if end.converged]
-        require_enough_volumes(len(good), len(ends), f"relaxed below {fmax:g} eV/Å")
-        fit = fit_birch_murnaghan([volumes[i] for i in good], [energies[i] for i in good], len(atoms))
+        ends = relax_batch(frames, potential, fmax=fmax, max_steps=max_steps, cell="fixed")
+        require_enough_volumes(sum(end.converged for end in ends), len(ends), f"relaxed below {fmax:g} eV/Å")
+        return eos_document(
+            structure,
+            manifest,
+            method,
+            volumes=[float(frame.get_volume()) for frame in frames],
+            energies=[end.energies[-1] for end in ends],
+            max_forces=[end.max_forces[-1] for end in ends],
+            converged=[end.converged for end in ends],
+        )
+
+
+def eos_document(
+    structure: Structure,
+    manifest: Manifest,
+    method: str,
+    *,
+    volumes: list[float],
+    energies: list[float],
+    max_forces: list[float],
+    converged: list[bool],
+) -> EosDoc:
+    """Return the document of an equation of state fitted to the converged points; lists are as in `EosDoc`."""
+    good = [i for i, reached in enumerate(converged) if reached]
+    fit = fit_birch_murnaghan([volumes[i] for i in good], [energies[i] for i in good], len(structure))
     # indices of the fit count converged points only; the document counts all
-    fit = fit.model_copy(update={"excluded": [good[i] for i in fit.excluded]})
+    fit.excluded = [good[i] for i in fit.excluded]
     return EosDoc(
         formula=structure.composition.reduced_formula,
         structure_sha256=manifest.inputs["structure"],
         method=method,
-        n_atoms=len(atoms),
+        n_atoms=len(structure),
         volumes=volumes,
         energies=energies,
-        max_forces=[end.max_forces[-1] for end in ends],
-        converged=[end.converged for end in ends],
+        max_forces=max_forces,
+        converged=converged,
         fit=fit,
         manifest=manifest,
     )
@@ -105,11 +121,10 @@ def evaluate_elastic(
     method: str = "",
     fmax: float = FMAX,
     max_steps: int = MAX_STEPS,
-    temperature: float = 300.0,
 ) -> ElasticDoc:
-    """Return elastic tensor, moduli and Slack conductivity (at a temperature in K) of a potential.
+    """Return elastic tensor, moduli and Slack conductivity of a potential.
 
-    For the other arguments see `evaluate_eos`; atoms relax in each strained cell.
+    For the arguments see `evaluate_eos`; atoms relax in each strained cell.
     """
     from ase.stress import voigt_6_to_full_3x3_stress
 
@@ -117,40 +132,28 @@ def evaluate_elastic(
     settings = {"fmax": fmax, "max_steps": max_steps}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
         deformations = elastic_deformations(structure)
-        trajectories = _relaxed([_deformed(atoms, gradient) for gradient in deformations], potential, fmax, max_steps)
-        ends = [trajectory.frames[-1] for trajectory in trajectories]
+        frames = [_deformed(atoms, gradient) for gradient in deformations]
+        ends = relax_batch(frames, potential, fmax=fmax, max_steps=max_steps, cell="fixed")
         *strained, unstrained = (
             voigt_6_to_full_3x3_stress(result.stress) * GPA_PER_EV_PER_A3
-            for result in potential.evaluate([*ends, atoms])
+            for result in potential.evaluate([*(end.frames[-1] for end in ends), atoms])
         )
         fit = fit_elastic(structure, deformations, strained, unstrained)
-    missed = sum(not trajectory.converged for trajectory in trajectories)
+    missed = sum(not end.converged for end in ends)
     if missed:
-        note = f"{missed} of {len(trajectories)} strained cells did not relax below {fmax:g} eV/Å"
-        fit = fit.model_copy(update={"warnings": [*fit.warnings, note]})
-    return elastic_document(structure, fit, manifest, method=method, temperature=temperature, n_unconverged=missed)
+        fit.warnings.append(f"{missed} of {len(ends)} strained cells did not relax below {fmax:g} eV/Å")
+    return elastic_document(structure, manifest, method, fit, n_unconverged=missed)
 
 
 def elastic_document(
-    structure: Structure,
-    fit: ElasticFit,
-    manifest: Manifest,
-    *,
-    method: str = "",
-    temperature: float = 300.0,
-    n_unconverged: int = 0,
+    structure: Structure, manifest: Manifest, method: str, fit: ElasticFit, *, n_unconverged: int = 0
 ) -> ElasticDoc:
-    """Return the document of a fit, with the Slack conductivity of a stable crystal at a temperature in K."""
+    """Return the document of a fit, with the Slack conductivity of a stable crystal at 300 K."""
     slack = None
     if fit.born_stable and fit.moduli is not None:
         primitive = structure.get_primitive_structure()
-        slack = slack_conductivity(
-            fit.moduli.bulk_vrh,
-            fit.moduli.shear_vrh,
-            primitive.volume,
-            [float(site.specie.atomic_mass) for site in primitive],
-            temperature,
-        )
+        masses = [float(site.specie.atomic_mass) for site in primitive]
+        slack = slack_conductivity(fit.moduli.bulk_vrh, fit.moduli.shear_vrh, primitive.volume, masses)
     return ElasticDoc(
         formula=structure.composition.reduced_formula,
         structure_sha256=manifest.inputs["structure"],

@@ -5,8 +5,9 @@ Both routes end in one fit: stresses in `fit_elastic`, energies in `fit_birch_mu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from jobflow import Flow, Job, Maker, OnMissing, job
@@ -17,11 +18,12 @@ from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.elastic import STRAIN_MAGNITUDES, SYMPREC, fit_elastic
-from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS, fit_birch_murnaghan
+from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS
 from phonosmith.evaluation.mechanics.fastpath import (
     FMAX,
     MAX_STEPS,
     elastic_document,
+    eos_document,
     evaluate_elastic,
     evaluate_eos,
     require_enough_volumes,
@@ -65,13 +67,10 @@ def run_elastic(
     relax: bool = True,
     fmax: float = FMAX,
     max_steps: int = MAX_STEPS,
-    temperature: float = 300.0,
 ) -> ElasticDoc:
     """Relax, strain, relax atoms in one batch, fit and judge: the fast path of potentials in one job."""
     crystal, loaded, ref = _start(structure, potential, relax=relax)
-    document = evaluate_elastic(
-        crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps, temperature=temperature
-    )
+    document = evaluate_elastic(crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps)
     document.manifest.inputs["potential"] = ref.sha256
     return require_reliable(document)
 
@@ -81,15 +80,12 @@ def run_eos(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
     relax: bool = True,
-    factors: list[float] | None = None,
     fmax: float = FMAX,
     max_steps: int = MAX_STEPS,
 ) -> EosDoc:
     """Relax, scale, relax atoms in one batch and fit: the fast path of potentials in one job."""
     crystal, loaded, ref = _start(structure, potential, relax=relax)
-    document = evaluate_eos(
-        crystal, loaded, method=ref.name, factors=factors or VOLUME_FACTORS, fmax=fmax, max_steps=max_steps
-    )
+    document = evaluate_eos(crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps)
     document.manifest.inputs["potential"] = ref.sha256
     return document
 
@@ -99,7 +95,6 @@ def collect_elastic(
     structure: Structure,
     deformation_data: list[dict[str, Any]],
     equilibrium_stress: Any = None,
-    temperature: float = 300.0,
     method: str = "",
     potential_sha256: str | None = None,
 ) -> ElasticDoc:
@@ -112,8 +107,6 @@ def collect_elastic(
     deformation_data, equilibrium_stress
         ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell, a failed one without stress; last
         stress of the relaxation in front (same unit).
-    temperature
-        Of the Slack conductivity, K.
     method, potential_sha256
         Name of the potential or functional; identity of the potential, none for DFT.
 
@@ -140,16 +133,15 @@ def collect_elastic(
                 f"(limit {RESIDUAL_STRESS_GPA:g}).",
                 "Give the relaxation more steps or a tighter threshold.",
             )
-    with recorded(
-        _inputs(structure, potential_sha256), {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
-    ) as manifest:
+    settings = {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
+    with recorded(_inputs(structure, potential_sha256), settings) as manifest:
         fit = fit_elastic(
             structure,
             [_matrix(item["deformation"]) for item in deformation_data],
             [GPA_PER_VASP_KBAR * _matrix(item["stress"]) for item in deformation_data],
             base,
         )
-    return require_reliable(elastic_document(structure, fit, manifest, method=method, temperature=temperature))
+    return require_reliable(elastic_document(structure, manifest, method, fit))
 
 
 def _inputs(structure: Structure, potential_sha256: str | None) -> dict[str, str]:
@@ -176,29 +168,23 @@ def collect_eos(
     good = [item for item in points if item.get("energy") is not None and item.get("structure") is not None]
     require_enough_volumes(len(good), len(points), "were calculated")
     good.sort(key=lambda item: float(item["structure"].volume))
-    volumes = [float(item["structure"].volume) for item in good]
-    energies = [float(item["energy"]) for item in good]
     with recorded(_inputs(structure, potential_sha256), {"volumes": len(points)}) as manifest:
-        fit = fit_birch_murnaghan(volumes, energies, len(structure))
+        document = eos_document(
+            structure,
+            manifest,
+            method,
+            volumes=[float(item["structure"].volume) for item in good],
+            energies=[float(item["energy"]) for item in good],
+            max_forces=[float(np.linalg.norm(np.asarray(item["forces"]), axis=-1).max()) for item in good],
+            converged=[True] * len(good),
+        )
     if len(good) < len(points):
-        note = f"{len(points) - len(good)} of {len(points)} volumes failed and are left out"
-        fit = fit.model_copy(update={"warnings": [*fit.warnings, note]})
-    return EosDoc(
-        formula=structure.composition.reduced_formula,
-        structure_sha256=manifest.inputs["structure"],
-        method=method,
-        n_atoms=len(structure),
-        volumes=volumes,
-        energies=energies,
-        max_forces=[float(np.linalg.norm(np.asarray(item["forces"]), axis=-1).max()) for item in good],
-        converged=[True] * len(good),
-        fit=fit,
-        manifest=manifest,
-    )
+        document.fit.warnings.append(f"{len(points) - len(good)} of {len(points)} volumes failed and are left out")
+    return document
 
 
 @dataclass
-class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class _FastMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of atomate2's flow.
 
     The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
@@ -209,55 +195,36 @@ class FastElasticMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
         Relax cell and atoms first, keeping the symmetry.
     fmax, max_steps
         Largest force left in each strained cell, eV/Å; steps of FIRE allowed.
-    temperature
-        Of the Slack conductivity, K.
     """
 
-    name: str = "elastic"
+    function: ClassVar[Callable[..., Job]]
+    name: str = "fast"
     relax: bool = True
     fmax: float = FMAX
     max_steps: int = MAX_STEPS
-    temperature: float = 300.0
 
     def make(self, structure: Structure, potential: Any) -> Job:
         """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
-        member = run_elastic(
-            structure,
-            potential,
-            relax=self.relax,
-            fmax=self.fmax,
-            max_steps=self.max_steps,
-            temperature=self.temperature,
-        )
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
+        member = type(self).function(structure, potential, **options)
         member.name = self.name
         return member
 
 
 @dataclass
-class FastEosMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """The fast path as a Maker: one job, the document of atomate2's flow.
+class FastElasticMaker(_FastMaker):
+    """The fast path of elastic constants as one job."""
 
-    ``factors`` are volumes relative to the relaxed one; for the others see `FastElasticMaker`.
-    """
+    function = staticmethod(run_elastic)
+    name: str = "elastic"
 
+
+@dataclass
+class FastEosMaker(_FastMaker):
+    """The fast path of an equation of state as one job."""
+
+    function = staticmethod(run_eos)
     name: str = "eos"
-    relax: bool = True
-    factors: list[float] = field(default_factory=lambda: list(VOLUME_FACTORS))
-    fmax: float = FMAX
-    max_steps: int = MAX_STEPS
-
-    def make(self, structure: Structure, potential: Any) -> Job:
-        """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
-        member = run_eos(
-            structure,
-            potential,
-            relax=self.relax,
-            factors=self.factors,
-            fmax=self.fmax,
-            max_steps=self.max_steps,
-        )
-        member.name = self.name
-        return member
 
 
 def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
@@ -273,13 +240,12 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
     """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
-    make it unique. Without ``relax`` the cell is taken as it is; ``temperature`` (K) is that of the Slack conductivity.
+    make it unique. Without ``relax`` the cell is taken as it is.
     """
 
     name: str = "elastic"
     engine: ReferenceEngine | None = None
     relax: bool = True
-    temperature: float = 300.0
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `ElasticDoc`."""
@@ -302,7 +268,6 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
                 theirs["structure"],
                 theirs["deformation_data"],
                 equilibrium_stress=theirs.get("equilibrium_stress"),
-                temperature=self.temperature,
                 method=engine.functional,
                 potential_sha256=(engine.calculator or {}).get("potential"),
             ),
@@ -320,47 +285,42 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
     The cell is relaxed and scaled to ±5 % volume in steps of 1 %; atoms relax at each fixed cell with the tight
     threshold of strained cells. VASP then computes a static at each volume, so that every energy has the plane waves
     of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators the
-    energy of the relaxed atoms is taken.
-
-    Attributes
-    ----------
-    name, engine
-        See `ElasticFlowMaker`.
-    smallest, largest
-        Volumes relative to the relaxed one.
-    n_volumes
-        Scaled cells between them, evenly spaced in length; the relaxed cell comes on top.
+    energy of the relaxed atoms is taken. Scaled cells are evenly spaced in length; the relaxed cell comes on top.
     """
 
     name: str = "eos"
     engine: ReferenceEngine | None = None
-    smallest: float = VOLUME_FACTORS[0]
-    largest: float = VOLUME_FACTORS[-1]
-    n_volumes: int = len(VOLUME_FACTORS)
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `EosDoc`."""
         from atomate2.common.flows.eos import CommonEosMaker
 
         engine = _engine(self)
+        vasp = engine.name == "vasp"
         flow = CommonEosMaker(
             name=self.name,
             initial_relax_maker=engine.relax(),
             eos_relax_maker=engine.elastic_relax("eos relax"),
-            static_maker=engine.static("eos static") if engine.name == "vasp" else None,
-            linear_strain=(self.smallest ** (1 / 3) - 1, self.largest ** (1 / 3) - 1),
-            number_of_frames=self.n_volumes,
+            static_maker=engine.static("eos static") if vasp else None,
+            linear_strain=(VOLUME_FACTORS[0] ** (1 / 3) - 1, VOLUME_FACTORS[-1] ** (1 / 3) - 1),
+            number_of_frames=len(VOLUME_FACTORS),
             postprocessor=None,
         ).make(structure, prev_dir=prev_dir)
         members = {member.uuid: member for member in flow.jobs}
-        energies = flow.output["static" if engine.name == "vasp" else "relax"]["energy"]
-        relaxed = flow.output["relax"]["energy"]
+        relaxed, final = (
+            [members[energy.uuid].output for energy in flow.output[kind]["energy"]]
+            for kind in ("relax", "static" if vasp else "relax")
+        )
         points = [
-            _point(members[energy.uuid], members[relaxation.uuid], vasp=engine.name == "vasp")
-            for energy, relaxation in zip(energies, relaxed, strict=True)
+            {
+                "structure": last.structure,
+                "energy": last.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy if vasp else last.output.energy,
+                "forces": relaxation.output.forces,
+            }
+            for relaxation, last in zip(relaxed, final, strict=True)
         ]
         ours = collect_eos(
-            members[relaxed[0].uuid].output.structure,
+            relaxed[0].structure,
             points,
             method=engine.functional,
             potential_sha256=(engine.calculator or {}).get("potential"),
@@ -370,9 +330,3 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
         flow.add_jobs(ours)
         flow.output = ours.output
         return flow
-
-
-def _point(member: Job, relaxation: Job, *, vasp: bool) -> dict[str, Any]:
-    """Return references to what one volume contributes."""
-    energy = member.output.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy if vasp else member.output.output.energy
-    return {"structure": member.output.structure, "energy": energy, "forces": relaxation.output.output.forces}

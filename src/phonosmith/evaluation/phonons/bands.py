@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.evaluation.phonons.mesh import sorted_frequencies
+
 if TYPE_CHECKING:
     from phonosmith.harmonic.matching import CellMatch
     from phonosmith.harmonic.model import HarmonicModel
 
 Array = NDArray[np.float64]
-
-POINTS_PER_SEGMENT = 101
 
 
 @dataclass(frozen=True)
@@ -43,34 +44,31 @@ class BandStructure:
     @property
     def lowest(self) -> float:
         """Lowest frequency, THz."""
-        return float(min(values.min() for values in self.frequencies))
+        return float(np.concatenate(self.frequencies).min())
 
     @property
     def highest(self) -> float:
         """Highest frequency, THz."""
-        return float(max(values.max() for values in self.frequencies))
+        return float(np.concatenate(self.frequencies).max())
 
 
-def standard_path(model: HarmonicModel, points: int = POINTS_PER_SEGMENT) -> BandPath:
+def standard_path(model: HarmonicModel, points: int = 101) -> BandPath:
     """Return the path of Hinuma et al. for a model's primitive cell, ``points`` q-points per segment.
 
     The cell need not be the standard one: q-points are expressed in its own reciprocal basis.
     """
-    import warnings
-
     import seekpath
 
-    cell = model.phonon.primitive
+    cell, tolerance = model.phonon.primitive, model.phonon.symmetry.tolerance
     crystal = (cell.cell, cell.scaled_positions, cell.numbers)
-    tolerance = model.phonon.symmetry.tolerance
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # seekpath warns of edge cases where two labels coincide
         standard = seekpath.get_path(crystal, symprec=tolerance)
         if not _is_standard(model, standard):
             standard = seekpath.get_path_orig_cell(crystal, symprec=tolerance)
-    coordinates = {name: np.array(value, dtype=float) for name, value in standard["point_coords"].items()}
+    corners = {name: np.array(value, dtype=float) for name, value in standard["point_coords"].items()}
     steps = np.linspace(0.0, 1.0, points)[:, None]
-    segments = tuple(coordinates[a] + steps * (coordinates[b] - coordinates[a]) for a, b in standard["path"])
+    segments = tuple(corners[a] + steps * (corners[b] - corners[a]) for a, b in standard["path"])
     return BandPath(segments, tuple((str(a), str(b)) for a, b in standard["path"]))
 
 
@@ -80,8 +78,7 @@ def _is_standard(model: HarmonicModel, standard: Any) -> bool:
     They are when the standard basis is the model's own up to a rotation of the crystal (or time reversal). Both choices
     then run along equivalent lines, and the standard coordinates keep band plots of different programs the same.
     """
-    own = np.asarray(model.phonon.primitive.cell)
-    turned = own @ np.asarray(standard["rotation_matrix"]).T
+    turned = model.phonon.primitive.cell @ np.asarray(standard["rotation_matrix"]).T
     relation = np.asarray(standard["primitive_lattice"]) @ np.linalg.inv(turned)
     integers = np.rint(relation).astype(int)
     if np.abs(relation - integers).max() > 1e-3:
@@ -97,12 +94,11 @@ def band_structure(model: HarmonicModel, path: BandPath, match: CellMatch | None
     model (the candidate) is compared with.
     """
     reciprocal = np.linalg.inv(model.phonon.primitive.cell)  # columns are reciprocal vectors without 2π
-    distances, frequencies, travelled = [], [], 0.0
-    for segment in path.segments:
-        own = segment if match is None else match.to_candidate(segment)
-        model.phonon.run_qpoints(own)
-        frequencies.append(np.sort(model.phonon.get_qpoints_dict()["frequencies"], axis=1))
-        length = float(np.linalg.norm(reciprocal @ (own[-1] - own[0])))
-        distances.append(travelled + np.linspace(0.0, length, len(own)))
-        travelled += length
-    return BandStructure(path, tuple(distances), tuple(frequencies))
+    segments = path.segments if match is None else tuple(match.to_candidate(segment) for segment in path.segments)
+    lengths = [float(np.linalg.norm(reciprocal @ (segment[-1] - segment[0]))) for segment in segments]
+    starts = np.cumsum([0.0, *lengths[:-1]])
+    distances = tuple(
+        start + np.linspace(0.0, length, len(segment))
+        for start, length, segment in zip(starts, lengths, segments, strict=True)
+    )
+    return BandStructure(path, distances, tuple(sorted_frequencies(model, segment) for segment in segments))

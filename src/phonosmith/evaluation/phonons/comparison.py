@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,22 +23,13 @@ from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc, PhononSide
 from phonosmith.evaluation.phonons.dos import SMEARING_THZ, density_of_states, dos_difference_percent, frequency_grid
-from phonosmith.evaluation.phonons.mesh import (
-    DEFAULT_MESH,
-    MeshFrequencies,
-    mesh_numbers,
-    mesh_points,
-    sorted_frequencies,
-)
-from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, STRICT_THZ, judge_stability
+from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, MeshFrequencies, mesh_frequencies
+from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.files import load_harmonic, load_pair
-from phonosmith.harmonic.matching import CellMatch, match_models
+from phonosmith.harmonic.matching import match_models
 from phonosmith.harmonic.model import HarmonicModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Array = NDArray[np.float64]
 PhononSource = HarmonicModel | PhononDoc | str | Path
@@ -51,22 +41,14 @@ PERCENT_FLOOR_THZ = 0.01
 
 def frequency_errors(reference: Array, candidate: Array, weights: Array) -> tuple[float, float, float]:
     """Return mae, rmse (THz) and rmse over the reference's root mean square of frequencies (THz, n_q by n_branches)."""
-    if reference.shape != candidate.shape:
-        raise InputError(
-            f"Frequencies of shapes {reference.shape} and {candidate.shape} cannot be compared.", "Use one mesh."
-        )
+    shapes = reference.shape, candidate.shape
+    if shapes[0] != shapes[1]:
+        raise InputError(f"Frequencies of shapes {shapes[0]} and {shapes[1]} cannot be compared.", "Use one mesh.")
     share = np.asarray(weights, dtype=float)[:, None] / (np.sum(weights) * reference.shape[1])
     delta = candidate - reference
     rmse = float(np.sqrt((share * delta**2).sum()))
     scale = float(np.sqrt((share * reference**2).sum()))
     return float((share * np.abs(delta)).sum()), rmse, rmse / scale if scale else float("nan")
-
-
-def branch_errors(reference: Array, candidate: Array, weights: Array) -> tuple[Array, Array]:
-    """Return mean |Δω| and mean Δω of every branch in THz, lowest branch first."""
-    share = np.asarray(weights, dtype=float) / np.sum(weights)
-    delta = candidate - reference
-    return share @ np.abs(delta), share @ delta
 
 
 @dataclass(frozen=True)
@@ -87,24 +69,11 @@ class ComparedPhonons:
     candidate_mesh: MeshFrequencies
 
 
-def common_mesh(
-    reference: HarmonicModel, candidate: HarmonicModel, match: CellMatch, mesh: int | Sequence[int]
-) -> tuple[MeshFrequencies, MeshFrequencies]:
-    """Return both sides' frequencies on the same q-points."""
-    points, weights = mesh_points(reference, mesh, symmetry=match.same_rotations)
-    numbers = mesh_numbers(mesh)
-    own = match.to_candidate(points)
-    return (
-        MeshFrequencies(points, weights, sorted_frequencies(reference, points), numbers),
-        MeshFrequencies(own, weights, sorted_frequencies(candidate, own), numbers),
-    )
-
-
 def _side(
     model: HarmonicModel, sampled: MeshFrequencies, bands: BandStructure, temperature: float, practical_thz: float
 ) -> PhononSide:
     thermal = thermal_properties(sampled.frequencies, sampled.weights, [temperature], mesh=sampled.mesh)
-    verdict = judge_stability(model, strict_thz=STRICT_THZ, practical_thz=practical_thz)
+    verdict = judge_stability(model, practical_thz=practical_thz)
     symbol, number = model.space_group
     return PhononSide(
         omega_min_thz=bands.lowest,
@@ -132,10 +101,9 @@ def _percent(candidate: float, reference: float) -> float | None:
 def compare_phonons_in_full(
     reference: HarmonicModel,
     candidate: HarmonicModel,
-    mesh: int | Sequence[int] = DEFAULT_MESH,
+    mesh: Mesh = DEFAULT_MESH,
     *,
     temperature: float = 300.0,
-    smearing_thz: float = SMEARING_THZ,
     practical_thz: float = PRACTICAL_THZ,
 ) -> ComparedPhonons:
     """Compare candidate phonons with reference phonons and keep the curves.
@@ -146,8 +114,8 @@ def compare_phonons_in_full(
         Harmonic models of the same crystal in the same supercell.
     temperature
         For C_v, S and F, K.
-    smearing_thz, practical_thz
-        Gaussian of both densities of states; practical stability threshold, THz.
+    practical_thz
+        Practical stability threshold, THz.
 
     Raises
     ------
@@ -155,13 +123,13 @@ def compare_phonons_in_full(
         When the two do not belong together.
     """
     match = match_models(reference, candidate)
-    ours, theirs = common_mesh(reference, candidate, match, mesh)
+    ours = mesh_frequencies(reference, mesh, symmetry=match.same_rotations)
+    theirs = ours.of_candidate(candidate, match)
     mae, rmse, relative = frequency_errors(ours.frequencies, theirs.frequencies, ours.weights)
-    factor = float(ours.frequencies.max() / theirs.frequencies.max())
-    scaled = theirs.scaled(factor)
-    grid = frequency_grid([ours.frequencies, theirs.frequencies], smearing_thz)
-    densities = [density_of_states(side.frequencies, side.weights, grid, smearing_thz) for side in (ours, theirs)]
-    branch_mae, branch_bias = branch_errors(ours.frequencies, theirs.frequencies, ours.weights)
+    scaled = theirs.scaled(float(ours.frequencies.max() / theirs.frequencies.max()))
+    share, delta = ours.weights / np.sum(ours.weights), theirs.frequencies - ours.frequencies
+    grid = frequency_grid([ours.frequencies, theirs.frequencies])
+    densities = [density_of_states(side.frequencies, side.weights, grid) for side in (ours, theirs)]
     path = standard_path(reference)
     bands = band_structure(reference, path), band_structure(candidate, path, match)
     left = _side(reference, ours, bands[0], temperature, practical_thz)
@@ -178,10 +146,10 @@ def compare_phonons_in_full(
         omega_min_error_thz=right.omega_min_thz - left.omega_min_thz,
         omega_min_error_percent=_percent(right.omega_min_thz, left.omega_min_thz),
         omega_mean_scaled_thz=scaled.mean_of_real,
-        dos_error_percent=dos_difference_percent(densities[0], densities[1]),
-        dos_smearing_thz=smearing_thz,
-        branch_mae_thz=branch_mae.tolist(),
-        branch_bias_thz=branch_bias.tolist(),
+        dos_error_percent=dos_difference_percent(*densities),
+        dos_smearing_thz=SMEARING_THZ,
+        branch_mae_thz=(share @ np.abs(delta)).tolist(),
+        branch_bias_thz=(share @ delta).tolist(),
         same_space_group=match.same_space_group,
         reference=left,
         candidate=right,
@@ -191,15 +159,11 @@ def compare_phonons_in_full(
         fc_calculator=f"{reference.fc_calculator} / {candidate.fc_calculator}",
         notes=list(match.notes),
     )
-    return ComparedPhonons(result, bands[0], bands[1], grid, densities[0], densities[1], ours, theirs)
+    return ComparedPhonons(result, *bands, grid, *densities, ours, theirs)
 
 
 def compare_phonons(
-    reference: PhononSource,
-    candidate: PhononSource,
-    mesh: int | Sequence[int] = DEFAULT_MESH,
-    *,
-    temperature: float = 300.0,
+    reference: PhononSource, candidate: PhononSource, mesh: Mesh = DEFAULT_MESH, *, temperature: float = 300.0
 ) -> PhononComparison:
     """Return the figures of `compare_phonons_in_full`, for phonons as models, documents or files.
 

@@ -28,8 +28,8 @@ def density_of_states(frequencies: Array, weights: Array, grid: Array, smearing:
     Frequencies have shape (n_q, n_branches), weights any normalisation; the grid is equally spaced, and the smearing a
     standard deviation (all THz).
     """
-    share = np.repeat(np.asarray(weights, dtype=float) / np.sum(weights), frequencies.shape[1])
-    values = np.asarray(frequencies, dtype=float).ravel()
+    share = np.repeat(weights / np.sum(weights), frequencies.shape[1])
+    values = frequencies.ravel()
     density = np.zeros(len(grid))
     step = grid[1] - grid[0]
     reach = int(np.ceil(6 * smearing / step))
@@ -44,8 +44,5 @@ def density_of_states(frequencies: Array, weights: Array, grid: Array, smearing:
 
 
 def dos_difference_percent(reference: Array, candidate: Array) -> float:
-    """Return 100 ∫|g_c - g_r| dω / ∫ g_r dω of two densities on one equally spaced grid.
-
-    0 means identical, 200 means that no state overlaps.
-    """
+    """Return 100 ∫|g_c - g_r| dω / ∫ g_r dω of two densities on one equally spaced grid, 0 to 200."""
     return float(100 * np.abs(candidate - reference).sum() / reference.sum())

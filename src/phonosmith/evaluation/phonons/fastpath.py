@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
+from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
-from phonosmith.evaluation.relax import SYMPREC as RELAX_SYMPREC
 from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms, to_structure
+from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +24,9 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
     from pymatgen.core import Structure
 
-    from phonosmith.core.artefacts import ArtefactStore
     from phonosmith.evaluation.phonons.documents import PhononDoc
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
-
-Array = NDArray[np.float64]
 
 DISPLACEMENT = 0.01
 """Å, phonopy's default and that of the published DFT reference."""
@@ -59,7 +56,7 @@ def parse_supercell(text: str) -> list[list[int]]:
         numbers = [int(word) for word in text.replace(",", " ").replace("x", " ").split()]
     except ValueError:
         numbers = []
-    if len(numbers) == 3 and all(number > 0 for number in numbers):
+    if len(numbers) == 3 and min(numbers) > 0:
         return np.diag(numbers).tolist()
     if len(numbers) == 9 and round(np.linalg.det(np.array(numbers).reshape(3, 3))) > 0:
         return np.array(numbers).reshape(3, 3).tolist()
@@ -70,8 +67,6 @@ def parse_supercell(text: str) -> list[list[int]]:
 
 def choose_phonon_supercell(structure: Structure, min_length: float) -> list[list[int]]:
     """Return phonopy's matrix of the smallest near-cubic supercell with edges of at least ``min_length`` Å."""
-    from phonosmith.structures.supercell import phonon_supercell
-
     if not np.isfinite(min_length) or min_length <= 0:
         raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 20.")
     return phonon_supercell(structure, min_length).phonopy_matrix
@@ -90,16 +85,15 @@ def harmonic_from_potential(
     *,
     displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
-    symprec: float = SYMPREC,
     source: str = "potential",
     progress: bool = False,
 ) -> HarmonicModel:
     """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
 
-    ``supercell_matrix`` is phonopy's, ``displacement`` and ``symprec`` are in Å, ``source`` names the potential
-    in messages and files, ``progress`` shows a bar.
+    ``supercell_matrix`` is phonopy's, ``displacement`` is in Å, ``source`` names the potential in messages and files,
+    ``progress`` shows a bar.
     """
-    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, "auto", symprec)
+    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix)
     cells = displaced_cells(phonon, displacement)
     forces = [result.forces for result in potential.evaluate(cells, stress=False, progress=progress)]
     phonon.forces = check_forces(forces, len(phonon.supercell), source)
@@ -113,15 +107,13 @@ def evaluate_phonons(
     supercell_matrix: Sequence[Sequence[int]] | None = None,
     min_length: float | None = None,
     relax: bool = True,
-    mesh: int | Sequence[int] = 20,
+    mesh: Mesh = DEFAULT_MESH,
     temperatures: Sequence[float] = (300.0,),
     displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
-    symprec: float = SYMPREC,
     fmax: float = FMAX,
     steps: int = 500,
     ref: PotentialRef | None = None,
-    artefacts: ArtefactStore | None = None,
     progress: bool = False,
 ) -> PhononResult:
     """Relax a crystal with its symmetry kept and compute its harmonic phonons.
@@ -133,12 +125,12 @@ def evaluate_phonons(
         both).
     mesh, temperatures
         For thermodynamics and means; temperatures in K.
-    displacement, symprec
+    displacement
         Å.
     relax, fmax, steps
         Whether cell and positions are relaxed first, to which largest force (eV/Å) and in how many steps.
-    ref, artefacts
-        Identity of the potential for the document; where force constants are kept (default this installation's store).
+    ref
+        Identity of the potential for the document.
 
     Raises
     ------
@@ -147,39 +139,33 @@ def evaluate_phonons(
     """
     if supercell_matrix is not None and min_length is not None:
         raise InputError("Both a supercell and a minimum length were given.", "Give one of them.")
-    settings: dict[str, Any] = {
+    settings = {
         "displacement": displacement,
         "fc_calculator": fc_calculator,
-        "symprec": symprec,
+        "symprec": SYMPREC,
         "relax": relax,
         "fmax": fmax,
     }
-    name = ref.name if ref is not None else potential.architecture
-    with recorded(inputs={"potential": ref.sha256} if ref is not None else {}, settings=settings) as manifest:
-        relaxation, energy = None, None
+    relaxation = None
+    with recorded({"potential": ref.sha256} if ref is not None else {}, settings) as manifest:
         if relax:
             atoms = structure.to_ase_atoms(msonable=False)
-            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps, symprec=max(symprec, RELAX_SYMPREC))
-            energy = relaxation.energy
+            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps)
             structure = structure.from_ase_atoms(relaxation.atoms)
-        matrix = (
-            choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
-            if supercell_matrix is None
-            else supercell_matrix
-        )
+        if supercell_matrix is None:
+            supercell_matrix = choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
         model = harmonic_from_potential(
             structure,
             potential,
-            matrix,
+            supercell_matrix,
             displacement=displacement,
             fc_calculator=fc_calculator,
-            symprec=symprec,
-            source=name,
+            source=ref.name if ref is not None else potential.architecture,
             progress=progress,
         )
+        energy = None if relaxation is None else relaxation.energy
         document = summarise_phonons(
-            model, manifest, mesh=mesh, temperatures=temperatures, artefacts=artefacts, potential=ref, energy=energy
+            model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=energy
         )
-    document.manifest = manifest
     document.relaxation = None if relaxation is None else relaxation.summary()
     return PhononResult(model, document, to_structure(model.phonon.unitcell), relaxation)

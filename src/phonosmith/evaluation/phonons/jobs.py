@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputEr
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell, evaluate_phonons
+from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
+from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
-from phonosmith.harmonic.model import SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
+from phonosmith.harmonic.model import NAC_FACTOR, SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
 
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
-_CALCULATOR = {"@module": "phonosmith.potentials.calculator", "@callable": "PotentialCalculator"}
+_COLLECTED = (
+    "structure", "supercell_matrix", "displacement_data", "displacement", "symprec", "total_dft_energy", "born",
+    "epsilon_static",
+)  # fmt: skip
+"""What our last job takes over from atomate2's."""
 
 
 def collect_model(
@@ -36,7 +41,7 @@ def collect_model(
     supercell_matrix: Any,
     displacement_data: dict[str, Any],
     *,
-    displacement: float = 0.01,
+    displacement: float = DISPLACEMENT,
     symprec: float = SYMPREC,
     fc_calculator: FcCalculator = "symfc",
     born: Any = None,
@@ -50,8 +55,6 @@ def collect_model(
 
     Parameters
     ----------
-    structure, supercell_matrix
-        Relaxed cell; phonopy's convention.
     displacement_data
         Output of atomate2's displacement job: ``forces`` (eV/Å) and ``displacement_number``.
     displacement, symprec
@@ -63,7 +66,7 @@ def collect_model(
     """
     if fc_calculator not in {"symfc", "traditional"}:
         raise InputError(f"Unknown force-constants calculator {fc_calculator!r}.", "Choose symfc or traditional.")
-    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, "auto", symprec)
+    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, symprec=symprec)
     phonon.generate_displacements(distance=displacement)
     expected = len(phonon.dataset["first_atoms"])
     forces = displacement_data["forces"]
@@ -78,14 +81,13 @@ def collect_model(
         from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
 
         charges, dielectric = symmetrize_borns_and_epsilon(
-            np.asarray(born, dtype=float),
-            np.asarray(epsilon_static, dtype=float),
+            *(np.asarray(tensors, dtype=float) for tensors in (born, epsilon_static)),
             phonon.unitcell,
             primitive_matrix=phonon.primitive_matrix,
             supercell_matrix=phonon.supercell_matrix,
             symprec=symprec,
         )
-        phonon.nac_params = {"born": charges, "dielectric": dielectric, "factor": 14.399652}
+        phonon.nac_params = {"born": charges, "dielectric": dielectric, "factor": NAC_FACTOR}
     return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
 
 
@@ -94,11 +96,11 @@ def collect_phonons(
     structure: Structure,
     supercell_matrix: Any,
     displacement_data: dict[str, Any],
-    displacement: float = 0.01,
+    displacement: float = DISPLACEMENT,
     symprec: float = SYMPREC,
     fc_calculator: FcCalculator = "symfc",
-    mesh: int | list[int] = 20,
-    temperatures: list[float] | None = None,
+    mesh: Mesh = DEFAULT_MESH,
+    temperatures: Sequence[float] = (300.0,),
     total_dft_energy: float | None = None,
     born: Any = None,
     epsilon_static: Any = None,
@@ -133,16 +135,9 @@ def collect_phonons(
             epsilon_static=epsilon_static,
             source=source or ("" if ref is None else ref.name),
         )
-        document = summarise_phonons(
-            model,
-            manifest,
-            mesh=mesh,
-            temperatures=temperatures or [300.0],
-            potential=ref,
-            energy=total_dft_energy,
+        return summarise_phonons(
+            model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=total_dft_energy
         )
-    document.manifest = manifest
-    return document
 
 
 @job(output_schema=PhononDoc)
@@ -150,15 +145,11 @@ def run_phonons(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
     supercell_matrix: list[list[int]] | None = None,
-    min_length: float | None = None,
     relax: bool = True,
-    mesh: int | list[int] = 20,
-    temperatures: list[float] | None = None,
-    displacement: float = 0.01,
+    mesh: Mesh = DEFAULT_MESH,
+    temperatures: Sequence[float] = (300.0,),
+    displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
-    symprec: float = SYMPREC,
-    fmax: float = 1e-5,
-    steps: int = 500,
 ) -> PhononDoc:
     """Relax, displace, evaluate in one batch, fit and judge: the fast path of potentials in one job."""
     from phonosmith.potentials.registry import load
@@ -168,17 +159,35 @@ def run_phonons(
         structure,
         load(ref),
         supercell_matrix=supercell_matrix,
-        min_length=min_length,
         relax=relax,
         mesh=mesh,
-        temperatures=temperatures or [300.0],
+        temperatures=temperatures,
         displacement=displacement,
         fc_calculator=fc_calculator,
-        symprec=symprec,
-        fmax=fmax,
-        steps=steps,
         ref=ref,
     ).document
+
+
+@dataclass
+class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+    """The fast path as a Maker: one job, the document of `PhononFlowMaker`.
+
+    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
+    """
+
+    name: str = "phonon"
+    relax: bool = True
+    mesh: int = DEFAULT_MESH
+    temperatures: list[float] = field(default_factory=lambda: [300.0])
+    displacement: float = DISPLACEMENT
+    fc_calculator: FcCalculator = "symfc"
+
+    def make(self, structure: Structure, potential: Any, supercell_matrix: list[list[int]] | None = None) -> Job:
+        """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
+        member = run_phonons(structure, potential, supercell_matrix=supercell_matrix, **options)
+        member.name = self.name
+        return member
 
 
 @dataclass
@@ -191,14 +200,10 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         Flow name; the collecting job carries it too, so make it unique, e.g. ``phonon si reference``. What follows
         ``phonon`` is in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference
         program's worker.
-    engine
-        Who computes, see `make_engine`.
-    maker
-        A configured atomate2 PhononMaker (VASP, force field or any other) instead of an engine.
+    engine, maker
+        Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
     min_length
         With an engine: shortest edge of the supercell when none is given, Å.
-    fc_calculator, mesh, temperatures
-        See `collect_phonons`.
     potential, source
         With a maker: identity of the potential, None for DFT; code or potential in messages.
     """
@@ -208,7 +213,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     maker: Any = None
     min_length: float = 20.0
     fc_calculator: FcCalculator = "symfc"
-    mesh: int = 20
+    mesh: int = DEFAULT_MESH
     temperatures: list[float] = field(default_factory=lambda: [300.0])
     potential: PotentialRef | None = None
     source: str = ""
@@ -218,38 +223,29 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     ) -> Flow | Job:
         """Return the flow, or the one job of a potential; its output is a `PhononDoc`."""
         maker, source = self.maker, self.source
+        settings = {"mesh": self.mesh, "temperatures": self.temperatures, "fc_calculator": self.fc_calculator}
         if self.engine is not None:
-            matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
-            potential = engine_potential(self.engine)
-            if potential is not None:
-                fast = FastPhononMaker(
-                    name=self.name,
-                    mesh=self.mesh,
-                    temperatures=self.temperatures,
-                    fc_calculator=self.fc_calculator,
-                )
-                return fast.make(structure, potential, matrix)
+            supercell_matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
+            if (potential := engine_potential(self.engine)) is not None:
+                return FastPhononMaker(name=self.name, **settings).make(structure, potential, supercell_matrix)
             maker, source = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon ")), self.engine.name
-            supercell_matrix = matrix
         if maker is None:
             raise ConfigurationError(
                 "PhononFlowMaker has no engine and no maker.", "Pass one of make_engine, or an atomate2 PhononMaker."
             )
+        from atomate2.forcefields.jobs import ForceFieldRelaxMaker
+
         flow = maker.make(structure, prev_dir=prev_dir, supercell_matrix=supercell_matrix)
         flow.name = self.name
-        relaxation = next((member for member in flow.jobs if _is_forcefield_relaxation(member)), None)
+        relaxation = next(
+            (one for one in flow.jobs if isinstance(getattr(one, "maker", 0), ForceFieldRelaxMaker)), None
+        )
         ours = replace_job(
             flow,
             COLLECT_FUNCTION,
             lambda theirs: collect_phonons(
-                **{
-                    name: theirs[name]
-                    for name in inspect.signature(collect_phonons.original).parameters
-                    if name in theirs
-                },
-                fc_calculator=self.fc_calculator,
-                mesh=self.mesh,
-                temperatures=self.temperatures,
+                **{name: theirs[name] for name in _COLLECTED if name in theirs},
+                **settings,
                 potential=self.potential,
                 source=source,
                 relaxed=None if relaxation is None else relaxation.output.is_force_converged,
@@ -268,7 +264,7 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
 
 def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
     """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate."""
-    common = {
+    settings = {
         "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
         "static_energy_maker": engine.static(f"static {owner}".strip()),
         "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
@@ -279,71 +275,7 @@ def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
     if engine.name == "vasp":
         from atomate2.vasp.flows.phonons import PhononMaker
 
-        return PhononMaker(born_maker=None, **common)
+        return PhononMaker(born_maker=None, **settings)
     from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
 
-    return ForceFieldPhononMaker(**common)
-
-
-def _is_forcefield_relaxation(member: Any) -> bool:
-    from atomate2.forcefields.jobs import ForceFieldRelaxMaker
-
-    return isinstance(member, Job) and isinstance(getattr(member, "maker", None), ForceFieldRelaxMaker)
-
-
-def forcefield_phonon_maker(ref: PotentialRef, *, fmax: float = 1e-5, steps: int = 500, **options: Any) -> Any:
-    """Return atomate2's force-field PhononMaker for one of our potentials, tight (eV/Å) and symmetry-preserving.
-
-    ``options`` are further fields of the PhononMaker (``min_length``, ``displacement``, ...).
-    """
-    from atomate2.forcefields.flows.phonons import PhononMaker
-    from atomate2.forcefields.jobs import ForceFieldRelaxMaker, ForceFieldStaticMaker
-
-    calculator = {"force_field_name": dict(_CALCULATOR), "calculator_kwargs": {"potential": ref.model_dump()}}
-    settings = {"symprec": SYMPREC, "create_thermal_displacements": False, "store_force_constants": False, **options}
-    return PhononMaker(
-        bulk_relax_maker=ForceFieldRelaxMaker(
-            **calculator, fix_symmetry=True, symprec=1e-3, steps=steps, relax_kwargs={"fmax": fmax}
-        ),
-        static_energy_maker=ForceFieldStaticMaker(**calculator),
-        phonon_displacement_maker=ForceFieldStaticMaker(**calculator),
-        **settings,
-    )
-
-
-@dataclass
-class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """The fast path as a Maker: one job, the document of `PhononFlowMaker`.
-
-    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
-    """
-
-    name: str = "phonon"
-    min_length: float | None = None
-    relax: bool = True
-    mesh: int = 20
-    temperatures: list[float] = field(default_factory=lambda: [300.0])
-    displacement: float = 0.01
-    fc_calculator: FcCalculator = "symfc"
-    symprec: float = SYMPREC
-    fmax: float = 1e-5
-    steps: int = 500
-
-    def make(self, structure: Structure, potential: Any, supercell_matrix: list[list[int]] | None = None) -> Job:
-        """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
-        member = run_phonons(
-            structure,
-            potential,
-            supercell_matrix=supercell_matrix,
-            min_length=None if supercell_matrix is not None else self.min_length,
-            relax=self.relax,
-            mesh=self.mesh,
-            temperatures=self.temperatures,
-            displacement=self.displacement,
-            fc_calculator=self.fc_calculator,
-            symprec=self.symprec,
-            fmax=self.fmax,
-            steps=self.steps,
-        )
-        member.name = self.name
-        return member
+    return ForceFieldPhononMaker(**settings)

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
+from phonosmith.harmonic.model import atoms_of
 
 if TYPE_CHECKING:
     from phono3py import Phono3py
@@ -42,8 +43,7 @@ def sre(kappa: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     ml, ref = np.asarray(kappa, dtype=float), np.asarray(reference, dtype=float)
     if np.any(ml < 0) or np.any(ref <= 0):
         raise InputError("Conductivities must be positive.", "Leave out materials without a conductivity.")
-    result: NDArray[np.float64] = 2 * (ml - ref) / (ml + ref)
-    return result
+    return np.asarray(2 * (ml - ref) / (ml + ref))
 
 
 def srme(modes: ArrayLike | None, reference_modes: ArrayLike) -> float:
@@ -77,14 +77,13 @@ def relaxation_time_conductivity(
     tensor = np.asarray(conductivity.kappa, dtype=float)[0, 0]
     # axes: smearing, temperature, irreducible q, branch, Voigt component; summed over the star of each q
     modes = np.asarray(conductivity.mode_kappa, dtype=float)[0, 0][..., :3].mean(axis=-1) / np.prod(mesh)
-    ignored = int(np.sum(conductivity.number_of_ignored_phonon_modes))
     return ConductivityResult(
         temperature=temperature,
         mesh=mesh,
         tensor=tensor.tolist(),
         kappa=float(tensor[:3].mean()),
         mode_kappa=modes.tolist(),
-        n_imaginary=max(0, ignored - 3),
+        n_imaginary=max(0, int(np.sum(conductivity.number_of_ignored_phonon_modes)) - 3),
     )
 
 
@@ -101,7 +100,6 @@ def third_order_phonon(
         raise ConfigurationError(
             "Thermal conductivity needs phono3py.", "Install it with: pip install 'phonosmith[kappa]'."
         ) from error
-    from ase import Atoms
     from phonopy.structure.atoms import PhonopyAtoms
 
     cell = PhonopyAtoms(
@@ -111,13 +109,8 @@ def third_order_phonon(
     )
     phonon = Phono3py(cell, np.asarray(supercell_matrix, dtype=int), primitive_matrix="auto", log_level=0)
     phonon.generate_displacements(distance=distance)
-    frames = [
-        Atoms(moved.symbols, cell=moved.cell, positions=moved.positions, pbc=True)
-        for moved in phonon.supercells_with_displacements
-        if moved is not None
-    ]
-    forces = [result.forces for result in potential.evaluate(frames, stress=False, progress=progress)]
-    phonon.forces = np.array(forces)
+    frames = [atoms_of(moved) for moved in phonon.supercells_with_displacements if moved is not None]
+    phonon.forces = np.array([result.forces for result in potential.evaluate(frames, stress=False, progress=progress)])
     phonon.produce_fc3(symmetrize_fc3r=True)
     phonon.produce_fc2(symmetrize_fc2=True)
     return phonon

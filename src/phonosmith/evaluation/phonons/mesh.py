@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    from phonosmith.harmonic.matching import CellMatch
     from phonosmith.harmonic.model import HarmonicModel
 
 Array = NDArray[np.float64]
+Mesh = int | Sequence[int]
+"""Points along each axis: one number for all three, or three."""
 
 DEFAULT_MESH = 20
 
@@ -42,17 +44,21 @@ class MeshFrequencies:
     @property
     def mean_of_real(self) -> float:
         """Weighted mean of the positive frequencies, THz (nan when there is none)."""
-        weights = np.broadcast_to(self.weights[:, None], self.frequencies.shape)
         real = self.frequencies > 0
-        total = weights[real].sum()
-        return float((self.frequencies * weights)[real].sum() / total) if total else float("nan")
+        weights = np.broadcast_to(self.weights[:, None], real.shape)[real]
+        return float(np.average(self.frequencies[real], weights=weights)) if weights.any() else float("nan")
 
     def scaled(self, factor: float) -> MeshFrequencies:
         """Return the mesh with every frequency multiplied."""
         return replace(self, frequencies=self.frequencies * factor)
 
+    def of_candidate(self, candidate: HarmonicModel, match: CellMatch) -> MeshFrequencies:
+        """Return another model's frequencies on the same q-points."""
+        own = match.to_candidate(self.qpoints)
+        return replace(self, qpoints=own, frequencies=sorted_frequencies(candidate, own))
 
-def mesh_numbers(mesh: int | Sequence[int]) -> tuple[int, int, int]:
+
+def mesh_numbers(mesh: Mesh) -> tuple[int, int, int]:
     """Return three mesh numbers from one or three."""
     numbers = [mesh] * 3 if isinstance(mesh, int) else [int(n) for n in mesh]
     if len(numbers) != 3 or min(numbers) < 1:
@@ -60,33 +66,22 @@ def mesh_numbers(mesh: int | Sequence[int]) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
-def mesh_points(model: HarmonicModel, mesh: int | Sequence[int], *, symmetry: bool = True) -> tuple[Array, Array]:
-    """Return irreducible q-points (reduced coordinates) and weights of a mesh, shifted where a number is even.
+def mesh_frequencies(model: HarmonicModel, mesh: Mesh = DEFAULT_MESH, *, symmetry: bool = True) -> MeshFrequencies:
+    """Return a model's frequencies on the irreducible points of a mesh, shifted where a number is even.
 
     The point operations of the model's primitive cell reduce it; without ``symmetry`` time reversal alone does.
     """
     import spglib
 
     numbers = np.array(mesh_numbers(mesh))
-    shift = (numbers % 2 == 0).astype(int)
-    rotations = (
-        np.asarray(model.phonon.primitive_symmetry.pointgroup_operations, dtype="intc")
-        if symmetry
-        else np.eye(3, dtype="intc")[None]
-    )
+    shift = 1 - numbers % 2
+    rotations = model.phonon.primitive_symmetry.pointgroup_operations if symmetry else np.eye(3)[None]
     mapping, addresses = spglib.get_stabilized_reciprocal_mesh(
-        numbers.tolist(), rotations, is_shift=shift.tolist(), is_time_reversal=True
+        numbers.tolist(), np.asarray(rotations, dtype="intc"), is_shift=shift.tolist(), is_time_reversal=True
     )
     irreducible, weights = np.unique(mapping, return_counts=True)
-    return (addresses[irreducible] + shift / 2) / numbers, weights.astype(float)
-
-
-def mesh_frequencies(
-    model: HarmonicModel, mesh: int | Sequence[int] = DEFAULT_MESH, *, symmetry: bool = True
-) -> MeshFrequencies:
-    """Return a model's frequencies on a mesh."""
-    points, weights = mesh_points(model, mesh, symmetry=symmetry)
-    return MeshFrequencies(points, weights, sorted_frequencies(model, points), mesh_numbers(mesh))
+    points = (addresses[irreducible] + shift / 2) / numbers
+    return MeshFrequencies(points, weights.astype(float), sorted_frequencies(model, points), mesh_numbers(mesh))
 
 
 def sorted_frequencies(model: HarmonicModel, qpoints: Array) -> Array:

@@ -62,41 +62,45 @@ def quasi_harmonic(
     from phonopy import PhonopyQHA
 
     shape = (len(temperatures), len(volumes))
-    tables = [np.asarray(table, dtype=float) for table in (free_energies, heat_capacities, entropies)]
-    if len(volumes) < MIN_VOLUMES or len(energies) != len(volumes) or any(table.shape != shape for table in tables):
+    free, heat, entropy = (np.asarray(table, dtype=float) for table in (free_energies, heat_capacities, entropies))
+    if (
+        len(volumes) < MIN_VOLUMES
+        or len(energies) != len(volumes)
+        or {free.shape, heat.shape, entropy.shape} != {shape}
+    ):
         raise InputError(
             f"Quasi-harmonic tables must have shape {shape} (temperatures, volumes), at least {MIN_VOLUMES} volumes.",
             "Give one free energy, heat capacity and entropy per temperature and volume.",
         )
-    if not all(np.isfinite(table).all() for table in tables):
+    if not np.isfinite([free, heat, entropy]).all():
         raise InputError("A thermal property is not finite.", "Leave out volumes with imaginary modes.")
+    kelvin = np.asarray(temperatures, dtype=float)
     qha = PhonopyQHA(
         volumes=np.asarray(volumes, dtype=float),
         electronic_energies=np.asarray(energies, dtype=float),
-        temperatures=np.asarray(temperatures, dtype=float),
-        free_energy=tables[0],
-        cv=tables[1],
-        entropy=tables[2],
+        temperatures=kelvin,
+        free_energy=free,
+        cv=heat,
+        entropy=entropy,
         eos="birch_murnaghan",
     )
-    count = len(qha.volume_temperature)
     equilibrium = np.asarray(qha.volume_temperature, dtype=float)
-    outside = (equilibrium < min(volumes)) | (equilibrium > max(volumes))
-    warnings = []
-    if outside.any():
-        warnings.append(
-            f"above {np.asarray(temperatures)[:count][outside].min():g} K the equilibrium volume lies outside the "
-            "volumes given: extrapolated"
-        )
+    count = len(equilibrium)
+    outside = kelvin[:count][(equilibrium < min(volumes)) | (equilibrium > max(volumes))]
+    warning = "above {:g} K the equilibrium volume lies outside the volumes given: extrapolated"
+
+    def listed(values: ArrayLike) -> list[float]:
+        return np.asarray(values, dtype=float)[:count].tolist()
+
     return QuasiHarmonicResult(
-        temperatures=[float(t) for t in temperatures[:count]],
-        volumes=equilibrium.tolist(),
-        thermal_expansion=np.asarray(qha.thermal_expansion, dtype=float)[:count].tolist(),
-        bulk_modulus=np.asarray(qha.bulk_modulus_temperature, dtype=float)[:count].tolist(),
-        gibbs_energy=np.asarray(qha.gibbs_temperature, dtype=float)[:count].tolist(),
-        heat_capacity_p=np.asarray(qha.heat_capacity_P_polyfit, dtype=float)[:count].tolist(),
-        gruneisen=np.asarray(qha.gruneisen_temperature, dtype=float)[:count].tolist(),
-        warnings=warnings,
+        temperatures=listed(kelvin),
+        volumes=listed(equilibrium),
+        thermal_expansion=listed(qha.thermal_expansion),
+        bulk_modulus=listed(qha.bulk_modulus_temperature),
+        gibbs_energy=listed(qha.gibbs_temperature),
+        heat_capacity_p=listed(qha.heat_capacity_P_polyfit),
+        gruneisen=listed(qha.gruneisen_temperature),
+        warnings=[warning.format(outside.min())] if len(outside) else [],
     )
 
 
@@ -136,8 +140,8 @@ def mean_gruneisen(
     calculation.set_mesh(list(mesh), is_gamma_center=True)
     _, weights, frequencies, _, gammas = calculation.get_mesh()
     kept = frequencies > cutoff_thz
-    share = np.repeat(np.asarray(weights, dtype=float)[:, None], frequencies.shape[1], axis=1) * kept
-    if share.sum() == 0:
+    share = np.asarray(weights, dtype=float)[:, None] * kept
+    if not kept.any():
         raise InputError(f"No mode lies above {cutoff_thz} THz.", "The crystal is unstable at this volume.")
     heat = mode_heat_capacity(np.where(kept, frequencies, 1.0), temperature) * share
     return GruneisenResult(
@@ -171,8 +175,6 @@ def evaluate_qha(
     factors: Sequence[float] = FACTORS,
     temperatures: Sequence[float] = TEMPERATURES,
     mesh: int = 16,
-    fmax: float = FMAX,
-    max_steps: int = MAX_STEPS,
 ) -> QhaDoc:
     """Return quasi-harmonic properties of a potential.
 
@@ -188,8 +190,6 @@ def evaluate_qha(
         Volumes relative to that of ``structure``; 1 and a neighbour on each side serve the Grüneisen parameters.
     temperatures
         K, ascending.
-    fmax, max_steps
-        Relaxation of the atoms at each volume, eV/Å and steps.
 
     Raises
     ------
@@ -198,40 +198,37 @@ def evaluate_qha(
     """
     from pymatgen.core import Structure
 
-    ordered = sorted(float(factor) for factor in factors)
-    if 1.0 not in ordered or ordered.index(1.0) in (0, len(ordered) - 1):
+    ordered = sorted({float(factor) for factor in factors})
+    if 1.0 not in ordered[1:-1]:
         raise InputError("The volume factors need 1 and a neighbour on each side.", "Give e.g. 0.98, 1, 1.02.")
+    around = ordered[ordered.index(1.0) - 1 :][:3]
     atoms = structure.to_ase_atoms(msonable=False)
-    settings = {"factors": ordered, "mesh": mesh, "fmax": fmax, "supercell": [list(row) for row in supercell_matrix]}
+    settings = {"factors": ordered, "mesh": mesh, "fmax": FMAX, "supercell": [list(row) for row in supercell_matrix]}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
-        trajectories = relax_batch(
-            [scaled_cell(atoms, factor) for factor in ordered], potential, fmax=fmax, max_steps=max_steps
-        )
-        models, rows, left_out = {}, [], []
-        for factor, trajectory in zip(ordered, trajectories, strict=True):
-            if not trajectory.converged:
-                left_out.append(f"volume factor {factor:g}: atoms did not relax below {fmax:g} eV/Å")
+        cells = [scaled_cell(atoms, factor) for factor in ordered]
+        models, energies, thermal, left_out = {}, [], [], []
+        for factor, end in zip(ordered, relax_batch(cells, potential, fmax=FMAX, max_steps=MAX_STEPS), strict=True):
+            if not end.converged:
+                left_out.append(f"volume factor {factor:g}: atoms did not relax below {FMAX:g} eV/Å")
                 continue
-            relaxed = Structure.from_ase_atoms(trajectory.frames[-1])
+            relaxed = Structure.from_ase_atoms(end.frames[-1])
             model = harmonic_from_potential(relaxed, potential, supercell_matrix, source=method or "potential")
             if not judge_stability(model).stable_practical:
                 left_out.append(f"volume factor {factor:g}: imaginary modes")
                 continue
             models[factor] = model.phonon
             sampled = mesh_frequencies(model, mesh)
-            thermal = thermal_properties(sampled.frequencies, sampled.weights, temperatures)
-            share = len(model.phonon.primitive) / len(atoms)
-            rows.append((float(model.phonon.primitive.volume), trajectory.energies[-1] * share, thermal))
-        around = ordered[ordered.index(1.0) - 1 : ordered.index(1.0) + 2]
-        if any(factor not in models for factor in around):
+            thermal.append(thermal_properties(sampled.frequencies, sampled.weights, temperatures))
+            energies.append(end.energies[-1] * (len(model.phonon.primitive) / len(atoms)))
+        if not models.keys() >= set(around):
             raise InputError(
                 f"The volumes about the given one cannot be used: {'; '.join(left_out)}.", "Relax it first."
             )
-        tables = [
-            np.array([getattr(thermal, name) for *_, thermal in rows]).T
+        volumes = [float(phonon.primitive.volume) for phonon in models.values()]
+        tables = (
+            np.transpose([getattr(one, name) for one in thermal])
             for name in ("free_energy", "heat_capacity", "entropy")
-        ]
-        volumes, energies = [row[0] for row in rows], [row[1] for row in rows]
+        )
         result = quasi_harmonic(volumes, energies, temperatures, *tables)
         smaller, middle, larger = (models[factor] for factor in around)
         gruneisen = mean_gruneisen(middle, larger, smaller, mesh=(mesh, mesh, mesh))

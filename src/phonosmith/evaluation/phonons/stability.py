@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.documents import StabilityVerdict
+from phonosmith.evaluation.phonons.mesh import sorted_frequencies
 from phonosmith.harmonic.matching import primitive_supercell_matrix
 
 if TYPE_CHECKING:
@@ -29,10 +30,8 @@ def commensurate_qpoints(model: HarmonicModel) -> Array:
     """Return the q-points (reduced, primitive cell) whose phase repeats with the supercell; Γ is the first."""
     from phonopy.harmonic.dynmat_to_fc import get_commensurate_points
 
-    matrix = primitive_supercell_matrix(model)
-    points = np.asarray(get_commensurate_points(matrix.T), dtype=float)
-    order = np.argsort(np.linalg.norm(points - np.rint(points), axis=1), kind="stable")
-    return points[order]
+    points = np.asarray(get_commensurate_points(primitive_supercell_matrix(model).T), dtype=float)
+    return points[np.argsort(np.linalg.norm(points - np.rint(points), axis=1), kind="stable")]
 
 
 def gamma_modes(model: HarmonicModel) -> tuple[Array, Array]:
@@ -42,30 +41,17 @@ def gamma_modes(model: HarmonicModel) -> tuple[Array, Array]:
     motions that leave the centre of mass at rest; acoustic ones those of its restriction to translations.
     """
     phonon = model.phonon
-    matrix = phonon.dynamical_matrix
-    matrix.run([0.0, 0.0, 0.0])
-    dynamical = np.array(matrix.dynamical_matrix)
+    phonon.dynamical_matrix.run([0.0, 0.0, 0.0])
+    dynamical = np.array(phonon.dynamical_matrix.dynamical_matrix)
     root = np.sqrt(phonon.primitive.masses)
     translations = np.kron((root / np.linalg.norm(root))[:, None], np.eye(3))
     basis = np.linalg.qr(np.hstack([translations, np.eye(len(translations))]))[0]
-    acoustic, optical = basis[:, :3], basis[:, 3:]
 
     def frequencies(space: Array) -> Array:
         values = np.linalg.eigvalsh(space.T @ dynamical @ space)
         return np.asarray(np.sign(values) * np.sqrt(np.abs(values)) * phonon.unit_conversion_factor)
 
-    return frequencies(acoustic), frequencies(optical)
-
-
-def commensurate_frequencies(model: HarmonicModel) -> tuple[Array, Array, Array]:
-    """Return (frequencies away from Γ, optical at Γ, acoustic at Γ) in THz."""
-    points = commensurate_qpoints(model)
-    acoustic, optical = gamma_modes(model)
-    away = points[1:]
-    if not len(away):
-        return np.empty((0, len(acoustic) + len(optical))), optical, acoustic
-    model.phonon.run_qpoints(away)
-    return np.array(model.phonon.get_qpoints_dict()["frequencies"]), optical, acoustic
+    return frequencies(basis[:, :3]), frequencies(basis[:, 3:])
 
 
 def judge_stability(
@@ -74,11 +60,12 @@ def judge_stability(
     """Count imaginary modes at commensurate q-points: those below minus a positive threshold in THz."""
     if strict_thz < 0 or practical_thz < 0:
         raise InputError("Stability thresholds must not be negative.", "Give magnitudes in THz.")
-    away, optical, acoustic = commensurate_frequencies(model)
-    modes = np.concatenate([away.ravel(), optical])
+    points = commensurate_qpoints(model)
+    acoustic, optical = gamma_modes(model)
+    modes = np.append(sorted_frequencies(model, points[1:]), optical) if len(points) > 1 else optical
     strict, practical = int((modes < -strict_thz).sum()), int((modes < -practical_thz).sum())
     return StabilityVerdict(
-        n_qpoints=len(away) + 1,
+        n_qpoints=len(points),
         omega_min_thz=float(modes.min()) if len(modes) else 0.0,
         n_imaginary=strict,
         n_imaginary_practical=practical,
@@ -86,19 +73,13 @@ def judge_stability(
         stable_practical=practical == 0,
         strict_thz=strict_thz,
         practical_thz=practical_thz,
-        acoustic_gamma_thz=[float(value) for value in acoustic],
+        acoustic_gamma_thz=acoustic.tolist(),
     )
 
 
 @dataclass(frozen=True)
 class StabilityConfusion:
-    """Counts of materials by truth (reference) and prediction; the unstable class is the one being detected.
-
-    Attributes
-    ----------
-    true_stable, stable_called_unstable, unstable_called_stable, true_unstable
-        Numbers of materials.
-    """
+    """Counts of materials by truth (reference) and prediction; the unstable class is the one being detected."""
 
     true_stable: int
     stable_called_unstable: int
@@ -106,20 +87,18 @@ class StabilityConfusion:
     true_unstable: int
 
     def __post_init__(self) -> None:
-        if min(self.true_stable, self.stable_called_unstable, self.unstable_called_stable, self.true_unstable) < 0:
+        if min(astuple(self)) < 0:
             raise InputError("Counts of a confusion matrix must not be negative.", "Count materials.")
 
     @property
     def precision(self) -> float:
         """Share of the materials called unstable that are; nan when none was called unstable."""
-        called = self.true_unstable + self.stable_called_unstable
-        return self.true_unstable / called if called else float("nan")
+        return _share(self.true_unstable, self.true_unstable + self.stable_called_unstable)
 
     @property
     def recall(self) -> float:
         """Share of the unstable materials that were found; nan when there is none."""
-        actual = self.true_unstable + self.unstable_called_stable
-        return self.true_unstable / actual if actual else float("nan")
+        return _share(self.true_unstable, self.true_unstable + self.unstable_called_stable)
 
     @property
     def f1(self) -> float:
@@ -130,8 +109,11 @@ class StabilityConfusion:
     @property
     def accuracy(self) -> float:
         """Share of materials judged rightly; nan when there is none."""
-        total = self.true_stable + self.stable_called_unstable + self.unstable_called_stable + self.true_unstable
-        return (self.true_stable + self.true_unstable) / total if total else float("nan")
+        return _share(self.true_stable + self.true_unstable, sum(astuple(self)))
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
 
 
 def confusion(reference_stable: Iterable[bool], predicted_stable: Iterable[bool]) -> StabilityConfusion:

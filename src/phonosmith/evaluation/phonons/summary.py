@@ -12,8 +12,8 @@ from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.core.hashing import digest_structure
 from phonosmith.evaluation.phonons.bands import band_structure, standard_path
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.evaluation.phonons.mesh import mesh_frequencies
-from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
+from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, mesh_frequencies
+from phonosmith.evaluation.phonons.stability import judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.files import phonopy_yaml
 from phonosmith.harmonic.model import HarmonicModel, store_force_constants, to_structure, unpack_force_constants
@@ -26,26 +26,15 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 
-def _displacements(model: HarmonicModel) -> tuple[int, float | None]:
-    """Return how many displaced cells there were and how far an atom moved in the first, Å."""
-    dataset = model.phonon.dataset or {}
-    if "first_atoms" in dataset:
-        first = dataset["first_atoms"]
-        length = float(np.linalg.norm(first[0]["displacement"])) if first else None
-        return len(first), None if length is None else round(length, 10)
-    return len(dataset.get("displacements", ())), None
-
-
 def summarise_phonons(
     model: HarmonicModel,
     manifest: Manifest,
     *,
-    mesh: int | Sequence[int] = 20,
+    mesh: Mesh = DEFAULT_MESH,
     temperatures: Sequence[float] = (300.0,),
     artefacts: ArtefactStore | None = None,
     potential: PotentialRef | None = None,
     energy: float | None = None,
-    practical_thz: float = PRACTICAL_THZ,
 ) -> PhononDoc:
     """Return the document of a harmonic model and keep its force constants in the artefact store.
 
@@ -59,8 +48,6 @@ def summarise_phonons(
         Where force constants go; default this installation's store.
     potential, energy
         Identity of the potential, None for DFT; eV per cell.
-    practical_thz
-        Practical stability threshold, THz.
     """
     phonon = model.phonon
     structure = to_structure(phonon.unitcell)
@@ -68,7 +55,8 @@ def summarise_phonons(
     sampled = mesh_frequencies(model, mesh)
     bands = band_structure(model, standard_path(model))
     symbol, number = model.space_group
-    count, length = _displacements(model)
+    dataset = phonon.dataset or {}
+    moved = dataset.get("first_atoms", [])
     return PhononDoc(
         formula=model.formula,
         space_group=symbol,
@@ -77,8 +65,8 @@ def summarise_phonons(
         supercell_matrix=np.asarray(phonon.supercell_matrix).tolist(),
         primitive_matrix=np.asarray(phonon.primitive_matrix).tolist(),
         n_atoms_supercell=len(phonon.supercell),
-        n_displacements=count,
-        displacement=length,
+        n_displacements=len(moved or dataset.get("displacements", ())),
+        displacement=round(float(np.linalg.norm(moved[0]["displacement"])), 10) if moved else None,
         force_constants=store_force_constants(model, artefacts or default_artefacts()),
         fc_calculator=model.fc_calculator,
         asr_residual=model.asr_residual,
@@ -88,16 +76,16 @@ def summarise_phonons(
         omega_max_thz=bands.highest,
         omega_mean_thz=sampled.mean_of_real,
         thermal=thermal_properties(sampled.frequencies, sampled.weights, temperatures, mesh=sampled.mesh),
-        stability=judge_stability(model, practical_thz=practical_thz),
+        stability=judge_stability(model),
         potential=potential,
         source=model.source,
         manifest=manifest,
     )
 
 
-def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore, *, nac: bool = False) -> HarmonicModel:
+def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore) -> HarmonicModel:
     """Rebuild the harmonic model of a stored document."""
-    return unpack_force_constants(artefacts.get_bytes(document.force_constants), nac=nac)
+    return unpack_force_constants(artefacts.get_bytes(document.force_constants))
 
 
 def write_phonons(model: HarmonicModel, document: PhononDoc, folder: str | Path) -> dict[str, Path]:
