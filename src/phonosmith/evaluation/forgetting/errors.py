@@ -78,7 +78,7 @@ def _judge(one: FrameSet, tuned: Potential, foundation: Potential, reference: Po
         raise _UnusableError("it is empty")
     mine = _evaluate(tuned, one.frames, "the fine-tuned potential")
     base = _evaluate(foundation, one.frames, "the foundation")
-    truth = None if one.relabel else _labels(one.frames)
+    truth = _labels(one.frames)
     if truth is None and reference is not None and not _unknown(reference, one.frames):
         truth = _evaluate(reference, one.frames, "the reference")
     errors = {f"tuned_{name}": value for name, value in _errors(mine, truth or base, one.frames).items()}

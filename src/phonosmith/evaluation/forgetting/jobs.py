@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from phonosmith.reference.datasets.dataset import get_dataset
 from phonosmith.reference.datasets.documents import DatasetRef
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from pymatgen.core import Structure
 
 
@@ -26,9 +26,7 @@ def measure_forgetting(
     tuned: PotentialRef | dict[str, Any],
     foundation: PotentialRef | dict[str, Any],
     reference: PotentialRef | dict[str, Any] | None = None,
-    others: dict[str, Structure] | None = None,
     replay: DatasetRef | dict[str, Any] | None = None,
-    given: DatasetRef | dict[str, Any] | None = None,
     count: int = 4,
     seed: int = 0,
 ) -> ForgettingDoc:
@@ -37,11 +35,12 @@ def measure_forgetting(
 
     potentials = {"potential": tuned, "foundation": foundation, "reference": reference}
     known = {role: PotentialRef.model_validate(ref) for role, ref in potentials.items() if ref is not None}
-    given_sets = {"replay": replay, "given": given}
-    pools = {role: DatasetRef.model_validate(ref) for role, ref in given_sets.items() if ref is not None}
-    frames = {role: get_dataset(pool) for role, pool in pools.items()}
-    sets = default_sets(structure, seed, count=count, others=others, **frames)
-    inputs = {"structure": digest_structure(structure)} | {role: ref.sha256 for role, ref in (known | pools).items()}
+    inputs = {"structure": digest_structure(structure)} | {role: ref.sha256 for role, ref in known.items()}
+    pool: list[Atoms] = []
+    if replay is not None:
+        dataset = DatasetRef.model_validate(replay)
+        pool, inputs["replay"] = get_dataset(dataset), dataset.sha256
+    sets = default_sets(structure, seed, count=count, replay=pool)
     return evaluate_forgetting(
         load(known["potential"]),
         load(known["foundation"]),
@@ -73,20 +72,14 @@ class ForgettingMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         tuned: PotentialRef,
         foundation: PotentialRef,
         reference: PotentialRef | None = None,
-        *,
-        others: Mapping[str, Structure] | None = None,
         replay: DatasetRef | None = None,
-        given: DatasetRef | None = None,
     ) -> Job:
         """Return a job whose output is a ``ForgettingDoc``.
 
-        Structure, ``others``, ``replay`` and ``given`` are those of ``default_sets``; potentials are references, or
-        outputs of jobs that return them. ``reference`` is what labels are made with, where it is a potential: it then
-        labels these structures too. Without it the document says how far the potential drifted from the foundation.
+        Potentials are references, or outputs of jobs that return them. ``reference`` is what labels are made with,
+        where it is a potential: it then labels these structures too. Without it the document says how far the potential
+        drifted from the foundation. ``replay`` is the pool of ``default_sets``.
         """
-        named = None if others is None else dict(others)
-        member = measure_forgetting(
-            structure, tuned, foundation, reference, named, replay, given, count=self.count, seed=self.seed
-        )
+        member = measure_forgetting(structure, tuned, foundation, reference, replay, self.count, self.seed)
         member.name = self.name
         return member

@@ -6,7 +6,7 @@ sets here go beyond each of these, or to other materials.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -36,15 +36,11 @@ _NEAR = 0.97, 1.0, 1.03
 
 @dataclass(frozen=True)
 class FrameSet:
-    """Structures to compare potentials on, named as in ``ForgettingSet``.
-
-    Labels that every frame carries (energy and forces) are the truth, unless ``relabel``.
-    """
+    """Structures to compare potentials on, named as in ``ForgettingSet``; labels that all carry are the truth."""
 
     name: str
     kind: str
     frames: Sequence[Atoms]
-    relabel: bool = False
 
 
 def _ladder(structure: Structure, count: int, seed: int, *, max_atoms: int = MAX_ATOMS, **how: Any) -> list[Atoms]:
@@ -97,11 +93,10 @@ def default_sets(
     seed: int = 0,
     *,
     count: int = 4,
-    others: Mapping[str, Structure] | None = None,
     replay: Sequence[Atoms] = (),
     given: Sequence[Atoms] = (),
 ) -> list[FrameSet]:
-    """Return the sets that are judged unless others are asked for.
+    """Return the sets that are judged; other materials are the demonstration materials, the same compound left out.
 
     Parameters
     ----------
@@ -109,15 +104,13 @@ def default_sets(
         The material that was tuned on, at equilibrium; seed of every draw.
     count
         Structures in each random set of the same material; other materials get half as many.
-    others
-        Other materials by name; the demonstration materials by default. The same compound is left out.
     replay
         Structures that training replayed, or would have; at most 20 are drawn.
     given
         Frames of other materials; labels that all of them carry are the truth.
     """
     sets = [far_set(structure, seed, count), strained_set(structure, seed, count), eos_set(structure)]
-    for name, other in (demonstration_structures() if others is None else others).items():
+    for name, other in demonstration_structures().items():
         if other.composition.reduced_formula != structure.composition.reduced_formula:
             sets.append(other_set(name, other, seed, max(count // 2, 1)))
     if replay:
