@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from operator import itemgetter
 from pathlib import Path
@@ -138,7 +139,7 @@ def variant_pictures(reports: Sequence[MaterialReport], gallery: Gallery, ending
         for outliers, words in ((False, "without outliers"), (True, "with outliers")):
             pictures += gallery.draw(
                 f"errors-{words.replace(' ', '-')}{ending}",
-                lambda shown=outliers: errors_figure(reports, outliers=shown),  # type: ignore[misc]
+                partial(errors_figure, reports, outliers=outliers),
                 f"Box plots of deviations from the reference by property and potential, {words}; medians and quartiles "
                 "are in the table above.",
                 f"Deviations from the reference over materials, {words}",
