@@ -78,20 +78,16 @@ class AdaptiveMaker(Maker):
 
     Attributes
     ----------
-    strategy, training
-        Preset, and settings that replace its own.
-    sampling
-        Settings of ``SamplingSettings`` that differ from the protocol.
+    strategy, training, sampling
+        Preset, settings that replace its own, and those that differ from the protocol.
     layer_size
         Training configurations labelled per round; one of every trajectory when None.
     n_valid
         Validation configurations, labelled in the first round.
-    change_thz
-        Largest change of the phonons between rounds, THz.
+    change_thz, spread_thz
+        Largest change of the phonons between rounds, and largest mean phonon MAE between pairs of the committee, THz.
     committee
         Trainings per round, with different seeds.
-    spread_thz
-        Largest mean phonon MAE between pairs of the committee, THz.
     max_rounds
         Rounds at most; None: until everything sampled is labelled.
     min_length, mesh, seed

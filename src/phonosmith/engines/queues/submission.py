@@ -94,9 +94,8 @@ def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     wanted, finished = list(uuids), set()
     for start in range(0, len(wanted), _CHUNK):
         criteria = {"uuid": {"$in": wanted[start : start + _CHUNK]}, "output": {"$ne": None}}
-        for document in store.query(criteria, properties=["uuid", "metadata"]):
-            if not (document.get("metadata") or {}).get("refused"):
-                finished.add(str(document["uuid"]))
+        documents = store.query(criteria, properties=["uuid", "metadata"])
+        finished |= {str(one["uuid"]) for one in documents if not (one.get("metadata") or {}).get("refused")}
     return finished
 
 
