@@ -331,10 +331,7 @@ def _judge_trained(
 def report_material(subject: ReportSubject, structure: Structure, inputs: ReportInputs) -> MaterialReport:
     """Compare every potential with the reference and judge it; what has no result is named.
 
-    Raises
-    ------
-    LabelError
-        When labels, or in comparison mode reference phonons, are missing: nothing can be judged.
+    Without labels, or in comparison mode reference phonons, nothing can be judged: a `LabelError`.
     """
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
 

@@ -178,9 +178,9 @@ class SQLiteStore(Store):
                 elif match.row in bodies:
                     yield results.project(decode_body(bodies[match.row]), projection)
 
-    def query_one(self, *args: Any, **kwargs: Any) -> Document | None:
+    def query_one(self, criteria: Any = None, properties: Any = None, sort: Any = None) -> Document | None:
         """Return the first document that `query` would, looking at no more than it takes to find it."""
-        return next(self.query(*args, **kwargs, limit=1), None)
+        return next(self.query(criteria, properties, sort, limit=1), None)
 
     def distinct(self, field: str, criteria: Document | None = None, all_exist: bool = False) -> list[Any]:  # noqa: ARG002
         """Return every value of a field once, in the order met; arrays count by their elements."""
