@@ -81,8 +81,6 @@ def decompress(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes
                 total += len(piece)
                 check_size(total, len(data), limits.member_bytes, limits, name)
                 parts.append(piece)
-    except InputError:
-        raise
     except DAMAGE as error:
         raise InputError(f"{name} is damaged: {error}.", "Copy it again.") from error
     return b"".join(parts)

@@ -356,15 +356,8 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     best = entries[0] if entries else None
     group, number = structure.get_space_group_info()
     return MaterialReport(
-        material=subject.material,
-        key=key,
-        campaign=subject.campaign,
-        mode=subject.mode,
-        cell=subject.cell,
-        seed=subject.seed,
+        **subject.model_dump(exclude={"mesh"}),
         formula=structure.composition.reduced_formula,
-        reference=subject.reference,
-        rehearsal=subject.rehearsal,
         structure=structure.as_dict() if truth is None else truth.structure,
         space_group=group if truth is None else truth.space_group,
         space_group_number=number if truth is None else truth.space_group_number,
