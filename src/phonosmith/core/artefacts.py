@@ -7,7 +7,7 @@ import os
 import re
 import tempfile
 from contextlib import suppress
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,31 +104,30 @@ class MaggmaBackend:
     """
 
     def __init__(self, store: Store) -> None:
+        self.store = store
+
+    @cached_property
+    def _index(self) -> Store:
+        """The connected store that says what there is: of S3 its index."""
         from maggma.stores import S3Store
 
-        self.store = store
-        self._index = store.index if isinstance(store, S3Store) else store
-        self._connected = False
-
-    def _connect(self) -> None:
-        if self._connected:
-            return
+        index = self.store.index if isinstance(self.store, S3Store) else self.store
         try:
             self.store.connect()
-            self._index.count({self.store.key: "0"})
+            index.count({self.store.key: "0"})
         except Exception as error:
             raise ArtefactError(
                 f"The artefact store {self.store.name} cannot be reached: {error}.",
                 "Check PHONOSMITH_ARTEFACTS_STORE and that the server runs.",
             ) from error
-        self._connected = True
+        return index
 
     def write(self, sha256: str, data: bytes) -> None:
         """Keep data under its hash; what is there but altered is written again."""
-        self._connect()
-        with suppress(ArtefactError):
-            if digest_bytes(self.read(sha256)) == sha256:
-                return
+        if self.has(sha256):
+            with suppress(ArtefactError):
+                if digest_bytes(self.read(sha256)) == sha256:
+                    return
         text = base64.b64encode(data).decode()
         self.store.update([{self.store.key: sha256, "size": len(data), "base64": text}], key=self.store.key)
 
@@ -149,12 +148,10 @@ class MaggmaBackend:
 
     def has(self, sha256: str) -> bool:
         """Tell whether the artefact is kept."""
-        self._connect()
         return bool(self._index.count({self.store.key: sha256}) > 0)
 
     def keys(self) -> list[str]:
         """List every kept hash."""
-        self._connect()
         return sorted(self._index.distinct(self.store.key))
 
 
@@ -175,13 +172,7 @@ class ArtefactStore:
         return ArtefactRef(sha256=sha256, kind=kind, suffix=suffix, size=len(data))
 
     def get_bytes(self, ref: ArtefactRef | str) -> bytes:
-        """Return an artefact's content after checking that it is unaltered.
-
-        Raises
-        ------
-        ArtefactError
-            When it is missing or its content no longer has the hash it was asked by.
-        """
+        """Return an artefact's content after checking that it still has the hash it is asked by."""
         sha256 = ref if isinstance(ref, str) else ref.sha256
         if self._cache is not None and self._cache.has(sha256):
             data = self._cache.read(sha256)

@@ -70,13 +70,7 @@ def check_size(size: int, compressed: int, allowed: int, limits: Limits, where: 
 
 
 def decompress(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return a file's content, decompressed by the ending of its name, within the limits.
-
-    Raises
-    ------
-    InputError
-        When it is damaged or unfolds to too much.
-    """
+    """Return a file's content, decompressed by the ending of its name, within the limits."""
     suffix = PurePosixPath(name).suffix
     if suffix not in COMPRESSED:
         return data
@@ -87,8 +81,6 @@ def decompress(data: bytes, name: str, limits: Limits = DEFAULT_LIMITS) -> bytes
                 total += len(piece)
                 check_size(total, len(data), limits.member_bytes, limits, name)
                 parts.append(piece)
-    except InputError:
-        raise
     except DAMAGE as error:
         raise InputError(f"{name} is damaged: {error}.", "Copy it again.") from error
     return b"".join(parts)

@@ -109,12 +109,8 @@ class CampaignMaker(Maker):
     ) -> Flow:
         """Return the flow of crystals by short name and potentials to start from; output: a list of ``MaterialReport``.
 
-        ``sampler`` relaxes the configurations, by default the first foundation.
-
-        Raises
-        ------
-        ConfigurationError
-            For two materials or foundations of one name, and for all that ``FineTuneMaterialMaker`` refuses.
+        ``sampler`` relaxes the configurations, by default the first foundation. Two materials or foundations of one
+        name are refused, and all that ``FineTuneMaterialMaker`` refuses.
         """
         slugs = [_slug(ref.name) for ref in foundations]
         for kind, called in {"materials": [name.lower() for name in materials], "foundations": slugs}.items():
@@ -252,10 +248,7 @@ class _Reader:
 def read_campaign(path: str | Path) -> Campaign:
     """Read and check a campaign file; files it names are relative to it.
 
-    Raises
-    ------
-    ConfigurationError
-        With one line per mistake: file, line, field, what is wrong and what is known.
+    The error has one line per mistake: file, line, field, what is wrong and what is known.
     """
     file = Path(path)
     reader = _Reader(file)

@@ -45,13 +45,13 @@ def sampling_cost(name: str, sample: SamplingDoc) -> Cost:
 
 def label_cost(name: str, labels: AuditedLabels) -> Cost:
     """Cost of the reference calculations of the labels; their cores are what the label jobs saw."""
-    n_frames = labels.train.n_frames + labels.valid.n_frames
+    n_frames, n_atoms = (getattr(labels.train, what) + getattr(labels.valid, what) for what in ("n_frames", "n_atoms"))
     return Cost(
         stage="label",
         name=name,
         wall_seconds=labels.label_seconds,
         cores=labels.label_cores,
-        n_atoms=round((labels.train.n_atoms + labels.valid.n_atoms) / n_frames),
+        n_atoms=round(n_atoms / n_frames),
         n_calculations=n_frames + labels.n_excluded,
     )
 

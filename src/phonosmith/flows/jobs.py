@@ -31,12 +31,7 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
     Where this job has an identity from its content, its label jobs get one too: asking for a larger training set later
     labels only the frames that are new.
 
-    Parameters
-    ----------
-    sample
-        ``SamplingDoc``.
-    n_train
-        Label only the first so many training frames (outermost first) besides the validation frames; all when None.
+    Of the training frames only the first ``n_train`` (outermost first) are labelled, all when None.
     """
     frames = sampled_frames(sample)
     train = [frame for frame in frames if frame.split == "train"]
@@ -53,10 +48,7 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
 def audit_material(report: Any) -> AuditedLabels:
     """Audit the labels of one material (a ``LabelReport``) and keep what may be trained on.
 
-    Raises
-    ------
-    LabelError
-        When the audit refuses the set or leaves a split empty.
+    A set that the audit refuses, or that it leaves without labels in a split, is a `LabelError`.
     """
     from phonosmith.reference.datasets.dataset import get_dataset
 

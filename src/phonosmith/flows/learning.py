@@ -78,20 +78,16 @@ class AdaptiveMaker(Maker):
 
     Attributes
     ----------
-    strategy, training
-        Preset, and settings that replace its own.
-    sampling
-        Settings of ``SamplingSettings`` that differ from the protocol.
+    strategy, training, sampling
+        Preset, settings that replace its own, and those that differ from the protocol.
     layer_size
         Training configurations labelled per round; one of every trajectory when None.
     n_valid
         Validation configurations, labelled in the first round.
-    change_thz
-        Largest change of the phonons between rounds, THz.
+    change_thz, spread_thz
+        Largest change of the phonons between rounds, and largest mean phonon MAE between pairs of the committee, THz.
     committee
         Trainings per round, with different seeds.
-    spread_thz
-        Largest mean phonon MAE between pairs of the committee, THz.
     max_rounds
         Rounds at most; None: until everything sampled is labelled.
     min_length, mesh, seed
@@ -240,7 +236,7 @@ def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState
         strategy=maker.strategy,
         rounds=rounds,
         stopped=reason is not None,
-        reason=reason or _exhausted(this, everything=state.n_frames >= sample.n_train),
+        reason=reason or _exhausted(this, state),
         potential=this.potential,
         verdict=this.verdict,
         n_labels=this.n_labels,
@@ -312,8 +308,9 @@ def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
     )
 
 
-def _exhausted(this: AdaptiveRound, *, everything: bool) -> str:
+def _exhausted(this: AdaptiveRound, state: AdaptiveState) -> str:
     moved = this.phonon_change_thz if this.spread_thz is None else this.spread_thz
+    everything = state.n_frames >= state.sample.n_train
     what = "every sampled configuration is labelled" if everything else "the largest number of rounds is over"
     return what if moved is None else f"{what}; phonons still uncertain by {moved:.3f} THz"
 

@@ -88,21 +88,10 @@ class FineTuneMaterialMaker(Maker):
     def make(
         self, structure: Structure, foundation: PotentialRef, material: str = "", sampler: PotentialRef | None = None
     ) -> Flow:
-        """Return the flow; its output is a ``MaterialReport``.
+        """Return the flow for a relaxed crystal; its output is a ``MaterialReport``.
 
-        Parameters
-        ----------
-        structure
-            Relaxed crystal.
-        material
-            Short name used in job names; the formula by default.
-        sampler
-            Potential that relaxes the configurations; the foundation by default.
-
-        Raises
-        ------
-        ConfigurationError, PotentialError
-            As `check`, before any job exists.
+        ``material`` is the short name used in job names, by default the formula; ``sampler`` relaxes the
+        configurations, by default the foundation. What cannot work is refused before any job exists (`check`).
         """
         self.check(structure, foundation)
         label = material or structure.composition.reduced_formula

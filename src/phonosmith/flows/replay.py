@@ -33,11 +33,6 @@ def elemental_pool(known: Sequence[str], first: Sequence[str], size: int, seed: 
     """Return crystals of simple elements in small cells, rattled by 0.1 Å, strained by up to 3 %, volumes ±10 %.
 
     Elements that are ``known`` to the foundation are used, the ``first`` (those of the material) before others.
-
-    Raises
-    ------
-    InputError
-        When the foundation knows no simple element.
     """
     from ase.build import bulk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from jobflow import JobConfig, OnMissing, job
 from pydantic import Field
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from phonosmith.harmonic.model import HarmonicModel
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 THINNED_STEPS = 60
@@ -160,10 +159,10 @@ class _Case:
             else:
                 self.costs.append(costs.plain_cost("follow" if kind == "transitions" else kind, name, document))
 
-    def attempt(self, what: str, compare: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T | None, str]:
+    def attempt(self, what: str, compare: Callable[[], T]) -> tuple[T | None, str]:
         """Return a comparison, or note why two results do not belong together and return that."""
         try:
-            return compare(*args, **kwargs), ""
+            return compare(), ""
         except MismatchError as error:
             self.notes.append(f"{what}: {error.message}")
             return None, error.message
@@ -208,17 +207,18 @@ class _Case:
         if results.phonons is not None:
             self.costs.append(costs.phonon_cost(f"phonon {self.subject.key} {owner}", results.phonons))
             model = harmonic_from_document(results.phonons, default_artefacts())
-            compared = partial(self.attempt, f"phonons of {owner}", compare_phonons)
+            what, mesh = f"phonons of {owner}", self.subject.mesh
             if self.reference is not None:
-                comparison, mismatch = compared(self.reference, model, self.subject.mesh)
+                comparison, mismatch = self.attempt(what, partial(compare_phonons, self.reference, model, mesh))
             smaller = [size for name, size in self.models if name == strategy and size < n_train]
             if smaller:
-                moved, _ = compared(self.models[strategy, max(smaller)], model, self.subject.mesh)
+                before = self.models[strategy, max(smaller)]
+                moved, _ = self.attempt(what, partial(compare_phonons, before, model, mesh))
             self.models[strategy, n_train] = model
         check = self.displaced(ref, owner)
         self.account(results, owner)
         if transitions is not None and self.transitions is not None:
-            classified, _ = self.attempt(f"transitions of {owner}", classify, self.transitions, transitions)
+            classified, _ = self.attempt(f"transitions of {owner}", partial(classify, self.transitions, transitions))
             transitions = classified or transitions
         report = PotentialReport(
             strategy=strategy,
@@ -331,10 +331,7 @@ def _judge_trained(
 def report_material(subject: ReportSubject, structure: Structure, inputs: ReportInputs) -> MaterialReport:
     """Compare every potential with the reference and judge it; what has no result is named.
 
-    Raises
-    ------
-    LabelError
-        When labels, or in comparison mode reference phonons, are missing: nothing can be judged.
+    Without labels, or in comparison mode reference phonons, nothing can be judged: a `LabelError`.
     """
     from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
@@ -359,15 +356,8 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     best = entries[0] if entries else None
     group, number = structure.get_space_group_info()
     return MaterialReport(
-        material=subject.material,
-        key=key,
-        campaign=subject.campaign,
-        mode=subject.mode,
-        cell=subject.cell,
-        seed=subject.seed,
+        **subject.model_dump(exclude={"mesh"}),
         formula=structure.composition.reduced_formula,
-        reference=subject.reference,
-        rehearsal=subject.rehearsal,
         structure=structure.as_dict() if truth is None else truth.structure,
         space_group=group if truth is None else truth.space_group,
         space_group_number=number if truth is None else truth.space_group_number,

@@ -20,16 +20,17 @@ from jobflow import Flow, Job, Response
 from monty.json import MSONable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.metadata import STAGE, step_of
+from phonosmith.flows.settings import explained
 
 Kind = Literal["dft", "training", "inference"]
 EngineName = Literal["fireworks", "jobflow-remote"]
 
 ENGINES: tuple[EngineName, ...] = ("fireworks", "jobflow-remote")
 
-WORK: dict[str, Kind] = {"train": "training"} | dict.fromkeys(
-    (
+WORK: dict[Kind, tuple[str, ...]] = {
+    "dft": (
         # one labelled frame
         "label",
         # the calculations of "phonon si reference" by a program, under our names, then atomate2's and our engines' own
@@ -39,9 +40,10 @@ WORK: dict[str, Kind] = {"train": "training"} | dict.fromkeys(
         # cells along imaginary modes
         *("mode point", "mode relax"),
     ),
-    "dft",
-)
-"""Stage, or beginning of a name, and kind of worker; everything else is inference."""
+    # one fine-tuning, and what continues it
+    "training": ("train",),
+}
+"""Kinds of worker by stage, or beginning of a name; everything else is inference."""
 _OUTPUT_JOB = "store_inputs"
 """Name of the job jobflow adds to a flow that replaces a job."""
 
@@ -73,7 +75,11 @@ class Target(BaseModel):
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
             exec_config = self.exec_config or {"export": {}}
-            config = {"worker": self.worker, "exec_config": exec_config, "resources": dict(self.resources)}
+            config: dict[str, Any] = {
+                "worker": self.worker,
+                "exec_config": exec_config,
+                "resources": dict(self.resources),
+            }
         else:
             category = self.category or self.worker
             config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
@@ -134,33 +140,25 @@ def kind_of(name: str, metadata: Mapping[str, Any] | None = None) -> Kind:
     if name == _OUTPUT_JOB or step_of(name, metadata):
         return "inference"
     work = str((metadata or {}).get(STAGE) or name)
-    return next((kind for beginning, kind in WORK.items() if begins(work, beginning)), "inference")
+    return next((kind for kind, known in WORK.items() if any(begins(work, one) for one in known)), "inference")
 
 
 def read_routing(section: Any, source: str = "routing") -> Routing:
-    """Return the rules of a ``routing`` section; a worker may be given by its name alone.
+    """Return the rules of a ``routing`` section as YAML gives it; a worker may be given by its name alone.
 
-    Parameters
-    ----------
-    section
-        What YAML made of it; None for workers called ``dft``, ``gpu`` and ``inference``.
-    source
-        File and section, for messages.
+    None stands for workers called ``dft``, ``gpu`` and ``inference``; ``source``: file and section, for messages.
     """
-    kinds = list(Routing.model_fields)
     if section is None:
         return Routing()
     if not isinstance(section, dict):
-        raise ConfigurationError(f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(kinds)}.")
+        raise ConfigurationError(
+            f"{source} must hold 'kind: worker' lines.", f"Kinds: {', '.join(Routing.model_fields)}."
+        )
     given = {key: {"worker": value} if isinstance(value, str) else value for key, value in section.items()}
     try:
         return Routing.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        known = kinds if len(first["loc"]) == 1 else list(Rule.model_fields)
-        advice = f"{did_you_mean(str(first['loc'][-1]), known)}Known: {', '.join(known)}."
-        raise ConfigurationError(f"{source}: {place}: {first['msg']}.", advice) from error
+        raise ConfigurationError(f"{source}: {explained(error, Routing)}", "Correct the section.") from error
 
 
 def route(flow: Flow | Job, rules: Routing | None = None, engine: EngineName = "fireworks") -> Flow | Job:

@@ -72,13 +72,7 @@ class MaterialSettings(Document):
         return (max(1, total // 2), total)
 
     def specs(self) -> dict[str, TrainSpec]:
-        """Return the full settings of every strategy; those ``training`` names must be asked for.
-
-        Raises
-        ------
-        ConfigurationError
-            For an unknown strategy or setting.
-        """
+        """Return the full settings of every strategy; those ``training`` names must be asked for."""
         for name in strategies_named(self.training):
             if name not in self.strategies:
                 raise ConfigurationError(
@@ -121,6 +115,11 @@ def problems(error: ValidationError, model: type[BaseModel] | None) -> Iterator[
             yield place, f"{item['msg']} (got {item['input']!r})"
 
 
+def explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """Return all that pydantic found in one line."""
+    return "; ".join(f"{'.'.join(map(str, place))}: {words}" for place, words in problems(error, model))
+
+
 def _fields_at(model: type[BaseModel] | None, loc: Sequence[str | int]) -> list[str]:
     """Return the fields of the model that a location is in."""
     for part in loc:
@@ -133,16 +132,9 @@ def _fields_at(model: type[BaseModel] | None, loc: Sequence[str | int]) -> list[
 
 
 def material_settings(base: MaterialSettings | None = None, **changes: Any) -> MaterialSettings:
-    """Return settings with some fields replaced.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming every field that is wrong.
-    """
+    """Return settings with some fields replaced; an error names every field that is wrong."""
     kept = {} if base is None else {name: getattr(base, name) for name in MaterialSettings.model_fields}
     try:
         return MaterialSettings.model_validate(kept | changes)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, place))}: {words}" for place, words in problems(error, MaterialSettings)]
-        raise ConfigurationError("; ".join(lines), "Correct the setting.") from error
+        raise ConfigurationError(explained(error, MaterialSettings), "Correct the setting.") from error

@@ -157,18 +157,19 @@ def test_two_slots_run_side_by_side_and_every_job_has_its_folder(work):
     assert len(folders) == 4
 
 
-def test_slots_by_job_name_with_their_environment(work):
+@pytest.mark.parametrize(("rules", "metadata"), [({"train": "gpu"}, {}), (None, {}), (None, {"stage": "train"})])
+def test_slots_by_job_name_or_stage_with_their_environment(work, rules, metadata):
     import runner_jobs as jobs
 
-    local, store = runner(
-        work, slots=[Slot("cpu", {"SLOT_NAME": "c"}), Slot("gpu", {"SLOT_NAME": "g"})], rules={"train": "gpu"}
-    )
+    places = [Slot("cpu", {"SLOT_NAME": "c"}), Slot("gpu", {"SLOT_NAME": "g"})]
+    local, store = runner(work, slots=places, rules=rules)
     train, phonon = jobs.where(), jobs.where()
-    train.name, phonon.name = "train si delta", "phonon si delta"
+    train.name, phonon.name = "tuned si delta" if metadata else "train si delta", "phonon si delta"
+    train.metadata.update(metadata)
     assert local.run(Flow([train, phonon])).ok
     assert store.get_output(train.uuid)[1] == "g"
     assert store.get_output(phonon.uuid)[1] == "c"
-    assert "train-si-delta" in store.get_output(train.uuid)[0]
+    assert train.name.replace(" ", "-") in store.get_output(train.uuid)[0]
 
 
 def test_a_failure_leaves_the_rest_running_and_is_explained(work):

@@ -23,6 +23,7 @@ from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
+from phonosmith.core.metadata import stage_of
 from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SETTLED, SKIPPED, WAITING, JobRow, RunState
 from phonosmith.engines.local.worker import RESPONSE_FILE
 
@@ -92,7 +93,7 @@ class LocalRunner:
         Folder of the run: state, one folder per job.
     rules
         Job-name prefix to slot kind, e.g. ``{"train": "gpu"}``; first match wins, everything else runs on ``cpu``. A
-        kind without a slot falls back to any slot.
+        kind without a slot falls back to any slot. By default jobs of the stage ``train`` run on ``gpu``.
     retries, restarts
         How often a job is started again that raised, or whose worker died.
     progress
@@ -113,7 +114,7 @@ class LocalRunner:
     ) -> None:
         self.root = Path(root).resolve()
         self.slots = list(slots) if slots is not None else default_slots()
-        self.rules = dict(rules or {"train": "gpu"})
+        self.rules = dict(rules or {})
         self.retries, self.restarts, self.progress = retries, restarts, progress
         self.worker_memory_gb = worker_memory_gb
         if not self.slots:
@@ -157,14 +158,15 @@ class LocalRunner:
                 elif self._stopped or not may_run:
                     self.state.update(row.key, state=SKIPPED)
                     changed = True
-                elif (worker := self._free_worker(row.name)) is not None:
+                elif (worker := self._free_worker(row)) is not None:
                     self._start(worker, row)
         return any(worker.job is not None for worker in self._workers)
 
-    def _free_worker(self, name: str) -> _Worker | None:
-        """Return an idle worker, if need be a new one, for a job of some name; None when every place is taken."""
+    def _free_worker(self, row: JobRow) -> _Worker | None:
+        """Return an idle worker, if need be a new one, for a job; None when every place it could have is taken."""
         kinds = [slot.kind for slot in self.slots]
-        kind = next((kind for prefix, kind in self.rules.items() if name.startswith(prefix)), "cpu")
+        kind = "gpu" if not self.rules and stage_of(row.name, row.metadata) == "train" else "cpu"
+        kind = next((kind for prefix, kind in self.rules.items() if row.name.startswith(prefix)), kind)
         if kind not in kinds:
             kind = "cpu" if "cpu" in kinds else kinds[0]
         for worker in self._workers:

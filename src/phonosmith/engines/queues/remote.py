@@ -60,9 +60,7 @@ def _broken_file(folder: str, name: str | None) -> str:
 def check_databases(project: Any) -> None:
     """Refuse a project whose databases do not answer, lack the blob store, or have never been set up."""
     source = f"jobflow-remote's project {project.name!r}"
-    queue = project.get_queue_store()
-    problem = unreachable(queue)
-    if problem:
+    if problem := unreachable(project.get_queue_store()):
         raise ConfigurationError(
             f"{source}: the queue's MongoDB cannot be reached: {problem}.", "Start it, or repair queue.store there."
         )

@@ -94,9 +94,8 @@ def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     wanted, finished = list(uuids), set()
     for start in range(0, len(wanted), _CHUNK):
         criteria = {"uuid": {"$in": wanted[start : start + _CHUNK]}, "output": {"$ne": None}}
-        for document in store.query(criteria, properties=["uuid", "metadata"]):
-            if not (document.get("metadata") or {}).get("refused"):
-                finished.add(str(document["uuid"]))
+        documents = store.query(criteria, properties=["uuid", "metadata"])
+        finished |= {str(one["uuid"]) for one in documents if not (one.get("metadata") or {}).get("refused")}
     return finished
 
 
@@ -174,8 +173,7 @@ def check_job_store(store: JobStore, source: str) -> None:
             "Large outputs go there; add it as in workflows/jobflow.yaml.",
         )
     for part, kept in {"docs_store": store.docs_store, **store.additional_stores}.items():
-        problem = unreachable(kept)
-        if problem:
+        if problem := unreachable(kept):
             raise ConfigurationError(
                 f"{source}: {part} cannot be reached: {problem}.", "Start the server, or repair host and port there."
             )
@@ -208,10 +206,10 @@ def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str,
         asked.setdefault(target.worker if field == "worker" else target.category or target.worker, name)
     for worker, name in asked.items():
         if worker not in there:
+            known_ones = f"{did_you_mean(worker, there)}There is: {', '.join(there) or 'none'}."
             raise ConfigurationError(
                 f"{source} has no {field} {worker!r}, which {name!r} and jobs like it ask for.",
-                f"{did_you_mean(worker, there)}There is: {', '.join(there) or 'none'}. Add it, or name another one in "
-                "the routing section.",
+                f"{known_ones} Add it, or name another one in the routing section.",
             )
 
 

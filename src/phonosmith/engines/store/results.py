@@ -40,7 +40,7 @@ def _sort_value(values: list[Any], direction: int) -> tuple[int, Any]:
     scalars = [item for value in values for item in (value if isinstance(value, list) else [value])]
     if not scalars:
         return (0, 0) if values else (_MISSING_RANK, 0)
-    return (min if direction > 0 else max)(_ranked(value) for value in scalars)
+    return (min if direction > 0 else max)(map(_ranked, scalars))
 
 
 def _ranked(value: Any) -> tuple[int, Any]:

@@ -178,13 +178,8 @@ class SQLiteStore(Store):
                 elif match.row in bodies:
                     yield results.project(decode_body(bodies[match.row]), projection)
 
-    def query_one(
-        self,
-        criteria: Document | None = None,
-        properties: dict[str, Any] | list[str] | None = None,
-        sort: dict[str, Any] | None = None,
-    ) -> Document | None:
-        """Return the first document that matches, looking at no more than it takes to find it."""
+    def query_one(self, criteria: Any = None, properties: Any = None, sort: Any = None) -> Document | None:
+        """Return the first document that `query` would, looking at no more than it takes to find it."""
         return next(self.query(criteria, properties, sort, limit=1), None)
 
     def distinct(self, field: str, criteria: Document | None = None, all_exist: bool = False) -> list[Any]:  # noqa: ARG002
