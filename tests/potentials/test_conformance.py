@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 
+from helpers.tiny_potentials import ARCHITECTURES, tiny_reference
 from phonosmith.core.errors import ConfigurationError, InputError, PotentialError
 from phonosmith.potentials.architecture import architecture, find_foundation
 from phonosmith.potentials.backend import FreshStart, require_ability
@@ -17,72 +18,10 @@ from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.hessian import difference_columns, reverse_columns
 from phonosmith.potentials.registry import export_plain, load, resolve
 
-TINY_SEVENNET = {
-    "cutoff": 4.0,
-    "channel": 4,
-    "lmax": 1,
-    "lmax_edge": -1,
-    "lmax_node": -1,
-    "is_parity": True,
-    "irreps_manual": False,
-    "num_convolution_layer": 2,
-    "radial_basis": {"radial_basis_name": "bessel", "bessel_basis_num": 4},
-    "cutoff_function": {"cutoff_function_name": "poly_cut", "poly_cut_p_value": 6},
-    "act_radial": "silu",
-    "act_scalar": {"e": "silu", "o": "tanh"},
-    "act_gate": {"e": "silu", "o": "tanh"},
-    "weight_nn_hidden_neurons": [8],
-    "conv_denominator": [16.0, 16.0],
-    "train_denominator": False,
-    "train_shift_scale": False,
-    "use_bias_in_linear": False,
-    "readout_as_fcn": False,
-    "self_connection_type": "nequip",
-    "interaction_type": "nequip",
-    "_normalize_sph": True,
-    "_type_map": {"14": 0, "32": 1},
-    "_number_of_species": 2,
-    "chemical_species": ["Si", "Ge"],
-    "shift": [-1.0, -2.0],
-    "scale": [0.8, 0.8],
-    "use_flash_tp": False,
-    "cuequivariance_config": {},
-    "use_oeq": False,
-    "phonosmith_channel": None,
-}
 
-
-def needs(name):
-    return pytest.mark.skipif(
-        not architecture(name).installed(), reason=f"{name} is not installed (tools/install_architectures.sh)"
-    )
-
-
-NAMES = ["mace", *(pytest.param(name, marks=needs(name)) for name in ("nequix", "sevennet"))]
-
-
-def make(name, folder):
-    """Return the reference of a small model."""
-    if name == "mace":
-        return resolve("embedded")
-    if name == "nequix":
-        from helpers.tiny_nequix import write_tiny_nequix
-
-        return resolve(str(write_tiny_nequix(folder / "tiny.nqx")))
-    import sevenn
-    import torch
-
-    from phonosmith.potentials.sevennet.files import build_model
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(TINY_SEVENNET | {"version": sevenn.__version__}, None, torch.float32)
-    return architecture("sevennet").backend().register(model, "tiny", [])
-
-
-@pytest.fixture(params=NAMES)
-def ref(request, tmp_path):
-    return make(request.param, tmp_path)
+@pytest.fixture(params=ARCHITECTURES)
+def ref(request):
+    return tiny_reference(request.param)
 
 
 @pytest.fixture
@@ -268,7 +207,7 @@ def test_abilities_that_lack_are_refused_by_name(potential):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["7net-0", "7net-l3i5", "7net-mf-0"])
-@needs("sevennet")
+@pytest.mark.skipif(not architecture("sevennet").installed(), reason="sevenn is not installed")
 def test_published_sevennet(name, tmp_path):
     """Weights inside the wheel, against ``SevenNetCalculator`` of the same name."""
     from sevenn.calculator import SevenNetCalculator

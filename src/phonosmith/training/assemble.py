@@ -91,11 +91,7 @@ class Assembly:
         return next(self.foundation.parameters()).dtype
 
     def curvature_term(
-        self,
-        targets: Sequence[CurvatureTarget],
-        dtype: torch.dtype,
-        device: torch.device | str = "cpu",
-        head: int | None = None,
+        self, targets: Sequence[CurvatureTarget], dtype: torch.dtype, device: str = "cpu", head: int | None = None
     ) -> CurvatureTerm | None:
         """Build the curvature term of some force constants in some precision, None where there are none."""
         if not targets:
@@ -206,10 +202,8 @@ def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec
 
 
 def _as_targets(curvature: CurvatureInput) -> list[CurvatureTarget]:
-    if curvature is None:
-        return []
-    some = curvature if isinstance(curvature, Sequence) else [curvature]
-    return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in some]
+    several = curvature if isinstance(curvature, Sequence) else [] if curvature is None else [curvature]
+    return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in several]
 
 
 def _pruned(

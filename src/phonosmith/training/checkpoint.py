@@ -28,12 +28,7 @@ def save_checkpoint(folder: Path, identity: str, content: Mapping[str, Any]) -> 
 def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
     """Return the checkpoint of a folder, None when there is none (no code is run on loading).
 
-    Raises
-    ------
-    ArtefactError
-        When the file is damaged.
-    ConfigurationError
-        When it belongs to an unfinished training with other data, foundation, strategy or seed.
+    ArtefactError when it is damaged, ConfigurationError when it belongs to another unfinished training.
     """
     path = folder / CHECKPOINT_NAME
     if not path.is_file():

@@ -56,8 +56,8 @@ class CurvatureCell:
     reference: torch.Tensor
     weights: torch.Tensor
 
-    def errors(self, values: torch.Tensor, rows: list[int]) -> torch.Tensor:
-        """Return the weighted mean absolute error of some columns, eV/Å²."""
+    def errors(self, values: torch.Tensor, rows: list[int] | slice = slice(None)) -> torch.Tensor:
+        """Return the weighted mean absolute error of each of some columns (by default all), eV/Å²."""
         return (values - self.reference[rows]).abs().mean(dim=1) * self.weights[rows]
 
 
@@ -146,9 +146,7 @@ class CurvatureTerm:
         """Return what a perfect supercell adds by its forces and stress."""
         weight = self.spec.curvature_forces_weight
         loss = weight * forces.norm(dim=1).mean() if weight else forces.new_zeros(())
-        if stress is not None:
-            loss = loss + self.spec.curvature_stress_weight * stress.abs().mean()
-        return loss
+        return loss if stress is None else loss + self.spec.curvature_stress_weight * stress.abs().mean()
 
     def _exact(self, model: torch.nn.Module, parameters: Tensors, c: int, rows: list[int], share: float) -> float:
         cell, spec = self.cells[c], self.spec
@@ -190,10 +188,7 @@ class CurvatureTerm:
     def mae(self, model: torch.nn.Module) -> float:
         """Return the weighted mean absolute error over all irreducible columns, eV/Å²."""
         with frozen(model):
-            parts = [
-                cell.errors(self._columns(model, c), list(range(len(cell.columns))))
-                for c, cell in enumerate(self.cells)
-            ]
+            parts = [cell.errors(self._columns(model, c)) for c, cell in enumerate(self.cells)]
         return float(torch.cat(parts).mean())
 
     def _columns(self, model: torch.nn.Module, c: int) -> torch.Tensor:

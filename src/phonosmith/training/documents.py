@@ -133,18 +133,15 @@ def check_training(
     curvature_steps: int,
 ) -> TrainingChecks:
     """Compare what happened with what the strategy asked for; every failure is a sentence."""
-    findings = []
-    if not improved:
-        findings.append("The validation loss is not below the foundation's: the model is not better.")
-    if best_epoch == 0:
-        findings.append("No epoch was better than the start: the weights are those it began with.")
     moved = [name for name in frozen if changed_by_block.get(name, 0)]
-    if moved:
-        findings.append(f"Blocks that were to be frozen changed: {', '.join(moved)}.")
-    if best_epoch > 0 and not any(changed_by_block.values()):
-        findings.append("No parameter changed although training ran.")
-    if spec.uses_replay and replay_visits == 0:
-        findings.append("Replay was asked for, but no replay structure took part.")
-    if spec.uses_curvature and curvature_steps == 0:
-        findings.append("A curvature term was asked for, but took part in no step.")
+    unchanged = best_epoch > 0 and not any(changed_by_block.values())
+    failed = {
+        "The validation loss is not below the foundation's: the model is not better.": not improved,
+        "No epoch was better than the start: the weights are those it began with.": best_epoch == 0,
+        f"Blocks that were to be frozen changed: {', '.join(moved)}.": moved,
+        "No parameter changed although training ran.": unchanged,
+        "Replay was asked for, but no replay structure took part.": spec.uses_replay and replay_visits == 0,
+        "A curvature term was asked for, but took part in no step.": spec.uses_curvature and curvature_steps == 0,
+    }
+    findings = [text for text, holds in failed.items() if holds]
     return TrainingChecks(passed=not findings, not_improved=not improved, findings=findings)

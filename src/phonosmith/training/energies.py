@@ -16,17 +16,11 @@ from phonosmith.training.graphs import LabelledBatch, LabelledGraph, composition
 
 
 def least_squares_shift(counts: Array, residuals: Array) -> Array:
-    """Return the shift per element, eV, that removes the mean of energy residuals.
+    """Return the shift per element, eV, that removes the mean of energy residuals (label minus prediction), eV.
 
-    Each frame counts per atom, so that large cells do not rule. Where compositions do not tell elements apart (one
-    compound), the solution of smallest norm is taken: elements the data say nothing about keep their energies.
-
-    Parameters
-    ----------
-    counts
-        Atoms of each element, shape (frames, elements).
-    residuals
-        Label minus prediction per frame, eV.
+    ``counts`` has the atoms of each element, shape (frames, elements). Each frame counts per atom, so that large cells
+    do not rule. Where compositions do not tell elements apart (one compound), the solution of smallest norm is taken:
+    elements the data say nothing about keep their energies.
     """
     size = counts.sum(axis=1)
     return np.asarray(np.linalg.lstsq(counts / size[:, None], residuals / size, rcond=1e-8)[0])

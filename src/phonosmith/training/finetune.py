@@ -41,8 +41,6 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import CurvatureInput
 
-DOCUMENT_NAME = "training.json"
-
 
 @dataclass(frozen=True)
 class TrainingResult:
@@ -64,9 +62,8 @@ class TrainingResult:
         """
         document = self.document
         inputs = document.manifest.inputs if document.manifest else {}
-        parents = [inputs[key] for key in ("train", "valid", "replay") if key in inputs]
-        if foundation is not None:
-            parents.insert(0, foundation.sha256)
+        datasets = [inputs[key] for key in ("train", "valid", "replay") if key in inputs]
+        parents = datasets if foundation is None else [foundation.sha256, *datasets]
         document.model = self.backend.register(self.model, document.name, parents)
         lines = metrics_lines(document.history)
         document.log = default_artefacts().put_bytes(lines, kind="metrics", suffix=".jsonl")
@@ -78,7 +75,7 @@ class TrainingResult:
         The model file loads without us, and can be named as a potential here at once. Both paths are returned.
         """
         target = Path(folder)
-        model_path, document_path = target / f"model{self.backend.plain_suffix}", target / DOCUMENT_NAME
+        model_path, document_path = target / f"model{self.backend.plain_suffix}", target / "training.json"
         self.backend.write_plain(self.model, model_path)
         write_atomic(document_path, (self.document.model_dump_json(indent=2) + "\n").encode())
         return model_path, document_path
@@ -108,8 +105,6 @@ def fine_tune(
         Loaded potential of a torch architecture; it is not changed.
     train, valid
         Labelled structures (energy, forces, stress under ASE's names).
-    spec
-        Strategy.
     replay
         Pool of replay structures, labelled or not; needed exactly when the strategy replays.
     curvature
@@ -117,8 +112,6 @@ def fine_tune(
         several, whose columns take turns.
     valid_curvature
         Force constants the best epoch is chosen by; default: those that are learnt.
-    seed
-        Of every random draw.
     workdir
         Folder of the metrics log and the checkpoint; an unfinished training there is resumed.
     walltime
@@ -127,8 +120,6 @@ def fine_tune(
         ``time.perf_counter()`` from which the walltime counts; default: the call of this function.
     progress
         Show a bar on standard error.
-    name
-        Of the resulting model.
 
     Raises
     ------
@@ -139,7 +130,7 @@ def fine_tune(
     """
     since = time.perf_counter() if since is None else since
     name = name or spec.strategy
-    device = resolve_device(spec.device)
+    device = str(resolve_device(spec.device))
     _check_extras(spec, replay, curvature)
     assembly = assemble(
         foundation, train, valid, spec, replay=replay, curvature=curvature, valid_curvature=valid_curvature, seed=seed
@@ -149,7 +140,7 @@ def fine_tune(
     inputs = {"foundation": digest_json(weights), **assembly.digests}
     settings = {"spec": spec.model_dump(mode="json")}
     with recorded(inputs, settings, seed) as manifest:
-        model = backend.cast(assembly.start, spec.dtype, str(device))
+        model = backend.cast(assembly.start, spec.dtype, device)
         start = _weights(model)
         with torch.random.fork_rng(devices=[]):
             # adapters start from random values

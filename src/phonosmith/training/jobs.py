@@ -40,12 +40,8 @@ class FineTuneMaker(Maker):
     ----------
     name
         Job name; ``make`` completes it to ``train <material> <strategy>``.
-    strategy
-        Preset: scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft.
-    settings
-        Settings of the strategy to change.
-    seed
-        Of every random draw.
+    strategy, settings
+        Preset (scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and what to change of it.
     walltime
         Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
     continuations
@@ -135,14 +131,8 @@ def run_training(
     """Fetch the inputs by identity, train, register the model; the work of one job.
 
     The checkpoint of a training stopped by its walltime goes into the artefact store beside the best model so far, so
-    that it can go on in another folder or on another machine.
-
-    Parameters
-    ----------
-    checkpoint
-        Where an earlier job stopped; what an interrupted attempt of this job has left goes before it.
-    workdir
-        Folder of the metrics log and the checkpoint, a subfolder per training.
+    that it can go on in another folder or on another machine: there ``checkpoint`` says where it stopped. What an
+    interrupted attempt of this job has left goes before it. ``workdir`` has a subfolder per training for both.
     """
     begin = time.perf_counter()
     from phonosmith.potentials.registry import load

@@ -29,13 +29,7 @@ CHECKPOINT_SECONDS = 60.0
 
 @dataclass
 class EpochRecord:
-    """One line of the metrics log.
-
-    Attributes
-    ----------
-    monitor
-        What decides about the best epoch: validation loss plus, with curvature, its weighted column MAE.
-    """
+    """One line of the metrics log; ``monitor`` (validation loss, plus weighted column MAE) decides the best epoch."""
 
     epoch: int
     lr: float
@@ -99,14 +93,14 @@ class Fitter:
 
     Parameters
     ----------
-    backend, model
-        Torch module, already in its training precision and on its device, and the functions of its architecture.
+    model
+        Torch module, already in its training precision and on its device.
     parameters
         (name, parameter) pairs that may change; a pull is to their values now.
     train, valid
         Graphs of both splits (train includes replay).
-    spec, seed
-        Strategy; seed of the order of structures.
+    seed
+        Of the order of structures.
     curvature, judged
         Curvature term, where the strategy has one, and another to choose the best epoch by (default: the same).
     identity
@@ -156,7 +150,7 @@ class Fitter:
     def _step(self, graphs: Sequence[LabelledGraph], curvature: CurvatureTerm | None) -> float:
         """Take one step on labelled structures, the curvature term, or both; return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
+        total, epoch = 0.0, self.state.epoch + 1
         if graphs:
             batch = labelled_batch(graphs, self.dtype, self.device)
             wants_stress = self.spec.stress_weight > 0
@@ -164,30 +158,23 @@ class Fitter:
             loss = efs_loss(predictions, batch, self.spec)
             total = float(loss.detach())
             if not math.isfinite(total):
-                raise TrainingError(
-                    f"The loss is not finite in epoch {self.state.epoch + 1}: {self._culprits(graphs)}.",
-                    "Check that structure's labels and geometry, or lower lr.",
-                )
+                advice = "Check that structure's labels and geometry, or lower lr."
+                raise _diverged("The loss", f"{epoch}: {self._culprits(graphs)}", advice)
             loss.backward(inputs=self.parameters)
         if curvature is not None:
             start = time.perf_counter()
             part = curvature.accumulate(self.model, self.parameters)
             if not math.isfinite(part):
-                raise TrainingError(
-                    f"The curvature loss is not finite in epoch {self.state.epoch + 1}.",
-                    "Check the force constants, or lower lr.",
-                )
+                raise _diverged("The curvature loss", epoch, "Check the force constants, or lower lr.")
             total += part
             self.state.curvature_steps += 1
             self._curvature_seconds += time.perf_counter() - start
         if self.spec.clip_norm is not None:
             norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.clip_norm)
             if not bool(torch.isfinite(norm)):
-                names = [graph.name for graph in graphs] or ["perfect supercell"]
-                raise TrainingError(
-                    f"A gradient is not finite in epoch {self.state.epoch + 1} (structures {', '.join(names)}).",
-                    "Check those structures for coinciding atoms, or lower lr.",
-                )
+                names = ", ".join(graph.name for graph in graphs) or "perfect supercell"
+                advice = "Check those structures for coinciding atoms, or lower lr."
+                raise _diverged("A gradient", f"{epoch} (structures {names})", advice)
         self.optimizer.step()
         self.state.steps += 1
         if self.spec.ema is not None:
@@ -231,10 +218,8 @@ class Fitter:
             self.state.best_monitor, self.state.best_epoch = monitor, epoch
             self.state.best = _copies(averaged)
         if not math.isfinite(monitor):
-            raise TrainingError(
-                f"The validation loss is not finite in epoch {epoch}.",
-                "Training diverged: lower lr, or check the validation structures.",
-            )
+            advice = "Training diverged: lower lr, or check the validation structures."
+            raise _diverged("The validation loss", epoch, advice)
         return EpochRecord(
             epoch=epoch,
             lr=float(self.optimizer.param_groups[0]["lr"]),
@@ -314,8 +299,7 @@ class Fitter:
 
     def _stop_reason(self, record: EpochRecord) -> str:
         spec = self.spec
-        target = spec.target_forces_mae
-        if target is not None and record.valid_mae_forces_mev_per_angstrom <= 1000 * target:
+        if (target := spec.target_forces_mae) is not None and record.valid_mae_forces_mev_per_angstrom <= 1000 * target:
             return f"validation force MAE reached {1000 * target:g} meV/Å"
         if record.epoch >= spec.epochs:
             return "all epochs done"
@@ -357,6 +341,10 @@ class Fitter:
         # epochs after the checkpoint will be trained, and logged, again
         write_atomic(self.workdir / METRICS_NAME, metrics_lines(self.state.history))
         return True
+
+
+def _diverged(what: str, epoch: int | str, advice: str) -> TrainingError:
+    return TrainingError(f"{what} is not finite in epoch {epoch}.", advice)
 
 
 def _copies(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -121,8 +121,6 @@ class PackMaker(Maker):
     makers
         The trainings. Their walltimes hold; none goes on in another job by itself (its document says unfinished and
         names the checkpoint).
-    workers
-        Trainings at a time.
     """
 
     name: str = "train"

@@ -48,13 +48,7 @@ def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]
 def replay_frames(
     backend: Backend, model: torch.nn.Module, pool: Sequence[Atoms], spec: TrainSpec, seed: int
 ) -> tuple[list[Atoms], str]:
-    """Draw replay structures and have those without labels labelled by the foundation (single-head).
-
-    Returns
-    -------
-    list, str
-        Labelled structures and where the labels are from (``given`` or ``foundation``).
-    """
+    """Draw labelled replay structures; say whether the labels are those ``given`` or the ``foundation``'s."""
     drawn = draw(pool, spec.replay_size, seed)
     carried = [labels_of(atoms) for atoms in drawn]
     complete = all(one.energy is not None and one.forces is not None for one in carried)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from phonosmith.core.document import Document
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, did_you_mean
 
 
 class TrainSpec(Document):
@@ -157,40 +156,25 @@ instead of 2, validation forces got worse about twofold on silicon, 66 against 3
 """
 
 
-def _closest(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}? " if close else ""
-
-
 def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
-    """Return a preset with some fields replaced; unknown names and impossible values are explained.
-
-    Raises
-    ------
-    ConfigurationError
-        Naming the field, the value and what is allowed.
-    """
+    """Return a preset with some fields replaced; ConfigurationError for unknown names and impossible values."""
     if strategy not in PRESETS:
-        names = list(PRESETS)
-        raise ConfigurationError(
-            f"Unknown strategy {strategy!r}.", f"{_closest(strategy, names)}Known: {', '.join(names)}."
-        )
-    fields = [name for name in TrainSpec.model_fields if name != "strategy"]
+        advice = f"{did_you_mean(strategy, PRESETS)}Known: {', '.join(PRESETS)}."
+        raise ConfigurationError(f"Unknown strategy {strategy!r}.", advice)
+    known = [name for name in TrainSpec.model_fields if name != "strategy"]
     for name in overrides:
-        if name not in fields:
-            raise ConfigurationError(
-                f"Unknown setting {name!r}.", f"{_closest(name, fields)}Known: {', '.join(fields)}.", fields=[name]
-            )
+        if name not in known:
+            advice = f"{did_you_mean(name, known)}Known: {', '.join(known)}."
+            raise ConfigurationError(f"Unknown setting {name!r}.", advice, fields=[name])
     try:
         return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **overrides})
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"])
-            got = f" (got {item['input']!r})" if where else ""
-            lines.append(f"{where}: {item['msg']}{got}" if where else str(item["msg"]))
+        wrong = [
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" if item["loc"] else item["msg"]
+            for item in error.errors()
+        ]
         raise ConfigurationError(
-            f"Strategy {strategy!r} with these settings is impossible: {'; '.join(lines)}.",
+            f"Strategy {strategy!r} with these settings is impossible: {'; '.join(wrong)}.",
             "Correct the setting.",
             fields=[str(item["loc"][0]) for item in error.errors() if item["loc"]],
         ) from error
@@ -204,13 +188,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     """
     overrides: dict[str, Any] = {}
     for pair in pairs:
-        key, separator, text = pair.partition("=")
-        key = key.strip()
+        key, separator, text = (part.strip() for part in pair.partition("="))
         if not separator or not key:
             raise ConfigurationError(f"--set {pair!r} is not of the form key=value.", "Write e.g. --set lr=0.003.")
         if key in overrides:
             raise ConfigurationError(f"Setting {key!r} is given twice.", "Give it once.")
-        text = text.strip()
         try:
             overrides[key] = None if text.lower() == "none" and key not in {"anchor", "replay"} else json.loads(text)
         except json.JSONDecodeError:

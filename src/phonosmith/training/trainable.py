@@ -61,11 +61,8 @@ def changes(
 ) -> tuple[int, float, float, dict[str, int]]:
     """Compare two models of the same architecture, parameter by parameter.
 
-    Returns
-    -------
-    int, float, float, dict
-        Changed parameters, Euclidean norm of the change, that norm relative to the first model's, and the number of
-        changed parameters by block (``other`` for parameters outside every block).
+    Returned are the number of changed parameters, the Euclidean norm of the change, that norm relative to the first
+    model's, and the number of changed parameters by block (``other`` for those outside every block).
     """
     names = backend.blocks(after)
     by_block = Counter(dict.fromkeys(names, 0))
