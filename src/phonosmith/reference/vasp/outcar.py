@@ -102,7 +102,7 @@ class _Reader:
         if self.cell is None or table.shape[1] < 6:
             raise ValueError("forces come before the cell")
         self.current.cell = self.cell
-        self.current.positions = np.linalg.solve(self.cell.T, table[:, :3].T).T
+        self.current.positions = np.asarray(np.linalg.solve(self.cell.T, table[:, :3].T).T, dtype=float)
         self.current.forces = table[:, 3:6]
         self._close_if_whole()
 
