@@ -87,10 +87,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of a program: a frame, and how it was to be done.
-
-    ``potcars`` are the titles in the POTCAR file of the folder, where it can be read.
-    """
+    """What was asked of a program; ``potcars`` are the titles in the folder's POTCAR file, where it can be read."""
 
     frame: Frame
     protocol: ReferenceProtocol

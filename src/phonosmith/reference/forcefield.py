@@ -27,7 +27,6 @@ from phonosmith.structures.labels import Labels
 
 _STEPS_PER_VASP_STEP = 10
 """ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
-
 _ELASTIC_MARGIN = 0.1
 """Potentials relax strained cells this much further: steps are cheap, and in silicon forces of 1 meV/Å left by FIRE
 shift C44 by 0.3 GPa."""
@@ -41,6 +40,11 @@ class CalculatorSpec(Document, frozen=True):
     name: str = Field(description="human name")
     potential: str | None = Field(None, description="sha256 of the potential, where there is one")
     elements: list[str] = Field(default_factory=list, description="elements it covers; empty when not known")
+
+    def build(self) -> Calculator:
+        """Return a new calculator."""
+        module, _, attribute = self.path.rpartition(".")
+        return getattr(importlib.import_module(module), attribute)(**self.arguments)
 
 
 def calculator_spec(potential: PotentialRef | CalculatorSpec | Mapping[str, Any] | str) -> CalculatorSpec:
@@ -83,8 +87,7 @@ def _is_dotted_path(text: str) -> bool:
 
 def require_covered(spec: CalculatorSpec, symbols: set[str]) -> None:
     """Raise before anything runs when the potential does not know an element."""
-    missing = sorted(symbols - set(spec.elements)) if spec.elements else []
-    if missing:
+    if spec.elements and (missing := sorted(symbols - set(spec.elements))):
         raise InputError(
             f"{spec.name} does not know {', '.join(missing)} (it covers {' '.join(spec.elements)}).",
             "Choose a potential that covers every element of the frames.",

@@ -52,11 +52,11 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> di
         )
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
-    gamma = protocol.gamma_only(calculation)
+    points = {"size": (1, 1, 1)} if protocol.gamma_only(calculation) else {"density": 1.0 / protocol.kspacing}
     return {
         "mode": {"name": "pw", "ecut": protocol.encut},
         "xc": protocol.functional,
-        "kpts": ({"size": (1, 1, 1)} if gamma else {"density": 1.0 / protocol.kspacing}) | {"gamma": True},
+        "kpts": points | {"gamma": True},
         "occupations": occupations(protocol),
         "convergence": {"energy": protocol.ediff},
         "maxiter": protocol.nelm,

@@ -117,7 +117,7 @@ class LabelMaker(Maker):
         last = collect_labels(
             [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous
         )
-        last.name = f"{self.name} {material.lower()} collect"
-        last.config = JobConfig(on_missing_references=OnMissing.NONE)
+        name = f"{self.name} {material.lower()}"
+        last.name, last.config = f"{name} collect", JobConfig(on_missing_references=OnMissing.NONE)
         describe(last, step="collect")
-        return Flow([*jobs, last], output=last.output, name=f"{self.name} {material.lower()}")
+        return Flow([*jobs, last], output=last.output, name=name)

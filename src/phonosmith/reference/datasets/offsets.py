@@ -66,7 +66,7 @@ def _lowest(name: str, frames: Sequence[Atoms], others: Sequence[Atoms]) -> Sour
         reach = [_per_atom(group[len(group) // 10]) - _per_atom(group[0]) for group in (first, second)]
         lowest.append(first[0])
         shifts.append((_per_atom(first[0]) - _per_atom(second[0])) * len(first[0]))
-        spreads.append(max(float(np.hypot(*reach)), 0.002))
+        spreads.append(max(float(np.hypot(reach[0], reach[1])), 0.002))
     return _offset(name, len(frames), lowest, shifts, spreads, "composition") if lowest else None
 
 
@@ -97,8 +97,7 @@ def _offset(
 
 
 def _energy(atoms: Atoms) -> float:
-    energy = labels_of(atoms).energy
-    return float("nan") if energy is None else energy
+    return labels_of(atoms).energy or 0.0
 
 
 def _per_atom(atoms: Atoms) -> float:

@@ -316,8 +316,8 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
         return
     documents = list(task_documents(tree))
     for inner, document in documents:
-        where, how = f"{name}: {inner}", taken.allow_rehearsal
-        taken.add("taskdoc", *frames_of_task(document, where, steps=taken.steps, allow_rehearsal=how))
+        read = frames_of_task(document, f"{name}: {inner}", steps=taken.steps, allow_rehearsal=taken.allow_rehearsal)
+        taken.add("taskdoc", *read)
     if not documents:
         taken.refuse(name, "it holds no labelled configuration (no energies with forces)")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import ConfigurationError, LabelError
@@ -44,11 +45,9 @@ def frames_of_task(
         return [], [Refusal(where=name, reason=f"its state is {document['state']}")]
 
     def calculation(entry: Any) -> Read:
-        return attempted(
-            name, lambda: frames_of(read_calculation(entry), name, steps=steps, allow_rehearsal=allow_rehearsal)
-        )
+        return frames_of(read_calculation(entry), name, steps=steps, allow_rehearsal=allow_rehearsal)
 
-    return joined(map(calculation, reversed(document["calcs_reversed"] or [])))
+    return joined(attempted(name, partial(calculation, entry)) for entry in reversed(document["calcs_reversed"] or []))
 
 
 def _frames_of_record(document: Mapping[str, Any], name: str, *, allow_rehearsal: bool) -> Read:

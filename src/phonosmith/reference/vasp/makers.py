@@ -37,8 +37,6 @@ from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write
 from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 
-_PRODUCTION_POLLING: dict[str, float] = {"polling_time_step": 2, "monitor_freq": 30}
-_REHEARSAL_POLLING: dict[str, float] = {"polling_time_step": 0.05, "monitor_freq": 2}
 _CLOCK = "CUSTODIAN_WALLTIME_START"
 
 
@@ -139,11 +137,11 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 stack.enter_context(potcar_library(root))
             write_inputs(structure, self.input_set_generator)
         command: dict[str, Any] = dict(self.run_vasp_kwargs)
-        polling = _PRODUCTION_POLLING
+        polling: dict[str, Any] = {"polling_time_step": 2, "monitor_freq": 30}
         if self.rehearsal:
             self.rehearsal.write(Path.cwd(), self.name)
             command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self.rehearsal.command())
-            polling = _REHEARSAL_POLLING
+            polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
         handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
         clock = os.environ.get(_CLOCK)

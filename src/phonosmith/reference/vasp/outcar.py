@@ -49,7 +49,7 @@ class _Reader:
             if number < 5 and not self.version and (version := re.match(r"\s*vasp\.(\S+)", line)):
                 self.version = version[1]
             elif "TITEL" in line and "=" in line:
-                self.titles.append(line.split("=", 1)[1].strip())
+                self.titles.append(" ".join(line.split("=", 1)[1].split()))
             elif "ions per type" in line:
                 self.counts = [int(value) for value in line.split("=", 1)[1].split()]
             elif "TOTEN" in line or "energy(sigma->0)" in line:
@@ -102,7 +102,7 @@ class _Reader:
         if self.cell is None or table.shape[1] < 6:
             raise ValueError("forces come before the cell")
         self.current.cell = self.cell
-        self.current.positions = np.linalg.solve(self.cell.T, table[:, :3].T).T
+        self.current.positions = np.asarray(np.linalg.solve(self.cell.T, table[:, :3].T).T, dtype=float)
         self.current.forces = table[:, 3:6]
         self._close_if_whole()
 
@@ -126,13 +126,11 @@ def parse_outcar(data: bytes, where: str) -> VaspRun:
     if "vasp." not in text[:2000]:
         raise InputError(f"{where} is not an OUTCAR.", "Give VASP's own file.")
     reader = _Reader(text.splitlines())
-    damage = None
     try:
         reader.run()
+        damage = None if reader.finished else "the timing summary at the end is missing: the run did not finish"
     except (ValueError, IndexError, np.linalg.LinAlgError) as error:
         damage = f"a number cannot be read ({error})"
-    if damage is None and not reader.finished:
-        damage = "the timing summary at the end is missing: the run did not finish"
     titles = reader.titles[: len(reader.counts)]
     if not reader.counts or len(titles) < len(reader.counts):
         raise InputError(f"{where} ends before it lists its atoms.", "Repeat the run.")
@@ -141,6 +139,6 @@ def parse_outcar(data: bytes, where: str) -> VaspRun:
     except ValueError as error:
         raise InputError(f"{where}: POTCAR titles {titles} name no elements.", "Give vasprun.xml instead.") from error
     symbols = [element for element, count in zip(elements, reader.counts, strict=True) for _ in range(count)]
-    tags = {**reader.tags, "ENMAX": reader.tags.get("ENCUT", 0.0)}
-    settings = VaspSettings(reader.version, tags, [" ".join(title.split()) for title in titles], reader.mesh)
-    return VaspRun(settings, symbols, reader.steps, reader.tags, damage=damage)
+    tags = reader.tags | {"ENMAX": reader.tags.get("ENCUT", 0.0)}
+    settings = VaspSettings(reader.version, tags, titles, reader.mesh)
+    return VaspRun(settings, symbols, reader.steps, reader.tags, damage)

@@ -129,9 +129,8 @@ class _Reader:
         # VASP repeats PREC, GGA and METAGGA shortened or as '--'; the INCAR has what was asked
         repeated = ("GGA", "METAGGA", "ALGO", "PREC")
         asked = {name: self.incar[name] for name in repeated if self.incar.get(name, "--") not in ("--", "")}
-        settings = VaspSettings(
-            self.version, self.incar | self.parameters | asked, self.titles, self.mesh, self.shifted
-        )
+        tags = self.incar | self.parameters | asked
+        settings = VaspSettings(self.version, tags, self.titles, self.mesh, self.shifted)
         if len(self.steps) == 1 and self.steps[0].cell is None:
             self.steps[0].cell, self.steps[0].positions = self.initial
         return VaspRun(settings, self.symbols, self.steps, self.incar, self.damage)
