@@ -19,7 +19,7 @@ from phonosmith.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from phonosmith.evaluation.mechanics.fastpath import EosDoc
+    from phonosmith.evaluation.mechanics.documents import EosDoc
 
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")

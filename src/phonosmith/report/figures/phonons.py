@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import MeshFrequencies
 from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
-from phonosmith.evaluation.phonons.mesh import mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import MeshFrequencies, mesh_frequencies
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.matching import match_models
 from phonosmith.harmonic.model import unpack_force_constants
