@@ -28,8 +28,8 @@ VOLUME_TOLERANCE = 0.25
 class CurvatureTarget:
     """Reference force constants of one supercell, called ``source`` in messages.
 
-    ``atoms`` is the perfect supercell, ``hessian`` d²E/dx² in eV/Å² with row and column 3i+a for atom i and direction a,
-    ``columns`` its symmetry-irreducible columns, from which every other follows, and ``weights`` (mean one) says how
+    ``atoms`` is the perfect supercell, ``hessian`` d²E/dx² in eV/Å² with row and column 3i+a of atom i, direction a;
+    ``columns`` are its symmetry-irreducible columns, from which every other follows, and ``weights`` (mean one) say how
     many atoms each of them stands for.
     """
 

@@ -128,7 +128,7 @@ def load_pair(
     # a misplaced file is told before the expensive part
     phonons = [side.phonon if isinstance(side, HarmonicModel) else side for side in opened]
     formulas = [str(composition_of(phonon.primitive).reduced_formula) for phonon in phonons]
-    require_same_formula(*formulas, str(reference), str(candidate))
+    require_same_formula(formulas[0], formulas[1], str(reference), str(candidate))
     by_symfc = calculator == "auto" and any(model.fc_calculator == "symfc" for model in stored)
     fit: FcCalculator = "symfc" if calculator == "symfc" or by_symfc else "traditional"
     first, second = (

@@ -13,6 +13,7 @@ from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, Case, command, loa
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
 OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")

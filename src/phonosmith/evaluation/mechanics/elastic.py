@@ -24,7 +24,6 @@ Array = NDArray[np.float64]
 
 STRAIN_MAGNITUDES = (-0.01, -0.005, 0.005, 0.01)
 SYMPREC = 1e-3
-_SAME_STRAIN = 1e-7
 MAX_RESIDUAL = 0.02
 """A fit whose stresses scatter by more than this share of their size is refused."""
 
@@ -43,8 +42,8 @@ def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list
 def _inequivalent(deformations: Sequence[Array], structure: Structure) -> list[Array]:
     """Return the first of each set of deformations whose strains a symmetry operation maps onto each other.
 
-    What atomate2's reduction (``symmetry_reduce`` of pymatgen) returns, all operations at a time: that one takes more
-    time than everything else in the elastic constants of a cheap potential.
+    What pymatgen's ``symmetry_reduce`` returns; that one takes more time than everything else in the elastic constants
+    of a cheap potential.
     """
     from pymatgen.symmetry.analyzer import SpacegroupAnalyzer
 
@@ -54,7 +53,7 @@ def _inequivalent(deformations: Sequence[Array], structure: Structure) -> list[A
     images = np.empty((0, 3, 3))
     for deformation in deformations:
         strain = 0.5 * (deformation.T @ deformation - np.eye(3))
-        if (np.abs(images - strain) < _SAME_STRAIN).all(axis=(1, 2)).any():
+        if (np.abs(images - strain) < 1e-7).all(axis=(1, 2)).any():
             continue
         kept.append(deformation)
         images = np.concatenate([images, rotations @ strain @ rotations.transpose(0, 2, 1)])
@@ -105,12 +104,8 @@ def fit_elastic(
 ) -> ElasticFit:
     """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit.
 
-    Parameters
-    ----------
-    deformations, stresses
-        Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell, 3x3.
-    equilibrium_stress
-        Cauchy stress of the unstrained cell, 3x3, GPa; not known when not given.
+    Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell are 3x3, as is the stress of
+    the unstrained one where it is known.
 
     Raises
     ------

@@ -54,18 +54,9 @@ def evaluate_eos(
 ) -> EosDoc:
     """Return the equation of state of a potential.
 
-    Points whose atoms did not converge are left out of the fit and can be seen in ``converged``.
-
-    Parameters
-    ----------
-    structure
-        The relaxed cell; it is scaled isotropically.
-    method
-        Name written into the document.
-    factors
-        Volumes relative to that of ``structure``.
-    fmax, max_steps
-        Force criterion (eV/Å) and steps of FIRE allowed for the atoms at each volume.
+    The relaxed cell given is scaled isotropically to ``factors`` times its volume, and the atoms relax at each by FIRE
+    to forces below ``fmax`` (eV/Å). Points whose atoms did not converge are left out of the fit and can be seen in
+    ``converged``. ``method`` is the name written into the document.
     """
     atoms = structure.to_ase_atoms(msonable=False)
     ordered = sorted(float(factor) for factor in factors)
@@ -115,12 +106,7 @@ def eos_document(
 
 
 def evaluate_elastic(
-    structure: Structure,
-    potential: Potential,
-    *,
-    method: str = "",
-    fmax: float = FMAX,
-    max_steps: int = MAX_STEPS,
+    structure: Structure, potential: Potential, *, method: str = "", fmax: float = FMAX, max_steps: int = MAX_STEPS
 ) -> ElasticDoc:
     """Return elastic tensor, moduli and Slack conductivity of a potential.
 
@@ -175,13 +161,7 @@ def require_enough_volumes(good: int, tried: int, what: str) -> None:
 
 
 def require_reliable(document: ElasticDoc) -> ElasticDoc:
-    """Return the document, or raise when its tensor cannot be trusted.
-
-    Raises
-    ------
-    ConvergenceError
-        When strained cells did not relax, or stresses scatter about a smooth function of strain.
-    """
+    """Return the document; raise when strained cells did not relax, or stresses scatter about a smooth function."""
     if document.n_unconverged or not document.fit.reliable:
         reasons = "; ".join(document.fit.warnings)
         raise ConvergenceError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from jobflow import Flow, Job, Maker, OnMissing, job
@@ -36,8 +36,9 @@ from phonosmith.potentials.documents import PotentialRef
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
-    from phonosmith.potentials.base import Potential
     from phonosmith.reference.engines import ReferenceEngine
+
+Doc = TypeVar("Doc", ElasticDoc, EosDoc)
 
 COLLECT_FUNCTION = "fit_elastic_tensor"
 """Name of the last job of atomate2's elastic flow, which ours replaces."""
@@ -45,19 +46,25 @@ GPA_PER_VASP_KBAR = -0.1
 """atomate2 keeps stresses in kbar with VASP's sign (positive = compression), those of ASE calculators too."""
 
 
-def _start(
-    structure: Structure, potential: PotentialRef | dict[str, Any], *, relax: bool
-) -> tuple[Structure, Potential, PotentialRef]:
-    """Return the crystal (relaxed where asked), the potential and its identity."""
+def _evaluated(
+    evaluate: Callable[..., Doc],
+    structure: Structure,
+    potential: PotentialRef | dict[str, Any],
+    *,
+    relax: bool,
+    **options: float,
+) -> Doc:
+    """Return the document of a crystal (relaxed where asked) by a potential."""
     from phonosmith.potentials.registry import load
 
     ref = PotentialRef.model_validate(potential)
     loaded = load(ref)
     atoms = structure.to_ase_atoms(msonable=False)
     require_elements(loaded, [atoms], ref.name)
-    if relax:
-        structure = structure.from_ase_atoms(relax_atoms(atoms, loaded).atoms)
-    return structure, loaded, ref
+    crystal = structure.from_ase_atoms(relax_atoms(atoms, loaded).atoms) if relax else structure
+    document = evaluate(crystal, loaded, method=ref.name, **options)
+    document.manifest.inputs["potential"] = ref.sha256
+    return document
 
 
 @job(output_schema=ElasticDoc)
@@ -69,10 +76,9 @@ def run_elastic(
     max_steps: int = MAX_STEPS,
 ) -> ElasticDoc:
     """Relax, strain, relax atoms in one batch, fit and judge: the fast path of potentials in one job."""
-    crystal, loaded, ref = _start(structure, potential, relax=relax)
-    document = evaluate_elastic(crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps)
-    document.manifest.inputs["potential"] = ref.sha256
-    return require_reliable(document)
+    return require_reliable(
+        _evaluated(evaluate_elastic, structure, potential, relax=relax, fmax=fmax, max_steps=max_steps)
+    )
 
 
 @job(output_schema=EosDoc)
@@ -84,10 +90,7 @@ def run_eos(
     max_steps: int = MAX_STEPS,
 ) -> EosDoc:
     """Relax, scale, relax atoms in one batch and fit: the fast path of potentials in one job."""
-    crystal, loaded, ref = _start(structure, potential, relax=relax)
-    document = evaluate_eos(crystal, loaded, method=ref.name, fmax=fmax, max_steps=max_steps)
-    document.manifest.inputs["potential"] = ref.sha256
-    return document
+    return _evaluated(evaluate_eos, structure, potential, relax=relax, fmax=fmax, max_steps=max_steps)
 
 
 @job(output_schema=ElasticDoc)
@@ -100,15 +103,9 @@ def collect_elastic(
 ) -> ElasticDoc:
     """Fit the stresses of atomate2's elastic flow as the fast path fits its own.
 
-    Parameters
-    ----------
-    structure
-        Relaxed cell.
-    deformation_data, equilibrium_stress
-        ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell, a failed one without stress; last
-        stress of the relaxation in front (same unit).
-    method, potential_sha256
-        Name of the potential or functional; identity of the potential, none for DFT.
+    The data have ``deformation`` and ``stress`` (kbar, VASP's sign) of each strained cell, a failed one without stress;
+    the last stress of the relaxation in front is in the same unit. ``method`` is the name of the potential or
+    functional; DFT has no identity of a potential.
 
     Raises
     ------
@@ -123,16 +120,13 @@ def collect_elastic(
             f"{structure.formula}: deformations {failed} of {len(deformation_data)} have no stress.",
             "Look into the folders of these calculations and run them again.",
         )
-    base = None
-    if equilibrium_stress is not None:
-        base = GPA_PER_VASP_KBAR * _matrix(equilibrium_stress)
-        left = float(np.abs(base).max())
-        if left > RESIDUAL_STRESS_GPA:
-            raise ConvergenceError(
-                f"The relaxation before the elastic constants of {structure.formula} left a stress of {left:.3f} GPa "
-                f"(limit {RESIDUAL_STRESS_GPA:g}).",
-                "Give the relaxation more steps or a tighter threshold.",
-            )
+    base = None if equilibrium_stress is None else GPA_PER_VASP_KBAR * _matrix(equilibrium_stress)
+    if base is not None and (left := float(np.abs(base).max())) > RESIDUAL_STRESS_GPA:
+        raise ConvergenceError(
+            f"The relaxation before the elastic constants of {structure.formula} left a stress of {left:.3f} GPa "
+            f"(limit {RESIDUAL_STRESS_GPA:g}).",
+            "Give the relaxation more steps or a tighter threshold.",
+        )
     settings = {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
     with recorded(_inputs(structure, potential_sha256), settings) as manifest:
         fit = fit_elastic(
@@ -144,9 +138,8 @@ def collect_elastic(
     return require_reliable(elastic_document(structure, manifest, method, fit))
 
 
-def _inputs(structure: Structure, potential_sha256: str | None) -> dict[str, str]:
-    identities = {"structure": digest_structure(structure)}
-    return identities if potential_sha256 is None else {**identities, "potential": potential_sha256}
+def _inputs(structure: Structure, potential: str | None) -> dict[str, str]:
+    return {"structure": digest_structure(structure)} | ({} if potential is None else {"potential": potential})
 
 
 def _matrix(values: Any) -> Any:
@@ -155,10 +148,7 @@ def _matrix(values: Any) -> Any:
 
 @job(output_schema=EosDoc)
 def collect_eos(
-    structure: Structure,
-    points: list[dict[str, Any]],
-    method: str = "",
-    potential_sha256: str | None = None,
+    structure: Structure, points: list[dict[str, Any]], method: str = "", potential_sha256: str | None = None
 ) -> EosDoc:
     """Fit the energies of atomate2's EOS flow, all scaled from ``structure``, as the fast path fits its own.
 
@@ -187,14 +177,9 @@ def collect_eos(
 class _FastMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of atomate2's flow.
 
-    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
-
-    Attributes
-    ----------
-    relax
-        Relax cell and atoms first, keeping the symmetry.
-    fmax, max_steps
-        Largest force left in each strained cell, eV/Å; steps of FIRE allowed.
+    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker. Cell and
+    atoms relax first where asked, keeping the symmetry; ``fmax`` is the largest force left in each strained cell
+    (eV/Å), ``max_steps`` the steps of FIRE allowed.
     """
 
     function: ClassVar[Callable[..., Job]]
@@ -319,12 +304,8 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
             }
             for relaxation, last in zip(relaxed, final, strict=True)
         ]
-        ours = collect_eos(
-            relaxed[0].structure,
-            points,
-            method=engine.functional,
-            potential_sha256=(engine.calculator or {}).get("potential"),
-        )
+        identity = (engine.calculator or {}).get("potential")
+        ours = collect_eos(relaxed[0].structure, points, method=engine.functional, potential_sha256=identity)
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
         flow.add_jobs(ours)

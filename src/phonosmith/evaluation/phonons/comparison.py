@@ -12,7 +12,7 @@ Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc, PhononSide
 from phonosmith.evaluation.phonons.dos import SMEARING_THZ, density_of_states, dos_difference_percent, frequency_grid
-from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, MeshFrequencies, mesh_frequencies
+from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, MeshFrequencies, mesh_frequencies, sorted_frequencies
 from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stability
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
@@ -106,16 +106,9 @@ def compare_phonons_in_full(
     temperature: float = 300.0,
     practical_thz: float = PRACTICAL_THZ,
 ) -> ComparedPhonons:
-    """Compare candidate phonons with reference phonons and keep the curves.
+    """Compare phonons of the same crystal in the same supercell and keep the curves.
 
-    Parameters
-    ----------
-    reference, candidate
-        Harmonic models of the same crystal in the same supercell.
-    temperature
-        For C_v, S and F, K.
-    practical_thz
-        Practical stability threshold, THz.
+    The temperature (K) is that of C_v, S and F; ``practical_thz`` the practical stability threshold.
 
     Raises
     ------
@@ -124,12 +117,14 @@ def compare_phonons_in_full(
     """
     match = match_models(reference, candidate)
     ours = mesh_frequencies(reference, mesh, symmetry=match.same_rotations)
-    theirs = ours.of_candidate(candidate, match)
+    qpoints = match.to_candidate(ours.qpoints)
+    theirs = replace(ours, qpoints=qpoints, frequencies=sorted_frequencies(candidate, qpoints))
     mae, rmse, relative = frequency_errors(ours.frequencies, theirs.frequencies, ours.weights)
-    scaled = theirs.scaled(float(ours.frequencies.max() / theirs.frequencies.max()))
+    factor = float(ours.frequencies.max() / theirs.frequencies.max())
+    scaled = replace(theirs, frequencies=theirs.frequencies * factor)
     share, delta = ours.weights / np.sum(ours.weights), theirs.frequencies - ours.frequencies
     grid = frequency_grid([ours.frequencies, theirs.frequencies])
-    densities = [density_of_states(side.frequencies, side.weights, grid) for side in (ours, theirs)]
+    our_dos, their_dos = (density_of_states(side.frequencies, side.weights, grid) for side in (ours, theirs))
     path = standard_path(reference)
     bands = band_structure(reference, path), band_structure(candidate, path, match)
     left = _side(reference, ours, bands[0], temperature, practical_thz)
@@ -146,7 +141,7 @@ def compare_phonons_in_full(
         omega_min_error_thz=right.omega_min_thz - left.omega_min_thz,
         omega_min_error_percent=_percent(right.omega_min_thz, left.omega_min_thz),
         omega_mean_scaled_thz=scaled.mean_of_real,
-        dos_error_percent=dos_difference_percent(*densities),
+        dos_error_percent=dos_difference_percent(our_dos, their_dos),
         dos_smearing_thz=SMEARING_THZ,
         branch_mae_thz=(share @ np.abs(delta)).tolist(),
         branch_bias_thz=(share @ delta).tolist(),
@@ -159,24 +154,19 @@ def compare_phonons_in_full(
         fc_calculator=f"{reference.fc_calculator} / {candidate.fc_calculator}",
         notes=list(match.notes),
     )
-    return ComparedPhonons(result, *bands, grid, *densities, ours, theirs)
+    return ComparedPhonons(result, *bands, grid, our_dos, their_dos, ours, theirs)
 
 
 def compare_phonons(
     reference: PhononSource, candidate: PhononSource, mesh: Mesh = DEFAULT_MESH, *, temperature: float = 300.0
 ) -> PhononComparison:
-    """Return the figures of `compare_phonons_in_full`, for phonons as models, documents or files.
-
-    Two files get their force constants in one way, see `load_pair`.
-    """
+    """Return the figures of `compare_phonons_in_full`, for phonons as models, documents or files (see `load_pair`)."""
     if isinstance(reference, str | Path) and isinstance(candidate, str | Path):
         reference, candidate = load_pair(reference, candidate)
     return compare_phonons_in_full(_model(reference), _model(candidate), mesh, temperature=temperature).result
 
 
 def _model(source: PhononSource) -> HarmonicModel:
-    if isinstance(source, HarmonicModel):
-        return source
     if isinstance(source, PhononDoc):
         return harmonic_from_document(source, default_artefacts())
-    return load_harmonic(source)
+    return source if isinstance(source, HarmonicModel) else load_harmonic(source)

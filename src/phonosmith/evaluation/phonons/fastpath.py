@@ -11,10 +11,10 @@ from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
 from phonosmith.evaluation.phonons.summary import summarise_phonons
-from phonosmith.evaluation.relax import FMAX, Relaxation, relax_atoms
+from phonosmith.evaluation.relax import FMAX, relax_atoms
 from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
-from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms, to_structure
+from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms
 from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
@@ -36,14 +36,11 @@ DISPLACEMENT = 0.01
 class PhononResult:
     """Phonons of one crystal with one potential.
 
-    ``model.phonon`` holds displacements, forces and force constants, ``document`` is what is stored, ``structure`` the
-    relaxed cell (the given one, and ``relaxation`` None, without relaxation).
+    ``model.phonon`` holds (relaxed) cell, displacements, forces and force constants, ``document`` is what is stored.
     """
 
     model: HarmonicModel
     document: PhononDoc
-    structure: Structure
-    relaxation: Relaxation | None
 
 
 def parse_supercell(text: str) -> list[list[int]]:
@@ -123,10 +120,8 @@ def evaluate_phonons(
     supercell_matrix, min_length
         phonopy's matrix, to stay comparable with a reference; or the shortest edge of a near-cubic one, Å (20 without
         both).
-    mesh, temperatures
-        For thermodynamics and means; temperatures in K.
-    displacement
-        Å.
+    mesh, temperatures, displacement
+        For thermodynamics and means, temperatures in K; Å.
     relax, fmax, steps
         Whether cell and positions are relaxed first, to which largest force (eV/Å) and in how many steps.
     ref
@@ -139,18 +134,12 @@ def evaluate_phonons(
     """
     if supercell_matrix is not None and min_length is not None:
         raise InputError("Both a supercell and a minimum length were given.", "Give one of them.")
-    settings = {
-        "displacement": displacement,
-        "fc_calculator": fc_calculator,
-        "symprec": SYMPREC,
-        "relax": relax,
-        "fmax": fmax,
-    }
+    made = {"displacement": displacement, "fc_calculator": fc_calculator, "symprec": SYMPREC}
+    settings = made | {"relax": relax, "fmax": fmax}
     relaxation = None
     with recorded({"potential": ref.sha256} if ref is not None else {}, settings) as manifest:
         if relax:
-            atoms = structure.to_ase_atoms(msonable=False)
-            relaxation = relax_atoms(atoms, potential, fmax=fmax, steps=steps)
+            relaxation = relax_atoms(structure.to_ase_atoms(msonable=False), potential, fmax=fmax, steps=steps)
             structure = structure.from_ase_atoms(relaxation.atoms)
         if supercell_matrix is None:
             supercell_matrix = choose_phonon_supercell(structure, 20.0 if min_length is None else min_length)
@@ -163,9 +152,7 @@ def evaluate_phonons(
             source=ref.name if ref is not None else potential.architecture,
             progress=progress,
         )
-        energy = None if relaxation is None else relaxation.energy
-        document = summarise_phonons(
-            model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=energy
-        )
-    document.relaxation = None if relaxation is None else relaxation.summary()
-    return PhononResult(model, document, to_structure(model.phonon.unitcell), relaxation)
+        document = summarise_phonons(model, manifest, mesh=mesh, temperatures=temperatures, potential=ref)
+    if relaxation is not None:
+        document.energy, document.relaxation = relaxation.energy, relaxation.summary()
+    return PhononResult(model, document)

@@ -50,19 +50,10 @@ def collect_model(
 ) -> HarmonicModel:
     """Build a harmonic model from the forces of displaced cells that atomate2's flow computed.
 
-    Displacements are generated again by phonopy from the same structure, which is how atomate2 made them; the
-    displacement numbers put forces in order.
-
-    Parameters
-    ----------
-    displacement_data
-        Output of atomate2's displacement job: ``forces`` (eV/Å) and ``displacement_number``.
-    displacement, symprec
-        As used for the displaced cells, Å.
-    born, epsilon_static
-        Born charges of the atoms of ``structure`` and dielectric tensor, for the non-analytic term.
-    source
-        Name in messages.
+    Displacements are generated again by phonopy from the same structure, which is how atomate2 made them;
+    ``displacement`` and ``symprec`` (Å) must be those used then. The data are the output of atomate2's displacement
+    job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Born charges of the atoms of
+    ``structure`` and the dielectric tensor are for the non-analytic term, ``source`` is the name in messages.
     """
     if fc_calculator not in {"symfc", "traditional"}:
         raise InputError(f"Unknown force-constants calculator {fc_calculator!r}.", "Choose symfc or traditional.")
@@ -197,9 +188,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     Attributes
     ----------
     name
-        Flow name; the collecting job carries it too, so make it unique, e.g. ``phonon si reference``. What follows
-        ``phonon`` is in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference
-        program's worker.
+        Of the flow and its collecting job, so make it unique, e.g. ``phonon si reference``. What follows ``phonon`` is
+        in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference's worker.
     engine, maker
         Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
     min_length
@@ -223,7 +213,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     ) -> Flow | Job:
         """Return the flow, or the one job of a potential; its output is a `PhononDoc`."""
         maker, source = self.maker, self.source
-        settings = {"mesh": self.mesh, "temperatures": self.temperatures, "fc_calculator": self.fc_calculator}
+        settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
         if self.engine is not None:
             supercell_matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
             if (potential := engine_potential(self.engine)) is not None:

@@ -7,7 +7,7 @@ are 2 in size at worst, and SRME is set to 2 where the potential has imaginary m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,6 +18,7 @@ from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.harmonic.model import atoms_of
 
 if TYPE_CHECKING:
+    from ase import Atoms
     from phono3py import Phono3py
 
     from phonosmith.potentials.base import Potential
@@ -56,9 +57,8 @@ def srme(modes: ArrayLike | None, reference_modes: ArrayLike) -> float:
         return WORST_SRME
     ml, ref = np.asarray(modes, dtype=float), np.asarray(reference_modes, dtype=float)
     if ml.shape != ref.shape:
-        raise MismatchError(
-            f"Mode conductivities have shapes {ml.shape} and {ref.shape}.", "Use one mesh and one primitive cell."
-        )
+        message = f"Mode conductivities have shapes {ml.shape} and {ref.shape}."
+        raise MismatchError(message, "Use one mesh and one primitive cell.")
     if not (np.isfinite(ml).all() and ml.sum() > 0):
         return WORST_SRME
     return float(2 * np.abs(ml - ref).sum() / (ml.sum() + ref.sum()))
@@ -88,9 +88,9 @@ def relaxation_time_conductivity(
 
 
 def third_order_phonon(
-    unitcell: Any, potential: Potential, supercell_matrix: ArrayLike, *, distance: float = 0.03, progress: bool = False
+    unitcell: Atoms, potential: Potential, supercell_matrix: ArrayLike, *, distance: float = 0.03
 ) -> Phono3py:
-    """Return a Phono3py object of a relaxed cell (ASE Atoms), its force constants from a potential in one batch.
+    """Return a Phono3py object of a relaxed cell, its force constants from a potential in one batch.
 
     The supercell matrix serves second and third order; ``distance`` is the displacement in Å.
     """
@@ -110,7 +110,7 @@ def third_order_phonon(
     phonon = Phono3py(cell, np.asarray(supercell_matrix, dtype=int), primitive_matrix="auto", log_level=0)
     phonon.generate_displacements(distance=distance)
     frames = [atoms_of(moved) for moved in phonon.supercells_with_displacements if moved is not None]
-    phonon.forces = np.array([result.forces for result in potential.evaluate(frames, stress=False, progress=progress)])
+    phonon.forces = np.array([result.forces for result in potential.evaluate(frames, stress=False)])
     phonon.produce_fc3(symmetrize_fc3r=True)
     phonon.produce_fc2(symmetrize_fc2=True)
     return phonon

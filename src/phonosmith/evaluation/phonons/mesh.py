@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
-    from phonosmith.harmonic.matching import CellMatch
     from phonosmith.harmonic.model import HarmonicModel
 
 Array = NDArray[np.float64]
@@ -24,16 +23,9 @@ DEFAULT_MESH = 20
 
 @dataclass(frozen=True)
 class MeshFrequencies:
-    """Frequencies on a mesh.
+    """Frequencies (THz, sorted at every q-point, shape (n_q, n_branches)) on a mesh.
 
-    Attributes
-    ----------
-    qpoints, weights
-        Reduced coordinates, shape (n_q, 3); points of the full mesh each stands for.
-    frequencies
-        THz, sorted at every q-point, shape (n_q, n_branches).
-    mesh
-        Mesh numbers.
+    ``qpoints`` are reduced coordinates, ``weights`` the points of the full mesh each of them stands for.
     """
 
     qpoints: Array
@@ -47,15 +39,6 @@ class MeshFrequencies:
         real = self.frequencies > 0
         weights = np.broadcast_to(self.weights[:, None], real.shape)[real]
         return float(np.average(self.frequencies[real], weights=weights)) if weights.any() else float("nan")
-
-    def scaled(self, factor: float) -> MeshFrequencies:
-        """Return the mesh with every frequency multiplied."""
-        return replace(self, frequencies=self.frequencies * factor)
-
-    def of_candidate(self, candidate: HarmonicModel, match: CellMatch) -> MeshFrequencies:
-        """Return another model's frequencies on the same q-points."""
-        own = match.to_candidate(self.qpoints)
-        return replace(self, qpoints=own, frequencies=sorted_frequencies(candidate, own))
 
 
 def mesh_numbers(mesh: Mesh) -> tuple[int, int, int]:

@@ -63,11 +63,8 @@ def quasi_harmonic(
 
     shape = (len(temperatures), len(volumes))
     free, heat, entropy = (np.asarray(table, dtype=float) for table in (free_energies, heat_capacities, entropies))
-    if (
-        len(volumes) < MIN_VOLUMES
-        or len(energies) != len(volumes)
-        or {free.shape, heat.shape, entropy.shape} != {shape}
-    ):
+    shapes = {free.shape, heat.shape, entropy.shape, (len(temperatures), len(energies))}
+    if len(volumes) < MIN_VOLUMES or shapes != {shape}:
         raise InputError(
             f"Quasi-harmonic tables must have shape {shape} (temperatures, volumes), at least {MIN_VOLUMES} volumes.",
             "Give one free energy, heat capacity and entropy per temperature and volume.",
@@ -75,15 +72,8 @@ def quasi_harmonic(
     if not np.isfinite([free, heat, entropy]).all():
         raise InputError("A thermal property is not finite.", "Leave out volumes with imaginary modes.")
     kelvin = np.asarray(temperatures, dtype=float)
-    qha = PhonopyQHA(
-        volumes=np.asarray(volumes, dtype=float),
-        electronic_energies=np.asarray(energies, dtype=float),
-        temperatures=kelvin,
-        free_energy=free,
-        cv=heat,
-        entropy=entropy,
-        eos="birch_murnaghan",
-    )
+    static = {"volumes": np.asarray(volumes, dtype=float), "electronic_energies": np.asarray(energies, dtype=float)}
+    qha = PhonopyQHA(**static, temperatures=kelvin, free_energy=free, cv=heat, entropy=entropy, eos="birch_murnaghan")
     equilibrium = np.asarray(qha.volume_temperature, dtype=float)
     count = len(equilibrium)
     outside = kelvin[:count][(equilibrium < min(volumes)) | (equilibrium > max(volumes))]
@@ -178,18 +168,9 @@ def evaluate_qha(
 ) -> QhaDoc:
     """Return quasi-harmonic properties of a potential.
 
-    Volumes whose atoms do not relax or whose phonons are unstable are left out and named.
-
-    Parameters
-    ----------
-    structure
-        The relaxed cell; it is scaled isotropically.
-    supercell_matrix
-        Of the phonons, phonopy's convention.
-    factors
-        Volumes relative to that of ``structure``; 1 and a neighbour on each side serve the Grüneisen parameters.
-    temperatures
-        K, ascending.
+    The relaxed cell is scaled isotropically to ``factors`` times its volume; 1 and a neighbour on each side serve the
+    Grüneisen parameters. Volumes whose atoms do not relax or whose phonons are unstable are left out and named. The
+    supercell matrix is phonopy's; temperatures (K) ascend.
 
     Raises
     ------

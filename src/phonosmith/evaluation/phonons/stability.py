@@ -100,17 +100,6 @@ class StabilityConfusion:
         """Share of the unstable materials that were found; nan when there is none."""
         return _share(self.true_unstable, self.true_unstable + self.unstable_called_stable)
 
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall; nan when either is undefined or both are zero."""
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total > 0 else float("nan")
-
-    @property
-    def accuracy(self) -> float:
-        """Share of materials judged rightly; nan when there is none."""
-        return _share(self.true_stable + self.true_unstable, sum(astuple(self)))
-
 
 def _share(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")

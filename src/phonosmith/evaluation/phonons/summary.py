@@ -38,16 +38,9 @@ def summarise_phonons(
 ) -> PhononDoc:
     """Return the document of a harmonic model and keep its force constants in the artefact store.
 
-    Parameters
-    ----------
-    manifest
-        Provenance; the structure's hash is added to its inputs.
-    mesh, temperatures
-        For thermodynamics (K) and the mean frequency.
-    artefacts
-        Where force constants go; default this installation's store.
-    potential, energy
-        Identity of the potential, None for DFT; eV per cell.
+    The structure's hash is added to the manifest's inputs. Mesh and temperatures (K) are for thermodynamics and the
+    mean frequency, the energy is in eV per cell; ``potential`` is None for DFT, ``artefacts`` by default this
+    installation's store.
     """
     phonon = model.phonon
     structure = to_structure(phonon.unitcell)
