@@ -20,10 +20,10 @@ from phonosmith.core.errors import (
     UntrustedModelError,
 )
 from phonosmith.core.hashing import digest_bytes
+from phonosmith.core.userfiles import INDEX, TRUSTED, edited_user_json, read_user_json, user_file
 from phonosmith.potentials import foreign
 from phonosmith.potentials.architecture import Architecture, architecture, find_foundation, register_architecture
 from phonosmith.potentials.registry import add, choose_device, list_named, load, remember, resolve
-from phonosmith.potentials.userfiles import INDEX, TRUSTED, edited_user_json, read_user_json, user_file
 
 
 class Boom:
@@ -371,7 +371,7 @@ def test_devices():
 
 def test_several_writers_lose_no_name():
     script = (
-        "import sys; from phonosmith.potentials.userfiles import edited_user_json\n"
+        "import sys; from phonosmith.core.userfiles import edited_user_json\n"
         "for number in range(int(sys.argv[1]), int(sys.argv[1]) + 25):\n"
         "    with edited_user_json('models.json') as index: index[f'model-{number}'] = number\n"
     )

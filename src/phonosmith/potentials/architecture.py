@@ -118,7 +118,7 @@ class Architecture:
         if not is_model_file(data):
             self.load(data, dtype="float64", device="cpu", name="The potential")
             return None
-        from phonosmith.potentials.probes import probe_energies
+        from phonosmith.potentials.container import probe_energies
 
         energies = probe_energies(self.backend(), self.backend().unpack(data, "float64"))
         return float(np.max(np.abs(np.ravel(energies) - np.ravel(read_header(data)["probe_energies"]))))

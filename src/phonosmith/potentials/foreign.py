@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError, PotentialError, UntrustedModelError
 from phonosmith.core.hashing import digest_bytes
+from phonosmith.core.userfiles import IMPORTS, TRUSTED, edited_user_json, read_user_json, user_file
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.potentials.userfiles import IMPORTS, TRUSTED, edited_user_json, read_user_json, user_file
 
 if TYPE_CHECKING:
     import torch

@@ -8,15 +8,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
-from phonosmith.core.errors import ArtefactError, InputError, PotentialError
+from phonosmith.core.document import Document
+from phonosmith.core.errors import ArtefactError, InputError, PhonosmithError, PotentialError
+from phonosmith.core.userfiles import INDEX, edited_user_json, read_user_json
 from phonosmith.potentials.architecture import architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.container import is_model_file, store_model
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.embedded import foundation_bytes, reference_bytes
 from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
-from phonosmith.potentials.userfiles import INDEX, edited_user_json, read_user_json
 
 EMBEDDED = "embedded"
 EMBEDDED_REFERENCE = "embedded-reference"
@@ -24,6 +27,8 @@ SHIPPED = {EMBEDDED: foundation_bytes, EMBEDDED_REFERENCE: reference_bytes}
 _HEX = re.compile(r"[0-9a-fA-F]{6,64}")
 _SHORT = re.compile(r"(?=.*[0-9])[0-9a-fA-F]{1,5}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")
+# saved probe energies are rounded to 1e-6 eV; another processor may differ by a few float32 roundings of the weights
+PROBE_TOLERANCE = 1e-5
 
 
 def resolve(name: str, *, trust: bool = False) -> PotentialRef:
@@ -243,3 +248,28 @@ def export_plain(ref: PotentialRef, path: str | Path) -> Path:
     target = Path(path)
     write_atomic(target, plain_bytes(ref))
     return target
+
+
+class Verification(Document):
+    """Outcome of checking one potential."""
+
+    name: str = Field(description="human name")
+    sha256: str = Field(description="identity that was checked")
+    ok: bool = Field(description="present, unaltered, loadable, and the probe agrees")
+    message: str = Field("", description="what is wrong, or what was checked")
+    probe_difference: float | None = Field(None, description="largest deviation from the saved probe energies, eV")
+
+
+def verify_potential(ref: PotentialRef) -> Verification:
+    """Check one potential of the artefact store."""
+    difference = None
+    try:
+        difference = architecture(ref.architecture).probe_difference(default_artefacts().get_bytes(ref.artefact))
+        ok, message = difference is None or difference <= PROBE_TOLERANCE, "unaltered and loads"
+    except PhonosmithError as error:
+        ok, message = False, str(error)
+    if difference is not None:
+        agreement = f"unaltered; probe energies agree to {difference:.0e} eV"
+        other = f"the installed {ref.architecture} predicts other energies: off by {difference:.1e} eV"
+        message = agreement if ok else other
+    return Verification(name=ref.name, sha256=ref.sha256, ok=ok, message=message, probe_difference=difference)

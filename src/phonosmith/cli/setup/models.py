@@ -116,8 +116,7 @@ def export_command(
 @command("verify", models_app)
 def verify_command(json_output: bool = JSON) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
-    from phonosmith.potentials.registry import list_named
-    from phonosmith.potentials.verify import verify_potential
+    from phonosmith.potentials.registry import list_named, verify_potential
 
     with quiet_libraries():
         checked = [verify_potential(ref) for ref, _ in list_named()]

@@ -16,13 +16,12 @@ import numpy as np
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.backend import DEFAULT_HEAD
 from phonosmith.potentials.base import Array
-from phonosmith.potentials.container import fill, pack, read_header, read_tensors, store_model
+from phonosmith.potentials.container import fill, pack, probe_frames, read_header, read_tensors, store_model
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.e3nn_eager import STRAY, e3nn_version, require_signs, unnatural
 from phonosmith.potentials.graphs import collate, make_graph, numpy64
 from phonosmith.potentials.mace.description import Description, build, describe, differences
 from phonosmith.potentials.mace.inputs import model_inputs
-from phonosmith.potentials.probes import probe_frames
 
 if TYPE_CHECKING:
     import torch

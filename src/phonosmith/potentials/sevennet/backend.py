@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from phonosmith.potentials.container import store_model
+from phonosmith.potentials.container import probe_energies, store_model
 from phonosmith.potentials.e3nn_eager import product_bytes
 from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
 from phonosmith.potentials.graphs import numpy64
-from phonosmith.potentials.probes import probe_energies
 from phonosmith.potentials.sevennet.files import build_model, checkpoint_bytes, pack_model, unpack_model, weights
 
 if TYPE_CHECKING:
