@@ -68,14 +68,15 @@ class ReferenceEngine(Document, frozen=True):
 
     def maker(self, calculation: Calculation, name: str) -> Maker:
         """Return the Maker of a calculation, for use in any atomate2 flow."""
+        protocol = self.protocol.model_dump(mode="json")
         if self.name == "vasp":
             from phonosmith.reference.vasp.makers import ProtocolVaspMaker
 
             return ProtocolVaspMaker(
                 name=name,
-                protocol=self.protocol,
+                protocol=protocol,
                 calculation=calculation,
-                rehearsal=self.rehearsal,
+                rehearsal=None if self.rehearsal is None else self.rehearsal.model_dump(mode="json"),
                 wall_time=self.wall_time,
                 frozen_timeout=self.frozen_timeout,
                 custodian=dict(self.custodian),
@@ -89,10 +90,10 @@ class ReferenceEngine(Document, frozen=True):
         spec = CalculatorSpec.model_validate(self.calculator)
         settings: dict[str, Any] = {}
         if self.name == "gpaw":
-            settings = {"protocol": self.protocol.model_dump(mode="json"), "calculation": calculation}
+            settings = {"protocol": protocol, "calculation": calculation}
         return ProtocolAseMaker(
             name=name,
-            protocol=self.protocol,
+            protocol=protocol,
             calculation=calculation,
             engine=self.name,
             calculator_meta=spec.path,

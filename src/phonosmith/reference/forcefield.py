@@ -99,21 +99,22 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
     """Run one calculation of a protocol with an ASE calculator; its document leaves the job only through the gate.
 
     Usable wherever atomate2's flows take a force-field Maker, batches (a list of structures) included. The thresholds
-    are the protocol's.
+    are the protocol's, which the Maker holds as JSON.
     """
 
     name: str = "force field"
-    protocol: ReferenceProtocol = field(default_factory=ReferenceProtocol)
+    protocol: dict[str, Any] = field(default_factory=dict)
     calculation: Calculation = "static"
     engine: str = "forcefield"
 
     def __post_init__(self) -> None:
         """Take steps and thresholds from the protocol."""
-        fmax = self.protocol.fmax(self.calculation)
+        self.rules = ReferenceProtocol.model_validate(self.protocol)
+        fmax = self.rules.fmax(self.calculation)
         self.relax_cell = self.calculation == "relax"
         self.steps = 1
         if fmax is not None:
-            most = self.protocol.relax_steps if self.relax_cell else self.protocol.elastic_steps
+            most = self.rules.relax_steps if self.relax_cell else self.rules.elastic_steps
             self.steps = _STEPS_PER_VASP_STEP * most
             # the optimiser judges by the largest force as the gate does, which asks for strictly less
             tighter = 0.95 if self.relax_cell or self.engine != "forcefield" else _ELASTIC_MARGIN
@@ -128,7 +129,7 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
         pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
         for number, (sent, document) in enumerate(pairs):
             asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
-            if reasons := judge_document(document, Asked(asked, self.protocol, self.calculation)):
+            if reasons := judge_document(document, Asked(asked, self.rules, self.calculation)):
                 raise LabelError(
                     f"{self.name}{f', structure {number}' if several else ''}: {explained(reasons)}.",
                     "Look at the structure and at the limits of the calculator.",
@@ -182,7 +183,7 @@ def compute_with_ase(
     A relaxation is done by the Maker; the numbers recorded are those of a fresh evaluation at its end, so that
     statics and relaxations report the same two energies.
     """
-    asked = Asked(frame, maker.protocol, maker.calculation)
+    asked = Asked(frame, maker.rules, maker.calculation)
     known = {
         "engine_version": version, "functional": functional, "potential": spec.potential,
         "directory": Path.cwd().name,
@@ -201,6 +202,6 @@ def compute_with_ase(
         reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(error, LabelError):
             reason = Reason(code="gate", message=error.message)
-        record = refused(frame, maker.protocol, maker.calculation, maker.engine, reason, **known)
+        record = refused(frame, maker.rules, maker.calculation, maker.engine, reason, **known)
     record.wall_seconds = time.perf_counter() - start
     return record

@@ -78,20 +78,22 @@ class ProtocolVaspMaker(BaseVaspMaker):
     Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
     from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
     is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
-    are those of ``ReferenceEngine``.
+    are those of ``ReferenceEngine``, protocol and rehearsal as JSON: queues spell other objects inside Makers as text.
     """
 
     name: str = "vasp"
-    protocol: ReferenceProtocol = field(default_factory=ReferenceProtocol)
+    protocol: dict[str, Any] = field(default_factory=dict)
     calculation: Calculation = "static"
-    rehearsal: Rehearsal | None = None
+    rehearsal: dict[str, Any] | None = None
     wall_time: int | None = None
     frozen_timeout: float = 7200.0
     custodian: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Build the input set from the protocol."""
-        self.input_set_generator = vasp_input_set(self.protocol, self.calculation)
+        self._protocol = ReferenceProtocol.model_validate(self.protocol)
+        self._rehearsal = None if self.rehearsal is None else Rehearsal.model_validate(self.rehearsal)
+        self.input_set_generator = vasp_input_set(self._protocol, self.calculation)
 
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
@@ -118,9 +120,9 @@ class ProtocolVaspMaker(BaseVaspMaker):
         except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
             task = None
             failure, folder = run_failure(error), Path.cwd().name
-            record = refused(frame, self.protocol, self.calculation, "vasp", failure, directory=folder)
+            record = refused(frame, self._protocol, self.calculation, "vasp", failure, directory=folder)
         else:
-            asked = Asked(frame, self.protocol, self.calculation, read_titles(Path("POTCAR")))
+            asked = Asked(frame, self._protocol, self.calculation, read_titles(Path("POTCAR")))
             record = record_from_task(task, asked, allow_rehearsal=self.rehearsal is not None)
             if Path("STOPCAR").exists() and all(reason.code != "walltime" for reason in record.reasons):
                 stopped = Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True)
@@ -132,15 +134,15 @@ class ProtocolVaspMaker(BaseVaspMaker):
         with contextlib.ExitStack() as stack:
             if self.rehearsal:  # its POTCARs exist for the moment they are copied from
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="invented-potcars-"))
-                symbols = self.protocol.potcar_map({site.specie.symbol for site in structure})
-                root = write_invented_potcars(Path(folder), symbols, self.protocol.potcar_functional)
+                symbols = self._protocol.potcar_map({site.specie.symbol for site in structure})
+                root = write_invented_potcars(Path(folder), symbols, self._protocol.potcar_functional)
                 stack.enter_context(potcar_library(root))
             write_inputs(structure, self.input_set_generator)
         command: dict[str, Any] = dict(self.run_vasp_kwargs)
         polling: dict[str, Any] = {"polling_time_step": 2, "monitor_freq": 30}
-        if self.rehearsal:
-            self.rehearsal.write(Path.cwd(), self.name)
-            command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self.rehearsal.command())
+        if self._rehearsal:
+            self._rehearsal.write(Path.cwd(), self.name)
+            command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self._rehearsal.command())
             polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
         handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
