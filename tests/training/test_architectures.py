@@ -71,7 +71,7 @@ STRATEGIES = {
     "delta": {"pull": 0.1, "lr": 0.003},
     "lora": {"lr": 0.003},
     "pft": {"lr": 0.001, "ema": 0.9},
-    "delta+pft": {"pull": 0.1, "lr": 0.003},
+    "delta+pft": {"pull": 0.1, "lr": 0.001, "ema": 0.9},
 }
 
 
