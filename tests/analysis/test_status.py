@@ -1,27 +1,14 @@
 """How far materials are, from the names of jobs in a store of any kind."""
 
-from helpers.synthetic import store_reports, synthetic_reports
+from helpers.synthetic import finished_jobs, store_reports, synthetic_reports
 from phonosmith.analysis.status import owner, read_status
-
-
-def finished(store, names, **metadata):
-    """Put finished jobs into a store."""
-    for name in names:
-        document = {
-            "uuid": f"{name} {metadata}",
-            "index": 1,
-            "name": name,
-            "output": {"value": 1},
-            "metadata": metadata,
-        }
-        store.update(document, key=["uuid", "index"])
 
 
 def test_stages_of_a_half_finished_campaign(job_store):
     ends = ["sample {} large", "label {} 00", "label {} 01", "audit {}", "phonon {} reference", "train {} delta"]
-    finished(job_store, [end.format("si") for end in ends])
-    finished(job_store, [end.format("ge") for end in ends[:3]])
-    finished(job_store, ["label si start", "label si collect", "phonon displacement 3/7"])
+    finished_jobs(job_store, [end.format("si") for end in ends])
+    finished_jobs(job_store, [end.format("ge") for end in ends[:3]])
+    finished_jobs(job_store, ["label si start", "label si collect", "phonon displacement 3/7"])
     # a replaced job leaves a document without output
     job_store.update({"uuid": "r", "index": 1, "name": "train ge delta", "output": None})
     found = read_status(job_store)
@@ -37,10 +24,10 @@ def test_stages_of_a_half_finished_campaign(job_store):
 
 
 def test_metadata_say_what_a_job_is_where_names_do_not(job_store):
-    finished(job_store, ["train si-s3 delta"], stage="train", material="si", variant="si-s3")
-    finished(job_store, ["sample si large"], stage="sample", material="si")
-    finished(job_store, ["label si start", "store_inputs"], stage="label", step="start", material="si")
-    finished(job_store, ["tuned germanium"], stage="train", material="ge")
+    finished_jobs(job_store, ["train si-s3 delta"], stage="train", material="si", variant="si-s3")
+    finished_jobs(job_store, ["sample si large"], stage="sample", material="si")
+    finished_jobs(job_store, ["label si start", "store_inputs"], stage="label", step="start", material="si")
+    finished_jobs(job_store, ["tuned germanium"], stage="train", material="ge")
     found = read_status(job_store).materials
     assert sorted(found) == ["ge", "si"]
     assert {name: stage.done for name, stage in found["si"].stages.items()} == {"sample": 1, "train": 1}
@@ -48,17 +35,17 @@ def test_metadata_say_what_a_job_is_where_names_do_not(job_store):
 
 
 def test_numbers_of_displaced_cells_are_not_expected_of_other_materials(job_store):
-    finished(job_store, ["sample si large", "displace si reference 1/2", "displace si reference 2/2"])
-    finished(job_store, ["sample ge large", "train si delta", "train si delta part 2"])
+    finished_jobs(job_store, ["sample si large", "displace si reference 1/2", "displace si reference 2/2"])
+    finished_jobs(job_store, ["sample ge large", "train si delta", "train si delta part 2"])
     found = read_status(job_store).materials
     assert found["ge"].missing == ["train ge delta"]
     assert found["si"].stages["displace"].done == 2
 
 
 def test_refused_labels_count_as_failed_until_one_of_the_name_succeeds(job_store):
-    finished(job_store, ["sample si large", "label si 00"])
-    finished(job_store, ["label si 01", "label si 02"], refused=True)
-    finished(job_store, ["label si 02"], second=True)
+    finished_jobs(job_store, ["sample si large", "label si 00"])
+    finished_jobs(job_store, ["label si 01", "label si 02"], refused=True)
+    finished_jobs(job_store, ["label si 02"], second=True)
     material = read_status(job_store).materials["si"]
     assert material.failed == {"label si 01": "refused by the label gate"}
     assert (material.stages["label"].done, material.stages["label"].failed) == (2, 1)
@@ -66,7 +53,7 @@ def test_refused_labels_count_as_failed_until_one_of_the_name_succeeds(job_store
 
 def test_reports_end_a_material_and_tell_what_failed(job_store):
     store_reports(job_store, synthetic_reports(2, ("transfer", "delta"), failed={"TiO2": ("delta",)}, seeds=2))
-    finished(job_store, ["sample si large"])
+    finished_jobs(job_store, ["sample si large"])
     found = read_status(job_store).materials
     assert sorted(found) == ["bi2te3", "si", "tio2"]
     assert (found["tio2"].n_reports, found["tio2"].missing) == (2, [])

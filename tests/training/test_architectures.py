@@ -14,6 +14,7 @@ from phonosmith.harmonic.curvature import CurvatureTarget
 from phonosmith.potentials.backend import FreshStart
 from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.registry import load
+from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.replay import label_with
@@ -38,7 +39,7 @@ def truth(foundation):
         for name, parameter in copy.named_parameters():
             if parameter.numel() and backend.block_of(copy, name) is not None:
                 parameter.mul_(1 + 0.05 * torch.randn_like(parameter))
-    return backend.potential(copy, "truth")
+    return TorchPotential(backend, copy, name="truth")
 
 
 def labelled(potential, count, first=0):
@@ -199,7 +200,7 @@ def test_a_fresh_model_takes_the_statistics_of_the_data(foundation):
     frames = labelled(foundation, 2)
     start = FreshStart(seed=1, neighbours=4.0, force_scale=0.5)
     made = [
-        foundation.backend.potential(foundation.backend.fresh(foundation.model, one)).evaluate(frames)
+        TorchPotential(foundation.backend, foundation.backend.fresh(foundation.model, one)).evaluate(frames)
         for one in (start, replace(start, force_scale=1.0))
     ]
     for one, two in zip(*made, strict=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +50,7 @@ class Foundation:
         return name.lower() in (self.name.lower(), *self.aliases)
 
 
-class Architecture:
+class Architecture(ABC):
     """One architecture's files and names; a subclass overrides what differs."""
 
     name: str
@@ -71,21 +72,21 @@ class Architecture:
         """Tell whether its packages are here, without importing them."""
         return all(importlib.util.find_spec(name) for name in self.packages)
 
+    @abstractmethod
     def recognises(self, data: bytes) -> bool:
         """Tell whether a file that is no artefact of ours belongs to this architecture, without running its code."""
-        raise NotImplementedError
 
+    @abstractmethod
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:
         """Put a recognised file's content into the artefact store (``source``: where it came from, for messages)."""
-        raise NotImplementedError
 
     def cached_file(self, foundation: Foundation) -> tuple[Path, str]:
         """Return where a foundation's file lies or would lie on this machine, and the address it comes from."""
-        raise NotImplementedError
+        raise PotentialError(f"It is not known where {self.name} keeps {foundation.name}.", "Give a file.")
 
     def download(self, foundation: Foundation, path: Path, url: str) -> Path:
         """Download a foundation's file and return where it is; OSError, RuntimeError or ValueError says why not."""
-        raise NotImplementedError
+        raise OSError(f"nothing here brings {foundation.name} from {url} to {path}")
 
     def fetch(self, foundation: Foundation) -> Path:
         """Return the local file of a foundation, downloading it when it is not there; it must be the published one."""
@@ -110,8 +111,10 @@ class Architecture:
 
     def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
         """Load the content of an artefact."""
+        from phonosmith.potentials.torch_potential import TorchPotential
+
         backend = self.backend()
-        return backend.potential(backend.unpack(data, dtype, name).to(device), name)
+        return TorchPotential(backend, backend.unpack(data, dtype, name).to(device), name=name)
 
     def probe_difference(self, data: bytes) -> float | None:
         """Return how far predictions for saved probes are off, eV; None when an artefact holds none."""

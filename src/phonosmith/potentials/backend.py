@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
 
-    from phonosmith.potentials.base import Array, Potential
+    from phonosmith.potentials.base import Array
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
-    from phonosmith.potentials.torch_potential import TorchPotential
 
 Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 """heads: several readouts on one trunk; low_rank: LoRA layers; atom_blocks: layers evaluated a few atoms at a time."""
@@ -104,12 +103,6 @@ class Backend(ABC):
         ``positions``.
         """
 
-    def potential(self, model: torch.nn.Module, name: str = "The potential") -> TorchPotential:
-        """Wrap a module for evaluation."""
-        from phonosmith.potentials.torch_potential import TorchPotential
-
-        return TorchPotential(self, model, name=name)
-
     # copies that predict the same
 
     def cast(self, model: torch.nn.Module, dtype: str, device: str = "cpu") -> torch.nn.Module:
@@ -128,16 +121,8 @@ class Backend(ABC):
 
     # training
 
-    def trainable_module(self, potential: Potential) -> torch.nn.Module:
-        """Return the module behind a loaded potential, or raise PotentialError when this kind cannot be trained."""
-        from phonosmith.potentials.torch_potential import TorchPotential
-
-        if potential.architecture != self.architecture or not isinstance(potential, TorchPotential):
-            raise PotentialError(
-                f"{type(potential).__name__} cannot be fine-tuned: it has no torch module of {self.architecture}.",
-                "Use one of the published foundations ('phonosmith models list').",
-            )
-        return potential.model
+    def require_trainable(self, model: torch.nn.Module) -> None:  # noqa: B027  # most architectures refuse nothing
+        """Raise PotentialError when this kind of module cannot be trained."""
 
     @abstractmethod
     def fresh(self, model: torch.nn.Module, start: FreshStart) -> torch.nn.Module:

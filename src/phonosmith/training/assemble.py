@@ -129,8 +129,8 @@ def assemble(
             f"{getattr(foundation, 'architecture', type(foundation).__name__)} cannot be fine-tuned.",
             "Give a loaded potential of a torch architecture, e.g. registry.load('MACE-MPA-0').",
         )
-    backend = foundation.backend
-    module = backend.trainable_module(foundation)
+    backend, module = foundation.backend, foundation.model
+    backend.require_trainable(module)
     _require_abilities(backend, module, spec)
     frames = {"train": train, "valid": valid}
     labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}

@@ -19,6 +19,7 @@ from phonosmith.core.manifest import recorded
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Array, Potential
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.assemble import Assembly, assemble
 from phonosmith.training.checkpoint import metrics_lines
 from phonosmith.training.documents import (
@@ -53,7 +54,7 @@ class TrainingResult:
     @property
     def potential(self) -> Potential:
         """The model, ready to be evaluated."""
-        return self.backend.potential(self.model, self.document.name)
+        return TorchPotential(self.backend, self.model, name=self.document.name)
 
     def register(self, foundation: PotentialRef | None = None) -> TrainingDocument:
         """Put model and metrics log into the artefact store; return the document, with their references noted.

@@ -7,6 +7,7 @@ import pytest
 from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
 
+from helpers.synthetic import finished_jobs
 from phonosmith.analysis.status import read_status
 from phonosmith.cli.main import app
 from phonosmith.engines.local.state import RunState
@@ -32,19 +33,6 @@ def flow():
     return maker.make(AseAtomsAdaptor.get_structure(demo_structure("Si")), resolve("embedded"))
 
 
-def finished(store, names, **metadata):
-    """Put finished jobs into a store."""
-    for name in names:
-        document = {
-            "uuid": f"{name} {metadata}",
-            "index": 1,
-            "name": name,
-            "output": {"value": 1},
-            "metadata": metadata,
-        }
-        store.update(document, key=["uuid", "index"])
-
-
 def asked(*arguments):
     answer = RUNNER.invoke(app, ["status", *map(str, arguments), "--json"])
     assert answer.exit_code == 0, answer.stdout
@@ -54,7 +42,7 @@ def asked(*arguments):
 def test_the_names_of_a_real_flow_are_understood(tmp_path, flow):
     store = open_embedded_jobstore(tmp_path / "store.sqlite")
     names = [job.name for job, _ in flow.iterflow()]
-    finished(store, names)
+    finished_jobs(store, names)
     (material,) = read_status(store).materials.values()
     assert material.material == "si"
     counted = sum(stage.done for stage in material.stages.values())
@@ -68,7 +56,7 @@ def test_a_local_run_says_what_runs_waits_and_failed(tmp_path, flow):
     state.add_flow(flow)
     rows = {row.name: row for row in state.rows()}
     done = [name for name in rows if name.startswith(("sample", "audit", "phonon si reference"))]
-    finished(store, done)
+    finished_jobs(store, done)
     for name in done:
         state.update(rows[name].key, state="done")
     state.update(rows["train si delta"].key, state="failed", error="loss is not finite")

@@ -26,7 +26,7 @@ from phonosmith.potentials.mace.pairs import directed_pairs, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
 
 if TYPE_CHECKING:
-    from phonosmith.potentials.base import Array, Potential
+    from phonosmith.potentials.base import Array
     from phonosmith.potentials.graphs import Batch
 
 
@@ -90,21 +90,18 @@ class MaceBackend(Backend):
             plain = remove_pt_head(model, head)
         return plain.to(dtype)
 
-    def trainable_module(self, potential: Potential) -> Any:
-        """Return the ScaleShiftMACE module of a loaded potential."""
-        module = getattr(potential, "model", None)
-        if type(module).__name__ != "ScaleShiftMACE":
-            kind = type(potential if module is None else module).__name__
+    def require_trainable(self, model: Any) -> None:
+        """Refuse anything but a ScaleShiftMACE, and one with further inputs."""
+        if type(model).__name__ != "ScaleShiftMACE":
             raise PotentialError(
-                f"{kind} cannot be fine-tuned: training needs a ScaleShiftMACE model.",
+                f"{type(model).__name__} cannot be fine-tuned: training needs a ScaleShiftMACE model.",
                 "Use a MACE foundation (all MACE-MP, MPA, OMAT and MatPES models are).",
             )
-        if hasattr(module, "embedding_readout"):
+        if hasattr(model, "embedding_readout"):
             raise PotentialError(
                 "This MACE model has an embedding readout (charge or spin input), which training does not handle.",
                 "Use a foundation without it.",
             )
-        return module
 
     def fresh(self, model: Any, start: FreshStart) -> Any:
         """Return the same architecture with random weights, scaled as mace scales what it trains from scratch."""
