@@ -22,6 +22,7 @@ from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
 from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.matching import find_transforms
 from phonosmith.harmonic.model import (
     SYMPREC,
     HarmonicModel,
@@ -32,6 +33,7 @@ from phonosmith.harmonic.model import (
     require_same_formula,
     unpack_force_constants,
 )
+from phonosmith.harmonic.nac import NacParams, carried_charges, checked_charges
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -93,6 +95,27 @@ def read_phonopy(
     return phonon
 
 
+def add_charges(phonon: Phonopy, path: str | Path) -> None:
+    """Give a calculation the Born charges and the dielectric constant of a file, for the non-analytic term.
+
+    The file is phonopy's ``BORN`` (charges of the symmetry-independent atoms of the same primitive cell), or a phonopy
+    YAML with charges, or with ``BORN`` beside it, of the same crystal in any setting.
+    """
+    source = Path(path)
+    if not source.is_dir() and not bare_name(source.name).endswith((".yaml", ".yml")):
+        phonon.nac_params = _born_file(source, phonon)
+        return
+    other = read_phonopy(source, nac=True)
+    transforms = find_transforms(other.primitive, phonon.primitive)
+    if not transforms:
+        raise MismatchError(
+            f"The charges of {source} belong to another crystal ({composition_of(other.primitive).formula}) than "
+            f"{composition_of(phonon.primitive).formula}.",
+            "Give the BORN file or phonopy.yaml of this crystal.",
+        )
+    phonon.nac_params = carried_charges(other, phonon, transforms[0])
+
+
 def load_harmonic(
     path: str | Path,
     *,
@@ -113,17 +136,26 @@ def load_harmonic(
 
 
 def load_pair(
-    reference: str | Path, candidate: str | Path, calculator: str = "auto", calculations: Calculations | None = None
+    reference: str | Path,
+    candidate: str | Path,
+    calculator: str = "auto",
+    calculations: Calculations | None = None,
+    *,
+    nac: bool = False,
 ) -> tuple[HarmonicModel, HarmonicModel]:
     """Read both sides of a comparison (see `load_harmonic`) with force constants made in one way.
 
     The calculator is ``traditional``, ``symfc`` or ``auto``, which takes forces as they are (traditional, as published
-    figures do) unless one side was stored as force constants from symfc; then symfc serves both.
+    figures do) unless one side was stored as force constants from symfc; then symfc serves both. With ``nac`` the
+    reference brings its Born charges along, which serve both sides of a comparison.
     """
     if calculator not in {"auto", "traditional", "symfc"}:
         raise InputError(f"Unknown force-constants calculator {calculator!r}.", "Choose auto, traditional or symfc.")
     sources = Path(reference), Path(candidate)
-    opened = [_stored_or_read(source, calculations=calculations) for source in sources]
+    opened = [
+        _stored_or_read(source, nac=wanted, calculations=calculations)
+        for source, wanted in zip(sources, (nac, False), strict=True)
+    ]
     stored = [side for side in opened if isinstance(side, HarmonicModel)]
     # a misplaced file is told before the expensive part
     phonons = [side.phonon if isinstance(side, HarmonicModel) else side for side in opened]
@@ -155,7 +187,10 @@ def _stored_or_read(
         document = _StoredPhonons.model_validate_json(read_bounded(source))
     except ValidationError as error:
         raise InputError(f"{source} is no phonon document: {error}.", "Give phonons.json or phonopy.yaml.") from error
-    return unpack_force_constants(default_artefacts().get_bytes(document.force_constants), nac=nac)
+    model = unpack_force_constants(default_artefacts().get_bytes(document.force_constants), nac=nac)
+    if nac and model.phonon.nac_params is None:
+        raise InputError(f"The phonons of {source} have no Born charges.", "Give a BORN file with --born.")
+    return model
 
 
 def _with_force_constants(phonon: Phonopy, fc_calculator: FcCalculator, source: Path) -> HarmonicModel:
@@ -300,18 +335,29 @@ def _written_constants(source: Path) -> Any:
     return None
 
 
-def _nac_params(phonon: Phonopy, data: Any, source: Path) -> Any:
-    from phonopy.file_IO import parse_BORN_from_strings
-    from phonopy.interface.calculator import get_calculator_physical_units
+def _nac_params(phonon: Phonopy, data: Any, source: Path) -> NacParams:
+    if (params := data.nac_params) is not None:
+        return checked_charges(params, phonon, str(source))
+    if (file := _beside(source, "BORN")) is not None:
+        return _born_file(file, phonon)
+    raise InputError(
+        f"{source} holds no Born charges and no BORN lies beside it.",
+        "Give a BORN file, or leave the non-analytic term out.",
+    )
 
-    params = data.nac_params
-    if params is None and (file := _beside(source, "BORN")) is not None:
-        try:
-            params = parse_BORN_from_strings(read_bounded(file).decode(), phonon.primitive)
-        except Exception as error:
-            raise MismatchError(f"{file} does not fit the primitive cell: {error}.", "Check BORN.") from error
-    if params is None:
-        raise InputError(f"{source} holds no Born charges and no BORN lies beside it.", "Ask for nac=False.")
-    if params.get("factor") is None:
-        params["factor"] = get_calculator_physical_units(phonon.calculator).nac_factor
-    return params
+
+def _born_file(file: Path, phonon: Phonopy) -> NacParams:
+    from phonopy.file_IO import parse_BORN_from_strings
+
+    try:
+        params = parse_BORN_from_strings(
+            read_bounded(file).decode(), phonon.primitive, symprec=phonon.symmetry.tolerance
+        )
+    except InputError:
+        raise
+    except Exception as error:
+        raise MismatchError(
+            f"{file} does not fit the primitive cell of {composition_of(phonon.primitive).formula}: {error}.",
+            "BORN has a line for the unit, one for the dielectric tensor, then one for each independent atom.",
+        ) from error
+    return checked_charges(params, phonon, str(file))

@@ -67,13 +67,16 @@ def _lattice_distance(reference: Array, candidate: Array) -> float:
     return float(max(lengths.max() / LENGTH_TOLERANCE, np.abs(ours[3:] - theirs[3:]).max() / ANGLE_TOLERANCE))
 
 
-def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: Integers) -> float:
-    """Return the largest distance in Å between counterparts after the best origin shift (inf without a pairing)."""
+def pair_sites(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: Integers) -> tuple[float, Integers]:
+    """Return the largest distance (Å) between counterparts after the best origin shift, and who they are.
+
+    The candidate's atom of each atom of the reference; the distance is infinite where they cannot be paired.
+    """
     fractions = candidate.scaled_positions @ np.linalg.inv(transform)
     ours, theirs = np.asarray(reference.numbers), np.asarray(candidate.numbers)
     kinds, first, counts = np.unique(ours, return_index=True, return_counts=True)
     rare, anchor = kinds[np.argmin(counts)], first[np.argmin(counts)]
-    best = np.inf
+    best, counterparts = np.inf, np.arange(len(ours))
     for other in np.flatnonzero(theirs == rare):
         shift = reference.scaled_positions[anchor] - fractions[other]
         delta = reference.scaled_positions[:, None] - (fractions + shift)[None]
@@ -85,15 +88,16 @@ def _site_distance(reference: PhonopyAtoms, candidate: PhonopyAtoms, transform: 
             shifts = delta[np.arange(len(ours)), nearest]
             # the anchor need not be where it was: take out the mean shift
             moved = np.linalg.norm((shifts - shifts.mean(axis=0)) @ reference.cell, axis=1)
-            best = min(best, float(moved.max()))
-    return best
+            if (distance := float(moved.max())) < best:
+                best, counterparts = distance, nearest
+    return best, counterparts
 
 
 def _fits(reference: PhonopyAtoms, candidate: PhonopyAtoms, matrix: Integers) -> bool:
     """Tell whether a transform brings lattice and atoms of the candidate onto the reference."""
     return (
         _lattice_distance(reference.cell, matrix @ candidate.cell) <= 1
-        and _site_distance(reference, candidate, matrix) <= SITE_TOLERANCE
+        and pair_sites(reference, candidate, matrix)[0] <= SITE_TOLERANCE
     )
 
 

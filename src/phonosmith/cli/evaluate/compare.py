@@ -31,7 +31,8 @@ def _show(result: PhononComparison) -> None:
         f"scaled RMSE {result.scaled_rmse_thz:.4f} THz   ΔDOS {result.dos_error_percent:.1f} %"
     )
     sides = (result.reference, result.candidate)
-    values = {label: [float(getattr(side, name)) for side in sides] for label, name in _ROWS.items()}
+    quantities = _ROWS | ({"LO-TO at Γ (THz)": "lo_to_splitting_thz"} if result.reference.lo_to_splitting_thz else {})
+    values = {label: [float(getattr(side, name)) for side in sides] for label, name in quantities.items()}
     rows: list[tuple[str, ...]] = [(label, f"{a:.4f}", f"{b:.4f}", f"{b - a:+.4f}") for label, (a, b) in values.items()]
     rows.append(("imaginary modes", *(str(side.n_imaginary_commensurate) for side in sides), ""))
     rows.append(("stable", *("yes" if side.stable else "no" for side in sides), ""))
@@ -49,15 +50,24 @@ def compare(
     temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
     force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)"),
     figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
+    nac: Annotated[
+        bool, typer.Option("--nac", help="non-analytic term (LO-TO) on both sides, by the reference's Born charges")
+    ] = False,
+    born: Annotated[
+        Path | None,
+        typer.Option(help="Born charges for --nac: phonopy's BORN, or a phonopy YAML [default: the reference's own]"),
+    ] = None,
     json_output: bool = JSON,
 ) -> None:
     """Compare candidate phonons with reference phonons on one q-mesh."""
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
-    from phonosmith.harmonic.files import load_pair
+    from phonosmith.harmonic.files import add_charges, load_pair
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.settings import get_settings
 
-    pair = load_pair(reference, candidate, force_constants, calculations_beside)
+    pair = load_pair(reference, candidate, force_constants, calculations_beside, nac=nac and born is None)
+    if born is not None:
+        add_charges(pair[0].phonon, born)
     compared = compare_phonons_in_full(
         *pair, mesh, temperature=temperature, practical_thz=get_settings().stability_threshold_thz
     )

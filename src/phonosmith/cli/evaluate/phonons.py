@@ -34,6 +34,12 @@ def phonons(
     temperature: Annotated[list[float] | None, typer.Option(help="K; repeat for several [default: 300]")] = None,
     force_constants: Annotated[str, typer.Option(help="symfc or traditional")] = "symfc",
     displacement: Annotated[float, typer.Option(help="Å")] = 0.01,
+    born: Annotated[
+        Path | None,
+        typer.Option(
+            help="Born charges for LO-TO: phonopy's BORN of this primitive cell, or a phonopy YAML with charges"
+        ),
+    ] = None,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -59,6 +65,7 @@ def phonons(
         displacement=displacement,
         fc_calculator="symfc" if force_constants == "symfc" else "traditional",
         ref=case.ref,
+        born=born,
         progress=not json_output,
     )
     document = result.document
@@ -72,6 +79,8 @@ def phonons(
         f"mean {document.omega_mean_thz:.3f} THz; "
         + ("stable" if document.stability.stable else f"{document.stability.n_imaginary} imaginary modes")
     )
+    if document.lo_to_splitting_thz is not None:
+        typer.echo(f"LO-TO splitting at Γ {document.lo_to_splitting_thz:.3f} THz")
     heat = document.thermal
     for kelvin, c, s, f in zip(heat.temperatures, heat.heat_capacity, heat.entropy, heat.free_energy, strict=True):
         typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")

@@ -101,4 +101,21 @@ def band_structure(model: HarmonicModel, path: BandPath, match: CellMatch | None
         start + np.linspace(0.0, length, len(segment))
         for start, length, segment in zip(starts, lengths, segments, strict=True)
     )
-    return BandStructure(path, distances, tuple(sorted_frequencies(model, segment) for segment in segments))
+    frequencies = (sorted_frequencies(model, segment, direction=segment[-1] - segment[0]) for segment in segments)
+    return BandStructure(path, distances, tuple(frequencies))
+
+
+def lo_to_splitting(model: HarmonicModel, path: BandPath) -> float | None:
+    """Return the largest rise (THz) of a mode at Γ by the non-analytic term, over the path's directions from Γ.
+
+    For a cubic crystal of two atoms this is ω_LO - ω_TO. None without Born charges, or where no segment touches Γ.
+    """
+    if model.phonon.nac_params is None:
+        return None
+    gamma = np.zeros((1, 3))
+    touching = [segment for segment in path.segments if np.abs(segment[[0, -1]]).max(axis=1).min() < 1e-8]
+    if not touching:
+        return None
+    plain = sorted_frequencies(model, gamma)
+    raised = [sorted_frequencies(model, gamma, direction=segment[-1] - segment[0]) for segment in touching]
+    return float(max((frequencies - plain).max() for frequencies in raised))

@@ -7,6 +7,8 @@ Definitions (those of the published benchmark of MACE-MP-0b3 unless said otherwi
 - Branches are paired by their order at every q-point. mae = Σ_q w_q Σ_b |Δω| / (Σ_q w_q · n_branches); rmse likewise.
 - scaled rmse: the candidate is multiplied by (highest reference / highest candidate mesh frequency) first.
 - ω_mean: weighted mean over the positive mesh frequencies. ω_min, ω_max: extremes on each side's own standard path.
+- Where the reference has Born charges, the non-analytic term of its charges is in the frequencies of both sides (a
+  potential has none of its own).
 - C_v, S, F: sums over the same mesh, see `phonosmith.evaluation.phonons.thermodynamics`.
 """
 
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
+from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, lo_to_splitting, standard_path
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc, PhononSide
 from phonosmith.evaluation.phonons.dos import SMEARING_THZ, density_of_states, dos_difference_percent, frequency_grid
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, MeshFrequencies, mesh_frequencies, sorted_frequencies
@@ -28,8 +30,9 @@ from phonosmith.evaluation.phonons.stability import PRACTICAL_THZ, judge_stabili
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
 from phonosmith.harmonic.files import load_harmonic, load_pair
-from phonosmith.harmonic.matching import match_models
-from phonosmith.harmonic.model import HarmonicModel
+from phonosmith.harmonic.matching import IDENTITY, CellMatch, match_models
+from phonosmith.harmonic.model import HarmonicModel, full_force_constants, new_phonon
+from phonosmith.harmonic.nac import carried_charges
 
 Array = NDArray[np.float64]
 PhononSource = HarmonicModel | PhononDoc | str | Path
@@ -91,7 +94,27 @@ def _side(
         asr_residual=model.asr_residual,
         space_group=symbol,
         space_group_number=number,
+        lo_to_splitting_thz=lo_to_splitting(model, standard_path(model)),
     )
+
+
+def _with_charges_of(
+    reference: HarmonicModel, candidate: HarmonicModel, match: CellMatch
+) -> tuple[HarmonicModel, CellMatch]:
+    """Return the candidate with the reference's Born charges (without any where the reference has none).
+
+    It then has the reference's primitive vectors: phonopy truncates its sums over reciprocal vectors by them, and
+    another choice alone shifts frequencies of TiO2 by 0.01 THz.
+    """
+    if reference.phonon.nac_params is None and candidate.phonon.nac_params is None:
+        return candidate, match
+    old = candidate.phonon
+    matrix = np.asarray(old.primitive_matrix) @ match.transform.T
+    phonon = new_phonon(old.unitcell, old.supercell_matrix, matrix, old.symmetry.tolerance, old.calculator)
+    phonon.force_constants = full_force_constants(old)
+    if reference.phonon.nac_params is not None:
+        phonon.nac_params = carried_charges(reference.phonon, phonon, IDENTITY)
+    return replace(candidate, phonon=phonon), replace(match, transform=IDENTITY)
 
 
 def _percent(candidate: float, reference: float) -> float | None:
@@ -116,6 +139,7 @@ def compare_phonons_in_full(
         When the two do not belong together.
     """
     match = match_models(reference, candidate)
+    candidate, match = _with_charges_of(reference, candidate, match)
     ours = mesh_frequencies(reference, mesh, symmetry=match.same_rotations)
     qpoints = match.to_candidate(ours.qpoints)
     theirs = replace(ours, qpoints=qpoints, frequencies=sorted_frequencies(candidate, qpoints))
@@ -152,7 +176,14 @@ def compare_phonons_in_full(
         n_qpoints=len(ours.qpoints),
         temperature=temperature,
         fc_calculator=f"{reference.fc_calculator} / {candidate.fc_calculator}",
-        notes=list(match.notes),
+        notes=[
+            *match.notes,
+            *(
+                ["non-analytic term of the reference's Born charges on both sides"]
+                if left.lo_to_splitting_thz is not None
+                else []
+            ),
+        ],
     )
     return ComparedPhonons(result, *bands, grid, our_dos, their_dos, ours, theirs)
 

@@ -70,6 +70,9 @@ class PhononDoc(Document):
     force_constants: ArtefactRef = Field(description="compact force constants with the cells they belong to (npz)")
     fc_calculator: str = Field(description="symfc or traditional")
     asr_residual: float = Field(description="largest violation of the acoustic sum rule over either index, eV/Å²")
+    lo_to_splitting_thz: float | None = Field(
+        None, description="largest rise of a mode at Γ by the non-analytic term, THz; none without Born charges"
+    )
     energy: float | None = Field(None, description="energy of the cell, eV")
     volume: float = Field(description="volume of the primitive cell, Å³")
     omega_min_thz: float = Field(description="lowest frequency on the band path, THz (imaginary negative)")
@@ -101,6 +104,9 @@ class PhononSide(Document):
     asr_residual: float = Field(description="largest violation of the acoustic sum rule, eV/Å²")
     space_group: str = Field(description="international symbol")
     space_group_number: int = Field(description="international number")
+    lo_to_splitting_thz: float | None = Field(
+        None, description="largest rise of a mode at Γ by the non-analytic term, THz; none without Born charges"
+    )
 
 
 class PhononComparison(Document):

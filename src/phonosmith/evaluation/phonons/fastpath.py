@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from phonosmith.core.errors import InputError
+from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import FMAX, relax_atoms
 from phonosmith.harmonic.displacements import check_forces
+from phonosmith.harmonic.files import add_charges
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms
 from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from ase import Atoms
     from phonopy import Phonopy
@@ -111,6 +114,7 @@ def evaluate_phonons(
     fmax: float = FMAX,
     steps: int = 500,
     ref: PotentialRef | None = None,
+    born: Path | None = None,
     progress: bool = False,
 ) -> PhononResult:
     """Relax a crystal with its symmetry kept and compute its harmonic phonons.
@@ -126,6 +130,8 @@ def evaluate_phonons(
         Whether cell and positions are relaxed first, to which largest force (eV/Å) and in how many steps.
     ref
         Identity of the potential for the document.
+    born
+        File of Born charges and dielectric constant for the non-analytic term, see `add_charges`.
 
     Raises
     ------
@@ -152,6 +158,11 @@ def evaluate_phonons(
             source=ref.name if ref is not None else potential.architecture,
             progress=progress,
         )
+        if born is not None:
+            add_charges(model.phonon, born)
+            manifest.inputs["born"] = digest_json(
+                {name: np.asarray(value).tolist() for name, value in model.phonon.nac_params.items()}
+            )
         document = summarise_phonons(model, manifest, mesh=mesh, temperatures=temperatures, potential=ref)
     if relaxation is not None:
         document.energy, document.relaxation = relaxation.energy, relaxation.summary()

@@ -67,7 +67,10 @@ def mesh_frequencies(model: HarmonicModel, mesh: Mesh = DEFAULT_MESH, *, symmetr
     return MeshFrequencies(points, weights.astype(float), sorted_frequencies(model, points), mesh_numbers(mesh))
 
 
-def sorted_frequencies(model: HarmonicModel, qpoints: Array) -> Array:
-    """Return frequencies in THz at q-points, sorted at each."""
-    model.phonon.run_qpoints(qpoints)
+def sorted_frequencies(model: HarmonicModel, qpoints: Array, direction: Array | None = None) -> Array:
+    """Return frequencies in THz at q-points, sorted at each.
+
+    ``direction`` (reduced coordinates) is that from which Γ is approached, where a non-analytic term depends on it.
+    """
+    model.phonon.run_qpoints(qpoints, nac_q_direction=direction)
     return np.sort(np.asarray(model.phonon.get_qpoints_dict()["frequencies"], dtype=float), axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
 from phonosmith.core.hashing import digest_structure
-from phonosmith.evaluation.phonons.bands import band_structure, standard_path
+from phonosmith.evaluation.phonons.bands import band_structure, lo_to_splitting, standard_path
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh, mesh_frequencies
 from phonosmith.evaluation.phonons.stability import judge_stability
@@ -46,7 +46,8 @@ def summarise_phonons(
     structure = to_structure(phonon.unitcell)
     manifest.inputs["structure"] = digest_structure(structure)
     sampled = mesh_frequencies(model, mesh)
-    bands = band_structure(model, standard_path(model))
+    path = standard_path(model)
+    bands = band_structure(model, path)
     symbol, number = model.space_group
     dataset = phonon.dataset or {}
     moved = dataset.get("first_atoms", [])
@@ -63,6 +64,7 @@ def summarise_phonons(
         force_constants=store_force_constants(model, artefacts or default_artefacts()),
         fc_calculator=model.fc_calculator,
         asr_residual=model.asr_residual,
+        lo_to_splitting_thz=lo_to_splitting(model, path),
         energy=energy,
         volume=float(phonon.primitive.volume),
         omega_min_thz=bands.lowest,
@@ -77,8 +79,8 @@ def summarise_phonons(
 
 
 def harmonic_from_document(document: PhononDoc, artefacts: ArtefactStore) -> HarmonicModel:
-    """Rebuild the harmonic model of a stored document."""
-    return unpack_force_constants(artefacts.get_bytes(document.force_constants))
+    """Rebuild the harmonic model of a stored document, with its Born charges where it has some."""
+    return unpack_force_constants(artefacts.get_bytes(document.force_constants), nac=True)
 
 
 def write_phonons(model: HarmonicModel, document: PhononDoc, folder: str | Path) -> dict[str, Path]:
