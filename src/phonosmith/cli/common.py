@@ -9,7 +9,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -169,6 +169,17 @@ class Case:
     crystal: Structure
     potential: Potential
     ref: PotentialRef
+
+    def relaxed(self) -> Case:
+        """Return the case with cell and atoms relaxed, the symmetry kept."""
+        from pymatgen.io.ase import AseAtomsAdaptor
+
+        from phonosmith.evaluation.relax import relax_atoms
+        from phonosmith.potentials.base import require_elements
+
+        atoms = AseAtomsAdaptor.get_atoms(self.crystal, msonable=False)
+        require_elements(self.potential, [atoms], self.ref.name)
+        return replace(self, crystal=AseAtomsAdaptor.get_structure(relax_atoms(atoms, self.potential).atoms))
 
 
 def load_case(structure: Path, potential: str, *, trust: bool = False) -> Case:

@@ -222,10 +222,9 @@ def _find_yaml(path: Path) -> Path:
     raise InputError(f"{path} holds none of {', '.join(YAML_NAMES)}.", "Give the YAML file itself.")
 
 
-def _parse(source: Path) -> Any:
-    """Parse a phonopy YAML without running anything it contains."""
+def safe_tree(source: Path) -> dict[str, Any]:
+    """Return what a YAML of phonopy or phono3py holds, without running anything it contains."""
     import yaml
-    from phonopy.interface.phonopy_yaml import PhonopyYamlLoader
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     content = read_bounded(source)
@@ -235,6 +234,13 @@ def _parse(source: Path) -> Any:
         raise InputError(f"{source} is not valid YAML: {str(error)[:200]}.", "Write it again with phonopy.") from error
     if not isinstance(tree, dict) or not {"unit_cell", "supercell", "lattice", "primitive_cell"} & tree.keys():
         raise InputError(f"{source} is not a phonopy file: it holds no cell.", "Give phonopy.yaml.")
+    return tree
+
+
+def _parse(source: Path) -> Any:
+    from phonopy.interface.phonopy_yaml import PhonopyYamlLoader
+
+    tree = safe_tree(source)
     if "phono3py" in tree and "phonopy" not in tree:
         # pairs of displacements are not a phonopy dataset; the cells are the same in both programs
         tree = {key: value for key, value in tree.items() if not key.startswith("displacement")}

@@ -72,3 +72,24 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         done = runner.invoke(app, ["compare", first, str(other)])
         assert done.exit_code == 2, done.output
         assert reason in done.stderr
+
+
+def test_lo_to_by_the_references_charges(shared, tmp_path):
+    folder = shared / "data" / "phonopy" / "NaCl"
+    yaml = str(folder / "phonopy_disp.yaml")
+    command = ["compare", yaml, yaml, "--mesh", "4"]
+    plain, beside, given = (
+        json.loads(runner.invoke(app, [*command, *options, "--json"]).stdout)
+        for options in ([], ["--nac"], ["--born", str(folder / "BORN")])
+    )
+    assert plain["reference"]["lo_to_splitting_thz"] is None
+    for found in (beside, given):
+        # phonopy's own bands of these files at Γ towards X: 7.70 - 4.92 THz
+        assert found["candidate"]["lo_to_splitting_thz"] == pytest.approx(2.783, abs=0.01)
+    assert beside["reference"]["omega_max_thz"] > plain["reference"]["omega_max_thz"]
+    words = runner.invoke(app, [*command, "--nac"]).stdout
+    assert "LO-TO" in words
+    bare = str(shared / "data" / "phonopy" / "Si" / "phonopy_disp.yaml")
+    refused = runner.invoke(app, ["compare", bare, bare, "--nac", "--json"])
+    assert refused.exit_code == 2
+    assert "no Born charges" in json.loads(refused.stdout)["error"]

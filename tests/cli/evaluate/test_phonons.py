@@ -78,3 +78,23 @@ def test_missing_structure_is_named(tmp_path):
     )
     assert done.exit_code == 2
     assert "no.cif" in done.stderr
+
+
+def test_born_charges_split_lo_from_to(tmp_path):
+    file, born, out = tmp_path / "SiC.cif", tmp_path / "BORN", tmp_path / "out"
+    sites = [[0, 0, 0], [0.25, 0.25, 0.25]]
+    Structure.from_spacegroup("F-43m", Lattice.cubic(4.37), ["Si", "C"], sites).to(filename=str(file))
+    born.write_text("14.4\n6.9 0 0 0 6.9 0 0 0 6.9\n2.7 0 0 0 2.7 0 0 0 2.7\n-2.7 0 0 0 -2.7 0 0 0 -2.7\n")
+    command = ["phonons", str(file), "--potential", "embedded-reference", "--supercell", "2 2 2", "--mesh", "4"]
+    done = runner.invoke(app, [*command, "--born", str(born), "--out", str(out), "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["lo_to_splitting_thz"] > 1
+    assert "born_effective_charge" in (out / "phonopy.yaml").read_text()
+    plain = tmp_path / "plain"
+    assert runner.invoke(app, [*command, "--out", str(plain)]).exit_code == 0
+    done = runner.invoke(app, ["compare", str(out), str(plain), "--mesh", "4", "--nac", "--json"])
+    compared = json.loads(done.stdout)
+    # the same forces and the reference's charges on both sides
+    assert compared["mae_thz"] == pytest.approx(0, abs=1e-9)
+    assert compared["candidate"]["lo_to_splitting_thz"] == pytest.approx(found["lo_to_splitting_thz"], abs=1e-6)

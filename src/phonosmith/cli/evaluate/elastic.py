@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, Case, command, load_case, print_json
+from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, command, load_case, print_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,21 +16,6 @@ if TYPE_CHECKING:
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
 OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
-
-
-def _start(structure: Path, name: str, *, relax: bool) -> Case:
-    """Return the crystal (relaxed where asked) and the potential."""
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    from phonosmith.evaluation.relax import relax_atoms
-    from phonosmith.potentials.base import require_elements
-
-    case = load_case(structure, name)
-    atoms = AseAtomsAdaptor.get_atoms(case.crystal, msonable=False)
-    require_elements(case.potential, [atoms], name)
-    if not relax:
-        return case
-    return replace(case, crystal=AseAtomsAdaptor.get_structure(relax_atoms(atoms, case.potential).atoms))
 
 
 def _keep(document: BaseModel, out: Path | None, name: str) -> None:
@@ -59,7 +43,8 @@ def elastic(
     """
     from phonosmith.evaluation.mechanics.fastpath import evaluate_elastic, require_reliable
 
-    case = _start(structure, potential, relax=relax)
+    case = load_case(structure, potential)
+    case = case.relaxed() if relax else case
     document = evaluate_elastic(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "elastic.json")
     require_reliable(document)
@@ -113,7 +98,8 @@ def eos(
     except (OSError, ValueError) as error:
         message = f"{against} holds no equation of state ({type(error).__name__})."
         raise InputError(message, "Give the eos.json that phonosmith eos --out wrote.") from error
-    case = _start(structure, potential, relax=relax)
+    case = load_case(structure, potential)
+    case = case.relaxed() if relax else case
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")
     if figure is not None:

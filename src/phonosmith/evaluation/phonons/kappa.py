@@ -7,7 +7,9 @@ are 2 in size at worst, and SRME is set to 2 where the potential has imaginary m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +17,9 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
-from phonosmith.harmonic.model import atoms_of
+from phonosmith.harmonic.files import safe_tree
+from phonosmith.harmonic.model import SYMPREC, atoms_of
+from phonosmith.harmonic.nac import checked_charges
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -87,19 +91,98 @@ def relaxation_time_conductivity(
     )
 
 
-def third_order_phonon(
-    unitcell: Atoms, potential: Potential, supercell_matrix: ArrayLike, *, distance: float = 0.03
-) -> Phono3py:
-    """Return a Phono3py object of a relaxed cell, its force constants from a potential in one batch.
+def read_phono3py(path: str | Path) -> Phono3py:
+    """Return cells, displacements, forces and charges of a phono3py YAML, with force constants made from the forces.
 
-    The supercell matrix serves second and third order; ``distance`` is the displacement in Å.
+    Forces come from the YAML itself (``phono3py_params.yaml``), else from ``FORCES_FC3`` (and ``FORCES_FC2``) beside
+    it; nothing is taken from the folder the process runs in.
     """
+    phono3py_class()
+    from phono3py.file_IO import parse_FORCES_FC2, parse_FORCES_FC3
+    from phono3py.interface.phono3py_yaml import Phono3pyYamlLoader
+
+    source = Path(path)
+    try:
+        data = Phono3pyYamlLoader(safe_tree(source)).parse().data
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise InputError(f"{source} cannot be understood: {type(error).__name__} {error}.", "Is it whole?") from error
+    if data.unitcell is None or data.dataset is None:
+        raise InputError(f"{source} holds no pairs of displacements.", "Give phono3py_params.yaml with forces.")
+    phonon = phono3py_class()(
+        data.unitcell,
+        data.supercell_matrix,
+        primitive_matrix="auto" if data.primitive_matrix is None else data.primitive_matrix,
+        phonon_supercell_matrix=data.phonon_supercell_matrix,
+        symprec=SYMPREC,
+        calculator=data.calculator,
+        log_level=0,
+    )
+    written = ((data.dataset, "FORCES_FC3", parse_FORCES_FC3), (data.phonon_dataset, "FORCES_FC2", parse_FORCES_FC2))
+    for dataset, name, parse in written:
+        if dataset is None or _has_forces(dataset):
+            continue
+        if not (file := source.with_name(name)).is_file():
+            raise InputError(
+                f"{source} has displacements without forces, and no {name} lies beside it.",
+                "Save phono3py_params.yaml with forces (phono3py --cf3 ... --sp), or put the file there.",
+            )
+        try:
+            parse(dataset, filename=file)
+        except Exception as error:
+            raise MismatchError(f"{file} does not fit {source}: {error}.", "They belong together.") from error
+    phonon.dataset = data.dataset
+    if data.phonon_dataset is not None:
+        phonon.phonon_dataset = data.phonon_dataset
+    if data.nac_params is not None:
+        phonon.nac_params = checked_charges(data.nac_params, phonon, str(source))
+    _produce(phonon)
+    return phonon
+
+
+def _has_forces(dataset: Any) -> bool:
+    return "forces" in dataset or ("first_atoms" in dataset and "forces" in dataset["first_atoms"][0])
+
+
+def _produce(phonon: Phono3py) -> None:
+    """Make force constants of second and third order, translations and permutations imposed, alike for everybody."""
+    fit = "symfc" if "displacements" in phonon.dataset else None
+    phonon.produce_fc3(symmetrize_fc3r=True, fc_calculator=fit)
+    phonon.produce_fc2(symmetrize_fc2=True, fc_calculator=fit)
+
+
+def phono3py_class() -> type[Phono3py]:
+    """Return phono3py's class; ConfigurationError where the package is not installed."""
     try:
         from phono3py import Phono3py
     except ImportError as error:
         raise ConfigurationError(
             "Thermal conductivity needs phono3py.", "Install it with: pip install 'phonosmith[kappa]'."
         ) from error
+    return Phono3py
+
+
+def conductivity_error(candidate: ConductivityResult, reference: ConductivityResult) -> float:
+    """Return SRME of two conductivities; 2 where the candidate has imaginary modes, as the benchmark has it."""
+    if candidate.n_imaginary > reference.n_imaginary:
+        return WORST_SRME
+    return srme(candidate.mode_kappa, reference.mode_kappa)
+
+
+def third_order_phonon(
+    unitcell: Atoms,
+    potential: Potential,
+    supercell_matrix: ArrayLike,
+    *,
+    like: Phono3py | None = None,
+    distance: float = 0.03,
+    progress: bool = False,
+) -> Phono3py:
+    """Return a Phono3py object of a relaxed cell, its force constants from a potential in one batch.
+
+    The supercell matrix serves second and third order; ``distance`` is the displacement in Å. What ``like`` has
+    instead (primitive cell, larger second-order supercell, charges) is taken from there, so that modes can be compared.
+    """
+    Phono3py = phono3py_class()
     from phonopy.structure.atoms import PhonopyAtoms
 
     cell = PhonopyAtoms(
@@ -107,10 +190,25 @@ def third_order_phonon(
         cell=unitcell.cell.array,
         scaled_positions=unitcell.get_scaled_positions(),
     )
-    phonon = Phono3py(cell, np.asarray(supercell_matrix, dtype=int), primitive_matrix="auto", log_level=0)
+    phonon = Phono3py(
+        cell,
+        np.asarray(supercell_matrix, dtype=int),
+        primitive_matrix="auto" if like is None else like.primitive_matrix,
+        phonon_supercell_matrix=None if like is None else like.phonon_supercell_matrix,
+        symprec=SYMPREC,
+        log_level=0,
+    )
+
+    def forces(cells: Sequence[PhonopyAtoms]) -> NDArray[np.float64]:
+        frames = [atoms_of(moved) for moved in cells]
+        return np.array([result.forces for result in potential.evaluate(frames, stress=False, progress=progress)])
+
     phonon.generate_displacements(distance=distance)
-    frames = [atoms_of(moved) for moved in phonon.supercells_with_displacements if moved is not None]
-    phonon.forces = np.array([result.forces for result in potential.evaluate(frames, stress=False)])
-    phonon.produce_fc3(symmetrize_fc3r=True)
-    phonon.produce_fc2(symmetrize_fc2=True)
+    phonon.forces = forces([moved for moved in phonon.supercells_with_displacements if moved is not None])
+    if phonon.phonon_supercell_matrix is not None:
+        phonon.generate_fc2_displacements(distance=distance)
+        phonon.phonon_forces = forces(phonon.phonon_supercells_with_displacements)
+    if like is not None and like.nac_params is not None:
+        phonon.nac_params = like.nac_params
+    _produce(phonon)
     return phonon

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -43,6 +43,42 @@ class QuasiHarmonicResult(Document):
     heat_capacity_p: list[float] = Field(description="heat capacity at constant pressure, J/(K mol of primitive cells)")
     gruneisen: list[float] = Field(description="thermodynamic Grüneisen parameter, dimensionless")
     warnings: list[str] = Field(default_factory=list, description="what a reader should know")
+
+    def at(self, temperature: float) -> QuasiHarmonicPoint:
+        """Return the properties at one temperature (K), by a cubic spline between the temperatures computed."""
+        from scipy.interpolate import CubicSpline
+
+        if not self.temperatures[0] <= temperature <= self.temperatures[-1]:
+            raise InputError(
+                f"{temperature:g} K lies outside {self.temperatures[0]:g} to {self.temperatures[-1]:g} K.",
+                "Compute a wider range of temperatures.",
+            )
+        tables = (self.volumes, self.thermal_expansion, self.bulk_modulus, self.heat_capacity_p, self.gruneisen)
+        return QuasiHarmonicPoint(
+            temperature,
+            *(float(CubicSpline(self.temperatures, table)(temperature)) for table in tables),
+        )
+
+
+class QuasiHarmonicPoint(NamedTuple):
+    """Properties of a primitive cell at one temperature and zero pressure."""
+
+    temperature: float
+    """K"""
+    volume_angstrom3: float
+    thermal_expansion_per_k: float
+    """Volumetric."""
+    bulk_modulus_gpa: float
+    """Isothermal."""
+    heat_capacity_p: float
+    """J/(K mol) of primitive cells."""
+    gruneisen: float
+    """Thermodynamic Grüneisen parameter."""
+
+
+def temperature_grid(highest: float, step: float = 10.0) -> list[float]:
+    """Return temperatures (K) from zero for `quasi_harmonic`, so that derivatives exist up to the highest."""
+    return [step * count for count in range(int(np.ceil(highest / step)) + 3)]
 
 
 def quasi_harmonic(
@@ -165,12 +201,13 @@ def evaluate_qha(
     factors: Sequence[float] = FACTORS,
     temperatures: Sequence[float] = TEMPERATURES,
     mesh: int = 16,
+    progress: Callable[[int, int | None, str], None] | None = None,
 ) -> QhaDoc:
     """Return quasi-harmonic properties of a potential.
 
     The relaxed cell is scaled isotropically to ``factors`` times its volume; 1 and a neighbour on each side serve the
     Grüneisen parameters. Volumes whose atoms do not relax or whose phonons are unstable are left out and named. The
-    supercell matrix is phonopy's; temperatures (K) ascend.
+    supercell matrix is phonopy's; temperatures (K) ascend; ``progress`` is told volumes done, their number, words.
 
     Raises
     ------
@@ -188,7 +225,10 @@ def evaluate_qha(
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
         cells = [scaled_cell(atoms, factor) for factor in ordered]
         models, energies, thermal, left_out = {}, [], [], []
-        for factor, end in zip(ordered, relax_batch(cells, potential, fmax=FMAX, max_steps=MAX_STEPS), strict=True):
+        ends = relax_batch(cells, potential, fmax=FMAX, max_steps=MAX_STEPS)
+        for count, (factor, end) in enumerate(zip(ordered, ends, strict=True)):
+            if progress is not None:
+                progress(count, len(ordered), f"phonons at {factor:g} of the volume")
             if not end.converged:
                 left_out.append(f"volume factor {factor:g}: atoms did not relax below {FMAX:g} eV/Å")
                 continue
