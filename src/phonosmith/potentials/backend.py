@@ -31,6 +31,10 @@ Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 DEFAULT_HEAD = "Default"
 
 
+LammpsStyle = Literal["mace", "mliap"]
+"""``pair_style mace`` (TorchScript, for a LAMMPS that has it) or ``pair_style mliap unified`` (LAMMPS with Python)."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Differentiable outcome of one batch."""
@@ -180,6 +184,13 @@ class Backend(ABC):
     @abstractmethod
     def plain_bytes(self, model: torch.nn.Module) -> bytes:
         """Return the file that the rest of the world reads."""
+
+    def lammps_bytes(self, model: torch.nn.Module, style: LammpsStyle) -> bytes:  # noqa: ARG002
+        """Return the file a LAMMPS pair style reads."""
+        raise ConfigurationError(
+            f"A {self.architecture} model cannot be written for LAMMPS here.",
+            "Export it as a plain file, and use the exporter that comes with its package.",
+        )
 
     def write_plain(self, model: torch.nn.Module, path: Path) -> None:
         """Write the file that the rest of the world reads, trusted here at once."""

@@ -6,7 +6,7 @@ import difflib
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ from phonosmith.potentials.container import is_model_file, store_model
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.embedded import foundation_bytes, reference_bytes
 from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
+
+if TYPE_CHECKING:
+    from phonosmith.potentials.backend import LammpsStyle
 
 EMBEDDED = "embedded"
 EMBEDDED_REFERENCE = "embedded-reference"
@@ -247,6 +250,18 @@ def export_plain(ref: PotentialRef, path: str | Path) -> Path:
     """Write a potential of the store as the file the rest of the world reads; return its path."""
     target = Path(path)
     write_atomic(target, plain_bytes(ref))
+    return target
+
+
+def export_lammps(ref: PotentialRef, path: str | Path, style: LammpsStyle) -> Path:
+    """Write a potential of the store as the file a LAMMPS pair style reads; return its path.
+
+    Its numbers are in double precision; of several heads the last is written, mace's own choice.
+    """
+    backend = architecture(ref.architecture).backend()
+    model = backend.unpack(default_artefacts().get_bytes(ref.artefact), "float64", ref.name)
+    target = Path(path)
+    write_atomic(target, backend.lammps_bytes(backend.single_head(model, backend.heads(model)[-1]), style))
     return target
 
 

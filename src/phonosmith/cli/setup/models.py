@@ -90,27 +90,46 @@ def export_command(
     file: Annotated[
         Path, typer.Argument(help="File to write; a name ending in .safetensors gets the artefact itself.")
     ],
+    lammps: Annotated[
+        bool, typer.Option("--lammps", help="Write for LAMMPS' pair_style mace (TorchScript) instead.")
+    ] = False,
+    mliap: Annotated[
+        bool, typer.Option("--mliap", help="Write for LAMMPS' pair_style mliap unified (Python, GPUs) instead.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
     json_output: bool = JSON,
 ) -> None:
-    """Write a potential as the plain file the rest of the world reads (for MACE a .model)."""
+    """Write a potential as the plain file the rest of the world reads (for MACE a .model), or as a file for LAMMPS.
+
+    Example: phonosmith models export si-tuned si-lammps.pt --lammps
+    """
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.core.errors import InputError
     from phonosmith.core.hashing import digest_file
-    from phonosmith.potentials.registry import export_plain, resolve
+    from phonosmith.potentials.registry import export_lammps, export_plain, resolve
 
+    if lammps and mliap:
+        raise InputError("--lammps and --mliap are two kinds of file.", "Give one of them.")
     if file.exists() and not force:
         raise InputError(f"{file} exists.", "Give another name, or --force to replace it.")
     if not file.parent.is_dir():
         raise InputError(f"There is no folder {file.parent}.", "Create it first.")
     with quiet_libraries():
         ref = resolve(reference)
-        if file.suffix == ".safetensors":
+        if lammps or mliap:
+            export_lammps(ref, file, "mliap" if mliap else "mace")
+        elif file.suffix == ".safetensors":
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
         else:
             export_plain(ref, file)
-    payload = {"file": str(file), "file_sha256": digest_file(file), "potential": ref}
-    answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}."), json_output=json_output)
+    elements = " ".join(ref.elements)
+    use = ""
+    if lammps:
+        use = f"\npair_style mace no_domain_decomposition\npair_coeff * * {file} {elements}"
+    elif mliap:
+        use = f"\npair_style mliap unified {file} 0\npair_coeff * * {elements}"
+    payload = {"file": str(file), "file_sha256": digest_file(file), "potential": ref, "pair_style": use.split("\n")[1:]}
+    answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.{use}"), json_output=json_output)
 
 
 @command("verify", models_app)

@@ -22,10 +22,12 @@ from phonosmith.potentials.mace.blocks import block_size, in_blocks
 from phonosmith.potentials.mace.files import plain_bytes, register_model, unpack_model
 from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.potentials.mace.lammps import lammps_bytes
 from phonosmith.potentials.mace.pairs import directed_pairs, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
 
 if TYPE_CHECKING:
+    from phonosmith.potentials.backend import LammpsStyle
     from phonosmith.potentials.base import Array
     from phonosmith.potentials.graphs import Batch
 
@@ -159,6 +161,10 @@ class MaceBackend(Backend):
     unpack = staticmethod(unpack_model)
     register = staticmethod(register_model)
     plain_bytes = staticmethod(plain_bytes)
+
+    def lammps_bytes(self, model: Any, style: LammpsStyle) -> bytes:
+        """Return the file a LAMMPS pair style reads."""
+        return lammps_bytes(model, style)
 
     def write_plain(self, model: Any, path: Path) -> None:
         """Write a plain ``.model``: the pickle is made here, so its digest goes on the user's trust list."""
