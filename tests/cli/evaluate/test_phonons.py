@@ -98,3 +98,23 @@ def test_born_charges_split_lo_from_to(tmp_path):
     # the same forces and the reference's charges on both sides
     assert compared["mae_thz"] == pytest.approx(0, abs=1e-9)
     assert compared["candidate"]["lo_to_splitting_thz"] == pytest.approx(found["lo_to_splitting_thz"], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_effective_phonons_of_a_crystal_that_is_unstable(tmp_path):
+    # silicon under enormous pressure
+    file = tmp_path / "Si.cif"
+    Structure.from_spacegroup("Fd-3m", Lattice.cubic(4.6), ["Si"], [[0, 0, 0]]).to(filename=str(file))
+    command = ["phonons", str(file), "--potential", "embedded-reference", "--supercell", "1 1 1", "--no-relax"]
+    command += ["--mesh", "4"]
+    done = runner.invoke(
+        app, [*command, "--temperature", "300", "--snapshots", "8", "--out", str(tmp_path / "o"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["stability"]["stable_practical"] is False
+    (warm,) = found["effective"]
+    assert warm["temperature"] == 300
+    assert (tmp_path / "o" / "effective-300K" / "phonopy.yaml").is_file()
+    plain = runner.invoke(app, [*command, "--out", str(tmp_path / "p"), "--json"])
+    assert json.loads(plain.stdout)["effective"] == [], "nobody asked for a temperature"

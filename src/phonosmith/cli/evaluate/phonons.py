@@ -19,6 +19,7 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_json,
+    progress_bar,
 )
 
 
@@ -32,6 +33,14 @@ def phonons(
     no_relax: bool = NO_RELAX,
     mesh: Annotated[int, typer.Option(help="q-points along each axis for thermodynamics")] = 20,
     temperature: Annotated[list[float] | None, typer.Option(help="K; repeat for several [default: 300]")] = None,
+    effective: Annotated[
+        bool | None,
+        typer.Option(
+            "--effective/--harmonic",
+            help="Effective harmonic phonons at each --temperature [default: where harmonic ones are unstable].",
+        ),
+    ] = None,
+    snapshots: Annotated[int, typer.Option(min=2, help="Displaced cells in each iteration of --effective.")] = 64,
     force_constants: Annotated[str, typer.Option(help="symfc or traditional")] = "symfc",
     displacement: Annotated[float, typer.Option(help="Å")] = 0.01,
     born: Annotated[
@@ -43,10 +52,18 @@ def phonons(
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
-    """Relax a crystal with a potential and compute its phonons in one go."""
+    """Relax a crystal with a potential and compute its phonons in one go.
+
+    With --temperature, a crystal whose harmonic phonons are imaginary gets its effective ones at that temperature too
+    (self-consistent harmonic approximation), which say whether thermal motion holds it together.
+
+    Example: phonosmith phonons GeTe.cif --potential tuned --temperature 300 --out phonons
+    """
     from phonosmith.core.errors import InputError
+    from phonosmith.core.manifest import recorded
+    from phonosmith.evaluation.phonons.effective import effective_harmonic
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
-    from phonosmith.evaluation.phonons.summary import write_phonons
+    from phonosmith.evaluation.phonons.summary import summarise_phonons, write_phonons
 
     if force_constants not in {"symfc", "traditional"}:
         raise InputError(f"Unknown --force-constants {force_constants!r}.", "Choose symfc or traditional.")
@@ -70,8 +87,27 @@ def phonons(
     )
     document = result.document
     files = write_phonons(result.model, document, out)
+    wanted = temperature is not None and not document.stability.stable_practical if effective is None else effective
+    at_temperature = []
+    for kelvin in (temperature or [300.0]) if wanted else []:
+        with progress_bar("effective phonons") as progress:
+            model, summary = effective_harmonic(
+                result.model, case.potential, kelvin, snapshots=snapshots, progress=progress
+            )
+        with recorded({"potential": case.ref.sha256}, summary.model_dump(mode="json")) as manifest:
+            warm = summarise_phonons(model, manifest, mesh=mesh, temperatures=[kelvin], potential=case.ref)
+        folder = out / f"effective-{kelvin:g}K"
+        write_phonons(model, warm, folder)
+        at_temperature.append((summary, warm, folder))
     if json_output:
-        print_json(document.model_dump(mode="json", exclude={"structure"}) | {"files": files})
+        payload = document.model_dump(mode="json", exclude={"structure"}) | {"files": files}
+        payload["effective"] = [
+            summary.model_dump(mode="json")
+            | {"omega_min_thz": warm.omega_min_thz, "omega_max_thz": warm.omega_max_thz, "files": str(folder)}
+            | {"stability": warm.stability.model_dump(mode="json")}
+            for summary, warm, folder in at_temperature
+        ]
+        print_json(payload)
         return
     typer.echo(
         f"{document.formula} {document.space_group}: "
@@ -84,5 +120,16 @@ def phonons(
     heat = document.thermal
     for kelvin, c, s, f in zip(heat.temperatures, heat.heat_capacity, heat.entropy, heat.free_energy, strict=True):
         typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")
+    for summary, warm, folder in at_temperature:
+        words = (
+            "stable" if warm.stability.stable_practical else f"{warm.stability.n_imaginary_practical} imaginary modes"
+        )
+        typer.echo(
+            f"effective at {summary.temperature:g} K: ω {warm.omega_min_thz:.3f} to {warm.omega_max_thz:.3f} THz; "
+            f"{words} ({folder})"
+        )
+        if not summary.converged:
+            note = f"not converged after {summary.iterations} iterations (drift {summary.drift_thz:.2f} THz)"
+            typer.secho(f"Warning: effective phonons at {summary.temperature:g} K {note}.", fg="yellow", err=True)
     for path in files.values():
         typer.echo(str(path))
