@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from jobflow import run_locally
+from pymatgen.core import Lattice, Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
@@ -24,11 +25,11 @@ def silicon():
     return AseAtomsAdaptor.get_structure(demo_structure("Si"))
 
 
-def phonons(engine, folder, structure=None, matrix=TWO):
+def phonons(engine, folder, structure=None, matrix=TWO, **options):
     folder.mkdir()
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()
-    member = reference_phonons(structure or silicon(), engine, matrix, "phonon si reference", 4)
+    member = reference_phonons(structure or silicon(), engine, matrix, "phonon si reference", 4, **options)
     run_locally(member, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
     uuid = member.uuid if not hasattr(member, "jobs") else member.output.uuid
     found = store.get_output(uuid, load=True)
@@ -55,6 +56,28 @@ def test_vasp_flow_through_the_standin_gives_the_phonons_of_the_fast_path(tmp_pa
     assert float(frequencies[0].max()) > 10  # THz: silicon's optical modes
     np.testing.assert_allclose(frequencies[1], frequencies[0], atol=1e-3)
     assert compare_phonons(fast, played, 4).mae_thz < 1e-3
+
+
+@pytest.mark.slow
+def test_vasp_flow_with_charges_splits_lo_from_to(tmp_path):
+    from phonosmith.core.errors import ConfigurationError
+    from phonosmith.evaluation.phonons.bands import lo_to_splitting, standard_path
+
+    sites = [[0, 0, 0], [0.25, 0.25, 0.25]]
+    carbide = Structure.from_spacegroup("F-43m", Lattice.cubic(4.36), ["Si", "C"], sites).get_primitive_structure()
+    engine = make_engine("vasp", rehearsal=True, potential="embedded-reference")
+    model = phonons(engine, tmp_path / "charged", carbide, nac=True)
+    params = model.phonon.nac_params
+    # what the stand-in wrote: opposite nominal charges, a dielectric constant of 5
+    assert np.allclose(params["born"].sum(axis=0), 0, atol=1e-6)
+    assert np.allclose(params["dielectric"], 5 * np.eye(3))
+    assert lo_to_splitting(model, standard_path(model)) > 0.5
+    fast = phonons(make_engine("forcefield", potential="embedded-reference"), tmp_path / "fast", carbide)
+    compared = compare_phonons(model, fast, 4)
+    assert compared.mae_thz < 2e-3
+    assert compared.candidate.lo_to_splitting_thz == pytest.approx(compared.reference.lo_to_splitting_thz, abs=5e-3)
+    with pytest.raises(ConfigurationError, match="no Born charges"):
+        reference_phonons(carbide, make_engine("forcefield", potential="embedded-reference"), TWO, "x", 4, nac=True)
 
 
 @pytest.mark.slow

@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from phonosmith.reference.engines import ReferenceEngine
 
 
-CALCULATIONS = ("relax", "static", "displace")
+CALCULATIONS = ("relax", "static", "displace", "dielectric")
 """Stages of a program's calculations behind phonons, first words of their names."""
 CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
 
 
 def reference_phonons(
-    structure: Structure, engine: ReferenceEngine, matrix: list[list[int]], name: str, mesh: int
+    structure: Structure, engine: ReferenceEngine, matrix: list[list[int]], name: str, mesh: int, *, nac: bool = False
 ) -> Job | Flow:
     """Return the job or flow whose output is the reference's ``PhononDoc`` in one supercell; see `PhononFlowMaker`."""
-    member = PhononFlowMaker(name=name, engine=engine, mesh=mesh).make(structure, matrix)
+    member = PhononFlowMaker(name=name, engine=engine, mesh=mesh, nac=nac).make(structure, matrix)
     for stage in CALCULATIONS:
         member.update_metadata({STAGE: stage}, name_filter=f"{stage} {name.removeprefix('phonon ')}")
     return member

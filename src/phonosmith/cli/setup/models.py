@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, app, command, print_json, print_table, quiet_libraries
+from phonosmith.cli.common import (
+    JOBFLOW,
+    JSON,
+    STORE,
+    TRUST,
+    answer,
+    app,
+    command,
+    open_store,
+    print_json,
+    print_table,
+    quiet_libraries,
+)
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -130,6 +142,47 @@ def export_command(
         use = f"\npair_style mliap unified {file} 0\npair_coeff * * {elements}"
     payload = {"file": str(file), "file_sha256": digest_file(file), "potential": ref, "pair_style": use.split("\n")[1:]}
     answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.{use}"), json_output=json_output)
+
+
+@command("card", models_app)
+def card_command(
+    reference: _Ref,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write [default: print].")] = None,
+    training: Annotated[Path | None, typer.Option(help="training.json that 'phonosmith train' wrote.")] = None,
+    store: Path | None = STORE,
+    jobflow: bool = JOBFLOW,
+    json_output: bool = JSON,
+) -> None:
+    """Write the card of a fine-tuned potential: data, settings, verdict, limits, licence of its foundation.
+
+    Training and verdict are looked up in the job store, or in a file of 'phonosmith train'.
+
+    Example: phonosmith models card si-tuned --training try/model/training.json
+    """
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.report.card import Evidence, find_evidence, model_card, read_training
+
+    with quiet_libraries():
+        ref = resolve(reference)
+        evidence = Evidence()
+        if store is not None or jobflow:
+            opened = open_store(store, jobflow=jobflow)
+            opened.connect()
+            evidence = find_evidence(opened, ref)
+        if training is not None:
+            evidence = Evidence(read_training(training), evidence.material)
+        card = model_card(ref, evidence)
+    if out is not None:
+        write_atomic(out, card.encode())
+    payload = {
+        "file": None if out is None else str(out),
+        "potential": ref,
+        "card": card,
+        "training": evidence.training is not None,
+        "judged": evidence.judged(ref) is not None,
+    }
+    answer(payload, lambda: typer.echo(card if out is None else f"Wrote {out}."), json_output=json_output)
 
 
 @command("verify", models_app)

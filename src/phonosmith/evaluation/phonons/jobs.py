@@ -194,6 +194,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
     min_length
         With an engine: shortest edge of the supercell when none is given, Å.
+    nac
+        With an engine: calculate Born charges and dielectric tensor too (VASP), for the non-analytic term.
     potential, source
         With a maker: identity of the potential, None for DFT; code or potential in messages.
     """
@@ -202,6 +204,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     engine: ReferenceEngine | None = None
     maker: Any = None
     min_length: float = 20.0
+    nac: bool = False
     fc_calculator: FcCalculator = "symfc"
     mesh: int = DEFAULT_MESH
     temperatures: list[float] = field(default_factory=lambda: [300.0])
@@ -216,9 +219,10 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
         if self.engine is not None:
             supercell_matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
-            if (potential := engine_potential(self.engine)) is not None:
+            if (potential := engine_potential(self.engine)) is not None and not self.nac:
                 return FastPhononMaker(name=self.name, **settings).make(structure, potential, supercell_matrix)
-            maker, source = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon ")), self.engine.name
+            maker = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon "), nac=self.nac)
+            source = self.engine.name
         if maker is None:
             raise ConfigurationError(
                 "PhononFlowMaker has no engine and no maker.", "Pass one of make_engine, or an atomate2 PhononMaker."
@@ -252,8 +256,16 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
-    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate."""
+def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, nac: bool = False) -> Any:
+    """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
+
+    With ``nac`` it calculates Born charges and the dielectric tensor too; ConfigurationError for an engine that cannot.
+    """
+    born_maker = engine.born(f"dielectric {owner}".strip()) if nac else None
+    if nac and born_maker is None:
+        raise ConfigurationError(
+            f"The engine {engine.name} computes no Born charges.", "Use the vasp engine, or leave nac out."
+        )
     settings = {
         "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
         "static_energy_maker": engine.static(f"static {owner}".strip()),
@@ -265,7 +277,7 @@ def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "") -> Any:
     if engine.name == "vasp":
         from atomate2.vasp.flows.phonons import PhononMaker
 
-        return PhononMaker(born_maker=None, **settings)
+        return PhononMaker(born_maker=born_maker, **settings)
     from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
 
     return ForceFieldPhononMaker(**settings)
