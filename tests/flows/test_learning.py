@@ -1,8 +1,14 @@
+import json
+from types import SimpleNamespace
+
 import pytest
+from ase import Atoms
 from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
+from typer.testing import CliRunner
 
 from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
+from phonosmith.cli.main import app
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
@@ -10,7 +16,7 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import judge_production
-from phonosmith.flows.learning import AdaptiveMaker, _reason
+from phonosmith.flows.learning import AdaptiveMaker, _reason, force_disagreement, next_places
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
@@ -86,6 +92,7 @@ def test_what_it_cannot_do_is_said_at_once():
         ({"strategy": "pft"}, "force constants"),
         ({"engine": None}, "engine"),
         ({"n_valid": 0}, "1"),
+        ({"committee": 2, "layer_size": 2}, "3 training labels"),
     ):
         with pytest.raises(ConfigurationError, match=word):
             maker(**changes).make(crystal, resolve("embedded"))
@@ -115,3 +122,63 @@ def test_a_committee_that_proves_nothing_ends_with_everything_allowed_labelled(t
     assert only.spread_thz > 1e-9 or not only.improved
     assert "largest number of rounds" in report.reason
     assert sum(cost.stage == "train" for cost in report.costs) == 2
+
+
+def test_next_configurations_are_the_most_doubtful_ones():
+    assert next_places(5, [], {}, 2) == [0, 1]
+    assert next_places(5, [0, 1], {2: 0.1, 3: 0.3, 4: 0.2}, 2) == [3, 4]
+    # equal doubts: the order of sampling
+    assert next_places(5, [1], {0: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}, 3) == [0, 2, 3]
+    assert next_places(2, [0, 1], {}, 2) == []
+
+
+def test_disagreement_of_forces_by_hand():
+    class Pulls:
+        def __init__(self, strength):
+            self.strength = strength
+
+        def evaluate(self, frames, *, stress):
+            return [SimpleNamespace(forces=self.strength * frame.positions) for frame in frames]
+
+    near, far = Atoms("Si2", positions=[[0, 0, 0], [1, 0, 0]]), Atoms("Si2", positions=[[0, 0, 0], [0, 3, 4]])
+    # two members, strengths 1 and 3: the standard deviation of each component is √2 times the position
+    assert force_disagreement([Pulls(1.0), Pulls(3.0)], [near, far]) == pytest.approx([1.0, 5.0])
+
+
+@pytest.mark.slow
+def test_a_committee_labels_where_it_disagrees(tmp_path):
+    chosen = {"committee": 3, "spread_thz": 1e-9, "max_rounds": 2, "n_valid": 1, "layer_size": 3}
+    report, store = run(maker(training={"epochs": 3, "lr": 0.005}, **chosen), tmp_path / "run")
+    assert [one.n_labels for one in report.rounds] == [4, 7]
+    # members saw different labels, so that their phonons differ although all are trained alike
+    assert all(one.spread_thz > 1e-4 for one in report.rounds)
+    subsets = [store.query_one({"name": f"subset si transfer r2 s{member}"}, load=True)["output"] for member in (1, 2)]
+    assert [one["n_frames"] for one in subsets] == [3, 3]
+    assert subsets[0]["sha256"] != subsets[1]["sha256"]
+
+
+@pytest.mark.slow
+def test_the_command_goes_on_where_it_stopped(tmp_path):
+    command = [
+        "adapt", "tutorials/Si.cif", "--foundation", "embedded", "--engine", "forcefield",
+        "--potential", "embedded-reference", "--out", str(tmp_path / "si"), "--cell", "primitive", "--min-length", "6",
+        "--mesh", "4", "--committee", "2", "--max-rounds", "1", "--set", "epochs=2", "--json",
+    ]  # fmt: skip
+    first, second = (CliRunner().invoke(app, command) for _ in range(2))
+    assert first.exit_code == second.exit_code == 0, first.output
+    found = json.loads(first.stdout)
+    assert found["labels_used"] == 4
+    assert found["stopped_because"]
+    assert [one["round"] for one in found["history"]] == [1]
+    assert (tmp_path / "si" / "model.model").is_file()
+    assert json.loads(second.stdout)["potential"] == found["potential"]
+
+
+def test_the_command_refuses_what_cannot_be(tmp_path):
+    command = ["adapt", "tutorials/Si.cif", "--foundation", "embedded", "--engine", "forcefield", "--json"]
+    done = CliRunner().invoke(app, [*command, "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "needs a potential" in json.loads(done.stdout)["error"]
+    done = CliRunner().invoke(app, [*command, "--potential", "embedded", "--strategy", "pft", "--out", str(tmp_path)])
+    assert done.exit_code == 2
+    assert "force constants" in json.loads(done.stdout)["error"]

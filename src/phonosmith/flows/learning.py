@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.settings import material_settings
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.potentials.registry import load
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import LabelMaker
@@ -47,7 +50,13 @@ from phonosmith.training.jobs import FineTuneMaker
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from phonosmith.harmonic.model import HarmonicModel
+    from phonosmith.potentials.base import Potential
+
+MIN_TRAIN = 2
+"""Labels a training needs at least."""
 
 
 class AdaptiveState(Document):
@@ -58,7 +67,11 @@ class AdaptiveState(Document):
     foundation: PotentialRef = Field(description="potential to start from")
     matrix: list[list[int]] = Field(description="supercell of phonons")
     sample: Awaited[SamplingDoc] = Field(description="every configuration there is")
-    n_frames: int = Field(0, description="training configurations asked")
+    asked: list[int] = Field(default_factory=list, description="training configurations asked so far, by their place")
+    doubts: dict[int, float] = Field(
+        default_factory=dict,
+        description="configurations not asked yet: how far forces of the committee are apart there, eV/Å",
+    )
     labels: Awaited[AuditedLabels] | None = Field(None, description="of all rounds")
     trainings: list[Awaited[TrainingDocument]] = Field(default_factory=list, description="of the committee, last round")
     phonons: list[Awaited[PhononDoc]] = Field(default_factory=list, description="of the committee, last round")
@@ -69,10 +82,11 @@ class AdaptiveState(Document):
 
 @dataclass
 class AdaptiveMaker(Maker):
-    """Label layer by layer, outermost first, until phonons and verdict stop moving.
+    """Label a few configurations at a time until phonons and verdict stop moving.
 
-    Every configuration is sampled at once (that is cheap); each round labels one more layer - the next configuration of
-    every training trajectory - trains, and computes phonons. It ends when the phonons moved less than ``change_thz``
+    Every configuration is sampled at once (that is cheap); each round labels some more, trains, and computes phonons.
+    The first are the outermost of every training trajectory; with a committee the next are those where its forces are
+    furthest apart, without one the next layer. It ends when the phonons moved less than ``change_thz``
     since the round before and the verdict did not change; with a committee, when its members' phonons differ by less
     than ``spread_thz``, which can be after the first round. No reference phonons are needed.
 
@@ -81,13 +95,14 @@ class AdaptiveMaker(Maker):
     strategy, training, sampling
         Preset, settings that replace its own, and those that differ from the protocol.
     layer_size
-        Training configurations labelled per round; one of every trajectory when None.
+        Training configurations labelled per round; as many as there are trajectories when None.
     n_valid
         Validation configurations, labelled in the first round.
     change_thz, spread_thz
         Largest change of the phonons between rounds, and largest mean phonon MAE between pairs of the committee, THz.
     committee
-        Trainings per round, with different seeds.
+        Trainings per round. The first has all labels and is the result; each of the others goes without another part of
+        them (a jackknife), so that their phonons show what the labels do not decide.
     max_rounds
         Rounds at most; None: until everything sampled is labelled.
     min_length, mesh, seed
@@ -121,6 +136,12 @@ class AdaptiveMaker(Maker):
             )
         if self.committee < 1 or self.n_valid < 1 or (self.layer_size or 1) < 1:
             raise ConfigurationError("committee, n_valid and layer_size must be 1 or more.", "Correct the setting.")
+        if self.committee > 1 and self.layer_size is not None and self.layer_size <= MIN_TRAIN:
+            raise ConfigurationError(
+                f"With a committee the first round needs {MIN_TRAIN + 1} training labels, layer_size is "
+                f"{self.layer_size}.",
+                "Each member goes without some, and could not be trained on fewer. Raise layer_size, or committee=1.",
+            )
         label = material or structure.composition.reduced_formula
         key = "-".join(label.lower().split())
         sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
@@ -142,9 +163,10 @@ class AdaptiveMaker(Maker):
         frames = sampled_frames(state.sample)
         train = [frame for frame in frames if frame.split == "train"]
         layer = self.layer_size or sum(abs(one.volume_factor - 1.0) > 1e-9 for one in state.sample.configurations)
-        asked = train[state.n_frames : state.n_frames + layer]
-        if not asked or (self.max_rounds is not None and number > self.max_rounds):
+        places = next_places(len(train), state.asked, state.doubts, layer)
+        if not places or (self.max_rounds is not None and number > self.max_rounds):
             return None
+        asked = [train[place] for place in places]
         if number == 1:
             asked = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *asked]
         assert engine is not None  # make has checked
@@ -155,13 +177,20 @@ class AdaptiveMaker(Maker):
         for member in range(self.committee):
             words = (self.strategy, f"r{number}", *([f"s{member}"] if self.committee > 1 else []))
             trainer = FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
-            training = trainer.make(state.foundation, join.output.train, join.output.valid, material=key)
+            train_set = join.output.train
+            if member > 0:
+                # seeds alone agree on whatever few labels say: members of a committee must have seen different ones
+                part = named(leave_out(train_set, member - 1, self.committee - 1), "subset", key, *words)
+                jobs.append(part)
+                train_set = part.output
+            training = trainer.make(state.foundation, train_set, join.output.valid, material=key)
             phonon = FastPhononMaker(mesh=self.mesh).make(structure, training.output.model, state.matrix)
             jobs += [named(training, "train", key, *words), named(phonon, "phonon", key, *words)]
             trainings.append(training.output)
             phonons.append(phonon.output)
         following = {
-            "n_frames": min(state.n_frames + layer, len(train)),
+            "asked": [*state.asked, *places],
+            "doubts": {},
             "labels": join.output,
             "trainings": trainings,
             "phonons": phonons,
@@ -198,6 +227,19 @@ def join_labels(report: Any, previous: AuditedLabels | None, material: str) -> A
     return joined.model_copy(update={name: getattr(joined, name) + getattr(previous, name) for name in summed})
 
 
+@job(output_schema=DatasetRef)
+def leave_out(train: Any, part: int, parts: int) -> DatasetRef:
+    """Keep the training labels whose place modulo ``parts`` is not ``part``; go without one where few would be left."""
+    from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
+
+    ref = DatasetRef.model_validate(train)
+    frames = get_dataset(ref)
+    few = parts < 2 or len(frames) - -(-len(frames) // parts) < MIN_TRAIN
+    groups = len(frames) if few else parts
+    kept = [atoms for place, atoms in enumerate(frames) if place % groups != part % groups]
+    return put_dataset(kept, name=f"{ref.name} without {part}", parents=[ref.sha256])
+
+
 @job(config=JobConfig(pass_manager_config=False))
 def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState) -> AdaptiveReport | Response[Any]:
     """Return the report when phonons have stopped moving or nothing is left, else start the next round."""
@@ -214,7 +256,7 @@ def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState
         if len(models) > 1:
             apart = [_distance(a, b, maker.mesh) for a, b in itertools.combinations(models, 2)]
             spread = None if None in apart else float(np.mean(np.array(apart, dtype=float)))
-        this = _round(state, state.n_frames + min(maker.n_valid, sample.n_valid), change, spread)
+        this = _round(state, len(state.asked) + min(maker.n_valid, sample.n_valid), change, spread)
     key, atoms = state.key, round(labels.train.n_atoms / labels.train.n_frames)
     earlier = [one for one in state.costs if one.stage != "label"] or [costs.sampling_cost(f"sample {key}", sample)]
     spent = [
@@ -226,7 +268,8 @@ def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState
     rounds = [*state.rounds, this]
     reason = _reason(maker, rounds)
     if reason is None:
-        flow = maker.round(structure, state.model_copy(update={"rounds": rounds, "costs": spent}))
+        doubts = _doubts(state) if maker.committee > 1 else {}
+        flow = maker.round(structure, state.model_copy(update={"rounds": rounds, "costs": spent, "doubts": doubts}))
         if flow is not None:
             return Response(replace=flow)
     total = sample.n_train + sample.n_valid
@@ -247,6 +290,40 @@ def judge_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState
         costs=spent,
         manifest=manifest,
     )
+
+
+def next_places(n_frames: int, asked: Sequence[int], doubts: Mapping[int, float], count: int) -> list[int]:
+    """Return which configurations to label next: the most doubtful, else the first in order, none twice.
+
+    >>> next_places(6, [0, 1], {2: 0.1, 3: 0.3, 4: 0.2, 5: 0.0}, 2)
+    [3, 4]
+    >>> next_places(6, [0, 1], {}, 2)
+    [2, 3]
+    """
+    left = [place for place in range(n_frames) if place not in set(asked)]
+    return sorted(left, key=lambda place: (-doubts.get(place, 0.0), place))[:count]
+
+
+def force_disagreement(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> list[float]:
+    """Return how far a committee's forces are apart in each configuration, eV/Å.
+
+    That is the root mean square over atoms of the standard deviation of a force vector between the members.
+    """
+    forces = [[answer.forces for answer in one.evaluate(frames, stress=False)] for one in potentials]
+    return [
+        float(np.sqrt(np.var(np.stack(of_one), axis=0, ddof=1).sum(axis=-1).mean()))
+        for of_one in zip(*forces, strict=True)
+    ]
+
+
+def _doubts(state: AdaptiveState) -> dict[int, float]:
+    """Return the committee's force disagreement in the configurations that have not been asked."""
+    train = [frame for frame in sampled_frames(state.sample) if frame.split == "train"]
+    left = [place for place in range(len(train)) if place not in set(state.asked)]
+    if not left:
+        return {}
+    members = [load(one.model) for one in state.trainings if one.model is not None]
+    return dict(zip(left, force_disagreement(members, [train[place].to_atoms() for place in left]), strict=True))
 
 
 def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float | None:
@@ -310,7 +387,7 @@ def _reason(maker: AdaptiveMaker, rounds: list[AdaptiveRound]) -> str | None:
 
 def _exhausted(this: AdaptiveRound, state: AdaptiveState) -> str:
     moved = this.phonon_change_thz if this.spread_thz is None else this.spread_thz
-    everything = state.n_frames >= state.sample.n_train
+    everything = len(state.asked) >= state.sample.n_train
     what = "every sampled configuration is labelled" if everything else "the largest number of rounds is over"
     return what if moved is None else f"{what}; phonons still uncertain by {moved:.3f} THz"
 

@@ -1,0 +1,184 @@
+"""``phonosmith adapt``: label a few configurations at a time, where potentials disagree, until phonons stand still."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from phonosmith.cli.common import (
+    JSON,
+    STRUCTURE,
+    TRUST,
+    answer,
+    command,
+    print_table,
+    quiet_libraries,
+    read_yaml,
+    shown,
+)
+from phonosmith.core.errors import ConfigurationError, PhonosmithError
+
+if TYPE_CHECKING:
+    from phonosmith.analysis.learning_documents import AdaptiveReport
+    from phonosmith.reference.engines import ReferenceEngine
+
+
+@command("adapt")
+def adapt(
+    out: Annotated[Path, typer.Option(help="Folder for the run, the model (model.model) and adaptive.json.")],
+    foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
+    engine: Annotated[str, typer.Option(help="Who computes labels: vasp, forcefield or gpaw.")],
+    structure: Path = STRUCTURE,
+    potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
+    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
+    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in."),
+    strategy: Annotated[str, typer.Option(help="A strategy that trains on labels alone.")] = "transfer",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
+    cell: Annotated[str, typer.Option(help="Size of the labelled cells: primitive, small or large.")] = "small",
+    committee: Annotated[
+        int, typer.Option(min=1, help="Trainings per round; all but one go without a part of the labels.")
+    ] = 3,
+    layer: Annotated[int, typer.Option(min=1, help="Training labels per round.")] = 3,
+    n_valid: Annotated[int, typer.Option(min=1, help="Validation labels, made in the first round.")] = 1,
+    spread: Annotated[float, typer.Option(min=0, help="THz the committee's phonons may differ by at the end.")] = 0.05,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most [until all is labelled].")] = None,
+    min_length: Annotated[float, typer.Option(min=1, help="Shortest edge of the phonon supercell, Å.")] = 20.0,
+    mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis of phonon comparisons.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    trust: bool = TRUST,
+    json_output: bool = JSON,
+) -> None:
+    """Spend as few DFT labels as the phonons need: label, train a committee, label where it disagrees, repeat.
+
+    Everything is sampled first (cheap). Each round labels the configurations in which the forces of the committee are
+    furthest apart, and ends when its phonons agree. No reference phonons are needed. Interrupt it as you like: the same
+    command goes on where it stopped.
+
+    Example: phonosmith adapt Si.cif --foundation embedded --engine forcefield --potential embedded-reference --out si
+    """
+    out = out.resolve()
+    from phonosmith.analysis.learning_documents import AdaptiveReport
+    from phonosmith.core.artefacts import write_atomic
+    from phonosmith.core.identity import fix_identities
+    from phonosmith.engines.local.runner import LocalRunner
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.flows.learning import AdaptiveMaker
+    from phonosmith.potentials.registry import export_plain, resolve
+    from phonosmith.structures.reading import read_structure
+    from phonosmith.training.spec import parse_settings
+
+    crystal = read_structure(structure)
+    maker = AdaptiveMaker(
+        engine=_engine(engine, protocol, potential, {site.specie.symbol for site in crystal}, rehearsal=rehearsal),
+        strategy=strategy,
+        training=parse_settings(settings or []),
+        sampling={"cell": cell},
+        layer_size=layer,
+        n_valid=n_valid,
+        committee=committee,
+        spread_thz=spread,
+        max_rounds=max_rounds,
+        min_length=min_length,
+        mesh=mesh,
+        seed=seed,
+    )
+    with quiet_libraries():
+        flow = fix_identities(maker.make(crystal, resolve(foundation, trust=trust)))
+    store = open_embedded_jobstore(out / "store.sqlite")
+    store.connect()
+    runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
+    runner.retry()
+    summary = runner.run(flow)
+    for row in summary.failed:
+        typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
+    if not summary.ok:
+        raise PhonosmithError(
+            f"{len(summary.failed)} jobs failed, and the labels made so far do not decide anything yet.",
+            "Mend the cause named above and run the same command again: what is done is kept.",
+        )
+    report = AdaptiveReport.model_validate(store.get_output(flow.output.uuid, load=True))
+    files = [out / "adaptive.json", out / "model.model"]
+    write_atomic(files[0], (report.model_dump_json(indent=1) + "\n").encode())
+    export_plain(report.potential, files[1])
+    payload = _payload(report, files)
+    answer(payload, lambda: _show(payload), json_output=json_output)
+
+
+def _engine(
+    name: str, protocol: Path | None, potential: str | None, symbols: set[str], *, rehearsal: bool
+) -> ReferenceEngine:
+    """Return the engine, its program checked before anything is computed."""
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.protocol import load_protocol
+
+    fields = None if protocol is None else read_yaml(protocol)
+    if fields is not None and not isinstance(fields, dict):
+        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
+    made = make_engine(name, load_protocol(fields), potential, rehearsal=rehearsal)
+    if name == "gpaw":
+        from phonosmith.reference.gpaw import require_gpaw
+
+        require_gpaw()
+    elif name == "forcefield":
+        from phonosmith.reference.forcefield import CalculatorSpec, require_covered
+
+        require_covered(CalculatorSpec.model_validate(made.calculator), symbols)
+    elif not rehearsal:
+        from phonosmith.reference.vasp.makers import require_vasp
+
+        require_vasp(made.protocol, symbols)
+    return made
+
+
+def _payload(report: AdaptiveReport, files: list[Path]) -> dict[str, Any]:
+    return {
+        "material": report.material,
+        "formula": report.formula,
+        "strategy": report.strategy,
+        "labels_used": report.n_labels,
+        "labels_of_the_protocol": report.n_labels_protocol,
+        "stopped": report.stopped,
+        "stopped_because": report.reason,
+        "verdict": "fit" if report.verdict.fit else "not fit",
+        "reasons": report.verdict.reasons,
+        "potential": report.potential.sha256,
+        "history": [
+            {
+                "round": one.number,
+                "labels": one.n_labels,
+                "spread_thz": one.spread_thz,
+                "phonon_change_thz": one.phonon_change_thz,
+                "valid_force_mae_mev_per_angstrom": one.valid_force_mae,
+                "verdict": "fit" if one.verdict.fit else "not fit",
+            }
+            for one in report.rounds
+        ],
+        "files": [str(file) for file in files],
+    }
+
+
+def _show(payload: dict[str, Any]) -> None:
+    print_table(
+        ("round", "labels", "spread\nTHz", "change\nTHz", "force MAE\nmeV/Å", " verdict"),
+        [
+            (
+                str(one["round"]),
+                str(one["labels"]),
+                shown(one["spread_thz"], ".3f"),
+                shown(one["phonon_change_thz"], ".3f"),
+                shown(one["valid_force_mae_mev_per_angstrom"], ".1f"),
+                one["verdict"],
+            )
+            for one in payload["history"]
+        ],
+        title=f"{payload['formula']}: {payload['labels_used']} labels of {payload['labels_of_the_protocol']}",
+        left=0,
+    )
+    typer.echo(f"Ended because {payload['stopped_because']}.")
+    for reason in payload["reasons"]:
+        typer.echo(f"  not fit: {reason}")
+    for file in payload["files"]:
+        typer.echo(f"  {file}")
