@@ -337,13 +337,13 @@ def test_number_that_is_not_finite_names_the_structure(mace, capture):
         fitter_of(parts, capture).run()
 
 
-def test_gradient_that_is_not_finite_is_found(mace):
-    """A loss can be finite where its gradient is not: coinciding atoms."""
+def test_coinciding_atoms_are_named(mace):
     parts = parts_of(mace, settings_of("transfer"))
     graph = parts.train[2].graph
-    sender, receiver = graph.edges
+    direct = int(np.flatnonzero(~graph.shifts.any(axis=1))[0])
+    sender, receiver = graph.edges[:, direct]
     positions = graph.positions.copy()
-    positions[receiver[0]] = positions[sender[0]] - graph.shifts[0] @ graph.cell
+    positions[receiver] = positions[sender]
     parts.train[2] = replace(parts.train[2], graph=replace(graph, positions=positions))
     found = []
     for capture in (None, fake_capture):
@@ -366,7 +366,7 @@ class FullMemory:
         return fake_capture(action)
 
 
-@pytest.mark.parametrize("allowed", [1, 3])
+@pytest.mark.parametrize("allowed", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_does_not_fit_runs_plainly(mace, allowed):
     """The smaller bucket is recorded, the larger one, or validation, is not: the same numbers and a note."""
     parts = parts_of(mace, settings_of("delta+pft with two columns" if allowed == 3 else "transfer"))
@@ -418,6 +418,7 @@ def test_batches_of_one_are_kept_on_the_device(mace, monkeypatch):
     assert_same_training(plain, recorded)
 
 
+@pytest.mark.slow
 def test_kinds_beyond_the_limit_run_plainly(mace, monkeypatch):
     monkeypatch.setattr("phonosmith.training.capture.MOST_RECORDINGS", 2)
     parts = parts_of(mace, settings_of("delta+pft with two columns"))
