@@ -49,10 +49,12 @@ class CudaCapture:
             torch.cuda.synchronize()
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(WARM_UPS):
-                    action()
-            torch.cuda.current_stream().wait_stream(aside)
+            try:
+                with torch.cuda.stream(aside):
+                    for _ in range(WARM_UPS):
+                        action()
+            finally:
+                torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
             # other trainings of this process go on launching meanwhile
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
