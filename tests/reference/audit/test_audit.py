@@ -219,18 +219,17 @@ def test_impossible_frames(frames):
     frames[5].calc.results["forces"][2, 1] = np.nan
     frames[6].positions[1] = frames[6].positions[0] + [0.4, 0, 0]
     frames[8] = relabelled(frames[8])
-    frames[8].calc.results["forces"][0] += [90.0, 0, 0]
+    frames[8].calc.results["forces"][:2] += [[90.0, 0, 0], [-90.0, 0, 0]]
     frames[9].calc.results["forces"] += 0.1
     frames[11] = label_frame(frames[11], energy=None, forces=None)
     document = audit(frames)
-    assert document.excluded == [5, 6, 8, 11]
+    assert document.excluded == [5, 6, 8, 9, 11]
     found = {finding.check: finding for finding in document.findings}
     assert found["overlap"].frames == [6]
     assert found["force_outlier"].frames == [8]
-    assert 9 in found["net_force"].frames
-    assert found["net_force"].severity == "warn"
     messages = [f.message for f in document.findings if f.check == "labels"]
     assert any("frame 5: forces of atom 2 are not finite" in message for message in messages)
+    assert any("frame 9: the forces do not sum to zero" in message for message in messages)
     assert any("frame 11: forces is missing" in message for message in messages)
 
 

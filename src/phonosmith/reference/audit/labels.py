@@ -13,10 +13,11 @@ from ase.neighborlist import neighbor_list
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from phonosmith.reference.accept import Outcome, accept
+from phonosmith.reference.accept import accept
 from phonosmith.reference.audit.settings import counted, minority
 from phonosmith.reference.datasets.documents import AuditOptions, Finding, Severity
 from phonosmith.reference.datasets.geometry import displacement_and_strain, grouped, near_duplicates, reduced_formula
+from phonosmith.reference.outcome import Outcome
 from phonosmith.structures.labels import labels_of
 
 Array = NDArray[np.float64]
@@ -108,7 +109,7 @@ def duplicate_findings(frames: Sequence[Atoms], _: AuditOptions) -> Iterator[Fin
 
 
 def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[Finding]:
-    """Energies and forces far outside what the rest of the set spans, and forces that do not sum to zero."""
+    """Energies and forces far outside what the rest of the set spans."""
     far: list[int] = []
     groups = grouped(frames, lambda atoms: None if labels_of(atoms).energy is None else reduced_formula(atoms))
     for members in groups.values():
@@ -129,9 +130,6 @@ def outlier_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[
             f"{len(wild)} frames have forces up to {largest[wild].max():.1f} eV/Å (typical largest: {typical:.2f})"
         )
         yield Finding(check="force_outlier", severity="exclude", message=message, frames=wild.tolist())
-    if drift := [i for i, f in enumerate(forces) if f is not None and np.abs(f.mean(axis=0)).max() > 0.02]:
-        message = f"{len(drift)} frames have forces whose mean is above 0.02 eV/Å: they do not sum to zero"
-        yield Finding(check="net_force", severity="warn", message=message, frames=drift)
 
 
 def consistency_findings(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from ase import Atoms
 
-from phonosmith.reference.accept import Outcome, accept, accept_run
+from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.datasets.documents import Refusal
 from phonosmith.reference.documents import Reason
+from phonosmith.reference.outcome import Outcome
 from phonosmith.reference.vasp.run import VaspRun
 from phonosmith.reference.vasp.settings import provenance
 from phonosmith.structures.labels import label_frame
