@@ -209,9 +209,10 @@ def _sound_end(run: VaspRun, end: Witness) -> Iterator[Reason]:
 def _disagreements(run: VaspRun, end: Witness) -> Iterator[str]:
     last = run.steps[-1]
     # OSZICAR prints eight digits of the energy, OUTCAR six decimals of forces and five of the stress
-    if end.energy is not None and last.energy is not None and np.isfinite(last.energy):
-        if not abs(end.energy - last.energy) <= 1e-6 + 2e-7 * abs(last.energy):
-            yield f"an energy of {end.energy:.6f} eV, not {last.energy:.6f} eV"
+    energy, said = last.energy, end.energy
+    known = said is not None and energy is not None and np.isfinite(energy)
+    if known and not abs(said - energy) <= 1e-6 + 2e-7 * abs(energy):
+        yield f"an energy of {said:.6f} eV, not {energy:.6f} eV"
     for name, unit, digits in (("forces", "eV/Å", 2e-6), ("stress", "kbar", 2e-4)):
         one, other = getattr(end, name), getattr(last, name)
         if one is None or other is None or one.shape != other.shape or not np.all(np.isfinite(other)):
