@@ -88,7 +88,7 @@ class AuditOptions(Document, frozen=True):
     ediff: float = Field(1e-6, gt=0, description="looser SCF thresholds are pointed out, eV")
     kspacing_ratio: float = Field(3.0, gt=1, description="coarsest over finest k-spacing of different cells")
     slope: float = Field(
-        0.1, gt=0, description="tolerated deviation of energy change over work of forces or stress, in rough sets"
+        0.12, gt=0, description="tolerated deviation of energy change over work of forces or stress, in rough sets"
     )
     shift: float = Field(
         5e-5, gt=0, description="energies closer than this to the work of forces and stress are never odd, eV/atom"
