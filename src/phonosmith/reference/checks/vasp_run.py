@@ -145,6 +145,8 @@ def check_points(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
         return
     if run.weights is not None and abs(float(np.sum(run.weights)) - 1) > 1e-3:
         yield Reason(code="kpoint_list", message=f"the weights of the k-points sum to {np.sum(run.weights):.4f}, not 1")
+    if run.weights is not None and len(run.weights) != len(points):
+        yield Reason(code="kpoint_list", message=f"it lists {len(points)} k-points and {len(run.weights)} weights")
     divisions = np.array(mesh)
     shift = points[0] * divisions
     away = points * divisions - shift
