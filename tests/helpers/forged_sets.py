@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the cases are a table, one a line
 """Data sets altered by hand, and what the audit says of each, with and without a foundation to compare with.
 
 The sound set is sixteen cells of eight silicon atoms, rattled by 0.05 Å and strained by 2 %, as a campaign samples them,
@@ -81,14 +82,15 @@ def forged(kind: ForgedSet, count: int, cells: Sequence[Atoms], labels: Sequence
 
 
 def outcome(frames: Sequence[Atoms], count: int, baseline: Sequence[Labels] | None) -> str:
-    """Return ``refused``, ``excluded`` (every forged frame and no sound one), ``in part`` or ``passed``."""
+    """Return ``refused``, ``passed``, or which of the forged frames were excluded, and how many others."""
     document = audit(frames, baseline=baseline)
     if document.verdict == "refuse":
         return "refused"
     wrong, out = set(AFFECTED[count]), set(document.excluded)
-    if out == wrong:
-        return "excluded"
-    return f"{len(out & wrong)} of {count} excluded, {len(out - wrong)} sound ones too" if out else "passed"
+    if not out:
+        return "passed"
+    found = "excluded" if wrong <= out else f"{len(out & wrong)} of {count} excluded"
+    return found + (f", with {len(out - wrong)} others" if out - wrong else "")
 
 
 def _forces(change: Callable[[np.ndarray], np.ndarray]) -> Change:
@@ -111,15 +113,16 @@ def _noise(size: float) -> Callable[[np.ndarray], np.ndarray]:
     return lambda forces: forces + _centred(size * np.sin(3.7 * np.arange(forces.size) ** 1.5).reshape(forces.shape))
 
 
-ONE_ZERO = "a constant is a zero of energy: only the foundation's own could tell, and it may differ (POTCARs)"
-SMALL = "seen where the frames' own scatter allows; one frame of a set hides in the softness of the foundation"
+ZERO = "a constant is a zero of energy; offsets between sources and POTCARs are fitted apart"
+SMALL = "smaller than what a foundation may miss, or than the error of the work between neighbours"
+NEXT = "whose labels two frames share nobody can tell: both go"
 
 KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("nothing (control)", lambda labels, _, __: labels, "sound labels"),
     ForgedSet("forces of other atoms (rolled by one)", _forces(lambda f: np.roll(f, 1, axis=0))),
     ForgedSet("forces of other atoms (order reversed)", _forces(lambda f: f[::-1])),
-    ForgedSet("forces of the next frame", lambda labels, _, other: replace(labels, forces=other.forces)),
-    ForgedSet("all labels of the next frame", lambda _, __, other: other),
+    ForgedSet("forces of the next frame", lambda labels, _, other: replace(labels, forces=other.forces), NEXT),
+    ForgedSet("all labels of the next frame", lambda _, __, other: other, NEXT),
     ForgedSet("x and y of the forces exchanged", _forces(lambda f: f[:, [1, 0, 2]])),
     ForgedSet("x y z of the forces turned in a circle", _forces(lambda f: f[:, [1, 2, 0]])),
     ForgedSet("y of the forces with the sign turned", _forces(lambda f: f * [1, -1, 1])),
@@ -134,27 +137,27 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("forces times 1e5", _forces(lambda f: 1e5 * f)),
     ForgedSet("forces zero", _forces(np.zeros_like)),
     ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + [0.05, 0, 0])),
-    ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3))),
+    ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3)), SMALL),
     ForgedSet("one force turned round", _forces(lambda f: f * np.r_[-1, np.ones(len(f) - 1)][:, None])),
     ForgedSet("stress zero", _stress(np.zeros_like)),
     ForgedSet("stress constant", _stress(lambda s: np.full(6, 0.013))),
-    ForgedSet("stress with the sign turned", _stress(lambda s: -s)),
-    ForgedSet("stress divided by 10 (kbar for GPa)", _stress(lambda s: s / 10)),
+    ForgedSet("stress with the sign turned", _stress(lambda s: -s), SMALL),
+    ForgedSet("stress divided by 10 (kbar for GPa)", _stress(lambda s: s / 10), SMALL),
     ForgedSet("stress times 10", _stress(lambda s: 10 * s)),
     ForgedSet("stress in GPa", _stress(lambda s: 160.2 * s)),
     ForgedSet("stress in kbar, VASP's sign", _stress(lambda s: -1602 * s)),
     ForgedSet("virial instead of stress", lambda labels, atoms, _: replace(labels, stress=-np.array(labels.stress) * atoms.get_volume())),
-    ForgedSet("yz and xy of the stress exchanged (VASP's order)", _stress(lambda s: s[[0, 1, 2, 5, 4, 3]])),
-    ForgedSet("xx and yy of the stress exchanged", _stress(lambda s: s[[1, 0, 2, 3, 4, 5]])),
-    ForgedSet("stress 0.05 eV/Å³ too high", _stress(lambda s: s + np.r_[0.05, 0.05, 0.05, 0, 0, 0]), "a constant in every frame is seen by the work of the stress alone"),
-    ForgedSet("stress of the next frame", lambda labels, _, other: replace(labels, stress=other.stress)),
-    ForgedSet("energy 19 meV/atom higher", _energy(lambda e, n: e + 0.019 * n), ONE_ZERO),
-    ForgedSet("energy 150 meV/atom lower (another POTCAR)", _energy(lambda e, n: e - 0.15 * n), ONE_ZERO),
+    ForgedSet("yz and xy of the stress exchanged (VASP's order)", _stress(lambda s: s[[0, 1, 2, 5, 4, 3]]), SMALL),
+    ForgedSet("xx and yy of the stress exchanged", _stress(lambda s: s[[1, 0, 2, 3, 4, 5]]), SMALL),
+    ForgedSet("stress 0.05 eV/Å³ too high", _stress(lambda s: s + np.r_[0.05, 0.05, 0.05, 0, 0, 0]), ""),
+    ForgedSet("stress of the next frame", lambda labels, _, other: replace(labels, stress=other.stress), NEXT),
+    ForgedSet("energy 19 meV/atom higher", _energy(lambda e, n: e + 0.019 * n), ZERO),
+    ForgedSet("energy 150 meV/atom lower (another POTCAR)", _energy(lambda e, n: e - 0.15 * n), ZERO),
     ForgedSet("energy in Ry", _energy(lambda e, _: e / 13.605693)),
     ForgedSet("energy in Ha", _energy(lambda e, _: e / 27.211386)),
     ForgedSet("energy per atom instead of the cell's", _energy(lambda e, n: e / n)),
     ForgedSet("energy of a doubled cell", _energy(lambda e, _: 2 * e)),
-    ForgedSet("energy of the next frame", lambda labels, _, other: replace(labels, energy=other.energy)),
-    ForgedSet("energy -1e6 eV", _energy(lambda e, _: e - 1e6), ONE_ZERO),
-    ForgedSet("energy and forces times 0.8 (another potential)", lambda labels, _, __: replace(labels, energy=0.8 * float(labels.energy or 0), forces=0.8 * np.array(labels.forces)), "energy, forces and stress all scaled alike is another surface, as sound as the first"),
+    ForgedSet("energy of the next frame", lambda labels, _, other: replace(labels, energy=other.energy), SMALL),
+    ForgedSet("energy -1e6 eV", _energy(lambda e, _: e - 1e6), ZERO),
+    ForgedSet("energy and forces times 0.8 (another potential)", lambda labels, _, __: replace(labels, energy=0.8 * float(labels.energy or 0), forces=0.8 * np.array(labels.forces)), "stress stays: energy and stress do not fit; all three scaled alike is another surface, as sound as the first"),
 )  # fmt: skip

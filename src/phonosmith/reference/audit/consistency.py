@@ -31,8 +31,9 @@ _ALLOWED = (0.6, 0.25)
 _ANHARMONIC = (0.02, 0.1)
 """Least and largest systematic error of the rule, over the curvature part of the work; in between it is
 ``_SYSTEMATIC`` times the typical residual. Hot crystals (900 K) reach slopes of 1.14 that way."""
-_SYSTEMATIC = 6
-_ROUGH = 0.01
+_SYSTEMATIC = (6, 2)
+"""Without and with a baseline."""
+_ROUGH = 0.02
 """Typical residual over the curvature part of the work from which the whole tolerance of slopes is needed."""
 _SHEARS = ("yz", "xz", "xy")
 
@@ -218,7 +219,7 @@ def _slopes(pairs: Pairs, tolerance: float) -> tuple[list[Finding], tuple[float,
         far = np.abs(pairs.change - work @ slopes) / scale
         weights = 1 / (scale**2 * np.maximum(1, far / max(0.01, 3 * float(np.median(far)))))
     typical = float(np.median(far))
-    doubt = float(np.clip(_SYSTEMATIC * typical, *_ANHARMONIC)) * pairs.curved + 1e-7
+    doubt = float(np.clip(_SYSTEMATIC[pairs.baseline] * typical, *_ANHARMONIC)) * pairs.curved + 1e-7
     tolerance *= float(np.clip(typical / _ROUGH, 0.3, 1.0))
     findings = []
     wrong_stress = " (a slope of -1 is a wrong sign, 0.0062 a stress in GPa, -0.00062 one in VASP's kbar)"
