@@ -5,11 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from phonosmith.reference.accept import Asked, Outcome, accept, check_incar, check_scf, compare_structure
+from phonosmith.reference.accept import accept
+from phonosmith.reference.checks.asked import check_incar, compare_structure
+from phonosmith.reference.checks.vasp_run import check_cycle
 from phonosmith.reference.documents import Correction, Frame
+from phonosmith.reference.outcome import Asked, Outcome
 from phonosmith.reference.protocol import ReferenceProtocol, incar_tags
 from phonosmith.reference.vasp.handlers import fresh_handlers
-from phonosmith.reference.vasp.run import VaspRun
+from phonosmith.reference.vasp.run import IonicStep, VaspRun
 from phonosmith.reference.vasp.settings import VaspSettings
 from phonosmith.structures.labels import Labels
 
@@ -17,7 +20,7 @@ PROTOCOL = ReferenceProtocol(kspacing=0.5)
 ASKED = Frame(
     symbols=["Na", "Cl"], positions=[(0, 0, 0), (2.8, 0.01, 0)], cell=[(0, 2.8, 2.8), (2.8, 0, 2.8), (2.8, 2.8, 0)]
 )
-SCF = (-1.0, -6.0, -6.8 + 3e-9, -6.8)
+SCF = (-1.0, -6.0, -6.79, -6.8 + 3e-9, -6.8)
 
 
 def array(rows):
@@ -28,7 +31,7 @@ def good(calculation="static", **changes):
     """A sound outcome, with some of what it holds replaced."""
     known = {
         "symbols": ASKED.symbols, "cell": ASKED.cell, "positions": ASKED.positions, "energy": -6.8,
-        "energy_sigma0": -6.8, "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (0.01, 0.01, 0.01, 0, 0, 0),
+        "energy_sigma0": -6.8, "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (1e-4, 1e-4, 1e-4, 0, 0, 0),
         "scf": SCF, "incar": incar_tags(PROTOCOL, calculation), "corrections": (), "damage": None, "used": {},
         "kpoints": (4, 4, 4) if calculation != "displacement" else (1, 1, 1), "rehearsal": False,
         "potcars": ["PAW_PBE Na_pv 19Sep2006", "PAW_PBE Cl 06Sep2000"],
@@ -36,11 +39,12 @@ def good(calculation="static", **changes):
     settings = VaspSettings(
         "6.4.2", {"EDIFF": 1e-8, "NELM": 200} | known["used"], known["potcars"], known["kpoints"], shifted=False
     )
-    run = VaspRun(settings, known["symbols"], [None], known["incar"], known["damage"], known["corrections"])
+    step = IonicStep(energy=known["energy"], energy_sigma0=known["energy_sigma0"], scf=list(known["scf"]))
+    run = VaspRun(settings, known["symbols"], [step], known["incar"], known["damage"], known["corrections"])
     labels = Labels(known["energy"], array(known["forces"]), array(known["stress"]))
     return Outcome(
         known["symbols"], array(known["cell"]), array(known["positions"]), labels, known["energy_sigma0"],
-        scf=known["scf"], run=run, rehearsal=known["rehearsal"],
+        scf=known["scf"], run=run, step=step, program="vasp", rehearsal=known["rehearsal"],
     )  # fmt: skip
 
 
@@ -67,7 +71,7 @@ def changed_incar(**tags):
         ({"energy": None}, "energy_missing"),
         ({"energy": float("nan")}, "energy_not_finite"),
         ({"energy": float("inf")}, "energy_not_finite"),
-        ({"energy": 0.5}, "energy_positive"),
+        ({"energy": 0.5, "energy_sigma0": 0.5, "scf": (1.0, 0.6, 0.51, 0.5, 0.5)}, "energy_positive"),
         ({"forces": None}, "forces_missing"),
         ({"forces": [(float("nan"), 0, 0), (0, 0, 0)]}, "forces_not_finite"),
         ({"forces": [(0, 0, 0)]}, "forces_shape"),
@@ -124,7 +128,7 @@ def test_one_thing_wrong_is_one_reason(changes, code):
         {"incar": changed_incar(EDIFF=1e-9)},
         {"incar": changed_incar(NCORE=4, KPAR=2)},
         {"incar": changed_incar(GGA="pe ")},
-        {"scf": (-6.0, -6.8 + 1.0000008e-8, -6.8)},
+        {"scf": (-6.0, -6.79, -6.8 + 1.0000008e-8, -6.8)},
         {"scf": (-6.0, *(-6.8,) * 199)},
         {"positions": [(0, 2.8, 2.8), (2.8, 0.01, 0)]},
         {"positions": [(0, 0, 1e-7), (2.8, 0.01, 0)]},
@@ -141,9 +145,9 @@ def test_relaxations_must_be_relaxed_and_may_move():
     def judged(calculation, **changes):
         return codes(good(calculation, **moved, **changes), calculation)
 
-    assert judged("relax", forces=[(6e-4, 0, 0), (0, 0, 0)]) == {"not_relaxed"}
-    assert judged("relax", forces=[(4e-4, 0, 0), (0, 0, 0)]) == set()
-    assert judged("elastic_relax", forces=[(6e-4, 0, 0), (0, 0, 0)]) == set()
+    assert judged("relax", forces=[(6e-4, 0, 0), (-6e-4, 0, 0)]) == {"not_relaxed"}
+    assert judged("relax", forces=[(4e-4, 0, 0), (-4e-4, 0, 0)]) == set()
+    assert judged("elastic_relax", forces=[(6e-4, 0, 0), (-6e-4, 0, 0)]) == set()
     wider = [(0, 2.9, 2.9), (2.9, 0, 2.9), (2.9, 2.9, 0)]
     assert judged("relax", cell=wider) == set()
     assert judged("elastic_relax", cell=wider) == {"cell"}
@@ -178,9 +182,9 @@ def test_without_knowing_what_was_asked_only_the_output_is_judged():
     assert accept(good(incar=changed_incar(ENCUT=400), kpoints=None, stress=None)) == []
     assert [reason.code for reason in accept(good(scf=(-6.0, -6.8)))] == ["scf"]
     assert [reason.code for reason in accept(good(energy=None))] == ["energy_missing"]
-    frame = replace(good(energy=None, stress=None), run=None)  # a frame of a dataset may hold forces alone
+    frame = replace(good(energy=None, stress=None), run=None, step=None)  # a frame of a dataset may hold forces alone
     assert accept(frame) == []
-    assert [reason.code for reason in accept(replace(good(forces=None), run=None))] == ["forces_missing"]
+    assert [reason.code for reason in accept(replace(good(forces=None), run=None, step=None))] == ["forces_missing"]
 
 
 def test_logicals_are_read_as_fortran_prints_them():
@@ -236,7 +240,7 @@ def test_real_vasp_output_passes_the_scf_check(shared):
     outcome = Outcome.of_step(parse_vasprun((shared / "data/phonopy/Si/vasprun.xml").read_bytes(), "Si"))
     assert accept(outcome) == []
     cut = replace(outcome, scf=outcome.scf[:-5])
-    assert [reason.code for reason in check_scf(cut, None)] == ["scf"]
+    assert [reason.code for reason in check_cycle(cut, None)] == ["scf"]
 
 
 def test_tags_as_real_vasp_repeats_them_compare_equal(shared):

@@ -13,11 +13,11 @@ from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError
-from phonosmith.reference.accept import Asked
 from phonosmith.reference.documents import Frame
 from phonosmith.reference.engines import ReferenceEngine, make_engine
 from phonosmith.reference.forcefield import calculator_spec, require_covered
 from phonosmith.reference.gpaw import gpaw_parameters
+from phonosmith.reference.outcome import Asked
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
 from phonosmith.testing.standin_calculators import tersoff_silicon

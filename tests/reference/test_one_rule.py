@@ -9,10 +9,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from phonosmith.reference.accept import Asked, Outcome, accept
+from phonosmith.reference.accept import accept
 from phonosmith.reference.audit.audit import audit
 from phonosmith.reference.documents import Frame
 from phonosmith.reference.importers.collect import import_source
+from phonosmith.reference.outcome import Asked, Outcome
 from phonosmith.reference.protocol import ReferenceProtocol, incar_tags
 from phonosmith.reference.vasp.makers import record_from_task
 from phonosmith.reference.vasp.outcar import parse_outcar
@@ -22,7 +23,9 @@ from phonosmith.structures.extxyz import format_frames
 
 PROTOCOL = ReferenceProtocol(kspacing=0.7, nelm=60, encut=300)
 TAGS = incar_tags(PROTOCOL, "static")
-FRAME = Frame(symbols=["Si", "Si"], positions=[(0, 0, 0), (1.25, 1.25, 1.25)], cell=[(5, 0, 0), (0, 5, 0), (0, 0, 5)])
+FRAME = Frame(
+    symbols=["Si", "Si"], positions=[(0, 0.065, 0.155), (1.25, 1.25, 1.25)], cell=[(5, 0, 0), (0, 5, 0), (0, 0, 5)]
+)
 ASKED = Asked(FRAME, PROTOCOL, "static")
 SOUND = (-5.0, -5.4, -5.42, -5.42)
 
@@ -50,14 +53,14 @@ CASES = {
 }
 
 
-def forged(energies, *, finished=True, forces="0.1 -0.2 0.3|-0.1 0.2 -0.3", **tags):
+def forged(energies, *, finished=True, forces="0.101 -0.203 0.307|-0.101 0.203 -0.307", **tags):
     """The files of one calculation: vasprun.xml, OUTCAR and the entry of a TaskDoc."""
     xml = VASPRUN.vasprun(VASPRUN.calculation(energies, forces=forces), incar=TAGS | tags)
     text = OUTCAR.outcar((energies,), gga="PE", finished=finished)
     for key, value in tags.items():
         text = text.replace(b"   PREC ", f"   {key} = {value}\n   PREC ".encode(), 1)
     if "nan" in forces:
-        text = text.replace(b"0.100000     -0.200000      0.300000", b"nan     -0.200000      0.300000", 1)
+        text = text.replace(b"0.101000     -0.203000      0.307000", b"nan     -0.203000      0.307000", 1)
     calculation = TASK.task(xml)["calcs_reversed"][0]
     calculation["has_vasp_completed"] = "successful" if finished else "failed"
     return xml if finished else xml[: -len("</modeling>")], text, calculation

@@ -45,30 +45,38 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
 
 
 @job(output_schema=AuditedLabels)
-def audit_material(report: Any) -> AuditedLabels:
+def audit_material(report: Any, foundation: Any = None) -> AuditedLabels:
     """Audit the labels of one material (a ``LabelReport``) and keep what may be trained on.
 
-    A set that the audit refuses, or that it leaves without labels in a split, is a `LabelError`.
+    Labels of DFT are compared with what the ``foundation`` (a ``PotentialRef``) says about the same frames, too. A set
+    that the audit refuses, or that it leaves without labels in a split, is a `LabelError`.
     """
     from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = LabelReport.model_validate(report)
     splits = {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")}
-    return audited(labels, splits, labels.datasets)
+    # what a rehearsal or a force field says resembles no foundation
+    known = None if labels.rehearsal or labels.engine not in ("vasp", "gpaw") else foundation
+    return audited(labels, splits, labels.datasets, known)
 
 
 def audited(
-    labels: LabelReport, splits: dict[str, list[Atoms]], stored: Mapping[str, DatasetRef] | None = None
+    labels: LabelReport,
+    splits: dict[str, list[Atoms]],
+    stored: Mapping[str, DatasetRef] | None = None,
+    foundation: Any = None,
 ) -> AuditedLabels:
     """Audit training and validation labels together; see ``audit_material``.
 
     ``stored`` names the splits that lie in the store already: where the audit leaves one whole it is not written again.
     """
-    from phonosmith.reference.audit.audit import audit
+    from phonosmith.potentials.registry import load
+    from phonosmith.reference.audit.audit import audit, predictions
     from phonosmith.reference.datasets.dataset import put_dataset
 
     frames = [*splits["train"], *splits["valid"]]
-    document = audit(frames, AuditOptions(allow_rehearsal=labels.rehearsal))
+    baseline = None if foundation is None else predictions(load(PotentialRef.model_validate(foundation)), frames)
+    document = audit(frames, AuditOptions(allow_rehearsal=labels.rehearsal), baseline)
     words = [str(finding.message) for finding in document.findings]
     if document.verdict == "refuse":
         raise LabelError(f"The labels of {labels.material} are refused: {'; '.join(words)}.", "Repair them and rerun.")

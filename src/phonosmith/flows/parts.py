@@ -220,7 +220,7 @@ class MaterialParts:
 
         sample = self._once(("sample", *drawn), make_sample)
         labels = self._once(("label", *drawn), make_labels)
-        audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels), "audit", variant))
+        audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels, sampler), "audit", variant))
         return sample, audited
 
     def training_set(self, audited: OutputReference, size: int | None, variant: str) -> OutputReference:

@@ -58,12 +58,15 @@ class Frame(Document):
 
 
 ReasonCode = Literal[
-    "cell", "configuration", "correction", "energy_missing", "energy_not_finite", "energy_positive", "energy_shape",
-    "forces_missing", "forces_not_finite", "forces_shape", "gate", "incar", "incar_unknown", "kpoints",
-    "kpoints_unknown", "no_result", "not_recoverable", "not_relaxed", "not_self_consistent", "output_invalid",
-    "positions", "potcar", "potcar_unknown", "protocol", "rehearsal", "relaxation", "return_code", "run_failed", "scf",
-    "scf_unknown", "species", "stress_missing", "stress_not_finite", "stress_shape", "structure_missing",
-    "structure_not_finite", "too_many_corrections", "unfinished", "volume", "walltime",
+    "cell", "charge", "complaint", "configuration", "correction", "disagreement", "drift", "energy_missing",
+    "energy_not_finite", "energy_positive", "energy_scale", "energy_scf", "energy_shape", "energy_sigma0", "fermi",
+    "forces_missing", "forces_not_finite", "forces_rounded", "forces_shape", "forces_symmetry", "forces_zero", "gate",
+    "incar", "incar_unknown", "kpoint_list", "kpoints", "kpoints_unknown", "moments", "net_force", "no_result",
+    "not_recoverable", "not_relaxed", "not_self_consistent", "output_invalid", "positions", "potcar",
+    "potcar_unknown", "pressure", "protocol", "rehearsal", "relaxation", "return_code", "run_failed", "scf",
+    "scf_unknown", "species", "steps", "stress_asymmetric", "stress_missing", "stress_not_finite", "stress_shape",
+    "stress_symmetry", "stress_zero", "structure_missing", "structure_not_finite", "too_many_corrections",
+    "unfinished", "used", "volume", "walltime",
 ]  # fmt: skip
 """What a refusal is for; see ``reference.accept`` for those the rule itself gives."""
 

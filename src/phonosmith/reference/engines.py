@@ -14,8 +14,8 @@ from pydantic import Field
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.accept import MOVING
 from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.outcome import MOVING
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
 

@@ -19,8 +19,9 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.accept import MOVING, Asked, Outcome, accept
+from phonosmith.reference.accept import accept
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, explained, refused
+from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import voigt_from_kbar
 from phonosmith.structures.labels import Labels

@@ -124,7 +124,10 @@ class Writers:
         write = self.outcar.write
         write(f" vasp-standin.{VERSION} (phonosmith stand-in, not VASP) complex\n\n")
         write(" running    1 mpi-ranks, with    1 threads/rank, on    1 nodes\n")
-        write("".join(f"   TITEL  = {header.title}\n" for header in task.potcars))
+        for header in task.potcars:
+            write(f"   LEXCH  = PE\n   TITEL  = {header.title}\n")
+            write(f"   POMASS = {header.mass:8.3f}; ZVAL   = {header.valence:8.3f}    mass and valenz\n")
+        write(f"   ions per type =     {' '.join(f'{count:4d}' for _, count in task.groups)}\n")
         write(f"   ISPIN  = {task.tag('ISPIN', 1):6d}    spin polarized calculation?\n")
         write(f"   IBRION = {task.tag('IBRION', -1):6d}    ionic relax\n   NSW    = {task.tag('NSW', 0)}\n")
         write(
@@ -155,7 +158,7 @@ class Writers:
             "PREC": "accura", "ENMAX": float(task.tag("ENCUT", max(header.enmax for header in task.potcars))),
             "NELM": 60, "EDIFF": 1e-4, "NELECT": float(task.n_electrons), "IBRION": -1, "NSW": 0, "ISIF": 2, "ISPIN": 1,
             "ISMEAR": 1, "SIGMA": 0.2, "LORBIT": 0, "EDIFFG": 1e-3, "LEPSILON": False, "LASPH": False,
-            "LREAL": False, "ISYM": 2,
+            "LREAL": False, "ISYM": 2, "SYMPREC": 1e-5, "NUPDOWN": -1.0,
             "LCHIMAG": False, "ADDGRID": False,
         }  # fmt: skip
         asked = {k: v for k, v in task.incar.items() if not isinstance(v, str)}
@@ -166,8 +169,10 @@ class Writers:
         """Write one electronic step."""
         time_line = '   <time name="total">    0.01    0.01</time>\n'
         self.xml.write(f"  <scstep>\n{time_line}{energies(energy, last)}  </scstep>\n")
+        # the last step mixes no charge density
+        residual = "" if last else f"    {min(0.5, abs(change)):.3E}"
         self.oszicar.write(
-            f"DAV: {number:3d}    {energy: .12E}   {change: .5E}   {change: .5E}   100   {abs(change):.3E}\n"
+            f"DAV: {number:3d}    {energy: .12E}   {change: .5E}   {change: .5E}   100   {abs(change):.3E}{residual}\n"
         )
         self.outcar.write(
             f"--------------------------------------- Iteration {self.ionic:6d}({number:4d})  "
@@ -207,17 +212,28 @@ class Writers:
         if final:
             self._bands()
         write(" </calculation>\n")
-        line = f"{self.ionic:4d} F= {energy: .8E} E0= {energy: .8E}  d E ={0.0: .6E}"
+        moment = f"  mag= {self._moment():12.4f}" if task.tag("ISPIN", 1) == 2 else ""
+        line = f"{self.ionic:4d} F= {energy: .8E} E0= {energy: .8E}  d E ={0.0: .6E}{moment}"
         self.oszicar.write(line + "\n")
         print(line, flush=True)
         self.flush()
 
+    def _moment(self) -> float:
+        """Return the total moment: the one the run started from, as a magnet keeps it."""
+        moments = self.task.tag("MAGMOM", []) if self.task.tag("ISPIN", 1) == 2 else []
+        return float(sum(moments))
+
     def _end_outcar(self, energy: float, forces: Any, kbar: Any, *, converged: bool) -> None:
-        write = self.outcar.write
+        task, write = self.task, self.outcar.write
         if converged:
             write(" ------------------------ aborting loop because EDIFF is reached ------------------------\n")
+        else:
+            write(" ----------------- aborting loop EDIFF was not reached (unconverged)  ------------------\n")
         write(f" E-fermi : {FERMI:9.4f}     XC(G=0):  -9.0     alpha+bet : -9.0\n")
-        write(f" number of electron {self.task.n_electrons:16.7f} magnetization        0.0000000\n")
+        write(f" number of electron {self.task.n_electrons:16.7f} magnetization {self._moment():16.7f}\n")
+        write("      direct lattice vectors                 reciprocal lattice vectors\n")
+        for row, back in zip(task.atoms.cell.array, np.linalg.inv(task.atoms.cell.array).T, strict=True):
+            write("  " + "".join(f"{value:13.9f}" for value in (*row, *back)) + "\n")
         write("  in kB  " + "".join(f"{value:12.5f}" for value in kbar[[0, 1, 2, 0, 1, 0], [0, 1, 2, 1, 2, 2]]) + "\n")
         write("  FREE ENERGIE OF THE ION-ELECTRON SYSTEM (eV)\n  ---------------------------------------------------\n")
         write(f"  free  energy   TOTEN  = {energy:18.8f} eV\n\n")

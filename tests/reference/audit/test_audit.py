@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from phonosmith.core.errors import InputError
 from phonosmith.reference.audit.audit import audit, kept_frames
+from phonosmith.reference.audit.consistency import work
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.documents import AuditOptions
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
@@ -219,18 +220,17 @@ def test_impossible_frames(frames):
     frames[5].calc.results["forces"][2, 1] = np.nan
     frames[6].positions[1] = frames[6].positions[0] + [0.4, 0, 0]
     frames[8] = relabelled(frames[8])
-    frames[8].calc.results["forces"][0] += [90.0, 0, 0]
+    frames[8].calc.results["forces"][:2] += [[90.0, 0, 0], [-90.0, 0, 0]]
     frames[9].calc.results["forces"] += 0.1
     frames[11] = label_frame(frames[11], energy=None, forces=None)
     document = audit(frames)
-    assert document.excluded == [5, 6, 8, 11]
+    assert document.excluded == [5, 6, 8, 9, 11]
     found = {finding.check: finding for finding in document.findings}
     assert found["overlap"].frames == [6]
     assert found["force_outlier"].frames == [8]
-    assert 9 in found["net_force"].frames
-    assert found["net_force"].severity == "warn"
     messages = [f.message for f in document.findings if f.check == "labels"]
     assert any("frame 5: forces of atom 2 are not finite" in message for message in messages)
+    assert any("frame 9: the forces do not sum to zero" in message for message in messages)
     assert any("frame 11: forces is missing" in message for message in messages)
 
 
@@ -280,10 +280,8 @@ def test_energy_work_is_exact_to_third_order():
         atoms.set_cell(atoms.cell.array @ (np.eye(3) + scale * strain), scale_atoms=True)
         atoms.positions += scale * moved
         second = labelled(atoms)
-        from phonosmith.reference.audit.labels import _work
-
-        change, by_forces, by_stress, _ = _work(first, second)
-        errors.append(abs(change - by_forces - by_stress))
+        change, by_forces, by_stress, _ = work(first, second, labels_of(first), labels_of(second))
+        errors.append(abs(change - np.trace(by_forces) - np.trace(by_stress)))
     assert errors[0] < 2e-3
     assert 5 < errors[0] / errors[1] < 12
     assert 5 < errors[1] / errors[2] < 12

@@ -32,6 +32,7 @@ def outcar(steps=((-5.0, -5.4, -5.42, -5.42),), gga="--", finished=True, count=2
         "   METAGGA=      F    non-selfconsistent MetaGGA calc.",
         "   ISMEAR =     0;   SIGMA  =   0.05  broadening in eV -4-tet -1-fermi 0-gaus",
         f"   GGA     =    {gga}    GGA type",
+        f"   NSW    = {0 if len(steps) == 1 else 9}    number of steps for IOM",
     ]
     for energies in steps:
         for number, energy in enumerate(energies):
@@ -52,8 +53,8 @@ def outcar(steps=((-5.0, -5.4, -5.42, -5.42),), gga="--", finished=True, count=2
             "     0.000000000  0.000000000  5.000000000     0.000000000  0.000000000  0.200000000",
             " POSITION                                       TOTAL-FORCE (eV/Angst)",
             RULE,
-            "      0.00000      0.00000      0.00000         0.100000     -0.200000      0.300000",
-            "      1.25000      1.25000      1.25000        -0.100000      0.200000     -0.300000",
+            "      0.00000      0.06500      0.15500         0.101000     -0.203000      0.307000",
+            "      1.25000      1.25000      1.25000        -0.101000      0.203000     -0.307000",
         ][: 11 + count]
         lines += [
             RULE,
@@ -70,7 +71,7 @@ def outcar(steps=((-5.0, -5.4, -5.42, -5.42),), gga="--", finished=True, count=2
 
 
 def test_equal_to_ases_reader(tmp_path):
-    data = outcar(((-5.0, -5.4, -5.42, -5.42), (-5.4, -5.5, -5.5)))
+    data = outcar(((-5.0, -5.4, -5.42, -5.42), (-5.4, -5.49, -5.5, -5.5)))
     (tmp_path / "OUTCAR").write_bytes(data)
     frames, refused = frames_of(parse_outcar(data, "OUTCAR"), "OUTCAR")
     assert refused == []

@@ -82,11 +82,14 @@ def audit(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,
     majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
+    foundation: Annotated[
+        str | None, typer.Option(help="Compare the labels with this potential's predictions, too: far more shows.")
+    ] = None,
     json_output: bool = JSON,
 ) -> None:
     """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse."""
     from phonosmith.reference.audit.audit import audit as judge
-    from phonosmith.reference.audit.audit import kept_frames
+    from phonosmith.reference.audit.audit import kept_frames, predictions
     from phonosmith.reference.datasets.documents import AuditOptions
     from phonosmith.structures.extxyz import read_frames, write_frames
 
@@ -94,7 +97,12 @@ def audit(
         raise InputError(f"--majority {majority} is not above 0.5 and at most 1.", "Give e.g. 0.9.")
     options = AuditOptions(majority=majority, allow_rehearsal=allow_rehearsal)
     frames = read_frames(dataset)
-    document = judge(frames, options)
+    baseline = None
+    if foundation is not None:
+        from phonosmith.potentials.registry import load, resolve
+
+        baseline = predictions(load(resolve(foundation)), frames)
+    document = judge(frames, options, baseline)
     answer(document, lambda: _show_audit(document, dataset), json_output=json_output)
     if out is not None and document.verdict == "refuse":
         typer.secho(f"{out} was not written: the set was refused.", fg="red", err=True)

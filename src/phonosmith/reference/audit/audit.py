@@ -9,32 +9,40 @@ from ase import Atoms
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import recorded
+from phonosmith.potentials.base import Potential
+from phonosmith.reference.audit.baseline import baseline_findings
+from phonosmith.reference.audit.consistency import consistency_findings
 from phonosmith.reference.audit.labels import (
     broken_frames,
-    consistency_findings,
     duplicate_findings,
     geometry_findings,
     outlier_findings,
+    repeated_findings,
 )
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.documents import AuditDocument, AuditOptions, Finding, OffsetFit, Severity, Verdict
 from phonosmith.reference.datasets.geometry import grouped
 from phonosmith.reference.datasets.offsets import fit_offsets
-from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, labels_of
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, Labels, labels_of
 
 CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], Iterable[Finding]], ...] = (
     settings_findings,
     geometry_findings,
     duplicate_findings,
     outlier_findings,
-    consistency_findings,
+    repeated_findings,
 )
 """What is asked of frames that hold usable labels."""
 
 
-def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> AuditDocument:
+def audit(
+    frames: Sequence[Atoms], options: AuditOptions | None = None, baseline: Sequence[Labels] | None = None
+) -> AuditDocument:
     """Judge whether frames may be trained on together.
+
+    A ``baseline``, the predictions of a potential (the foundation) for the same frames, lets far more be seen: forces
+    of other atoms or axes, stresses exchanged or scaled, energies a few meV/atom off; see ``predictions``.
 
     Provenance is read from ``atoms.info`` (functional, settings, potcar, kmesh, ediff, source), where imports and
     labels of this package put it. The verdict is ``pass``, ``pass_with_exclusions`` or ``refuse``, with reasons and the
@@ -42,6 +50,8 @@ def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> Audit
     """
     if not frames:
         raise InputError("There is no frame to audit.", "Give a dataset with at least one frame.")
+    if baseline is not None and len(baseline) != len(frames):
+        raise InputError(f"{len(baseline)} predictions were given for {len(frames)} frames.", "Give one for each.")
     limits = options or AuditOptions()
     with recorded(inputs={"dataset": dataset_digest(frames)}, settings=limits.model_dump()) as manifest:
         findings = broken_frames(frames)
@@ -49,10 +59,38 @@ def audit(frames: Sequence[Atoms], options: AuditOptions | None = None) -> Audit
         sound = [index for index in range(len(frames)) if index not in unusable]
         usable = [frames[index] for index in sound]
         noticed = [finding for check in CHECKS for finding in check(usable, limits)] if usable else []
+        told = None if baseline is None else [baseline[index] for index in sound]
+        noticed += _physics(usable, told, noticed, limits)
         offsets = _offsets(usable, noticed, limits)
         findings += [f.model_copy(update={"frames": [sound[index] for index in f.frames]}) for f in noticed]
         document = _document(frames, findings, offsets, limits)
     return document.model_copy(update={"manifest": manifest})
+
+
+def _physics(
+    frames: Sequence[Atoms], baseline: Sequence[Labels] | None, noticed: Sequence[Finding], limits: AuditOptions
+) -> list[Finding]:
+    """Compare labels with a baseline and with one another, leaving out what is excluded already."""
+    findings: list[Finding] = []
+    for look in (_against_baseline, consistency_findings):
+        out = set(_excluded([*noticed, *findings]))
+        left = [index for index in range(len(frames)) if index not in out]
+        told = None if baseline is None else [baseline[index] for index in left]
+        found = look([frames[index] for index in left], limits, told)
+        findings += [f.model_copy(update={"frames": [left[index] for index in f.frames]}) for f in found]
+    return findings
+
+
+def _against_baseline(
+    frames: Sequence[Atoms], limits: AuditOptions, baseline: Sequence[Labels] | None
+) -> list[Finding]:
+    return [] if baseline is None else list(baseline_findings(frames, baseline, limits))
+
+
+def predictions(potential: Potential, frames: Sequence[Atoms]) -> list[Labels]:
+    """Return what a potential says about frames: the baseline of an audit."""
+    evaluated = potential.evaluate([atoms.copy() for atoms in frames], stress=True)
+    return [Labels(one.energy, one.forces, one.stress) for one in evaluated]
 
 
 def _excluded(findings: Sequence[Finding]) -> list[int]:

@@ -112,6 +112,8 @@ def _meshes(frames: Sequence[Atoms], limits: AuditOptions) -> list[Finding]:
 def _one_spacing(frames: Sequence[Atoms]) -> bool:
     """Tell whether one KSPACING gives every mesh: N = ceil(|b| / k) confines k to |b|/N <= k < |b|/(N-1)."""
     low, high = 0.0, math.inf
+    if len({str(atoms.info["kmesh"]).endswith("s") for atoms in frames if atoms.info.get("kmesh") is not None}) > 1:
+        return False
     for atoms in frames:
         if atoms.info.get("kmesh") is None or atoms.cell.rank < 3:
             continue

@@ -87,8 +87,12 @@ class AuditOptions(Document, frozen=True):
     closest: float = Field(0.55, gt=0, description="smallest distance over the sum of covalent radii")
     ediff: float = Field(1e-6, gt=0, description="looser SCF thresholds are pointed out, eV")
     kspacing_ratio: float = Field(3.0, gt=1, description="coarsest over finest k-spacing of different cells")
-    slope: float = Field(0.1, gt=0, description="tolerated deviation of energy change over work of forces or stress")
-    shift: float = Field(0.01, gt=0, description="energies further off their neighbours are excluded, eV/atom")
+    slope: float = Field(
+        0.12, gt=0, description="tolerated deviation of energy change over work of forces or stress, in rough sets"
+    )
+    shift: float = Field(
+        5e-5, gt=0, description="energies closer than this to the work of forces and stress are never odd, eV/atom"
+    )
     offset: float = Field(0.005, gt=0, description="energy offsets between sources above this are pointed out, eV/atom")
     keep: float = Field(0.5, gt=0, le=1, description="smallest fraction of frames that must remain")
     allow_rehearsal: bool = Field(False, description="accept labels of the VASP stand-in")

@@ -24,10 +24,11 @@ from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.frames import Read, Steps, frames_of, joined, judged
+from phonosmith.reference.importers.frames import Read, Steps, contradictions, frames_of, joined, judged
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
+from phonosmith.reference.vasp.run import VaspRun
 from phonosmith.reference.vasp.vasprun import parse_vasprun
 from phonosmith.structures.extxyz import parse_each, require_writable, write_frames
 from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE
@@ -117,7 +118,8 @@ def read_expectations(items: Sequence[str]) -> dict[str, str]:
 class Taken:
     """What has been read from one source so far, and how it is read.
 
-    ``names_by_content`` holds the names of phonopy files by the digest of their content.
+    ``names_by_content`` holds the names of phonopy files by the digest of their content, ``witnesses`` what OUTCARs say
+    of the run in their folder.
     """
 
     steps: Steps
@@ -128,6 +130,7 @@ class Taken:
     force_constants: list[dict[str, Any]] = field(default_factory=list)
     n_files: int = 0
     names_by_content: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    witnesses: dict[PurePosixPath, list[VaspRun]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def frames(self) -> list[Atoms]:
@@ -203,6 +206,7 @@ def import_source(
         # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
         taken.refuse(source.name, error.message)
     _refuse_unexpected(taken, expect or {})
+    _refuse_contradicted(taken)
     for names in taken.names_by_content.values():
         if len(names) > 1:  # a copied calculation the audit drops
             note = f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
@@ -240,6 +244,8 @@ def _take_content(taken: Taken, name: str, data: bytes, real: Path | None) -> No
     try:
         if kind in ("vasprun", "outcar"):
             run = parse_vasprun(data, name) if kind == "vasprun" else parse_outcar(data, name)
+            if kind == "outcar":
+                taken.witnesses[PurePosixPath(name).parent].append(run)
             taken.add(kind, *frames_of(run, name, steps=taken.steps, allow_rehearsal=taken.allow_rehearsal))
         elif kind == "extxyz":
             _take_xyz(taken, name, data)
@@ -333,6 +339,22 @@ def _refuse_unexpected(taken: Taken, expected: Mapping[str, str]) -> None:
     taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
     taken.drop(lambda _, atoms: str(_source(atoms)) in problems)
     taken.force_constants = [item for item in taken.force_constants if item["path"] not in problems]
+
+
+def _refuse_contradicted(taken: Taken) -> None:
+    """Refuse what a vasprun.xml says when the OUTCAR beside it tells of another end of the run."""
+    problems: dict[str, str] = {}
+    last = {str(_source(frame)): frame for frame in taken.by_kind.get("vasprun", [])}
+    alone = Counter(_source(frame).parent for frame in last.values())
+    for where, frame in last.items():
+        runs = taken.witnesses.get(_source(frame).parent, [])
+        # of several runs in one folder, or one that was taken in part, nobody knows which the OUTCAR is of
+        unclear = alone[_source(frame).parent] > 1 or any(item.where.startswith(where) for item in taken.refused)
+        for run in [] if unclear or len(runs) > 1 else runs:
+            if reasons := contradictions(frame, run):
+                problems[where] = "; ".join(reason.message for reason in reasons)
+    taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
+    taken.drop(lambda kind, frame: kind == "vasprun" and str(_source(frame)) in problems)
 
 
 def _source(atoms: Atoms) -> PurePosixPath:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from ase import Atoms
 
-from phonosmith.reference.accept import Outcome, accept, accept_run
+from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
+from phonosmith.reference.accept import accept, accept_run
+from phonosmith.reference.checks.vasp_run import check_files
 from phonosmith.reference.datasets.documents import Refusal
 from phonosmith.reference.documents import Reason
-from phonosmith.reference.vasp.run import VaspRun
+from phonosmith.reference.outcome import Outcome
+from phonosmith.reference.vasp.run import IonicStep, VaspRun
 from phonosmith.reference.vasp.settings import provenance
-from phonosmith.structures.labels import label_frame
+from phonosmith.structures.labels import label_frame, labels_of
 
 Steps = Literal["all", "last"]
 Read = tuple[list[Atoms], list[Refusal]]
@@ -68,6 +72,21 @@ def frames_of(run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal
         else:
             frames.append(_frame(outcome, run, where))
     return frames, refused
+
+
+def contradictions(last: Atoms, run: VaspRun) -> list[Reason]:
+    """Return what an OUTCAR says against the last labelled frame of the vasprun.xml beside it.
+
+    An OUTCAR that ends early is no contradiction: the other file is whole by its own account.
+    """
+    labels = labels_of(last)
+    if not run.steps or run.damage is not None or run.symbols != last.get_chemical_symbols():
+        return []
+    stress = run.steps[-1].stress
+    ours = IonicStep(energy=labels.energy, forces=labels.forces)
+    if labels.stress is not None and stress is not None:
+        ours.stress = labels.stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3) / EV_PER_A3_PER_VASP_KBAR
+    return list(check_files(replace(run, steps=[ours]), None))
 
 
 def _frame(outcome: Outcome, run: VaspRun, where: str) -> Atoms:

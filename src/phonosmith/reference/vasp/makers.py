@@ -11,7 +11,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
 
 from phonosmith.core.errors import ConfigurationError, LabelError
-from phonosmith.reference.accept import Asked, Outcome, accept, accept_run, compare_structure
+from phonosmith.reference.accept import accept, accept_run
+from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
+from phonosmith.reference.outcome import Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags
+from phonosmith.reference.vasp.folder import read_folder
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 from phonosmith.reference.vasp.settings import is_rehearsal
@@ -123,7 +126,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
             record = refused(frame, self._protocol, self.calculation, "vasp", failure, directory=folder)
         else:
             asked = Asked(frame, self._protocol, self.calculation, read_titles(Path("POTCAR")))
-            record = record_from_task(task, asked, allow_rehearsal=self.rehearsal is not None)
+            record = record_from_task(task, asked, folder=Path.cwd(), allow_rehearsal=self.rehearsal is not None)
             if Path("STOPCAR").exists() and all(reason.code != "walltime" for reason in record.reasons):
                 stopped = Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True)
                 record.reasons.append(stopped)
@@ -157,13 +160,18 @@ class ProtocolVaspMaker(BaseVaspMaker):
         return task
 
 
-def record_from_task(task: Any, asked: Asked, *, allow_rehearsal: bool = False) -> ReferenceRecord:
-    """Build a record from an emmet ``TaskDoc`` and judge it.
+def record_from_task(
+    task: Any, asked: Asked, *, folder: Path | None = None, allow_rehearsal: bool = False
+) -> ReferenceRecord:
+    """Build a record from an emmet ``TaskDoc``, and from the files in its ``folder`` where they are there; judge it.
 
-    The final structure is taken from the last ionic step of vasprun.xml, beside the energy and forces that belong to
-    it; a CONTCAR that tells another story is a reason to refuse.
+    The files say more than the document: every k-point, what VASP used beside what it was given, and whether
+    vasprun.xml, OUTCAR and OSZICAR agree. The final structure is taken from the last ionic step of vasprun.xml, beside
+    the energy and forces that belong to it; a CONTCAR that tells another story is a reason to refuse.
     """
     run = read_calculation(task.calcs_reversed[0], task.custodian)
+    if folder is not None and (whole := read_folder(folder)) is not None:
+        run = replace(whole, corrections=run.corrections, damage=whole.damage or run.damage)
     record = ReferenceRecord(
         engine="vasp",
         engine_version=run.settings.version,

@@ -18,6 +18,9 @@ _GGA = {
 }  # fmt: skip
 _DISPERSION = {1: "D2", 10: "D2", 11: "D3", 12: "D3(BJ)", 13: "D4", 2: "TS", 20: "TS", 21: "TS", 4: "dDsC", 202: "MBD"}
 _FAMILY = {"PAW_PBE": "PBE", "PAW_GGA": "PW91", "PAW": "LDA"}
+_EXCHANGE = {"PE": "PBE", "91": "PW91", "CA": "LDA", "PZ": "LDA"}
+_SHAPING = ("NUPDOWN", "PSTRESS", "EFIELD")
+"""Further tags that move the surface where they are not zero (VASP prints -1 for a free NUPDOWN)."""
 STANDIN_MARK = "standin"
 """Part of the version the stand-in prints."""
 INVENTED_MARK = "INVENTED"
@@ -39,6 +42,7 @@ class VaspSettings:
     potcars : POTCAR titles in the order of the species blocks
     mesh : k-point divisions, None for an explicit list of several points
     shifted : the mesh misses Γ
+    charge : of the cell, e, where NELECT and the valences of the POTCARs are known
     """
 
     version: str
@@ -46,6 +50,7 @@ class VaspSettings:
     potcars: Sequence[str]
     mesh: tuple[int, int, int] | None = None
     shifted: bool = False
+    charge: float = 0.0
 
     def number(self, name: str, default: float) -> float:
         """Return a tag as a number."""
@@ -97,8 +102,27 @@ def _gga_name(settings: VaspSettings) -> str | None:
     tag = settings.text("GGA").upper()
     if tag:
         return _GGA.get(tag, f"GGA-{tag}")
-    families = {title.split()[0] for title in settings.potcars if title.split()}
-    return _FAMILY.get(families.pop()) if len(families) == 1 else None
+    families = {pseudopotential_family(title) for title in settings.potcars}
+    return families.pop() if len(families) == 1 else None
+
+
+def pseudopotential_family(title: str) -> str | None:
+    """Return the functional a POTCAR was made with by the first word of its title, e.g. PBE of ``PAW_PBE Si``."""
+    words = title.split()
+    return _FAMILY.get(words[0]) if words else None
+
+
+def exchange_of(code: str) -> str | None:
+    """Return the functional that LEXCH of a POTCAR stands for."""
+    return _EXCHANGE.get(code.strip().upper())
+
+
+def charge_of(tags: Mapping[str, Any], valence: float | None) -> float:
+    """Return the charge of a cell, e, from NELECT and the electrons of the neutral cell; 0 where one is unknown."""
+    try:
+        return 0.0 if valence is None else round(valence - float(tags["NELECT"]), 6)
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 def surface_settings(settings: VaspSettings) -> dict[str, Any]:
@@ -114,7 +138,13 @@ def surface_settings(settings: VaspSettings) -> dict[str, Any]:
         "lreal": settings.text("LREAL").upper().strip(".")[:1] not in ("", "F"),
         "lasph": settings.flag("LASPH"),
         "lsorbit": settings.flag("LSORBIT"),
+        "shifted": settings.shifted,
+        "charge": round(settings.charge, 3),
+        "potcars": sorted({str(pseudopotential_family(title)) for title in settings.potcars}),
     }
+    for name in _SHAPING:
+        if settings.number(name, 0.0) not in (0.0, -1.0):
+            surface[name.lower()] = round(settings.number(name, 0.0), 6)
     if surface["ismear"] >= -1:
         surface["sigma"] = round(settings.number("SIGMA", 0.2), 6)
     if settings.flag("LDAU"):
@@ -136,6 +166,7 @@ def provenance(settings: VaspSettings, cell: NDArray[np.float64]) -> dict[str, A
     """Return the ``atoms.info`` entries that an audit compares."""
     titles = {element: title for title in settings.potcars if (element := element_of(title))}
     info: dict[str, Any] = {
+        "spin": True if int(settings.number("ISPIN", 1)) == 2 else None,
         "functional": functional_of(settings),
         "settings": settings_digest(settings),
         "encut": surface_settings(settings)["encut"],

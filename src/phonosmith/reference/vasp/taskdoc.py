@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from phonosmith.reference.documents import Correction
-from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
+from phonosmith.reference.vasp.run import IonicStep, VaspRun, Witness, regular_mesh
 from phonosmith.reference.vasp.settings import VaspSettings
 
 _ASKED = ("GGA", "METAGGA", "ALGO", "PREC", "NELM", "EDIFF")
@@ -36,7 +36,29 @@ def read_calculation(calculation: Any, custodian: Sequence[Any] | None = None) -
         incar=incar,
         damage=None if completed in (None, True, "successful") else "the run did not finish",
         corrections=[_correction(_plain(c)) for done in custodian or [] for c in _plain(done).get("corrections") or []],
+        # NELM is the one a later section repeats
+        used={key: value for key, value in (inputs.get("parameters") or {}).items() if key != "NELM"},
+        witnesses=_witnesses(output),
     )
+
+
+def _witnesses(output: Mapping[str, Any]) -> list[Witness]:
+    """Return what emmet kept of the OUTCAR."""
+    known = _plain(output.get("outcar") or {})
+    drifts = known.get("drift") or []
+    drift = _array(drifts[-1]) if drifts else None
+    sites = [abs(float(item["tot"])) for item in known.get("magnetization") or [] if "tot" in item]
+    fermi = [float(value) for value in (output.get("efermi"), known.get("efermi")) if value is not None]
+    moment = known.get("total_magnetization")
+    return [
+        Witness(
+            "OUTCAR",
+            drift=drift,
+            fermi=next((value for value in fermi if not np.isfinite(value)), fermi[0] if fermi else None),
+            moment=None if moment is None else float(moment),
+            site_moments=sum(sites) if sites else None,
+        )
+    ]
 
 
 def _plain(thing: Any) -> Mapping[str, Any]:
@@ -71,6 +93,8 @@ def _step(step: Mapping[str, Any]) -> IonicStep:
     if None not in (energy, last.get("e_0_energy"), last.get("e_fr_energy")):
         # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
         zero = energy + last["e_0_energy"] - last["e_fr_energy"]
+    without = last.get("e_wo_entrp")
+    entropy = None if None in (without, last.get("e_fr_energy")) else float(without) - float(last["e_fr_energy"])
     return IonicStep(
         cell=None if structure is None else _array(structure["lattice"]["matrix"]),
         positions=None if structure is None else _array([site["abc"] for site in structure["sites"]]),
@@ -78,6 +102,7 @@ def _step(step: Mapping[str, Any]) -> IonicStep:
         stress=_array(step.get("stress")),
         energy=None if energy is None else float(energy),
         energy_sigma0=None if zero is None else float(zero),
+        entropy=entropy,
         scf=[float(item["e_fr_energy"]) for item in electronic if item.get("e_fr_energy") is not None],
     )
 

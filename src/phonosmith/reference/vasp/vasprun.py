@@ -16,8 +16,8 @@ from ase.data import atomic_numbers
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.reference.vasp.run import IonicStep, VaspRun, regular_mesh
-from phonosmith.reference.vasp.settings import VaspSettings, element_of
+from phonosmith.reference.vasp.run import IonicStep, VaspRun, Witness, regular_mesh
+from phonosmith.reference.vasp.settings import VaspSettings, charge_of, element_of
 
 Array = NDArray[np.float64]
 
@@ -27,6 +27,7 @@ _BULKY = re.compile(
     rb"[^>]*(?:/>|>.*?</\1>)",
     re.DOTALL,
 )
+_FERMI = re.compile(rb'<i name="efermi">([^<]*)</i>')
 
 
 def parse_vasprun(data: bytes, where: str) -> VaspRun:
@@ -40,6 +41,8 @@ def parse_vasprun(data: bytes, where: str) -> VaspRun:
         raise InputError(f"{where} defines XML entities, which VASP never does.", "It was tampered with.")
     reader = _Reader()
     try:
+        # it lies in the density of states, which is cut out
+        reader.fermi = next((float(value) for value in reversed(_FERMI.findall(data))), None)
         for _, element in ET.iterparse(io.BytesIO(_BULKY.sub(b"", data)), events=("end",)):  # noqa: S314
             if element.tag in _READ:
                 reader.take(element)
@@ -61,6 +64,10 @@ class _Reader:
         self.titles: list[str] = []
         self.mesh: tuple[int, int, int] | None = None
         self.shifted = False
+        self.points: Array | None = None
+        self.weights: Array | None = None
+        self.valence: float | None = None
+        self.fermi: float | None = None
         self.steps: list[IonicStep] = []
         self.initial: tuple[Array | None, Array | None] = (None, None)
         self.damage: str | None = None
@@ -85,16 +92,17 @@ class _Reader:
                 self.parameters.setdefault(str(item.get("name")), _text(item))
 
     def _kpoints(self, element: ET.Element) -> None:
-        points = element.find("varray[@name='kpointlist']")
+        self.points, weights = _varray(element, "kpointlist"), _varray(element, "weights")
+        self.weights = None if weights is None else weights.ravel()
         generation = element.find("generation")
         divisions = None if generation is None else generation.findtext("v[@name='divisions']")
         if generation is not None and divisions is not None:
             shift = (generation.findtext("v[@name='shift']") or "0 0 0").split()
             numbers = [int(value) for value in divisions.split()]
             style = generation.get("param", "")
-            self.mesh, self.shifted = regular_mesh(style, numbers, [float(value) for value in shift])
-        elif points is not None and len(points) == 1:
-            self.mesh = None if np.any(_numbers(points)) else (1, 1, 1)
+            self.mesh, self.shifted = regular_mesh(style, numbers, [float(value) for value in shift], self.points)
+        elif self.points is not None and len(self.points) == 1:
+            self.mesh = None if np.any(self.points) else (1, 1, 1)
 
     def _atominfo(self, element: ET.Element) -> None:
         rows, types = (
@@ -102,6 +110,8 @@ class _Reader:
             for name in ("atoms", "atomtypes")
         )
         self.titles = [row[-1] for row in types]
+        if types and all(len(row) > 4 for row in types):
+            self.valence = sum(int(row[0]) * float(row[3]) for row in types)
         elements = [element_symbol(row[1], row[-1]) for row in types]
         self.symbols = [elements[int(row[1]) - 1] if elements else element_symbol(row[0], "") for row in rows]
 
@@ -120,6 +130,8 @@ class _Reader:
         # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
         if energies and step.energy is not None and {"e_0_energy", "e_fr_energy"} <= energies[-1].keys():
             step.energy_sigma0 = step.energy + energies[-1]["e_0_energy"] - energies[-1]["e_fr_energy"]
+            if "e_wo_entrp" in energies[-1]:
+                step.entropy = energies[-1]["e_wo_entrp"] - energies[-1]["e_fr_energy"]
         self.steps.append(step)
 
     def result(self, where: str) -> VaspRun:
@@ -130,10 +142,21 @@ class _Reader:
         repeated = ("GGA", "METAGGA", "ALGO", "PREC")
         asked = {name: self.incar[name] for name in repeated if self.incar.get(name, "--") not in ("--", "")}
         tags = self.incar | self.parameters | asked
-        settings = VaspSettings(self.version, tags, self.titles, self.mesh, self.shifted)
+        charge = charge_of(tags, self.valence)
+        settings = VaspSettings(self.version, tags, self.titles, self.mesh, self.shifted, charge)
         if len(self.steps) == 1 and self.steps[0].cell is None:
             self.steps[0].cell, self.steps[0].positions = self.initial
-        return VaspRun(settings, self.symbols, self.steps, self.incar, self.damage)
+        return VaspRun(
+            settings,
+            self.symbols,
+            self.steps,
+            self.incar,
+            self.damage,
+            used=self.parameters,
+            kpoints=self.points,
+            weights=self.weights,
+            witnesses=[Witness("vasprun.xml", fermi=self.fermi)],
+        )
 
 
 def element_symbol(text: str, title: str) -> str:
