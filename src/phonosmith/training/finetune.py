@@ -21,7 +21,7 @@ from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
-from phonosmith.training.assemble import Assembly, Groundwork, assemble
+from phonosmith.training.assemble import Assembly, Groundwork, assemble, placed
 from phonosmith.training.checkpoint import metrics_lines
 from phonosmith.training.documents import (
     CurvatureErrors,
@@ -130,15 +130,54 @@ def fine_tune(
         When a loss or gradient stops being finite.
     """
     since = time.perf_counter() if since is None else since
-    _check_extras(spec, replay, curvature)
-    ground = Groundwork(foundation, str(resolve_device(spec.device)))
-    assembly = assemble(
-        ground, train, valid, spec, replay=replay, curvature=curvature, valid_curvature=valid_curvature, seed=seed
+    training = prepare(
+        foundation,
+        train,
+        valid,
+        spec,
+        replay=replay,
+        curvature=curvature,
+        valid_curvature=valid_curvature,
+        seed=seed,
+        workdir=workdir,
+        name=name,
     )
-    training = Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
     with epoch_reporter(spec, training.name, show=progress) as report:
         training.fitter.run(walltime=walltime, since=since, on_epoch=report)
     return training.result()
+
+
+def prepare(
+    foundation: Potential | Groundwork,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    spec: TrainSpec,
+    *,
+    replay: Sequence[Atoms] | None = None,
+    curvature: CurvatureInput = None,
+    valid_curvature: Sequence[CurvatureTarget] = (),
+    seed: int,
+    workdir: Path | str | None = None,
+    name: str = "",
+) -> Training:
+    """Return a fine-tuning that is ready to run, for the parameters of :func:`fine_tune`.
+
+    Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
+    """
+    _check_extras(spec, replay, curvature)
+    resolve_device(spec.device)
+    assembly = assemble(
+        foundation,
+        train,
+        valid,
+        spec,
+        replay=replay,
+        curvature=curvature,
+        valid_curvature=valid_curvature,
+        seed=seed,
+        place=lambda _: str(resolve_device(spec.device)),
+    )
+    return Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
 
 
 class Training:
@@ -156,7 +195,7 @@ class Training:
         workdir: Path | str | None = None,
         name: str = "",
     ) -> None:
-        backend, spec, device = assembly.backend, assembly.spec, assembly.ground.device
+        backend, spec, device = assembly.backend, assembly.spec, assembly.device
         self.assembly, self.name = assembly, name or spec.strategy
         weights = {key: digest_array(value.numpy()) for key, value in assembly.foundation.state_dict().items()}
         inputs = {"foundation": digest_json(weights), **assembly.digests}
@@ -259,8 +298,8 @@ def _judged(
     ``final`` is the trained model with all its heads, changed here; returned are the document and the model that is
     handed out. Every set is predicted once, where training was.
     """
-    backend, ground, state, spec = assembly.backend, assembly.ground, fitter.state, fitter.spec
-    judge, head = ground.placed(final), assembly.main_head
+    backend, state, spec = assembly.backend, fitter.state, fitter.spec
+    judge, head = placed(final, assembly.device), assembly.main_head
     symbols = [chemical_symbols[z] for z in backend.atomic_numbers(final)]
     labelled = {"train": assembly.train, "valid": assembly.valid}
     found = {
@@ -347,7 +386,7 @@ def _judged(
 def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module) -> CurvatureErrors | None:
     """Return the errors of the columns that were learnt."""
     targets, state = assembly.targets, fitter.state
-    after = assembly.curvature_term(targets, assembly.dtype, assembly.ground.device)
+    after = assembly.curvature_term(targets, assembly.dtype, assembly.device)
     if after is None or fitter.curvature is None:
         return None
     method = fitter.curvature.method
