@@ -164,7 +164,7 @@ def prepare(
 
     Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
     """
-    _check_extras(spec, replay, curvature)
+    check_extras(spec, replay, curvature)
     resolve_device(spec.device)
     assembly = assemble(
         foundation,
@@ -253,7 +253,7 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
+def check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
     """Refuse a strategy that lacks its data, and data the strategy would ignore."""
     if spec.uses_replay and replay is None:
         raise InputError(
