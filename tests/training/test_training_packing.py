@@ -141,6 +141,7 @@ def test_who_is_stopped_by_the_walltime_is_the_last_to_begin():
     assert "b begin" not in said
 
 
+@pytest.mark.slow
 def test_trainings_of_one_foundation_share_what_they_can(tiny_model, tiny_frames, monkeypatch):
     """Three strategies and a second size: bit for bit the models of single trainings; the foundation is judged once on
     each set, neighbours are sought once, and a training that diverges leaves the others alone."""

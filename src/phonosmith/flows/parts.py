@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobflow import Flow, Job
 
-from phonosmith.core.metadata import describe, named
+from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
@@ -237,7 +237,7 @@ class MaterialParts:
     def pack(self, makers: list[FineTuneMaker], inputs: list[TrainingInputs]) -> OutputReference:
         """Return what one job reports that runs all trainings of the material side by side."""
         made = PackMaker(makers=makers).make_each(inputs)
-        return self.add(made, "train", self.key, "pack", strategy="pack").output
+        return self.add(made, "train", self.key, PACK, strategy=PACK).output
 
     def curvature(self) -> OutputReference:
         """Return the force constants that supervise curvature."""

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
 from phonosmith.core.attempts import left_behind
 from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
-from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import inherit
+from phonosmith.core.metadata import STEP, inherit
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
@@ -155,14 +154,13 @@ def train_model(
 
 
 def _alone(following: Job) -> Response[TrainingDocument]:
-    """Replace the running job, which only collects, by one that trains: it is described and named like it."""
+    """Replace the running job, which was only to collect, by one that trains: named and described like it."""
     current = CURRENT_JOB.job
     if current is not None:
         following.name = current.name
-    flow = Flow([inherit(following)], output=following.output)
-    if current is not None and has_content_identity(current.uuid):
-        flow = fix_identities(flow)
-    return Response(replace=flow)
+        # jobflow describes what replaces a job as the job itself
+        current.metadata.pop(STEP, None)
+    return Response(replace=inherit(following))
 
 
 def _name_of_part(part: int, default: str) -> str:
