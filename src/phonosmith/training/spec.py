@@ -91,6 +91,11 @@ class TrainSpec(Document):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the exponential moving average of weights")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training; metrics are float64")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    compile: Literal["auto", "off", "graph"] = Field(
+        "auto",
+        description="how steps run: off: one operation after the other; graph: recorded as a CUDA graph over padded "
+        "batches and replayed, the same numbers to rounding; auto: graph on a GPU, off on a CPU",
+    )
     prune: bool = Field(True, description="drop the elements the data do not hold (same predictions, faster)")
 
     @model_validator(mode="after")
