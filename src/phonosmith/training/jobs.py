@@ -140,7 +140,8 @@ def train_model(
         inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
         done = PackReport.model_validate(ahead).find(training_key(maker, inputs))
         if done is None or done.document is None:
-            return _alone(train_model(maker, foundation, train, valid, **extras))
+            checkpoint = done.checkpoint if done is not None else None
+            return _alone(train_model(maker, foundation, train, valid, checkpoint=checkpoint, **extras))
         document = done.document
     else:
         document = run_training(maker, foundation, train, valid, checkpoint=checkpoint, **extras)
@@ -266,9 +267,16 @@ def prepare_training(
 def _registered(result: TrainingResult, folder: Path, foundation: PotentialRef | None) -> TrainingDocument:
     """Keep model, log and (of an unfinished training) checkpoint in the artefact store; return the document."""
     if not result.document.finished:
-        content = (folder / CHECKPOINT_NAME).read_bytes()
-        result.document.checkpoint = default_artefacts().put_bytes(content, kind="checkpoint", suffix=".pt")
+        result.document.checkpoint = _stored_checkpoint(folder)
     return result.register(foundation)
+
+
+def _stored_checkpoint(folder: Path) -> ArtefactRef | None:
+    """Put the checkpoint in a training's folder, if there is one, into the artefact store."""
+    here = folder / CHECKPOINT_NAME
+    if not here.is_file():
+        return None
+    return default_artefacts().put_bytes(here.read_bytes(), kind="checkpoint", suffix=".pt")
 
 
 def run_training(
@@ -358,14 +366,20 @@ def run_pack(
 
     def keep(outcome: Outcome) -> None:
         key = outcome.planned.name
-        if outcome.result is None:
-            found[key] = PackedTraining(key=key, error=f"{type(outcome.error).__name__}: {outcome.error}")
-            return
         maker, inputs = trainings[keys.index(key)]
-        document = _registered(outcome.result, Path(workdir) / key, inputs.foundation)
+        folder = Path(workdir) / key
+        if outcome.result is None:
+            found[key] = PackedTraining(
+                key=key, error=f"{type(outcome.error).__name__}: {outcome.error}", checkpoint=_stored_checkpoint(folder)
+            )
+            return
+        document, error = _registered(outcome.result, folder, inputs.foundation), ""
         if maker.refuse and document.finished:
-            refuse_bad(document)
-        found[key] = PackedTraining(key=key, document=document)
+            try:
+                refuse_bad(document)
+            except TrainingError as refusal:
+                error = refusal.message
+        found[key] = PackedTraining(key=key, document=document, error=error)
 
     left = [
         planned(key, *one) for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended
