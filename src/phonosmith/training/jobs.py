@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import OutputReference
 
+    from phonosmith.core.document import Document
     from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import Groundwork
     from phonosmith.training.finetune import Training, TrainingResult
@@ -238,7 +239,7 @@ def prepare_training(
     label = "-".join(_label(maker, inputs))
     here = Path(workdir) / training_key(maker, inputs) / CHECKPOINT_NAME
     foundation, train, valid = inputs.foundation, inputs.train, inputs.valid
-    needed = {"foundation": foundation, "training set": train, "validation set": valid}
+    needed: dict[str, Document | None] = {"foundation": foundation, "training set": train, "validation set": valid}
     needed |= {"replay structures": inputs.replay} if spec.uses_replay else {}
     needed |= {"force constants": inputs.force_constants} if spec.uses_curvature else {}
     lacking = [what for what, ref in needed.items() if ref is None]
