@@ -58,10 +58,12 @@ class CudaCapture:
             if self._stream is None:
                 self._stream = torch.cuda.Stream() if here == torch.cuda.default_stream() else here
             self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
-                    action()
-            here.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for _ in range(WARM_UPS):
+                        action()
+            finally:
+                here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
             # other trainings of this process go on launching meanwhile
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
@@ -215,7 +217,7 @@ class Recording:
         before = Snapshot(self.step.changing())
         try:
             return self.capture(action)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             self._note(f"{what} does not fit into memory as a recording and runs plainly")
             torch.cuda.empty_cache()
         except (RuntimeError, NotImplementedError) as error:
@@ -311,6 +313,7 @@ class Recording:
             action()
 
 
-def device_lost(error: BaseException) -> bool:
-    """Tell whether an error means that the GPU can no longer be used by this process."""
-    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+def device_lost(error: RuntimeError) -> bool:
+    """Tell whether an error means that this process can no longer use the GPU."""
+    # torch before 2.8 has no class of its own for them
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)
