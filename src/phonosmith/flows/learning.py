@@ -26,7 +26,7 @@ from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import describe, named
+from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
@@ -34,7 +34,7 @@ from phonosmith.evaluation.verdict import CONVERGENCE, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.flows.settings import material_settings
+from phonosmith.flows.settings import Pack, material_settings
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.registry import load
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -45,8 +45,8 @@ from phonosmith.reference.labels import sampled_frames
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.sampling.jobs import SamplingMaker
 from phonosmith.settings import get_settings
-from phonosmith.training.documents import TrainingDocument
-from phonosmith.training.jobs import FineTuneMaker
+from phonosmith.training.documents import TrainingDocument, TrainingInputs
+from phonosmith.training.jobs import FineTuneMaker, PackMaker
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
@@ -103,6 +103,8 @@ class AdaptiveMaker(Maker):
     committee
         Trainings per round. The first has all labels and is the result; each of the others goes without another part of
         them (a jackknife), so that their phonons show what the labels do not decide.
+    pack
+        Whether each of them is a job of its own (none) or one job runs them side by side (material).
     max_rounds
         Rounds at most; None: until everything sampled is labelled.
     min_length, mesh, seed
@@ -118,6 +120,7 @@ class AdaptiveMaker(Maker):
     n_valid: int = 4
     change_thz: float = 0.05
     committee: int = 1
+    pack: Pack = "none"
     spread_thz: float = 0.05
     max_rounds: int | None = None
     min_length: float = 20.0
@@ -142,6 +145,7 @@ class AdaptiveMaker(Maker):
                 f"{self.layer_size}.",
                 "Each member goes without some, and could not be trained on fewer. Raise layer_size, or committee=1.",
             )
+        material_settings(pack=self.pack)
         label = material or structure.composition.reduced_formula
         key = "-".join(label.lower().split())
         sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
@@ -174,18 +178,34 @@ class AdaptiveMaker(Maker):
         join = named(join_labels(labels.output, state.labels, state.material), "audit", key, f"r{number}")
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
-        for member in range(self.committee):
-            words = (self.strategy, f"r{number}", *([f"s{member}"] if self.committee > 1 else []))
-            trainer = FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
-            train_set = join.output.train
-            if member > 0:
-                # seeds alone agree on whatever few labels say: members of a committee must have seen different ones
-                part = named(leave_out(train_set, member - 1, self.committee - 1), "subset", key, *words)
-                jobs.append(part)
-                train_set = part.output
-            training = trainer.make(state.foundation, train_set, join.output.valid, material=key)
+        makers = [
+            FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
+            for member in range(self.committee)
+        ]
+        words = [
+            (self.strategy, f"r{number}", *([f"s{member}"] if self.committee > 1 else []))
+            for member in range(self.committee)
+        ]
+        train_sets = [join.output.train]
+        for member in range(1, self.committee):
+            # seeds alone agree on whatever few labels say: members of a committee must have seen different ones
+            part = leave_out(join.output.train, member - 1, self.committee - 1)
+            jobs.append(named(part, "subset", key, *words[member]))
+            train_sets.append(part.output)
+        inputs = [
+            TrainingInputs(material=key, foundation=state.foundation, train=train_set, valid=join.output.valid)
+            for train_set in train_sets
+        ]
+        pack = None
+        if self.pack == "material" and self.committee > 1:
+            made = PackMaker(makers=makers).make_each(inputs)
+            jobs.append(named(made, "train", key, PACK, f"r{number}", strategy=PACK))
+            pack = made.output
+        for trainer, own, name in zip(makers, inputs, words, strict=True):
+            training = trainer.make_of(own, pack)
+            named(training, "train", key, *name, step="collect" if pack is not None else None)
             phonon = FastPhononMaker(mesh=self.mesh).make(structure, training.output.model, state.matrix)
-            jobs += [named(training, "train", key, *words), named(phonon, "phonon", key, *words)]
+            jobs += [training, named(phonon, "phonon", key, *name)]
             trainings.append(training.output)
             phonons.append(phonon.output)
         following = {

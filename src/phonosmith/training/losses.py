@@ -48,24 +48,28 @@ def efs_loss(predictions: Predictions, batch: LabelledBatch, spec: TrainSpec) ->
 def error_sums(backend: Backend, model: torch.nn.Module, batch: LabelledBatch, spec: TrainSpec) -> torch.Tensor:
     """Return what :func:`errors_of` needs of one batch, in float64 where the batch is; sums of batches add up."""
     with frozen(model):
-        predictions = backend.predict(model, batch.inputs, stress=True, create_graph=False)
-        assert predictions.stress is not None  # it was asked for
-        energy = ((predictions.interaction - batch.energy) / batch.sizes).abs()
-        forces = (predictions.forces - batch.forces).abs()
-        # the six components that differ
-        stress = (predictions.stress - batch.stress).abs().triu().sum(dim=(1, 2))
-        if batch.real_graphs is not None and batch.real_atoms is not None:
-            energy, forces = energy * batch.real_graphs, forces * batch.real_atoms[:, None]
-        values = [
-            efs_loss(predictions, batch, spec) * batch.n_graphs,
-            energy.sum(),
-            forces.sum(),
-            (stress * batch.has_stress).sum(),
-            batch.has_stress.sum(),
-            batch.n_graphs,
-            batch.n_atoms,
-        ]
-        return torch.stack([value.detach().double() for value in values])
+        return prediction_sums(backend.predict(model, batch.inputs, stress=True, create_graph=False), batch, spec)
+
+
+def prediction_sums(predictions: Predictions, batch: LabelledBatch, spec: TrainSpec) -> torch.Tensor:
+    """Return the same of predictions, stresses included."""
+    assert predictions.stress is not None  # it was asked for
+    energy = ((predictions.interaction - batch.energy) / batch.sizes).abs()
+    forces = (predictions.forces - batch.forces).abs()
+    # the six components that differ
+    stress = (predictions.stress - batch.stress).abs().triu().sum(dim=(1, 2))
+    if batch.real_graphs is not None and batch.real_atoms is not None:
+        energy, forces = energy * batch.real_graphs, forces * batch.real_atoms[:, None]
+    values = [
+        efs_loss(predictions, batch, spec) * batch.n_graphs,
+        energy.sum(),
+        forces.sum(),
+        (stress * batch.has_stress).sum(),
+        batch.has_stress.sum(),
+        batch.n_graphs,
+        batch.n_atoms,
+    ]
+    return torch.stack([value.detach().double() for value in values])
 
 
 def errors_of(sums: torch.Tensor) -> Errors:
