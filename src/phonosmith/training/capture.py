@@ -56,8 +56,7 @@ class CudaCapture:
             finally:
                 torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            # other trainings of this process go on launching meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool):
                 action()
             self._pool = graph.pool()
             return graph.replay
