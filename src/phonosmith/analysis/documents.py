@@ -13,7 +13,7 @@ from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.verdict import Verdict
+from phonosmith.evaluation.verdict import GivenLimits, Verdict
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 
@@ -172,6 +172,9 @@ class MaterialReport(Document):
     foundation: PotentialReport = Field(description="the foundation as it came")
     strategies: list[PotentialReport] = Field(
         description="each fine-tuned potential (strategy and number of training structures), best phonons first"
+    )
+    limits: GivenLimits = Field(
+        default_factory=dict, description="limits of the verdicts that its campaign sets itself"
     )
     failed: list[str] = Field(
         default_factory=list,

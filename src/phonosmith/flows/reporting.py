@@ -22,6 +22,7 @@ from phonosmith.analysis.documents import (
     SamplingSummary,
     TrainingCurve,
 )
+from phonosmith.analysis.judgement import verdict_on
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
@@ -31,7 +32,7 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.verdict import judge, judge_production, unfit
+from phonosmith.evaluation.verdict import GivenLimits, Thresholds, unfit
 from phonosmith.flows import costs
 from phonosmith.flows.reference import check_forces
 from phonosmith.flows.settings import Mode
@@ -65,6 +66,13 @@ class ReportSubject(Document):
     reference: str = Field(description="who played or was DFT")
     rehearsal: bool = Field(description="reference data made by the VASP stand-in")
     mesh: int = Field(description="q-mesh of comparisons")
+    limits: GivenLimits = Field(
+        default_factory=dict, description="limits of the verdicts that the campaign sets itself"
+    )
+    thresholds: Thresholds = Field(
+        default_factory=lambda: Thresholds.of(get_settings()),
+        description="all limits of the verdicts, as they were where the flow was made: others make another report",
+    )
 
 
 class PotentialResults(Document):
@@ -238,23 +246,10 @@ class _Case:
 
     def judged(self, entry: PotentialReport, mismatch: str = "") -> PotentialReport:
         """Return an entry with its verdict; ``mismatch``: why its phonons cannot be compared with the reference's."""
-        improved = entry.improved is not False
         if mismatch:
             verdict = unfit("mismatch", f"cannot be compared: {mismatch}")
-        elif entry.summary is None:
-            verdict = unfit("no_phonons", "its phonons could not be computed")
-        elif entry.phonons is not None:
-            verdict = judge(entry.phonons, get_settings(), self.base, improved=improved)
         else:
-            verdict = judge_production(
-                get_settings(),
-                valid_force_mae=entry.valid_force_mae,
-                phonon_change_thz=entry.phonon_change_thz,
-                check_percent=None if entry.check is None else entry.check.relative_percent,
-                improved=improved,
-                stable=entry.summary.stable_practical,
-                trained=entry.n_train > 0,
-            )
+            verdict = verdict_on(entry, self.subject.thresholds, self.base)
         return entry.model_copy(update={"verdict": verdict})
 
 
@@ -338,8 +333,9 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     audited, key = _require_results(subject, inputs), subject.key
     production = subject.mode == "production"
     truth = None if production else inputs.reference.phonons
+    settings = {"mesh": subject.mesh, "mode": subject.mode, "limits": subject.thresholds.model_dump()}
     digests = {"train": audited.train.sha256, "valid": audited.valid.sha256}
-    with recorded(digests, {"mesh": subject.mesh, "mode": subject.mode}, subject.seed) as manifest:
+    with recorded(digests, settings, subject.seed) as manifest:
         case = _Case(subject, None if truth is None else harmonic_from_document(truth, default_artefacts()))
         case.read_checks(inputs.reference)
         if inputs.sample is not None:
@@ -356,7 +352,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     best = entries[0] if entries else None
     group, number = structure.get_space_group_info()
     return MaterialReport(
-        **subject.model_dump(exclude={"mesh"}),
+        **subject.model_dump(exclude={"mesh", "thresholds"}),
         formula=structure.composition.reduced_formula,
         structure=structure.as_dict() if truth is None else truth.structure,
         space_group=group if truth is None else truth.space_group,
