@@ -14,6 +14,7 @@ from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
+from phonosmith.core.reuse import reused
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
@@ -40,7 +41,8 @@ def _leave_refusal(record: ReferenceRecord) -> None:
     store.update(document, key=["uuid", "index"])
 
 
-@job(output_schema=ReferenceRecord)
+@job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
+@reused("name", "attempts")
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
     """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
@@ -112,7 +114,7 @@ class LabelMaker(Maker):
         for index, frame in zip(indices or range(len(frames)), frames, strict=True):
             name = job_name(material, index, total, self.name)
             one = label_frame(frame, self.engine, name, self.attempts)
-            one.name, one.config = name, JobConfig(expose_store=True)
+            one.name = name
             jobs.append(one)
         last = collect_labels(
             [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous

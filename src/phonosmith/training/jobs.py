@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from jobflow import CURRENT_JOB, Job, Maker, Response, job
+from jobflow import CURRENT_JOB, Job, JobConfig, Maker, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
 from phonosmith.core.attempts import left_behind
 from phonosmith.core.errors import TrainingError
 from phonosmith.core.hashing import digest_json
+from phonosmith.core.reuse import reused
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
@@ -90,7 +91,32 @@ class FineTuneMaker(Maker):
         return made
 
 
-@job(output_schema=TrainingDocument)
+def _what_decides(
+    maker: FineTuneMaker,
+    foundation: PotentialRef,
+    train: DatasetRef,
+    valid: DatasetRef,
+    *,
+    part: int = 1,  # noqa: ARG001
+    checkpoint: ArtefactRef | None = None,  # noqa: ARG001
+    **extras: Unpack[Extras],
+) -> dict[str, Any]:
+    """Return what the result of a training follows from; names and limits of time are no part of it."""
+    maker = FineTuneMaker(**maker) if isinstance(maker, dict) else maker
+    return {
+        "spec": maker.spec().model_dump(mode="json"),
+        "seed": maker.seed,
+        "refuse": maker.refuse,
+        "foundation": foundation,
+        "train": train,
+        "valid": valid,
+        "replay": extras.get("replay"),
+        "force_constants": extras.get("force_constants"),
+    }
+
+
+@job(output_schema=TrainingDocument, config=JobConfig(expose_store=True))
+@reused(using=_what_decides)
 def train_model(
     maker: FineTuneMaker,
     foundation: PotentialRef,

@@ -115,6 +115,8 @@ def _prepare(folder: Path) -> None:
 def _work(
     folder: Path, flow: Flow | None, places: list[Slot], *, json_output: bool, again: list[str] | None = None
 ) -> None:
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.engines.local.mending import Mender
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
@@ -129,14 +131,21 @@ def _work(
                 raise InputError(f"No failed job is called {unknown[0]!r}.", advice)
             runner.retry(again or None)
         dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
+        mender = Mender(runner.state, store, default_artefacts(), folder / "run", dropped)
+        mender.mend(lambda line: typer.secho(f"lost: {line}", fg="yellow", err=True))
         summary = runner.run(flow)
+        while mender.follow():
+            summary = summary.and_then(runner.run(flow))
+        lost = mender.remaining()
         summary.failed = [row for row in summary.failed if row.uuid not in dropped]
         summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
         wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow()}
         reports = _reports(store, runner, wanted)
     payload = _payload(folder, summary, reports)
+    payload |= {"restored": mender.restored, "repeated": mender.repeated, "lost": lost}
+    payload["ok"] = summary.ok and not lost
     answer(payload, lambda: _show(payload), json_output=json_output)
-    if not summary.ok:
+    if not payload["ok"]:
         raise typer.Exit(1)
 
 
@@ -199,6 +208,7 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
         "folder": str(folder),
         "done": summary.done,
         "jobs_run": summary.executed,
+        "jobs_reused": summary.reused,
         "failed": [{"job": row.name, "error": row.error, "folder": row.folder} for row in summary.failed],
         "skipped": [row.name for row in summary.skipped],
         "seconds": summary.seconds,
@@ -223,13 +233,21 @@ def _show(payload: dict[str, Any]) -> None:
             rows,
             left=2,
         )
+    if payload["restored"] or payload["repeated"]:
+        typer.echo(
+            f"Mended: {len(payload['restored'])} documents put back from the folders of their jobs, "
+            f"{len(payload['repeated'])} jobs done again."
+        )
+    reused = f", {payload['jobs_reused']} with the result of an equal job" if payload["jobs_reused"] else ""
     typer.echo(
-        f"{payload['done']} jobs done ({payload['jobs_run']} now, {payload['seconds']:.0f} s), "
+        f"{payload['done']} jobs done ({payload['jobs_run']} now{reused}, {payload['seconds']:.0f} s), "
         f"{len(payload['failed'])} failed, {len(payload['skipped'])} left out because of them."
     )
     for failed in payload["failed"]:
         typer.secho(f"  failed: {failed['job']}: {failed['error']}", fg="red")
         typer.secho(f"          {failed['folder']}", dim=True)
+    for line in payload["lost"]:
+        typer.secho(f"  still lost: {line}", fg="red")
     if payload["materials"]:
         typer.echo(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite")
     if payload["failed"]:

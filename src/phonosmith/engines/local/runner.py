@@ -49,18 +49,28 @@ class Slot:
 
 @dataclass
 class RunSummary:
-    """How a run ended."""
+    """How a run ended; ``reused``: jobs that handed on the result of an equal one, not among those executed."""
 
     done: int
     failed: list[JobRow]
     skipped: list[JobRow]
     executed: int
     seconds: float
+    reused: int = 0
 
     @property
     def ok(self) -> bool:
         """Everything is done."""
         return not self.failed and not self.skipped
+
+    def and_then(self, more: RunSummary) -> RunSummary:
+        """Return how a run ended that was taken up again."""
+        return replace(
+            more,
+            executed=self.executed + more.executed,
+            reused=self.reused + more.reused,
+            seconds=self.seconds + more.seconds,
+        )
 
 
 @dataclass
@@ -124,13 +134,14 @@ class LocalRunner:
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._stopped = False
+        self._reused = 0
 
     def run(self, flow: Flow | None = None) -> RunSummary:
         """Run what is not done yet and return a summary; without a flow, continue the run in the folder.
 
         A job that failed stays failed (see ``retry``), those that need it are skipped, all others run.
         """
-        begin, executed = time.monotonic(), 0
+        begin, executed, self._reused = time.monotonic(), 0, 0
         self.state.forget_running()
         if flow is not None:
             self.state.add_flow(flow)
@@ -143,7 +154,7 @@ class LocalRunner:
             finally:
                 self._shut_down()
         done, failed, skipped = (self.state.rows(state) for state in SETTLED)
-        return RunSummary(len(done), failed, skipped, executed, time.monotonic() - begin)
+        return RunSummary(len(done), failed, skipped, executed - self._reused, time.monotonic() - begin, self._reused)
 
     def _advance(self) -> bool:
         """Skip what cannot run, start what can; return whether anything is running."""
@@ -230,6 +241,7 @@ class LocalRunner:
                 else:
                     self._fail(row, answer["error"], self.retries, seconds)
                 ended += 1
+                self._reused += bool(answer.get("reused"))
                 if answer["memory_gb"] > self.worker_memory_gb:
                     self._end(worker)
         return ended

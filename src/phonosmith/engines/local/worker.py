@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 RESPONSE_FILE = "response.json"
 
 
-def run_task(document: str, folder: Path, store: JobStore) -> str | None:
-    """Run a job (JSON) in its folder and return what it raised.
+def run_task(document: str, folder: Path, store: JobStore) -> tuple[str | None, bool]:
+    """Run a job (JSON) in its folder; return what it raised, and whether it handed on the result of an equal job.
 
     Its response is kept there before anybody is told that it is done.
     """
@@ -31,16 +31,20 @@ def run_task(document: str, folder: Path, store: JobStore) -> str | None:
 
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.errors import PhonosmithError
+    from phonosmith.core.reuse import REUSED
+    from phonosmith.engines.store.sealed import SealedJobStore
 
     try:
-        response = MontyDecoder().decode(document).run(store=store)
+        job = MontyDecoder().decode(document)
+        response = job.run(store=SealedJobStore.over(store, folder))
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
         (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+        return words, False
     fields = ("replace", "detour", "addition", "stop_children", "stop_jobflow")
     kept = {name: getattr(response, name) for name in fields}
     write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
-    return None
+    return None, REUSED in job.metadata
 
 
 def end_with_parent(interval: float = 0.5) -> None:
@@ -84,12 +88,12 @@ def main() -> None:
         with (folder / "job.log").open("a", encoding="utf-8") as log:
             _print_to(log.fileno())
             os.chdir(folder)
-            error = run_task(task["document"], folder, store)
+            error, reused = run_task(task["document"], folder, store)
             os.chdir(home)
             sys.stdout.flush()
             sys.stderr.flush()
         memory_gb = psutil.Process().memory_info().rss / 1e9
-        answers.write(json.dumps({"error": error, "memory_gb": memory_gb}) + "\n")
+        answers.write(json.dumps({"error": error, "reused": reused, "memory_gb": memory_gb}) + "\n")
 
 
 if __name__ == "__main__":

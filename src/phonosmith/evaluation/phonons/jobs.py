@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, Maker, job
+from jobflow import Flow, Job, JobConfig, Maker, job
 
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.manifest import recorded
+from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
@@ -131,7 +132,8 @@ def collect_phonons(
         )
 
 
-@job(output_schema=PhononDoc)
+@job(output_schema=PhononDoc, config=JobConfig(expose_store=True))
+@reused()
 def run_phonons(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
