@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.metadata import STAGE, step_of
+from phonosmith.core.sealing import seal_answer
 from phonosmith.flows.settings import explained
 
 Kind = Literal["dft", "training", "inference"]
@@ -201,7 +202,7 @@ def _members(made: Any) -> Iterator[Job]:
 
 
 class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type information
-    """A job's function that routes the jobs it makes; ``rules`` of `Routing` as plain data."""
+    """A job's function that routes the jobs it makes and seals its output; ``rules`` of `Routing` as plain data."""
 
     def __init__(self, function: Any, rules: dict[str, Any], engine: EngineName) -> None:
         self.function, self.rules, self.engine = function, rules, engine
@@ -219,4 +220,5 @@ class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type infor
             rules = Routing.model_validate(self.rules)
             for member in _members([answer.replace, answer.addition, answer.detour]):
                 _route_job(member, rules, self.engine)
+        seal_answer(answer)
         return answer

@@ -132,7 +132,8 @@ def _work(
             runner.retry(again or None)
         dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
         mender = Mender(runner.state, store, default_artefacts(), folder / "run", dropped)
-        mender.mend(lambda line: typer.secho(f"lost: {line}", fg="yellow", err=True))
+        if losses := mender.mend():
+            typer.secho(f"Lost since the last run: {losses}.", fg="yellow", err=True)
         summary = runner.run(flow)
         while mender.follow():
             summary = summary.and_then(runner.run(flow))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 200
 _MOST_REPETITIONS = 2
+_MOST_NAMES = 3
 _NOT_RESULTS = ("log", "checkpoint", "trajectory")
 """Kinds of artefacts that nothing else is made from."""
 _PLACE = "artefacts.json"
@@ -50,6 +51,20 @@ class Losses:
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.altered or self.artefacts)
+
+    def said(self) -> str:
+        """Return all of them in one line, the first few by name."""
+        counted = {
+            "documents are gone from the store": [row.name for row in self.missing],
+            "documents were altered in the store": [f"{row.name}: {fields[0]}" for row, fields in self.altered],
+            "artefacts are gone or altered": [f"{ref.kind} of {row.name}" for row, ref in self.artefacts],
+        }
+        parts = [
+            f"{len(names)} {words} ({', '.join(names[:_MOST_NAMES])}{', ...' if len(names) > _MOST_NAMES else ''})"
+            for words, names in counted.items()
+            if names
+        ]
+        return "; ".join(parts)
 
     def lines(self) -> list[str]:
         """Return one sentence for each."""
@@ -124,11 +139,10 @@ class Mender:
     _before: dict[Key, str | None] = field(default_factory=dict)
     _times: Counter[Key] = field(default_factory=Counter)
 
-    def mend(self, say: Callable[[str], None]) -> None:
-        """Put back what can be put back, and let the jobs run again whose results cannot; each loss is said."""
+    def mend(self) -> str:
+        """Put back what can be put back, let the jobs run again whose results cannot; return what was lost, or ''."""
         losses = self._losses()
-        for line in losses.lines():
-            say(line)
+        said = losses.said()
         if losses.artefacts:
             self._require_same_place(losses)
         again = [row for row in (*losses.missing, *(row for row, _ in losses.altered)) if not self._restore(row)]
@@ -137,6 +151,7 @@ class Mender:
             losses.artefacts = self._losses().artefacts
         self._requeue([*again, *(row for row, _ in losses.artefacts)])
         write_atomic(self.root / _PLACE, json.dumps({"place": self._place()}).encode())
+        return said
 
     def follow(self) -> bool:
         """After a run, let jobs run again whose inputs are others now; say whether there are any."""
