@@ -20,6 +20,7 @@ from phonosmith.core.attempts import set_aside
 from phonosmith.core.errors import ArtefactError, ConfigurationError
 from phonosmith.core.sealing import altered_fields, artefacts_in, result_digest
 from phonosmith.engines.local.state import DONE, WAITING, JobRow, Key, RunState
+from phonosmith.engines.local.worker import RESPONSE_FILE, RESULT
 from phonosmith.engines.store.sealed import read_copy
 
 if TYPE_CHECKING:
@@ -125,6 +126,15 @@ def _is_whole(artefacts: ArtefactStore, ref: ArtefactRef, named: str) -> bool:
     return True
 
 
+def _answered(row: JobRow) -> str | None:
+    """Return the digest of a job's result that its own answer holds; older answers hold none."""
+    try:
+        answer = json.loads((Path(row.folder or "") / RESPONSE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return None if answer.get(RESULT) is None else str(answer[RESULT])
+
+
 @dataclass
 class Mender:
     """Brings a run back to what it was; see the module. ``leaving``: uuids of jobs nobody asks for any more."""
@@ -191,10 +201,10 @@ class Mender:
         with self.state.transaction():
             for key, row in chosen.items():
                 self._times[key] += 1
-                self._before[key] = self._result(key)
+                self._before[key] = self._result(key) or _answered(row)
                 for later in self.state.rows(DONE):
                     if later.uuid == row.uuid and later.index > row.index:
-                        self._before[later.key] = self._result(later.key)
+                        self._before[later.key] = self._result(later.key) or _answered(later)
                         self.state.connection.execute("DELETE FROM jobs WHERE uuid = ? AND idx = ?", later.key)
                 if row.folder is not None and Path(row.folder).is_dir():
                     # its answer lies there: with it the job would count as done

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jobflow import JobStore
 
 RESPONSE_FILE = "response.json"
+RESULT = "result"
+"""Key of a response: digest of what the job's output says, whatever becomes of its document."""
 
 
 def run_task(document: str, folder: Path, store: JobStore) -> tuple[str | None, bool]:
@@ -27,11 +29,12 @@ def run_task(document: str, folder: Path, store: JobStore) -> tuple[str | None, 
 
     Its response is kept there before anybody is told that it is done.
     """
-    from monty.json import MontyDecoder, MontyEncoder
+    from monty.json import MontyDecoder, MontyEncoder, jsanitize
 
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.errors import PhonosmithError
     from phonosmith.core.reuse import REUSED
+    from phonosmith.core.sealing import result_digest
     from phonosmith.engines.store.sealed import SealedJobStore
 
     try:
@@ -43,6 +46,8 @@ def run_task(document: str, folder: Path, store: JobStore) -> tuple[str | None, 
         return words, False
     fields = ("replace", "detour", "addition", "stop_children", "stop_jobflow")
     kept = {name: getattr(response, name) for name in fields}
+    output = jsanitize(response.output, strict=True, enum_values=True, allow_bson=True)
+    kept[RESULT] = result_digest(output)
     write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
     return None, REUSED in job.metadata
 
