@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,12 +72,15 @@ class Campaign:
     def copies(self, folder):
         return Path(folder).parent.glob(f"{Path(folder).name}*")
 
-    @property
+    @contextmanager
     def store(self):
-        return open_embedded_jobstore(self.out / "store.sqlite")
+        store = open_embedded_jobstore(self.out / "store.sqlite")
+        yield store
+        store.close()
 
     def document(self, key):
-        return self.store.query_one({"uuid": key[0], "index": key[1]}, load=True)
+        with self.store() as store:
+            return store.query_one({"uuid": key[0], "index": key[1]}, load=True)
 
     def potentials(self, answer):
         return {(e["strategy"], e["n_train"]): e["potential"] for m in answer["materials"] for e in m["strategies"]}
@@ -157,8 +161,9 @@ def test_what_was_lost_is_found_and_only_that_comes_back(campaign, monkeypatch):
 
     def lose(name, *, copy=False):
         """Remove the document of a job from the store, and the copy in its folder."""
-        (document,) = campaign.store.query({"name": name, "output": {"$ne": None}})
-        campaign.store.remove_docs({"uuid": document["uuid"]})
+        with campaign.store() as store:
+            (document,) = store.query({"name": name, "output": {"$ne": None}})
+            store.remove_docs({"uuid": document["uuid"]})
         if copy:
             with sqlite3.connect(campaign.out / "run" / "run.sqlite") as raw:
                 for (folder,) in raw.execute("SELECT folder FROM jobs WHERE uuid = ?", (document["uuid"],)):
@@ -187,9 +192,10 @@ def test_what_was_lost_is_found_and_only_that_comes_back(campaign, monkeypatch):
     mended(repeated=["label si 02", "train si transfer 2"])
 
     # a float altered in the store
-    document = campaign.store.query_one({"name": "phonon si transfer 4"})
-    document["output"]["omega_max_thz"] *= 1 + 1e-12
-    campaign.store.docs_store.update([document], key=["uuid", "index"])
+    with campaign.store() as store:
+        document = store.query_one({"name": "phonon si transfer 4"})
+        document["output"]["omega_max_thz"] *= 1 + 1e-12
+        store.docs_store.update([document], key=["uuid", "index"])
     code, found = campaign.call("status", "--run", campaign.out, "--deep")
     assert code == 1
     (altered,) = found["deep"]["altered"]

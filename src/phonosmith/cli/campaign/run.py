@@ -142,6 +142,7 @@ def _work(
         summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
         wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow()}
         reports = _reports(store, runner, wanted)
+        store.close()
     payload = _payload(folder, summary, reports)
     payload |= {"restored": mender.restored, "repeated": mender.repeated, "lost": lost}
     payload["ok"] = summary.ok and not lost

@@ -74,6 +74,7 @@ def status(
         "notes": states.notes,
     }
     checked = _check(job_store, open_artefacts(artefacts, store), state) if deep else None
+    job_store.close()
     if checked is not None:
         payload["deep"] = checked.model_dump(mode="json") | {"ok": checked.ok}
     answer(payload, lambda: _show(states, counts, checked), json_output=json_output)
