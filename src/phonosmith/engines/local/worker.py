@@ -7,44 +7,66 @@ What jobs print goes to their folder.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
+import signal
+import sqlite3
 import sys
 import threading
 import time
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.errors import PhonosmithError
 
 if TYPE_CHECKING:
     from jobflow import JobStore
 
 RESPONSE_FILE = "response.json"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def run_task(document: str, folder: Path, store: JobStore) -> str | None:
-    """Run a job (JSON) in its folder and return what it raised.
+def lacks_room(error: BaseException) -> bool:
+    """Tell whether something could not be written for want of room or permission, no matter which job tries."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        if isinstance(found, OSError) and found.errno in NO_ROOM:
+            return True
+        if isinstance(found, sqlite3.Error) and any(word in str(found) for word in ("disk is full", "readonly")):
+            return True
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return False
 
-    Its response is kept there before anybody is told that it is done.
-    """
+
+def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
+    """Run a job (JSON) in its folder; return the ``error`` it ended with, if any, and whether there was no room."""
+    try:
+        return {"error": run_task(document, folder, store)}
+    except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
+        with contextlib.suppress(OSError):
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        words = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+        return {"error": words, "no_room": lacks_room(error)}
+
+
+def run_task(document: str, folder: Path, store: JobStore) -> None:
+    """Run a job (JSON) in its folder; its response is kept there before anybody is told that it is done."""
     from monty.json import MontyDecoder, MontyEncoder
 
-    from phonosmith.core.artefacts import write_atomic
-    from phonosmith.core.errors import PhonosmithError
-
-    try:
-        response = MontyDecoder().decode(document).run(store=store)
-    except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
-        (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        return str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+    response = MontyDecoder().decode(document).run(store=store)
     fields = ("replace", "detour", "addition", "stop_children", "stop_jobflow")
     kept = {name: getattr(response, name) for name in fields}
     write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
-    return None
 
 
-def end_with_parent(interval: float = 0.5) -> None:
-    """End this process soon after its runner is gone, even in the middle of a job.
+def end_with_parent(interval: float = 0.2) -> None:
+    """End this process, and every program it has started, soon after its runner is gone, even in the middle of a job.
 
     A runner that was killed is started again at once by many users: an orphan still at work would then write into the
     folder of the job that is being repeated.
@@ -54,6 +76,8 @@ def end_with_parent(interval: float = 0.5) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(interval)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -81,15 +105,18 @@ def main() -> None:
     for line in sys.stdin:
         task = json.loads(line)
         folder = Path(task["folder"])
-        with (folder / "job.log").open("a", encoding="utf-8") as log:
-            _print_to(log.fileno())
-            os.chdir(folder)
-            error = run_task(task["document"], folder, store)
-            os.chdir(home)
-            sys.stdout.flush()
-            sys.stderr.flush()
-        memory_gb = psutil.Process().memory_info().rss / 1e9
-        answers.write(json.dumps({"error": error, "memory_gb": memory_gb}) + "\n")
+        try:
+            with (folder / "job.log").open("a", encoding="utf-8") as log:
+                _print_to(log.fileno())
+                os.chdir(folder)
+                answer = attempt(task["document"], folder, store)
+                os.chdir(home)
+                sys.stdout.flush()
+                sys.stderr.flush()
+        except OSError as error:
+            answer = {"error": str(error), "no_room": lacks_room(error)}
+        answer["memory_gb"] = psutil.Process().memory_info().rss / 1e9
+        answers.write(json.dumps(answer) + "\n")
 
 
 if __name__ == "__main__":
