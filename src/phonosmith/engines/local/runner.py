@@ -78,7 +78,6 @@ class RunSummary:
     seconds: float
     waiting: list[JobRow] = field(default_factory=list)
     incomplete: list[Incomplete] = field(default_factory=list)
-    interrupted: bool = False
 
     @property
     def ok(self) -> bool:
@@ -150,6 +149,7 @@ class LocalRunner:
         self.state = RunState(self.root / "run.sqlite")
         write_atomic(self.root / "store.json", json.dumps(store.as_dict()).encode())
         self.store = store
+        self._begin, self._executed = time.monotonic(), 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._stopped = False
@@ -157,10 +157,10 @@ class LocalRunner:
     def run(self, flow: Flow | None = None) -> RunSummary:
         """Run what is not done yet and return a summary; without a flow, continue the run in the folder.
 
-        A job that failed stays failed (see ``retry``), those that need it are skipped, all others run. Ctrl-C ends it
-        early, with a summary that says so; what was at work then begins again with the next ``run``.
+        A job that failed stays failed (see ``retry``), those that need it are skipped, all others run. What Ctrl-C or
+        kill -9 interrupts begins again with the next ``run``.
         """
-        begin, executed, interrupted = time.monotonic(), 0, False
+        self._begin, self._executed = time.monotonic(), 0
         with self._only_workers():
             self.state.forget_running()
             if flow is not None:
@@ -169,20 +169,17 @@ class LocalRunner:
                 try:
                     while self._advance():
                         show(self.state.rows(asked=True))
-                        executed += self._wait()
+                        self._executed += self._wait()
                     show(self.state.rows(asked=True))
-                except KeyboardInterrupt:
-                    interrupted = True
                 finally:
                     self._shut_down()
-        return self.summary(executed, time.monotonic() - begin, interrupted=interrupted)
+        return self.summary()
 
-    def summary(self, executed: int = 0, seconds: float = 0.0, *, interrupted: bool = False) -> RunSummary:
-        """Return how the run stands."""
+    def summary(self) -> RunSummary:
+        """Return how the run stands, and what the last call of `run` did, even if it was interrupted."""
         done, failed, skipped, waiting = (self.state.rows(state, asked=True) for state in (*SETTLED, WAITING))
-        return RunSummary(
-            len(done), failed, skipped, executed, seconds, waiting, self.state.incomplete(), interrupted=interrupted
-        )
+        seconds = time.monotonic() - self._begin
+        return RunSummary(len(done), failed, skipped, self._executed, seconds, waiting, self.state.incomplete())
 
     def ask(self, flow: Flow) -> None:
         """Make a flow what the run is about: of other jobs only those it needs are run and reported from now on."""

@@ -346,7 +346,9 @@ class RunState:
             now = [one for group in groups.values() for one in group]
             graph = self._graph()
             for gone in self._no_longer_made(graph, key, set(before) - set(now)):
-                withdraw(gone)
+                # what was a later output of this job would hide the new one; other results harm nobody
+                if gone[0] == key[0]:
+                    withdraw(gone)
                 self._all("DELETE FROM jobs WHERE uuid = ? AND idx = ?", gone)
             # everything that depends on the job waits for a detour, too
             held = json.dumps(groups.get("detour", []))
