@@ -367,7 +367,7 @@ def test_a_label_that_came_late_is_in_the_data_set_and_every_number_as_if_it_had
     assert whole.labels.train.n_frames + whole.labels.valid.n_frames == asked
     assert whole.labels.n_failed == 0
     (tmp_path / "undisturbed").mkdir()
-    other, other_store = open_runner(tmp_path / "undisturbed")
+    other, _ = open_runner(tmp_path / "undisturbed")
     assert other.run(losing()).ok
     assert report_of(tmp_path) == report_of(tmp_path / "undisturbed")
     assert whole.strategies[0].curve.valid_force_mae != without.strategies[0].curve.valid_force_mae
@@ -382,8 +382,9 @@ def kill_workers_at(runner_folder, name, times, killed):
         found = []
         with contextlib.suppress(sqlite3.OperationalError):
             found = rows(runner_folder)
-        for _, _, job, state, attempts, _ in found:
-            if job == name and state == "running" and attempts not in seen:
+        for _, _, job, state, attempts, folder in found:
+            at_work = job == name and state == "running" and os.path.exists(os.path.join(folder, "job.log"))
+            if at_work and attempts not in seen:
                 seen.add(attempts)
                 for child in psutil.Process().children():
                     child.kill()
@@ -413,4 +414,3 @@ def test_a_training_whose_worker_died_twice_is_in_the_report_after_a_retry(losin
     assert whole.failed == []
     assert sorted(entry.n_train for entry in whole.strategies) == [2, 4]
     store.close()
-

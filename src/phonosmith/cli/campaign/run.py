@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from phonosmith.analysis.documents import MaterialReport, PotentialReport
     from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
+    from phonosmith.engines.local.state import JobRow
 
 WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
 LIMITS = typer.Option(
@@ -120,15 +121,23 @@ def _prepare(folder: Path) -> None:
 
 
 def retry_run(
-    folder: Path, names: list[str], workers: int | None, slots: str, time_limit: str, *, json_output: bool
+    folder: Path,
+    names: list[str],
+    materials: list[str],
+    workers: int | None,
+    slots: str,
+    time_limit: str,
+    *,
+    json_output: bool,
 ) -> None:
-    """Start failed jobs of a run in a folder again (those of some names, or all), and what depends on them."""
+    """Start failed jobs of a run in a folder again (of some names or materials, or all), and what depends on them."""
     folder = folder.resolve()
     if not (folder / "run" / "run.sqlite").is_file():
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places, limits = _slots(workers, slots), _limits(time_limit)
     _prepare(folder)
-    _work(folder, None, places, limits, json_output=json_output, command=f"phonosmith retry {folder}", again=names)
+    again = (names, materials)
+    _work(folder, None, places, limits, json_output=json_output, command=f"phonosmith retry {folder}", again=again)
 
 
 def _work(
@@ -139,9 +148,9 @@ def _work(
     *,
     json_output: bool,
     command: str,
-    again: list[str] | None = None,
+    again: tuple[list[str], list[str]] | None = None,
 ) -> None:
-    """Run a flow, or failed jobs again; ``command`` is what goes on with it after an interruption."""
+    """Run a flow, or failed jobs (of names, materials) again; ``command`` goes on with it after an interruption."""
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
@@ -152,11 +161,7 @@ def _work(
             store, folder / "run", slots=places, time_limits=limits, progress=not json_output or os.isatty(2)
         )
         if again is not None:
-            failed = {row.name for row in runner.state.rows("failed", asked=True)}
-            if unknown := [name for name in again if name not in failed]:
-                advice = f"Failed: {', '.join(sorted(failed)) or 'none'}."
-                raise InputError(f"No failed job is called {unknown[0]!r}.", advice)
-            runner.retry(again or None)
+            runner.retry(_chosen(runner.state.rows("failed", asked=True), *again))
         if flow is not None:
             runner.ask(flow)
         interrupted = False
@@ -174,6 +179,20 @@ def _work(
         raise typer.Exit(_INTERRUPTED)
     if not summary.ok:
         raise typer.Exit(1)
+
+
+def _chosen(failed: list[JobRow], names: list[str], materials: list[str]) -> list[str] | None:
+    """Return the names of the failed jobs that were asked for by name or material; None: all."""
+    from phonosmith.core.metadata import material_of
+
+    known = {row.name: material_of(row.name, row.metadata) for row in failed}
+    for what, given, there in (("is called", names, set(known)), ("is of", materials, set(known.values()))):
+        if unknown := [one for one in given if one not in there]:
+            advice = f"Failed: {', '.join(sorted(known)) or 'none'}."
+            raise InputError(f"No failed job {what} {unknown[0]!r}.", advice)
+    if not names and not materials:
+        return None
+    return [name for name, of in known.items() if (not names or name in names) and (not materials or of in materials)]
 
 
 @contextmanager

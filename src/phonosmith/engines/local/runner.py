@@ -27,7 +27,6 @@ from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of
 from phonosmith.engines.local.state import (
-    DONE,
     FAILED,
     RUNNING,
     SETTLED,
@@ -329,7 +328,8 @@ class LocalRunner:
         _kill(worker)
         self._end(worker)
         code = worker.process.returncode
-        if not worker.ready:
+        # one that is killed while it starts (memory is short) is like any other; one that gives up cannot work here
+        if not worker.ready and code >= 0:
             if row is not None:
                 self.state.update(row.key, state=WAITING, attempts=row.attempts - 1)
             tail = (self.root / "workers.log").read_text(encoding="utf-8", errors="replace")[-600:]
@@ -369,7 +369,7 @@ class LocalRunner:
         self.store.remove_docs({"uuid": key[0], "index": key[1], "metadata.refused": {"$ne": True}})
 
     def _shut_down(self) -> None:
-        """End the workers this runner started; those at work are not waited for, their jobs begin again another time."""
+        """End the workers this runner started; those at work are not waited for, their jobs begin again later."""
         for worker in self._workers:
             with suppress(BrokenPipeError):
                 worker.tasks.close()

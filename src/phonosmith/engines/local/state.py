@@ -72,7 +72,7 @@ class JobRow:
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A job that is done, but lacks results it asked for; ``missing``: names of the jobs that should have given them."""
+    """A job that is done, but lacks results it asked for; ``missing``: the jobs that should have given them."""
 
     job: JobRow
     missing: list[str]
