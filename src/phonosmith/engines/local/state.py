@@ -332,11 +332,18 @@ class RunState:
         self._all("UPDATE jobs SET state = ? WHERE state = ?", (WAITING, RUNNING))
 
     def finish(
-        self, key: Key, seconds: float, made: Mapping[str, Flow], withdraw: Callable[[Key], None], *, stop: bool = False
+        self,
+        key: Key,
+        seconds: float,
+        made: Mapping[str, Flow],
+        withdraw: Callable[[Key], None],
+        *,
+        changed: bool = True,
+        stop: bool = False,
     ) -> None:
         """Record that a job is done, add the jobs it made (by ``replace``, ``detour``, ``addition``), in one step.
 
-        Everything settled that depends on the job waits again. When the job ran before, what it made then and makes no
+        Everything settled that depends on the job waits again, unless its result has not ``changed``. When the job ran before, what it made then and makes no
         more is forgotten; ``withdraw`` takes the results of such jobs out of the store. ``stop``: leave out everything
         that waits for it.
         """
@@ -356,7 +363,7 @@ class RunState:
             self.update(key, state=DONE, seconds=seconds, error=None, made=made_now, held_by=held, stored=1)
             if stop:
                 self._stop_children(graph, key)
-            else:
+            elif changed:
                 for child in graph.below([key]):
                     node = graph.nodes[child]
                     if child != key and node.state in SETTLED and not node.stopped:

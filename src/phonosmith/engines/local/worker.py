@@ -8,11 +8,9 @@ What jobs print goes to their folder.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -21,27 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import PhonosmithError
+from phonosmith.core.errors import PhonosmithError, lacks_room
 
 if TYPE_CHECKING:
     from jobflow import JobStore
 
 RESPONSE_FILE = "response.json"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def lacks_room(error: BaseException) -> bool:
-    """Tell whether something could not be written for want of room or permission, no matter which job tries."""
-    seen: list[BaseException] = []
-    found: BaseException | None = error
-    while found is not None and found not in seen:
-        if isinstance(found, OSError) and found.errno in NO_ROOM:
-            return True
-        if isinstance(found, sqlite3.Error) and any(word in str(found) for word in ("disk is full", "readonly")):
-            return True
-        seen.append(found)
-        found = found.__cause__ or found.__context__
-    return False
 
 
 def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
