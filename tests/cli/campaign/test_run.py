@@ -414,3 +414,52 @@ def test_a_training_whose_worker_died_twice_is_in_the_report_after_a_retry(losin
     assert whole.failed == []
     assert sorted(entry.n_train for entry in whole.strategies) == [2, 4]
     store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_what_it_did_and_how_to_go_on(tmp_path, number):
+    campaign, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    campaign.write_text(CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer]"))
+    command = [sys.executable, "-m", "phonosmith.cli.main", "run", str(campaign), "--workers", "1", "--out", str(out)]
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not started(out, "label si 0"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    found = json.loads(printed)
+    assert (found["ok"], found["interrupted"], found["failed"]) == (False, True, [])
+    assert found["waiting"]
+    assert found["command"] == f"phonosmith run {campaign} --out {out}"
+    done = {(uuid, index) for uuid, index, _, state, *_ in rows(out) if state == "done"}
+    assert len(done) == found["done"]
+    assert not [state for _, _, _, state, *_ in rows(out) if state == "running"]
+    last = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    # nobody counts an interruption against a job, and nothing that was done began again
+    assert {attempts for _, _, _, _, attempts, _ in rows(out)} == {1}
+    assert json.loads(last.stdout)["jobs_run"] == len(rows(out)) - len(done)
+
+
+def test_times_are_read_and_refused(campaign, tmp_path):
+    from phonosmith.cli.campaign.run import _limits
+
+    assert _limits("train=2h, label=30m,audit=1.5,phonon si=1d") == {
+        "train": 7200.0, "label": 1800.0, "audit": 1.5, "phonon si": 86400.0,
+    }  # fmt: skip
+    for wrong in ("train", "train=soon", "train=0", "=3h", "train=-1h"):
+        code, found = call("run", campaign, "--out", tmp_path / "x", "--time-limit", wrong, "--json")
+        assert (code, "train=2h,label=30m" in found["advice"]) == (2, True)
+
+
+def test_a_damaged_state_is_one_line_and_json(campaign, tmp_path):
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "run.sqlite").write_bytes(b"not what it was" * 400)
+    for command in (("run", campaign, "--out", tmp_path / "out"), ("retry", tmp_path / "out")):
+        code, found = call(*command, "--json")
+        assert code == 2
+        assert "run.sqlite" in found["error"]
+        assert "damaged" in found["advice"]

@@ -285,7 +285,8 @@ class LocalRunner:
                 worker: _Worker = key.data
                 line = worker.answers.readline()
                 if line and not worker.ready:
-                    worker.ready = True
+                    # what it took to start is no time of its job
+                    worker.ready, worker.since = True, time.monotonic()
                     continue
                 row, worker.job = worker.job, None
                 seconds = time.monotonic() - worker.since
@@ -325,8 +326,8 @@ class LocalRunner:
 
     def _bury(self, worker: _Worker, row: JobRow | None, seconds: float) -> None:
         """Deal with a worker that died."""
-        _kill(worker)
         self._end(worker)
+        _kill(worker)
         code = worker.process.returncode
         # one that is killed while it starts (memory is short) is like any other; one that gives up cannot work here
         if not worker.ready and code >= 0:

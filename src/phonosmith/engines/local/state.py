@@ -343,9 +343,9 @@ class RunState:
     ) -> None:
         """Record that a job is done, add the jobs it made (by ``replace``, ``detour``, ``addition``), in one step.
 
-        Everything settled that depends on the job waits again, unless its result has not ``changed``. When the job ran before, what it made then and makes no
-        more is forgotten; ``withdraw`` takes the results of such jobs out of the store. ``stop``: leave out everything
-        that waits for it.
+        Everything settled that depends on the job waits again, unless its result has not ``changed``. When the job ran
+        before, what it made then and makes no more is forgotten; ``withdraw`` takes results of such jobs out of the
+        store. ``stop``: leave out everything that waits for it.
         """
         before = self._graph().nodes[key].made
         with self.transaction():

@@ -53,8 +53,8 @@ def collect_model(
 
     Displacements are generated again by phonopy from the same structure, which is how atomate2 made them;
     ``displacement`` and ``symprec`` (Å) must be those used then. The data are the output of atomate2's displacement
-    job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Displaced cells without forces (None)
-    are left out where the others determine the force constants all the same. Born charges of the atoms of
+    job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Cells without forces (None) are left
+    out where the others determine the force constants all the same. Born charges of the atoms of
     ``structure`` and the dielectric tensor are for the non-analytic term, ``source`` is the name in messages.
     """
     if fc_calculator not in {"symfc", "traditional"}:

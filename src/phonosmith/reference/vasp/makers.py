@@ -123,7 +123,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 task = self._run(structure)
         except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
+        except Exception as error:  # whatever custodian and the parsers raise is one refused calculation
             if lacks_room(error):  # no fault of the calculation, and the next one would fare no better
                 raise
             task = None
