@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
-from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError
+from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, lacks_room
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -110,10 +110,12 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         except PhonosmithError as error:
             problem: PhonosmithError = error
         except OSError as error:
-            if error.filename is None or error.strerror is None:
+            if error.strerror is None or (error.filename is None and not lacks_room(error)):
                 raise
+            # where the system does not say which file it was, it was one that was being written
+            what = f"Cannot use {error.filename}" if error.filename is not None else "Cannot write"
             advice = "Check the path, its permissions and the disk space."
-            problem = InputError(f"Cannot use {error.filename}: {error.strerror}.", advice)
+            problem = InputError(f"{what}: {error.strerror}.", advice)
             problem.__cause__ = error
         if kwargs.get("json_output"):
             print_json({"error": problem.message, "advice": problem.advice})

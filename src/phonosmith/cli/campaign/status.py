@@ -66,18 +66,23 @@ def status(
         store = next((file for file in places if file.is_file()), places[0])
     job_store = open_store(store, jobflow=jobflow)
     states = read_status(job_store)
-    counts = None if state is None else _add_run(states, state)
+    counts, incomplete = (None, {}) if state is None else _add_run(states, state)
+    lacking = any(entry.failed or entry.missing for entry in states.materials.values())
+    pending = sum((counts or {}).get(name, 0) for name in ("waiting", "running"))
     payload = {
+        "ok": not (lacking or pending or incomplete),
         "n_jobs": states.n_jobs,
         "materials": [material.as_dict() for material in states.materials.values()],
         "run": counts,
+        "incomplete": incomplete,
         "notes": states.notes,
     }
     checked = _check(job_store, open_artefacts(artefacts, store), state) if deep else None
     job_store.close()
     if checked is not None:
+        payload["ok"] = payload["ok"] and checked.ok
         payload["deep"] = checked.model_dump(mode="json") | {"ok": checked.ok}
-    answer(payload, lambda: _show(states, counts, checked), json_output=json_output)
+    answer(payload, lambda: _show(states, counts, incomplete, checked), json_output=json_output)
     if checked is not None and not checked.ok:
         raise typer.Exit(1)
 
@@ -91,20 +96,24 @@ def _check(store: JobStore, artefacts: ArtefactStore, state: Path | None) -> Sto
         checked = check_store(store, artefacts, show)
     if state is not None:
         with closing(RunState(state)) as known:
-            rows = known.rows(DONE)
+            rows = known.rows(DONE, asked=True)
         there = keys_in(store, [row.uuid for row in rows])
         checked.missing = [row.name for row in rows if row.key not in there]
     return checked
 
 
-def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:
-    """Replace guesses about what is missing by what the run knows; return its jobs by state."""
+def _add_run(states: StoreStatus, path: Path) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Replace guesses about what is missing by what the run knows.
+
+    Returns its jobs by state, and the names of those that are done without what they asked for, with what they lack.
+    """
     from phonosmith.analysis.status import MaterialStatus
     from phonosmith.core.metadata import stage_of
     from phonosmith.engines.local.state import RunState
 
     with closing(RunState(path)) as state:
-        rows = state.rows()
+        rows = state.rows(asked=True)
+        incomplete = {one.job.name: one.missing for one in state.incomplete()}
     for material in states.materials.values():
         material.missing.clear()
         for entry in material.stages.values():
@@ -126,10 +135,15 @@ def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:
         elif row.state == "skipped":
             stage.missing += 1
             owner.missing.append(row.name)
-    return dict(Counter(row.state for row in rows))
+    return dict(Counter(row.state for row in rows)), incomplete
 
 
-def _show(material_states: StoreStatus, counts: dict[str, int] | None, checked: StoreCheck | None) -> None:
+def _show(
+    material_states: StoreStatus,
+    counts: dict[str, int] | None,
+    incomplete: dict[str, list[str]],
+    checked: StoreCheck | None,
+) -> None:
     import rich
     from rich.text import Text
 
@@ -147,6 +161,8 @@ def _show(material_states: StoreStatus, counts: dict[str, int] | None, checked: 
         for entry in entries:
             for name, reason in entry["failed"].items():
                 typer.echo(f"  failed: {name}: {reason}")
+    for name, missing in incomplete.items():
+        typer.echo(f"  incomplete: {name} was made without {', '.join(missing)}")
     if counts is not None:
         typer.echo("run: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items())))
     for note in material_states.notes:

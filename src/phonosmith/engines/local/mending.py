@@ -1,7 +1,7 @@
 """What of a finished run has been lost since, and how little has to be done again for it.
 
 A document that is gone or altered is put back from the copy its job left in its folder; where that is gone too the job
-runs again. A model or data set that is gone or altered is made again by the job that made it first. What depends on a
+runs again. A model or data set that is gone or altered is made again by the job that makes it. What depends on a
 job that ran again follows only where its result is another one.
 """
 
@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, DirectoryBackend, write_atomic
-from phonosmith.core.attempts import set_aside
 from phonosmith.core.errors import ArtefactError, ConfigurationError
-from phonosmith.core.sealing import altered_fields, artefacts_in, result_digest
-from phonosmith.engines.local.state import DONE, WAITING, JobRow, Key, RunState
-from phonosmith.engines.local.worker import RESPONSE_FILE, RESULT
+from phonosmith.core.sealing import altered_fields, artefacts_in
+from phonosmith.engines.local.state import DONE, JobRow, Key, RunState
 from phonosmith.engines.store.sealed import read_copy
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ class Losses:
     missing, altered
         Done jobs whose document is gone; altered fields of those whose document is another one.
     artefacts
-        By the job that made them first: artefacts that are gone or altered.
+        Artefacts that are gone or altered, with the job that makes them.
     """
 
     missing: list[JobRow] = field(default_factory=list)
@@ -76,16 +74,14 @@ class Losses:
         ]
 
 
-def find_losses(state: RunState, store: JobStore, artefacts: ArtefactStore, *, leaving: Iterable[str] = ()) -> Losses:
-    """Look at the documents of all done jobs, except some uuids, and at the artefacts they name.
+def find_losses(state: RunState, store: JobStore, artefacts: ArtefactStore) -> Losses:
+    """Look at the documents of all done jobs that are asked for, and at the artefacts they name.
 
     The content of an artefact is read only where its file is younger than the document that names it first.
     """
-    left = set(leaving)
-    rows = {row.key: row for row in state.rows(DONE) if row.uuid not in left}
-    losses = Losses()
-    first: dict[str, tuple[str, Key, ArtefactRef]] = {}
-    seen: set[Key] = set()
+    rows = {row.key: row for row in state.rows(DONE, asked=True)}
+    losses, seen = Losses(), set[Key]()
+    naming: dict[str, tuple[ArtefactRef, dict[Key, str]]] = {}
     for document in _documents(store, sorted({uuid for uuid, _ in rows})):
         key = document["uuid"], document["index"]
         if key not in rows:
@@ -95,13 +91,12 @@ def find_losses(state: RunState, store: JobStore, artefacts: ArtefactStore, *, l
             losses.altered.append((rows[key], fields))
             continue
         for ref in artefacts_in(document.get("output")):
-            naming = str(document.get("completed_at") or ""), key, ref
-            if ref.kind not in _NOT_RESULTS and (ref.sha256 not in first or naming[0] < first[ref.sha256][0]):
-                first[ref.sha256] = naming
+            if ref.kind not in _NOT_RESULTS:
+                naming.setdefault(ref.sha256, (ref, {}))[1][key] = str(document.get("completed_at") or "")
     losses.missing = [row for key, row in rows.items() if key not in seen]
-    for when, key, ref in first.values():
-        if not _is_whole(artefacts, ref, when):
-            losses.artefacts.append((rows[key], ref))
+    bad = [(ref, when) for ref, when in naming.values() if not _is_whole(artefacts, ref, min(when.values()))]
+    for (ref, when), makers in zip(bad, state.origins(when for _, when in bad), strict=True):
+        losses.artefacts.append((rows[min(makers, key=when.__getitem__)], ref))
     return losses
 
 
@@ -126,27 +121,16 @@ def _is_whole(artefacts: ArtefactStore, ref: ArtefactRef, named: str) -> bool:
     return True
 
 
-def _answered(row: JobRow) -> str | None:
-    """Return the digest of a job's result that its own answer holds; older answers hold none."""
-    try:
-        answer = json.loads((Path(row.folder or "") / RESPONSE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return None if answer.get(RESULT) is None else str(answer[RESULT])
-
-
 @dataclass
 class Mender:
-    """Brings a run back to what it was; see the module. ``leaving``: uuids of jobs nobody asks for any more."""
+    """Brings a run back to what it was; see the module."""
 
     state: RunState
     store: JobStore
     artefacts: ArtefactStore
     root: Path
-    leaving: set[str] = field(default_factory=set)
     restored: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
-    _before: dict[Key, str | None] = field(default_factory=dict)
     _times: Counter[Key] = field(default_factory=Counter)
 
     def mend(self) -> str:
@@ -159,33 +143,21 @@ class Mender:
         if self.restored and not losses.artefacts:
             # documents that are back name artefacts as well
             losses.artefacts = self._losses().artefacts
-        self._requeue([*again, *(row for row, _ in losses.artefacts)])
+        self._repeat([*again, *(row for row, _ in losses.artefacts)])
         write_atomic(self.root / _PLACE, json.dumps({"place": self._place()}).encode())
         return said
 
-    def follow(self) -> bool:
-        """After a run, let jobs run again whose inputs are others now; say whether there are any."""
-        changed = {key for key, before in self._before.items() if before is None or before != self._result(key)}
-        done = {row.key for row in self.state.rows(DONE)}
-        parents = {uuid for uuid, index in changed if (uuid, index) in done}
-        self._before = {}
-        query = "SELECT uuid, idx, parents FROM jobs WHERE state = ?"
-        children = {
-            (uuid, index)
-            for uuid, index, needed in self.state.connection.execute(query, (DONE,))
-            if parents.intersection(json.loads(needed)) and uuid not in self.leaving
-        }
+    def mend_again(self) -> bool:
+        """After a run, let jobs run again for what is lost now; say whether there are any."""
         losses = self._losses()
-        rows = [row for row in self.state.rows(DONE) if row.key in children]
-        again = [*rows, *losses.missing, *(row for row, _ in (*losses.altered, *losses.artefacts))]
-        return self._requeue(again) > 0
+        return self._repeat([*losses.missing, *(row for row, _ in (*losses.altered, *losses.artefacts))]) > 0
 
     def remaining(self) -> list[str]:
         """Return what is still lost, in sentences."""
         return self._losses().lines()
 
     def _losses(self) -> Losses:
-        return find_losses(self.state, self.store, self.artefacts, leaving=self.leaving)
+        return find_losses(self.state, self.store, self.artefacts)
 
     def _restore(self, row: JobRow) -> bool:
         copy = None if row.folder is None else read_copy(Path(row.folder))
@@ -195,30 +167,13 @@ class Mender:
         self.restored.append(row.name)
         return True
 
-    def _requeue(self, rows: Iterable[JobRow]) -> int:
-        """Put done jobs back in line, what they had replaced themselves by left out; return how many."""
+    def _repeat(self, rows: Iterable[JobRow]) -> int:
+        """Let done jobs run again, none of them for ever; return how many."""
         chosen = {row.key: row for row in rows if self._times[row.key] < _MOST_REPETITIONS}
-        with self.state.transaction():
-            for key, row in chosen.items():
-                self._times[key] += 1
-                self._before[key] = self._result(key) or _answered(row)
-                for later in self.state.rows(DONE):
-                    if later.uuid == row.uuid and later.index > row.index:
-                        self._before[later.key] = self._result(later.key) or _answered(later)
-                        self.state.connection.execute("DELETE FROM jobs WHERE uuid = ? AND idx = ?", later.key)
-                if row.folder is not None and Path(row.folder).is_dir():
-                    # its answer lies there: with it the job would count as done
-                    set_aside(Path(row.folder), 0)
-                self.state.update(key, state=WAITING, error=None, attempts=0, folder=None)
-                self.repeated.append(row.name)
+        self._times.update(chosen.keys())
+        self.state.reopen(chosen)
+        self.repeated += [row.name for row in chosen.values()]
         return len(chosen)
-
-    def _result(self, key: Key) -> str | None:
-        """Return the digest of a job's result, None where there is none to be trusted."""
-        document = self.store.query_one({"uuid": key[0], "index": key[1]}, load=True)
-        if document is None or altered_fields(document):
-            return None
-        return result_digest(document.get("output"))
 
     def _place(self) -> str:
         backend = self.artefacts.backend
