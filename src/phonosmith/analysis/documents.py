@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
@@ -179,6 +179,9 @@ class MaterialReport(Document):
     failed: list[str] = Field(
         default_factory=list,
         description="strategies (with the number of training structures asked, where several) without a result",
+    )
+    missing: list[Missing] = Field(
+        default_factory=list, description="what was asked for and is not in this report, or was made without a part"
     )
     notes: list[str] = Field(default_factory=list, description="what a reader should know")
     best: str | None = Field(None, description="strategy with the smallest phonon MAE")

@@ -24,7 +24,7 @@ from phonosmith.analysis.documents import (
 )
 from phonosmith.analysis.judgement import verdict_on
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Awaited, Document
+from phonosmith.core.document import Awaited, Document, Missing
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -150,10 +150,21 @@ class _Case:
     reference: HarmonicModel | None
     checks: list[Atoms] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     base: PhononComparison | None = None
     transitions: TransitionDoc | None = None
     models: dict[tuple[str, int], HarmonicModel] = field(default_factory=dict)
+
+    def lacks(self, what: str, reason: str) -> None:
+        """Record, for machines and for people, that something is missing."""
+        self.missing.append(Missing(what=what, reason=reason))
+        self.notes.append(f"{what}: {reason}")
+
+    def lack_parts(self, phonons: PhononDoc, owner: str) -> None:
+        """Record what phonons were made without."""
+        for part in phonons.missing:
+            self.lacks(f"{part.what} of {owner}", part.reason)
 
     def account(self, results: PotentialResults, owner: str) -> None:
         """Note which optional results of a potential or the reference are missing, and what the others took."""
@@ -161,7 +172,7 @@ class _Case:
             document: ElasticDoc | EosDoc | TransitionDoc | ForgettingDoc | None = getattr(results, kind)
             name = f"{kind} {self.subject.key} {owner}"
             if document is None:
-                self.notes.append(f"{kind} of {owner}: no result, its job failed")
+                self.lacks(f"{kind} of {owner}", "no result, its job failed")
             elif isinstance(document, ElasticDoc | EosDoc):
                 self.costs.append(costs.mechanics_cost(kind, name, document))
             else:
@@ -184,7 +195,7 @@ class _Case:
             self.costs.append(costs.check_cost(f"label {report.material.lower()}", report))
             self.checks = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
         elif "checks" in reference.asked:
-            self.notes.append("displaced cells: the reference gave none")
+            self.lacks("displaced cells", "the reference gave none")
 
     def displaced(self, ref: PotentialRef, owner: str) -> DisplacementCheck | None:
         """Compare forces in the displaced cells that the reference calculated."""
@@ -212,7 +223,10 @@ class _Case:
         from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
         comparison, moved, mismatch, transitions = None, None, "", results.transitions
-        if results.phonons is not None:
+        if results.phonons is None:
+            self.lacks(f"phonons of {owner}", "no result, their job failed")
+        else:
+            self.lack_parts(results.phonons, owner)
             self.costs.append(costs.phonon_cost(f"phonon {self.subject.key} {owner}", results.phonons))
             model = harmonic_from_document(results.phonons, default_artefacts())
             what, mesh = f"phonons of {owner}", self.subject.mesh
@@ -308,7 +322,7 @@ def _judge_trained(
         name = f"{one.strategy} {one.n_train}" if several else one.strategy
         if one.training is None or (one.results.phonons is None and case.subject.mode == "comparison"):
             failed.append(name)
-            case.notes.append(f"{name}: {'training' if one.training is None else 'phonons'} failed")
+            case.lacks(name, f"{'training' if one.training is None else 'phonons'} failed")
             continue
         used = audited.train if one.n_train is None else audited.subsets[str(one.n_train)]
         if one.n_train is not None and used.n_frames < one.n_train:
@@ -341,7 +355,10 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         if inputs.sample is not None:
             case.costs.append(costs.sampling_cost(f"sample {key}", inputs.sample))
         case.costs.append(costs.label_cost(f"label {key}", audited))
+        if audited.n_failed:
+            case.lacks(f"{audited.n_failed} labels", "their calculations failed or were refused")
         if truth is not None:
+            case.lack_parts(truth, "reference")
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))
         case.costs += [cost for group in inputs.reference.costs for cost in group or []]
         case.account(inputs.reference, "reference")
@@ -368,6 +385,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         foundation=case.judged(base) if production else base,
         strategies=entries,
         failed=failed,
+        missing=case.missing,
         notes=list(dict.fromkeys(case.notes)),
         best=None if best is None else best.strategy,
         gain=base.phonons.mae_thz / best.phonons.mae_thz if base.phonons and best and best.phonons else None,

@@ -249,7 +249,7 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
             **report.model_dump(include={"material", "key", "mode", "reference", "rehearsal", "cell", "seed"}),
             "foundation": _line(report.foundation) | {"name": report.foundation.potential.name},
             "strategies": [_line(entry) for entry in report.strategies],
-            **report.model_dump(include={"best", "gain", "failed", "notes"}),
+            **report.model_dump(include={"best", "gain", "failed", "missing", "notes"}),
         }
         for report in sorted(reports, key=lambda report: report.key)
     ]
