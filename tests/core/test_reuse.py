@@ -75,6 +75,18 @@ def test_jobs_with_random_identities_are_left_alone(store):
     assert DONE == ["one", "two"]
 
 
+def test_a_store_that_only_takes_results_is_no_hindrance(tmp_path):
+    from jobflow_remote.remote.data import MinimalORJSONStore
+
+    DONE.clear()
+    taking = JobStore(MinimalORJSONStore(str(tmp_path / "result.json")))
+    taking.connect()
+    (member,) = fix_identities(Flow([work(1, "one")])).jobs
+    member.run(taking)
+    assert DONE == ["one"]
+    assert member.metadata[CONTENT]
+
+
 def test_versions_and_names_are_no_content():
     data = {
         "@module": "m",
