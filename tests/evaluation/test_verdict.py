@@ -1,7 +1,7 @@
 import pytest
 
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
-from phonosmith.evaluation.verdict import Verdict, judge, judge_production
+from phonosmith.evaluation.verdict import Thresholds, Verdict, judge, judge_production
 from phonosmith.settings import Settings
 
 SIDE = {
@@ -23,7 +23,7 @@ def comparison(mae=0.05, omega_max=-1.0, same=True, **candidate):
 
 
 def test_a_good_potential_is_fit_and_the_limits_are_recorded():
-    verdict = judge(comparison(), Settings())
+    verdict = judge(comparison(), Thresholds.of(Settings()))
     assert verdict.fit
     assert verdict.reasons == []
     assert verdict.thresholds["phonon_mae_thz"] == Settings().verdict_phonon_mae_thz
@@ -42,7 +42,7 @@ def test_a_good_potential_is_fit_and_the_limits_are_recorded():
     ],
 )
 def test_each_reason_alone_is_enough_and_has_a_code_with_its_numbers(changed, code, word, value, threshold):
-    verdict = judge(changed, Settings())
+    verdict = judge(changed, Thresholds.of(Settings()))
     assert not verdict.fit
     (reason,) = verdict.details
     assert verdict.reasons == [reason.message]
@@ -57,12 +57,15 @@ def test_verdicts_from_before_there_were_codes_are_read():
 
 
 def test_worse_than_the_foundation_or_untrained_is_never_fit():
-    assert "worse than the foundation" in judge(comparison(mae=0.08), Settings(), comparison(mae=0.07)).reasons[0]
-    assert not judge(comparison(), Settings(), improved=False).fit
+    assert (
+        "worse than the foundation"
+        in judge(comparison(mae=0.08), Thresholds.of(Settings()), comparison(mae=0.07)).reasons[0]
+    )
+    assert not judge(comparison(), Thresholds.of(Settings()), improved=False).fit
 
 
 def test_thresholds_come_from_the_settings():
-    assert judge(comparison(mae=0.2), Settings(verdict_phonon_mae_thz=0.3)).fit
+    assert judge(comparison(mae=0.2), Thresholds.of(Settings(verdict_phonon_mae_thz=0.3))).fit
 
 
 @pytest.mark.parametrize(
@@ -81,7 +84,7 @@ def test_thresholds_come_from_the_settings():
 )
 def test_without_reference_phonons_each_reason_speaks_alone(change, words):
     good = {"valid_force_mae": 19.9, "phonon_change_thz": 0.049, "check_percent": 4.9, "improved": True, "stable": True}
-    verdict = judge_production(Settings(), **(good | change))
+    verdict = judge_production(Thresholds.of(Settings()), **(good | change))
     assert verdict.fit == (words is None)
     assert [words in reason for reason in verdict.reasons] == ([] if words is None else [True])
     assert [reason.message for reason in verdict.details] == verdict.reasons

@@ -15,7 +15,7 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
-from phonosmith.evaluation.verdict import judge_production
+from phonosmith.evaluation.verdict import Thresholds, judge_production
 from phonosmith.flows.learning import AdaptiveMaker, _reason, force_disagreement, next_places
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
@@ -48,7 +48,7 @@ def rounds(*changes, forces=10.0, spread=None, improved=True):
     found = []
     for number, change in enumerate(changes, start=1):
         verdict = judge_production(
-            Settings(), valid_force_mae=forces, phonon_change_thz=change if spread is None else spread
+            Thresholds.of(Settings()), valid_force_mae=forces, phonon_change_thz=change if spread is None else spread
         )
         found.append(
             AdaptiveRound.model_construct(

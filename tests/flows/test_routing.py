@@ -8,6 +8,7 @@ from monty.json import MontyDecoder, MontyEncoder
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.identity import fix_identities
+from phonosmith.core.sealing import altered_fields
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.routing import Routing, Target, kind_of, read_routing, route
 from phonosmith.potentials.embedded import demo_structure
@@ -127,6 +128,22 @@ def test_jobs_made_by_a_job_are_routed_and_keep_their_configuration(engine, how,
         # those of the worker itself: missing ones would be inherited, empty ones would override it
         assert made["train si delta"].config.manager_config["resources"] == {"gres": "gpu:1"}
         assert "resources" not in routed.config.manager_config
+
+
+@pytest.mark.parametrize("engine", ["fireworks", "jobflow-remote"])
+def test_what_a_routed_job_stores_is_sealed(engine, memory_jobstore):
+    start = spawn("replace")
+    routed = MontyDecoder().decode(json.dumps(route(start, engine=engine), cls=MontyEncoder))
+    for member, _ in routed.run(memory_jobstore).replace.iterflow():
+        # as it travels
+        MontyDecoder().decode(json.dumps(member, cls=MontyEncoder)).run(memory_jobstore)
+    documents = list(memory_jobstore.query({}, load=True))
+    made = {one["name"]: altered_fields(one) for one in documents if one["uuid"] != routed.uuid}
+    assert made
+    assert set(map(str, made.values())) == {"[]"}
+    for one in documents:
+        if one["uuid"] != routed.uuid:
+            assert altered_fields({**one, "output": "another"}) != []
 
 
 def test_routing_leaves_identities_and_other_flows_alone():

@@ -223,28 +223,23 @@ def _potential(
     settings: Any,
     base: PotentialReport | None,
 ) -> PotentialReport:
-    from phonosmith.evaluation.verdict import judge, judge_production
+    from phonosmith.analysis.judgement import verdict_on
+    from phonosmith.evaluation.verdict import Thresholds, unfit
 
     foundation, strategy, n_train, _ = place
     structure = material.structure()
     values = {metric: factor * recipe.drawn(metric, place, index) for metric in METRICS}
     drawn = Drawn(values, is_unstable(index), called_unstable(index, strategy))
     compared = comparison(material, structure, drawn) if recipe.mode == "comparison" else None
-    if compared is not None:
-        verdict = judge(compared, settings, base.phonons if base else None)
-    else:
-        verdict = judge_production(
-            settings, valid_force_mae=values["valid_force_mae"], phonon_change_thz=None, stable=not drawn.unstable
-        )
     tuned = strategy != FOUNDATION
     kind = "tuned" if tuned else "foundation"
     name = f"{material.name.lower()}-{strategy}-{n_train}" if tuned else foundation
     valid = {which: values[which] for which in ("valid_force_mae", "valid_energy_mae", "valid_stress_mae")}
-    return PotentialReport(
+    entry = PotentialReport(
         strategy=strategy,
         potential=potential_ref(name, structure, digest_json([recipe.seed, material.name, *place, factor])),
         n_train=n_train,
-        verdict=verdict,
+        verdict=unfit("no_phonons", "not judged yet"),
         phonons=compared,
         summary=summary(recipe.constants.get(kind), material, structure, drawn.side, displaced_cells(index)),
         elastic=elastic_document(
@@ -261,6 +256,8 @@ def _potential(
         curve=_curve(values["valid_force_mae"]) if tuned else None,
         **valid,
     )
+    verdict = verdict_on(entry, Thresholds.of(settings), base.phonons if base else None)
+    return entry.model_copy(update={"verdict": verdict})
 
 
 def _curve(final: float) -> TrainingCurve:

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from jobflow import JobStore, run_locally
+from jobflow import Flow, JobStore, run_locally
 from maggma.stores import MemoryStore
 
 from phonosmith.core.errors import ConfigurationError, TrainingError
+from phonosmith.core.identity import fix_identities
 from phonosmith.core.metadata import named
 from phonosmith.training.documents import PackedTraining, PackReport, TrainingInputs
 from phonosmith.training.jobs import (
@@ -225,3 +226,28 @@ def test_what_a_pack_has_done_is_collected_and_what_failed_there_is_done_alone(i
     assert trained["name"] == "train cu delta"
     assert trained["metadata"]["stage"] == "train"
     assert "step" not in trained["metadata"]
+
+
+@pytest.mark.slow
+def test_a_larger_pack_trains_only_what_is_new(inputs, tmp_path, monkeypatch):
+    """With jobs known by their content: what was trained in another pack, or alone, is found in the store."""
+    from phonosmith.training import jobs
+
+    prepared, prepare = [], jobs.prepare_training
+
+    def noted(maker, *others, **more):
+        prepared.append(maker.strategy)
+        return prepare(maker, *others, **more)
+
+    monkeypatch.setattr(jobs, "prepare_training", noted)
+    monkeypatch.chdir(tmp_path)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    given, models = TrainingInputs(material="Cu", **dict(zip(NAMES, inputs, strict=True))), []
+    for strategies in (("transfer",), ("delta", "transfer"), ("delta",)):
+        makers = [FineTuneMaker(strategy=name, settings={"epochs": 1}) for name in strategies]
+        pack = PackMaker(makers=makers).make_each([given] * len(makers))
+        flow = fix_identities(Flow([pack, *(maker.make_of(given, pack.output) for maker in makers)]))
+        run_locally(flow, store=store, log=False, ensure_success=True, raise_immediately=True)
+        models.append({job.name: store.get_output(job.uuid)["model"]["sha256"] for job in flow.jobs[1:]})
+    assert prepared == ["transfer", "delta"]
+    assert models[1] == models[0] | models[2]

@@ -132,7 +132,7 @@ METRICS: tuple[Metric, ...] = (
     _same("n_parameters", "", "n_parameters", "parameters of the model", "integer"),
     _same("n_changed", "", "n_changed", "parameters that differ from the foundation's", "integer"),
     _answer("improved", "improved", "validation loss below the foundation's"),
-    _answer("fit", "verdict.fit", "verdict: fit for phonons of this material"),
+    _answer("fit", "verdict.fit", "verdict, by the limits that hold now: fit for phonons of this material"),
 )
 """What is known about a potential."""
 

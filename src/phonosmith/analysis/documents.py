@@ -7,13 +7,13 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from phonosmith.core.artefacts import ArtefactRef
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.verdict import Verdict
+from phonosmith.evaluation.verdict import GivenLimits, Verdict
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 
@@ -173,9 +173,15 @@ class MaterialReport(Document):
     strategies: list[PotentialReport] = Field(
         description="each fine-tuned potential (strategy and number of training structures), best phonons first"
     )
+    limits: GivenLimits = Field(
+        default_factory=dict, description="limits of the verdicts that its campaign sets itself"
+    )
     failed: list[str] = Field(
         default_factory=list,
         description="strategies (with the number of training structures asked, where several) without a result",
+    )
+    missing: list[Missing] = Field(
+        default_factory=list, description="what was asked for and is not in this report, or was made without a part"
     )
     notes: list[str] = Field(default_factory=list, description="what a reader should know")
     best: str | None = Field(None, description="strategy with the smallest phonon MAE")

@@ -16,6 +16,7 @@ from jobflow import JobStore
 from phonosmith.analysis import columns as c
 from phonosmith.analysis.choice import Choice
 from phonosmith.analysis.documents import MATERIAL_SCHEMA
+from phonosmith.analysis.judgement import VERDICT_PATHS, fit_by_todays_limits
 from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
@@ -30,11 +31,11 @@ OLDEST_SCHEMA = 1
 _METRIC_PATHS = dict.fromkeys(path for metric in c.METRICS for path in (metric.path, metric.relative_to) if path)
 _POTENTIAL_PATHS = (
     "strategy", "n_train", "potential.name", "potential.sha256",
-    *(path for path in _METRIC_PATHS if not path.startswith("report:")),
+    *(path for path in dict.fromkeys((*_METRIC_PATHS, *VERDICT_PATHS)) if not path.startswith("report:")),
 )  # fmt: skip
 _REPORT_PATHS = (
     "schema_version", "material", "formula", "campaign", "mode", "cell", "seed", "reference", "rehearsal",
-    "space_group", "space_group_number", "best", "gain", "failed", "costs",
+    "space_group", "space_group_number", "best", "gain", "failed", "costs", "limits",
     "labels.subsets", "labels.n_excluded", "labels.n_failed", "labels.train.n_frames",
     "structure.sites.label",
     "reference_result.phonons.n_displacements", "foundation.summary.n_displacements",
@@ -167,7 +168,8 @@ def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
         common
         | {name: part[name] for name in ("strategy", "n_train")}
         | {"training_set": training_set(part, report), "potential_sha256": c.at(part, "potential.sha256")}
-        | {metric.name: metric.value(part, report) for metric in c.METRICS}
+        | {metric.name: c.checked(metric, metric.value(part, report)) for metric in c.METRICS}
+        | {"fit": fit_by_todays_limits(part, report)}
         for part in (report["foundation"], *tuned)
     ]
     failed = report.get("failed") or []

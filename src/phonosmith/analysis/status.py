@@ -143,7 +143,7 @@ def read_status(store: JobStore) -> StoreStatus:
             material.failed[name] = "refused by the label gate"
         else:
             material.stage(stage).done += 1
-    _add_reports(materials, results)
+    _add_reports(materials, results, {name for name, metadata in jobs.items() if not metadata.get("refused")})
     for key, material in materials.items():
         if material.n_reports:
             continue
@@ -160,8 +160,8 @@ def _is_helper(name: str, metadata: Mapping[str, Any]) -> bool:
     return bool(step_of(name, metadata))
 
 
-def _add_reports(materials: dict[str, MaterialStatus], results: Results) -> None:
-    """Add what reports say: verdicts, and strategies that ended without a result."""
+def _add_reports(materials: dict[str, MaterialStatus], results: Results, done: set[str]) -> None:
+    """Add what reports say: verdicts, and strategies that ended without a result; ``done``: names of jobs with one."""
 
     def entry(material: object) -> MaterialStatus:
         # the name of every report is among the keys, so that it has an owner
@@ -175,5 +175,8 @@ def _add_reports(materials: dict[str, MaterialStatus], results: Results) -> None
         entry(name).n_fit += int(answers.fillna(value=False).sum())
     for row in results.failures.to_dict("records"):
         material = entry(row["material"])
-        material.failed[f"train {material.material} {row['what']}"] = "no result, see the report"
-        material.stage("train").failed += 1
+        name = f"train {material.material} {row['what']}"
+        # a report from before a training succeeded, or of an earlier version of the campaign, knows no better
+        if name not in done and name not in material.failed:
+            material.failed[name] = "no result, see the report"
+            material.stage("train").failed += 1

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import typer
 
-from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError
+from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, lacks_room
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from phonosmith.analysis.documents import PotentialReport
+    from phonosmith.core.artefacts import ArtefactStore
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
 
@@ -34,6 +36,7 @@ Model = TypeVar("Model", bound="BaseModel")
 JSON = typer.Option(False, "--json", help="Print one JSON object on standard output, all else on standard error.")
 STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
 JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
+ARTEFACTS = typer.Option(None, "--artefacts", help="Artefact store (folder) [the configured one].")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
 POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
@@ -107,10 +110,12 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
         except PhonosmithError as error:
             problem: PhonosmithError = error
         except OSError as error:
-            if error.filename is None or error.strerror is None:
+            if error.strerror is None or (error.filename is None and not lacks_room(error)):
                 raise
+            # where the system does not say which file it was, it was one that was being written
+            what = f"Cannot use {error.filename}" if error.filename is not None else "Cannot write"
             advice = "Check the path, its permissions and the disk space."
-            problem = InputError(f"Cannot use {error.filename}: {error.strerror}.", advice)
+            problem = InputError(f"{what}: {error.strerror}.", advice)
             problem.__cause__ = error
         if kwargs.get("json_output"):
             print_json({"error": problem.message, "advice": problem.advice})
@@ -145,6 +150,20 @@ def open_store(path: Path | None, *, jobflow: bool) -> JobStore:
         if stream.read(16) not in (b"", b"SQLite format 3\x00"):
             raise InputError(f"{file} is no SQLite file.", "Name the store.sqlite that a run wrote.")
     return open_embedded_jobstore(file)
+
+
+def open_artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
+    """Return the artefact store: the one named, the one beside a demonstration's job store, or the configured one."""
+    from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
+
+    if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
+        beside = (store if store.is_dir() else store.parent) / "artefacts"
+        folder = beside if beside.is_dir() else None
+    if folder is None:
+        return default_artefacts()
+    if not folder.is_dir():
+        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
+    return ArtefactStore(DirectoryBackend(folder))
 
 
 def _configured() -> JobStore:

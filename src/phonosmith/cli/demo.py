@@ -52,7 +52,12 @@ def demo(
     store.connect()
     runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
     runner.retry()
-    summary = runner.run(flow)
+    runner.ask(flow)
+    try:
+        summary = runner.run()
+    except KeyboardInterrupt:
+        typer.secho("Stopped; what is done stays done. The same command goes on.", err=True)
+        raise typer.Exit(130) from None
     report_job = next(job for job, _ in flow.iterflow() if job.metadata.get("stage") == "report")
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)

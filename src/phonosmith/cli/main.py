@@ -12,7 +12,7 @@ from phonosmith.cli.setup import doctor, models, config
 from phonosmith.cli.data import plan, sample, label, dataset, from_phonons
 from phonosmith.cli import train, adapt, demo
 from phonosmith.cli.evaluate import phonons, compare, follow, score_phases, forgetting, elastic, thermal
-from phonosmith.cli.campaign import run, status, report, tables, submit
+from phonosmith.cli.campaign import run, retry, status, report, tables, submit
 
 
 def _version(show: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import BaseModel, Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 _SCHEMAS: dict[type[BaseModel], dict[str, Any]] = {}
 
@@ -32,6 +32,13 @@ class Document(BaseModel):
         if cls not in _SCHEMAS:
             _SCHEMAS[cls] = super().model_json_schema()
         return _SCHEMAS[cls]
+
+
+class Missing(Document):
+    """Something a document was made without, although it was asked for."""
+
+    what: str = Field(description="what is missing: a job, a displaced cell, a volume")
+    reason: str = Field("", description="why, where it is known")
 
 
 def _or_reference(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import sqlite3
 from collections.abc import Iterable
 
 
@@ -77,3 +79,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean ...? " for the known name closest to a mistyped one, or nothing."""
     closest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"Did you mean {closest[0]}? " if closest else ""
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def lacks_room(error: BaseException) -> bool:
+    """Tell whether something could not be written for want of room or permission, no matter which job tries."""
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and not any(found is one for one in seen):
+        if isinstance(found, OSError) and found.errno in _NO_ROOM:
+            return True
+        if isinstance(found, sqlite3.Error) and any(word in str(found) for word in ("disk is full", "readonly")):
+            return True
+        seen.append(found)
+        found = found.__cause__ or found.__context__
+    return False

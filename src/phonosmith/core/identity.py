@@ -39,11 +39,19 @@ def fix_identities(flow: Flow) -> Flow:
     renamed: dict[str, str] = {}
     for job in ordered:
         document = json.loads(_rename(json.dumps(job, cls=MontyEncoder), renamed))
-        content = digest_json({k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION)
+        plain = {k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION
+        content = digest_json(without_versions(plain))
         seen[content] = seen.get(content, 0) + 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{seen[content]}"))
     fixed: Flow = MontyDecoder().decode(_rename(text, renamed))
     return fixed
+
+
+def without_versions(plain: Any) -> Any:
+    """Return JSON without the versions of packages: an upgrade makes no finished job another one."""
+    if isinstance(plain, dict):
+        return {key: without_versions(item) for key, item in plain.items() if key != "@version"}
+    return [without_versions(item) for item in plain] if isinstance(plain, list) else plain
 
 
 def _rename(text: str, renamed: dict[str, str]) -> str:

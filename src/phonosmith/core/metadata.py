@@ -73,6 +73,16 @@ def stage_of(name: str, metadata: Mapping[str, Any] | None) -> str:
     return str((metadata or {}).get(STAGE) or name.partition(" ")[0])
 
 
+def material_of(name: str, metadata: Mapping[str, Any] | None) -> str:
+    """Return the material of a job, in lower case: what its metadata says, else the second word of its name.
+
+    >>> material_of("train si delta", None), material_of("tuned", {"material": "ge"}), material_of("report", {})
+    ('si', 'ge', '')
+    """
+    second = name.partition(" ")[2].partition(" ")[0]
+    return str((metadata or {}).get(MATERIAL) or second).lower()
+
+
 def step_of(name: str, metadata: Mapping[str, Any] | None) -> str:
     """Return ``start`` or ``collect`` for a job that only hands out or collects the work of its stage, else ``""``."""
     if STAGE in (metadata or {}):

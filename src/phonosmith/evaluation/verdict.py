@@ -1,11 +1,11 @@
-"""Is this potential fit for phonons of this material? One rule, thresholds in the settings, reasons with codes."""
+"""Is this potential fit for phonons of this material? One rule, thresholds given, reasons with codes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, PositiveFloat
 
 from phonosmith.core.document import Document
 
@@ -36,6 +36,48 @@ _WORDS: dict[ReasonCode, str] = {
 }
 CONVERGENCE: tuple[ReasonCode, ...] = ("convergence_unknown", "not_converged")
 """Reasons that more labels may remove."""
+
+
+LimitName = Literal[
+    "phonon_mae_thz", "omega_max_percent", "thermal_percent", "force_mae_mev_per_angstrom", "phonon_change_thz",
+    "check_percent",
+]  # fmt: skip
+GivenLimits = dict[LimitName, PositiveFloat]
+"""Limits that a campaign sets for itself; what it leaves out is a setting of the installation."""
+
+
+class Thresholds(Document):
+    """What is good enough: one set of limits for both rules."""
+
+    model_config = ConfigDict(frozen=True)
+
+    phonon_mae_thz: float = Field(gt=0, description="largest phonon MAE, THz")
+    omega_max_percent: float = Field(gt=0, description="largest error of the highest frequency, percent")
+    thermal_percent: float = Field(gt=0, description="largest error of C_v and S at 300 K, percent")
+    force_mae_mev_per_angstrom: float = Field(gt=0, description="production: largest validation force MAE, meV/Å")
+    phonon_change_thz: float = Field(
+        gt=0, description="production: largest phonon MAE between the last two training sets, THz"
+    )
+    check_percent: float = Field(
+        gt=0, description="production: largest relative force error in displaced cells, percent"
+    )
+
+    @classmethod
+    def of(cls, settings: Settings, given: Mapping[LimitName, float] | None = None) -> Thresholds:
+        """Return the limits of the settings, those a campaign gives itself in their place."""
+        limits: dict[LimitName, float] = {
+            "phonon_mae_thz": settings.verdict_phonon_mae_thz,
+            "omega_max_percent": settings.verdict_omega_max_percent,
+            "thermal_percent": settings.verdict_thermal_percent,
+            "force_mae_mev_per_angstrom": settings.production_force_mae,
+            "phonon_change_thz": settings.production_change_thz,
+            "check_percent": settings.production_check_percent,
+        }
+        return cls.model_validate({**limits, **(given or {})})
+
+    def named(self, *names: LimitName) -> dict[str, float]:
+        """Return some of them, as a verdict records those it applied."""
+        return {name: getattr(self, name) for name in names}
 
 
 class VerdictReason(Document):
@@ -86,25 +128,23 @@ def _percent(ours: float, theirs: float) -> float:
 
 def judge(
     comparison: PhononComparison,
-    settings: Settings,
+    limits: Thresholds,
     foundation: PhononComparison | None = None,
     *,
     improved: bool = True,
 ) -> Verdict:
-    """Judge a potential by its phonons against the reference, with the thresholds ``verdict_*`` of the settings.
+    """Judge a potential by its phonons against the reference.
 
     A potential worse than the foundation (against the same reference), or whose training did not lower the validation
     loss (``improved``), is never fit.
     """
-    mae_limit, thermal_limit = settings.verdict_phonon_mae_thz, settings.verdict_thermal_percent
-    omega_limit = settings.verdict_omega_max_percent
     ours, theirs, mae = comparison.candidate, comparison.reference, comparison.mae_thz
     reasons = _exceeded(
         [
-            ("phonon_mae", mae, mae_limit),
-            ("omega_max", comparison.omega_max_error_percent, omega_limit),
-            ("heat_capacity", _percent(ours.heat_capacity, theirs.heat_capacity), thermal_limit),
-            ("entropy", _percent(ours.entropy, theirs.entropy), thermal_limit),
+            ("phonon_mae", mae, limits.phonon_mae_thz),
+            ("omega_max", comparison.omega_max_error_percent, limits.omega_max_percent),
+            ("heat_capacity", _percent(ours.heat_capacity, theirs.heat_capacity), limits.thermal_percent),
+            ("entropy", _percent(ours.entropy, theirs.entropy), limits.thermal_percent),
         ]
     )
     if ours.stable_practical != theirs.stable_practical:
@@ -116,12 +156,11 @@ def judge(
         reasons.append(_reason("worse_than_foundation", mae, foundation.mae_thz))
     if not improved:
         reasons.append(_reason("not_improved"))
-    limits = {"phonon_mae_thz": mae_limit, "omega_max_percent": omega_limit, "thermal_percent": thermal_limit}
-    return Verdict.of(reasons, limits)
+    return Verdict.of(reasons, limits.named("phonon_mae_thz", "omega_max_percent", "thermal_percent"))
 
 
 def judge_production(
-    settings: Settings,
+    limits: Thresholds,
     *,
     valid_force_mae: float | None,
     phonon_change_thz: float | None,
@@ -131,8 +170,6 @@ def judge_production(
     trained: bool = True,
 ) -> Verdict:
     """Judge a potential where nobody paid for reference phonons: what is not known speaks against it.
-
-    Thresholds are the settings ``production_*``.
 
     Parameters
     ----------
@@ -148,23 +185,18 @@ def judge_production(
     trained
         False for the foundation, which has no training set to converge with.
     """
-    limits = {
-        "force_mae_mev_per_angstrom": settings.production_force_mae,
-        "phonon_change_thz": settings.production_change_thz,
-        "check_percent": settings.production_check_percent,
-    }
     reasons = [_reason("no_validation")] if valid_force_mae is None else []
-    reasons += _exceeded([("force_mae", valid_force_mae, settings.production_force_mae)])
+    reasons += _exceeded([("force_mae", valid_force_mae, limits.force_mae_mev_per_angstrom)])
     if trained and phonon_change_thz is None:
         reasons.append(_reason("convergence_unknown"))
     reasons += _exceeded(
         [
-            ("not_converged", phonon_change_thz if trained else None, settings.production_change_thz),
-            ("check_forces", check_percent, settings.production_check_percent),
+            ("not_converged", phonon_change_thz if trained else None, limits.phonon_change_thz),
+            ("check_forces", check_percent, limits.check_percent),
         ]
     )
     if not improved:
         reasons.append(_reason("not_improved"))
     if stable is False:
         reasons.append(_reason("imaginary_modes"))
-    return Verdict.of(reasons, limits)
+    return Verdict.of(reasons, limits.named("force_mae_mev_per_angstrom", "phonon_change_thz", "check_percent"))

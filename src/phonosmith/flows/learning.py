@@ -30,7 +30,7 @@ from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
-from phonosmith.evaluation.verdict import CONVERGENCE, judge_production
+from phonosmith.evaluation.verdict import CONVERGENCE, Thresholds, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
@@ -371,7 +371,7 @@ def _round(state: AdaptiveState, n_labels: int, change: float | None, spread: fl
         phonon_change_thz=change,
         spread_thz=spread,
         verdict=judge_production(
-            get_settings(),
+            Thresholds.of(get_settings()),
             valid_force_mae=forces,
             # a committee that agrees is convergence as well; with neither there is nothing to say about it yet
             phonon_change_thz=change if spread is None else spread,

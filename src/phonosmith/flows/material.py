@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, Job, Maker
 
 from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.evaluation.verdict import Thresholds
 from phonosmith.flows.parts import MaterialParts, Owner
 from phonosmith.flows.reporting import ReportInputs, ReportSubject, TrainedPotential, report_material
 from phonosmith.flows.settings import MaterialSettings, material_settings, training_of
@@ -16,6 +17,7 @@ from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
+from phonosmith.settings import get_settings
 from phonosmith.training.documents import TrainingInputs
 from phonosmith.training.jobs import FineTuneMaker
 
@@ -191,6 +193,8 @@ class FineTuneMaterialMaker(Maker):
             reference=engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
             rehearsal=engine.rehearsal is not None,
             mesh=settings.mesh,
+            limits=settings.verdict,
+            thresholds=Thresholds.of(get_settings(), settings.verdict),
         )
         inputs = ReportInputs(
             sample=sample,

@@ -22,8 +22,9 @@ from phonosmith.analysis.documents import (
     SamplingSummary,
     TrainingCurve,
 )
+from phonosmith.analysis.judgement import verdict_on
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Awaited, Document
+from phonosmith.core.document import Awaited, Document, Missing
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -31,7 +32,7 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.verdict import judge, judge_production, unfit
+from phonosmith.evaluation.verdict import GivenLimits, Thresholds, unfit
 from phonosmith.flows import costs
 from phonosmith.flows.reference import check_forces
 from phonosmith.flows.settings import Mode
@@ -65,6 +66,13 @@ class ReportSubject(Document):
     reference: str = Field(description="who played or was DFT")
     rehearsal: bool = Field(description="reference data made by the VASP stand-in")
     mesh: int = Field(description="q-mesh of comparisons")
+    limits: GivenLimits = Field(
+        default_factory=dict, description="limits of the verdicts that the campaign sets itself"
+    )
+    thresholds: Thresholds = Field(
+        default_factory=lambda: Thresholds.of(get_settings()),
+        description="all limits of the verdicts, as they were where the flow was made: others make another report",
+    )
 
 
 class PotentialResults(Document):
@@ -142,10 +150,21 @@ class _Case:
     reference: HarmonicModel | None
     checks: list[Atoms] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     base: PhononComparison | None = None
     transitions: TransitionDoc | None = None
     models: dict[tuple[str, int], HarmonicModel] = field(default_factory=dict)
+
+    def lacks(self, what: str, reason: str) -> None:
+        """Record, for machines and for people, that something is missing."""
+        self.missing.append(Missing(what=what, reason=reason))
+        self.notes.append(f"{what}: {reason}")
+
+    def lack_parts(self, phonons: PhononDoc, owner: str) -> None:
+        """Record what phonons were made without."""
+        for part in phonons.missing:
+            self.lacks(f"{part.what} of {owner}", part.reason)
 
     def account(self, results: PotentialResults, owner: str) -> None:
         """Note which optional results of a potential or the reference are missing, and what the others took."""
@@ -153,7 +172,7 @@ class _Case:
             document: ElasticDoc | EosDoc | TransitionDoc | ForgettingDoc | None = getattr(results, kind)
             name = f"{kind} {self.subject.key} {owner}"
             if document is None:
-                self.notes.append(f"{kind} of {owner}: no result, its job failed")
+                self.lacks(f"{kind} of {owner}", "no result, its job failed")
             elif isinstance(document, ElasticDoc | EosDoc):
                 self.costs.append(costs.mechanics_cost(kind, name, document))
             else:
@@ -176,7 +195,7 @@ class _Case:
             self.costs.append(costs.check_cost(f"label {report.material.lower()}", report))
             self.checks = [atoms for ref in report.datasets.values() for atoms in get_dataset(ref)]
         elif "checks" in reference.asked:
-            self.notes.append("displaced cells: the reference gave none")
+            self.lacks("displaced cells", "the reference gave none")
 
     def displaced(self, ref: PotentialRef, owner: str) -> DisplacementCheck | None:
         """Compare forces in the displaced cells that the reference calculated."""
@@ -204,7 +223,10 @@ class _Case:
         from phonosmith.evaluation.phonons.summary import harmonic_from_document
 
         comparison, moved, mismatch, transitions = None, None, "", results.transitions
-        if results.phonons is not None:
+        if results.phonons is None:
+            self.lacks(f"phonons of {owner}", "no result, their job failed")
+        else:
+            self.lack_parts(results.phonons, owner)
             self.costs.append(costs.phonon_cost(f"phonon {self.subject.key} {owner}", results.phonons))
             model = harmonic_from_document(results.phonons, default_artefacts())
             what, mesh = f"phonons of {owner}", self.subject.mesh
@@ -238,23 +260,10 @@ class _Case:
 
     def judged(self, entry: PotentialReport, mismatch: str = "") -> PotentialReport:
         """Return an entry with its verdict; ``mismatch``: why its phonons cannot be compared with the reference's."""
-        improved = entry.improved is not False
         if mismatch:
             verdict = unfit("mismatch", f"cannot be compared: {mismatch}")
-        elif entry.summary is None:
-            verdict = unfit("no_phonons", "its phonons could not be computed")
-        elif entry.phonons is not None:
-            verdict = judge(entry.phonons, get_settings(), self.base, improved=improved)
         else:
-            verdict = judge_production(
-                get_settings(),
-                valid_force_mae=entry.valid_force_mae,
-                phonon_change_thz=entry.phonon_change_thz,
-                check_percent=None if entry.check is None else entry.check.relative_percent,
-                improved=improved,
-                stable=entry.summary.stable_practical,
-                trained=entry.n_train > 0,
-            )
+            verdict = verdict_on(entry, self.subject.thresholds, self.base)
         return entry.model_copy(update={"verdict": verdict})
 
 
@@ -313,7 +322,7 @@ def _judge_trained(
         name = f"{one.strategy} {one.n_train}" if several else one.strategy
         if one.training is None or (one.results.phonons is None and case.subject.mode == "comparison"):
             failed.append(name)
-            case.notes.append(f"{name}: {'training' if one.training is None else 'phonons'} failed")
+            case.lacks(name, f"{'training' if one.training is None else 'phonons'} failed")
             continue
         used = audited.train if one.n_train is None else audited.subsets[str(one.n_train)]
         if one.n_train is not None and used.n_frames < one.n_train:
@@ -338,14 +347,18 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     audited, key = _require_results(subject, inputs), subject.key
     production = subject.mode == "production"
     truth = None if production else inputs.reference.phonons
+    settings = {"mesh": subject.mesh, "mode": subject.mode, "limits": subject.thresholds.model_dump()}
     digests = {"train": audited.train.sha256, "valid": audited.valid.sha256}
-    with recorded(digests, {"mesh": subject.mesh, "mode": subject.mode}, subject.seed) as manifest:
+    with recorded(digests, settings, subject.seed) as manifest:
         case = _Case(subject, None if truth is None else harmonic_from_document(truth, default_artefacts()))
         case.read_checks(inputs.reference)
         if inputs.sample is not None:
             case.costs.append(costs.sampling_cost(f"sample {key}", inputs.sample))
         case.costs.append(costs.label_cost(f"label {key}", audited))
+        if audited.n_failed:
+            case.lacks(f"{audited.n_failed} labels", "their calculations failed or were refused")
         if truth is not None:
+            case.lack_parts(truth, "reference")
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))
         case.costs += [cost for group in inputs.reference.costs for cost in group or []]
         case.account(inputs.reference, "reference")
@@ -356,7 +369,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
     best = entries[0] if entries else None
     group, number = structure.get_space_group_info()
     return MaterialReport(
-        **subject.model_dump(exclude={"mesh"}),
+        **subject.model_dump(exclude={"mesh", "thresholds"}),
         formula=structure.composition.reduced_formula,
         structure=structure.as_dict() if truth is None else truth.structure,
         space_group=group if truth is None else truth.space_group,
@@ -372,6 +385,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         foundation=case.judged(base) if production else base,
         strategies=entries,
         failed=failed,
+        missing=case.missing,
         notes=list(dict.fromkeys(case.notes)),
         best=None if best is None else best.strategy,
         gain=base.phonons.mae_thz / best.phonons.mae_thz if base.phonons and best and best.phonons else None,

@@ -16,12 +16,14 @@ from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from jobflow import Flow, Job, Response
+from jobflow import CURRENT_JOB, Flow, Job, OnMissing, Response
+from jobflow.core.reference import find_and_get_references
 from monty.json import MSONable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.metadata import STAGE, step_of
+from phonosmith.core.sealing import seal_answer
 from phonosmith.flows.settings import explained
 
 Kind = Literal["dft", "training", "inference"]
@@ -186,6 +188,22 @@ def _route_job(member: Job, rules: Routing, engine: EngineName) -> None:
     member.update_config(output_job, name_filter=_OUTPUT_JOB, attributes=list(output_job), dynamic=True)
 
 
+def passes_on_one_result(member: Job) -> bool:
+    """Tell whether a job is one that jobflow adds for an output which is the result of a single other job.
+
+    jobflow lets it go on without that: whoever needs it would then look for a result that is nowhere. An output made
+    of many results goes on without some of them.
+    """
+    return member.name == _OUTPUT_JOB and len(set(member.input_uuids)) == 1
+
+
+def _output_tolerance(replacement: Any) -> OnMissing:
+    """Return what the output job of a replacement does about missing results; see `passes_on_one_result`."""
+    output = replacement.output if isinstance(replacement, Flow) else None
+    sources = {reference.uuid for reference in find_and_get_references(output)}
+    return OnMissing.ERROR if len(sources) == 1 else OnMissing.NONE
+
+
 def _members(made: Any) -> Iterator[Job]:
     """Yield the jobs in whatever a job may return as new ones."""
     match made:
@@ -201,7 +219,7 @@ def _members(made: Any) -> Iterator[Job]:
 
 
 class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type information
-    """A job's function that routes the jobs it makes; ``rules`` of `Routing` as plain data."""
+    """A job's function that routes the jobs it makes and seals its output; ``rules`` of `Routing` as plain data."""
 
     def __init__(self, function: Any, rules: dict[str, Any], engine: EngineName) -> None:
         self.function, self.rules, self.engine = function, rules, engine
@@ -216,7 +234,13 @@ class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type infor
         bound = plain if owner is None or isinstance(owner, ModuleType) else plain.__get__(owner)
         answer = bound(*args, **kwargs)
         if isinstance(answer, Response):
+            if CURRENT_JOB.job is not None and answer.replace is not None:
+                tolerance = {"on_missing_references": _output_tolerance(answer.replace)}
+                CURRENT_JOB.job.update_config(
+                    tolerance, name_filter=_OUTPUT_JOB, attributes=list(tolerance), dynamic=True
+                )
             rules = Routing.model_validate(self.rules)
             for member in _members([answer.replace, answer.addition, answer.detour]):
                 _route_job(member, rules, self.engine)
+        seal_answer(answer)
         return answer

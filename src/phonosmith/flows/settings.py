@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.evaluation.verdict import GivenLimits
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.training.spec import TrainSpec, make_spec
 
@@ -60,6 +61,9 @@ class MaterialSettings(Document):
         5.0, gt=0, description="shortest edge of supercells whose force constants supervise curvature, Å"
     )
     mesh: int = Field(20, gt=0, description="q-mesh of comparisons")
+    verdict: GivenLimits = Field(
+        default_factory=dict, description="limits of the verdicts in place of those of the settings"
+    )
     walltime: float | None = Field(
         None, gt=0, description="longest time of one training job, after which the next one goes on, s"
     )

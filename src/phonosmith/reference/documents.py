@@ -135,6 +135,11 @@ class ReferenceRecord(Document):
         """Whether the gate let it through."""
         return not self.reasons
 
+    @property
+    def may_succeed_again(self) -> bool:
+        """Whether it is refused for nothing but what a second start may mend."""
+        return bool(self.reasons) and all(reason.transient for reason in self.reasons)
+
     def explain(self) -> str:
         """Return all reasons in one line."""
         return explained(self.reasons)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from pydantic import Field
 
+from phonosmith.core.attempts import repeated
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
@@ -109,23 +107,21 @@ class ReferenceEngine(Document, frozen=True):
         out of memory) is started again until there were ``attempts``; the files of failed ones are kept in
         ``attempt_N``.
         """
-        total = 0.0
-        for attempt in range(1, attempts + 1):
+        if attempts < 1:
+            raise InputError(f"attempts is {attempts}.", "Allow at least one.")
+        seconds = []
+
+        def once() -> ReferenceRecord:
             record = self._compute_once(frame, calculation, name)
-            total += record.wall_seconds
-            record.attempts, record.wall_seconds = attempt, total
-            if record.accepted and calculation not in MOVING:
-                # programs print eight decimals of what they were sent; the numbers belong to what was sent
-                record.cell, record.positions = list(frame.cell), list(frame.positions)
-            if record.accepted or not all(reason.transient for reason in record.reasons) or attempt == attempts:
-                return record
-            kept = Path.cwd() / f"attempt_{attempt}"
-            kept.mkdir()
-            for path in sorted(Path.cwd().iterdir()):
-                if not path.name.startswith((".", "attempt_")):
-                    with contextlib.suppress(FileNotFoundError):
-                        shutil.move(str(path), kept / path.name)
-        raise InputError(f"attempts is {attempts}.", "Allow at least one.")
+            seconds.append(record.wall_seconds)
+            return record
+
+        record, record.attempts = repeated(once, lambda found: found.may_succeed_again, attempts)
+        record.wall_seconds = sum(seconds)
+        if record.accepted and calculation not in MOVING:
+            # programs print eight decimals of what they were sent; the numbers belong to what was sent
+            record.cell, record.positions = list(frame.cell), list(frame.positions)
+        return record
 
     def _compute_once(self, frame: Frame, calculation: Calculation, name: str) -> ReferenceRecord:
         maker = self.maker(calculation, name)

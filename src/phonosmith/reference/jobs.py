@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
+from phonosmith.core.reuse import reused
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
@@ -40,7 +42,21 @@ def _leave_refusal(record: ReferenceRecord) -> None:
     store.update(document, key=["uuid", "index"])
 
 
-@job(output_schema=ReferenceRecord)
+def _only_results_travel() -> bool:
+    """Mark the running job as refused where only the results of jobs that did not raise reach the job store.
+
+    jobflow-remote's workers write into a store of their own, which is thrown away with a failed job, and the reasons
+    with it. The job then counts as completed there; for everybody else its document is that of any refused job.
+    """
+    module = sys.modules.get("jobflow_remote.jobs.run")
+    if module is None or module.CURRENT_JOBDOC.job_doc is None or CURRENT_JOB.job is None:
+        return False
+    CURRENT_JOB.job.metadata["refused"] = True
+    return True
+
+
+@job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
+@reused("name", "attempts")
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
     """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
@@ -51,6 +67,8 @@ def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int 
         _leave_refusal(refused(asked, computing.protocol, "static", computing.name, reason))
         raise
     if not record.accepted:
+        if _only_results_travel():
+            return record
         _leave_refusal(record)
         raise LabelError(f"{name}: {record.explain()}.", "Repair the cause and run this job again.")
     return record
@@ -112,7 +130,7 @@ class LabelMaker(Maker):
         for index, frame in zip(indices or range(len(frames)), frames, strict=True):
             name = job_name(material, index, total, self.name)
             one = label_frame(frame, self.engine, name, self.attempts)
-            one.name, one.config = name, JobConfig(expose_store=True)
+            one.name = name
             jobs.append(one)
         last = collect_labels(
             [one.output for one in jobs], frames, material, self.engine, self.minimum, self.fraction, indices, previous

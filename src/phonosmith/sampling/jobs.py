@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, Maker, job
+from jobflow import Job, JobConfig, Maker, job
 
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts
+from phonosmith.core.reuse import reused
 from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
 from phonosmith.sampling.protocol import SamplingResult, sample_configurations
 from phonosmith.structures.extxyz import format_frames
@@ -27,7 +28,8 @@ def store_frames(result: SamplingResult, store: ArtefactStore) -> SamplingDoc:
     return result.document.model_copy(update=kept)
 
 
-@job(output_schema=SamplingDoc)
+@job(output_schema=SamplingDoc, config=JobConfig(expose_store=True))
+@reused()
 def sample_material(
     structure: Structure, potential: PotentialRef | dict[str, Any] | str, settings: dict[str, Any], seed: int
 ) -> SamplingDoc:

@@ -17,6 +17,7 @@ from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import recorded
 from phonosmith.core.metadata import STEP, inherit
+from phonosmith.core.reuse import made_before, reused
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
@@ -119,7 +120,33 @@ class FineTuneMaker(Maker):
         return made
 
 
-@job(output_schema=TrainingDocument)
+def _what_decides(
+    maker: FineTuneMaker,
+    foundation: PotentialRef,
+    train: DatasetRef,
+    valid: DatasetRef,
+    *,
+    part: int = 1,  # noqa: ARG001
+    checkpoint: ArtefactRef | None = None,  # noqa: ARG001
+    ahead: PackReport | None = None,  # noqa: ARG001
+    **extras: Unpack[Extras],
+) -> dict[str, Any]:
+    """Return what the result of a training follows from; names and limits of time are no part of it."""
+    maker = FineTuneMaker(**maker) if isinstance(maker, dict) else maker
+    return {
+        "spec": maker.spec().model_dump(mode="json"),
+        "seed": maker.seed,
+        "refuse": maker.refuse,
+        "foundation": foundation,
+        "train": train,
+        "valid": valid,
+        "replay": extras.get("replay"),
+        "force_constants": extras.get("force_constants"),
+    }
+
+
+@job(output_schema=TrainingDocument, config=JobConfig(expose_store=True))
+@reused(using=_what_decides)
 def train_model(
     maker: FineTuneMaker,
     foundation: PotentialRef,
@@ -302,7 +329,7 @@ def run_training(
     return _registered(training.result(), Path(workdir) / training_key(maker, inputs), inputs.foundation)
 
 
-@job(output_schema=PackReport, config=JobConfig(on_missing_references=OnMissing.NONE))
+@job(output_schema=PackReport, config=JobConfig(on_missing_references=OnMissing.NONE, expose_store=True))
 def train_models(
     makers: Sequence[FineTuneMaker],
     inputs: Sequence[TrainingInputs],
@@ -314,7 +341,8 @@ def train_models(
     """Run trainings side by side in one process (see :mod:`phonosmith.training.packing`).
 
     Those stopped by their walltime, and those that waited for them, go on in a job that replaces this one; ``part``
-    counts these from one, ``earlier`` is what the last one left.
+    counts these from one, ``earlier`` is what the last one left. What was trained for this store before, in a pack of
+    other members or alone, is not trained again.
 
     Raises
     ------
@@ -323,9 +351,13 @@ def train_models(
     """
     since = time.perf_counter()
     given = [TrainingInputs.model_validate(one) for one in inputs]
-    report = PackReport.model_validate(earlier) if earlier is not None else PackReport(trainings=[])
+    trainings = list(zip(makers, given, strict=True))
+    if earlier is not None:
+        known = PackReport.model_validate(earlier).trainings
+    else:
+        known = [done for one in trainings if (done := _done_before(*one)) is not None]
     with recorded(settings={"at_once": at_once}) as manifest:
-        found = run_pack(list(zip(makers, given, strict=True)), at_once=at_once, since=since, earlier=report.trainings)
+        found = run_pack(trainings, at_once=at_once, since=since, earlier=known)
     report = PackReport(trainings=found, manifest=manifest)
     if found and all(one.error for one in found):
         first = found[0].error
@@ -335,6 +367,15 @@ def train_models(
     following = train_models(makers, given, at_once=at_once, part=part + 1, earlier=report)
     following.name = _name_of_part(part + 1, "train pack")
     return Response(replace=following)
+
+
+def _done_before(maker: FineTuneMaker, inputs: TrainingInputs) -> PackedTraining | None:
+    """Return the result that a job of the same training has left in the job store."""
+    asked = {name: getattr(inputs, name) for name in TrainingInputs.model_fields}
+    document = made_before("train_model", _what_decides(maker, **asked))
+    if document is None:
+        return None
+    return PackedTraining(key=training_key(maker, inputs), document=TrainingDocument.model_validate(document))
 
 
 def run_pack(

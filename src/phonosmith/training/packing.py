@@ -15,7 +15,7 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -228,7 +228,12 @@ class SideBySide:
                 self._fail(outcome, error)
 
     def _leave(self, outcome: Outcome) -> None:
-        self._lanes = [lane for lane in self._lanes if lane.outcome is not outcome]
+        for lane in [lane for lane in self._lanes if lane.outcome is outcome]:
+            self._lanes.remove(lane)
+            if lane.stream is not None:
+                # its memory is another's soon; a GPU that has failed waits for nothing
+                with suppress(RuntimeError):
+                    lane.stream.synchronize()
         self._ended = True
 
     def _fail(self, outcome: Outcome, error: Exception) -> None:

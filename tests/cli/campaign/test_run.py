@@ -1,11 +1,13 @@
 """The local campaign: real worker processes, real jobs, tiny settings."""
 
+import contextlib
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -266,3 +268,198 @@ def test_a_poisoned_label_a_crashing_training_and_a_killed_worker_leave_the_rest
     assert report.labels.n_failed == 1
     (twice,) = [row for row in runner.state.rows("done") if row.attempts == 2]
     assert twice.name.startswith("label si 0")  # the job whose worker was killed ran again
+
+
+LOST = """
+import hashlib, os
+from pathlib import Path
+from phonosmith.potentials.calculator import PotentialCalculator
+
+class Losing(PotentialCalculator):
+    '''The reference, which cannot compute the last of five configurations as long as a file says so.'''
+    def calculate(self, atoms=None, *args, **kwargs):
+        marks = Path(os.environ["FAULT_MARKS"])
+        if (marks / "broken").exists():
+            known = (marks / "seen").read_text().split() if (marks / "seen").exists() else []
+            here = hashlib.sha256(atoms.positions.tobytes()).hexdigest()
+            known += [] if here in known else [here]
+            (marks / "seen").write_text(" ".join(known))
+            if known.index(here) == 4:
+                raise RuntimeError("the program crashed")
+        super().calculate(atoms, *args, **kwargs)
+"""
+
+
+@pytest.fixture
+def losing(tmp_path, monkeypatch):
+    """Return what makes a flow of a small material whose reference can lose a label."""
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    from phonosmith.core.identity import fix_identities
+    from phonosmith.flows.material import FineTuneMaterialMaker
+    from phonosmith.potentials.embedded import demo_structure
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.reference.engines import make_engine
+
+    (tmp_path / "losing_reference.py").write_text(LOST)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("FAULT_MARKS", str(tmp_path))
+    sound = make_engine("forcefield", potential="embedded-reference")
+    engine = sound.model_copy(update={"calculator": sound.calculator | {"path": "losing_reference.Losing"}})
+    structure = AseAtomsAdaptor.get_structure(demo_structure("Si"))
+
+    def flow(**changes):
+        settings = {
+            "strategies": ("transfer",),
+            "training": {"epochs": 1},
+            "sampling": {"cell": "primitive", "max_steps": 10, "n_select": 2},
+            "min_length": 6.0,
+            "mesh": 4,
+            "evaluate": ("phonons",),
+        }
+        maker = FineTuneMaterialMaker(engine=engine, **(settings | changes))
+        return fix_identities(maker.make(structure, resolve("embedded"), "si"))
+
+    return flow
+
+
+def open_runner(folder, **options):
+    from phonosmith.engines.local.runner import LocalRunner, Slot
+    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+
+    store = open_embedded_jobstore(folder / "store.sqlite")
+    store.connect()
+    return LocalRunner(store, folder / "run", slots=[Slot("cpu")], **options), store
+
+
+def report_in(store, flow):
+    from phonosmith.analysis.documents import MaterialReport
+
+    return MaterialReport.model_validate(store.get_output(flow.output.uuid, load=True))
+
+
+@pytest.mark.slow
+def test_a_label_that_came_late_is_in_the_data_set_and_every_number_as_if_it_had_never_been_lost(losing, tmp_path):
+    (tmp_path / "broken").touch()
+    flow = losing()
+    runner, store = open_runner(tmp_path)
+    first = runner.run(flow)
+    lost = "label si 04"
+    assert [row.name for row in first.failed] == [lost]
+    lacking = {one.job.name: one.missing for one in first.incomplete}
+    assert {"label si collect", "audit si", "train si transfer", "report si"} <= set(lacking)
+    assert set(map(tuple, lacking.values())) == {(lost,)}
+    assert not first.ok
+    without = report_in(store, flow)
+    asked = without.labels.train.n_frames + without.labels.valid.n_frames + 1
+    assert without.labels.n_failed == 1
+    # as long as it fails again, nothing that is done is done again
+    runner.retry()
+    assert runner.run().executed == 1
+    (tmp_path / "broken").unlink()
+    assert runner.retry() == 1
+    again = runner.run()
+    assert again.ok
+    # the label, what counts and audits it, the training and its phonons, the report; no other label, no reference
+    ran = {lost, "label si collect", "store_inputs", "audit si"}
+    assert again.executed == len(ran | {"train si transfer", "phonon si transfer", "report si"})
+    whole = report_in(store, flow)
+    assert whole.labels.train.n_frames + whole.labels.valid.n_frames == asked
+    assert whole.labels.n_failed == 0
+    (tmp_path / "undisturbed").mkdir()
+    other, _ = open_runner(tmp_path / "undisturbed")
+    assert other.run(losing()).ok
+    assert report_of(tmp_path) == report_of(tmp_path / "undisturbed")
+    assert whole.strategies[0].curve.valid_force_mae != without.strategies[0].curve.valid_force_mae
+
+
+def kill_workers_at(runner_folder, name, times, killed):
+    """Kill, as the kernel out of memory does, the worker at a job, each time it is started."""
+    import psutil
+
+    seen = set()
+    while len(seen) < times:
+        found = []
+        with contextlib.suppress(sqlite3.OperationalError):
+            found = rows(runner_folder)
+        for _, _, job, state, attempts, folder in found:
+            at_work = job == name and state == "running" and os.path.exists(os.path.join(folder, "job.log"))
+            if at_work and attempts not in seen:
+                seen.add(attempts)
+                for child in psutil.Process().children():
+                    child.kill()
+                    killed.append(job)
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_training_whose_worker_died_twice_is_in_the_report_after_a_retry(losing, tmp_path):
+    name = "train si transfer 4"
+    flow = losing(n_train=(2, 4))
+    runner, store = open_runner(tmp_path)
+    killed = []
+    watcher = threading.Thread(target=kill_workers_at, args=(tmp_path, name, 2, killed))
+    watcher.start()
+    first = runner.run(flow)
+    watcher.join()
+    assert killed == [name, name]
+    assert {row.name: row.error for row in first.failed} == {name: "its worker died (signal 9)"}
+    assert {one.job.name: one.missing for one in first.incomplete} == {"report si": [name]}
+    assert report_in(store, flow).failed == ["transfer 4"]
+    runner.retry()
+    again = runner.run()
+    assert again.ok
+    assert again.executed == 3  # the training, its phonons, the report
+    whole = report_in(store, flow)
+    assert whole.failed == []
+    assert sorted(entry.n_train for entry in whole.strategies) == [2, 4]
+    store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_says_what_it_did_and_how_to_go_on(tmp_path, number):
+    campaign, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    campaign.write_text(CAMPAIGN.replace("[scratch, transfer, freeze1, delta]", "[transfer]"))
+    command = [sys.executable, "-m", "phonosmith.cli.main", "run", str(campaign), "--workers", "1", "--out", str(out)]
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not started(out, "label si 0"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    found = json.loads(printed)
+    assert (found["ok"], found["interrupted"], found["failed"]) == (False, True, [])
+    assert found["waiting"]
+    assert found["command"] == f"phonosmith run {campaign} --out {out}"
+    done = {(uuid, index) for uuid, index, _, state, *_ in rows(out) if state == "done"}
+    assert len(done) == found["done"]
+    assert not [state for _, _, _, state, *_ in rows(out) if state == "running"]
+    last = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr
+    # nobody counts an interruption against a job, and nothing that was done began again
+    assert {attempts for _, _, _, _, attempts, _ in rows(out)} == {1}
+    assert json.loads(last.stdout)["jobs_run"] == len(rows(out)) - len(done)
+
+
+def test_times_are_read_and_refused(campaign, tmp_path):
+    from phonosmith.cli.campaign.run import _limits
+
+    assert _limits("train=2h, label=30m,audit=1.5,phonon si=1d") == {
+        "train": 7200.0, "label": 1800.0, "audit": 1.5, "phonon si": 86400.0,
+    }  # fmt: skip
+    for wrong in ("train", "train=soon", "train=0", "=3h", "train=-1h"):
+        code, found = call("run", campaign, "--out", tmp_path / "x", "--time-limit", wrong, "--json")
+        assert (code, "train=2h,label=30m" in found["advice"]) == (2, True)
+
+
+def test_a_damaged_state_is_one_line_and_json(campaign, tmp_path):
+    (tmp_path / "out" / "run").mkdir(parents=True)
+    (tmp_path / "out" / "run" / "run.sqlite").write_bytes(b"not what it was" * 400)
+    for command in (("run", campaign, "--out", tmp_path / "out"), ("retry", tmp_path / "out")):
+        code, found = call(*command, "--json")
+        assert code == 2
+        assert "run.sqlite" in found["error"]
+        assert "damaged" in found["advice"]

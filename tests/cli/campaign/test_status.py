@@ -1,5 +1,6 @@
 """``phonosmith status`` counts what is done, failed and missing, from the store and from a local run."""
 
+import dataclasses
 import json
 import sqlite3
 
@@ -108,3 +109,47 @@ def test_an_empty_store_and_bad_input(tmp_path):
         assert answer.exit_code == 2
         assert words in json.loads(answer.stdout)["error"]
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_done_without_something_is_never_called_ok(tmp_path, flow):
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    state = RunState(tmp_path / "run" / "run.sqlite")
+    state.add_flow(flow)
+    rows = {row.name: row for row in state.rows()}
+    finished_jobs(store, list(rows))
+    for row in rows.values():
+        state.update(row.key, state="done")
+    state.close()
+    whole = asked("--run", tmp_path)
+    assert (whole["ok"], whole["incomplete"]) == (True, {})
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
+        connection.execute("UPDATE jobs SET state = 'failed', error = 'gone' WHERE name = 'train si delta'")
+        connection.execute("UPDATE jobs SET state = 'skipped' WHERE name = 'phonon si delta'")
+    found = asked("--run", tmp_path)
+    assert (found["ok"], found["incomplete"]) == (False, {"report si": ["train si delta"]})
+    # half way through a retry
+    with sqlite3.connect(tmp_path / "run" / "run.sqlite") as connection:
+        connection.execute("UPDATE jobs SET state = 'done', error = NULL WHERE name = 'train si delta'")
+        connection.execute("UPDATE jobs SET state = 'waiting' WHERE name IN ('phonon si delta', 'report si')")
+    found = asked("--run", tmp_path)
+    assert (found["ok"], found["run"]["waiting"]) == (False, 2)
+
+
+def test_a_training_that_worked_after_a_report_without_it_is_counted_once(tmp_path, monkeypatch):
+    """The report of before lists it as failed; done and failed together were more than there are."""
+    import pandas as pd
+
+    from phonosmith.analysis import status as module
+    from phonosmith.analysis.queries import read_results
+
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    finished_jobs(store, ["train si transfer 4", "train si transfer 8", "label si 00"])
+    results = read_results(store)
+    lost = pd.DataFrame([{"material": "si", "what": f"transfer {size}"} for size in (8, 12)])
+    told = dataclasses.replace(results, failures=lost, materials=pd.DataFrame([{"material": "si", "best": "transfer"}]))
+    monkeypatch.setattr(module, "read_results", lambda _: told)
+    (material,) = read_status(store).materials.values()
+    train = material.stage("train")
+    assert (train.done, train.failed) == (2, 1)
+    assert list(material.failed) == ["train si transfer 12"]

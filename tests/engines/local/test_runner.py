@@ -1,11 +1,15 @@
 """The local runner on real worker processes and the embedded store."""
 
+import contextlib
+import fcntl
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -84,6 +88,70 @@ def with_addition(x):
 @job
 def stop(x):
     return Response(output=x, stop_children=True)
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def collect_at_least(values, fewest):
+    note("collect")
+    found = [v for v in values if v is not None]
+    if len(found) < fewest:
+        raise ValueError("too few")
+    return found
+
+@job
+def spread(path):
+    note("spread")
+    jobs = [add(1, 1), fail_once(path), add(2, 2)]
+    return Response(replace=Flow(jobs, output={"values": [j.output for j in jobs]}))
+
+@job
+def only_collected(path, fewest):
+    jobs = [add(1, 1), fail_once(path)]
+    last = collect_at_least([j.output for j in jobs], fewest)
+    return Response(replace=Flow([*jobs, last], output=last.output))
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def gather(found):
+    note("gather")
+    return found["values"]
+
+@job
+def continued(total, path):
+    note(f"continued {total}")
+    # the first time in two parts, later in one
+    if Path(path).exists():
+        return f"{total} in one"
+    Path(path).write_text("seen")
+    return Response(replace=more(total))
+
+@job
+def more(total):
+    note(f"more {total}")
+    return f"{total} in two"
+
+@job
+def total(values):
+    return sum(v for v in values if isinstance(v, int))
+
+@job
+def fail_while(path):
+    note("fail_while")
+    if Path(path).exists():
+        raise OSError("not yet")
+    return 100
+
+@job
+def no_room(path):
+    note("no_room")
+    if Path(path).exists():
+        raise OSError(28, "No space left on device")
+    return "written"
+
+@job
+def hang(path):
+    import subprocess
+    child = subprocess.Popen(["sleep", "600"])
+    Path(path).write_text(str(child.pid))
+    child.wait()
 
 @job
 def process():
@@ -350,3 +418,190 @@ def test_a_worker_that_cannot_start_is_explained(work):
     (work / "run" / "store.json").write_text(json.dumps({"@module": "nowhere", "@class": "Nothing"}))
     with pytest.raises(ConfigurationError, match="ended with code"):
         local.run(Flow([jobs.add(1, 1)]))
+
+
+def test_some_of_many_results_are_handed_on_and_the_only_one_is_not_looked_for_in_vain(work):
+    import runner_jobs as jobs
+
+    many, single = jobs.spread(str(work / "a")), jobs.only_collected(str(work / "b"), 2)
+    some, needs = jobs.gather(many.output), jobs.add(single.output, [])
+    local, store = runner(work)
+    first = local.run(Flow([many, single, some, needs]))
+    assert sorted(row.name for row in first.failed) == ["collect_at_least", "fail_once", "fail_once"]
+    # without its only result the output job is left out, and so is what needs it
+    assert {row.name: row.error for row in first.skipped} == {
+        "store_inputs": "'collect_at_least' failed",
+        "add": "'store_inputs' was left out",
+    }
+    assert store.get_output(some.uuid) == [2, None, 4]
+    assert {one.job.name: one.missing for one in first.incomplete}["gather"] == ["fail_once"]
+    local.retry()
+    assert local.run().ok
+    assert store.get_output(some.uuid) == [2, "second time", 4]
+    assert store.get_output(needs.uuid) == [2, "second time"]
+    lines = notes(work)
+    assert lines.count("spread") == lines.count("add 1 1") / 2 == 1
+
+
+def test_what_ran_in_parts_and_runs_again_in_one_gives_the_new_result(work):
+    import runner_jobs as jobs
+
+    (work / "broken").touch()
+    lost, kept = jobs.fail_while(str(work / "broken")), jobs.add(1, 2)
+    both = jobs.collect([lost.output, kept.output])
+    size = jobs.total(both.output)
+    part = jobs.continued(size.output, str(work / "mark"))
+    last = jobs.collect([part.output])
+    local, store = runner(work)
+    assert not local.run(fix_identities(Flow([lost, kept, both, size, part, last]))).ok
+    uuids = {row.name: row.uuid for row in local.state.rows()}
+    collects = [row.uuid for row in local.state.rows() if row.name == "collect"]
+    assert store.get_output(collects[-1]) == ["3 in two"]
+    assert [row.name for row in local.state.rows()].count("more") == 1
+    (work / "broken").unlink()
+    local.retry()
+    assert local.run().ok
+    # what the first run had been replaced by does not hide the new result
+    assert store.get_output(uuids["continued"]) == "103 in one"
+    assert store.get_output(collects[-1]) == ["103 in one"]
+    assert "more" not in [row.name for row in local.state.rows()]
+    lines = notes(work)
+    assert (lines.count("add 1 2"), lines.count("fail_while"), lines.count("continued 103")) == (1, 2, 1)
+
+
+def test_a_job_that_failed_after_it_had_worked_leaves_no_old_result(work):
+    import runner_jobs as jobs
+
+    first = jobs.add(1, 2)
+    after = jobs.collect([first.output])
+    local, store = runner(work)
+    assert local.run(Flow([first, after])).ok
+    (row, _) = local.state.rows()
+    local.state.update(
+        row.key, state="waiting", folder=None, document=local.state.document(row.key).replace("2]", "[]]")
+    )
+    again = local.run()
+    assert [one.name for one in again.failed] == ["add"]
+    # the collection still names what it lacks, and nobody finds the sum of before
+    assert [one.missing for one in again.incomplete] == [["add"]]
+    assert store.query_one({"uuid": first.uuid}) is None
+
+
+def test_a_stopped_branch_is_not_revived(work):
+    import runner_jobs as jobs
+
+    halt = jobs.stop(1)
+    lost = jobs.fail_once(str(work / "mark"))
+    never = jobs.collect([halt.output, lost.output])
+    local, _ = runner(work)
+    first = local.run(Flow([halt, lost, never]))
+    assert [row.name for row in first.skipped] == ["collect"]
+    local.retry()
+    again = local.run()
+    assert [row.name for row in again.skipped] == ["collect"]
+    assert not again.failed
+
+
+def test_a_job_that_hangs_is_ended_with_all_it_started_and_its_place_is_used_again(work):
+    import runner_jobs as jobs
+
+    stuck, after = jobs.hang(str(work / "child")), jobs.add(1, 1)
+    stuck.name = "label si 07"
+    local, store = runner(work, slots=[Slot("cpu")], time_limits={"train": 0.1, "label": 10})
+    summary = local.run(Flow([stuck, after]))
+    assert {row.name: row.error for row in summary.failed} == {
+        "label si 07": "it took longer than its time limit of 10 s and was ended"
+    }
+    assert store.get_output(after.uuid) == 2
+    child = int((work / "child").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
+        time.sleep(1)  # nobody may have collected it yet
+        os.kill(child, 0)
+
+
+def test_no_room_is_no_fault_of_a_job_and_the_run_goes_on_when_there_is_some(work):
+    import runner_jobs as jobs
+
+    (work / "full").touch()
+    before, writing, after = jobs.add(1, 1), jobs.no_room(str(work / "full")), jobs.add(2, 2)
+    local, store = runner(work, slots=[Slot("cpu")])
+    flow = Flow([before, writing, after], order="linear")
+    with pytest.raises(ConfigurationError, match=r"'no_room' could not write what it had: .*No space left") as caught:
+        local.run(flow)
+    assert "what is done stays done" in caught.value.advice
+    (work / "full").unlink()
+    assert local.run().ok
+    assert store.get_output(writing.uuid) == "written"
+    assert notes(work).count("add 1 1") == 1
+
+
+def test_a_full_disk_a_damaged_and_a_foreign_state_are_said_in_a_line(work):
+    import runner_jobs as jobs
+
+    local, _ = runner(work)
+    file = work / "run" / "run.sqlite"
+    ((pages,),) = local.state.connection.execute("PRAGMA page_count").fetchall()
+    local.state.connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+    many = Flow([jobs.add(str(number), "x" * 2000) for number in range(20)])
+    with pytest.raises(ConfigurationError, match="full") as caught:
+        local.run(many)
+    assert "Make room" in caught.value.advice
+    # nothing of the flow is there half
+    local.state.connection.execute("PRAGMA max_page_count = 1000000")
+    assert local.state.rows() == []
+    assert local.run(many).done == 20
+    local.state.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    local.state.close()
+    content = file.read_bytes()
+    file.write_bytes(content[:4096] + b"\0" * (len(content) - 4096))
+    with pytest.raises(ConfigurationError, match=r"run\.sqlite: .*malformed"):
+        runner(work)[0].run()
+    file.write_bytes(b"no database at all" * 300)
+    with pytest.raises(ConfigurationError, match=r"run\.sqlite: .*not a database"):
+        runner(work)
+    file.unlink()
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE recipes (cake TEXT)")
+    with pytest.raises(ConfigurationError, match="something else"):
+        runner(work)
+
+
+def test_a_small_disk_fills_up_and_the_run_goes_on_after_making_room(work):
+    """A real file system of two megabytes, where root may make one."""
+    import runner_jobs as jobs
+
+    place = work / "small"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("no file system of a given size can be made here")
+    try:
+        store = open_embedded_jobstore(work / "store.sqlite")
+        store.connect()
+        local = LocalRunner(store, place / "run", slots=[Slot("cpu")])
+        assert local.run(Flow([jobs.add(0, 0)])).ok
+        with (place / "filler").open("wb", buffering=0) as handle, contextlib.suppress(OSError):
+            while True:
+                handle.write(b"x" * 4096)
+        many = Flow([jobs.add(number, 1) for number in range(6)])
+        with pytest.raises((ConfigurationError, OSError), match=r"full|No space left"):
+            local.run(many)
+        (place / "filler").unlink()
+        assert local.run(many).ok
+        assert notes(work).count("add 0 0") == 1
+        local.state.close()
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def test_a_new_runner_waits_for_the_workers_of_one_that_was_killed(work):
+    import runner_jobs as jobs
+
+    local, _ = runner(work)
+    with (work / "run" / "workers.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        threading.Timer(0.5, lambda: fcntl.flock(handle, fcntl.LOCK_UN)).start()
+        begin = time.monotonic()
+        assert local.run(Flow([jobs.add(1, 1)])).ok
+        assert time.monotonic() - begin > 0.4

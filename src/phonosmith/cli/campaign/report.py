@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, progress_bar
-
-if TYPE_CHECKING:
-    from phonosmith.core.artefacts import ArtefactStore
+from phonosmith.cli.common import (
+    ARTEFACTS,
+    CAMPAIGN,
+    JOBFLOW,
+    JSON,
+    STORE,
+    command,
+    open_artefacts,
+    open_store,
+    print_json,
+    progress_bar,
+)
 
 
 @command("report")
@@ -22,7 +29,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
     files: bool = typer.Option(False, "--files", help="Also write models, phonopy.yaml, labels, figures into files/."),
     title: Annotated[str, typer.Option(help="Title of the page.")] = "",
-    artefacts: Annotated[Path | None, typer.Option(help="Artefact store (folder) [the configured one].")] = None,
+    artefacts: Path | None = ARTEFACTS,
     json_output: bool = JSON,
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
@@ -42,7 +49,7 @@ def report(
             stored.reports,
             out,
             title=title or campaign or "phonosmith report",
-            artefacts=_artefacts(artefacts, store),
+            artefacts=open_artefacts(artefacts, store),
             files=files,
             unfinished=stored.unfinished,
             notes=stored.notes,
@@ -72,18 +79,3 @@ def report(
     )
     if stored.unfinished:
         typer.echo(f"Without a report yet: {', '.join(stored.unfinished)}.")
-
-
-def _artefacts(folder: Path | None, store: Path | None) -> ArtefactStore:
-    """Return the artefact store: the one named, the one beside a demonstration's job store, or the configured one."""
-    from phonosmith.core.artefacts import ArtefactStore, DirectoryBackend, default_artefacts
-    from phonosmith.core.errors import InputError
-
-    if folder is None and store is not None and "PHONOSMITH_ARTEFACTS" not in os.environ:
-        beside = (store if store.is_dir() else store.parent) / "artefacts"
-        folder = beside if beside.is_dir() else None
-    if folder is None:
-        return default_artefacts()
-    if not folder.is_dir():
-        raise InputError(f"There is no artefact store {folder}.", "Name the folder with --artefacts.")
-    return ArtefactStore(DirectoryBackend(folder))

@@ -1,10 +1,12 @@
-"""``phonosmith run`` and ``retry``: a campaign on this machine."""
+"""``phonosmith run``: a campaign on this machine."""
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,28 +22,39 @@ if TYPE_CHECKING:
 
     from phonosmith.analysis.documents import MaterialReport, PotentialReport
     from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
+    from phonosmith.engines.local.state import JobRow
 
-_WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
-_SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
+WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
+LIMITS = typer.Option(
+    "",
+    "--time-limit",
+    metavar="STAGE=TIME,...",
+    help="Longest time of a job, e.g. train=2h,label=30m; what takes longer fails.",
+)
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
 
 
 @command("run")
 def run(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
-    workers: int | None = _WORKERS,
-    slots: str = _SLOTS,
+    workers: int | None = WORKERS,
+    slots: str = SLOTS,
+    time_limit: str = LIMITS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
     json_output: bool = JSON,
 ) -> None:
     """Run a campaign on this machine; the same command continues it, and runs only what is new after a change.
 
     The file is checked completely before anything starts. A job that fails leaves the others running; 'phonosmith
-    retry DIR' starts failed jobs again.
+    retry DIR' starts failed jobs again. Ctrl-C ends it at once; nothing that is done is lost.
 
     Example: phonosmith run campaign.yaml --out si --slots cpu=2
     """
-    places = _slots(workers, slots)
+    places, limits = _slots(workers, slots), _limits(time_limit)
     folder = (out if out is not None else Path(campaign.stem)).resolve()
     if not dry_run:
         _prepare(folder)
@@ -59,27 +72,8 @@ def run(
     from phonosmith.core.identity import fix_identities
 
     write_atomic(folder / "campaign.yaml", campaign.read_bytes())
-    _work(folder, fix_identities(flow), places, json_output=json_output)
-
-
-@command("retry")
-def retry(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of the run.")] = Path(),
-    job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
-    workers: int | None = _WORKERS,
-    slots: str = _SLOTS,
-    json_output: bool = JSON,
-) -> None:
-    """Start failed jobs of a run again, and everything that was left out because of them.
-
-    Example: phonosmith retry si --job 'label si 07'
-    """
-    folder = folder.resolve()
-    if not (folder / "run" / "run.sqlite").is_file():
-        raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
-    places = _slots(workers, slots)
-    _prepare(folder)
-    _work(folder, None, places, json_output=json_output, again=job or [])
+    again = f"phonosmith run {campaign}{'' if out is None else f' --out {out}'}"
+    _work(folder, fix_identities(flow), places, limits, json_output=json_output, command=again)
 
 
 def _slots(workers: int | None, text: str) -> list[Slot]:
@@ -101,6 +95,20 @@ def _slots(workers: int | None, text: str) -> list[Slot]:
     return listed
 
 
+def _limits(text: str) -> dict[str, float]:
+    """Return seconds by stage or beginning of job names."""
+    limits: dict[str, float] = {}
+    for part in filter(None, text.split(",")):
+        match = re.fullmatch(r"\s*([^=]+?)\s*=\s*([0-9]*\.?[0-9]+)\s*([smhd]?)\s*", part)
+        if match is None or float(match[2]) <= 0:
+            raise InputError(
+                f"--time-limit {text!r} is not of the form stage=time,...",
+                "Write e.g. --time-limit train=2h,label=30m; units are s, m, h and d.",
+            )
+        limits[match[1]] = float(match[2]) * _UNITS[match[3] or "s"]
+    return limits
+
+
 def _prepare(folder: Path) -> None:
     """Make the folder, or say why it cannot be."""
     try:
@@ -112,32 +120,105 @@ def _prepare(folder: Path) -> None:
         raise ConfigurationError(f"Cannot write into {folder}: {error.strerror}.", advice) from error
 
 
-def _work(
-    folder: Path, flow: Flow | None, places: list[Slot], *, json_output: bool, again: list[str] | None = None
+def retry_run(
+    folder: Path,
+    names: list[str],
+    materials: list[str],
+    workers: int | None,
+    slots: str,
+    time_limit: str,
+    *,
+    json_output: bool,
 ) -> None:
+    """Start failed jobs of a run in a folder again (of some names or materials, or all), and what depends on them."""
+    folder = folder.resolve()
+    if not (folder / "run" / "run.sqlite").is_file():
+        raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
+    places, limits = _slots(workers, slots), _limits(time_limit)
+    _prepare(folder)
+    again = (names, materials)
+    _work(folder, None, places, limits, json_output=json_output, command=f"phonosmith retry {folder}", again=again)
+
+
+def _work(
+    folder: Path,
+    flow: Flow | None,
+    places: list[Slot],
+    limits: dict[str, float],
+    *,
+    json_output: bool,
+    command: str,
+    again: tuple[list[str], list[str]] | None = None,
+) -> None:
+    """Run a flow, or failed jobs (of names, materials) again; ``command`` goes on with it after an interruption."""
+    from phonosmith.core.artefacts import default_artefacts
+    from phonosmith.engines.local.mending import Mender
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
-    with _alone(folder):
+    with _alone(folder), _ending_like_ctrl_c():
         store = open_embedded_jobstore(folder / "store.sqlite")
         store.connect()
-        runner = LocalRunner(store, folder / "run", slots=places, progress=not json_output or os.isatty(2))
+        runner = LocalRunner(
+            store, folder / "run", slots=places, time_limits=limits, progress=not json_output or os.isatty(2)
+        )
         if again is not None:
-            failed = {row.name for row in runner.state.rows("failed")}
-            if unknown := [name for name in again if name not in failed]:
-                advice = f"Failed: {', '.join(sorted(failed)) or 'none'}."
-                raise InputError(f"No failed job is called {unknown[0]!r}.", advice)
-            runner.retry(again or None)
-        dropped = _drop_what_is_no_longer_asked(folder, runner, flow)
-        summary = runner.run(flow)
-        summary.failed = [row for row in summary.failed if row.uuid not in dropped]
-        summary.skipped = [row for row in summary.skipped if row.uuid not in dropped]
-        wanted = None if flow is None else {job.uuid for job, _ in flow.iterflow()}
-        reports = _reports(store, runner, wanted)
+            runner.retry(_chosen(runner.state.rows("failed", asked=True), *again))
+        if flow is not None:
+            runner.ask(flow)
+        mender = Mender(runner.state, store, default_artefacts(), folder / "run")
+        interrupted = False
+        try:
+            if losses := mender.mend():
+                typer.secho(f"Lost since the last run: {losses}.", fg="yellow", err=True)
+            summary = runner.run()
+            while mender.mend_again():
+                summary = summary.and_then(runner.run())
+        except KeyboardInterrupt:
+            interrupted, summary = True, runner.summary()
+        lost = [] if interrupted else mender.remaining()
+        reports = _reports(store, runner)
+        store.close()
+    # what failed has to be asked for again, what was interrupted goes on by itself
+    following = command if interrupted else f"phonosmith retry {folder}"
     payload = _payload(folder, summary, reports)
+    payload |= {"restored": mender.restored, "repeated": mender.repeated, "lost": lost, "ok": summary.ok and not lost}
+    payload |= {"interrupted": interrupted, "command": None if payload["ok"] else following}
     answer(payload, lambda: _show(payload), json_output=json_output)
-    if not summary.ok:
+    if interrupted:
+        raise typer.Exit(_INTERRUPTED)
+    if not payload["ok"]:
         raise typer.Exit(1)
+
+
+def _chosen(failed: list[JobRow], names: list[str], materials: list[str]) -> list[str] | None:
+    """Return the names of the failed jobs that were asked for by name or material; None: all."""
+    from phonosmith.core.metadata import material_of
+
+    known = {row.name: material_of(row.name, row.metadata) for row in failed}
+    for what, given, there in (("is called", names, set(known)), ("is of", materials, set(known.values()))):
+        if unknown := [one for one in given if one not in there]:
+            advice = f"Failed: {', '.join(sorted(known)) or 'none'}."
+            raise InputError(f"No failed job {what} {unknown[0]!r}.", advice)
+    if not names and not materials:
+        return None
+    return [name for name, of in known.items() if (not names or name in names) and (not materials or of in materials)]
+
+
+@contextmanager
+def _ending_like_ctrl_c() -> Iterator[None]:
+    """Let what asks this process to end (a scheduler, a closed terminal) do what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -152,36 +233,14 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _drop_what_is_no_longer_asked(folder: Path, runner: LocalRunner, flow: Flow | None) -> set[str]:
-    """Leave aside jobs of an earlier version of the campaign file; return their uuids.
-
-    A strategy that failed and was then taken out, or given other settings, must not keep the campaign from ending well.
-    """
-    from phonosmith.core.artefacts import write_atomic
-
-    file = folder / "asked.json"
-    before = json.loads(file.read_text()) if file.is_file() else {"now": [], "ever": []}
-    now = before["now"] if flow is None else [job.uuid for job, _ in flow.iterflow()]
-    ever = sorted({*before["ever"], *now})
-    write_atomic(file, json.dumps({"now": now, "ever": ever}).encode())
-    dropped = set(ever) - set(now)
-    for row in runner.state.rows("waiting", "running"):
-        if row.uuid in dropped:
-            runner.state.update(row.key, state="skipped")
-    for row in runner.state.rows("skipped"):
-        if row.uuid not in dropped:
-            runner.state.update(row.key, state="waiting")
-    return dropped
-
-
-def _reports(store: JobStore, runner: LocalRunner, wanted: set[str] | None) -> list[MaterialReport]:
-    """Return finished reports: those of the flow, or of a run the newest of each name."""
+def _reports(store: JobStore, runner: LocalRunner) -> list[MaterialReport]:
+    """Return the finished reports that are asked for."""
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.core.metadata import stage_of
 
-    rows = [row for row in runner.state.rows("done") if stage_of(row.name, row.metadata) == "report"]
-    newest = {row.name: row.uuid for row in rows if wanted is None or row.uuid in wanted}
-    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in newest.values()]
+    rows = [row for row in runner.state.rows("done", asked=True) if stage_of(row.name, row.metadata) == "report"]
+    there = [row.uuid for row in rows if store.count({"uuid": row.uuid})]
+    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
 
 
 def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:
@@ -190,7 +249,7 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
             **report.model_dump(include={"material", "key", "mode", "reference", "rehearsal", "cell", "seed"}),
             "foundation": _line(report.foundation) | {"name": report.foundation.potential.name},
             "strategies": [_line(entry) for entry in report.strategies],
-            **report.model_dump(include={"best", "gain", "failed", "notes"}),
+            **report.model_dump(include={"best", "gain", "failed", "missing", "notes"}),
         }
         for report in sorted(reports, key=lambda report: report.key)
     ]
@@ -199,8 +258,11 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
         "folder": str(folder),
         "done": summary.done,
         "jobs_run": summary.executed,
+        "jobs_reused": summary.reused,
         "failed": [{"job": row.name, "error": row.error, "folder": row.folder} for row in summary.failed],
         "skipped": [row.name for row in summary.skipped],
+        "incomplete": [{"job": one.job.name, "missing": one.missing} for one in summary.incomplete],
+        "waiting": [row.name for row in summary.waiting],
         "seconds": summary.seconds,
         "materials": materials,
     }
@@ -223,14 +285,29 @@ def _show(payload: dict[str, Any]) -> None:
             rows,
             left=2,
         )
+    if payload["restored"] or payload["repeated"]:
+        typer.echo(
+            f"Mended: {len(payload['restored'])} documents put back from the folders of their jobs, "
+            f"{len(payload['repeated'])} jobs done again."
+        )
+    reused = f", {payload['jobs_reused']} with the result of an equal job" if payload["jobs_reused"] else ""
     typer.echo(
-        f"{payload['done']} jobs done ({payload['jobs_run']} now, {payload['seconds']:.0f} s), "
+        f"{payload['done']} jobs done ({payload['jobs_run']} now{reused}, {payload['seconds']:.0f} s), "
         f"{len(payload['failed'])} failed, {len(payload['skipped'])} left out because of them."
     )
     for failed in payload["failed"]:
         typer.secho(f"  failed: {failed['job']}: {failed['error']}", fg="red")
         typer.secho(f"          {failed['folder']}", dim=True)
+    for one in payload["incomplete"]:
+        typer.secho(f"  incomplete: {one['job']} was made without {', '.join(one['missing'])}", fg="yellow")
+    for line in payload["lost"]:
+        typer.secho(f"  still lost: {line}", fg="red")
     if payload["materials"]:
         typer.echo(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite")
-    if payload["failed"]:
-        typer.echo(f"Mend the cause, then: phonosmith retry {payload['folder']}")
+    if payload["interrupted"]:
+        typer.echo(
+            f"Stopped. {len(payload['waiting'])} jobs are still to be done; what is done stays done. "
+            f"To go on: {payload['command']}"
+        )
+    elif payload["failed"]:
+        typer.echo(f"Mend the cause, then: {payload['command']}")

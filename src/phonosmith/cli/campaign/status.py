@@ -9,11 +9,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JOBFLOW, JSON, STORE, answer, command, open_store, print_table
+from phonosmith.cli.common import (
+    ARTEFACTS,
+    JOBFLOW,
+    JSON,
+    STORE,
+    answer,
+    command,
+    open_artefacts,
+    open_store,
+    print_table,
+    progress_bar,
+)
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
+    from jobflow import JobStore
+
     from phonosmith.analysis.status import StoreStatus
+    from phonosmith.core.artefacts import ArtefactStore
+    from phonosmith.engines.store.sealed import StoreCheck
 
 
 @command("status")
@@ -21,6 +36,8 @@ def status(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,
     run: Annotated[Path | None, typer.Option(help="Folder of a local run: what runs, waits, failed, and why.")] = None,
+    deep: bool = typer.Option(False, "--deep", help="Read every document and artefact: is each what its job wrote?"),
+    artefacts: Path | None = ARTEFACTS,
     json_output: bool = JSON,
 ) -> None:
     """Done, failed and missing jobs of every material, stage by stage, from the job store alone.
@@ -28,6 +45,9 @@ def status(
     Missing is what another material of the store has and this one has not, as long as it has no report. With --run the
     state of the local run says exactly what is running, waiting or failed; its own store is read unless --store names
     another.
+
+    --deep compares every document with the seal its job put on it and every model, data set and force constants with
+    its identity, and names what is altered or missing; 'phonosmith run' then mends a local run.
 
     [bold]Example[/bold]: phonosmith status --run my-campaign
     """
@@ -44,25 +64,56 @@ def status(
         # beside the folder of the run, or in it
         places = [folder / "store.sqlite" for folder in (state.parent.parent, state.parent)]
         store = next((file for file in places if file.is_file()), places[0])
-    states = read_status(open_store(store, jobflow=jobflow))
-    counts = None if state is None else _add_run(states, state)
+    job_store = open_store(store, jobflow=jobflow)
+    states = read_status(job_store)
+    counts, incomplete = (None, {}) if state is None else _add_run(states, state)
+    lacking = any(entry.failed or entry.missing for entry in states.materials.values())
+    pending = sum((counts or {}).get(name, 0) for name in ("waiting", "running"))
     payload = {
+        "ok": not (lacking or pending or incomplete),
         "n_jobs": states.n_jobs,
         "materials": [material.as_dict() for material in states.materials.values()],
         "run": counts,
+        "incomplete": incomplete,
         "notes": states.notes,
     }
-    answer(payload, lambda: _show(states, counts), json_output=json_output)
+    checked = _check(job_store, open_artefacts(artefacts, store), state) if deep else None
+    job_store.close()
+    if checked is not None:
+        payload["ok"] = payload["ok"] and checked.ok
+        payload["deep"] = checked.model_dump(mode="json") | {"ok": checked.ok}
+    answer(payload, lambda: _show(states, counts, incomplete, checked), json_output=json_output)
+    if checked is not None and not checked.ok:
+        raise typer.Exit(1)
 
 
-def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:
-    """Replace guesses about what is missing by what the run knows; return its jobs by state."""
+def _check(store: JobStore, artefacts: ArtefactStore, state: Path | None) -> StoreCheck:
+    """Read everything; where a local run is known, its finished jobs without a document are named as well."""
+    from phonosmith.engines.local.state import DONE, RunState
+    from phonosmith.engines.store.sealed import check_store, keys_in
+
+    with progress_bar("reading the store") as show:
+        checked = check_store(store, artefacts, show)
+    if state is not None:
+        with closing(RunState(state)) as known:
+            rows = known.rows(DONE, asked=True)
+        there = keys_in(store, [row.uuid for row in rows])
+        checked.missing = [row.name for row in rows if row.key not in there]
+    return checked
+
+
+def _add_run(states: StoreStatus, path: Path) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Replace guesses about what is missing by what the run knows.
+
+    Returns its jobs by state, and the names of those that are done without what they asked for, with what they lack.
+    """
     from phonosmith.analysis.status import MaterialStatus
     from phonosmith.core.metadata import stage_of
     from phonosmith.engines.local.state import RunState
 
     with closing(RunState(path)) as state:
-        rows = state.rows()
+        rows = state.rows(asked=True)
+        incomplete = {one.job.name: one.missing for one in state.incomplete()}
     for material in states.materials.values():
         material.missing.clear()
         for entry in material.stages.values():
@@ -84,10 +135,15 @@ def _add_run(states: StoreStatus, path: Path) -> dict[str, int]:
         elif row.state == "skipped":
             stage.missing += 1
             owner.missing.append(row.name)
-    return dict(Counter(row.state for row in rows))
+    return dict(Counter(row.state for row in rows)), incomplete
 
 
-def _show(material_states: StoreStatus, counts: dict[str, int] | None) -> None:
+def _show(
+    material_states: StoreStatus,
+    counts: dict[str, int] | None,
+    incomplete: dict[str, list[str]],
+    checked: StoreCheck | None,
+) -> None:
     import rich
     from rich.text import Text
 
@@ -105,10 +161,26 @@ def _show(material_states: StoreStatus, counts: dict[str, int] | None) -> None:
         for entry in entries:
             for name, reason in entry["failed"].items():
                 typer.echo(f"  failed: {name}: {reason}")
+    for name, missing in incomplete.items():
+        typer.echo(f"  incomplete: {name} was made without {', '.join(missing)}")
     if counts is not None:
         typer.echo("run: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items())))
     for note in material_states.notes:
         typer.secho(f"note: {note}", err=True)
+    if checked is not None:
+        _show_check(checked)
+
+
+def _show_check(checked: StoreCheck) -> None:
+    for one in checked.altered:
+        typer.secho(f"  altered: {one.job} ({one.uuid}): {', '.join(one.fields)}", fg="red")
+    for name in checked.missing:
+        typer.secho(f"  without its document: {name}", fg="red")
+    for artefact in checked.artefacts:
+        typer.secho(f"  {artefact.problem}: {artefact.kind} {artefact.sha256[:12]} of {artefact.job}", fg="red")
+    words = "all as their jobs wrote them" if checked.ok else "the others are as their jobs wrote them"
+    unsealed = f" ({checked.n_unsealed} documents without a seal cannot be judged)" if checked.n_unsealed else ""
+    typer.echo(f"{checked.n_documents} documents, {checked.n_artefacts} artefacts read: {words}{unsealed}.")
 
 
 def _cell(entry: dict[str, Any]) -> str:

@@ -6,10 +6,12 @@ clusters use FireWorks or jobflow-remote with the same flows.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -24,8 +26,18 @@ from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of, step_of
-from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SETTLED, SKIPPED, WAITING, JobRow, RunState
-from phonosmith.engines.local.worker import RESPONSE_FILE
+from phonosmith.engines.local.state import (
+    FAILED,
+    RUNNING,
+    SETTLED,
+    SKIPPED,
+    WAITING,
+    Incomplete,
+    JobRow,
+    Key,
+    RunState,
+)
+from phonosmith.engines.local.worker import RESPONSE_FILE, RESULT
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -47,20 +59,40 @@ class Slot:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+ORPHAN_SECONDS = 20.0
+"""How long workers of a runner that was killed may take to end, s."""
+
+
 @dataclass
 class RunSummary:
-    """How a run ended."""
+    """How a run ended, of the jobs still asked for.
+
+    ``waiting``: jobs an interruption left; ``incomplete``: jobs that are done, but without something they asked for;
+    ``reused``: jobs that handed on the result of an equal one, not among those executed.
+    """
 
     done: int
     failed: list[JobRow]
     skipped: list[JobRow]
     executed: int
     seconds: float
+    waiting: list[JobRow] = field(default_factory=list)
+    incomplete: list[Incomplete] = field(default_factory=list)
+    reused: int = 0
 
     @property
     def ok(self) -> bool:
-        """Everything is done."""
-        return not self.failed and not self.skipped
+        """Everything is done, from everything it asked for."""
+        return not (self.failed or self.skipped or self.waiting or self.incomplete)
+
+    def and_then(self, more: RunSummary) -> RunSummary:
+        """Return how a run ended that was taken up again."""
+        return replace(
+            more,
+            executed=self.executed + more.executed,
+            reused=self.reused + more.reused,
+            seconds=self.seconds + more.seconds,
+        )
 
 
 @dataclass
@@ -74,6 +106,7 @@ class _Worker:
     job: JobRow | None = None
     since: float = 0.0
     ready: bool = False
+    overdue: str = ""
 
 
 def default_slots(count: int | None = None) -> list[Slot]:
@@ -96,6 +129,9 @@ class LocalRunner:
         kind without a slot falls back to any slot. By default jobs that train run on ``gpu``.
     retries, restarts
         How often a job is started again that raised, or whose worker died.
+    time_limits
+        Longest time of a job in seconds, by its stage or the beginning of its name (first match wins), e.g.
+        ``{"label": 1800}``. What takes longer is ended, fails with that reason, and its worker is replaced.
     progress
         Show a progress bar on standard error.
     """
@@ -110,53 +146,93 @@ class LocalRunner:
         retries: int = 0,
         restarts: int = 1,
         worker_memory_gb: float = WORKER_MEMORY_GB,
+        time_limits: Mapping[str, float] | None = None,
         progress: bool = False,
     ) -> None:
         self.root = Path(root).resolve()
         self.slots = list(slots) if slots is not None else default_slots()
         self.rules = dict(rules or {})
         self.retries, self.restarts, self.progress = retries, restarts, progress
-        self.worker_memory_gb = worker_memory_gb
+        self.worker_memory_gb, self.time_limits = worker_memory_gb, dict(time_limits or {})
         if not self.slots:
             raise ConfigurationError("The local runner needs at least one slot.", "Give slots=[Slot('cpu')].")
         self.state = RunState(self.root / "run.sqlite")
         write_atomic(self.root / "store.json", json.dumps(store.as_dict()).encode())
+        self.store = store
+        self._begin, self._executed = time.monotonic(), 0
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._stopped = False
+        self._reused = 0
 
     def run(self, flow: Flow | None = None) -> RunSummary:
         """Run what is not done yet and return a summary; without a flow, continue the run in the folder.
 
-        A job that failed stays failed (see ``retry``), those that need it are skipped, all others run.
+        A job that failed stays failed (see ``retry``), those that need it are skipped, all others run. What Ctrl-C or
+        kill -9 interrupts begins again with the next ``run``.
         """
-        begin, executed = time.monotonic(), 0
-        self.state.forget_running()
-        if flow is not None:
-            self.state.add_flow(flow)
-        with _progress_bar(self.progress) as show:
-            try:
-                while self._advance():
-                    show(self.state.rows())
-                    executed += self._wait()
-                show(self.state.rows())
-            finally:
-                self._shut_down()
-        done, failed, skipped = (self.state.rows(state) for state in SETTLED)
-        return RunSummary(len(done), failed, skipped, executed, time.monotonic() - begin)
+        self._begin, self._executed, self._reused = time.monotonic(), 0, 0
+        with self._only_workers():
+            self.state.forget_running()
+            if flow is not None:
+                self.state.add_flow(flow)
+            with _progress_bar(self.progress) as show:
+                try:
+                    while self._advance():
+                        show(self.state.rows(asked=True))
+                        self._executed += self._wait()
+                    show(self.state.rows(asked=True))
+                finally:
+                    self._shut_down()
+        return self.summary()
+
+    def summary(self) -> RunSummary:
+        """Return how the run stands, and what the last call of `run` did, even if it was interrupted."""
+        done, failed, skipped, waiting = (self.state.rows(state, asked=True) for state in (*SETTLED, WAITING))
+        seconds = time.monotonic() - self._begin
+        executed, lacking = self._executed - self._reused, self.state.incomplete()
+        return RunSummary(len(done), failed, skipped, executed, seconds, waiting, lacking, self._reused)
+
+    def ask(self, flow: Flow) -> None:
+        """Make a flow what the run is about: of other jobs only those it needs are run and reported from now on."""
+        self.state.add_flow(flow)
+        self.state.ask(job.uuid for job, _ in flow.iterflow())
+
+    @contextmanager
+    def _only_workers(self) -> Iterator[None]:
+        """Wait until workers of an earlier runner have ended: they would write into the folders of repeated jobs.
+
+        Each worker holds the lock, by the open file it inherits, for as long as it lives.
+        """
+        deadline = time.monotonic() + ORPHAN_SECONDS
+        with (self.root / "workers.lock").open("w") as handle:
+            while True:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise ConfigurationError(
+                            f"Another runner, or a worker of one, is at work in {self.root}.",
+                            "Wait for it, or end its processes.",
+                        ) from error
+                    time.sleep(0.05)
+            self._lock = handle.fileno()
+            yield
 
     def _advance(self) -> bool:
         """Skip what cannot run, start what can; return whether anything is running."""
         changed = True
         while changed:
             changed = False
-            for row, may_run in list(self.state.ready()):
+            for row, lacks in list(self.state.ready()):
                 if _has_response(row):
                     # it finished just before the run was interrupted
                     self._finish(row, row.seconds or 0.0)
                     changed = True
-                elif self._stopped or not may_run:
-                    self.state.update(row.key, state=SKIPPED)
+                    break
+                if self._stopped or lacks is not None:
+                    self.state.end_without_result(row, SKIPPED, lacks or "the run was stopped by a job", self._withdraw)
                     changed = True
                 elif (worker := self._free_worker(row)) is not None:
                     self._start(worker, row)
@@ -187,6 +263,9 @@ class LocalRunner:
                 env={**os.environ, **slot.environment},
                 cwd=self.root,
                 text=True,
+                # Ctrl-C is for the runner; and whatever a job has started ends with its worker
+                start_new_session=True,
+                pass_fds=(self._lock,),
             )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -198,13 +277,14 @@ class LocalRunner:
     def _start(self, worker: _Worker, row: JobRow) -> None:
         label = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:60]
         folder = self.root / "jobs" / f"{label}-{row.uuid[:8]}-{row.index}"
-        earlier = set_aside(folder, row.attempts) if folder.exists() and row.attempts else None
+        earlier = set_aside(folder, max(row.attempts, 1)) if folder.exists() else None
         folder.mkdir(parents=True, exist_ok=True)
-        if earlier is not None:
+        # a job that is run again because what it needs has changed is not to go on from what it left
+        if earlier is not None and row.folder is not None:
             (folder / PREVIOUS).symlink_to(Path("..") / earlier.name, target_is_directory=True)
         row = replace(row, state=RUNNING, attempts=row.attempts + 1, folder=str(folder))
         self.state.update(row.key, state=row.state, attempts=row.attempts, folder=row.folder)
-        worker.job, worker.since = row, time.monotonic()
+        worker.job, worker.since, worker.overdue = row, time.monotonic(), ""
         task = json.dumps({"document": self.state.document(row.key), "folder": row.folder})
         # the end of its answers is seen by the selector, which counts the loss
         with suppress(BrokenPipeError):
@@ -212,34 +292,60 @@ class LocalRunner:
             worker.tasks.flush()
 
     def _wait(self) -> int:
-        """Wait for answers and take them; return how many jobs ended."""
+        """Wait until a job ends; return how many did."""
         ended = 0
-        for key, _ in self._selector.select(timeout=POLL_SECONDS):
-            worker: _Worker = key.data
-            line = worker.answers.readline()
-            if line and not worker.ready:
-                worker.ready = True
-                continue
-            row, worker.job = worker.job, None
-            seconds = time.monotonic() - worker.since
-            if not line:
-                self._bury(worker, row, seconds)
-            elif row is not None:
-                answer = json.loads(line)
-                if answer["error"] is None:
-                    self._finish(row, seconds)
-                else:
-                    self._fail(row, answer["error"], self.retries, seconds)
+        while not ended:
+            for key, _ in self._selector.select(timeout=POLL_SECONDS):
+                worker: _Worker = key.data
+                line = worker.answers.readline()
+                if line and not worker.ready:
+                    # what it took to start is no time of its job
+                    worker.ready, worker.since = True, time.monotonic()
+                    continue
+                row, worker.job = worker.job, None
+                seconds = time.monotonic() - worker.since
+                if not line:
+                    self._bury(worker, row, seconds)
+                elif row is not None:
+                    self._take(worker, row, json.loads(line), seconds)
                 ended += 1
-                if answer["memory_gb"] > self.worker_memory_gb:
-                    self._end(worker)
+            self._end_overdue()
         return ended
+
+    def _take(self, worker: _Worker, row: JobRow, answer: dict[str, Any], seconds: float) -> None:
+        """Take a worker's answer about a job."""
+        if answer.get("no_room"):
+            # no fault of the job, and the next ones would fare no better
+            self.state.update(row.key, state=WAITING, attempts=row.attempts - 1)
+            raise ConfigurationError(
+                f"'{row.name}' could not write what it had: {answer['error']}.",
+                "Make room, or the place writable, and give the same command again: what is done stays done.",
+            )
+        if answer["error"] is None:
+            self._reused += bool(answer.get("reused"))
+            self._finish(row, seconds)
+        else:
+            self._fail(row, answer["error"], self.retries, seconds)
+        if answer["memory_gb"] > self.worker_memory_gb:
+            self._end(worker)
+
+    def _end_overdue(self) -> None:
+        """Kill workers whose job takes longer than it may; that they died is seen like any other death."""
+        for worker in self._workers:
+            if worker.job is None or not worker.ready or worker.overdue:
+                continue
+            limit = time_limit(self.time_limits, worker.job)
+            if limit is not None and time.monotonic() - worker.since > limit:
+                worker.overdue = f"it took longer than its time limit of {limit:g} s and was ended"
+                _kill(worker)
 
     def _bury(self, worker: _Worker, row: JobRow | None, seconds: float) -> None:
         """Deal with a worker that died."""
         self._end(worker)
+        _kill(worker)
         code = worker.process.returncode
-        if not worker.ready:
+        # one that is killed while it starts (memory is short) is like any other; one that gives up cannot work here
+        if not worker.ready and code >= 0:
             if row is not None:
                 self.state.update(row.key, state=WAITING, attempts=row.attempts - 1)
             tail = (self.root / "workers.log").read_text(encoding="utf-8", errors="replace")[-600:]
@@ -251,12 +357,17 @@ class LocalRunner:
             return
         if _has_response(row):
             self._finish(row, seconds)
+        elif worker.overdue:
+            self._fail(row, worker.overdue, 0, seconds)
         else:
             words = f"signal {-code}" if code < 0 else f"exit code {code}"
             self._fail(row, f"its worker died ({words})", self.restarts, seconds)
 
     def _fail(self, row: JobRow, error: str, allowed: int, seconds: float) -> None:
-        self.state.update(row.key, state=WAITING if row.attempts <= allowed else FAILED, error=error, seconds=seconds)
+        if row.attempts <= allowed:
+            self.state.update(row.key, state=WAITING, error=error, seconds=seconds)
+        else:
+            self.state.end_without_result(replace(row, seconds=seconds), FAILED, error, self._withdraw)
 
     def _finish(self, row: JobRow, seconds: float) -> None:
         """Record a finished job and add the jobs it made."""
@@ -264,24 +375,26 @@ class LocalRunner:
 
         assert row.folder is not None
         response: dict[str, Any] = MontyDecoder().decode((Path(row.folder) / RESPONSE_FILE).read_text(encoding="utf-8"))
-        for kind in ("replace", "detour", "addition"):
-            if response[kind] is not None:
-                made = self.state.add_flow(response[kind])
-                if kind == "detour":
-                    # everything that depends on the job waits for these too
-                    self.state.update(row.key, held_by=json.dumps(made))
-        if response["stop_children"]:
-            self.state.skip_children(row.uuid)
+        made = {kind: flow for kind in ("replace", "detour", "addition") if (flow := response[kind]) is not None}
+        stop, result = bool(response["stop_children"]), response.get(RESULT)
+        self.state.finish(row.key, seconds, made, self._withdraw, result=result, stop=stop)
         self._stopped = self._stopped or bool(response["stop_jobflow"])
-        self.state.update(row.key, state=DONE, seconds=seconds, error=None)
+
+    def _withdraw(self, key: Key) -> None:
+        """Take the result of a job that is no longer valid out of the store, but not the reasons of a refusal."""
+        self.store.connect()
+        self.store.remove_docs({"uuid": key[0], "index": key[1], "metadata.refused": {"$ne": True}})
 
     def _shut_down(self) -> None:
-        """End the workers this runner started; those at work are not waited for."""
+        """End the workers this runner started; those at work are not waited for, their jobs begin again later."""
         for worker in self._workers:
             with suppress(BrokenPipeError):
                 worker.tasks.close()
             if worker.job is not None:
-                worker.process.terminate()
+                _kill(worker)
+                # nobody's fault; where the state cannot be written it says "running", which the next run knows as well
+                with suppress(ConfigurationError):
+                    self.state.update(worker.job.key, state=WAITING, attempts=worker.job.attempts - 1)
         for worker in [*self._workers]:
             self._end(worker)
 
@@ -292,7 +405,7 @@ class LocalRunner:
         try:
             worker.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            worker.process.kill()
+            _kill(worker)
             worker.process.wait()
         self._selector.unregister(worker.answers)
         worker.answers.close()
@@ -301,6 +414,18 @@ class LocalRunner:
     def retry(self, names: Sequence[str] | None = None) -> int:
         """Put failed jobs (all, or those named) back in line; the next ``run`` starts them."""
         return self.state.retry(names)
+
+
+def time_limit(limits: Mapping[str, float], row: JobRow) -> float | None:
+    """Return how long a job may take, s, by its stage or the beginning of its name; None without limit."""
+    stage = stage_of(row.name, row.metadata)
+    return next((limit for what, limit in limits.items() if stage == what or row.name.startswith(what)), None)
+
+
+def _kill(worker: _Worker) -> None:
+    """End a worker and every program its job has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(worker.process.pid, signal.SIGKILL)
 
 
 def _has_response(row: JobRow) -> bool:

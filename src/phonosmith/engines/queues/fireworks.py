@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.queues.retrying import QueuedJob, Retried, plan_retry, remove_results
 from phonosmith.engines.queues.submission import (
     PATIENCE_MS,
     Submission,
@@ -133,3 +136,73 @@ def configured_store() -> tuple[JobStore, str]:
             f"jobflow.yaml cannot be used: {error}", "Repair the file JOBFLOW_CONFIG_FILE names (~/.jobflow.yaml)."
         ) from error
     return settings.JOB_STORE, str(settings.CONFIG_FILE)
+
+
+def retry_fireworks(
+    names: Sequence[str] = (),
+    materials: Sequence[str] = (),
+    launchpad: Path | None = None,
+    *,
+    store: JobStore | None = None,
+) -> Retried:
+    """Start failed jobs of a launchpad again, and whatever was done or failed without them."""
+    path = launchpad_file(launchpad)
+    opened = open_launchpad(path)
+    results = configured_store()[0] if store is None else store
+    results.connect()
+    plan = plan_retry(known_jobs(opened), names, materials)
+    # before anything can start: nobody is to find what is not valid any more
+    remove_results(results, plan.outdated)
+    _take_out(opened, [int(job.id) for job in plan.removed])
+    for job in plan.first:
+        opened.rerun_fw(int(job.id), rerun_duplicates=False)
+    return plan.answer("fireworks", str(path))
+
+
+def known_jobs(launchpad: Any) -> list[QueuedJob]:
+    """Return every job of a launchpad."""
+    parents = defaultdict(list)
+    for workflow in launchpad.workflows.find({}, {"links": 1}):
+        for parent, children in workflow["links"].items():
+            for child in children:
+                parents[int(child)].append(str(parent))
+    wanted = ("fw_id", "name", "state", *(f"spec._tasks.job.{key}" for key in ("uuid", "index", "metadata", "hosts")))
+    jobs = []
+    for found in launchpad.fireworks.find({"state": {"$ne": "ARCHIVED"}}, dict.fromkeys(wanted, 1)):
+        for task in found["spec"]["_tasks"]:
+            if "job" in task:
+                known = task["job"]
+                jobs.append(
+                    QueuedJob(
+                        id=str(found["fw_id"]),
+                        uuid=known["uuid"],
+                        index=known.get("index") or 1,
+                        name=found["name"],
+                        failed=found["state"] == "FIZZLED",
+                        settled=found["state"] not in ("WAITING", "READY"),
+                        parents=tuple(parents[found["fw_id"]]),
+                        metadata=known.get("metadata") or {},
+                        hosts=tuple(known.get("hosts") or ()),
+                    )
+                )
+    return jobs
+
+
+def _take_out(launchpad: Any, numbers: Sequence[int]) -> None:
+    """Delete jobs from their workflows; FireWorks itself can only delete whole workflows."""
+    gone = set(numbers)
+    for workflow in launchpad.workflows.find({"nodes": {"$in": sorted(gone)}}):
+        links = {
+            parent: [child for child in children if child not in gone]
+            for parent, children in workflow["links"].items()
+            if int(parent) not in gone
+        }
+        above: dict[str, list[int]] = {}
+        for parent, children in links.items():
+            for child in children:
+                above.setdefault(str(child), []).append(int(parent))
+        states = {key: state for key, state in (workflow.get("fw_states") or {}).items() if int(key) not in gone}
+        nodes = [node for node in workflow["nodes"] if node not in gone]
+        changed = {"nodes": nodes, "links": links, "parent_links": above, "fw_states": states}
+        launchpad.workflows.update_one({"_id": workflow["_id"]}, {"$set": changed})
+    launchpad.fireworks.delete_many({"fw_id": {"$in": sorted(gone)}})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.engines.queues.retrying import QueuedJob, Retried, plan_retry, refused_uuids, remove_results
 from phonosmith.engines.queues.submission import (
     Submission,
     artefact_warnings,
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
     from jobflow import Flow
 
 FAILED_STATES = ("FAILED", "REMOTE_ERROR", "USER_STOPPED", "STOPPED", "PAUSED")
+RETRIED_STATES = ("FAILED", "REMOTE_ERROR")
+"""What somebody paused or stopped is not started behind their back."""
+WAIT_SECONDS = 60
+"""How long a runner at work may hold a job that has to be reset, s."""
 
 
 def open_project(name: str | None) -> Any:
@@ -110,3 +117,47 @@ def queued_jobs(project: Any, uuids: list[str]) -> dict[str, bool]:
     finally:
         controller.close()
     return {job["uuid"]: job["state"] in FAILED_STATES for job in jobs}
+
+
+def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), project: str | None = None) -> Retried:
+    """Start failed jobs of a project again, and whatever was done or failed without them."""
+    opened = open_project(project)
+    check_databases(opened)
+    store = opened.get_jobstore()
+    store.connect()
+    controller = opened.get_job_controller()
+    try:
+        plan = plan_retry(known_jobs(controller, refused_uuids(store)), names, materials)
+        # before anything can start: nobody is to find what is not valid any more
+        remove_results(store, plan.outdated)
+        for job in plan.removed:
+            controller.delete_job(db_id=job.id, wait=WAIT_SECONDS)
+        for job in plan.first:
+            # forced, because jobs that go on without this one may be done; what they made is gone by now
+            controller.rerun_job(db_id=job.id, force=True, wait=WAIT_SECONDS)
+    finally:
+        controller.close()
+    return plan.answer("jobflow-remote", opened.name)
+
+
+def known_jobs(controller: Any, refused: Container[str]) -> list[QueuedJob]:
+    """Return every job of a project; ``refused``: uuids of jobs that completed with a refusal."""
+    wanted = ["db_id", "uuid", "index", "state", "parents", "job.name", "job.metadata", "job.hosts"]
+    found = list(controller.get_jobs({}, projection=wanted))
+    numbers = defaultdict(list)
+    for one in found:
+        numbers[one["uuid"]].append(str(one["db_id"]))
+    return [
+        QueuedJob(
+            id=str(one["db_id"]),
+            uuid=one["uuid"],
+            index=one["index"],
+            name=one["job"]["name"],
+            failed=one["state"] in RETRIED_STATES or (one["state"] == "COMPLETED" and one["uuid"] in refused),
+            settled=one["state"] not in ("WAITING", "READY"),
+            parents=tuple(number for parent in one["parents"] or () for number in numbers[parent]),
+            metadata=one["job"].get("metadata") or {},
+            hosts=tuple(one["job"].get("hosts") or ()),
+        )
+        for one in found
+    ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, Maker, job
+from jobflow import Job, JobConfig, Maker, job
 
 from phonosmith.core.hashing import digest_structure
+from phonosmith.core.reuse import reused
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.forgetting.errors import evaluate_forgetting
 from phonosmith.evaluation.forgetting.sets import default_sets
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 
-@job(output_schema=ForgettingDoc)
+@job(output_schema=ForgettingDoc, config=JobConfig(expose_store=True))
+@reused()
 def measure_forgetting(
     structure: Structure,
     tuned: PotentialRef | dict[str, Any],

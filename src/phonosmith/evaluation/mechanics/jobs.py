@@ -10,11 +10,12 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-from jobflow import Flow, Job, Maker, OnMissing, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
 
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import recorded
+from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.elastic import STRAIN_MAGNITUDES, SYMPREC, fit_elastic
@@ -67,7 +68,8 @@ def _evaluated(
     return document
 
 
-@job(output_schema=ElasticDoc)
+@job(output_schema=ElasticDoc, config=JobConfig(expose_store=True))
+@reused()
 def run_elastic(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
@@ -81,7 +83,8 @@ def run_elastic(
     )
 
 
-@job(output_schema=EosDoc)
+@job(output_schema=EosDoc, config=JobConfig(expose_store=True))
+@reused()
 def run_eos(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],

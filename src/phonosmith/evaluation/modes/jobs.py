@@ -17,6 +17,7 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 from phonosmith.core.manifest import recorded
+from phonosmith.core.reuse import reused
 from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, TransitionDoc
 from phonosmith.evaluation.modes.follow import (
     FollowOptions,
@@ -65,7 +66,8 @@ def _model(phonons: PhononDoc | dict[str, Any]) -> HarmonicModel:
     return harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
 
 
-@job(output_schema=TransitionDoc)
+@job(output_schema=TransitionDoc, config=JobConfig(expose_store=True))
+@reused()
 def follow_potential(
     phonons: PhononDoc | dict[str, Any], potential: PotentialRef | dict[str, Any], options: FollowOptions, relax: bool
 ) -> TransitionDoc:
@@ -161,7 +163,7 @@ def survey_round(
     for place, frame in displaced_cells(room, wanted).items():
         title = f"mode point {task.name} r{len(past)} {place:03d}"
         points[place] = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
-        points[place].name, points[place].config = title, JobConfig(expose_store=True)
+        points[place].name = title
     asked = [points[place].output if place in points else None for place in range(len(wanted))]
     after = _round(mode, space, task, past, asked)
     title = f"mode round {task.name} {len(past)}"

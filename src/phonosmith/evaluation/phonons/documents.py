@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from phonosmith.core.artefacts import ArtefactRef
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
 
@@ -67,6 +67,9 @@ class PhononDoc(Document):
     n_atoms_supercell: int = Field(description="atoms of the displaced cells")
     n_displacements: int = Field(description="displaced cells evaluated")
     displacement: float | None = Field(None, description="displacement length, Å")
+    missing: list[Missing] = Field(
+        default_factory=list, description="displaced cells without forces; the others determine the force constants"
+    )
     force_constants: ArtefactRef = Field(description="compact force constants with the cells they belong to (npz)")
     fc_calculator: str = Field(description="symfc or traditional")
     asr_residual: float = Field(description="largest violation of the acoustic sum rule over either index, eV/Å²")

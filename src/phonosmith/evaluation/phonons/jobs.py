@@ -7,10 +7,12 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, Maker, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
 
+from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.manifest import recorded
+from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
@@ -18,7 +20,7 @@ from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.displacements import check_forces
-from phonosmith.harmonic.fit import FcCalculator, make_force_constants
+from phonosmith.harmonic.fit import FcCalculator, make_force_constants, still_determined
 from phonosmith.harmonic.model import NAC_FACTOR, SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 
@@ -52,7 +54,8 @@ def collect_model(
 
     Displacements are generated again by phonopy from the same structure, which is how atomate2 made them;
     ``displacement`` and ``symprec`` (Å) must be those used then. The data are the output of atomate2's displacement
-    job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Born charges of the atoms of
+    job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Cells without forces (None) are left
+    out where the others determine the force constants all the same. Born charges of the atoms of
     ``structure`` and the dielectric tensor are for the non-analytic term, ``source`` is the name in messages.
     """
     if fc_calculator not in {"symfc", "traditional"}:
@@ -67,7 +70,21 @@ def collect_model(
             "Structure, supercell, displacement and symprec must be those the displaced cells were made with.",
         )
     order = np.argsort(displacement_data.get("displacement_number") or range(expected), kind="stable")
-    phonon.forces = check_forces([forces[i] for i in order], len(phonon.supercell), source or "the displaced cells")
+    kept = [number for number, place in enumerate(order) if forces[place] is not None]
+    if len(kept) < expected:
+        lost = ", ".join(str(number + 1) for number in range(expected) if number not in kept)
+        if not still_determined(phonon, kept):
+            raise MismatchError(
+                f"{source or 'The flow'} returned no forces of displaced cell {lost} of {expected}, and the others do "
+                "not determine the force constants.",
+                "Repair the cause and run that calculation again.",
+            )
+        cells = [phonon.dataset["first_atoms"][number] for number in kept]
+        phonon.dataset = {"natom": len(phonon.supercell), "first_atoms": cells}
+        fc_calculator = "symfc"
+    phonon.forces = check_forces(
+        [forces[order[number]] for number in kept], len(phonon.supercell), source or "the displaced cells"
+    )
     if born is not None and epsilon_static is not None:
         from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
 
@@ -99,13 +116,22 @@ def collect_phonons(
     residual_stress: Any = None,
     potential: PotentialRef | dict[str, Any] | None = None,
     source: str = "",
+    with_born: bool = False,
 ) -> PhononDoc:
     """Collect displaced-cell forces into a `PhononDoc`: symfc, mesh thermodynamics, compact storage.
 
     ``relaxed`` is the convergence flag of the relaxation before and ``residual_stress`` its last stress (kbar, as
     atomate2 keeps it): atomate2 goes on when a relaxation fails, and its flag sees forces only. Here the flow stops
-    instead of reporting phonons of a cell that is under load. ``total_dft_energy`` is in eV per cell.
+    instead of reporting phonons of a cell that is under load. ``total_dft_energy`` is in eV per cell. ``with_born``:
+    Born charges were asked for, so that there are no phonons without them.
     """
+    needed = {"structure": structure, "supercell": supercell_matrix, "displaced cells": displacement_data}
+    needed |= {"Born charges": born, "dielectric tensor": epsilon_static} if with_born else {}
+    if lost := [name for name, value in needed.items() if value is None]:
+        raise MismatchError(
+            f"{source or 'The flow'} left no {' and no '.join(lost)} to collect phonons from.",
+            "Look at the calculation before that failed and run it again.",
+        )
     stress = 0.0 if residual_stress is None else float(np.abs(np.asarray(residual_stress, dtype=float)).max()) / 10
     if relaxed is False or stress > RESIDUAL_STRESS_GPA:
         raise ConvergenceError(
@@ -126,12 +152,25 @@ def collect_phonons(
             epsilon_static=epsilon_static,
             source=source or ("" if ref is None else ref.name),
         )
-        return summarise_phonons(
+        document = summarise_phonons(
             model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=total_dft_energy
         )
+    document.missing = _without_forces(displacement_data)
+    return document
 
 
-@job(output_schema=PhononDoc)
+def _without_forces(displacement_data: dict[str, Any]) -> list[Missing]:
+    forces = displacement_data["forces"]
+    numbers = displacement_data.get("displacement_number") or range(len(forces))
+    lost = sorted(number for number, block in zip(numbers, forces, strict=True) if block is None)
+    return [
+        Missing(what=f"displaced cell {number + 1} of {len(forces)}", reason="its calculation left no forces")
+        for number in lost
+    ]
+
+
+@job(output_schema=PhononDoc, config=JobConfig(expose_store=True))
+@reused()
 def run_phonons(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
@@ -244,8 +283,11 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
                 source=source,
                 relaxed=None if relaxation is None else relaxation.output.is_force_converged,
                 residual_stress=None if relaxation is None else relaxation.output.output.stress,
+                with_born=theirs.get("born") is not None,
             ),
         )
+        # a displaced cell that failed arrives as None; whether the others suffice is seen there
+        ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
         return flow
 

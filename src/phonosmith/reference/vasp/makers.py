@@ -28,7 +28,8 @@ from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
 
-from phonosmith.core.errors import ConfigurationError, LabelError
+from phonosmith.core.attempts import repeated
+from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
 from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
@@ -41,6 +42,8 @@ from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 
 _CLOCK = "CUSTODIAN_WALLTIME_START"
+ATTEMPTS = 2
+"""How often a calculation inside atomate2's flows is started that crashed, as often as a label by default."""
 
 
 def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> VaspInputGenerator:
@@ -101,7 +104,10 @@ class ProtocolVaspMaker(BaseVaspMaker):
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
-        task, record = self.calculate(structure, Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False)))
+        frame = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
+        (task, record), _ = repeated(
+            lambda: self.calculate(structure, frame), lambda found: found[1].may_succeed_again, ATTEMPTS
+        )
         if not record.accepted:
             raise LabelError(
                 f"{self.name}: {record.explain()}.",
@@ -120,7 +126,9 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 task = self._run(structure)
         except ConfigurationError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever custodian and the parsers raise is one refused calculation
+        except Exception as error:  # whatever custodian and the parsers raise is one refused calculation
+            if lacks_room(error):  # no fault of the calculation, and the next one would fare no better
+                raise
             task = None
             failure, folder = run_failure(error), Path.cwd().name
             record = refused(frame, self._protocol, self.calculation, "vasp", failure, directory=folder)

@@ -64,6 +64,7 @@ def _section(
     badges = [Cell(space_group_text(report.space_group))] if report.space_group else []
     badges += [Cell(f"{report.cell} cell")] if report.cell else []
     badges += [data_cell(report)] if report.rehearsal or report.mode == "production" else []
+    badges += [Cell("incomplete")] if report.missing else []
     return MaterialSection(
         anchor=f"material-{name}",
         heading=label if report.formula == report.material else f"{label} ({report.formula})",

@@ -8,6 +8,7 @@ from jobflow import JobStore
 from pydantic import ValidationError
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.analysis.judgement import rejudged
 from phonosmith.analysis.queries import find_reports, newest
 from phonosmith.analysis.status import MaterialStatus, read_status
 
@@ -31,7 +32,7 @@ class StoredReports:
 
 
 def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
-    """Return the reports of a job store, or of one campaign.
+    """Return the reports of a job store, or of one campaign, judged by the limits that hold now.
 
     For a campaign unfinished materials are not looked for: jobs do not name their campaign.
     """
@@ -41,7 +42,7 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
         where = {"uuid": row["uuid"], "index": row["index"]}
         document = store.query_one(where, properties=["output"], load=True)
         try:
-            reports.append(MaterialReport.model_validate(document["output"]))
+            reports.append(rejudged(MaterialReport.model_validate(document["output"])))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

@@ -1,0 +1,69 @@
+"""``phonosmith retry``: what failed, and everything that was made without it, on this machine or in a queue."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from phonosmith.cli.campaign.run import LIMITS, SLOTS, WORKERS, retry_run
+from phonosmith.cli.common import JSON, answer, command
+from phonosmith.core.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from phonosmith.engines.queues.retrying import Retried
+
+
+@command("retry")
+def retry(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of a run on this machine.")] = Path(),
+    job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
+    material: Annotated[list[str] | None, typer.Option(help="Only this material; repeatable.")] = None,
+    engine: Annotated[str | None, typer.Option(help="fireworks or jobflow-remote: in their queue.")] = None,
+    project: Annotated[str | None, typer.Option(help="jobflow-remote: project; its default when not given.")] = None,
+    launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
+    workers: int | None = WORKERS,
+    slots: str = SLOTS,
+    time_limit: str = LIMITS,
+    json_output: bool = JSON,
+) -> None:
+    """Start failed jobs again, and everything that was left out, or was done without them.
+
+    What does not depend on them is kept. In a queue the jobs are put back in line, and its workers take them.
+
+    Example: phonosmith retry si --job 'label si 07'
+    """
+    from phonosmith.flows.routing import ENGINES
+
+    names, materials = job or [], material or []
+    if engine is None:
+        if project is not None or launchpad is not None:
+            raise InputError("--project and --launchpad belong to an engine.", f"Add --engine {' or '.join(ENGINES)}.")
+        retry_run(folder, names, materials, workers, slots, time_limit, json_output=json_output)
+        return
+    if engine not in ENGINES:
+        raise InputError(f"There is no engine {engine!r}.", f"{did_you_mean(engine, ENGINES)}Use {', '.join(ENGINES)}.")
+    if workers is not None or slots or time_limit:
+        raise InputError("--workers, --slots and --time-limit are for this machine.", f"Leave them out with {engine}.")
+    if (engine == "fireworks" and project is not None) or (engine == "jobflow-remote" and launchpad is not None):
+        raise InputError("--project is for jobflow-remote, --launchpad for FireWorks.", "Give the engine's own.")
+    if engine == "jobflow-remote":
+        from phonosmith.engines.queues.remote import retry_remote
+
+        done = retry_remote(names, materials, project)
+    else:
+        from phonosmith.engines.queues.fireworks import retry_fireworks
+
+        done = retry_fireworks(names, materials, launchpad)
+    answer(done, lambda: _show(done), json_output=json_output)
+
+
+def _show(done: Retried) -> None:
+    typer.echo(f"{len(done.failed)} failed jobs start again on {done.engine} ({done.target}).")
+    for name in done.failed:
+        typer.echo(f"  {name}")
+    if done.again:
+        typer.echo(f"{len(done.again)} that were done or failed without them follow: {', '.join(done.again[:6])} ...")
+    if done.removed:
+        typer.echo(f"{len(done.removed)} that those had made are taken out of the queue and will be made anew.")

@@ -1,0 +1,129 @@
+"""Work that has been done already is not done again: its result is found by the content of what it used.
+
+The uuid of a job follows from the jobs it depends on (`core.identity`), so a larger training set gives every job after
+the audit another one. What a training really uses - its data sets, settings and foundation - is known only when it
+runs. A `reused` function then looks for a document that says it was made from the same, and hands it on.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.errors import ArtefactError
+from phonosmith.core.hashing import digest_json
+from phonosmith.core.identity import has_content_identity, without_versions
+from phonosmith.core.sealing import altered_fields, artefacts_in
+
+if TYPE_CHECKING:
+    from jobflow import Job, JobStore
+
+CONTENT, REUSED = "content", "reused"
+"""Keys of a document's metadata: digest of what it was made from; uuid of the job whose result it repeats."""
+P = ParamSpec("P")
+R = TypeVar("R")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_READ_BY = ("sha256", "dtype")
+
+
+def used_content(value: Any) -> Any:
+    """Return arguments as plain data in which potentials, data sets and artefacts are their content alone."""
+    from monty.json import MontyEncoder
+
+    return _used(without_versions(json.loads(json.dumps(value, cls=MontyEncoder))))
+
+
+def _used(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        digest = plain.get("sha256")
+        if isinstance(digest, str) and _SHA256.fullmatch(digest):
+            return {key: plain[key] for key in _READ_BY if key in plain}
+        return {key: _used(item) for key, item in plain.items()}
+    return [_used(item) for item in plain] if isinstance(plain, list) else plain
+
+
+def reused(
+    *ignoring: str, using: Callable[..., Mapping[str, Any]] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a job's function hand on the result that an equal job has left in the job store.
+
+    Two jobs are equal when the function's name and its arguments are, apart from those in ``ignoring``; ``using`` gives
+    what counts in place of the arguments. Only jobs with an identity from content take part, with an exposed store. A
+    result counts only as long as its seal and every artefact it names are whole, and never for its own job.
+    """
+
+    def wrap(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            from jobflow import CURRENT_JOB, Response
+
+            job: Job | None = CURRENT_JOB.job
+            if job is None or not has_content_identity(job.uuid):
+                return function(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            document: dict[str, Any] | None = None
+            said = {name: value for name, value in bound.arguments.items() if name not in ignoring}
+            counting = using(*args, **kwargs) if using else said
+            key = content_key(function.__name__, counting)
+            store = CURRENT_JOB.store if job.config.expose_store else None
+            # jobflow-remote's workers have a store that takes results and answers nothing
+            with suppress(NotImplementedError):
+                document = None if store is None else _left(store, key, job.uuid)
+            if document is not None:
+                from monty.json import MontyDecoder
+
+                job.metadata |= {CONTENT: key, REUSED: document["uuid"]}
+                output: R = MontyDecoder().process_decoded(document["output"])
+                return output
+            answer = function(*args, **kwargs)
+            if not isinstance(answer, Response) and getattr(answer, "finished", True):
+                job.metadata[CONTENT] = key
+            return answer
+
+        return run
+
+    return wrap
+
+
+def content_key(function: str, counting: Mapping[str, Any]) -> str:
+    """Return the digest that documents of equal jobs share."""
+    return digest_json({"function": function, "used": used_content(counting)})
+
+
+def made_before(function: str, counting: Mapping[str, Any]) -> Any | None:
+    """Return what a job left in the running job's store that called a `reused` function with the same content.
+
+    It is for jobs that do the work of several others; the same conditions hold.
+    """
+    from jobflow import CURRENT_JOB
+
+    job: Job | None = CURRENT_JOB.job
+    if job is None or not has_content_identity(job.uuid) or not job.config.expose_store:
+        return None
+    document = _left(CURRENT_JOB.store, content_key(function, counting), job.uuid)
+    return None if document is None else document["output"]
+
+
+def _left(store: JobStore, key: str, uuid: str) -> dict[str, Any] | None:
+    """Return a whole document of another job that was made from the same content."""
+    field = f"metadata.{CONTENT}"
+    store.ensure_index(field)
+    for document in store.query({field: key, "uuid": {"$ne": uuid}}, load=True):
+        said = document.get("metadata") or {}
+        if document.get("output") is not None and not said.get("refused") and not altered_fields(document):
+            try:
+                for ref in artefacts_in(document["output"]):
+                    default_artefacts().get_bytes(ref)
+            except ArtefactError:
+                continue
+            return dict(document)
+    return None

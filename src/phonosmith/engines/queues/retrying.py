@@ -1,0 +1,151 @@
+"""What starting failed jobs again means for the others in a queue; common to both engines.
+
+What depends on a failed job, however far, runs again, whether it waited, failed or was done without it. A job that was
+replaced by others when it ran makes new ones when it runs again: those of the first time leave the queue.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from phonosmith.core.document import Document
+from phonosmith.core.errors import InputError
+from phonosmith.core.metadata import material_of
+from phonosmith.flows.routing import EngineName
+
+if TYPE_CHECKING:
+    from jobflow import JobStore
+
+_CHUNK = 500
+
+
+class Retried(Document):
+    """What a retry in a queue did."""
+
+    schema_version: int = Field(1, description="version of this document's layout")
+    engine: EngineName = Field(description="who runs it")
+    target: str = Field(description="project of jobflow-remote, or launchpad file of FireWorks")
+    failed: list[str] = Field(description="failed jobs that start again")
+    again: list[str] = Field(description="jobs that were done, or had failed, without them and run again after them")
+    removed: list[str] = Field(description="jobs that those had made and will make anew")
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """A job as a queue knows it.
+
+    Attributes
+    ----------
+    id, uuid, index, name, metadata, hosts
+        Number in the engine; of jobflow's job.
+    failed, settled
+        It ended without a result; it ended, or hangs, so that it has to be reset.
+    parents
+        Numbers of the jobs it needs.
+    """
+
+    id: str
+    uuid: str
+    index: int
+    name: str
+    failed: bool
+    settled: bool
+    parents: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ()
+
+    @property
+    def material(self) -> str:
+        """What it is about, in lower case."""
+        return material_of(self.name, self.metadata)
+
+
+@dataclass(frozen=True)
+class RetryPlan:
+    """What has to be done: ``first`` start again, of the ``failed`` ones, those that no other one of them precedes."""
+
+    failed: list[QueuedJob]
+    first: list[QueuedJob]
+    again: list[QueuedJob]
+    removed: list[QueuedJob]
+
+    @property
+    def outdated(self) -> list[tuple[str, int]]:
+        """Jobs whose results in the store are not valid any more."""
+        dropped = {job.uuid for job in self.again}
+        return [(job.uuid, job.index) for job in [*self.again, *(one for one in self.removed if one.uuid in dropped)]]
+
+    def answer(self, engine: EngineName, target: str) -> Retried:
+        """Return what was done about the jobs."""
+        names = [[job.name for job in jobs] for jobs in (self.failed, self.again, self.removed)]
+        return Retried(engine=engine, target=target, failed=names[0], again=names[1], removed=names[2])
+
+
+def plan_retry(jobs: Sequence[QueuedJob], names: Sequence[str] = (), materials: Sequence[str] = ()) -> RetryPlan:
+    """Return what starting failed jobs again means: all, or those of some names or materials."""
+    failed = [job for job in jobs if job.failed]
+    if unknown := [name for name in names if name not in {job.name for job in failed}]:
+        known = ", ".join(sorted({job.name for job in failed})) or "none"
+        raise InputError(f"No failed job is called {unknown[0]!r}.", f"Failed: {known}.")
+    wanted = {name.lower() for name in materials}
+    if unknown := sorted(wanted - {job.material for job in jobs}):
+        known = ", ".join(sorted({job.material for job in failed})) or "none"
+        raise InputError(f"No job belongs to a material {unknown[0]!r}.", f"With failed jobs: {known}.")
+    chosen = [job for job in failed if (not names or job.name in names) and (not wanted or job.material in wanted)]
+    children = defaultdict(list)
+    for job in jobs:
+        for parent in job.parents:
+            children[parent].append(job)
+    below = _below(chosen, children)
+    ids = {job.id for job in chosen}
+    first = [job for job in chosen if job.id not in below]
+    removed = {job.id: job for job in _made_before([*chosen, *below.values()], jobs)}
+    again = [job for job in below.values() if job.settled and job.id not in ids and job.id not in removed]
+    return RetryPlan([job for job in chosen if job.id not in removed], first, again, [*removed.values()])
+
+
+def _below(jobs: Iterable[QueuedJob], children: Mapping[str, list[QueuedJob]]) -> dict[str, QueuedJob]:
+    """Return everything that depends on some jobs, however far, by number."""
+    seen: dict[str, QueuedJob] = {}
+    rest = [child for job in jobs for child in children.get(job.id, [])]
+    while rest:
+        job = rest.pop()
+        if job.id not in seen:
+            seen[job.id] = job
+            rest += children.get(job.id, [])
+    return seen
+
+
+def _made_before(reset: Sequence[QueuedJob], jobs: Sequence[QueuedJob]) -> list[QueuedJob]:
+    """Return the jobs that replaced one of those that are reset."""
+    first: dict[str, QueuedJob] = {}
+    for job in reset:
+        if job.uuid not in first or job.index < first[job.uuid].index:
+            first[job.uuid] = job
+    # the flow that replaced a job is the innermost host of the job that passes on its output, and a host of the others
+    flows = {
+        job.hosts[0]
+        for job in jobs
+        if job.uuid in first
+        and job.index > first[job.uuid].index
+        and job.hosts
+        and job.hosts[0] not in first[job.uuid].hosts
+    }
+    return [job for job in jobs if flows.intersection(job.hosts)]
+
+
+def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
+    """Take results that are not valid any more out of a job store, but no reason of a refusal."""
+    for start in range(0, len(keys), _CHUNK):
+        chosen = [{"uuid": uuid, "index": index} for uuid, index in keys[start : start + _CHUNK]]
+        store.remove_docs({"$or": chosen, "metadata.refused": {"$ne": True}})
+
+
+def refused_uuids(store: JobStore) -> set[str]:
+    """Return the jobs whose result in a store is a refusal."""
+    return {str(one["uuid"]) for one in store.query({"metadata.refused": True}, properties=["uuid"])}

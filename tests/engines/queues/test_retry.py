@@ -1,0 +1,234 @@
+"""``retry`` in real queues: what came late is in everything that was made without it, and nothing else runs again."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from phonosmith.core.errors import InputError
+from phonosmith.core.identity import fix_identities
+from phonosmith.engines.queues.fireworks import retry_fireworks
+from phonosmith.engines.queues.remote import retry_remote
+from phonosmith.engines.queues.retrying import QueuedJob, plan_retry
+from phonosmith.flows.routing import route
+
+MODULE = """
+import os
+from pathlib import Path
+from jobflow import Flow, JobConfig, OnMissing, Response, job
+
+def note(text):
+    with open(os.environ["QUEUE_NOTES"], "a") as handle:
+        handle.write(text + "\\n")
+
+def named(member, name):
+    member.name = name
+    member.metadata["material"] = "si"
+    return member
+
+@job
+def label(number):
+    note(f"label {number}")
+    if number == 1 and Path(os.environ["QUEUE_NOTES"] + ".broken").exists():
+        raise ValueError("not this one")
+    return number
+
+@job(config=JobConfig(on_missing_references=OnMissing.NONE))
+def collect(values, fewest=0):
+    note("collect")
+    found = [value for value in values if value is not None]
+    if len(found) < fewest:
+        raise ValueError("too few")
+    return found
+
+@job
+def start(fewest):
+    note("start")
+    labels = [named(label(number), f"label si 0{number}") for number in range(3)]
+    last = named(collect([one.output for one in labels], fewest), "label si collect")
+    return Response(replace=Flow([*labels, last], output=last.output))
+
+@job
+def audit(values):
+    note("audit")
+    return sum(values)
+
+@job
+def train(total, part=1):
+    note(f"train part {part}")
+    if part == 2:
+        return total * 10
+    # what was stopped once goes on in another job
+    return Response(replace=named(train(total, 2), "train si part 2"))
+
+@job
+def other():
+    note("phonon")
+    return 7
+
+def flow(fewest):
+    first = named(start(fewest), "label si start")
+    second = named(audit(first.output), "audit si")
+    third = named(train(second.output), "train si")
+    aside = named(other(), "phonon si reference")
+    last = named(collect([second.output, third.output, aside.output]), "report si")
+    return Flow([first, second, third, aside, last]), last
+"""
+
+
+@pytest.fixture
+def work(cluster, monkeypatch):
+    """Return the module of jobs and a counter of what ran; label 1 fails until its mark is gone."""
+    (cluster.folder / "queue_jobs.py").write_text(MODULE)
+    notes = cluster.folder / "notes"
+    notes.touch()
+    monkeypatch.setenv("QUEUE_NOTES", str(notes))
+    cluster.environment["QUEUE_NOTES"] = str(notes)
+    mark = Path(f"{notes}.broken")
+    mark.touch()
+    sys.modules.pop("queue_jobs", None)
+    import queue_jobs
+
+    def ran():
+        return Counter(notes.read_text().splitlines())
+
+    yield queue_jobs, ran, mark
+    sys.modules.pop("queue_jobs", None)
+
+
+class FireWorks:
+    def __init__(self, cluster, monkeypatch):
+        from fireworks import LaunchPad
+
+        monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
+        self.cluster, self.path = cluster, cluster.fireworks()
+        self.launchpad = LaunchPad.from_file(str(self.path))
+        self.launchpad.reset("", require_password=False)
+        self.store = cluster.job_store()
+        (cluster.folder / "launch").mkdir()
+        monkeypatch.chdir(cluster.folder / "launch")
+
+    def submit(self, flow):
+        from jobflow.managers.fireworks import flow_to_workflow
+
+        routed = route(flow, self.cluster.routing(), "fireworks")
+        self.launchpad.add_wf(flow_to_workflow(routed, store=self.store))
+
+    def run(self):
+        from fireworks import FWorker
+        from fireworks.core.rocket_launcher import rapidfire
+
+        worker = FWorker(name="all", category=["dft", "gpu", "inference"])
+        rapidfire(self.launchpad, fworker=worker, nlaunches=0, sleep_time=0, strm_lvl="CRITICAL")
+
+    def states(self):
+        return {one["name"]: one["state"] for one in self.launchpad.fireworks.find({}, {"name": 1, "state": 1})}
+
+    def retry(self, **options):
+        return retry_fireworks(launchpad=self.path, store=self.store, **options)
+
+
+class Remote:
+    def __init__(self, cluster, remote):
+        self.cluster, self.remote = cluster, remote
+        self.controller = remote.open()
+        self.store = self.controller.project.get_jobstore()
+        self.store.connect()
+
+    def submit(self, flow):
+        from jobflow_remote import submit_flow
+
+        routed = route(flow, self.cluster.routing(), "jobflow-remote")
+        submit_flow(routed, worker="inference", project="phonosmith")
+
+    def run(self):
+        self.remote.run(240)
+
+    def states(self):
+        return {one["job"]["name"]: one["state"] for one in self.controller.get_jobs({})}
+
+    def retry(self, **options):
+        return retry_remote(project="phonosmith", **options)
+
+
+@pytest.fixture(params=["fireworks", "jobflow-remote"])
+def queue(request, cluster, work, monkeypatch):
+    if request.param == "fireworks":
+        return FireWorks(cluster, monkeypatch)
+    return Remote(cluster, request.getfixturevalue("remote"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_label_that_came_late_is_in_all_that_was_made_without_it(queue, work):
+    jobs, ran, mark = work
+    flow, last = jobs.flow(fewest=0)
+    flow = fix_identities(flow)
+    report = next(one for one, _ in flow.iterflow() if one.name == last.name).uuid
+    queue.submit(flow)
+    queue.run()
+    states = queue.states()
+    assert states.pop("label si 01") in ("FIZZLED", "FAILED")
+    assert set(states.values()) == {"COMPLETED"}
+    assert queue.store.get_output(report) == [2, 20, 7]
+    before = ran()
+    mark.unlink()
+    done = queue.retry()
+    assert done.failed == ["label si 01"]
+    assert {"label si collect", "audit si", "train si", "report si"} <= set(done.again)
+    assert done.removed == ["train si part 2"]
+    queue.run()
+    assert set(queue.states().values()) == {"COMPLETED"}
+    assert queue.store.get_output(report) == [3, 30, 7]
+    again = ran() - before
+    assert again == Counter(["label 1", "collect", "audit", "train part 1", "train part 2", "collect"])
+    with pytest.raises(InputError, match="No failed job"):
+        queue.retry(names=["label si 01"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_what_needs_a_failed_collection_waits_for_it_instead_of_looking_for_its_result(queue, work):
+    jobs, ran, mark = work
+    flow, last = jobs.flow(fewest=3)
+    queue.submit(flow)
+    queue.run()
+    states = queue.states()
+    assert {states["label si 01"], states["label si collect"]} <= {"FIZZLED", "FAILED"}
+    assert {states["store_inputs"], states["audit si"], states["train si"]} == {"WAITING"}
+    mark.unlink()
+    with pytest.raises(InputError, match="material 'ge'"):
+        queue.retry(materials=["ge"])
+    done = queue.retry(materials=["si"])
+    assert set(done.failed) == {"label si 01", "label si collect"}
+    queue.run()
+    assert set(queue.states().values()) == {"COMPLETED"}
+    assert queue.store.get_output(last.uuid) == [3, 30, 7]
+    assert ran()["label 0"] == ran()["phonon"] == 1
+
+
+def queued(number, uuid, *, index=1, parents=(), state="done", hosts=("flow",), name=""):
+    return QueuedJob(
+        id=str(number), uuid=uuid, index=index, name=name or uuid, failed=state == "failed",
+        settled=state != "waiting", parents=tuple(map(str, parents)), hosts=hosts,
+    )  # fmt: skip
+
+
+def test_the_first_of_several_failures_starts_and_what_it_made_before_goes():
+    jobs = [
+        queued(1, "label", state="failed"),
+        queued(2, "collect", parents=[1], state="failed"),
+        queued(3, "follow", parents=[2]),
+        queued(4, "point", parents=[2], hosts=("inner", "flow")),
+        queued(5, "follow", index=2, parents=[4], hosts=("inner", "flow")),
+        queued(6, "report", parents=[3, 5], state="waiting"),
+        queued(7, "aside"),
+    ]
+    plan = plan_retry(jobs)
+    assert [job.uuid for job in plan.first] == ["label"]
+    assert [job.uuid for job in plan.failed] == ["label", "collect"]
+    assert {(job.uuid, job.index) for job in plan.again} == {("follow", 1)}
+    assert {(job.uuid, job.index) for job in plan.removed} == {("point", 1), ("follow", 2)}
+    # the point's own result stays: only an output of the job that runs again would hide the new one
+    assert set(plan.outdated) == {("follow", 1), ("follow", 2)}
