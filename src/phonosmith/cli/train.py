@@ -37,10 +37,11 @@ def train(
     spec = make_spec(strategy, **parse_settings(settings or []))
     from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.potentials.device import require_device
     from phonosmith.potentials.registry import load, resolve
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import read_frames
-    from phonosmith.training.finetune import fine_tune, resolve_device
+    from phonosmith.training.finetune import fine_tune
 
     labelled, checked = read_frames(train), read_frames(valid)
     replayed = None if replay is None else read_frames(replay)
@@ -48,7 +49,7 @@ def train(
     if curvature is not None:
         phonon = load_harmonic(curvature, calculations=calculations_beside).phonon
         target = curvature_target(phonon, source=curvature.name)
-    resolve_device(spec.device)
+    require_device(spec.device)
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)
         result = fine_tune(

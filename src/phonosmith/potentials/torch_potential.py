@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.core.manifest import note_device
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
+from phonosmith.potentials.device import UNORDERED, DeviceChoice, choose_device, seconds_per_call
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
 from phonosmith.settings import get_settings
@@ -50,14 +53,21 @@ class TorchPotential:
     """A torch module, in the precision and on the device it is to be evaluated in.
 
     A ``head`` to evaluate is needed only for a model with several heads none of which is called "default"; ``name`` is
-    used in messages. ``r_max`` is the cutoff of one message-passing layer, Å; ``z_table`` holds the atomic numbers in
-    the order of the model's element channels.
+    used in messages. One that ``roams`` is on the CPU, and each evaluation is done where one of its size was measured
+    to take less time (``device.choose_device``). ``r_max`` is the cutoff of one message-passing layer, Å; ``z_table``
+    holds the atomic numbers in the order of the model's element channels.
     """
 
     def __init__(
-        self, backend: Backend, model: torch.nn.Module, *, head: str | None = None, name: str = "The potential"
+        self,
+        backend: Backend,
+        model: torch.nn.Module,
+        *,
+        head: str | None = None,
+        name: str = "The potential",
+        roams: bool = False,
     ) -> None:
-        self.backend, self.model, self.name = backend, model, name
+        self.backend, self.model, self.name, self.roams = backend, model, name, roams
         self.architecture = backend.architecture
         parameter = next(model.parameters())
         self.device = str(parameter.device)
@@ -68,29 +78,17 @@ class TorchPotential:
         self.heads = backend.heads(model)
         self.head = _choose_head(self.heads, head, name)
         self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
+        self._moved: dict[str, tuple[list[float], TorchPotential]] = {}
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
         """Return energy, forces and stress of many configurations, in order, in batches bounded by memory."""
         require_elements(self, frames, self.name)
-        lean = self.lean(frames)
-        results: list[Evaluation] = []
-        with frozen(lean.model), Progress(console=Console(stderr=True), disable=not progress) as bar:
-            task = bar.add_task("evaluating", total=len(frames))
-            graphs = (make_graph(atoms, lean.z_table, lean.r_max, index) for index, atoms in enumerate(frames))
-            for group in batches(graphs, *lean.batch_limits()):
-                results.extend(lean._evaluate_group(group, frames, stress=stress))  # noqa: SLF001  # another of us
-                bar.advance(task, len(group))
-        return results
+        return self.lean(frames).settled(frames, stress=stress).evaluate_here(frames, stress=stress, progress=progress)
 
     def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:
         """Return columns of d²E/dx² in eV/Å² by differentiating the forces; all columns share one force graph."""
         require_elements(self, [atoms], self.name)
-        wanted = checked_columns(atoms, columns)
-        batch = self._batch([make_graph(atoms, self.z_table, self.r_max)])
-        with frozen(self.model):
-            predictions = self.backend.predict(self.model, batch, stress=False, create_graph=True)
-            rows = reverse_columns(predictions.forces, predictions.positions, wanted, create_graph=False)
-        return numpy64(rows)
+        return self.settled([atoms], stress=False).columns_here(atoms, checked_columns(atoms, columns))
 
     def lean(self, frames: Sequence[Atoms]) -> TorchPotential:
         """Return the potential to evaluate these frames with: pruned where that pays, and never older than the weights.
@@ -118,7 +116,63 @@ class TorchPotential:
         pruned = self.backend.prune(self.model, numbers)
         if len(self.backend.atomic_numbers(pruned)) == len(self.z_table):
             return self
-        return TorchPotential(self.backend, pruned, head=self.head, name=self.name)
+        return TorchPotential(self.backend, pruned, head=self.head, name=self.name, roams=self.roams)
+
+    def at(self, device: str) -> TorchPotential:
+        """Return the potential on a device, to stay there; the copy on a GPU is kept while the weights are the same."""
+        if device == self.device:
+            return self
+        fingerprint = _weight_sums(self.model, self.backend.atomic_energies(self.model))
+        if (kept := self._moved.get(device)) is None or kept[0] != fingerprint:
+            moved = self.backend.cast(self.model, self.dtype, device)
+            kept = fingerprint, TorchPotential(self.backend, moved, head=self.head, name=self.name)
+            self._moved[device] = kept
+        return kept[1]
+
+    def settled(self, frames: Sequence[Atoms], *, stress: bool) -> TorchPotential:
+        """Return the potential that evaluates these frames, and write into the record being made where and why."""
+        here, choice = self, DeviceChoice(self.device.partition(":")[0], "asked for")
+        if self.roams and frames:
+            choice = choose_device("auto", partial(self._seconds, frames, stress), self._work(frames, stress))
+            here = self.at(choice.device)
+        ordered = choice.device == "cpu" or torch.are_deterministic_algorithms_enabled()
+        reason = choice.reason if ordered else f"{choice.reason}, {UNORDERED}"
+        note_device(choice.device, reason, deterministic=ordered)
+        return here
+
+    def _work(self, frames: Sequence[Atoms], stress: bool) -> tuple[str | int, ...]:
+        """Return what decides about the time of an evaluation: the model, and sizes to a factor of two."""
+        size, count = (int(np.log2(1 + number)) for number in (len(frames[0]), min(len(frames), 100)))
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return "evaluation", self.architecture, self.dtype, parameters, size, count, int(stress)
+
+    def _seconds(self, frames: Sequence[Atoms], stress: bool, device: str) -> float:
+        """Return what an evaluation of these frames takes on a device, s."""
+        # a processor takes its time for each configuration, so one of them tells; a GPU for each batch of them
+        some, there = (frames[:1] if device == "cpu" else frames[:100]), self.at(device)
+        taken = seconds_per_call(partial(there.evaluate_here, some, stress=stress), device)
+        return taken * len(frames) / len(some)
+
+    def evaluate_here(
+        self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False
+    ) -> list[Evaluation]:
+        """Evaluate on the device the potential is on, with all its elements."""
+        results: list[Evaluation] = []
+        with frozen(self.model), Progress(console=Console(stderr=True), disable=not progress) as bar:
+            task = bar.add_task("evaluating", total=len(frames))
+            graphs = (make_graph(atoms, self.z_table, self.r_max, index) for index, atoms in enumerate(frames))
+            for group in batches(graphs, *self.batch_limits()):
+                results.extend(self._evaluate_group(group, frames, stress=stress))
+                bar.advance(task, len(group))
+        return results
+
+    def columns_here(self, atoms: Atoms, columns: Sequence[int]) -> Array:
+        """Return checked Hessian columns, on the device the potential is on."""
+        batch = self._batch([make_graph(atoms, self.z_table, self.r_max)])
+        with frozen(self.model):
+            predictions = self.backend.predict(self.model, batch, stress=False, create_graph=True)
+            rows = reverse_columns(predictions.forces, predictions.positions, columns, create_graph=False)
+        return numpy64(rows)
 
     def calculator(self) -> Calculator:
         """Return an ASE calculator of the same numbers."""

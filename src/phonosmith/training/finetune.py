@@ -13,11 +13,12 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
-from phonosmith.core.manifest import recorded
+from phonosmith.core.manifest import note_device, recorded
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Array, Potential
+from phonosmith.potentials.device import DeviceChoice, ordered_sums, require_device
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.assemble import Assembly, assemble
@@ -35,6 +36,7 @@ from phonosmith.training.energies import final_shift
 from phonosmith.training.graphs import LabelledGraph, in_batches, relative_to
 from phonosmith.training.loop import Fitter, epoch_reporter
 from phonosmith.training.losses import errors
+from phonosmith.training.placement import choose_training_device
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
 
@@ -131,16 +133,18 @@ def fine_tune(
     """
     since = time.perf_counter() if since is None else since
     name = name or spec.strategy
-    device = str(resolve_device(spec.device))
+    require_device(spec.device)
     _check_extras(spec, replay, curvature)
     assembly = assemble(
         foundation, train, valid, spec, replay=replay, curvature=curvature, valid_curvature=valid_curvature, seed=seed
     )
-    backend = assembly.backend
+    backend, placed = assembly.backend, choose_training_device(assembly)
+    device, on_gpu = placed.device, placed.device != "cpu"
     weights = {key: digest_array(value.cpu().numpy()) for key, value in assembly.foundation.state_dict().items()}
     inputs = {"foundation": digest_json(weights), **assembly.digests}
     settings = {"spec": spec.model_dump(mode="json")}
-    with recorded(inputs, settings, seed) as manifest:
+    with recorded(inputs, settings, seed) as manifest, ordered_sums(spec.deterministic and on_gpu):
+        note_device(device, placed.reason, deterministic=spec.deterministic or not on_gpu)
         model = backend.cast(assembly.start, spec.dtype, device)
         start = _weights(model)
         with torch.random.fork_rng(devices=[]):
@@ -171,22 +175,10 @@ def fine_tune(
         final = _transplant(assembly, start, _weights(merged))
         settled = _settle_energies(assembly, final, state.best_epoch)
         plain = backend.single_head(final, backend.heads(final)[-1])
-        document = _document(assembly, fitter, final, plain, settled, name=name, seconds=seconds)
+        document = _document(assembly, fitter, final, plain, settled, placed, name=name, seconds=seconds)
     document.manifest = manifest
     plain.requires_grad_(True)
     return TrainingResult(plain, document, backend)
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the torch device asked for; ConfigurationError for a GPU that torch does not see."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(
-            f"device=cuda was asked for, but torch {torch.__version__} sees no GPU.",
-            "Use device=cpu (or auto), or run on a machine with a GPU and a CUDA build of torch.",
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
@@ -240,6 +232,7 @@ def _document(
     final: torch.nn.Module,
     plain: torch.nn.Module,
     settled: Array | None,
+    placed: DeviceChoice,
     *,
     name: str,
     seconds: float,
@@ -293,6 +286,9 @@ def _document(
         best_epoch=state.best_epoch,
         seconds=seconds,
         steps=state.steps,
+        device=placed.device,
+        device_reason=placed.reason,
+        deterministic=spec.deterministic or placed.device == "cpu",
         n_parameters=n_parameters,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
         # a fresh model shares nothing with the foundation: everything changed

@@ -1,0 +1,64 @@
+"""Where a training is done: a step of it is timed on the CPU and on the GPU where that is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from phonosmith.potentials.device import LONG_CALL, DeviceChoice, choose_device, seconds_per_call
+from phonosmith.settings import get_settings
+from phonosmith.training.assemble import Assembly
+from phonosmith.training.graphs import LabelledGraph, labelled_batch
+from phonosmith.training.losses import efs_loss
+
+
+def choose_training_device(assembly: Assembly) -> DeviceChoice:
+    """Return where to train: as the strategy's ``device`` says, with auto as the setting PHONOSMITH_DEVICE says.
+
+    With auto in both, one step (batch of middle size, derivatives by all parameters, the curvature part where there is
+    one) is timed on either device.
+    """
+    spec = assembly.spec
+    if spec.device == "auto" and (wanted := get_settings().device) != "auto":
+        choice = choose_device(wanted, partial(_step_seconds, assembly), ())
+        return DeviceChoice(choice.device, f"asked for by PHONOSMITH_DEVICE={wanted}")
+    graphs = _typical(assembly)
+    parameters = sum(parameter.numel() for parameter in assembly.start.parameters())
+    sizes = (sum(len(one.graph.species) for one in graphs), sum(one.graph.n_edges for one in graphs))
+    curved = tuple(len(target.atoms) for target in assembly.targets[:1])
+    work = ("training", assembly.backend.architecture, spec.dtype, parameters, *sizes, *curved, spec.curvature_columns)
+    return choose_device(spec.device, partial(_step_seconds, assembly), work)
+
+
+def _typical(assembly: Assembly) -> Sequence[LabelledGraph]:
+    """Return a batch of the middle sizes."""
+    ordered = sorted([*assembly.train, *assembly.replay], key=lambda one: one.graph.n_edges)
+    count = min(assembly.spec.batch_size, len(ordered))
+    start = (len(ordered) - count) // 2
+    return ordered[start : start + count]
+
+
+def _step_seconds(assembly: Assembly, device: str) -> float:
+    """Return what a step takes on a device, s: forward, loss and the gradient by every parameter."""
+    spec, backend, dtype = assembly.spec, assembly.backend, getattr(torch, assembly.spec.dtype)
+    model = backend.cast(assembly.start, spec.dtype, device)
+    parameters = list(model.parameters())
+    curvature = assembly.curvature_term(assembly.targets[:1], dtype, device)
+
+    def step_of(graphs: Sequence[LabelledGraph]) -> float:
+        batch = labelled_batch(graphs, dtype, device)
+
+        def step() -> None:
+            predictions = backend.predict(model, batch.inputs, stress=spec.stress_weight > 0, create_graph=True)
+            efs_loss(predictions, batch, spec).backward(inputs=parameters)
+            if curvature is not None:
+                curvature.accumulate(model, parameters)
+
+        return seconds_per_call(step, device)
+
+    graphs = _typical(assembly)
+    if device == "cpu" and (alone := step_of(graphs[:1])) > LONG_CALL:
+        return alone * len(graphs)
+    return step_of(graphs)

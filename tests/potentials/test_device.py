@@ -1,0 +1,159 @@
+"""Where work is done, why, and what is written down about it; no GPU is needed: what it would say is made up."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.manifest import recorded
+from phonosmith.potentials import device
+from phonosmith.potentials.container import store_model
+from phonosmith.potentials.device import CUBLAS_VARIABLE, choose_device, ordered_sums, require_device, seconds_per_call
+from phonosmith.potentials.registry import load
+from phonosmith.settings import get_settings
+
+
+@pytest.fixture(autouse=True)
+def _nothing_measured_yet(monkeypatch):
+    monkeypatch.setattr(device, "_CHOICES", {})
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let this machine seem to have a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def stopwatch(calls, **seconds):
+    def measure(where):
+        calls.append(where)
+        return seconds[where]
+
+    return measure
+
+
+def refuse(where):
+    raise AssertionError(f"nothing was to be measured on {where}")
+
+
+def test_names_of_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert require_device("cpu") == "cpu"
+    assert require_device("auto") == "cpu"
+    with pytest.raises(InputError, match="not a device"):
+        require_device("tpu")
+    with pytest.raises(ConfigurationError, match="sees no GPU"):
+        require_device("cuda")
+    assert choose_device("auto", refuse, "work") == device.DeviceChoice("cpu", "no GPU is seen")
+
+
+def test_a_device_asked_for_is_taken_without_measuring(gpu):
+    for asked in ("cpu", "cuda", "cuda:1"):
+        assert choose_device(asked, refuse, "work") == device.DeviceChoice(asked, "asked for")
+
+
+@pytest.mark.parametrize(("cpu", "cuda", "chosen"), [(0.003, 0.07, "cpu"), (2.0, 0.018, "cuda")])
+def test_auto_takes_what_was_faster_and_measures_once(gpu, cpu, cuda, chosen):
+    calls = []
+    first = choose_device("auto", stopwatch(calls, cpu=cpu, cuda=cuda), ("training", 8))
+    assert first.device == chosen
+    assert f"{1000 * cpu:.3g} ms on the CPU" in first.reason
+    assert f"{1000 * cuda:.3g} ms on the GPU" in first.reason
+    assert choose_device("auto", refuse, ("training", 8)) == first, "measured before in this process"
+    choose_device("auto", stopwatch(calls, cpu=cuda, cuda=cpu), ("training", 512))
+    assert calls == ["cuda", "cpu"] * 2, "another size is other work"
+
+
+def test_a_step_that_does_not_fit_goes_to_the_cpu(gpu, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+
+    def full(where):
+        assert where == "cuda"
+        raise torch.cuda.OutOfMemoryError("full")
+
+    choice = choose_device("auto", full, "work")
+    assert choice.device == "cpu"
+    assert "memory" in choice.reason
+
+
+def test_the_first_call_only_warms_up(monkeypatch):
+    clock = iter([0.0, 0.9, 1.0, 1.3, 2.0, 2.1])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
+    assert seconds_per_call(lambda: None, "cpu") == pytest.approx(0.1)
+    clock = iter([0.0, 5.0])
+    assert seconds_per_call(lambda: None, "cpu") == 5.0, "a long call is believed at once"
+
+
+def test_a_potential_goes_where_its_work_takes_less_time(gpu, potential, crystal, mace_bytes, monkeypatch):
+    """Small work stays here, large work is handed to the copy on the GPU; the record says so."""
+    ref = store_model(mace_bytes, "mine")
+    roaming = load(ref, device="auto")
+    assert roaming.roams
+    assert roaming.device == "cpu"
+    handed_over = []
+
+    class Elsewhere:
+        def evaluate_here(self, frames, **options):
+            handed_over.append(len(frames[0]))
+            return roaming.evaluate_here(frames, **options)
+
+    monkeypatch.setattr(type(roaming), "at", lambda self, where: Elsewhere() if where == "cuda" else self)
+    times = {"cpu": [0.002, 3.0], "cuda": [0.07, 0.07]}
+    monkeypatch.setattr(
+        "phonosmith.potentials.torch_potential.seconds_per_call", lambda call, where: times[where].pop(0)
+    )
+    small, large = crystal(), crystal().repeat((2, 1, 1))
+    with recorded() as manifest:
+        here = roaming.evaluate([small])[0]
+    assert manifest.host["device"] == "cpu"
+    assert "2 ms on the CPU" in manifest.host["device_reason"]
+    assert manifest.host["deterministic"] is True
+    assert not handed_over
+    with recorded() as manifest:
+        there = roaming.evaluate([large])[0]
+        roaming.evaluate([large])
+    assert handed_over == [16, 16], "measured once, then known"
+    assert manifest.host["device"] == "cuda"
+    assert "not ordered" in manifest.host["device_reason"]
+    assert manifest.host["deterministic"] is False
+    with recorded() as manifest:
+        roaming.evaluate([small])
+        roaming.evaluate([large])
+    assert manifest.host["device"] == "cpu; cuda"
+    assert manifest.host["deterministic"] is False
+    for found, atoms in ((here, small), (there, large)):
+        assert np.allclose(found.forces, potential.evaluate([atoms])[0].forces, atol=1e-12)
+
+
+def test_a_copy_elsewhere_is_never_older_than_the_weights(potential):
+    """The CPU stands for another device: what is kept is told by its name."""
+    potential.device = "elsewhere"
+    copied = potential.at("cpu")
+    assert potential.at("cpu") is copied
+    with torch.no_grad():
+        next(potential.model.parameters()).mul_(1.5)
+    newer = potential.at("cpu")
+    assert newer is not copied
+    assert torch.equal(next(newer.model.parameters()), next(potential.model.parameters()))
+
+
+def test_sums_are_ordered_inside_the_block_alone(monkeypatch):
+    monkeypatch.delenv(CUBLAS_VARIABLE, raising=False)
+    with ordered_sums(wanted=False):
+        assert not torch.are_deterministic_algorithms_enabled()
+    with pytest.raises(RuntimeError, match="inside"), ordered_sums(wanted=True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ[CUBLAS_VARIABLE] == ":4096:8"
+        raise RuntimeError("inside")
+    assert not torch.are_deterministic_algorithms_enabled()
+    monkeypatch.delenv(CUBLAS_VARIABLE)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(ConfigurationError, match=CUBLAS_VARIABLE), ordered_sums(wanted=True):
+        pass
+
+
+def test_tests_leave_no_device_open(gpu):
+    """Bits are asked for everywhere: a machine with a GPU must not change where tests compute."""
+    assert os.environ["PHONOSMITH_DEVICE"] == get_settings().device == "cpu"
