@@ -30,6 +30,13 @@ class EdgeBackend(Backend):
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Return each atom's energy without its atomic reference energy, eV, shape (atoms,)."""
 
+    def references(self, model: Any) -> torch.Tensor:
+        """Return the atomic reference energies as a tensor on the model's device, eV, shape (heads, elements).
+
+        Override it with tensors of the module: a step with a round trip by the CPU cannot be recorded as a CUDA graph.
+        """
+        return torch.as_tensor(self.atomic_energies(model), device=next(model.parameters()).device)
+
     def predict(self, model: Any, batch: Batch, *, stress: bool, create_graph: bool) -> Predictions:
         """Differentiate the energy by positions and, where stress is wanted, by a symmetric strain of each graph."""
         positions = batch["positions"].detach().clone().requires_grad_(True)
@@ -44,16 +51,17 @@ class EdgeBackend(Backend):
             leaves.append(strain)
         energies = self.atom_energies(model, batch, moved[receiver] - moved[sender] + shifts)
         interaction = energies.new_zeros(n_graphs).index_add(0, graph, energies)
-        references = torch.as_tensor(self.atomic_energies(model), dtype=energies.dtype, device=energies.device)
-        offsets = references[batch["head"][graph], batch["species"]]
+        offsets = self.references(model).to(energies.dtype)[batch["head"][graph], batch["species"]]
         energy = interaction + energies.new_zeros(n_graphs).index_add(0, graph, offsets)
         gradients = torch.autograd.grad(
             interaction.sum(), leaves, create_graph=create_graph, retain_graph=create_graph, materialize_grads=True
         )
         tension = None
         if stress:
-            a, b, c = batch["cell"].view(-1, 3, 3).unbind(1)
-            volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
+            volume = batch.get("volume")
+            if volume is None:
+                a, b, c = batch["cell"].view(-1, 3, 3).unbind(1)
+                volume = (a * torch.linalg.cross(b, c)).sum(-1).abs()
             tension = gradients[1] / volume[:, None, None]
         return Predictions(positions, energy, interaction, -gradients[0], tension)
 

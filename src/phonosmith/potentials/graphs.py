@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,89 @@ def batches(graphs: Iterable[Graph], max_atoms: int, max_edges: int) -> Iterator
         group.append(graph)
     if group:
         yield group
+
+
+class Shape(NamedTuple):
+    """How many graphs, atoms and directed edges a padded batch holds, dummies included."""
+
+    graphs: int
+    atoms: int
+    edges: int
+
+
+def padded_shape(graphs: Sequence[Graph]) -> Shape:
+    """Return the smallest shape these graphs can be padded to: it has one graph and one atom more than they."""
+    atoms = sum(len(graph.species) for graph in graphs)
+    return Shape(len(graphs) + 1, atoms + 1, sum(graph.n_edges for graph in graphs))
+
+
+def bucketed(shapes: Iterable[Shape], ratio: float = 1.5, most: int = 4) -> list[Shape]:
+    """Return a few shapes, the smallest first, one of which holds each of those given.
+
+    Shapes whose edges (the cost of a batch) differ by less than ``ratio`` share one; the last of ``most`` takes all the
+    rest.
+    """
+    left = sorted(set(shapes), key=lambda shape: (shape.edges, shape.atoms, shape.graphs), reverse=True)
+    found: list[Shape] = []
+    while left:
+        floor = left[0].edges / ratio if len(found) + 1 < most else -1.0
+        together = [shape for shape in left if shape.edges > floor or shape.edges == left[0].edges]
+        found.append(Shape(*(max(sizes) for sizes in zip(*together, strict=True))))
+        left = left[len(together) :]
+    return found[::-1]
+
+
+def fitting(shapes: Iterable[Shape], wanted: Shape) -> Shape | None:
+    """Return the first shape (of those :func:`bucketed` gives: the cheapest) that holds the wanted one."""
+    return next((one for one in shapes if all(has >= n for has, n in zip(one, wanted, strict=True))), None)
+
+
+def pad(graphs: Sequence[Graph], shape: Shape, cutoff: float) -> list[Graph]:
+    """Return graphs and dummies after them that fill a batch up to a shape (at least :func:`padded_shape`).
+
+    The last dummy holds the spare atoms, and edges between each of these and its own image, two cutoffs (Å) away; those
+    before it are empty. No edge joins a dummy and a real atom, so whatever a model does with dummies, the real atoms'
+    energies, forces and stresses are those without them.
+    """
+    least = padded_shape(graphs)
+    if fitting([shape], least) is None:
+        raise ValueError(f"a batch of {least} does not fit into {shape}")
+    atoms, edges = shape.atoms - least.atoms + 1, shape.edges - least.edges
+    cell = 2.0 * cutoff * np.eye(3)
+
+    def dummy(atoms: int, edges: int) -> Graph:
+        nodes = np.arange(edges, dtype=np.int64) % max(atoms, 1)
+        shifts = np.tile([1.0, 0.0, 0.0], (edges, 1))
+        return Graph(-1, np.zeros(atoms, dtype=np.int64), np.zeros((atoms, 3)), cell, np.stack([nodes, nodes]), shifts)
+
+    empty = [dummy(0, 0)] * (shape.graphs - least.graphs)
+    return [*graphs, *empty, dummy(atoms, edges)]
+
+
+def volumes(graphs: Sequence[Graph]) -> NDArray[np.float64]:
+    """Return the volume of every graph's cell, Å³."""
+    return np.abs(np.linalg.det(np.array([graph.cell for graph in graphs])))
+
+
+def collate_padded(
+    graphs: Sequence[Graph],
+    shape: Shape,
+    cutoff: float,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    head: int | Sequence[int] = 0,
+) -> Batch:
+    """Join graphs and dummies into a batch of a given shape; real atoms and graphs come first, in order.
+
+    Beside the keys of :func:`collate` it has ``volume`` (Å³, one a graph): backends then need no determinant, which
+    waits for the device.
+    """
+    import torch
+
+    padded = pad(graphs, shape, cutoff)
+    heads = [*np.broadcast_to(head, len(graphs)).tolist(), *[0] * (shape.graphs - len(graphs))]
+    batch = collate(padded, dtype, device, heads)
+    return batch | {"volume": torch.tensor(volumes(padded), dtype=dtype).to(device)}
 
 
 def collate(

@@ -143,7 +143,10 @@ class Fitter:
         )
         self.identity, self.workdir = identity, workdir
         self.state = FitState()
-        self._curvature_seconds = 0.0
+        self._curvature_seconds = self._started = self._saved = self._since = 0.0
+        self._train_loss = math.nan
+        self._walltime: float | None = None
+        self._late = False
 
     # one optimizer step
 
@@ -240,6 +243,45 @@ class Fitter:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
+    def begin(self, *, walltime: float | None = None, since: float | None = None) -> None:
+        """Go on from a checkpoint, or judge the weights as they are (epoch 0); arguments are those of :meth:`run`."""
+        begin = time.perf_counter()
+        self._walltime, self._since = walltime, begin if since is None else since
+        if not self._resume():
+            self.state.ema = _copies(self.parameters) if self.spec.ema is not None else []
+            record = self.judge(0, None, 0.0)
+            record.seconds = time.perf_counter() - begin
+            self._record(record)
+        self._saved = time.perf_counter()
+
+    @property
+    def over(self) -> bool:
+        """Whether no epoch follows: training is finished, or its walltime is over."""
+        return self.state.finished or self._late
+
+    def launch_epoch(self) -> None:
+        """Start the next epoch."""
+        self._started = time.perf_counter()
+        self._train_loss = self.train_epoch()
+
+    def finish_epoch(self) -> EpochRecord:
+        """Judge the epoch that was launched; write its record, and a checkpoint where one is due."""
+        record = self.judge(self.state.epoch + 1, self._train_loss, time.perf_counter() - self._started)
+        self.scheduler.step(record.monitor)
+        self.state.epoch = record.epoch
+        self.state.seconds += time.perf_counter() - self._started
+        self.state.reason = self._stop_reason(record)
+        self.state.finished = bool(self.state.reason)
+        self._record(record)
+        now = time.perf_counter()
+        lasting = now - self._since + 1.2 * (now - self._started)
+        self._late = self._walltime is not None and lasting > self._walltime
+        if self.over or now - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+        if self._late and not self.state.finished:
+            self.state.reason = f"walltime of {self._walltime:g} s"
+        return record
+
     def run(
         self,
         *,
@@ -248,6 +290,9 @@ class Fitter:
         on_epoch: Callable[[EpochRecord], None] | None = None,
     ) -> FitState:
         """Train; the best weights are in ``state.best`` when it returns.
+
+        Several fitters can take turns instead: :meth:`begin` each, then :meth:`launch_epoch` and :meth:`finish_epoch`
+        in turn until it is :attr:`over`.
 
         Parameters
         ----------
@@ -259,38 +304,16 @@ class Fitter:
         on_epoch
             Called after every epoch (progress bars); what it raises interrupts training after a checkpoint.
         """
-        begin = time.perf_counter()
-        since = begin if since is None else since
-        if not self._resume():
-            self.state.ema = _copies(self.parameters) if self.spec.ema is not None else []
-            record = self.judge(0, None, 0.0)
-            record.seconds = time.perf_counter() - begin
-            self._record(record)
-        saved = time.perf_counter()
-        while not self.state.finished:
-            start = time.perf_counter()
-            train_loss = self.train_epoch()
-            record = self.judge(self.state.epoch + 1, train_loss, time.perf_counter() - start)
-            self.scheduler.step(record.monitor)
-            self.state.epoch = record.epoch
-            self.state.seconds += time.perf_counter() - start
-            self.state.reason = self._stop_reason(record)
-            self.state.finished = bool(self.state.reason)
-            self._record(record)
-            now = time.perf_counter()
-            late = walltime is not None and now - since + 1.2 * (now - start) > walltime
-            if self.state.finished or late or now - saved > CHECKPOINT_SECONDS:
-                self._save()
-                saved = now
+        self.begin(walltime=walltime, since=since)
+        while not self.over:
+            self.launch_epoch()
+            record = self.finish_epoch()
             if on_epoch is not None:
                 try:
                     on_epoch(record)
                 except BaseException:
-                    self._save()
+                    self.save()
                     raise
-            if late and not self.state.finished:
-                self.state.reason = f"walltime of {walltime:g} s"
-                return self.state
         return self.state
 
     def take_best(self) -> None:
@@ -314,7 +337,9 @@ class Fitter:
         if self.workdir is not None:
             log_epoch(self.workdir, self.state.history)
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of the last finished epoch."""
+        self._saved = time.perf_counter()
         if self.workdir is None:
             return
         content = {

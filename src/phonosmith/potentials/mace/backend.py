@@ -68,9 +68,14 @@ class MaceBackend(Backend):
         positions = data["positions"]
         paired = "pair_first" in batch
         with shared_pairs(model, batch["pair_first"], batch["pair_place"]) if paired else nullcontext():
-            out = model(data, training=create_graph, compute_stress=stress)
+            # mace takes its volumes from a determinant, which waits for the device
+            known = "volume" in batch
+            out = model(data, training=create_graph, compute_stress=stress and not known, compute_virials=stress)
         interaction = out.get("interaction_energy", out["energy"])
-        return Predictions(positions, out["energy"], interaction, out["forces"], out["stress"] if stress else None)
+        tension = None
+        if stress:
+            tension = -out["virials"] / batch["volume"][:, None, None] if known else out["stress"]
+        return Predictions(positions, out["energy"], interaction, out["forces"], tension)
 
     def prune(self, model: Any, numbers: Sequence[int]) -> Any:
         """Return a copy restricted to some elements with identical predictions."""

@@ -14,5 +14,5 @@ def model_inputs(model: Any, batch: Batch) -> Batch:
 
     data = {key: value for key, value in batch.items() if not key.startswith("pair_")}
     data["positions"] = batch["positions"].detach().clone()
-    one_hot = torch.nn.functional.one_hot(batch["species"], len(model.atomic_numbers))
-    return data | {"node_attrs": one_hot.to(data["positions"].dtype)}
+    channels = torch.arange(len(model.atomic_numbers), device=batch["species"].device)
+    return data | {"node_attrs": (batch["species"][:, None] == channels).to(data["positions"].dtype)}

@@ -44,6 +44,10 @@ class NequixBackend(EdgeBackend):
         """Return atomic reference energies, eV, shape (1, elements)."""
         return element_rows(numpy64(model.reference_energies), len(model.reference_energies))
 
+    def references(self, model: Any) -> torch.Tensor:
+        """Return the atomic reference energies as a tensor, eV, shape (1, elements)."""
+        return torch.atleast_2d(model.reference_energies)
+
     def set_atomic_energies(self, model: Any, head: int, energies: Array) -> None:  # noqa: ARG002
         """Overwrite the atomic reference energies, eV."""
         model.reference_energies.copy_(torch.as_tensor(energies))

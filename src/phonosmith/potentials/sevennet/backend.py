@@ -32,7 +32,8 @@ class SevenNetBackend(EdgeBackend):
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Run the modules up to the atomic energies before their shift, scaled."""
-        one_hot = torch.nn.functional.one_hot(batch["species"], len(self.atomic_numbers(model))).to(vectors.dtype)
+        channels = torch.arange(len(self.atomic_numbers(model)), device=vectors.device)
+        one_hot = (batch["species"][:, None] == channels).to(vectors.dtype)
         data = {"edge_vec": vectors, "x": one_hot, "node_attr": one_hot, "atom_type": batch["species"]}
         data |= {"edge_index": batch["edge_index"], "batch": batch["batch"]}
         channel = self._channel(model)
@@ -67,6 +68,10 @@ class SevenNetBackend(EdgeBackend):
     def atomic_energies(self, model: Any) -> Array:
         """Return the shifts of the atomic energies, eV, shape (1, elements)."""
         return element_rows(numpy64(self._per_element(model, "shift")), len(self.atomic_numbers(model)))
+
+    def references(self, model: Any) -> torch.Tensor:
+        """Return the shifts of the atomic energies as a tensor, eV, shape (1, elements)."""
+        return self._per_element(model, "shift").reshape(1, -1).expand(1, len(self.atomic_numbers(model)))
 
     def set_atomic_energies(self, model: Any, head: int, energies: Array) -> None:  # noqa: ARG002
         """Overwrite the shifts, eV."""
