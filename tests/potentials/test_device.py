@@ -1,6 +1,7 @@
 """Where work is done, why, and what is written down about it; no GPU is needed: what it would say is made up."""
 
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -79,11 +80,19 @@ def test_a_step_that_does_not_fit_goes_to_the_cpu(gpu, monkeypatch):
 
 
 def test_the_first_call_only_warms_up(monkeypatch):
-    clock = iter([0.0, 0.9, 1.0, 1.3, 2.0, 2.1])
-    monkeypatch.setattr(device.time, "perf_counter", lambda: next(clock))
-    assert seconds_per_call(lambda: None, "cpu") == pytest.approx(0.1)
-    clock = iter([0.0, 5.0])
-    assert seconds_per_call(lambda: None, "cpu") == 5.0, "a long call is believed at once"
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda where: None)
+
+    def timed(where, *seconds, **options):
+        clock = iter([moment for taken in seconds for moment in (0.0, taken)])
+        monkeypatch.setattr(device, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+        found = seconds_per_call(lambda: None, where, **options)
+        assert next(clock, None) is None, "called more often than needed"
+        return found
+
+    assert timed("cpu", 0.4, 0.3, 0.1) == 0.1
+    assert timed("cpu", 5.0) == 5.0, "a long call is believed at once"
+    assert timed("cuda", 5.0, 0.07, 0.9, 0.005, settling=1) == 0.005, "starting a GPU and recording take long once"
+    assert timed("cuda", 5.0, 2.0) == 2.0
 
 
 def test_a_potential_goes_where_its_work_takes_less_time(gpu, potential, crystal, mace_bytes, monkeypatch):
@@ -102,7 +111,7 @@ def test_a_potential_goes_where_its_work_takes_less_time(gpu, potential, crystal
     monkeypatch.setattr(type(roaming), "at", lambda self, where: Elsewhere() if where == "cuda" else self)
     times = {"cpu": [0.002, 3.0], "cuda": [0.07, 0.07]}
     monkeypatch.setattr(
-        "phonosmith.potentials.torch_potential.seconds_per_call", lambda call, where: times[where].pop(0)
+        "phonosmith.potentials.torch_potential.seconds_per_call", lambda call, where, **_: times[where].pop(0)
     )
     small, large = crystal(), crystal().repeat((2, 1, 1))
     with recorded() as manifest:

@@ -26,6 +26,7 @@ from phonosmith.core.errors import PotentialError
 from phonosmith.core.manifest import note_device
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
+from phonosmith.potentials.capture import RECORD_AFTER, CudaGraphs, Recorded
 from phonosmith.potentials.device import UNORDERED, DeviceChoice, choose_device, seconds_per_call
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from phonosmith.potentials.backend import Backend
+    from phonosmith.potentials.capture import Tensors
     from phonosmith.potentials.graphs import Batch
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,9 @@ class TorchPotential:
         self.head = _choose_head(self.heads, head, name)
         self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
         self._moved: dict[str, tuple[list[float], TorchPotential]] = {}
+        self.recorded = Recorded(self._outputs, CudaGraphs(self.device)) if self.device.startswith("cuda") else None
+        self._recorded_from: tuple[int, ...] = ()
+        self._most_edges: int | None = None
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
         """Return energy, forces and stress of many configurations, in order, in batches bounded by memory."""
@@ -150,7 +155,7 @@ class TorchPotential:
         """Return what an evaluation of these frames takes on a device, s."""
         # a processor takes its time for each configuration, so one of them tells; a GPU for each batch of them
         some, there = (frames[:1] if device == "cpu" else frames[:100]), self.at(device)
-        taken = seconds_per_call(partial(there.evaluate_here, some, stress=stress), device)
+        taken = seconds_per_call(partial(there.evaluate_here, some, stress=stress), device, settling=RECORD_AFTER)
         return taken * len(frames) / len(some)
 
     def evaluate_here(
@@ -187,9 +192,11 @@ class TorchPotential:
         atoms = get_settings().batch_atoms
         bytes_per_edge = self.backend.bytes_per_edge(self.model)
         if self.device.startswith("cuda"):
-            free, _ = torch.cuda.mem_get_info(self.device)
-            edges = max(1, int(0.6 * free / (_KEPT * bytes_per_edge)))
-            return max(atoms, edges), edges
+            if self._most_edges is None:
+                # asked once: what torch keeps for the next batch would count as taken
+                free, _ = torch.cuda.mem_get_info(self.device)
+                self._most_edges = max(1, int(0.6 * free / (_KEPT * bytes_per_edge)))
+            return max(atoms, self._most_edges), self._most_edges
         return atoms, max(1, int(_CACHE * torch.get_num_threads() / bytes_per_edge))
 
     def _batch(self, graphs: Sequence[Graph]) -> Batch:
@@ -197,16 +204,19 @@ class TorchPotential:
         return self.backend.prepare(self.model, batch)
 
     def _evaluate_group(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> Iterator[Evaluation]:
-        """Evaluate one batch; on a device that runs out of memory, its halves."""
+        """Evaluate one batch; on a device that runs out of memory its halves, and no larger ones later."""
         try:
             yield from self._evaluate(group, frames, stress=stress)
         except torch.cuda.OutOfMemoryError:
+            if self.recorded is not None:
+                self.recorded.forget()
+            torch.cuda.empty_cache()
+            self._most_edges = max(1, sum(graph.n_edges for graph in group) // 2)
             if len(group) == 1:
                 raise PotentialError(
                     f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
                     "Use float32, a smaller supercell or device 'cpu'.",
                 ) from None
-            torch.cuda.empty_cache()
             half = len(group) // 2
             log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
             yield from self._evaluate_group(group[:half], frames, stress=stress)
@@ -215,15 +225,32 @@ class TorchPotential:
     def _evaluate(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> list[Evaluation]:
         periodic = [bool(np.all(frames[graph.index].pbc)) for graph in group]
         wanted = stress and any(periodic)
-        predictions = self.backend.predict(self.model, self._batch(group), stress=wanted, create_graph=False)
-        tensions = np.zeros((len(group), 3, 3)) if predictions.stress is None else numpy64(predictions.stress)
-        forces = np.split(numpy64(predictions.forces), np.cumsum([len(graph.species) for graph in group])[:-1])
+        energies, forces, *tension = self._replayed(group, stress=wanted) or self._outputs(self._batch(group), wanted)
+        tensions = numpy64(tension[0]) if tension else np.zeros((len(group), 3, 3))
+        by_graph = np.split(numpy64(forces), np.cumsum([len(graph.species) for graph in group])[:-1])
         voigt = [
             np.asarray(full_3x3_to_voigt_6_stress(tension)) if repeats and stress else np.zeros(6)
             for tension, repeats in zip(tensions, periodic, strict=True)
         ]
-        energies = map(float, numpy64(predictions.energy))
-        return [Evaluation(*one) for one in zip(energies, forces, voigt, strict=True)]
+        return [Evaluation(*one) for one in zip(map(float, numpy64(energies)), by_graph, voigt, strict=True)]
+
+    def _outputs(self, batch: Batch, stress: bool) -> Tensors:
+        """Return energies, forces and, where wanted, stresses of a batch."""
+        predictions = self.backend.predict(self.model, batch, stress=stress, create_graph=False)
+        wanted = (predictions.energy, predictions.forces, *([] if predictions.stress is None else [predictions.stress]))
+        return tuple(values.detach() for values in wanted)
+
+    def _replayed(self, group: Sequence[Graph], *, stress: bool) -> Tensors | None:
+        """Return the same by a recording, None where there is none."""
+        if self.recorded is None:
+            return None
+        # training changes weights where they are; a tensor that was put in another's place is somewhere else
+        places = tuple(one.data_ptr() for one in (*self.model.parameters(), *self.model.buffers()))
+        if places != self._recorded_from:
+            self.recorded.forget()
+            self._recorded_from = places
+        head, dtype = self.heads.index(self.head), getattr(torch, self.dtype)
+        return self.recorded(group, self.r_max, dtype, self.device, head=head, stress=stress)
 
 
 def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
