@@ -19,6 +19,7 @@ NAMES = {
     "python",
     "packages",
     "torch",
+    "GPU",
     "artefact store",
     "embedded job store",
     "jobflow store",
@@ -115,6 +116,42 @@ def test_cuda_that_is_not_there(monkeypatch):
     found = only(doctor.check_torch)
     assert found["status"] == "error"
     assert "PHONOSMITH_DEVICE=auto" in found["advice"]
+
+
+def test_no_gpu_is_said_plainly(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = only(doctor.check_gpu)
+    assert found["status"] == "ok"
+    assert found["message"].startswith("no GPU")
+
+
+@pytest.mark.parametrize("problem", ["", "operation not permitted when stream is capturing"])
+def test_an_evaluation_on_the_gpu_is_timed_launched_and_replayed(monkeypatch, problem):
+    """Where the first ones are launched, the recording once as slow, and the rest replayed."""
+    recorded, seconds = SimpleNamespace(problem=problem), [0.0]
+    calls = {"launched": 0, "replayed": 0}
+
+    class OnGpu:
+        device = "cuda:0"
+
+        def __init__(self):
+            self.recorded = recorded
+
+        def evaluate_here(self, frames):
+            assert len(frames[0]) == 64
+            kind = "launched" if self.recorded is None else "replayed"
+            calls[kind] += 1
+            early = kind == "launched" or calls[kind] <= 5
+            seconds[0] += 0.04 if early else 0.004
+
+    monkeypatch.setattr("torch.cuda.synchronize", lambda _: None)
+    monkeypatch.setattr("phonosmith.potentials.device.time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    found = asdict(doctor.gpu_finding(OnGpu()))
+    assert "40 ms" in found["message"]
+    if problem:
+        assert (found["status"], problem in found["message"]) == ("warning", True)
+    else:
+        assert found["message"].endswith("40 ms launched and 4 ms replayed")
 
 
 def test_artefact_store_that_cannot_be_written(tmp_path, monkeypatch):

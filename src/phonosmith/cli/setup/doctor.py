@@ -117,6 +117,38 @@ def check_torch() -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch.__version__} on {device} ({seen})", essential=True)
 
 
+def check_gpu() -> Iterator[Finding]:
+    """Time an evaluation on the GPU, launched and replayed."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "ok", "no GPU: potentials are evaluated and trained on the CPU")
+        return
+    from phonosmith.potentials.registry import load
+
+    yield gpu_finding(load("embedded", device="cuda"))
+
+
+def gpu_finding(potential: Any) -> Finding:
+    """Return what an evaluation of 64 atoms of silicon takes, launched kernel by kernel and replayed as a recording."""
+    from ase.build import bulk
+
+    from phonosmith.potentials.capture import RECORD_AFTER
+    from phonosmith.potentials.device import seconds_per_call
+
+    frames = [bulk("Si", cubic=True).repeat(2)]
+    recorded, potential.recorded = potential.recorded, None
+    launched = 1000 * seconds_per_call(lambda: potential.evaluate_here(frames), potential.device)
+    potential.recorded = recorded
+    settled = RECORD_AFTER + 1
+    replayed = 1000 * seconds_per_call(lambda: potential.evaluate_here(frames), potential.device, settling=settled)
+    if recorded.problem:
+        message = f"an evaluation of 64 atoms takes {launched:.3g} ms and cannot be recorded: {recorded.problem}."
+        return Finding("GPU", "warning", message, "Relaxations will be slow: update torch and the driver.")
+    message = f"an evaluation of 64 atoms takes {launched:.3g} ms launched and {replayed:.3g} ms replayed"
+    return Finding("GPU", "ok", message)
+
+
 def _can_be_made(path: Path) -> bool:
     """Tell whether the nearest folder at or above a path can be written to."""
     folder = next(item for item in (path, *path.parents) if item.exists())
@@ -344,6 +376,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_settings,
     check_versions,
     check_torch,
+    check_gpu,
     check_artefact_store,
     check_embedded_job_store,
     check_jobflow_store,
@@ -360,9 +393,9 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def doctor(json_output: bool = JSON) -> None:
     """Check this installation and say what to do about each finding.
 
-    Looked at: settings, package versions, torch and its device, the artefact store, the embedded job store, jobflow's
-    job store, the VASP command, the POTCAR folder, the cache of foundation models, the embedded potentials, and, where
-    they are configured, jobflow-remote's projects and FireWorks' launchpad.
+    Looked at: settings, package versions, torch and its device, what a GPU takes for a step, the artefact store, the
+    embedded job store, jobflow's job store, the VASP command, the POTCAR folder, the cache of foundation models, the
+    embedded potentials, and, where they are configured, jobflow-remote's projects and FireWorks' launchpad.
 
     Ends with 0 when everything essential works and with 1 otherwise. What is missing for DFT on this machine only
     (VASP, POTCAR files) is a note, not a failure.
