@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +17,16 @@ from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.potentials.backend import Backend, FreshStart, require_ability
 from phonosmith.potentials.base import Array, Potential, require_elements
-from phonosmith.potentials.graphs import collate, frozen, make_graph
+from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
+from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
-from phonosmith.training.energies import energy_residuals, given_energies, least_squares_shift
+from phonosmith.training.documents import Errors
+from phonosmith.training.energies import given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
-from phonosmith.training.replay import replay_frames
+from phonosmith.training.judging import Predicted, predicted
+from phonosmith.training.replay import draw, keeps_labels, with_labels
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import frozen_blocks
 
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from phonopy import Phonopy
 
     CurvatureInput: TypeAlias = CurvatureTarget | Phonopy | Sequence[CurvatureTarget | Phonopy] | None
+
+T = TypeVar("T")
 
 HEADS = ("pt_head", "Default")
 """Readouts of a model with a replay head (the names mace gives them); the last one is trained on the material."""
@@ -41,21 +46,115 @@ DIFFERENCE_MARGIN = 0.1
 
 
 @dataclass(frozen=True)
+class Base:
+    """A foundation as it is trained from: one head, the precision of all judgement, only the elements of the data.
+
+    ``model`` is on the CPU, ``judge`` where predictions are made; ``notes`` say what could not be done to it.
+    """
+
+    model: torch.nn.Module
+    judge: torch.nn.Module
+    numbers: tuple[int, ...]
+    cutoff: float
+    energies: Array
+    notes: tuple[str, ...]
+
+
+class Groundwork:
+    """What trainings from one foundation share: each pruned copy, neighbour list and prediction is made once.
+
+    Parameters
+    ----------
+    foundation
+        Loaded potential of a torch architecture; it is not changed.
+    device, reason
+        Where predictions are made, and why there: that of the trainings.
+    """
+
+    def __init__(self, foundation: Potential, device: str = "cpu", reason: str = "asked for") -> None:
+        if not isinstance(foundation, TorchPotential):
+            raise PotentialError(
+                f"{getattr(foundation, 'architecture', type(foundation).__name__)} cannot be fine-tuned.",
+                "Give a loaded potential of a torch architecture, e.g. registry.load('MACE-MPA-0').",
+            )
+        self.potential, self.backend = foundation, foundation.backend
+        self.device, self.reason = device, reason
+        self.backend.require_trainable(foundation.model)
+        self._made: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """Return what was made for a key, making it the first time."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: T = self._made[key]
+        return made
+
+    def graph(self, atoms: Atoms, numbers: Sequence[int], cutoff: float, index: int = 0) -> Graph:
+        """Return a configuration's graph; its neighbours are sought once, whatever the order of elements."""
+        kept = self.once(("graph", digest_atoms(atoms), cutoff), lambda: make_graph(atoms, numbers, cutoff))
+        place = {number: row for row, number in enumerate(numbers)}
+        species = np.array([place[int(number)] for number in atoms.numbers], dtype=np.int64)
+        return replace(kept, index=index, species=species)
+
+    def base(self, present: tuple[int, ...], probe: Atoms, *, prune: bool) -> Base:
+        """Return the foundation pruned to the elements present (all of them where it resists, or is not to be)."""
+        return self.once(("base", present, prune), lambda: self._base(present, probe, prune=prune))
+
+    def _base(self, present: tuple[int, ...], probe: Atoms, *, prune: bool) -> Base:
+        backend, notes = self.backend, []
+        precise = "float64" if "float64_training" in backend.abilities else "float32"
+        model = backend.single_head(backend.cast(self.potential.model, precise), self.potential.head)
+        judge = self.placed(model)
+        if prune and present != tuple(sorted(backend.atomic_numbers(model))):
+            try:
+                smaller = backend.prune(model, present)
+                judge_smaller = self.placed(smaller)
+                whole, same = (self._predicted_one(one, probe) for one in (judge, judge_smaller))
+                worst = float((whole - same).abs().max())
+                if worst < PRUNING_TOLERANCE:
+                    model, judge = smaller, judge_smaller
+                else:
+                    notes.append(f"Not pruned: the pruned model differs by {worst:.1e}.")
+            except (PotentialError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
+                notes.append(f"Not pruned: this architecture could not be rebuilt ({error}).")
+        numbers, energies = backend.atomic_numbers(model), backend.atomic_energies(model)[0]
+        return Base(model, judge, numbers, backend.cutoff(model), energies, tuple(notes))
+
+    def placed(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Return a model where predictions are made: itself on the CPU, else a copy."""
+        return model if self.device == "cpu" else copy.deepcopy(model).to(self.device)
+
+    def _predicted_one(self, model: torch.nn.Module, atoms: Atoms) -> torch.Tensor:
+        """Return energy per atom (eV) and forces (eV/Å) of a model."""
+        graph = self.graph(atoms, self.backend.atomic_numbers(model), self.backend.cutoff(model))
+        found = predicted(self.backend, model, [graph])
+        return torch.cat([found.energy / len(atoms), found.forces.reshape(-1)])
+
+    def predicted(self, base: Base, frames: Sequence[Atoms]) -> Predicted:
+        """Return the foundation's predictions for a set of configurations."""
+        key = ("predicted", id(base), *map(digest_atoms, frames))
+        graphs = [self.graph(atoms, base.numbers, base.cutoff, index) for index, atoms in enumerate(frames)]
+        return self.once(key, lambda: predicted(self.backend, base.judge, graphs))
+
+
+@dataclass(frozen=True)
 class Assembly:
     """Everything one training starts from, on the CPU in the precision that everything but the steps is done in.
 
     Attributes
     ----------
-    foundation
-        Pruned single-head foundation with its own atomic energies.
+    ground, base
+        What it shares with other trainings; the pruned single-head foundation with its own atomic energies.
     start
         Model to train: foundation or fresh, with its heads and the atomic energies of this training.
     train, valid, replay
         Graphs labelled relative to ``start``'s atomic energies.
-    unshifted
+    frames
+        The configurations behind the graphs of each split, replay included where there is any.
+    raw
         Train and valid graphs relative to the foundation's own atomic energies, for judging it as it is.
-    shifted
-        The same relative to the atomic energies it would be used with here, for judging it fairly.
+    suited
+        How the atomic energies the foundation would be used with here differ from its own, eV: for judging it fairly.
     targets
         Force constants to learn.
     n_parameters
@@ -64,21 +163,32 @@ class Assembly:
         Identity of every input.
     """
 
-    backend: Backend
+    ground: Groundwork
+    base: Base
     spec: TrainSpec
-    foundation: torch.nn.Module
     start: torch.nn.Module
     train: list[LabelledGraph]
     valid: list[LabelledGraph]
     replay: list[LabelledGraph]
-    unshifted: dict[str, list[LabelledGraph]]
-    shifted: dict[str, list[LabelledGraph]]
+    frames: dict[str, Sequence[Atoms]]
+    raw: dict[str, list[LabelledGraph]]
+    suited: Array
     targets: Sequence[CurvatureTarget]
     n_parameters: int
     e0_shift: dict[str, float]
     replay_labels: str
     digests: dict[str, str]
     notes: list[str]
+
+    @property
+    def backend(self) -> Backend:
+        """Functions of the architecture."""
+        return self.ground.backend
+
+    @property
+    def foundation(self) -> torch.nn.Module:
+        """The pruned foundation."""
+        return self.base.model
 
     @property
     def main_head(self) -> int:
@@ -90,30 +200,47 @@ class Assembly:
         """Precision of foundation and start."""
         return next(self.foundation.parameters()).dtype
 
+    def foundation_errors(self, split: str, *, shifted: bool = False) -> Errors:
+        """Return the foundation's errors on a split, with its own atomic energies or with those suited to the data."""
+        found = self.ground.predicted(self.base, self.frames[split])
+        graphs = self.replay if split == "replay" else self.raw[split]
+        return found.errors(relative_to(graphs, self.suited, 0) if shifted else graphs, self.spec)
+
+    def foundation_columns(self, method: str) -> float:
+        """Return the foundation's error on the force constants to learn, eV/Å²."""
+
+        def make() -> float:
+            term = self.curvature_term(self.targets, self.dtype, self.ground.device, head=0)
+            assert term is not None  # asked for where there are targets
+            term.method = method
+            return term.mae(self.base.judge)
+
+        settings = self.spec.curvature_step, self.spec.curvature_memory_gb
+        return self.ground.once(("columns", id(self.base), self.digests["curvature"], method, *settings), make)
+
     def curvature_term(
         self, targets: Sequence[CurvatureTarget], dtype: torch.dtype, device: str = "cpu", head: int | None = None
     ) -> CurvatureTerm | None:
         """Build the curvature term of some force constants in some precision, None where there are none."""
         if not targets:
             return None
-        backend, base = self.backend, self.foundation
-        numbers = backend.atomic_numbers(base)
-        cutoff = backend.cutoff(base) + (DIFFERENCE_MARGIN if self.spec.curvature_method == "fd" else 0.0)
+        numbers = self.base.numbers
+        cutoff = self.base.cutoff + (DIFFERENCE_MARGIN if self.spec.curvature_method == "fd" else 0.0)
         head = self.main_head if head is None else head
         cells = [
             CurvatureCell(
-                batch=collate([make_graph(target.atoms, numbers, cutoff)], dtype, device, head),
+                batch=collate([self.ground.graph(target.atoms, numbers, cutoff)], dtype, device, head),
                 columns=target.columns,
                 reference=torch.tensor(target.hessian[:, list(target.columns)].T.copy(), dtype=dtype, device=device),
                 weights=torch.tensor(target.weights, dtype=dtype, device=device),
             )
             for target in targets
         ]
-        return CurvatureTerm(backend, cells, self.spec)
+        return CurvatureTerm(self.backend, cells, self.spec)
 
 
 def assemble(
-    foundation: Potential,
+    foundation: Potential | Groundwork,
     train: Sequence[Atoms],
     valid: Sequence[Atoms],
     spec: TrainSpec,
@@ -124,35 +251,30 @@ def assemble(
     seed: int,
 ) -> Assembly:
     """Check the input and build the graphs, the pruned foundation and the model to start from."""
-    if not isinstance(foundation, TorchPotential):
-        raise PotentialError(
-            f"{getattr(foundation, 'architecture', type(foundation).__name__)} cannot be fine-tuned.",
-            "Give a loaded potential of a torch architecture, e.g. registry.load('MACE-MPA-0').",
-        )
-    backend, module = foundation.backend, foundation.model
-    backend.require_trainable(module)
+    ground = foundation if isinstance(foundation, Groundwork) else Groundwork(foundation)
+    backend, module = ground.backend, ground.potential.model
     _require_abilities(backend, module, spec)
-    frames = {"train": train, "valid": valid}
+    frames: dict[str, Sequence[Atoms]] = {"train": train, "valid": valid}
     labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}
     targets = _as_targets(curvature)
     if len(targets) == 1:
         check_target(targets[0], train)
     everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_curvature))]
-    require_elements(foundation, everything, "The foundation")
-    present = sorted({int(number) for atoms in everything for number in atoms.numbers})
+    require_elements(ground.potential, everything, "The foundation")
+    present = tuple(sorted({int(number) for atoms in everything for number in atoms.numbers}))
 
-    notes: list[str] = []
-    precise = "float64" if "float64_training" in backend.abilities else "float32"
-    base = backend.single_head(backend.cast(module, precise), foundation.head)
-    if spec.prune:
-        base = _pruned(backend, base, present, train[0], notes)
-    numbers, cutoff, own = backend.atomic_numbers(base), backend.cutoff(base), backend.atomic_energies(base)[0]
-    raw = {split: labelled_graphs(frames[split], labels[split], split, numbers, cutoff, own) for split in frames}
-    suited = energies = _reference_energies(backend, base, spec, raw["train"], present)
+    base = ground.base(present, min(train, key=len), prune=spec.prune)
+    numbers, own = base.numbers, base.energies
+
+    def graphs_of(split: str, labelled: Sequence[Labels], e0: Array) -> list[LabelledGraph]:
+        return labelled_graphs(frames[split], labelled, split, numbers, base.cutoff, e0, ground.graph)
+
+    raw = {split: graphs_of(split, labels[split], own) for split in ("train", "valid")}
+    suited = energies = _reference_energies(ground, base, spec, train, raw["train"], present)
     if spec.start == "fresh" and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
         energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
-    start = _start_model(backend, base, spec, seed, energies, raw["train"])
+    start = _start_model(backend, base.model, spec, seed, energies, raw["train"])
     digests = {split: dataset_digest(frames[split]) for split in frames}
     for role, some in (("curvature", targets), ("curvature_valid", valid_curvature)):
         parts = [[digest_atoms(target.atoms), digest_array(target.hessian)] for target in some]
@@ -160,23 +282,31 @@ def assemble(
             digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
     replayed, replay_labels = [], ""
     if spec.uses_replay:
-        drawn, replay_labels = replay_frames(backend, base, replay or [], spec, seed)
-        digests["replay"] = dataset_digest(drawn)
+        drawn = draw(replay or [], spec.replay_size, seed)
+        replay_labels = "given" if keeps_labels(drawn, spec) else "foundation"
+        if replay_labels == "foundation":
+            # their labels follow from foundation and configurations; on a GPU not to the last bit
+            digests["replay"] = dataset_digest([atoms.copy() for atoms in drawn])
+            drawn = with_labels(drawn, ground.predicted(base, drawn))
+        else:
+            digests["replay"] = dataset_digest(drawn)
+        frames["replay"] = drawn
         # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
         # the foundation is kept
         reference = energies if spec.start == "fresh" else own
-        replayed = labelled_graphs(drawn, check_frames(drawn, "replay"), "replay", numbers, cutoff, reference)
+        replayed = graphs_of("replay", check_frames(drawn, "replay"), reference)
     head = len(backend.heads(start)) - 1
     return Assembly(
-        backend=backend,
+        ground=ground,
+        base=base,
         spec=spec,
-        foundation=base,
         start=start,
         train=relative_to(raw["train"], energies - own, head),
         valid=relative_to(raw["valid"], energies - own, head),
         replay=replayed,
-        unshifted=raw,
-        shifted={split: relative_to(graphs, suited - own, 0) for split, graphs in raw.items()},
+        frames=frames,
+        raw=raw,
+        suited=suited - own,
         targets=targets,
         n_parameters=sum(parameter.numel() for parameter in module.parameters()),
         e0_shift={
@@ -186,7 +316,7 @@ def assemble(
         },
         replay_labels=replay_labels,
         digests=digests,
-        notes=notes,
+        notes=list(base.notes),
     )
 
 
@@ -206,46 +336,24 @@ def _as_targets(curvature: CurvatureInput) -> list[CurvatureTarget]:
     return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in several]
 
 
-def _pruned(
-    backend: Backend, model: torch.nn.Module, numbers: Sequence[int], atoms: Atoms, notes: list[str]
-) -> torch.nn.Module:
-    """Prune a model and prove on one structure that it predicts the same; an architecture that resists stays whole."""
-    if list(numbers) == sorted(backend.atomic_numbers(model)):
-        return model
-    try:
-        smaller = backend.prune(model, numbers)
-        whole, same = (_predicted(backend, one, atoms) for one in (model, smaller))
-    except (PotentialError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
-        notes.append(f"Not pruned: this architecture could not be rebuilt ({error}).")
-        return model
-    worst = float((whole - same).abs().max())
-    if worst < PRUNING_TOLERANCE:
-        return smaller
-    notes.append(f"Not pruned: the pruned model differs by {worst:.1e}.")
-    return model
-
-
-def _predicted(backend: Backend, model: torch.nn.Module, atoms: Atoms) -> torch.Tensor:
-    """Return energy per atom (eV) and forces (eV/Å) of a model."""
-    graph = make_graph(atoms, backend.atomic_numbers(model), backend.cutoff(model))
-    with frozen(model):
-        batch = collate([graph], next(model.parameters()).dtype, "cpu")
-        predictions = backend.predict(model, batch, stress=False, create_graph=False)
-    return torch.cat([predictions.energy / len(atoms), predictions.forces.reshape(-1)]).detach()
-
-
 def _reference_energies(
-    backend: Backend, model: torch.nn.Module, spec: TrainSpec, graphs: Sequence[LabelledGraph], present: Sequence[int]
+    ground: Groundwork,
+    base: Base,
+    spec: TrainSpec,
+    train: Sequence[Atoms],
+    graphs: Sequence[LabelledGraph],
+    present: Sequence[int],
 ) -> Array:
     """Return the atomic energies the foundation is used with in this training, eV, in the model's order."""
-    own = backend.atomic_energies(model)[0]
+    own = base.energies
     if spec.e0 == "foundation":
         return own
     if spec.e0 == "given":
-        energies, numbers = own.copy(), backend.atomic_numbers(model)
-        energies[[numbers.index(z) for z in present]] = given_energies(spec.e0_values or {}, present)
+        energies = own.copy()
+        energies[[base.numbers.index(z) for z in present]] = given_energies(spec.e0_values or {}, present)
         return energies
-    return own + least_squares_shift(compositions(graphs, len(own)), energy_residuals(backend, model, graphs))
+    residuals = ground.predicted(base, train).residuals(graphs)
+    return own + least_squares_shift(compositions(graphs, len(own)), residuals)
 
 
 def _start_model(

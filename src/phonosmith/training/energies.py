@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from ase.data import atomic_numbers, chemical_symbols
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Array
-from phonosmith.potentials.graphs import frozen
-from phonosmith.training.graphs import LabelledBatch, LabelledGraph, compositions, in_batches
 
 
 def least_squares_shift(counts: Array, residuals: Array) -> Array:
@@ -38,33 +34,14 @@ def given_energies(values: Mapping[str, float], numbers: Sequence[int]) -> Array
     return np.array([float(values[chemical_symbols[z]]) for z in numbers])
 
 
-def energy_residuals(backend: Backend, model: torch.nn.Module, graphs: Sequence[LabelledGraph]) -> Array:
-    """Return label minus predicted interaction energy of every graph, eV."""
-    dtype = next(model.parameters()).dtype
-
-    def residual(batch: LabelledBatch) -> float:
-        predictions = backend.predict(model, batch.inputs, stress=False, create_graph=False)
-        return float((batch.energy - predictions.interaction).detach())
-
-    with frozen(model):
-        return np.array([residual(batch) for batch in in_batches(graphs, 1, dtype)])
-
-
-def final_shift(
-    backend: Backend, model: torch.nn.Module, head: int, train: Sequence[LabelledGraph], valid: Sequence[LabelledGraph]
-) -> Array:
-    """Shift one head's atomic energies by the offset training left; return it per element, eV (zeros: not made).
+def settled_shift(counts: Array, residuals: Array, valid_counts: Array, valid_residuals: Array) -> Array:
+    """Return the offset of the energies that training left, per element, eV; zeros where taking it out does not help.
 
     At the learning rates of fine-tuning the mean energy wanders by some meV/atom from step to step, and the loss
-    hardly sees it. The shift is the least-squares one of the training set's residuals; it is made only when it lowers
-    the mean absolute energy error of the validation set. Forces and stresses do not depend on it.
+    hardly sees it. The shift is the least-squares one of the training set's residuals (eV; see
+    :func:`least_squares_shift`); it counts only when it lowers the mean absolute energy error of the validation set.
+    Forces and stresses do not depend on it.
     """
-    energies = backend.atomic_energies(model)[head]
-    shift = least_squares_shift(compositions(train, len(energies)), energy_residuals(backend, model, train))
-    counts = compositions(valid, len(energies))
-    left = energy_residuals(backend, model, valid)
-    sizes = counts.sum(axis=1)
-    if not np.mean(np.abs(left - counts @ shift) / sizes) < np.mean(np.abs(left) / sizes):
-        return np.zeros(len(shift))
-    backend.set_atomic_energies(model, head, energies + shift)
-    return shift
+    shift, sizes = least_squares_shift(counts, residuals), valid_counts.sum(axis=1)
+    before, after = np.abs(valid_residuals) / sizes, np.abs(valid_residuals - valid_counts @ shift) / sizes
+    return shift if np.mean(after) < np.mean(before) else np.zeros(len(shift))

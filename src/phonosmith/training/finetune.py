@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from ase import Atoms
 from ase.data import chemical_symbols
@@ -17,25 +18,24 @@ from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import note_device, recorded
 from phonosmith.potentials.backend import Backend
-from phonosmith.potentials.base import Array, Potential
-from phonosmith.potentials.device import DeviceChoice, ordered_sums, require_device
+from phonosmith.potentials.base import Potential
+from phonosmith.potentials.device import ordered_sums
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
-from phonosmith.training.assemble import Assembly, assemble
+from phonosmith.training.assemble import Assembly, Groundwork, assemble
 from phonosmith.training.checkpoint import metrics_lines
 from phonosmith.training.documents import (
     CurvatureErrors,
-    Errors,
     ReplayUse,
     SplitErrors,
     TrainingDocument,
     check_training,
     is_improved,
 )
-from phonosmith.training.energies import final_shift
-from phonosmith.training.graphs import LabelledGraph, in_batches, relative_to
+from phonosmith.training.energies import settled_shift
+from phonosmith.training.graphs import compositions, relative_to
+from phonosmith.training.judging import predicted
 from phonosmith.training.loop import Fitter, epoch_reporter
-from phonosmith.training.losses import errors
 from phonosmith.training.placement import choose_training_device
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
@@ -132,29 +132,58 @@ def fine_tune(
         When a loss or gradient stops being finite.
     """
     since = time.perf_counter() if since is None else since
-    name = name or spec.strategy
-    require_device(spec.device)
     _check_extras(spec, replay, curvature)
-    assembly = assemble(
-        foundation, train, valid, spec, replay=replay, curvature=curvature, valid_curvature=valid_curvature, seed=seed
-    )
-    backend, placed = assembly.backend, choose_training_device(assembly)
-    device, on_gpu = placed.device, placed.device != "cpu"
-    weights = {key: digest_array(value.cpu().numpy()) for key, value in assembly.foundation.state_dict().items()}
-    inputs = {"foundation": digest_json(weights), **assembly.digests}
-    settings = {"spec": spec.model_dump(mode="json")}
-    with recorded(inputs, settings, seed) as manifest, ordered_sums(spec.deterministic and on_gpu):
-        note_device(device, placed.reason, deterministic=spec.deterministic or not on_gpu)
-        model = backend.cast(assembly.start, spec.dtype, device)
-        start = _weights(model)
+    placed = choose_training_device(foundation, train, spec)
+    with ordered_sums(spec.deterministic and placed.device != "cpu"):
+        assembly = assemble(
+            Groundwork(foundation, placed.device, placed.reason),
+            train,
+            valid,
+            spec,
+            replay=replay,
+            curvature=curvature,
+            valid_curvature=valid_curvature,
+            seed=seed,
+        )
+        training = Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
+        with epoch_reporter(spec, training.name, show=progress) as report:
+            training.fitter.run(walltime=walltime, since=since, on_epoch=report)
+        return training.result()
+
+
+class Training:
+    """One fine-tuning between its assembly and its result; its ``fitter`` does the epochs.
+
+    See :func:`fine_tune` for the parameters. ``result`` may be asked for once, when training has ended.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        *,
+        seed: int,
+        valid_curvature: Sequence[CurvatureTarget] = (),
+        workdir: Path | str | None = None,
+        name: str = "",
+    ) -> None:
+        backend, spec, device = assembly.backend, assembly.spec, assembly.ground.device
+        self.assembly, self.name = assembly, name or spec.strategy
+        weights = {key: digest_array(value.numpy()) for key, value in assembly.foundation.state_dict().items()}
+        inputs = {"foundation": digest_json(weights), **assembly.digests}
+        settings = {"spec": spec.model_dump(mode="json")}
+        self._record = recorded(inputs, settings, seed)
+        self._manifest = self._record.__enter__()
+        note_device(device, assembly.ground.reason, deterministic=_repeats(spec, device))
+        self._model = backend.cast(assembly.start, spec.dtype, device)
+        self._before = _weights(self._model)
         with torch.random.fork_rng(devices=[]):
             # adapters start from random values
             torch.manual_seed(seed)
-            parameters = select_trainable(backend, model, spec)
+            parameters = select_trainable(backend, self._model, spec)
         dtype = getattr(torch, spec.dtype)
-        fitter = Fitter(
+        self.fitter = Fitter(
             backend,
-            model,
+            self._model,
             parameters,
             [*assembly.train, *assembly.replay],
             assembly.valid,
@@ -165,20 +194,28 @@ def fine_tune(
             identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
             workdir=Path(workdir) if workdir is not None else None,
         )
-        begin = time.perf_counter()
-        with epoch_reporter(spec, name, show=progress) as report:
-            state = fitter.run(walltime=walltime, since=since, on_epoch=report)
-        # a resumed training counts what it took before
-        seconds = max(time.perf_counter() - begin, state.seconds)
+        self._begin = time.perf_counter()
+
+    def result(self, seconds: float | None = None) -> TrainingResult:
+        """Judge what the fitter found; ``seconds``: what training took, by default the time since the assembly."""
+        assembly, fitter = self.assembly, self.fitter
+        backend, state = assembly.backend, fitter.state
+        if seconds is None:
+            # a resumed training counts what it took before
+            seconds = max(time.perf_counter() - self._begin, state.seconds)
         fitter.take_best()
-        merged = backend.merge_low_rank(model) if spec.anchor == "low_rank" else model
-        final = _transplant(assembly, start, _weights(merged))
-        settled = _settle_energies(assembly, final, state.best_epoch)
-        plain = backend.single_head(final, backend.heads(final)[-1])
-        document = _document(assembly, fitter, final, plain, settled, placed, name=name, seconds=seconds)
-    document.manifest = manifest
-    plain.requires_grad_(True)
-    return TrainingResult(plain, document, backend)
+        merged = backend.merge_low_rank(self._model) if assembly.spec.anchor == "low_rank" else self._model
+        final = _transplant(assembly, self._before, _weights(merged))
+        document, plain = _judged(assembly, fitter, final, name=self.name, seconds=seconds)
+        self._record.__exit__(None, None, None)
+        document.manifest = self._manifest
+        plain.requires_grad_(True)
+        return TrainingResult(plain, document, backend)
+
+
+def _repeats(spec: TrainSpec, device: str) -> bool:
+    """Tell whether every sum is taken in the same order each time."""
+    return spec.deterministic or device == "cpu"
 
 
 def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
@@ -218,46 +255,41 @@ def _transplant(assembly: Assembly, before: dict[str, torch.Tensor], after: dict
     return final
 
 
-def _settle_energies(assembly: Assembly, final: torch.nn.Module, best_epoch: int) -> Array | None:
-    """Shift the trained head's atomic energies where asked for and helpful; return by how much, eV."""
-    if not assembly.spec.e0_final_shift or assembly.spec.e0 != "refit" or best_epoch == 0:
-        return None
-    shift = final_shift(assembly.backend, final, assembly.main_head, assembly.train, assembly.valid)
-    return shift if shift.any() else None
+def _judged(
+    assembly: Assembly, fitter: Fitter, final: torch.nn.Module, *, name: str, seconds: float
+) -> tuple[TrainingDocument, torch.nn.Module]:
+    """Settle the trained model's energies, compare it with the foundation and check what was asked for.
 
-
-def _document(
-    assembly: Assembly,
-    fitter: Fitter,
-    final: torch.nn.Module,
-    plain: torch.nn.Module,
-    settled: Array | None,
-    placed: DeviceChoice,
-    *,
-    name: str,
-    seconds: float,
-) -> TrainingDocument:
-    """Evaluate foundation and trained model, and check that what was asked for happened.
-
-    ``final`` is the trained model with all its heads, ``plain`` the one handed out, ``settled`` the final shift of the
-    atomic energies (eV).
+    ``final`` is the trained model with all its heads, changed here; returned are the document and the model that is
+    handed out. Every set is predicted once, where training was.
     """
-    backend, foundation, state, spec = assembly.backend, assembly.foundation, fitter.state, fitter.spec
+    backend, ground, state, spec = assembly.backend, assembly.ground, fitter.state, fitter.spec
+    judge, head = ground.placed(final), assembly.main_head
     symbols = [chemical_symbols[z] for z in backend.atomic_numbers(final)]
-    final_shifts = {} if settled is None else dict(zip(symbols, settled.tolist(), strict=True))
-
-    def judged(model: torch.nn.Module, graphs: Sequence[LabelledGraph]) -> Errors:
-        return errors(backend, model, in_batches(graphs, 2 * spec.batch_size, assembly.dtype), spec)
-
+    labelled = {"train": assembly.train, "valid": assembly.valid}
+    found = {
+        split: predicted(backend, judge, [one.graph for one in graphs], head) for split, graphs in labelled.items()
+    }
+    settled = np.zeros(len(symbols))
+    if spec.e0_final_shift and spec.e0 == "refit" and state.best_epoch > 0:
+        said = [
+            values
+            for split, graphs in labelled.items()
+            for values in (compositions(graphs, len(symbols)), found[split].residuals(graphs))
+        ]
+        settled = settled_shift(*said)
+        backend.set_atomic_energies(final, head, backend.atomic_energies(final)[head] + settled)
+    final_shifts = dict(zip(symbols, settled.tolist(), strict=True)) if settled.any() else {}
     metrics = {
         split: SplitErrors(
-            before=judged(foundation, assembly.unshifted[split]),
-            shifted=judged(foundation, assembly.shifted[split]),
-            after=judged(final, graphs if settled is None else relative_to(graphs, settled)),
+            before=assembly.foundation_errors(split),
+            shifted=assembly.foundation_errors(split, shifted=True),
+            after=found[split].errors(relative_to(graphs, settled), spec),
         )
-        for split, graphs in (("train", assembly.train), ("valid", assembly.valid))
+        for split, graphs in labelled.items()
     }
-    curvature = _curvature_errors(assembly, fitter, final)
+    plain = backend.single_head(final, backend.heads(final)[-1])
+    curvature = _curvature_errors(assembly, fitter, judge)
     visits = len(assembly.replay) * len(state.history[1:])
     replay = None
     if assembly.replay:
@@ -266,14 +298,14 @@ def _document(
             labels=assembly.replay_labels,
             n_structures=len(assembly.replay),
             visits=visits,
-            before=judged(foundation, assembly.replay),
-            after=judged(final, assembly.replay),
+            before=assembly.foundation_errors("replay"),
+            after=predicted(backend, judge, [one.graph for one in assembly.replay]).errors(assembly.replay, spec),
         )
     start = backend.single_head(assembly.start, backend.heads(assembly.start)[-1])
     n_changed, norm, relative, by_block = changes(backend, start, plain)
     n_parameters = sum(parameter.numel() for parameter in plain.parameters())
     improved = is_improved(metrics["valid"], curvature, spec)
-    return TrainingDocument(
+    document = TrainingDocument(
         name=name,
         strategy=spec.strategy,
         spec=spec,
@@ -286,9 +318,9 @@ def _document(
         best_epoch=state.best_epoch,
         seconds=seconds,
         steps=state.steps,
-        device=placed.device,
-        device_reason=placed.reason,
-        deterministic=spec.deterministic or placed.device == "cpu",
+        device=ground.device,
+        device_reason=ground.reason,
+        deterministic=_repeats(spec, ground.device),
         n_parameters=n_parameters,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
         # a fresh model shares nothing with the foundation: everything changed
@@ -316,25 +348,25 @@ def _document(
         history=state.history,
         notes=[*assembly.notes, *(fitter.curvature.notes if fitter.curvature else [])],
     )
+    return document, plain
 
 
-def _curvature_errors(assembly: Assembly, fitter: Fitter, final: torch.nn.Module) -> CurvatureErrors | None:
+def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module) -> CurvatureErrors | None:
     """Return the errors of the columns that were learnt."""
     targets, state = assembly.targets, fitter.state
-    after = assembly.curvature_term(targets, assembly.dtype)
-    before = assembly.curvature_term(targets, assembly.dtype, head=0)
-    if after is None or before is None or fitter.curvature is None:
+    after = assembly.curvature_term(targets, assembly.dtype, assembly.ground.device)
+    if after is None or fitter.curvature is None:
         return None
     method = fitter.curvature.method
-    after.method = before.method = method if method != "auto" else "autograd"
+    after.method = method if method != "auto" else "autograd"
     spent = sum(line["curvature_seconds"] for line in state.history)
     return CurvatureErrors(
         source=", ".join(target.source for target in targets),
         n_atoms=max(len(target.atoms) for target in targets),
         n_columns=sum(len(target.columns) for target in targets),
         method=after.method,
-        mae_before_ev_per_angstrom2=before.mae(assembly.foundation),
-        mae_after_ev_per_angstrom2=after.mae(final),
+        mae_before_ev_per_angstrom2=assembly.foundation_columns(after.method),
+        mae_after_ev_per_angstrom2=after.mae(judge),
         steps=state.curvature_steps,
         seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
     )

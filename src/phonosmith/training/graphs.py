@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,13 @@ def _name(split: str, index: int, atoms: Atoms) -> str:
 
 
 def labelled_graphs(
-    frames: Sequence[Atoms], labels: Sequence[Labels], split: str, numbers: Sequence[int], cutoff: float, e0: Array
+    frames: Sequence[Atoms],
+    labels: Sequence[Labels],
+    split: str,
+    numbers: Sequence[int],
+    cutoff: float,
+    e0: Array,
+    build: Callable[[Atoms, Sequence[int], float, int], Graph] = make_graph,
 ) -> list[LabelledGraph]:
     """Build the graphs of a split (``replay`` marks them so) from configurations and their checked labels.
 
@@ -104,10 +110,12 @@ def labelled_graphs(
         Atomic numbers in the model's order, and the atomic reference energies (eV) labels are made relative to.
     cutoff
         Å.
+    build
+        What makes a graph, where some exist already.
     """
     built = []
     for index, (atoms, label) in enumerate(zip(frames, labels, strict=True)):
-        graph = make_graph(atoms, numbers, cutoff, index)
+        graph = build(atoms, numbers, cutoff, index)
         energy = float(label.energy or 0.0) - float(e0[graph.species].sum())
         labelled = label.stress is not None and np.all(atoms.pbc)
         stress = np.asarray(voigt_6_to_full_3x3_stress(label.stress)) if labelled else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch.nn.functional import huber_loss
@@ -41,27 +41,35 @@ def efs_loss(predictions: Predictions, batch: LabelledBatch, spec: TrainSpec) ->
 
 
 def errors(backend: Backend, model: torch.nn.Module, batches: Sequence[LabelledBatch], spec: TrainSpec) -> Errors:
-    """Evaluate a model on batches.
+    """Evaluate a model on batches."""
+
+    def predict(batch: LabelledBatch) -> tuple[Predictions, LabelledBatch]:
+        return backend.predict(model, batch.inputs, stress=True, create_graph=False), batch
+
+    with frozen(model):
+        return mean_errors(map(predict, batches), spec)
+
+
+def mean_errors(predictions: Iterable[tuple[Predictions, LabelledBatch]], spec: TrainSpec) -> Errors:
+    """Return the errors of predictions for batches, stresses included.
 
     The loss is a mean over structures, so that it does not depend on how they are batched beyond the force mean
     inside a batch of unequal sizes.
     """
     sums = torch.zeros(5, dtype=torch.float64)
     graphs = components = 0
-    with frozen(model):
-        for batch in batches:
-            predictions = backend.predict(model, batch.inputs, stress=True, create_graph=False)
-            assert predictions.stress is not None  # it was asked for
-            stress = (predictions.stress - batch.stress).abs().flatten(1)[:, _VOIGT].sum(dim=1)
-            values = [
-                efs_loss(predictions, batch, spec) * len(batch.energy),
-                ((predictions.interaction - batch.energy) / batch.sizes).abs().sum(),
-                (predictions.forces - batch.forces).abs().sum(),
-                (stress * batch.has_stress).sum(),
-                batch.has_stress.sum(),
-            ]
-            sums += torch.stack(values).detach().double().cpu()
-            graphs, components = graphs + len(batch.energy), components + batch.forces.numel()
+    for found, batch in predictions:
+        assert found.stress is not None  # it was asked for
+        stress = (found.stress - batch.stress).abs().flatten(1)[:, _VOIGT].sum(dim=1)
+        values = [
+            efs_loss(found, batch, spec) * len(batch.energy),
+            ((found.interaction - batch.energy) / batch.sizes).abs().sum(),
+            (found.forces - batch.forces).abs().sum(),
+            (stress * batch.has_stress).sum(),
+            batch.has_stress.sum(),
+        ]
+        sums += torch.stack(values).detach().double().cpu()
+        graphs, components = graphs + len(batch.energy), components + batch.forces.numel()
     loss, energy, forces, tension, tensors = sums.tolist()
     return Errors(
         loss=loss / graphs,

@@ -10,12 +10,10 @@ from ase import Atoms
 
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.backend import Backend
-from phonosmith.potentials.graphs import batches, collate, frozen, make_graph, numpy64
+from phonosmith.potentials.graphs import make_graph, numpy64
 from phonosmith.structures.labels import label_frame, labels_of
+from phonosmith.training.judging import Predicted, predicted
 from phonosmith.training.spec import TrainSpec
-
-_BATCH = 512, 200_000
-"""Most atoms and edges that are labelled at a time."""
 
 
 def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
@@ -26,32 +24,25 @@ def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
     return [pool[index] for index in sorted(order)]
 
 
-def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]) -> list[Atoms]:
-    """Label structures with a single-head model's own energy, forces and stress; labels they carry are replaced."""
-    numbers, cutoff, parameter = backend.atomic_numbers(model), backend.cutoff(model), next(model.parameters())
-    graphs = [make_graph(atoms, numbers, cutoff, index) for index, atoms in enumerate(frames)]
-    labelled = []
-    with frozen(model):
-        for group in batches(graphs, *_BATCH):
-            batch = collate(group, parameter.dtype, parameter.device)
-            # the very operations of training: the foundation's own loss on its labels is zero
-            predictions = backend.predict(model, batch, stress=True, create_graph=False)
-            assert predictions.stress is not None  # it was asked for
-            forces = np.split(numpy64(predictions.forces), batch["ptr"][1:-1].tolist())
-            tensors = zip(numpy64(predictions.energy), forces, numpy64(predictions.stress), strict=True)
-            for atoms, (energy, own, stress) in zip((frames[graph.index] for graph in group), tensors, strict=True):
-                periodic = bool(np.all(atoms.pbc))
-                labelled.append(label_frame(atoms, energy=energy, forces=own, stress=stress if periodic else None))
-    return labelled
-
-
-def replay_frames(
-    backend: Backend, model: torch.nn.Module, pool: Sequence[Atoms], spec: TrainSpec, seed: int
-) -> tuple[list[Atoms], str]:
-    """Draw labelled replay structures; say whether the labels are those ``given`` or the ``foundation``'s."""
-    drawn = draw(pool, spec.replay_size, seed)
+def keeps_labels(drawn: Sequence[Atoms], spec: TrainSpec) -> bool:
+    """Say whether replay structures keep the labels they carry; else the foundation labels them."""
     carried = [labels_of(atoms) for atoms in drawn]
     complete = all(one.energy is not None and one.forces is not None for one in carried)
-    if spec.replay_labels == "given" or (spec.replay_labels == "auto" and complete):
-        return drawn, "given"
-    return label_with(backend, model, drawn), "foundation"
+    return spec.replay_labels == "given" or (spec.replay_labels == "auto" and complete)
+
+
+def with_labels(frames: Sequence[Atoms], found: Predicted) -> list[Atoms]:
+    """Return structures with predicted energy, forces and (where periodic) stress as labels."""
+    forces = np.split(numpy64(found.forces), np.cumsum(found.sizes)[:-1])
+    values = zip(frames, numpy64(found.energy), forces, numpy64(found.stress), strict=True)
+    return [
+        label_frame(atoms, energy=energy, forces=own, stress=stress if np.all(atoms.pbc) else None)
+        for atoms, energy, own, stress in values
+    ]
+
+
+def label_with(backend: Backend, model: torch.nn.Module, frames: Sequence[Atoms]) -> list[Atoms]:
+    """Label structures with a single-head model's own energy, forces and stress; labels they carry are replaced."""
+    numbers, cutoff = backend.atomic_numbers(model), backend.cutoff(model)
+    graphs = [make_graph(atoms, numbers, cutoff, index) for index, atoms in enumerate(frames)]
+    return with_labels(frames, predicted(backend, model, graphs))
