@@ -6,6 +6,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
     os.environ[_name] = "1"
 # many tests ask for bits, and the sums of a GPU are not ordered: what is left open is done on the CPU
 os.environ["PHONOSMITH_DEVICE"] = "cpu"
+# read when a GPU is first used, by whichever test that is
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import sys
 from pathlib import Path

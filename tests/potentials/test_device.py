@@ -150,6 +150,7 @@ def test_a_copy_elsewhere_is_never_older_than_the_weights(potential):
 
 def test_sums_are_ordered_inside_the_block_alone(monkeypatch):
     monkeypatch.delenv(CUBLAS_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     with ordered_sums(wanted=False):
         assert not torch.are_deterministic_algorithms_enabled()
     with pytest.raises(RuntimeError, match="inside"), ordered_sums(wanted=True):

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Tensors = tuple[torch.Tensor, ...]
-Capture = Callable[[Callable[[], Tensors]], Callable[[], Tensors]]
-"""Records a function of fixed memory; calling what it returns runs the recording and gives the same tensors anew."""
+Action = Callable[[], None]
+Capture = Callable[[Action], Action]
+"""Runs an action on fixed memory some times, records it, and returns what replays it."""
 
 RECORD_AFTER = 4
 """Evaluations of a shape after which it is recorded: as many again would cost more than the recording."""
@@ -36,39 +37,37 @@ WASTE = 2.0
 WARM_UPS = 3
 
 
-class CudaGraphs:
-    """Records functions as CUDA graphs that share memory: one runs at a time, its results are read before the next."""
+class CudaCapture:
+    """Records CUDA graphs that share one pool of memory: one runs at a time, its results are read before the next."""
 
-    def __init__(self, device: str) -> None:
-        self._device = device
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
         self._pool: tuple[int, int] | None = None
 
-    def __call__(self, function: Callable[[], Tensors]) -> Callable[[], Tensors]:
-        """Run a function a few times beside the main stream, so that everything lazy is made, and record it."""
-        with torch.cuda.device(self._device):
-            beside = torch.cuda.Stream()
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
+    def __call__(self, action: Action) -> Action:
+        """Record an action after warming up on a stream of its own."""
+        with torch.cuda.device(self.device):
+            torch.cuda.synchronize()
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
                 for _ in range(WARM_UPS):
-                    function()
-            torch.cuda.current_stream().wait_stream(beside)
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
+                    action()
+            torch.cuda.current_stream().wait_stream(aside)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                results = function()
-
-        def replay() -> Tensors:
-            graph.replay()
-            return results
-
-        return replay
+            # others in this process go on launching meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                action()
+            self._pool = graph.pool()
+            return graph.replay
 
 
 @dataclass(frozen=True)
 class _Recording:
     shape: Shape
     inputs: Batch
-    replay: Callable[[], Tensors]
+    outputs: list[torch.Tensor]
+    replay: Action
 
 
 class Recorded:
@@ -110,7 +109,8 @@ class Recorded:
         for name, values in recording.inputs.items():
             values.copy_(batch[name])
         atoms = sum(len(graph.species) for graph in graphs)
-        energies, forces, *tensions = recording.replay()
+        recording.replay()
+        energies, forces, *tensions = recording.outputs
         return energies[: len(graphs)], forces[:atoms], *(tension[: len(graphs)] for tension in tensions)
 
     def _key(self, wanted: Shape, *, stress: bool) -> tuple[Shape, bool] | None:
@@ -134,8 +134,13 @@ class Recorded:
         while len(self._recordings) >= MOST_RECORDINGS:
             self._recordings.pop(next(iter(self._recordings)))
         inputs = {name: values.to(device, copy=True) for name, values in batch.items()}
+        outputs: list[torch.Tensor] = []
+
+        def action() -> None:
+            outputs[:] = self._evaluate(inputs, stress)
+
         try:
-            replay = self._capture(lambda: self._evaluate(inputs, stress))
+            replay = self._capture(action)
         except torch.cuda.OutOfMemoryError:
             torch.cuda.empty_cache()
             self._refused.add(key)
@@ -143,10 +148,11 @@ class Recorded:
             return None
         except RuntimeError as error:
             # an operation that waits for the device: every shape would fail alike
-            self.problem = str(error).splitlines()[0][:200]
+            # where a capture ends on an error, torch complains about the end and keeps the cause as context
+            self.problem = str(error.__context__ or error).splitlines()[0][:200]
             log.warning("evaluations cannot be recorded and are launched one by one: %s", self.problem)
             return None
-        return _Recording(shape, inputs, replay)
+        return _Recording(shape, inputs, outputs, replay)
 
 
 def rounded(shape: Shape) -> Shape:

@@ -26,7 +26,7 @@ from phonosmith.core.errors import PotentialError
 from phonosmith.core.manifest import note_device
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
-from phonosmith.potentials.capture import RECORD_AFTER, CudaGraphs, Recorded
+from phonosmith.potentials.capture import RECORD_AFTER, CudaCapture, Recorded
 from phonosmith.potentials.device import UNORDERED, DeviceChoice, choose_device, seconds_per_call
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
@@ -81,7 +81,9 @@ class TorchPotential:
         self.head = _choose_head(self.heads, head, name)
         self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
         self._moved: dict[str, tuple[list[float], TorchPotential]] = {}
-        self.recorded = Recorded(self._outputs, CudaGraphs(self.device)) if self.device.startswith("cuda") else None
+        self.recorded = (
+            Recorded(self._outputs, CudaCapture(parameter.device)) if self.device.startswith("cuda") else None
+        )
         self._recorded_from: tuple[int, ...] = ()
         self._most_edges: int | None = None
 

@@ -19,7 +19,7 @@ from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import note_device, recorded
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.device import ordered_sums
+from phonosmith.potentials.device import gpu_seen, ordered_sums
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.assemble import Assembly, Groundwork, assemble
@@ -133,8 +133,8 @@ def fine_tune(
     """
     since = time.perf_counter() if since is None else since
     _check_extras(spec, replay, curvature)
-    placed = choose_training_device(foundation, train, spec)
-    with ordered_sums(spec.deterministic and placed.device != "cpu"):
+    with ordered_sums(spec.deterministic and gpu_seen()):
+        placed = choose_training_device(foundation, train, spec)
         assembly = assemble(
             Groundwork(foundation, placed.device, placed.reason),
             train,
