@@ -112,10 +112,11 @@ def recorded(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     start = time.perf_counter()
-    token = _RECORDING.set((*_RECORDING.get(), manifest))
+    _RECORDING.set((*_RECORDING.get(), manifest))
     try:
         yield manifest
     finally:
-        _RECORDING.reset(token)
+        # not by a token: trainings that take turns end in any order
+        _RECORDING.set(tuple(one for one in _RECORDING.get() if one is not manifest))
         manifest.wall_seconds = time.perf_counter() - start
         manifest.host["gpus"] = gpus_in_use()

@@ -17,6 +17,7 @@ from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.potentials.backend import Backend, FreshStart, require_ability
 from phonosmith.potentials.base import Array, Potential, require_elements
+from phonosmith.potentials.device import DeviceChoice
 from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
@@ -49,11 +50,10 @@ DIFFERENCE_MARGIN = 0.1
 class Base:
     """A foundation as it is trained from: one head, the precision of all judgement, only the elements of the data.
 
-    ``model`` is on the CPU, ``judge`` where predictions are made; ``notes`` say what could not be done to it.
+    ``model`` is on the CPU; ``notes`` say what could not be done to it.
     """
 
     model: torch.nn.Module
-    judge: torch.nn.Module
     numbers: tuple[int, ...]
     cutoff: float
     energies: Array
@@ -67,18 +67,15 @@ class Groundwork:
     ----------
     foundation
         Loaded potential of a torch architecture; it is not changed.
-    device, reason
-        Where predictions are made, and why there: that of the trainings.
     """
 
-    def __init__(self, foundation: Potential, device: str = "cpu", reason: str = "asked for") -> None:
+    def __init__(self, foundation: Potential) -> None:
         if not isinstance(foundation, TorchPotential):
             raise PotentialError(
                 f"{getattr(foundation, 'architecture', type(foundation).__name__)} cannot be fine-tuned.",
                 "Give a loaded potential of a torch architecture, e.g. registry.load('MACE-MPA-0').",
             )
         self.potential, self.backend = foundation, foundation.backend
-        self.device, self.reason = device, reason
         self.backend.require_trainable(foundation.model)
         self._made: dict[Hashable, Any] = {}
 
@@ -104,25 +101,19 @@ class Groundwork:
         backend, notes = self.backend, []
         precise = "float64" if "float64_training" in backend.abilities else "float32"
         model = backend.single_head(backend.cast(self.potential.model, precise), self.potential.head)
-        judge = self.placed(model)
         if prune and present != tuple(sorted(backend.atomic_numbers(model))):
             try:
                 smaller = backend.prune(model, present)
-                judge_smaller = self.placed(smaller)
-                whole, same = (self._predicted_one(one, probe) for one in (judge, judge_smaller))
+                whole, same = (self._predicted_one(one, probe) for one in (model, smaller))
                 worst = float((whole - same).abs().max())
                 if worst < PRUNING_TOLERANCE:
-                    model, judge = smaller, judge_smaller
+                    model = smaller
                 else:
                     notes.append(f"Not pruned: the pruned model differs by {worst:.1e}.")
             except (PotentialError, RuntimeError, AttributeError, KeyError, IndexError, TypeError) as error:
                 notes.append(f"Not pruned: this architecture could not be rebuilt ({error}).")
         numbers, energies = backend.atomic_numbers(model), backend.atomic_energies(model)[0]
-        return Base(model, judge, numbers, backend.cutoff(model), energies, tuple(notes))
-
-    def placed(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return a model where predictions are made: itself on the CPU, else a copy."""
-        return model if self.device == "cpu" else copy.deepcopy(model).to(self.device)
+        return Base(model, numbers, backend.cutoff(model), energies, tuple(notes))
 
     def _predicted_one(self, model: torch.nn.Module, atoms: Atoms) -> torch.Tensor:
         """Return energy per atom (eV) and forces (eV/Å) of a model."""
@@ -130,11 +121,20 @@ class Groundwork:
         found = predicted(self.backend, model, [graph])
         return torch.cat([found.energy / len(atoms), found.forces.reshape(-1)])
 
-    def predicted(self, base: Base, frames: Sequence[Atoms]) -> Predicted:
-        """Return the foundation's predictions for a set of configurations."""
-        key = ("predicted", id(base), *map(digest_atoms, frames))
+    def judge(self, base: Base, device: str) -> torch.nn.Module:
+        """Return a base where predictions are made."""
+        return self.once(("judge", id(base), device), lambda: placed(base.model, device))
+
+    def predicted(self, base: Base, frames: Sequence[Atoms], device: str) -> Predicted:
+        """Return the foundation's predictions for a set of configurations, made on a device."""
+        key = ("predicted", id(base), device, *map(digest_atoms, frames))
         graphs = [self.graph(atoms, base.numbers, base.cutoff, index) for index, atoms in enumerate(frames)]
-        return self.once(key, lambda: predicted(self.backend, base.judge, graphs))
+        return self.once(key, lambda: predicted(self.backend, self.judge(base, device), graphs))
+
+
+def placed(model: torch.nn.Module, device: str) -> torch.nn.Module:
+    """Return a model on a device: itself on the CPU, else a copy."""
+    return model if device == "cpu" else copy.deepcopy(model).to(device)
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,8 @@ class Assembly:
     ----------
     ground, base
         What it shares with other trainings; the pruned single-head foundation with its own atomic energies.
+    placed
+        Where training is, and all that is predicted before and after it, and why there.
     start
         Model to train: foundation or fresh, with its heads and the atomic energies of this training.
     train, valid, replay
@@ -166,6 +168,7 @@ class Assembly:
     ground: Groundwork
     base: Base
     spec: TrainSpec
+    placed: DeviceChoice
     start: torch.nn.Module
     train: list[LabelledGraph]
     valid: list[LabelledGraph]
@@ -179,6 +182,11 @@ class Assembly:
     replay_labels: str
     digests: dict[str, str]
     notes: list[str]
+
+    @property
+    def device(self) -> str:
+        """Where training is."""
+        return self.placed.device
 
     @property
     def backend(self) -> Backend:
@@ -202,7 +210,7 @@ class Assembly:
 
     def foundation_errors(self, split: str, *, shifted: bool = False) -> Errors:
         """Return the foundation's errors on a split, with its own atomic energies or with those suited to the data."""
-        found = self.ground.predicted(self.base, self.frames[split])
+        found = self.ground.predicted(self.base, self.frames[split], self.device)
         graphs = self.replay if split == "replay" else self.raw[split]
         return found.errors(relative_to(graphs, self.suited, 0) if shifted else graphs, self.spec)
 
@@ -210,12 +218,12 @@ class Assembly:
         """Return the foundation's error on the force constants to learn, eV/Å²."""
 
         def make() -> float:
-            term = self.curvature_term(self.targets, self.dtype, self.ground.device, head=0)
+            term = self.curvature_term(self.targets, self.dtype, self.device, head=0)
             assert term is not None  # asked for where there are targets
             term.method = method
-            return term.mae(self.base.judge)
+            return term.mae(self.ground.judge(self.base, self.device))
 
-        settings = self.spec.curvature_step, self.spec.curvature_memory_gb
+        settings = self.device, self.spec.curvature_step, self.spec.curvature_memory_gb
         return self.ground.once(("columns", id(self.base), self.digests["curvature"], method, *settings), make)
 
     def curvature_term(
@@ -249,8 +257,13 @@ def assemble(
     curvature: CurvatureInput = None,
     valid_curvature: Sequence[CurvatureTarget] = (),
     seed: int,
+    place: Callable[[Assembly], DeviceChoice] | None = None,
 ) -> Assembly:
-    """Check the input and build the graphs, the pruned foundation and the model to start from."""
+    """Check the input and build the graphs, the pruned foundation and the model to start from.
+
+    ``place`` chooses the device once there is something to choose it by: an assembly whose start and labels are the
+    foundation's own. By default it is the CPU.
+    """
     ground = foundation if isinstance(foundation, Groundwork) else Groundwork(foundation)
     backend, module = ground.backend, ground.potential.model
     _require_abilities(backend, module, spec)
@@ -270,16 +283,37 @@ def assemble(
         return labelled_graphs(frames[split], labelled, split, numbers, base.cutoff, e0, ground.graph)
 
     raw = {split: graphs_of(split, labels[split], own) for split in ("train", "valid")}
-    suited = energies = _reference_energies(ground, base, spec, train, raw["train"], present)
-    if spec.start == "fresh" and spec.e0 == "refit":
-        totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
-        energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
-    start = _start_model(backend, base.model, spec, seed, energies, raw["train"])
     digests = {split: dataset_digest(frames[split]) for split in frames}
     for role, some in (("curvature", targets), ("curvature_valid", valid_curvature)):
         parts = [[digest_atoms(target.atoms), digest_array(target.hessian)] for target in some]
         if parts:
             digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
+    plain = Assembly(
+        ground=ground,
+        base=base,
+        spec=spec,
+        placed=DeviceChoice("cpu", "asked for"),
+        start=base.model,
+        train=raw["train"],
+        valid=raw["valid"],
+        replay=[],
+        frames=frames,
+        raw=raw,
+        suited=np.zeros(len(own)),
+        targets=targets,
+        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        e0_shift={},
+        replay_labels="",
+        digests=digests,
+        notes=list(base.notes),
+    )
+    chosen = plain.placed if place is None else place(plain)
+    device = chosen.device
+    suited = energies = _reference_energies(plain, device, present)
+    if spec.start == "fresh" and spec.e0 == "refit":
+        totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
+        energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
+    start = _start_model(backend, base.model, spec, seed, energies, raw["train"])
     replayed, replay_labels = [], ""
     if spec.uses_replay:
         drawn = draw(replay or [], spec.replay_size, seed)
@@ -287,7 +321,7 @@ def assemble(
         if replay_labels == "foundation":
             # their labels follow from foundation and configurations; on a GPU not to the last bit
             digests["replay"] = dataset_digest([atoms.copy() for atoms in drawn])
-            drawn = with_labels(drawn, ground.predicted(base, drawn))
+            drawn = with_labels(drawn, ground.predicted(base, drawn, device))
         else:
             digests["replay"] = dataset_digest(drawn)
         frames["replay"] = drawn
@@ -296,27 +330,20 @@ def assemble(
         reference = energies if spec.start == "fresh" else own
         replayed = graphs_of("replay", check_frames(drawn, "replay"), reference)
     head = len(backend.heads(start)) - 1
-    return Assembly(
-        ground=ground,
-        base=base,
-        spec=spec,
+    return replace(
+        plain,
+        placed=chosen,
         start=start,
         train=relative_to(raw["train"], energies - own, head),
         valid=relative_to(raw["valid"], energies - own, head),
         replay=replayed,
-        frames=frames,
-        raw=raw,
         suited=suited - own,
-        targets=targets,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
         e0_shift={
             chemical_symbols[z]: float(new - old)
             for z, new, old in zip(numbers, energies, own, strict=True)
             if z in present or new != old
         },
         replay_labels=replay_labels,
-        digests=digests,
-        notes=list(base.notes),
     )
 
 
@@ -336,23 +363,16 @@ def _as_targets(curvature: CurvatureInput) -> list[CurvatureTarget]:
     return [one if isinstance(one, CurvatureTarget) else curvature_target(one) for one in several]
 
 
-def _reference_energies(
-    ground: Groundwork,
-    base: Base,
-    spec: TrainSpec,
-    train: Sequence[Atoms],
-    graphs: Sequence[LabelledGraph],
-    present: Sequence[int],
-) -> Array:
+def _reference_energies(plain: Assembly, device: str, present: Sequence[int]) -> Array:
     """Return the atomic energies the foundation is used with in this training, eV, in the model's order."""
-    own = base.energies
+    spec, base, graphs, own = plain.spec, plain.base, plain.raw["train"], plain.base.energies
     if spec.e0 == "foundation":
         return own
     if spec.e0 == "given":
         energies = own.copy()
         energies[[base.numbers.index(z) for z in present]] = given_energies(spec.e0_values or {}, present)
         return energies
-    residuals = ground.predicted(base, train).residuals(graphs)
+    residuals = plain.ground.predicted(base, plain.frames["train"], device).residuals(graphs)
     return own + least_squares_shift(compositions(graphs, len(own)), residuals)
 
 

@@ -19,10 +19,10 @@ from phonosmith.core.hashing import digest_array, digest_json
 from phonosmith.core.manifest import note_device, recorded
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.device import gpu_seen, ordered_sums
+from phonosmith.potentials.device import gpu_seen, ordered_sums, require_device
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
-from phonosmith.training.assemble import Assembly, Groundwork, assemble
+from phonosmith.training.assemble import Assembly, Groundwork, assemble, placed
 from phonosmith.training.checkpoint import metrics_lines
 from phonosmith.training.documents import (
     CurvatureErrors,
@@ -132,11 +132,45 @@ def fine_tune(
         When a loss or gradient stops being finite.
     """
     since = time.perf_counter() if since is None else since
+    training = prepare(
+        foundation,
+        train,
+        valid,
+        spec,
+        replay=replay,
+        curvature=curvature,
+        valid_curvature=valid_curvature,
+        seed=seed,
+        workdir=workdir,
+        name=name,
+    )
+    with epoch_reporter(spec, training.name, show=progress) as report:
+        training.fitter.run(walltime=walltime, since=since, on_epoch=report)
+    return training.result()
+
+
+def prepare(
+    foundation: Potential | Groundwork,
+    train: Sequence[Atoms],
+    valid: Sequence[Atoms],
+    spec: TrainSpec,
+    *,
+    replay: Sequence[Atoms] | None = None,
+    curvature: CurvatureInput = None,
+    valid_curvature: Sequence[CurvatureTarget] = (),
+    seed: int,
+    workdir: Path | str | None = None,
+    name: str = "",
+) -> Training:
+    """Return a fine-tuning that is ready to run, for the parameters of :func:`fine_tune`.
+
+    Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
+    """
     _check_extras(spec, replay, curvature)
+    require_device(spec.device)
     with ordered_sums(spec.deterministic and gpu_seen()):
-        placed = choose_training_device(foundation, train, spec)
         assembly = assemble(
-            Groundwork(foundation, placed.device, placed.reason),
+            foundation,
             train,
             valid,
             spec,
@@ -144,11 +178,9 @@ def fine_tune(
             curvature=curvature,
             valid_curvature=valid_curvature,
             seed=seed,
+            place=choose_training_device,
         )
-        training = Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
-        with epoch_reporter(spec, training.name, show=progress) as report:
-            training.fitter.run(walltime=walltime, since=since, on_epoch=report)
-        return training.result()
+    return Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
 
 
 class Training:
@@ -166,14 +198,14 @@ class Training:
         workdir: Path | str | None = None,
         name: str = "",
     ) -> None:
-        backend, spec, device = assembly.backend, assembly.spec, assembly.ground.device
+        backend, spec, device = assembly.backend, assembly.spec, assembly.device
         self.assembly, self.name = assembly, name or spec.strategy
         weights = {key: digest_array(value.numpy()) for key, value in assembly.foundation.state_dict().items()}
         inputs = {"foundation": digest_json(weights), **assembly.digests}
         settings = {"spec": spec.model_dump(mode="json")}
         self._record = recorded(inputs, settings, seed)
         self._manifest = self._record.__enter__()
-        note_device(device, assembly.ground.reason, deterministic=_repeats(spec, device))
+        note_device(device, assembly.placed.reason, deterministic=_repeats(spec, device))
         self._model = backend.cast(assembly.start, spec.dtype, device)
         self._before = _weights(self._model)
         with torch.random.fork_rng(devices=[]):
@@ -206,7 +238,8 @@ class Training:
         fitter.take_best()
         merged = backend.merge_low_rank(self._model) if assembly.spec.anchor == "low_rank" else self._model
         final = _transplant(assembly, self._before, _weights(merged))
-        document, plain = _judged(assembly, fitter, final, name=self.name, seconds=seconds)
+        with ordered_sums(assembly.spec.deterministic and assembly.device != "cpu"):
+            document, plain = _judged(assembly, fitter, final, name=self.name, seconds=seconds)
         self._record.__exit__(None, None, None)
         document.manifest = self._manifest
         plain.requires_grad_(True)
@@ -263,8 +296,8 @@ def _judged(
     ``final`` is the trained model with all its heads, changed here; returned are the document and the model that is
     handed out. Every set is predicted once, where training was.
     """
-    backend, ground, state, spec = assembly.backend, assembly.ground, fitter.state, fitter.spec
-    judge, head = ground.placed(final), assembly.main_head
+    backend, state, spec = assembly.backend, fitter.state, fitter.spec
+    judge, head = placed(final, assembly.device), assembly.main_head
     symbols = [chemical_symbols[z] for z in backend.atomic_numbers(final)]
     labelled = {"train": assembly.train, "valid": assembly.valid}
     found = {
@@ -318,9 +351,9 @@ def _judged(
         best_epoch=state.best_epoch,
         seconds=seconds,
         steps=state.steps,
-        device=ground.device,
-        device_reason=ground.reason,
-        deterministic=_repeats(spec, ground.device),
+        device=assembly.device,
+        device_reason=assembly.placed.reason,
+        deterministic=_repeats(spec, assembly.device),
         n_parameters=n_parameters,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
         # a fresh model shares nothing with the foundation: everything changed
@@ -354,7 +387,7 @@ def _judged(
 def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module) -> CurvatureErrors | None:
     """Return the errors of the columns that were learnt."""
     targets, state = assembly.targets, fitter.state
-    after = assembly.curvature_term(targets, assembly.dtype, assembly.ground.device)
+    after = assembly.curvature_term(targets, assembly.dtype, assembly.device)
     if after is None or fitter.curvature is None:
         return None
     method = fitter.curvature.method

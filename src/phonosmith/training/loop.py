@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ import torch
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.backend import Backend
+from phonosmith.potentials.device import ordered_sums
 from phonosmith.training.checkpoint import METRICS_NAME, load_checkpoint, log_epoch, metrics_lines, save_checkpoint
 from phonosmith.training.curvature import CurvatureTerm
 from phonosmith.training.graphs import LabelledGraph, in_batches, labelled_batch
@@ -23,6 +25,7 @@ from phonosmith.training.losses import efs_loss, errors
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import attach_pull
 
+P, T = ParamSpec("P"), TypeVar("T")
 CHECKPOINT_SECONDS = 60.0
 """Time between two checkpoints, s (one is always written when training ends or is interrupted)."""
 
@@ -86,6 +89,17 @@ class FitState:
 def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     """Return the order of structures in an epoch: a function of seed and epoch alone, so nothing has to be saved."""
     return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _in_order(method: Callable[Concatenate[Fitter, P], T]) -> Callable[Concatenate[Fitter, P], T]:
+    """Let a method of a fitter take its sums in a fixed order, where its training is to be repeatable on a GPU."""
+
+    @functools.wraps(method)
+    def ordered(fitter: Fitter, *args: P.args, **kwargs: P.kwargs) -> T:
+        with ordered_sums(fitter.spec.deterministic and fitter.device.type != "cpu"):
+            return method(fitter, *args, **kwargs)
+
+    return ordered
 
 
 class Fitter:
@@ -243,6 +257,7 @@ class Fitter:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
+    @_in_order
     def begin(self, *, walltime: float | None = None, since: float | None = None) -> None:
         """Go on from a checkpoint, or judge the weights as they are (epoch 0); arguments are those of :meth:`run`."""
         begin = time.perf_counter()
@@ -259,11 +274,13 @@ class Fitter:
         """Whether no epoch follows: training is finished, or its walltime is over."""
         return self.state.finished or self._late
 
+    @_in_order
     def launch_epoch(self) -> None:
         """Start the next epoch."""
         self._started = time.perf_counter()
         self._train_loss = self.train_epoch()
 
+    @_in_order
     def finish_epoch(self) -> EpochRecord:
         """Judge the epoch that was launched; write its record, and a checkpoint where one is due."""
         record = self.judge(self.state.epoch + 1, self._train_loss, time.perf_counter() - self._started)
