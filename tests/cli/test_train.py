@@ -111,3 +111,48 @@ def test_refusals_exit_with_two(folder, tmp_path, more, train, strategy, said):
     content = json.loads(result.stdout)
     assert said in f"{content['error']} {content['advice']}"
     assert not (tmp_path / "out" / "model.model").exists()
+
+
+def test_several_trainings_in_one_process(folder, tmp_path):
+    """Each into its own folder with the model it would have alone; one that fails is named and leaves the others."""
+    several = call(folder, tmp_path / "all", "--set", "epochs=2", "--seed", "1,2", strategy="transfer,delta")
+    assert several.exit_code == 0, several.output
+    printed = json.loads(several.stdout)
+    assert printed["n_failed"] == 0
+    found = {(one["strategy"], one["seed"]): one for one in printed["trainings"]}
+    assert list(found) == [("transfer", 1), ("transfer", 2), ("delta", 1), ("delta", 2)]
+    assert len({one["model"]["sha256"] for one in found.values()}) == 4
+    alone = call(folder, tmp_path / "one", "--set", "epochs=2", "--seed", "2", strategy="delta")
+    single, same = json.loads(alone.stdout), found["delta", 2]
+    assert single["metrics"] == same["metrics"]
+    for kept in ("model.model", "training.json", "metrics.jsonl", "checkpoint.pt"):
+        assert (tmp_path / "all" / "delta-s2" / kept).is_file()
+    models = [torch.load(one["model_file"], weights_only=False).state_dict() for one in (single, same)]
+    assert all(torch.equal(value, models[1][name]) for name, value in models[0].items())
+    # a foreign checkpoint of an unfinished training, in the folder of one of them
+    (tmp_path / "all" / "delta-s1" / "checkpoint.pt").write_bytes(b"half")
+    again = call(folder, tmp_path / "all", "--set", "epochs=2", "--seed", "1,2", strategy="delta")
+    assert again.exit_code == 1
+    printed = json.loads(again.stdout)
+    assert [bool(one.get("error")) for one in printed["trainings"]] == [True, False]
+    assert "cannot be read" in printed["trainings"][0]["error"]
+    assert "Delete it" in printed["trainings"][0]["advice"]
+    assert printed["trainings"][1]["finished"]
+
+
+@pytest.mark.parametrize(
+    ("more", "strategy", "said"),
+    [
+        (["--seed", "1,1"], "delta", "'1' twice"),
+        (["--seed", "1,x"], "delta", "'x' is no seed"),
+        ([], "delta,", "an empty word"),
+        ([], "delta,dleta", "Did you mean delta"),
+        ([], "delta,pft", "learns force constants, but none are given"),
+    ],
+)
+def test_several_that_cannot_be_are_refused_before_any_begins(folder, tmp_path, more, strategy, said):
+    result = call(folder, tmp_path / "out", *more, strategy=strategy)
+    assert result.exit_code == 2
+    content = json.loads(result.stdout)
+    assert said in f"{content['error']} {content['advice']}"
+    assert not (tmp_path / "out").exists()

@@ -4,6 +4,7 @@ from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.analysis.status import read_status
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
@@ -13,6 +14,7 @@ from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import check_cells
+from phonosmith.flows.routing import kind_of
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.datasets.dataset import get_dataset
@@ -104,6 +106,43 @@ def run(made, folder):
     run_locally(made, store=store, log=False, create_folders=True, root_dir=folder)
     found = store.get_output(made.output.uuid, load=True)
     return MaterialReport.model_validate({k: v for k, v in found.items() if not k.startswith("@")}), store
+
+
+def test_a_pack_is_one_job_on_the_gpu_and_trainings_keep_theirs():
+    """What trains is one job; those of single trainings have their names, and follow it to collect."""
+    chosen = {"strategies": ("transfer", "delta+pft"), "n_train": (4, 8)}
+    single, packed = (maker(pack=pack, **chosen).make(silicon(), resolve("embedded")) for pack in ("none", "material"))
+    jobs = {job.name: job for job, _ in packed.iterflow()}
+    assert set(jobs) == {job.name for job, _ in single.iterflow()} | {"train si pack"}
+    on_gpu = [name for name, job in jobs.items() if kind_of(name, job.metadata) == "training"]
+    assert on_gpu == ["train si pack"]
+    makers, inputs = jobs["train si pack"].function_args
+    assert [(one.strategy, one.seed) for one in makers] == [("transfer", 0)] * 2 + [("delta+pft", 0)] * 2
+    assert [one.force_constants is not None for one in inputs] == [False, False, True, True]
+    parents = {job.name: set(before) for job, before in packed.iterflow()}
+    for strategy in chosen["strategies"]:
+        for size in chosen["n_train"]:
+            assert jobs["train si pack"].uuid in parents[f"train si {strategy} {size}"]
+    with pytest.raises(ConfigurationError, match="pack: 'all' is not known"):
+        maker(pack="all")
+
+
+@pytest.mark.slow
+def test_reports_of_a_pack_are_those_of_single_jobs(tmp_path):
+    chosen = {"strategies": ("transfer", "delta"), "training": {"epochs": 2, "device": "cpu"}}
+    reports = {}
+    for pack in ("none", "material"):
+        flow = maker(pack=pack, **chosen).make(silicon(), resolve("embedded"))
+        reports[pack], store = run(flow, tmp_path / pack)
+    single, packed = reports["none"], reports["material"]
+    assert packed.failed == []
+    assert [one.potential.sha256 for one in packed.strategies] == [one.potential.sha256 for one in single.strategies]
+    assert packed.best == single.best
+    assert packed.gain == single.gain
+    assert packed.foundation.valid_force_mae == single.foundation.valid_force_mae
+    names = [[cost.name for cost in report.costs] for report in (single, packed)]
+    assert names[0] == names[1]
+    assert read_status(store).materials["si"].stages["train"].done == 2
 
 
 @pytest.mark.slow

@@ -1,16 +1,25 @@
 """The job: names, provenance, refusal, and several trainings side by side."""
 
-import os
-import time
 from dataclasses import replace
 
 import pytest
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 
-from phonosmith.core.errors import TrainingError
-from phonosmith.training.jobs import FineTuneMaker, refuse_bad, run_training
-from phonosmith.training.packing import PackMaker, train_models
+from phonosmith.core.errors import ConfigurationError, TrainingError
+from phonosmith.core.metadata import named
+from phonosmith.training.documents import PackedTraining, PackReport, TrainingInputs
+from phonosmith.training.jobs import (
+    FineTuneMaker,
+    PackMaker,
+    refuse_bad,
+    run_pack,
+    run_training,
+    train_model,
+    train_models,
+)
+
+NAMES = ("foundation", "train", "valid")
 
 
 @pytest.fixture
@@ -111,45 +120,108 @@ def test_walltime_goes_on_in_a_following_job(inputs, tmp_path, monkeypatch):
     assert stopped.checkpoint is not None
 
 
-@pytest.mark.slow
-def test_several_trainings_side_by_side(inputs, tmp_path, monkeypatch):
-    """Packed trainings run at the same time in processes of their own, give the models that single ones give, in the
-    order asked for, and one that fails leaves the others alone."""
+def alike(document):
+    """Return what two runs of one training have in common: all but times."""
+    plain = document.model_dump(mode="json", exclude={"seconds", "manifest", "log", "curvature", "checkpoint"})
+    for line in plain["history"]:
+        del line["seconds"], line["curvature_seconds"]
+    return plain
+
+
+def test_a_pack_gives_what_single_jobs_give(inputs, tmp_path, monkeypatch):
+    """Strategies, seeds and settings side by side: the very models and documents, in the order asked for; one that
+    cannot be leaves the others alone."""
     makers = [
-        FineTuneMaker(strategy="transfer", settings={"epochs": 2}),
+        FineTuneMaker(strategy="transfer", settings={"epochs": 3}),
         FineTuneMaker(strategy="multihead", settings={"epochs": 2}),
-        FineTuneMaker(strategy="delta", settings={"epochs": 2, "lr": 0.005}),
+        FineTuneMaker(strategy="delta", settings={"epochs": 2, "lr": 0.005}, seed=3),
     ]
-    made = PackMaker(makers=makers, workers=3).make(*inputs, material="Cu")
+    made = PackMaker(makers=makers).make(*inputs, material="Cu")
     assert made.name == "train cu pack"
-    found = execute(made, tmp_path, monkeypatch)
-    assert "none are given" in found[1].error
+    found = execute(made, tmp_path, monkeypatch).trainings
+    assert "lacks its replay structures" in found[1].error
     assert found[1].document is None
-    good = [found[0], found[2]]
-    assert len({one.process for one in found} | {os.getpid()}) == 4
-    assert max(one.started for one in good) < min(one.ended for one in good)
     monkeypatch.chdir(tmp_path_of(tmp_path))
-    for one, maker in zip(good, (makers[0], makers[2]), strict=True):
-        assert one.document.strategy == maker.strategy
+    for one, maker in zip((found[0], found[2]), (makers[0], makers[2]), strict=True):
         single = run_training(maker, *inputs, material="Cu")
+        assert alike(one.document) == alike(single)
         assert one.document.model.sha256 == single.model.sha256
+        assert one.document.manifest.settings_digest == single.manifest.settings_digest
+        assert one.document.manifest.inputs == single.manifest.inputs
 
 
-def test_a_dead_process_is_reported(inputs, tmp_path, monkeypatch):
-    """A worker killed from outside (as the system does when memory runs out) becomes an error with its exit code."""
-    import threading
-    from multiprocessing import active_children
-
-    def kill():
-        for _ in range(600):
-            for child in active_children():
-                child.kill()
-                return
-            time.sleep(0.01)
-
+@pytest.mark.slow
+def test_a_pack_goes_on_where_a_single_job_was_stopped_and_the_other_way_round(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    thread = threading.Thread(target=kill)
-    thread.start()
-    with pytest.raises(TrainingError, match="exit code -9"):
-        train_models.original([FineTuneMaker()], *inputs, workers=1)
-    thread.join()
+    maker = FineTuneMaker(strategy="delta", settings={"epochs": 3}, seed=4)
+    whole = run_training(maker, *inputs, workdir="whole")
+    both = [(one, TrainingInputs(**dict(zip(NAMES, inputs, strict=True)))) for one in (maker, replace(maker, seed=5))]
+    begun = run_training(replace(maker, walltime=1e-3), *inputs, workdir="one")
+    assert begun.epochs_run == 1
+    pack = run_pack(both, workdir="one")
+    assert pack[0].document.history[1] == begun.history[1]  # its seconds, too: that epoch was not run again
+    assert [one.document.epochs_run for one in pack] == [3, 3]
+    assert pack[0].document.model.sha256 == whole.model.sha256
+    late = run_pack([(replace(one, walltime=1e-3), given) for one, given in both], at_once=1, workdir="two")
+    # the first one has used up the time
+    assert (late[0].document.epochs_run, late[1].document, late[1].error) == (1, None, "")
+    rest = run_training(maker, *inputs, workdir="two")
+    assert rest.history[1] == late[0].document.history[1]
+    assert rest.model.sha256 == whole.model.sha256
+
+
+@pytest.mark.slow
+def test_a_stopped_pack_goes_on_in_a_following_job(inputs, tmp_path, monkeypatch):
+    """Every part in an empty folder: what was stopped goes on from its checkpoint, what waited begins."""
+    makers = [FineTuneMaker(strategy="delta", settings={"epochs": 2}, seed=seed) for seed in (4, 5)]
+    whole = [run_training(maker, *inputs, workdir=str(tmp_path / "whole")) for maker in makers]
+    for maker in makers:
+        maker.walltime = 1e-3
+    made = PackMaker(makers=makers).make(*inputs, material="Cu")
+    monkeypatch.chdir(tmp_path)
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    parts = run_locally(made, store=store, ensure_success=True, log=False, raise_immediately=True, create_folders=True)[
+        made.uuid
+    ]
+    names = [store.query_one({"uuid": made.uuid, "index": k})["name"] for k in sorted(parts)]
+    assert names[:2] == ["train cu pack", "train cu pack part 2"]
+    found = parts[max(parts)].output.trainings
+    assert [one.document.model.sha256 for one in found] == [one.model.sha256 for one in whole]
+    assert [one.document.checkpoint for one in found] == [None, None]
+
+
+def test_a_pack_that_cannot_be(inputs):
+    maker = FineTuneMaker(strategy="delta", settings={"epochs": 1})
+    with pytest.raises(ConfigurationError, match="asked for twice"):
+        train_models.original([maker, maker], [TrainingInputs(**dict(zip(NAMES, inputs, strict=True)))] * 2)
+    with pytest.raises(ConfigurationError, match="Unknown setting"):
+        PackMaker(makers=[FineTuneMaker(settings={"epoch": 1})]).make(*inputs)
+    with pytest.raises(ConfigurationError, match="inputs for 0"):
+        PackMaker().make(*inputs)
+    with pytest.raises(TrainingError, match=r"All 1 trainings failed.*lacks its foundation"):
+        train_models.original([maker], [TrainingInputs(foundation=None, train=inputs[1], valid=inputs[2])])
+
+
+@pytest.mark.slow
+def test_what_a_pack_has_done_is_collected_and_what_failed_there_is_done_alone(inputs, tmp_path, monkeypatch):
+    """The job of a training behind a pack: the pack's document, or a job of the same name that trains."""
+    good, bad = (FineTuneMaker(strategy=name, settings={"epochs": 1}) for name in ("transfer", "delta"))
+    both = [(one, TrainingInputs(material="Cu", **dict(zip(NAMES, inputs, strict=True)))) for one in (good, bad)]
+    monkeypatch.chdir(tmp_path)
+    packed = run_pack(both)
+    packed[1] = PackedTraining(key=packed[1].key, error="out of memory")
+    ahead = PackReport(trainings=packed)
+    jobs = [train_model(one, *inputs, material="Cu", ahead=ahead) for one in (good, bad)]
+    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
+    for number, job in enumerate(jobs):
+        named(job, "train", "cu", job.function_args[0].strategy, step="collect", material="cu")
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        found = run_locally(job, store=store, log=False, ensure_success=True, raise_immediately=True)[job.uuid]
+        assert len(found) == 1 + number
+        document = found[max(found)].output
+        assert document.model.sha256 == run_training(both[number][0], *inputs, material="Cu").model.sha256
+    trained = store.query_one({"uuid": jobs[1].uuid, "index": 2})
+    assert trained["name"] == "train cu delta"
+    assert trained["metadata"]["stage"] == "train"
+    assert "step" not in trained["metadata"]

@@ -19,7 +19,7 @@ from jobflow import JobStore
 
 from phonosmith.analysis.choice import FOUNDATION
 from phonosmith.analysis.queries import Results, read_results, store_query
-from phonosmith.core.metadata import MATERIAL, STAGE, stage_of, step_of
+from phonosmith.core.metadata import MATERIAL, PACK, STAGE, stage_of, step_of
 
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
@@ -131,7 +131,7 @@ def read_status(store: JobStore) -> StoreStatus:
     have: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
     for name, metadata in sorted(jobs.items(), key=itemgetter(0)):
         material = status.find(name, metadata)
-        if material is None or step_of(name, metadata):
+        if material is None or _is_helper(name, metadata):
             continue
         stage = stage_of(name, metadata)
         rest = name.removeprefix(f"{stage} {material.material}")
@@ -151,6 +151,13 @@ def read_status(store: JobStore) -> StoreStatus:
             material.stage(stage).missing += 1
             material.missing.append(f"{stage} {key}{rest}")
     return status
+
+
+def _is_helper(name: str, metadata: Mapping[str, Any]) -> bool:
+    """Say whether a job's work is counted by other jobs: of trainings in a pack those count that collect them."""
+    if stage_of(name, metadata) == "train":
+        return metadata.get("strategy") == PACK
+    return bool(step_of(name, metadata))
 
 
 def _add_reports(materials: dict[str, MaterialStatus], results: Results) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, quiet_libraries, shown
+from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, progress_bar, quiet_libraries, shown
+from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
 
 if TYPE_CHECKING:
+    from phonosmith.potentials.documents import PotentialRef
     from phonosmith.training.documents import TrainingDocument
+    from phonosmith.training.finetune import Training, TrainingResult
+    from phonosmith.training.spec import TrainSpec
 
 
 @command("train")
@@ -22,26 +30,33 @@ def train(
     replay: Annotated[Path | None, typer.Option(help="Replay structures, labelled or not.")] = None,
     curvature: Annotated[Path | None, typer.Option(help="phonopy.yaml with force constants or forces.")] = None,
     strategy: str = typer.Option(
-        "delta", help="scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft."
+        "delta",
+        help="scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. Several, as in "
+        "transfer,delta, train side by side, each into a folder of its own below --out.",
     ),
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: Annotated[str, typer.Option(help="Seed of every random draw, or several, as in 0,1,2.")] = "0",
     walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
+    since = time.perf_counter()
     from phonosmith.training.spec import make_spec, parse_settings
 
-    spec = make_spec(strategy, **parse_settings(settings or []))
+    overrides, strategies, seeds = parse_settings(settings or []), _several("strategy", strategy), _seeds(seed)
+    specs = {one: make_spec(one, **overrides) for one in strategies}
+    alone = len(strategies) == len(seeds) == 1
     from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.harmonic.files import load_harmonic
     from phonosmith.potentials.device import require_device
     from phonosmith.potentials.registry import load, resolve
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import read_frames
-    from phonosmith.training.finetune import fine_tune
+    from phonosmith.training.assemble import Groundwork
+    from phonosmith.training.finetune import check_extras, prepare
+    from phonosmith.training.loop import epoch_reporter
 
     labelled, checked = read_frames(train), read_frames(valid)
     replayed = None if replay is None else read_frames(replay)
@@ -49,32 +64,161 @@ def train(
     if curvature is not None:
         phonon = load_harmonic(curvature, calculations=calculations_beside).phonon
         target = curvature_target(phonon, source=curvature.name)
-    require_device(spec.device)
+    # data that no strategy uses are a mistake; those that some use are not for the others
+    uses_replay = any(spec.uses_replay for spec in specs.values())
+    uses_curvature = any(spec.uses_curvature for spec in specs.values())
+    extras = {
+        one: (
+            replayed if spec.uses_replay or not uses_replay else None,
+            target if spec.uses_curvature or not uses_curvature else None,
+        )
+        for one, spec in specs.items()
+    }
+    for one, spec in specs.items():
+        require_device(spec.device)
+        check_extras(spec, *extras[one])
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)
-        result = fine_tune(
-            load(ref, dtype="float64", device="cpu"),
-            labelled,
-            checked,
-            spec,
-            replay=replayed,
-            curvature=target,
-            seed=seed,
-            workdir=out,
-            walltime=walltime,
-            progress=True,
-            name=name or f"{ref.name}-{strategy}",
-        )
-        result.register(ref)
-        model_path, document_path = result.write(out)
-    if json_output:
-        content = result.document.model_dump(mode="json", exclude={"history"})
-        print_json({**content, "model_file": str(model_path), "training_file": str(document_path)})
+        ground = Groundwork(load(ref, dtype="float64", device="cpu"))
+
+        def prepared(spec: TrainSpec, number: int, folder: Path) -> Training:
+            own_replay, own_target = extras[spec.strategy]
+            return prepare(
+                ground,
+                labelled,
+                checked,
+                spec,
+                replay=own_replay,
+                curvature=own_target,
+                seed=number,
+                workdir=folder,
+                name=_model_name(name or ref.name, spec, number, alone=alone, named=bool(name)),
+            )
+
+        if alone:
+            ((_, spec),) = specs.items()
+            training = prepared(spec, seeds[0], out)
+            with epoch_reporter(spec, training.name, show=True) as report:
+                training.fitter.run(walltime=walltime, since=since, on_epoch=report)
+            document, files = _kept(training.result(), ref, out)
+        else:
+            members = [
+                _Member(one, number, out / f"{one}-s{number}") for one, number in itertools.product(specs, seeds)
+            ]
+            _run_several(members, specs, prepared, ref, walltime=walltime, since=since)
+    if not alone:
+        _answer_several(members, json_output=json_output)
+    elif json_output:
+        print_json({**document.model_dump(mode="json", exclude={"history"}), **files})
     else:
-        _show(result.document, model_path)
+        _show(document, files["model_file"])
 
 
-def _show(document: TrainingDocument, model_path: Path) -> None:
+@dataclass
+class _Member:
+    """One of several trainings and what became of it."""
+
+    strategy: str
+    seed: int
+    folder: Path
+    document: TrainingDocument | None = None
+    files: dict[str, str] | None = None
+    error: str = "not begun: the walltime was over"
+    advice: str = "Run the same command again to go on."
+
+    @property
+    def label(self) -> str:
+        return f"{self.strategy}, seed {self.seed}"
+
+
+def _several(option: str, text: str) -> list[str]:
+    """Return the words of a list with commas; none may be empty or given twice."""
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if not word or words.count(word) > 1:
+            what = f"{word!r} twice" if word else "an empty word"
+            raise ConfigurationError(f"--{option} {text!r} has {what}.", f"Write e.g. --{option} a,b,c.")
+    return words
+
+
+def _seeds(text: str) -> list[int]:
+    words = _several("seed", text)
+    if wrong := next((word for word in words if not word.isdecimal()), None):
+        raise ConfigurationError(f"--seed {text!r}: {wrong!r} is no seed.", "Give whole numbers from 0, e.g. 0,1,2.")
+    return [int(word) for word in words]
+
+
+def _model_name(base: str, spec: TrainSpec, seed: int, *, alone: bool, named: bool) -> str:
+    if alone:
+        return base if named else f"{base}-{spec.strategy}"
+    return f"{base}-{spec.strategy}-s{seed}"
+
+
+def _kept(result: TrainingResult, ref: PotentialRef, folder: Path) -> tuple[TrainingDocument, dict[str, str]]:
+    """Put a result into the store and its folder; return the document and the files."""
+    result.register(ref)
+    model_path, document_path = result.write(folder)
+    return result.document, {"model_file": str(model_path), "training_file": str(document_path)}
+
+
+def _run_several(
+    members: list[_Member],
+    specs: dict[str, TrainSpec],
+    prepared: Callable[[TrainSpec, int, Path], Training],
+    ref: PotentialRef,
+    *,
+    walltime: float | None,
+    since: float,
+) -> None:
+    from phonosmith.training.packing import Outcome, Planned, SideBySide
+
+    by_name = {member.label: member for member in members}
+
+    def plan(member: _Member) -> Planned:
+        spec = specs[member.strategy]
+        return Planned(member.label, lambda: prepared(spec, member.seed, member.folder), walltime)
+
+    def keep(outcome: Outcome) -> None:
+        member = by_name[outcome.planned.name]
+        if outcome.result is not None:
+            member.document, member.files = _kept(outcome.result, ref, member.folder)
+        else:
+            error = outcome.error
+            known = isinstance(error, PhonosmithError)
+            member.error = error.message if known else f"{type(error).__name__}: {error}"
+            member.advice = error.advice if known else ""
+
+    total = sum(specs[member.strategy].epochs for member in members)
+    with progress_bar("train", total) as move:
+        done = itertools.count(1)
+        pack = SideBySide(on_epoch=lambda planned, _: move(next(done), total, planned.name), on_end=keep)
+        pack.run([plan(member) for member in members], since=since)
+
+
+def _answer_several(members: list[_Member], *, json_output: bool) -> None:
+    """Print what became of several trainings; TrainingError where one has no result."""
+    failed = [member for member in members if member.document is None]
+    if json_output:
+        print_json({"trainings": [_as_json(member) for member in members], "n_failed": len(failed)})
+    for member in members:
+        if not json_output and member.document is not None and member.files is not None:
+            _show(member.document, member.files["model_file"])
+    for member in failed:
+        typer.secho(f"{member.label}: {member.error}", fg="red", err=True)
+        if member.advice:
+            typer.secho(f"  -> {member.advice}", err=True)
+    if failed:
+        raise typer.Exit(TrainingError.exit_code)
+
+
+def _as_json(member: _Member) -> dict[str, Any]:
+    known = {"strategy": member.strategy, "seed": member.seed, "folder": str(member.folder)}
+    if member.document is None or member.files is None:
+        return {**known, "error": member.error, "advice": member.advice}
+    return {**member.document.model_dump(mode="json", exclude={"history"}), **known, **member.files}
+
+
+def _show(document: TrainingDocument, model_file: str) -> None:
     rows = []
     for split, errors in document.metrics.items():
         for stage, measured in (("before", errors.before), ("after", errors.after)):
@@ -85,7 +229,7 @@ def _show(document: TrainingDocument, model_path: Path) -> None:
     print_table(("split", "", "E meV/atom", "F meV/Å", "S meV/Å³"), rows, title=title, left=2)
     typer.echo(
         f"best epoch {document.best_epoch}, {document.n_changed} of {document.n_parameters} parameters changed, "
-        f"{document.stop_reason}; wrote {model_path}"
+        f"{document.stop_reason}; wrote {model_file}"
     )
     if not document.finished:
         typer.secho("Not finished: run the same command again to go on.", fg="yellow")

@@ -9,7 +9,7 @@ stage      ``sample``, ``label``, ``audit``, ``train``, ``phonon``, ``elastic``,
 step       ``start`` or ``collect`` for jobs of a stage that only hand out or collect its work
 material   lower-case name of the material
 variant    name of the material with what tells apart foundation, cell and seed, as job names have it
-strategy   preset of training, or ``foundation``, ``reference``
+strategy   preset of training, or ``foundation``, ``reference``; ``pack``: one job that runs several trainings
 n_train    training structures asked, where a campaign has several sizes
 ========== ============================================================================================
 """
@@ -22,6 +22,8 @@ from typing import Any, TypeVar
 Member = TypeVar("Member", bound=Any)
 """A job or a flow."""
 STAGE, STEP, MATERIAL = "stage", "step", "material"
+PACK = "pack"
+"""Strategy of a job that runs several trainings; each has a job of its own that collects its result."""
 KEYS = (STAGE, STEP, MATERIAL, "variant", "strategy", "n_train")
 
 

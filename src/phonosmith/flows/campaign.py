@@ -128,7 +128,7 @@ class CampaignMaker(Maker):
         flows, reports = [], []
         for label, structure in materials.items():
             key = label.lower()
-            parts = maker.parts(structure, key)
+            parts, variants = maker.parts(structure, key), []
             for cell, foundation, seed in itertools.product(self.cells, foundations, self.seeds):
                 of_cell = "" if cell == self.cells[0] else f"-{cell}"
                 base = key if foundation is foundations[0] else f"{key}-{_slug(foundation.name)}"
@@ -141,7 +141,8 @@ class CampaignMaker(Maker):
                     base=base,
                     name=f"{base}{of_cell}" + ("" if seed == self.seeds[0] else f"-s{seed}"),
                 )
-                reports.append(maker.add_variant(parts, variant, label))
+                variants.append(variant)
+            reports += maker.add_variants(parts, variants, label)
             flows.append(Flow(parts.jobs, name=f"{self.name} {key}"))
         return Flow(flows, output=[report.output for report in reports], name=self.name)
 

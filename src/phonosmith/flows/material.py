@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
+from phonosmith.training.documents import TrainingInputs
 from phonosmith.training.jobs import FineTuneMaker
 
 if TYPE_CHECKING:
+    from jobflow import OutputReference
     from pymatgen.core import Structure
 
 
@@ -41,6 +44,16 @@ class Variant:
     labels: str
     base: str
     name: str
+
+
+@dataclass(frozen=True)
+class _Training:
+    """One training of a material: ``n_train`` labels asked, None: all."""
+
+    strategy: str
+    n_train: int | None
+    maker: FineTuneMaker
+    inputs: TrainingInputs
 
 
 @dataclass(init=False)
@@ -98,7 +111,7 @@ class FineTuneMaterialMaker(Maker):
         key = "-".join(label.lower().split())
         parts = self.parts(structure, key)
         variant = Variant(foundation, sampler or foundation, self.settings.sampling, self.seed, key, key, key)
-        report = self.add_variant(parts, variant, label)
+        (report,) = self.add_variants(parts, [variant], label)
         return Flow(parts.jobs, output=report.output, name=f"{self.name} {key}")
 
     def parts(self, structure: Structure, key: str) -> MaterialParts:
@@ -106,43 +119,68 @@ class FineTuneMaterialMaker(Maker):
         seed = self.seed if self.settings.sampling_seed is None else self.settings.sampling_seed
         return MaterialParts(structure, key, self.settings, self.require_engine(), seed, self.replay)
 
-    def add_variant(self, parts: MaterialParts, variant: Variant, label: str) -> Job:
-        """Add the jobs of one foundation, cell and seed to those of a material and return the report's."""
-        settings, foundation, engine = self.settings, variant.foundation, parts.engine
+    def add_variants(self, parts: MaterialParts, variants: Sequence[Variant], label: str) -> list[Job]:
+        """Add the jobs of foundations, cells and seeds to those of a material and return the reports'."""
+        pack = None
+        if self.settings.pack == "material":
+            asked = [one for variant in variants for one in self._trainings(parts, variant)]
+            pack = parts.pack([one.maker for one in asked], [one.inputs for one in asked])
+        return [self._add_variant(parts, variant, label, pack) for variant in variants]
+
+    def _trainings(self, parts: MaterialParts, variant: Variant) -> list[_Training]:
+        """Return the trainings of a variant; what they take is made where it is not yet."""
+        settings = self.settings
         specs, sizes = settings.specs(), settings.sizes
-        several = len(sizes) > 1
-        sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
-        reference = parts.reference()
-        owner = Owner(f"foundation {foundation.sha256}", variant.base, "foundation", "foundation")
-        base = parts.results(foundation, owner)
+        _, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
         curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
         size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
-        replay = parts.replay_structures(foundation, variant.base, size) if size else None
-        subsets = {number: parts.training_set(audited, number, variant.labels) for number in sizes or (None,)}
-        trained = []
-        for strategy, spec in specs.items():
-            for number, train_set in subsets.items():
-                ending = f"{strategy} {number}" if several else strategy
-                trainer = FineTuneMaker(
+        replay = parts.replay_structures(variant.foundation, variant.base, size) if size else None
+        return [
+            _Training(
+                strategy,
+                number,
+                FineTuneMaker(
                     strategy=strategy,
                     settings=training_of(settings.training, strategy),
                     seed=variant.seed,
                     walltime=settings.walltime,
-                )
-                train = trainer.make(
-                    foundation,
-                    train_set,
-                    audited.valid,
+                ),
+                TrainingInputs(
                     material=variant.name,
+                    foundation=variant.foundation,
+                    train=parts.training_set(audited, number, variant.labels),
+                    valid=audited.valid,
                     replay=replay if spec.uses_replay else None,
                     force_constants=curvature if spec.uses_curvature else None,
-                )
-                owner = Owner(f"{variant.name} {ending}", variant.name, ending, strategy, number if several else None)
-                parts.add(train, "train", variant.name, ending, strategy=strategy, n_train=owner.n_train)
-                results = parts.results(train.output.model, owner, foundation, replay if spec.uses_replay else None)
-                trained.append(
-                    TrainedPotential(strategy=strategy, n_train=number, training=train.output, results=results)
-                )
+                ),
+            )
+            for strategy, spec in specs.items()
+            for number in sizes or (None,)
+        ]
+
+    def _add_variant(self, parts: MaterialParts, variant: Variant, label: str, pack: OutputReference | None) -> Job:
+        """Add the jobs of one foundation, cell and seed; ``pack``: what ran its trainings, where one job did."""
+        settings, foundation, engine = self.settings, variant.foundation, parts.engine
+        several = len(settings.sizes) > 1
+        sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
+        reference = parts.reference()
+        owner = Owner(f"foundation {foundation.sha256}", variant.base, "foundation", "foundation")
+        base = parts.results(foundation, owner)
+        trained, subsets = [], {}
+        for one in self._trainings(parts, variant):
+            ending = f"{one.strategy} {one.n_train}" if several else one.strategy
+            train = one.maker.make_of(one.inputs, pack)
+            n_train = one.n_train if several else None
+            owner = Owner(f"{variant.name} {ending}", variant.name, ending, one.strategy, n_train)
+            # the training was done in the pack: its own job only takes the result from there
+            step = "collect" if pack is not None else None
+            parts.add(train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step)
+            results = parts.results(train.output.model, owner, foundation, one.inputs.replay)
+            trained.append(
+                TrainedPotential(strategy=one.strategy, n_train=one.n_train, training=train.output, results=results)
+            )
+            if one.n_train is not None:
+                subsets[str(one.n_train)] = one.inputs.train
         subject = ReportSubject(
             material=label,
             key=variant.name,
@@ -157,7 +195,7 @@ class FineTuneMaterialMaker(Maker):
         inputs = ReportInputs(
             sample=sample,
             labels=audited,
-            subsets={str(number): ref for number, ref in subsets.items() if number is not None},
+            subsets=subsets,
             reference=reference,
             foundation=foundation,
             base=base,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from jobflow import Flow, Job
 
-from phonosmith.core.metadata import describe, named
+from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
@@ -32,6 +32,8 @@ from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.sampling.jobs import SamplingMaker
+from phonosmith.training.documents import TrainingInputs
+from phonosmith.training.jobs import FineTuneMaker, PackMaker
 
 if TYPE_CHECKING:
     from jobflow import OutputReference
@@ -231,6 +233,11 @@ class MaterialParts:
             ("subset", audited.uuid, str(size)),
             lambda: self.add(training_subset(audited.train, size), "subset", variant, str(size), n_train=size),
         )
+
+    def pack(self, makers: list[FineTuneMaker], inputs: list[TrainingInputs]) -> OutputReference:
+        """Return what one job reports that runs all trainings of the material side by side."""
+        made = PackMaker(makers=makers).make_each(inputs)
+        return self.add(made, "train", self.key, PACK, strategy=PACK).output
 
     def curvature(self) -> OutputReference:
         """Return the force constants that supervise curvature."""

@@ -62,6 +62,11 @@ class MaterialSettings(Document):
     walltime: float | None = Field(
         None, gt=0, description="longest time of one training job, after which the next one goes on, s"
     )
+    pack: Literal["none", "material"] = Field(
+        "none",
+        description="none: every training is a job of its own; material: all trainings of a material (strategies, "
+        "sizes, foundations, cells, seeds) run side by side in one job on one GPU, with the same results",
+    )
 
     @property
     def sizes(self) -> tuple[int, ...]:

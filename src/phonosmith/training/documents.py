@@ -1,4 +1,4 @@
-"""What a fine-tuning reports, and whether it did what was asked for."""
+"""What a fine-tuning takes and reports, alone or with others, and whether it did what was asked for."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
-from phonosmith.core.document import Document
+from phonosmith.core.document import Awaited, Document
 from phonosmith.core.manifest import Manifest
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.spec import TrainSpec
 
 
@@ -114,6 +115,45 @@ class TrainingDocument(Document):
     history: list[dict[str, Any]] = Field(default_factory=list, description="one record per epoch")
     notes: list[str] = Field(default_factory=list, description="choices made on the way")
     manifest: Manifest | None = Field(None, description="inputs, settings, versions, seed, wall time")
+
+
+class TrainingInputs(Document):
+    """What one training takes; references to the outputs of other jobs until its own job runs.
+
+    An input that was asked for and is missing when the job runs: the job that makes it failed.
+    """
+
+    material: str = Field("", description="short name of the material")
+    foundation: Awaited[PotentialRef] | None = Field(description="potential to start from")
+    train: Awaited[DatasetRef] | None = Field(description="training labels")
+    valid: Awaited[DatasetRef] | None = Field(description="validation labels")
+    replay: Awaited[DatasetRef] | None = Field(None, description="replay structures, where the strategy uses them")
+    force_constants: Awaited[ArtefactRef] | None = Field(None, description="phonopy file, where the strategy uses it")
+
+
+class PackedTraining(Document):
+    """What became of one of several trainings in a pack; without document and error it has not begun."""
+
+    key: str = Field(description="which training: strategy, settings, seed and inputs")
+    document: TrainingDocument | None = Field(None, description="its result; none when it failed")
+    error: str = Field("", description="why it failed")
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do."""
+        return bool(self.error) or (self.document is not None and self.document.finished)
+
+
+class PackReport(Document):
+    """What became of trainings that ran side by side, in the order they were asked for."""
+
+    schema_version: int = Field(2, description="version of this document")
+    trainings: list[PackedTraining] = Field(description="one entry for each")
+    manifest: Manifest | None = Field(None, description="versions, wall time of the job")
+
+    def find(self, key: str) -> PackedTraining | None:
+        """Return one of the trainings."""
+        return next((one for one in self.trainings if one.key == key), None)
 
 
 def is_improved(valid: SplitErrors, curvature: CurvatureErrors | None, spec: TrainSpec) -> bool:

@@ -166,7 +166,7 @@ def prepare(
 
     Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
     """
-    _check_extras(spec, replay, curvature)
+    check_extras(spec, replay, curvature)
     require_device(spec.device)
     with ordered_sums(spec.deterministic and gpu_seen()):
         assembly = assemble(
@@ -251,7 +251,7 @@ def _repeats(spec: TrainSpec, device: str) -> bool:
     return spec.deterministic or device == "cpu"
 
 
-def _check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
+def check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
     """Refuse a strategy that lacks its data, and data the strategy would ignore."""
     if spec.uses_replay and replay is None:
         raise InputError(

@@ -1,27 +1,35 @@
-"""Fine-tuning as jobs: one per material, strategy and training-set size."""
+"""Fine-tuning as jobs: one per material, strategy and training-set size, or several of these in one."""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from jobflow import CURRENT_JOB, Job, Maker, Response, job
+from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
 from phonosmith.core.attempts import left_behind
-from phonosmith.core.errors import TrainingError
+from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
+from phonosmith.core.manifest import recorded
+from phonosmith.core.metadata import STEP, inherit
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
-from phonosmith.training.documents import TrainingDocument
+from phonosmith.training.documents import PackedTraining, PackReport, TrainingDocument, TrainingInputs
 from phonosmith.training.spec import TrainSpec, make_spec
 
 if TYPE_CHECKING:
+    from ase import Atoms
+    from jobflow import OutputReference
+
     from phonosmith.harmonic.curvature import CurvatureTarget
+    from phonosmith.training.assemble import Groundwork
+    from phonosmith.training.finetune import Training, TrainingResult
 
 
 class Extras(TypedDict, total=False):
@@ -83,10 +91,30 @@ class FineTuneMaker(Maker):
         replay, force_constants
             Replay structures and phonopy file in the artefact store, where the strategy uses them.
         """
-        made = train_model(
-            self, foundation, train, valid, material=material, replay=replay, force_constants=force_constants
+        inputs = TrainingInputs(
+            material=material,
+            foundation=foundation,
+            train=train,
+            valid=valid,
+            replay=replay,
+            force_constants=force_constants,
         )
-        made.name = " ".join(part for part in (self.name, material.lower(), self.strategy) if part)
+        return self.make_of(inputs)
+
+    def make_of(self, inputs: TrainingInputs, ahead: OutputReference | None = None) -> Job:
+        """Return the training job of some inputs; ``ahead``: output of a pack job that this training is in."""
+        further = {"ahead": ahead} if ahead is not None else {}
+        made = train_model(
+            self,
+            inputs.foundation,
+            inputs.train,
+            inputs.valid,
+            material=inputs.material,
+            replay=inputs.replay,
+            force_constants=inputs.force_constants,
+            **further,
+        )
+        made.name = " ".join(part for part in (self.name, inputs.material.lower(), self.strategy) if part)
         return made
 
 
@@ -99,21 +127,148 @@ def train_model(
     *,
     part: int = 1,
     checkpoint: ArtefactRef | None = None,
+    ahead: PackReport | None = None,
     **extras: Unpack[Extras],
 ) -> TrainingDocument | Response[TrainingDocument]:
     """Fine-tune one model; stopped by its walltime, it goes on in a job that replaces this one.
 
     ``part`` says which job of one training this is, counted from one; ``checkpoint`` where the last one stopped.
+    ``ahead``: what a pack did, this training among others. What it has done is not done again; what failed there is
+    tried once more alone, by a job that replaces this one.
     """
-    document = run_training(maker, foundation, train, valid, checkpoint=checkpoint, **extras)
-    if document.finished or part > maker.continuations:
+    if ahead is not None:
+        inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
+        done = PackReport.model_validate(ahead).find(training_key(maker, inputs))
+        if done is None or done.document is None:
+            return _alone(train_model(maker, foundation, train, valid, **extras))
+        document = done.document
+    else:
+        document = run_training(maker, foundation, train, valid, checkpoint=checkpoint, **extras)
+    if document.finished or part > maker.continuations or ahead is not None:
         if maker.refuse:
             refuse_bad(document)
         return document
     following = train_model(maker, foundation, train, valid, part=part + 1, checkpoint=document.checkpoint, **extras)
-    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else "train"
-    following.name = f"{own_name.removesuffix(f' part {part}')} part {part + 1}"
+    following.name = _name_of_part(part + 1, "train")
     return Response(replace=following)
+
+
+def _alone(following: Job) -> Response[TrainingDocument]:
+    """Replace the running job, which was only to collect, by one that trains: named and described like it."""
+    current = CURRENT_JOB.job
+    if current is not None:
+        following.name = current.name
+        # jobflow describes what replaces a job as the job itself
+        current.metadata.pop(STEP, None)
+    return Response(replace=inherit(following))
+
+
+def _name_of_part(part: int, default: str) -> str:
+    """Return the running job's name with the number of the part that follows it."""
+    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else default
+    return f"{own_name.removesuffix(f' part {part - 1}')} part {part}"
+
+
+class Sources:
+    """Inputs of trainings by their identities: each foundation and data set is fetched once."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[str, str], Any] = {}
+
+    def groundwork(self, ref: PotentialRef) -> Groundwork:
+        """Return what trainings from one foundation share."""
+        from phonosmith.potentials.registry import load
+        from phonosmith.training.assemble import Groundwork
+
+        key = ("foundation", ref.sha256)
+        if key not in self._found:
+            self._found[key] = Groundwork(load(ref, dtype="float64", device="cpu"))
+        ground: Groundwork = self._found[key]
+        return ground
+
+    def frames(self, ref: DatasetRef) -> list[Atoms]:
+        """Return the structures of a data set."""
+        from phonosmith.reference.datasets.dataset import get_dataset
+
+        key = ("frames", ref.sha256)
+        if key not in self._found:
+            self._found[key] = get_dataset(ref)
+        frames: list[Atoms] = self._found[key]
+        return frames
+
+    def curvature(self, ref: ArtefactRef) -> CurvatureTarget:
+        """Return the force constants in a phonopy file."""
+        key = ("curvature", ref.sha256)
+        if key not in self._found:
+            self._found[key] = _curvature(ref)
+        target: CurvatureTarget = self._found[key]
+        return target
+
+
+def training_key(maker: FineTuneMaker, inputs: TrainingInputs) -> str:
+    """Return the name of the folder of a training: readable, and another one for every other training."""
+    spec, seed = maker.spec().model_dump(mode="json"), maker.seed
+    refs = [inputs.foundation, inputs.train, inputs.valid, inputs.replay, inputs.force_constants]
+    ending = digest_json([spec, *(ref and ref.sha256 for ref in refs)])[:8]
+    short = [ref.sha256[:12] if ref is not None else "none" for ref in refs[:2]]
+    return "-".join([*_label(maker, inputs), *short, str(seed), ending])
+
+
+def _label(maker: FineTuneMaker, inputs: TrainingInputs) -> list[str]:
+    return [part for part in (inputs.material.lower(), maker.strategy) if part]
+
+
+def prepare_training(
+    maker: FineTuneMaker,
+    inputs: TrainingInputs,
+    sources: Sources,
+    *,
+    checkpoint: ArtefactRef | None = None,
+    workdir: str = "training",
+) -> Training:
+    """Fetch the inputs of a training by identity and return it ready to run in its own subfolder of ``workdir``.
+
+    Where it was stopped before it goes on: what an interrupted attempt of this job has left goes before
+    ``checkpoint``, which the artefact store has from a training that its walltime stopped, here or elsewhere.
+    """
+    from phonosmith.training.finetune import prepare
+
+    spec = maker.spec()
+    label = "-".join(_label(maker, inputs))
+    here = Path(workdir) / training_key(maker, inputs) / CHECKPOINT_NAME
+    foundation, train, valid = inputs.foundation, inputs.train, inputs.valid
+    needed = {"foundation": foundation, "training set": train, "validation set": valid}
+    needed |= {"replay structures": inputs.replay} if spec.uses_replay else {}
+    needed |= {"force constants": inputs.force_constants} if spec.uses_curvature else {}
+    lacking = [what for what, ref in needed.items() if ref is None]
+    if lacking or foundation is None or train is None or valid is None:
+        raise InputError(
+            f"The training {label} lacks its {', '.join(lacking)}.", "Give them; as jobs, look at the one that failed."
+        )
+    if not here.is_file():
+        if (earlier := left_behind(here)) is not None:
+            write_atomic(here, earlier.read_bytes())
+        elif checkpoint is not None:
+            write_atomic(here, default_artefacts().get_bytes(checkpoint))
+    return prepare(
+        sources.groundwork(foundation),
+        sources.frames(train),
+        sources.frames(valid),
+        spec,
+        replay=None if inputs.replay is None else sources.frames(inputs.replay),
+        curvature=None if inputs.force_constants is None else sources.curvature(inputs.force_constants),
+        seed=maker.seed,
+        workdir=here.parent,
+        name=label,
+    )
+
+
+def _registered(result: TrainingResult, folder: Path, foundation: PotentialRef | None) -> TrainingDocument:
+    """Keep model, log and (of an unfinished training) checkpoint in the artefact store; return the document."""
+    if not result.document.finished:
+        content = (folder / CHECKPOINT_NAME).read_bytes()
+        result.document.checkpoint = default_artefacts().put_bytes(content, kind="checkpoint", suffix=".pt")
+    return result.register(foundation)
 
 
 def run_training(
@@ -122,49 +277,152 @@ def run_training(
     train: DatasetRef,
     valid: DatasetRef,
     *,
-    material: str = "",
-    replay: DatasetRef | None = None,
-    force_constants: ArtefactRef | None = None,
     checkpoint: ArtefactRef | None = None,
     workdir: str = "training",
+    **extras: Unpack[Extras],
 ) -> TrainingDocument:
     """Fetch the inputs by identity, train, register the model; the work of one job.
 
     The checkpoint of a training stopped by its walltime goes into the artefact store beside the best model so far, so
-    that it can go on in another folder or on another machine: there ``checkpoint`` says where it stopped. What an
-    interrupted attempt of this job has left goes before it. ``workdir`` has a subfolder per training for both.
+    that it can go on in another folder or on another machine.
     """
     begin = time.perf_counter()
-    from phonosmith.potentials.registry import load
-    from phonosmith.reference.datasets.dataset import get_dataset
-    from phonosmith.training.finetune import fine_tune
+    inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
+    training = prepare_training(maker, inputs, Sources(), checkpoint=checkpoint, workdir=workdir)
+    training.fitter.run(walltime=maker.walltime, since=begin)
+    return _registered(training.result(), Path(workdir) / training_key(maker, inputs), inputs.foundation)
 
-    spec, store = maker.spec(), default_artefacts()
-    label = "-".join(part for part in (material.lower(), maker.strategy) if part)
-    ending = f"{maker.seed}-{digest_json(spec.model_dump())[:8]}"
-    folder = Path(workdir) / f"{label}-{foundation.short}-{train.short}-{ending}"
-    here = folder / CHECKPOINT_NAME
-    if not here.is_file():
-        if (earlier := left_behind(here)) is not None:
-            write_atomic(here, earlier.read_bytes())
-        elif checkpoint is not None:
-            write_atomic(here, store.get_bytes(checkpoint))
-    result = fine_tune(
-        load(foundation, dtype="float64", device="cpu"),
-        get_dataset(train),
-        get_dataset(valid),
-        spec,
-        replay=get_dataset(replay) if replay is not None else None,
-        curvature=_curvature(force_constants) if force_constants is not None else None,
-        seed=maker.seed,
-        workdir=folder,
-        walltime=maker.walltime,
-        since=begin,
-        name=label,
-    )
-    if not result.document.finished:
-        result.document.checkpoint = store.put_bytes(here.read_bytes(), kind="checkpoint", suffix=".pt")
-    return result.register(foundation)
+
+@job(output_schema=PackReport, config=JobConfig(on_missing_references=OnMissing.NONE))
+def train_models(
+    makers: Sequence[FineTuneMaker],
+    inputs: Sequence[TrainingInputs],
+    *,
+    at_once: int | None = None,
+    part: int = 1,
+    earlier: PackReport | None = None,
+) -> PackReport | Response[PackReport]:
+    """Run trainings side by side in one process (see :mod:`phonosmith.training.packing`).
+
+    Those stopped by their walltime, and those that waited for them, go on in a job that replaces this one; ``part``
+    counts these from one, ``earlier`` is what the last one left.
+
+    Raises
+    ------
+    TrainingError
+        When every one of them failed; one that failed among others is reported with its error.
+    """
+    since = time.perf_counter()
+    given = [TrainingInputs.model_validate(one) for one in inputs]
+    report = PackReport.model_validate(earlier) if earlier is not None else PackReport(trainings=[])
+    with recorded(settings={"at_once": at_once}) as manifest:
+        found = run_pack(list(zip(makers, given, strict=True)), at_once=at_once, since=since, earlier=report.trainings)
+    report = PackReport(trainings=found, manifest=manifest)
+    if found and all(one.error for one in found):
+        first = found[0].error
+        raise TrainingError(f"All {len(found)} trainings failed, the first one with: {first}", "Correct that error.")
+    if all(one.ended for one in found) or part > max(maker.continuations for maker in makers):
+        return report
+    following = train_models(makers, given, at_once=at_once, part=part + 1, earlier=report)
+    following.name = _name_of_part(part + 1, "train pack")
+    return Response(replace=following)
+
+
+def run_pack(
+    trainings: Sequence[tuple[FineTuneMaker, TrainingInputs]],
+    *,
+    at_once: int | None = None,
+    since: float | None = None,
+    earlier: Sequence[PackedTraining] = (),
+    workdir: str = "training",
+) -> list[PackedTraining]:
+    """Run trainings side by side, register their models and return what became of them; the work of one job.
+
+    ``earlier``: what an earlier part has done.
+    """
+    from phonosmith.training.packing import Outcome, Planned, SideBySide
+
+    keys = [training_key(*one) for one in trainings]
+    if double := next((key for key in keys if keys.count(key) > 1), None):
+        raise ConfigurationError(f"The training {double} is asked for twice.", "Ask for each training once.")
+    sources, found = Sources(), {one.key: one for one in earlier}
+
+    def planned(key: str, maker: FineTuneMaker, inputs: TrainingInputs) -> Planned:
+        document = found[key].document if key in found else None
+        checkpoint = document.checkpoint if document is not None else None
+
+        def prepared() -> Training:
+            return prepare_training(maker, inputs, sources, checkpoint=checkpoint, workdir=workdir)
+
+        return Planned(key, prepared, maker.walltime)
+
+    def keep(outcome: Outcome) -> None:
+        key = outcome.planned.name
+        if outcome.result is None:
+            found[key] = PackedTraining(key=key, error=f"{type(outcome.error).__name__}: {outcome.error}")
+            return
+        maker, inputs = trainings[keys.index(key)]
+        document = _registered(outcome.result, Path(workdir) / key, inputs.foundation)
+        if maker.refuse and document.finished:
+            refuse_bad(document)
+        found[key] = PackedTraining(key=key, document=document)
+
+    left = [
+        planned(key, *one) for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended
+    ]
+    SideBySide(at_once, on_end=keep).run(left, since=since)
+    return [found.get(key, PackedTraining(key=key)) for key in keys]
+
+
+@dataclass
+class PackMaker(Maker):
+    """Fine-tune with several strategies, settings, seeds, sizes or materials in one job on one device.
+
+    A small model leaves most of a GPU idle: trainings run side by side in one process, as many at a time as its memory
+    holds. Each has the model, document, checkpoint and log it would have alone.
+
+    Attributes
+    ----------
+    name
+        Job name; ``make`` completes it to ``train <material> pack``.
+    makers
+        The trainings. Their walltimes hold from the beginning of the job; what they stop goes on in a job that
+        replaces this one.
+    at_once
+        Most trainings at a time; None: as many as fit.
+    """
+
+    name: str = "train"
+    makers: list[FineTuneMaker] = field(default_factory=list)
+    at_once: int | None = None
+
+    def make(self, foundation: PotentialRef, train: DatasetRef, valid: DatasetRef, **extras: Unpack[Extras]) -> Job:
+        """Return the job of trainings with the same data, for :meth:`FineTuneMaker.make`'s arguments.
+
+        Its output is a :class:`PackReport`.
+        """
+
+        def inputs(spec: TrainSpec) -> TrainingInputs:
+            own = extras.copy()
+            if not spec.uses_replay:
+                own["replay"] = None
+            if not spec.uses_curvature:
+                own["force_constants"] = None
+            return TrainingInputs(foundation=foundation, train=train, valid=valid, **own)
+
+        return self.make_each([inputs(maker.spec()) for maker in self.makers], extras.get("material", ""))
+
+    def make_each(self, inputs: Sequence[TrainingInputs], material: str = "") -> Job:
+        """Return the job of trainings with data of their own each, in the order of the makers."""
+        if not self.makers or len(inputs) != len(self.makers):
+            raise ConfigurationError(
+                f"A pack of {len(self.makers)} trainings has inputs for {len(inputs)}.", "Give inputs for each maker."
+            )
+        for maker in self.makers:
+            maker.spec()  # impossible settings are explained here already
+        made = train_models(self.makers, list(inputs), at_once=self.at_once)
+        made.name = " ".join(part for part in (self.name, material.lower(), "pack") if part)
+        return made
 
 
 def refuse_bad(document: TrainingDocument) -> None:

@@ -1,136 +1,238 @@
-"""Several small trainings side by side on one device, each in a process of its own."""
+"""Several trainings side by side in one process, each on a stream of its own where there is a GPU.
+
+A small model leaves most of a GPU idle, and processes on one GPU only take turns. So trainings take turns by epochs
+here: on a GPU an epoch is launched without waiting for it, and while the host judges one training's last epoch those of
+the others run. Each training is what it would be alone: its own weights, optimizer, checkpoint, log and document. On
+the CPU the bits are those of trainings one after another.
+
+A training begins, and records its steps as a CUDA graph, on the stream that replays it, and while no other one runs:
+cuBLAS keeps one workspace for each stream it was called on, and graphs that were recorded on one stream and are
+replayed at the same time on several would write into the same one.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import gc
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Unpack
+from typing import TYPE_CHECKING
 
-from jobflow import Job, Maker, job
-from pydantic import Field
+import torch
 
-from phonosmith.core.document import Document
-from phonosmith.core.errors import TrainingError
-from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.training.documents import TrainingDocument
-from phonosmith.training.jobs import Extras, FineTuneMaker, refuse_bad, run_training
+from phonosmith.training.finetune import Training, TrainingResult
+from phonosmith.training.loop import EpochRecord
 
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
 
-class PackedTraining(Document):
-    """What became of one of several trainings run side by side."""
-
-    schema_version: int = Field(1, description="version of this document")
-    document: TrainingDocument | None = Field(None, description="its result; none when it failed")
-    error: str = Field("", description="why it failed")
-    process: int = Field(description="identifier of the process it ran in")
-    started: float = Field(description="start, s since the epoch")
-    ended: float = Field(description="end, s since the epoch")
+MARGIN = 1.3
+"""Free memory asked for before a training may begin beside others, in units of the most that one has taken so far."""
 
 
-Inputs = tuple[PotentialRef, DatasetRef, DatasetRef]
-"""Foundation, training and validation set."""
-
-
-def _alone(maker: FineTuneMaker, inputs: Inputs, extras: Extras, at_once: int) -> PackedTraining:
-    # a forked child cannot use CUDA
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    started = time.time()
-    process = context.Process(target=_work, args=(sender, maker, inputs, extras, at_once))
-    process.start()
-    sender.close()
-    document, error = None, ""
-    try:
-        document, error = receiver.recv()
-    except EOFError:
-        process.join()
-        error = f"its process died with exit code {process.exitcode} (out of memory?)"
-    process.join()
-    return PackedTraining(document=document, error=error, process=process.pid or 0, started=started, ended=time.time())
-
-
-def _work(sender: Connection, maker: FineTuneMaker, inputs: Inputs, extras: Extras, at_once: int) -> None:
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // at_once))
-    try:
-        document = run_training(maker, *inputs, **extras)
-        if maker.refuse:
-            refuse_bad(document)
-        sender.send((document, ""))
-    except Exception as error:  # noqa: BLE001 - one failure must not stop the others
-        sender.send((None, f"{type(error).__name__}: {error}"))
-
-
-@job
-def train_models(
-    makers: Sequence[FineTuneMaker],
-    foundation: PotentialRef,
-    train: DatasetRef,
-    valid: DatasetRef,
-    *,
-    workers: int = 4,
-    **extras: Unpack[Extras],
-) -> list[PackedTraining]:
-    """Run trainings in processes of their own (one CUDA context each), at most ``workers`` at a time.
-
-    A training that fails, or whose process dies, leaves the others alone; results are in the order of the makers.
-
-    Raises
-    ------
-    TrainingError
-        When every one of them failed; one that failed among others is reported with its error.
-    """
-    at_once = max(1, min(workers, len(makers)))
-
-    def alone(maker: FineTuneMaker) -> PackedTraining:
-        own, spec = extras.copy(), maker.spec()
-        if not spec.uses_replay:
-            own["replay"] = None
-        if not spec.uses_curvature:
-            own["force_constants"] = None
-        return _alone(maker, (foundation, train, valid), own, at_once)
-
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
-        trainings = list(pool.map(alone, makers))
-    if trainings and all(one.document is None for one in trainings):
-        raise TrainingError(
-            f"All {len(trainings)} trainings failed: {'; '.join(one.error for one in trainings)}.",
-            "Correct the first error.",
-        )
-    return trainings
-
-
-@dataclass
-class PackMaker(Maker):
-    """Fine-tune with several strategies, settings or seeds in one job on one device.
-
-    A small model leaves most of a GPU idle: as many trainings run at a time as ``workers`` says.
+@dataclass(frozen=True)
+class Planned:
+    """A training that is still to be prepared.
 
     Attributes
     ----------
     name
-        Job name; ``make`` completes it to ``train <material> pack``.
-    makers
-        The trainings. Their walltimes hold; none goes on in another job by itself (its document says unfinished and
-        names the checkpoint).
+        What to call it in reports on its progress.
+    prepare
+        Reads its data, checks them and returns it ready to run.
+    walltime
+        Seconds after which it is stopped with a checkpoint; None: no limit.
     """
 
-    name: str = "train"
-    makers: list[FineTuneMaker] = field(default_factory=list)
-    workers: int = 4
+    name: str
+    prepare: Callable[[], Training]
+    walltime: float | None = None
 
-    def make(self, foundation: PotentialRef, train: DatasetRef, valid: DatasetRef, **extras: Unpack[Extras]) -> Job:
-        """Return the job, for :meth:`FineTuneMaker.make`'s arguments; it gives a list of :class:`PackedTraining`."""
-        for maker in self.makers:
-            maker.spec()  # impossible settings are explained here already
-        made = train_models(self.makers, foundation, train, valid, workers=self.workers, **extras)
-        made.name = " ".join(part for part in (self.name, extras.get("material", "").lower(), "pack") if part)
-        return made
+
+@dataclass
+class Outcome:
+    """What became of a planned training: a result or an error; neither: time was over before it began."""
+
+    planned: Planned
+    result: TrainingResult | None = None
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Lane:
+    """One training under way: ``seconds`` is its part of the time, ``launched`` when an epoch was that is not over."""
+
+    outcome: Outcome
+    training: Training
+    stream: torch.cuda.Stream | None
+    seconds: float = 0.0
+    launched: float | None = None
+
+    def place(self) -> AbstractContextManager[object]:
+        """Return the context of its stream."""
+        return nullcontext() if self.stream is None else torch.cuda.stream(self.stream)
+
+    def begin(self, since: float) -> None:
+        """Go on from the checkpoint, or judge the start."""
+        start, fitter = time.perf_counter(), self.training.fitter
+        if self.stream is not None:
+            # the model was made on the default one
+            self.stream.wait_stream(torch.cuda.default_stream(fitter.device))
+        with self.place():
+            fitter.begin(walltime=self.outcome.planned.walltime, since=since)
+        self.seconds = fitter.state.seconds + time.perf_counter() - start
+
+    def launch(self) -> None:
+        """Start the next epoch."""
+        self.launched = time.perf_counter()
+        with self.place():
+            self.training.fitter.launch_epoch()
+        if self.stream is None:
+            self.seconds += time.perf_counter() - self.launched
+
+    def finish(self, side_by_side: int) -> EpochRecord:
+        """Wait for the epoch and judge it; ``side_by_side``: how many trainings share a GPU's time."""
+        start, fitter = time.perf_counter(), self.training.fitter
+        with self.place():
+            record = fitter.finish_epoch()
+        now = time.perf_counter()
+        if self.stream is None or self.launched is None:
+            self.seconds += now - start
+        else:
+            self.seconds += (now - self.launched) / side_by_side
+        fitter.state.seconds, self.launched = self.seconds, None
+        return record
+
+
+@dataclass
+class SideBySide:
+    """Runs trainings side by side: as many at a time as fit into memory, the others as soon as there is room.
+
+    One that fails leaves the others alone; one that runs out of memory beside others begins again, from its
+    checkpoint, when there are fewer.
+
+    Attributes
+    ----------
+    at_once
+        Most trainings at a time; None: as many as fit.
+    on_epoch
+        Called after every epoch of every training.
+    on_end
+        Called with every training's result or error as soon as it is known: it may keep it where nothing is lost.
+    """
+
+    at_once: int | None = None
+    on_epoch: Callable[[Planned, EpochRecord], object] | None = None
+    on_end: Callable[[Outcome], object] | None = None
+    _lanes: list[_Lane] = field(default_factory=list)
+    _waiting: deque[Outcome] = field(default_factory=deque)
+    _most_taken: int = 0
+    _ended: bool = False
+
+    def run(self, planned: Sequence[Planned], *, since: float | None = None) -> list[Outcome]:
+        """Run all of them and return what became of them, in their order.
+
+        ``since``: ``time.perf_counter()`` from which walltimes count; default: now. When a training is stopped by its
+        own, none begins any more.
+        """
+        since = time.perf_counter() if since is None else since
+        outcomes = [Outcome(one) for one in planned]
+        self._waiting.extend(outcomes)
+        while self._waiting or self._lanes:
+            while self._waiting and self._room():
+                self._begin(self._waiting.popleft(), since)
+            for lane in list(self._lanes):
+                self._turn(lane)
+        return outcomes
+
+    def _room(self) -> bool:
+        """Tell whether one more training may begin beside those that run; where none does, one always may."""
+        if self._ended:
+            # recorded steps keep their memory until they are collected
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            self._ended = False
+        running = len(self._lanes)
+        if running == 0 or (self.at_once is not None and running >= self.at_once):
+            return running == 0
+        # other programs may use the device as well
+        return not torch.cuda.is_initialized() or torch.cuda.mem_get_info()[0] > MARGIN * self._most_taken
+
+    def _begin(self, outcome: Outcome, since: float) -> None:
+        """Begin a training and do its first epoch alone: what it takes is known then."""
+
+        def begin() -> None:
+            taken = _reserved()
+            training = outcome.planned.prepare()
+            device = training.fitter.device
+            lane = _Lane(outcome, training, torch.cuda.Stream(device) if device.type == "cuda" else None)
+            self._lanes.append(lane)
+            if lane.stream is not None:
+                torch.cuda.synchronize(device)
+            lane.begin(since)
+            if not training.fitter.over:
+                lane.launch()
+                self._report(lane, lane.finish(1))
+            self._most_taken = max(self._most_taken, _reserved() - taken)
+
+        self._guarded(outcome, begin)
+
+    def _turn(self, lane: _Lane) -> None:
+        """Finish a training's epoch, then launch the next one or end the training."""
+
+        def turn() -> None:
+            if lane.launched is not None:
+                self._report(lane, lane.finish(len(self._lanes)))
+            if lane.training.fitter.over:
+                self._end(lane)
+            else:
+                lane.launch()
+
+        self._guarded(lane.outcome, turn)
+
+    def _report(self, lane: _Lane, record: EpochRecord) -> None:
+        if self.on_epoch is not None:
+            self.on_epoch(lane.outcome.planned, record)
+
+    def _end(self, lane: _Lane) -> None:
+        """Judge the trained model; when time was over for it, nothing else begins."""
+        if lane.stream is not None:
+            lane.stream.synchronize()
+        lane.outcome.result = lane.training.result(lane.seconds)
+        if self.on_end is not None:
+            self.on_end(lane.outcome)
+        if not lane.training.fitter.state.finished:
+            self._waiting.clear()
+        self._leave(lane.outcome)
+
+    def _guarded(self, outcome: Outcome, action: Callable[[], None]) -> None:
+        """Do something for one training; a failure must not stop the others."""
+        try:
+            action()
+        except torch.cuda.OutOfMemoryError as error:
+            self._leave(outcome)
+            if self._lanes:
+                self.at_once = len(self._lanes)
+                self._waiting.append(outcome)
+            else:
+                self._fail(outcome, error)
+        except Exception as error:  # noqa: BLE001
+            self._leave(outcome)
+            self._fail(outcome, error)
+
+    def _leave(self, outcome: Outcome) -> None:
+        self._lanes = [lane for lane in self._lanes if lane.outcome is not outcome]
+        self._ended = True
+
+    def _fail(self, outcome: Outcome, error: Exception) -> None:
+        outcome.result, outcome.error = None, error.with_traceback(None)
+        if self.on_end is not None:
+            self.on_end(outcome)
+
+
+def _reserved() -> int:
+    """Return the bytes this process holds on the GPU."""
+    return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
