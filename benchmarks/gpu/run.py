@@ -7,8 +7,8 @@ times mean nothing.
 
 Every section is a process of its own: one that fails, or takes longer than ``--limit`` seconds, leaves the others
 alone and what it had measured. Run again, the script goes on with the sections that are not done; ``--again NAME ...``
-repeats some. mace and Equitrain run in processes that never import phonosmith (peers.py). Every model has random weights and
-trains on rattled SnTe with Lennard-Jones labels: times do not depend on what is learnt.
+repeats some. mace and Equitrain run in processes that never import phonosmith (peers.py). All models have random weights
+and train on rattled SnTe with Lennard-Jones labels: times do not depend on what is learnt.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -467,94 +467,78 @@ def loop(frames, calculator):
     return found
 
 
-def mace_calculator(plan, size, dtype):
-    """Return mace's own ASE calculator of the same model."""
+def mace_calculator(plan, size):
+    """Return mace's own ASE calculator of the same model in float64, as phonosmith makes models (TorchScript off)."""
     from mace.calculators import MACECalculator
 
-    return MACECalculator(models=[our_model(size)], device=plan.device, default_dtype=dtype)
+    return MACECalculator(models=[our_model(size).double()], device=plan.device, default_dtype="float64")
 
 
-def our_potential(plan, size, dtype):
-    """Return our potential of the model on the device."""
+def our_potential(plan, size):
+    """Return our potential of the model on the device, float64."""
     from phonosmith.potentials.mace.potential import MacePotential
 
-    return (
-        MacePotential(our_model(size).double()).at(plan.device)
-        if dtype == "float64"
-        else MacePotential(our_model(size)).at(plan.device)
-    )
+    return MacePotential(our_model(size).double()).at(plan.device)
 
 
 def displaced_cells(plan, results):
     """Evaluate cells displaced by 0.01 Å."""
     for size in plan.pick(("small", "large"), ("small", "large"), ("tiny",)):
+        potential, calculator = our_potential(plan, size), mace_calculator(plan, size)
         for n_atoms in plan.pick((216, 512), (216, 512), (8,)):
-            frames = cells(1, n_atoms, 3) * plan.pick(24, 12, 2)
-            frames = [atoms.copy() for atoms in frames]
+            (perfect,) = cells(1, n_atoms, 3)
+            frames = [perfect.copy() for _ in range(plan.pick(24, 12, 2))]
             for number, atoms in enumerate(frames):
-                atoms.positions[number % len(atoms), number % 3] += 0.01
-            for dtype in ("float64",):
-                potential = our_potential(plan, size, dtype)
-                forget(plan.device)
-                batched, found = timed(lambda: potential.evaluate(frames, stress=False), plan)  # noqa: B023
-                memory = peak_gb(plan.device)
-                ours, _ = timed(lambda: loop(frames, potential.calculator()), plan)  # noqa: B023
-                theirs, plain = timed(lambda: loop(frames, mace_calculator(plan, size, dtype)), plan)  # noqa: B023
-                worst = max(float(np.abs(a.forces - b).max()) for a, b in zip(found, plain, strict=True))
-                results.add(
-                    what="displaced cells",
-                    size=size,
-                    n_atoms=n_atoms,
-                    n_frames=len(frames),
-                    dtype=dtype,
-                    batched_s=batched,
-                    our_calculator_s=ours,
-                    mace_calculator_s=theirs,
-                    peak_gb=memory,
-                    largest_force_difference=worst,
-                )
+                atoms.positions[number % n_atoms, number % 3] += 0.01
+            results.add(
+                what="displaced cells", size=size, n_atoms=n_atoms, **compared(plan, potential, calculator, frames)
+            )
+
+
+def compared(plan, potential, calculator, frames):
+    """Return times of one evaluation of all frames, and of loops over calculators; how far the forces differ, eV/Å."""
+    forget(plan.device)
+    batched, found = timed(lambda: potential.evaluate(frames, stress=False), plan)
+    memory = peak_gb(plan.device)
+    ours, _ = timed(lambda: loop(frames, potential.calculator()), plan)
+    theirs, plain = timed(lambda: loop(frames, calculator), plan)
+    worst = max(float(np.abs(a.forces - b).max()) for a, b in zip(found, plain, strict=True))
+    times = {"batched_s": batched, "our_calculator_s": ours, "mace_calculator_s": theirs}
+    return {"n_frames": len(frames), **times, "peak_gb": memory, "largest_force_difference": worst}
 
 
 def relaxations(plan, results):
     """Relax 12 rattled cells for a number of FIRE steps that is the same for all."""
+    for size in plan.pick(("small", "large"), ("small", "large"), ("tiny",)):
+        potential, calculator = our_potential(plan, size), mace_calculator(plan, size)
+        for n_atoms in plan.pick((32, 216), (32,), (8,)):
+            starts = [atoms.copy() for atoms in cells(plan.pick(12, 12, 2), n_atoms, 4)]
+            found = relaxed(plan, potential, calculator, starts, plan.pick(100, 40, 3))
+            results.add(what="relaxations", size=size, n_atoms=n_atoms, **found)
+
+
+def relaxed(plan, potential, calculator, starts, steps):
+    """Return times of relaxing all starts together, and one by one with calculators."""
     from ase.optimize import FIRE
 
     from phonosmith.sampling.fire import relax_batch
 
-    steps, count = plan.pick(100, 40, 3), plan.pick(12, 12, 2)
-    for size in plan.pick(("small", "large"), ("small", "large"), ("tiny",)):
-        for n_atoms in plan.pick((32, 216), (32,), (8,)):
-            starts = [atoms.copy() for atoms in cells(count, n_atoms, 4)]
-            potential = our_potential(plan, size, "float64")
-            options = {"fmax": 1e-12, "max_steps": steps}
-            batched, ends = timed(lambda: relax_batch(starts, potential, **options), plan)  # noqa: B023
+    def looped(with_calculator):
+        found = []
+        for atoms in starts:
+            copied = atoms.copy()
+            copied.calc = with_calculator
+            FIRE(copied, logfile=None).run(fmax=1e-12, steps=steps)
+            found.append(copied)
+        return found
 
-            def looped(calculator, starts=starts):
-                found = []
-                for atoms in starts:
-                    copied = atoms.copy()
-                    copied.calc = calculator
-                    FIRE(copied, logfile=None).run(fmax=1e-12, steps=steps)
-                    found.append(copied)
-                return found
-
-            theirs, plain = timed(lambda: looped(mace_calculator(plan, size, "float64")), plan, warm=False)  # noqa: B023
-            ours, _ = timed(lambda: looped(potential.calculator()), plan, warm=False)  # noqa: B023
-            worst = max(
-                float(np.abs(a.frames[-1].positions - b.positions).max()) for a, b in zip(ends, plain, strict=True)
-            )
-            results.add(
-                what="relaxations",
-                size=size,
-                n_atoms=n_atoms,
-                n_frames=count,
-                steps=steps,
-                batched_s=batched,
-                our_calculator_s=ours,
-                mace_calculator_s=theirs,
-                largest_position_difference=worst,
-                problem=getattr(potential.recorded, "problem", ""),
-            )
+    batched, ends = timed(lambda: relax_batch(starts, potential, fmax=1e-12, max_steps=steps), plan)
+    theirs, plain = timed(lambda: looped(calculator), plan, warm=False)
+    ours, _ = timed(lambda: looped(potential.calculator()), plan, warm=False)
+    worst = max(float(np.abs(a.frames[-1].positions - b.positions).max()) for a, b in zip(ends, plain, strict=True))
+    times = {"batched_s": batched, "our_calculator_s": ours, "mace_calculator_s": theirs}
+    problem = potential.recorded.problem if potential.recorded is not None else "nothing is recorded on a CPU"
+    return {"n_frames": len(starts), "steps": steps, **times, "largest_position_difference": worst, "problem": problem}
 
 
 def phonons(plan, results):
@@ -582,9 +566,7 @@ def phonons(plan, results):
         ours, result = timed(
             lambda: evaluate_phonons(structure, load(ref), supercell_matrix=supercell, relax=False), plan
         )
-        maker = forcefield_phonon_maker(
-            ref, bulk_relax_maker=None, static_energy_maker=None, use_symmetrized_structure=None
-        )
+        maker = replace(forcefield_phonon_maker(ref), bulk_relax_maker=None, static_energy_maker=None)
         store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
         here = Path.cwd()
         os.chdir(name)
@@ -904,10 +886,8 @@ def main(given=None) -> int:
             continue
         content["sections"][name] = run_section(name, arguments, limit)
         content["sections"] = {key: content["sections"][key] for key in SECTIONS if key in content["sections"]}
-        print(
-            f"{name}: {content['sections'][name]['status']} in {content['sections'][name]['seconds']:.0f} s {content['sections'][name]['error']}",
-            flush=True,
-        )
+        done = content["sections"][name]
+        print(f"{name}: {done['status']} in {done['seconds']:.0f} s {done['error']}", flush=True)
         content["goals"] = [
             {
                 "goal": goal[0],
