@@ -28,8 +28,8 @@ NUMBERS, CUTOFF, NEIGHBOURS, LATTICE = (50, 52), 6.0, 28.0, 6.32
 def build_model(size, numbers=NUMBERS, seed=0):
     """Return a MACE with random weights in float32, made as the process makes them."""
     import torch
-    from e3nn import o3
-    from mace import modules
+    from mace import modules  # first: it lets e3nn read its constants
+    from e3nn import o3  # isort: skip
 
     irreps, max_ell, correlation = SIZES[size]
     torch.manual_seed(seed)

@@ -7,7 +7,7 @@ times mean nothing.
 
 Every section is a process of its own: one that fails, or takes longer than ``--limit`` seconds, leaves the others
 alone and what it had measured. Run again, the script goes on with the sections that are not done; ``--again NAME ...``
-repeats some. mace and Equitrain run in processes that never import phonosmith (peers.py). All models have random weights
+repeats some. mace and Equitrain run in processes that never import phonosmith (peers.py). Models have random weights
 and train on rattled SnTe with Lennard-Jones labels: times do not depend on what is learnt.
 """
 
