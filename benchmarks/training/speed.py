@@ -56,10 +56,11 @@ def our_epochs(foundation, train, valid, dtype, rounds):
     parts = assemble(foundation, train, valid, spec, replay=None, curvature=None, seed=0)
     work = parts.backend.cast(parts.start, dtype)
     fitter = Fitter(parts.backend, work, select_trainable(parts.backend, work, spec), parts.train, parts.valid, spec)
+    fitter.begin()
     for _ in range(rounds):
         start = time.perf_counter()
-        loss = fitter.train_epoch()
-        fitter.judge(fitter.state.epoch + 1, loss, 0.0)
+        fitter.launch_epoch()
+        fitter.finish_epoch()
         yield time.perf_counter() - start
 
 

@@ -113,6 +113,7 @@ def test_refusals_exit_with_two(folder, tmp_path, more, train, strategy, said):
     assert not (tmp_path / "out" / "model.model").exists()
 
 
+@pytest.mark.slow
 def test_several_trainings_in_one_process(folder, tmp_path):
     """Each into its own folder with the model it would have alone; one that fails is named and leaves the others."""
     several = call(folder, tmp_path / "all", "--set", "epochs=2", "--seed", "1,2", strategy="transfer,delta")

@@ -1,13 +1,10 @@
-"""Recorded evaluations are those of the potential; what records here is a stand-in with the rules of a CUDA graph.
-
-It runs the same action once more at each replay, on the memory it was recorded with: whatever of a batch is not copied
-there shows as a wrong number.
-"""
+"""Recorded evaluations are those of the potential; what records here is a stand-in with the rules of a CUDA graph."""
 
 import numpy as np
 import pytest
 import torch
 from ase.build import bulk
+from helpers.recorder import fake_capture
 
 from phonosmith.potentials import capture
 from phonosmith.potentials.capture import RECORD_AFTER, Recorded, rounded
@@ -28,11 +25,11 @@ class FakeCapture:
         if self.error is not None:
             raise self.error
         self.recordings += 1
-        action()
+        again = fake_capture(action)
 
         def replay():
             self.replays += 1
-            action()
+            again()
 
         return replay
 

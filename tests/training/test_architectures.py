@@ -142,7 +142,7 @@ def test_curvature_gradient_equals_finite_differences(foundation, truth):
         for sign in (1e-5, -1e-5):
             with torch.no_grad():
                 torch._foreach_add_(parameters, way, alpha=sign)
-            values.append(term.accumulate(model, parameters))
+            values.append(float(term.accumulate(model, parameters)))
             with torch.no_grad():
                 torch._foreach_sub_(parameters, way, alpha=sign)
         slope = sum(float((one * step).sum()) for one, step in zip(gradient, way, strict=True))

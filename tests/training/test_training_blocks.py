@@ -56,7 +56,7 @@ def test_every_derivative_is_that_of_the_whole_cell(tiny_model, cell, first):
         with in_blocks(module, size):
             output = BACKEND.predict(module, batch, stress=True, create_graph=True)
             columns = reverse_columns(output.forces, output.positions, [0, 11], create_graph=True)
-            value = term.accumulate(module, parameters)
+            value = float(term.accumulate(module, parameters))
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
         found.append([output.energy, output.forces, output.stress, columns, torch.tensor(value), gradient])
     for whole, blocked in zip(*found, strict=True):
@@ -78,11 +78,11 @@ def test_memory_decides_about_blocks(tiny_model, cell):
     assert BACKEND.atoms_at_a_time(module, batch, 1e-9) == 1
     term = term_of(batch, memory_gb=3.5 * per_atom / 1e9)
     parameters = [p for p in module.parameters() if p.numel()]
-    value = term.accumulate(module, parameters)
+    value = float(term.accumulate(module, parameters))
     assert term.method == "autograd"
     assert "blocks of 3 of 8 atoms" in term.notes[0]
     whole = term_of(batch, method="autograd")
-    assert value == pytest.approx(whole.accumulate(module, parameters), rel=1e-12)
+    assert value == pytest.approx(float(whole.accumulate(module, parameters)), rel=1e-12)
     assert term.mae(module) == pytest.approx(whole.mae(module), rel=1e-12)
 
 

@@ -74,7 +74,7 @@ def test_parameter_gradient_of_the_curvature_loss(tiny_model, copper_phonon):
     for parameter in parameters:
         parameter.grad = None
     term = term_of(module, target)
-    value = term.accumulate(module, parameters)
+    value = float(term.accumulate(module, parameters))
     assert term.method == "autograd"
     rng = np.random.default_rng(0)
     direction = [torch.as_tensor(rng.normal(size=tuple(p.shape))) for p in parameters]
@@ -87,7 +87,7 @@ def test_parameter_gradient_of_the_curvature_loss(tiny_model, copper_phonon):
         term.used = 0
         for p in parameters:
             p.grad = None
-        values.append(term.accumulate(module, parameters))
+        values.append(float(term.accumulate(module, parameters)))
         with torch.no_grad():
             for p, d in zip(parameters, direction, strict=True):
                 p.sub_(d, alpha=sign * step)
@@ -104,7 +104,7 @@ def test_difference_mode_gives_the_same_loss_and_gradient(tiny_model, copper_pho
         for parameter in parameters:
             parameter.grad = None
         term = term_of(module, target, method=method, step=1e-3)
-        value = term.accumulate(module, parameters)
+        value = float(term.accumulate(module, parameters))
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
         found[method] = value, gradient, term.mae(module)
     # central difference of step 1e-3 Å: relative error about 1e-6; signs of near-zero differences add a little
@@ -143,11 +143,11 @@ def test_falls_back_to_differences(tiny_model, copper_phonon):
     target = curvature_target(copper_phonon)
     parameters = [p for p in module.parameters() if p.numel()]
     term = term_of(module, target, NoThirdDerivative())
-    value = term.accumulate(module, parameters)
+    value = float(term.accumulate(module, parameters))
     assert term.method == "fd"
     assert any("finite differences" in note for note in term.notes)
     whole = term_of(module, target, method="fd")
-    assert value == pytest.approx(whole.accumulate(module, parameters), rel=1e-9)
+    assert value == pytest.approx(float(whole.accumulate(module, parameters)), rel=1e-9)
 
 
 def test_columns_are_cycled(copper_phonon, tiny_model):
@@ -178,7 +178,7 @@ def test_step_over_several_cells_is_the_mean_over_its_columns(copper_phonon, tin
             p.grad = None
         spec = spec_of(weight=100.0, forces_weight=20.0, stress_weight=5.0, method=method, columns=columns)
         term = CurvatureTerm(BACKEND, some, spec, **settings)
-        value = term.accumulate(module, parameters)
+        value = float(term.accumulate(module, parameters))
         return value, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
 
     together = step(*cells, columns=3)

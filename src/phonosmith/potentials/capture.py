@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 Tensors = tuple[torch.Tensor, ...]
 Action = Callable[[], None]
 Capture = Callable[[Action], Action]
-"""Runs an action on fixed memory some times, records it, and returns what replays it."""
+"""Runs an action some times, records it, and returns what replays it; effects are undone by who asked for it."""
 
 RECORD_AFTER = 4
 """Evaluations of a shape after which it is recorded: as many again would cost more than the recording."""
@@ -35,28 +35,38 @@ MOST_RECORDINGS = 6
 WASTE = 2.0
 """A smaller batch runs in a recording of at most so many times its edges: still faster than launching it."""
 WARM_UPS = 3
+"""Runs before a recording: libraries allocate their workspaces and choose their algorithms in the first ones."""
 
 
 class CudaCapture:
-    """Records CUDA graphs that share one pool of memory: one runs at a time, its results are read before the next."""
+    """Records CUDA graphs of one training or potential, which share one pool of memory.
+
+    All of them are warmed up and recorded on one stream that no other training records on: the current one, or one of
+    their own where that is the default stream, which cannot record. cuBLAS keeps a workspace for each stream; recorded
+    on torch's common stream for recordings, the graphs of trainings that run side by side would all write into the
+    first one's, and go on doing so when its memory is another's.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._pool: tuple[int, int] | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, action: Action) -> Action:
-        """Record an action after warming up on a stream of its own."""
+        """Record an action after warming up."""
         with torch.cuda.device(self.device):
             torch.cuda.synchronize()
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
+            here = torch.cuda.current_stream()
+            if self._stream is None:
+                self._stream = torch.cuda.Stream() if here == torch.cuda.default_stream() else here
+            self._stream.wait_stream(here)
+            with torch.cuda.stream(self._stream):
                 for _ in range(WARM_UPS):
                     action()
-            torch.cuda.current_stream().wait_stream(aside)
+            here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            # others in this process go on launching meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            # other trainings of this process go on launching meanwhile
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 action()
             self._pool = graph.pool()
             return graph.replay

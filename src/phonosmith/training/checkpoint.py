@@ -25,6 +25,17 @@ def save_checkpoint(folder: Path, identity: str, content: Mapping[str, Any]) -> 
     write_atomic(folder / CHECKPOINT_NAME, buffer.getvalue())
 
 
+def on_host(content: Any) -> Any:
+    """Return the content of a checkpoint with copies of its tensors on the CPU."""
+    if torch.is_tensor(content):
+        return content.detach().to("cpu", copy=True)
+    if isinstance(content, dict):
+        return {key: on_host(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [on_host(value) for value in content]
+    return content
+
+
 def load_checkpoint(folder: Path, identity: str) -> dict[str, Any] | None:
     """Return the checkpoint of a folder, None when there is none (no code is run on loading).
 

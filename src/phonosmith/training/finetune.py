@@ -379,7 +379,7 @@ def _judged(
             curvature_steps=state.curvature_steps,
         ),
         history=state.history,
-        notes=[*assembly.notes, *(fitter.curvature.notes if fitter.curvature else [])],
+        notes=[*assembly.notes, *fitter.notes],
     )
     return document, plain
 
@@ -392,7 +392,9 @@ def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module
         return None
     method = fitter.curvature.method
     after.method = method if method != "auto" else "autograd"
-    spent = sum(line["curvature_seconds"] for line in state.history)
+    # of recorded steps the part of the columns is not known
+    known = [seconds for line in state.history if (seconds := line["curvature_seconds"]) is not None]
+    spent = sum(known) if len(known) == len(state.history) else None
     return CurvatureErrors(
         source=", ".join(target.source for target in targets),
         n_atoms=max(len(target.atoms) for target in targets),
@@ -401,5 +403,5 @@ def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module
         mae_before_ev_per_angstrom2=assembly.foundation_columns(after.method),
         mae_after_ev_per_angstrom2=after.mae(judge),
         steps=state.curvature_steps,
-        seconds_per_step=spent / state.curvature_steps if state.curvature_steps else None,
+        seconds_per_step=spent / state.curvature_steps if state.curvature_steps and spent is not None else None,
     )

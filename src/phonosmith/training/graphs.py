@@ -13,7 +13,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Array
-from phonosmith.potentials.graphs import Graph, collate, make_graph
+from phonosmith.potentials.graphs import Graph, Shape, collate, collate_padded, make_graph
 from phonosmith.structures.labels import Labels, labels_of, problems
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class LabelledGraph:
 class LabelledBatch:
     """Tensors of several labelled graphs: inputs of the model, and one label, size or flag for each graph or atom.
 
-    ``has_stress`` and ``replay`` are 1 or 0, unlabelled stresses zeros; units are those of :class:`LabelledGraph`.
+    ``has_stress`` and ``replay`` are 1 or 0, unlabelled stresses zeros; units are those of :class:`LabelledGraph`. In a
+    padded batch ``real_graphs`` and ``real_atoms`` are 1 for what is real and 0 for dummies; None: all is real.
     """
 
     inputs: Batch
@@ -64,6 +65,18 @@ class LabelledBatch:
     stress: torch.Tensor
     has_stress: torch.Tensor
     replay: torch.Tensor
+    real_graphs: torch.Tensor | None = None
+    real_atoms: torch.Tensor | None = None
+
+    @property
+    def n_graphs(self) -> torch.Tensor:
+        """How many graphs are real."""
+        return self.energy.new_full((), len(self.energy)) if self.real_graphs is None else self.real_graphs.sum()
+
+    @property
+    def n_atoms(self) -> torch.Tensor:
+        """How many atoms are real."""
+        return self.energy.new_full((), len(self.forces)) if self.real_atoms is None else self.real_atoms.sum()
 
 
 def check_frames(frames: Sequence[Atoms], split: str, *, minimum: int = 1) -> list[Labels]:
@@ -139,21 +152,40 @@ def relative_to(graphs: Sequence[LabelledGraph], shift: Array, head: int | None 
 
 
 def labelled_batch(
-    graphs: Sequence[LabelledGraph], dtype: torch.dtype, device: torch.device | str = "cpu"
+    graphs: Sequence[LabelledGraph],
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    shape: Shape | None = None,
+    cutoff: float = 0.0,
 ) -> LabelledBatch:
-    """Join graphs into one batch in some precision on some device."""
+    """Join graphs into one batch in some precision on some device, padded to a shape where one is given.
 
-    def real(values: object) -> torch.Tensor:
-        return torch.tensor(np.asarray(values, dtype=float), dtype=dtype).to(device)
+    ``cutoff`` (Å) is needed for padding alone.
+    """
+    plain, heads = [one.graph for one in graphs], [one.head for one in graphs]
+    more_graphs = more_atoms = 0
+    if shape is None:
+        inputs = collate(plain, dtype, device, heads)
+    else:
+        inputs = collate_padded(plain, shape, cutoff, dtype, device, heads)
+        more_graphs, more_atoms = shape.graphs - len(graphs), shape.atoms - sum(len(one.species) for one in plain)
+
+    def real(values: object, more: int = 0, fill: float = 0.0) -> torch.Tensor:
+        array = np.asarray(values, dtype=float)
+        padded = np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), constant_values=fill)
+        return torch.tensor(padded, dtype=dtype).to(device)
 
     return LabelledBatch(
-        inputs=collate([one.graph for one in graphs], dtype, device, [one.head for one in graphs]),
-        sizes=real([len(one.graph.species) for one in graphs]),
-        energy=real([one.energy for one in graphs]),
-        forces=real(np.concatenate([one.forces for one in graphs])),
-        stress=real([np.zeros((3, 3)) if one.stress is None else one.stress for one in graphs]),
-        has_stress=real([one.stress is not None for one in graphs]),
-        replay=real([one.replay for one in graphs]),
+        inputs=inputs,
+        sizes=real([len(one.species) for one in plain], more_graphs, 1.0),
+        energy=real([one.energy for one in graphs], more_graphs),
+        forces=real(np.concatenate([one.forces for one in graphs]), more_atoms),
+        stress=real([np.zeros((3, 3)) if one.stress is None else one.stress for one in graphs], more_graphs),
+        has_stress=real([one.stress is not None for one in graphs], more_graphs),
+        replay=real([one.replay for one in graphs], more_graphs),
+        real_graphs=None if shape is None else real(np.ones(len(graphs)), more_graphs),
+        real_atoms=None if shape is None else real(np.ones(shape.atoms - more_atoms), more_atoms),
     )
 
 

@@ -15,7 +15,7 @@ from phonosmith.potentials.graphs import Graph, batches, collate, frozen, numpy6
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.documents import Errors
 from phonosmith.training.graphs import LabelledBatch, LabelledGraph, labelled_batch
-from phonosmith.training.losses import mean_errors
+from phonosmith.training.losses import errors_of, prediction_sums
 from phonosmith.training.spec import TrainSpec
 
 
@@ -39,7 +39,8 @@ class Predicted:
 
     def errors(self, graphs: Sequence[LabelledGraph], spec: TrainSpec) -> Errors:
         """Compare with the labels of the graphs that were predicted (or with the same ones shifted)."""
-        return mean_errors(self._beside_labels(graphs, 2 * spec.batch_size), spec)
+        first, *others = (prediction_sums(*one, spec) for one in self._beside_labels(graphs, 2 * spec.batch_size))
+        return errors_of(sum(others, start=first))
 
     def _beside_labels(self, graphs: Sequence[LabelledGraph], size: int) -> Iterator[tuple[Predictions, LabelledBatch]]:
         atoms = np.concatenate([[0], np.cumsum(self.sizes)]).astype(int)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +16,36 @@ import torch
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.backend import Backend
+from phonosmith.potentials.capture import Capture
 from phonosmith.potentials.device import ordered_sums
-from phonosmith.training.checkpoint import METRICS_NAME, load_checkpoint, log_epoch, metrics_lines, save_checkpoint
-from phonosmith.training.curvature import CurvatureTerm
-from phonosmith.training.graphs import LabelledGraph, in_batches, labelled_batch
-from phonosmith.training.losses import efs_loss, errors
+from phonosmith.training.capture import Recording, Snapshot, capture_for, device_lost, epoch_shapes
+from phonosmith.training.checkpoint import (
+    METRICS_NAME,
+    load_checkpoint,
+    log_epoch,
+    metrics_lines,
+    on_host,
+    save_checkpoint,
+)
+from phonosmith.training.curvature import Choice, CurvatureTerm
+from phonosmith.training.documents import Errors
+from phonosmith.training.graphs import LabelledBatch, LabelledGraph, in_batches, labelled_batch
+from phonosmith.training.losses import errors, errors_of
 from phonosmith.training.spec import TrainSpec
-from phonosmith.training.trainable import attach_pull
+from phonosmith.training.step import Step
 
-P, T = ParamSpec("P"), TypeVar("T")
 CHECKPOINT_SECONDS = 60.0
 """Time between two checkpoints, s (one is always written when training ends or is interrupted)."""
+HOST_COPY_SECONDS = 5.0
+"""Time between two copies of a training on a GPU to the host, s: where the GPU fails, the last becomes a checkpoint."""
 
 
 @dataclass
 class EpochRecord:
-    """One line of the metrics log; ``monitor`` (validation loss, plus weighted column MAE) decides the best epoch."""
+    """One line of the metrics log; ``monitor`` (validation loss, plus weighted column MAE) decides the best epoch.
+
+    Of recorded epochs ``seconds`` includes validation, and ``curvature_seconds`` is not known.
+    """
 
     epoch: int
     lr: float
@@ -45,7 +58,7 @@ class EpochRecord:
     steps: int
     curvature_steps: int
     seconds: float
-    curvature_seconds: float
+    curvature_seconds: float | None
 
 
 @contextmanager
@@ -91,17 +104,6 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _in_order(method: Callable[Concatenate[Fitter, P], T]) -> Callable[Concatenate[Fitter, P], T]:
-    """Let a method of a fitter take its sums in a fixed order, where its training is to be repeatable on a GPU."""
-
-    @functools.wraps(method)
-    def ordered(fitter: Fitter, *args: P.args, **kwargs: P.kwargs) -> T:
-        with ordered_sums(fitter.spec.deterministic and fitter.device.type != "cpu"):
-            return method(fitter, *args, **kwargs)
-
-    return ordered
-
-
 class Fitter:
     """Fits the trainable parameters of one model in place.
 
@@ -121,6 +123,8 @@ class Fitter:
         Digest of everything the outcome depends on; a checkpoint with another one is refused.
     workdir
         Where the metrics log and the checkpoint go; nothing is written without it.
+    capture
+        How steps are recorded; default: as ``spec.compile`` says for this device.
     """
 
     def __init__(
@@ -137,68 +141,92 @@ class Fitter:
         judged: CurvatureTerm | None = None,
         identity: str = "",
         workdir: Path | None = None,
+        capture: Capture | None = None,
     ) -> None:
         self.backend, self.model, self.spec, self.seed = backend, model, spec, seed
-        self.parameters = [parameter for _, parameter in parameters]
-        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self.train = list(train)
-        self.valid = in_batches(valid, 2 * spec.batch_size, self.dtype, self.device)
+        self.train, self.valid = list(train), list(valid)
+        self._capture, note = (capture, "") if capture else capture_for(spec.compile, parameters[0][1].device)
+        self._notes = [note] if note else []
+        if self._capture is not None:
+            curvature, judged = (one and one.without_waiting() for one in (curvature, judged))
         self.curvature, self.judged = curvature, judged or curvature
-        groups = [
-            {"params": some, "weight_decay": decay}
-            for decays, decay in ((True, spec.weight_decay), (False, 0.0))
-            if (some := [p for name, p in parameters if backend.decays(model, name) == decays])
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
-        if spec.anchor == "pull":
-            attach_pull(self.optimizer, spec.pull)
+        self.step = Step(backend, model, parameters, spec, curvature, recordable=self._capture is not None)
+        self.parameters, self.optimizer = self.step.parameters, self.step.optimizer
+        self.dtype, self.device = self.step.dtype, self.step.device
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=spec.scheduler_factor, patience=spec.scheduler_patience, min_lr=spec.min_lr
         )
         self.identity, self.workdir = identity, workdir
         self.state = FitState()
-        self._curvature_seconds = self._started = self._saved = self._since = 0.0
-        self._train_loss = math.nan
+        self._recording: Recording | None = None
+        self._good: Snapshot | None = None
+        self._kept: dict[str, Any] | None = None
+        self._plain_valid: list[LabelledBatch] = []
+        self._curvature_seconds: float | None = 0.0
+        self._started = self._saved = self._copied = self._since = 0.0
+        self._losses: list[float] = []
+        self._labelled_steps, self._counters = 0, (0, 0, 0)
         self._walltime: float | None = None
         self._late = False
 
-    # one optimizer step
+    @property
+    def notes(self) -> list[str]:
+        """Choices made on the way."""
+        return [
+            *self._notes,
+            *(self.curvature.notes if self.curvature else []),
+            *(self._recording.notes if self._recording else []),
+        ]
 
-    def _step(self, graphs: Sequence[LabelledGraph], curvature: CurvatureTerm | None) -> float:
-        """Take one step on labelled structures, the curvature term, or both; return its loss."""
+    # one epoch
+
+    def _steps(self) -> Iterator[tuple[list[int], bool]]:
+        """Yield the steps of the next epoch: places of structures, and whether Hessian columns take part."""
+        order = epoch_order(self.seed, self.state.epoch + 1, len(self.train))
+        alternate = self.curvature is not None and self.spec.curvature_mode == "alternate"
+        for count, start in enumerate(range(0, len(order), self.spec.batch_size)):
+            if alternate and count % self.spec.cotrain_steps == 0:
+                yield [], True
+            yield order[start : start + self.spec.batch_size].tolist(), self.curvature is not None and not alternate
+
+    def _next_choice(self, wanted: bool) -> Choice | None:
+        if not wanted or self.curvature is None:
+            return None
+        self.state.curvature_steps += 1
+        return self.curvature.choice(self.curvature.next_columns())
+
+    def _train_plainly(self) -> None:
+        """Train one epoch step by step, looking at every loss and gradient."""
+        self._curvature_seconds, self._losses = 0.0, []
+        for indices, with_columns in self._steps():
+            graphs = [self.train[index] for index in indices]
+            total = self._checked_step(graphs, self._next_choice(with_columns))
+            if graphs:
+                self._losses.append(total)
+
+    def _checked_step(self, graphs: Sequence[LabelledGraph], choice: Choice | None) -> float:
+        """Take one step on labelled structures, Hessian columns, or both; return its loss."""
         self.optimizer.zero_grad(set_to_none=True)
         total, epoch = 0.0, self.state.epoch + 1
         if graphs:
-            batch = labelled_batch(graphs, self.dtype, self.device)
-            wants_stress = self.spec.stress_weight > 0
-            predictions = self.backend.predict(self.model, batch.inputs, stress=wants_stress, create_graph=True)
-            loss = efs_loss(predictions, batch, self.spec)
-            total = float(loss.detach())
+            total = float(self.step.structures(labelled_batch(graphs, self.dtype, self.device)))
             if not math.isfinite(total):
                 advice = "Check that structure's labels and geometry, or lower lr."
                 raise _diverged("The loss", f"{epoch}: {self._culprits(graphs)}", advice)
-            loss.backward(inputs=self.parameters)
-        if curvature is not None:
+        if choice is not None:
             start = time.perf_counter()
-            part = curvature.accumulate(self.model, self.parameters)
+            part = float(self.step.columns(choice))
             if not math.isfinite(part):
                 raise _diverged("The curvature loss", epoch, "Check the force constants, or lower lr.")
             total += part
-            self.state.curvature_steps += 1
-            self._curvature_seconds += time.perf_counter() - start
-        if self.spec.clip_norm is not None:
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.spec.clip_norm)
-            if not bool(torch.isfinite(norm)):
-                names = ", ".join(graph.name for graph in graphs) or "perfect supercell"
-                advice = "Check those structures for coinciding atoms, or lower lr."
-                raise _diverged("A gradient", f"{epoch} (structures {names})", advice)
-        self.optimizer.step()
+            self._curvature_seconds = (self._curvature_seconds or 0.0) + time.perf_counter() - start
+        norm = self.step.clip()
+        if norm is not None and not bool(torch.isfinite(norm)):
+            names = ", ".join(graph.name for graph in graphs) or "perfect supercell"
+            advice = "Check those structures for coinciding atoms, or lower lr."
+            raise _diverged("A gradient", f"{epoch} (structures {names})", advice)
+        self.step.update()
         self.state.steps += 1
-        if self.spec.ema is not None:
-            # warm-up: the average must not remember the start for longer than training has lasted
-            decay = min(self.spec.ema, (1 + self.state.steps) / (10 + self.state.steps))
-            with torch.no_grad():
-                torch._foreach_lerp_(self.state.ema, self.parameters, 1 - decay)
         return total
 
     def _culprits(self, graphs: Sequence[LabelledGraph]) -> str:
@@ -208,39 +236,94 @@ class Fitter:
         guilty = [graph for graph, loss in zip(graphs, losses, strict=True) if not math.isfinite(loss)]
         return ", ".join(graph.name for graph in guilty or graphs)
 
-    # epochs
+    # recorded epochs
 
-    def train_epoch(self) -> float:
-        """Run one pass over the training set; return the mean loss of its steps."""
-        order = epoch_order(self.seed, self.state.epoch + 1, len(self.train))
-        joint = self.curvature if self.spec.curvature_mode == "joint" else None
-        self._curvature_seconds = 0.0
-        losses = []
-        for count, start in enumerate(range(0, len(order), self.spec.batch_size)):
-            if joint is None and self.curvature is not None and count % self.spec.cotrain_steps == 0:
-                self._step([], self.curvature)
-            graphs = [self.train[index] for index in order[start : start + self.spec.batch_size]]
-            losses.append(self._step(graphs, joint))
-        return float(np.mean(losses))
+    def _record_everything(self, capture: Capture) -> Recording | None:
+        """Record steps and validation; None where nothing could be."""
+        recording = Recording(self.step, capture)
+        orders = (epoch_order(self.seed, epoch, len(self.train)) for epoch in range(1, self.spec.epochs + 1))
+        shapes = epoch_shapes(self.train, orders, self.spec.batch_size)
+        recording.record_steps(self.train, shapes, joint=self.spec.curvature_mode == "joint")
+        if recording.useless:
+            self._notes += [*recording.notes, "Nothing could be recorded: trained step by step"]
+            return None
+        recording.record_validation(self.valid, 2 * self.spec.batch_size, self.judged)
+        return recording
 
-    def judge(self, epoch: int, train_loss: float | None, seconds: float) -> EpochRecord:
-        """Validate the current weights (their average, where asked for); keep them when they are the best so far."""
-        live, averaged = _copies(self.parameters), self.state.ema or self.parameters
-        self._assign(averaged)
-        valid = errors(self.backend, self.model, self.valid, self.spec)
-        column_mae = self.judged.mae(self.model) if self.judged is not None else None
+    def _launch_recorded(self, recording: Recording) -> None:
+        """Launch an epoch and its validation; nothing waits for the device."""
+        self._curvature_seconds = None
+        self.step.sums.zero_()
+        changing = self.step.changing()
+        if self._good is None or len(self._good.places) != len(changing):
+            self._good = Snapshot(changing)
+        self._good.take()
+        self._counters = self.state.steps, self.state.curvature_steps, self.curvature.used if self.curvature else 0
+        self._labelled_steps = 0
+        for indices, with_columns in self._steps():
+            graphs = [self.train[index] for index in indices]
+            recording.take_step(indices, graphs, self._next_choice(with_columns))
+            self.state.steps += 1
+            self._labelled_steps += bool(graphs)
+        self._validate(recording.validate)
+
+    def _read_recorded(self, recording: Recording) -> None:
+        """Read what the launched epoch came to; train it again step by step where a number was not finite."""
+        total, bad = self.step.sums.tolist()
+        self._losses = [total / max(1, self._labelled_steps)]
+        if not bad and math.isfinite(total):
+            return
+        assert self._good is not None  # taken at the launch
+        self._good.restore(self.step.changing())
+        self.state.steps, self.state.curvature_steps, used = self._counters
+        if self.curvature is not None:
+            self.curvature.used = used
+        self._notes += [*recording.notes, f"A number of epoch {self.state.epoch + 1} was not finite when recorded"]
+        self._recording = None
+        self._train_plainly()
+
+    # validation
+
+    def _validate(self, measure: Callable[[], None]) -> None:
+        """Measure with the average of the weights where there is one."""
+        if not self.state.ema:
+            measure()
+            return
+        live = _copies(self.parameters)
+        self._assign(self.state.ema)
+        measure()
         self._assign(live)
+
+    def _measure_plainly(self) -> tuple[Errors, float | None]:
+        if not self._plain_valid:
+            self._plain_valid = in_batches(self.valid, 2 * self.spec.batch_size, self.dtype, self.device)
+        found: list[tuple[Errors, float | None]] = []
+
+        def measure() -> None:
+            valid = errors(self.backend, self.model, self._plain_valid, self.spec)
+            found.append((valid, self.judged.mae(self.model) if self.judged is not None else None))
+
+        self._validate(measure)
+        return found[0]
+
+    def _judge(self, epoch: int, seconds: float) -> EpochRecord:
+        """Read or take the validation of the weights; keep them when they are the best so far."""
+        if self._recording is None:
+            valid, column_mae = self._measure_plainly()
+        else:
+            valid = errors_of(self._recording.sums)
+            column_mae = float(self._recording.column_error) if self.judged is not None else None
         monitor = valid.loss + (self.spec.curvature_weight * column_mae if column_mae is not None else 0.0)
         if epoch == 0 or monitor < self.state.best_monitor:
             self.state.best_monitor, self.state.best_epoch = monitor, epoch
-            self.state.best = _copies(averaged)
+            self.state.best = _copies(self.state.ema or self.parameters)
         if not math.isfinite(monitor):
             advice = "Training diverged: lower lr, or check the validation structures."
             raise _diverged("The validation loss", epoch, advice)
         return EpochRecord(
             epoch=epoch,
             lr=float(self.optimizer.param_groups[0]["lr"]),
-            train_loss=train_loss,
+            train_loss=float(np.mean(self._losses)) if epoch else None,
             valid_loss=valid.loss,
             valid_mae_forces_mev_per_angstrom=valid.mae_forces_mev_per_angstrom,
             valid_mae_energy_mev_per_atom=valid.mae_energy_mev_per_atom,
@@ -257,16 +340,29 @@ class Fitter:
             for parameter, value in zip(self.parameters, values, strict=True):
                 parameter.copy_(value)
 
-    @_in_order
+    # epochs
+
     def begin(self, *, walltime: float | None = None, since: float | None = None) -> None:
-        """Go on from a checkpoint, or judge the weights as they are (epoch 0); arguments are those of :meth:`run`."""
+        """Go on from a checkpoint, or judge the weights as they are (epoch 0); record what the epochs will repeat.
+
+        Arguments are those of :meth:`run`.
+        """
         begin = time.perf_counter()
         self._walltime, self._since = walltime, begin if since is None else since
-        if not self._resume():
-            self.state.ema = _copies(self.parameters) if self.spec.ema is not None else []
-            record = self.judge(0, None, 0.0)
-            record.seconds = time.perf_counter() - begin
-            self._record(record)
+        with self._device():
+            resumed = self._resume()
+            if not resumed:
+                self.state.ema = _copies(self.parameters) if self.spec.ema is not None else []
+            self.step.ema = self.state.ema
+            self.step.count.fill_(self.state.steps)
+            if self._capture is not None and not self.state.finished:
+                self._recording = self._record_everything(self._capture)
+            if not resumed:
+                if self._recording is not None:
+                    self._validate(self._recording.validate)
+                record = self._judge(0, 0.0)
+                record.seconds = time.perf_counter() - begin
+                self._record(record)
         self._saved = time.perf_counter()
 
     @property
@@ -274,17 +370,22 @@ class Fitter:
         """Whether no epoch follows: training is finished, or its walltime is over."""
         return self.state.finished or self._late
 
-    @_in_order
     def launch_epoch(self) -> None:
-        """Start the next epoch."""
+        """Start the next epoch; where steps are recorded this returns before the device is done."""
         self._started = time.perf_counter()
-        self._train_loss = self.train_epoch()
+        with self._device():
+            if self._recording is None:
+                self._train_plainly()
+            else:
+                self._launch_recorded(self._recording)
 
-    @_in_order
     def finish_epoch(self) -> EpochRecord:
         """Judge the epoch that was launched; write its record, and a checkpoint where one is due."""
-        record = self.judge(self.state.epoch + 1, self._train_loss, time.perf_counter() - self._started)
-        self.scheduler.step(record.monitor)
+        with self._device():
+            if self._recording is not None:
+                self._read_recorded(self._recording)
+            record = self._judge(self.state.epoch + 1, time.perf_counter() - self._started)
+            self.scheduler.step(record.monitor)
         self.state.epoch = record.epoch
         self.state.seconds += time.perf_counter() - self._started
         self.state.reason = self._stop_reason(record)
@@ -295,9 +396,31 @@ class Fitter:
         self._late = self._walltime is not None and lasting > self._walltime
         if self.over or now - self._saved > CHECKPOINT_SECONDS:
             self.save()
+        elif self.device.type == "cuda" and now - self._copied > HOST_COPY_SECONDS:
+            self._keep()
         if self._late and not self.state.finished:
             self.state.reason = f"walltime of {self._walltime:g} s"
         return record
+
+    @contextmanager
+    def _device(self) -> Iterator[None]:
+        """Say what to do where the device fails, and save what the host still has; order sums where that is asked."""
+        try:
+            with ordered_sums(self.spec.deterministic and self.device.type == "cuda"):
+                yield
+        except torch.OutOfMemoryError as error:
+            advice = f"Use a smaller batch_size (now {self.spec.batch_size}), dtype=float32 or device=cpu"
+            columns = ", or a smaller curvature_memory_gb." if self.curvature is not None else "."
+            raise TrainingError(f"The memory of {self.device} is not enough for a step.", advice + columns) from error
+        except RuntimeError as error:
+            if not device_lost(error):
+                raise
+            if self.workdir is not None and self._kept is not None:
+                save_checkpoint(self.workdir, self.identity, self._kept)
+            raise TrainingError(
+                f"The GPU failed in epoch {self.state.epoch + 1}: {str(error).splitlines()[0]}",
+                "Start the same training again, on another GPU if it repeats: it goes on from its checkpoint.",
+            ) from error
 
     def run(
         self,
@@ -357,17 +480,24 @@ class Fitter:
     def save(self) -> None:
         """Write a checkpoint of the last finished epoch."""
         self._saved = time.perf_counter()
-        if self.workdir is None:
-            return
+        if self.workdir is not None:
+            save_checkpoint(self.workdir, self.identity, self._keep())
+
+    def _keep(self) -> dict[str, Any]:
+        """Copy to the host all that a training needs to go on: a GPU can fail."""
+        self._copied = time.perf_counter()
+        scheduler = self.scheduler.state_dict()
+        scheduler["_last_lr"] = [float(rate) for rate in scheduler.get("_last_lr", [])]
         content = {
             "state": dict(vars(self.state)),
             "parameters": _copies(self.parameters),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
+            "optimizer": self.step.optimizer_state(),
+            "scheduler": scheduler,
             "curvature_used": self.curvature.used if self.curvature else 0,
             "curvature_method": self.curvature.method if self.curvature else "",
         }
-        save_checkpoint(self.workdir, self.identity, content)
+        self._kept = on_host(content)
+        return self._kept
 
     def _resume(self) -> bool:
         if self.workdir is None or (content := load_checkpoint(self.workdir, self.identity)) is None:
@@ -375,7 +505,7 @@ class Fitter:
         self.state = FitState(**content["state"])
         self._assign(content["parameters"])
         self.state.ema = [value.to(self.device) for value in self.state.ema]
-        self.optimizer.load_state_dict(content["optimizer"])
+        self.step.load_optimizer(content["optimizer"])
         self.scheduler.load_state_dict(content["scheduler"])
         if self.curvature is not None:
             self.curvature.used = content["curvature_used"]

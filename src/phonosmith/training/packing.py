@@ -5,9 +5,8 @@ here: on a GPU an epoch is launched without waiting for it, and while the host j
 the others run. Each training is what it would be alone: its own weights, optimizer, checkpoint, log and document. On
 the CPU the bits are those of trainings one after another.
 
-A training begins, and records its steps as a CUDA graph, on the stream that replays it, and while no other one runs:
-cuBLAS keeps one workspace for each stream it was called on, and graphs that were recorded on one stream and are
-replayed at the same time on several would write into the same one.
+A training begins, and records its steps as CUDA graphs, on its own stream (see ``capture.CudaCapture`` for why), and
+while no other one runs.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ from phonosmith.training.loop import EpochRecord
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+MOST_STREAMS = 24
+"""Most trainings on a GPU at a time: torch hands out 32 streams in turn, and two trainings must not have the same."""
 MARGIN = 1.3
 """Free memory asked for before a training may begin beside others, in units of the most that one has taken so far."""
 
@@ -149,17 +150,23 @@ class SideBySide:
 
     def _room(self) -> bool:
         """Tell whether one more training may begin beside those that run; where none does, one always may."""
-        if self._ended:
-            # recorded steps keep their memory until they are collected
-            gc.collect()
-            if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()
-            self._ended = False
         running = len(self._lanes)
-        if running == 0 or (self.at_once is not None and running >= self.at_once):
+        try:
+            if self._ended:
+                # recorded steps keep their memory until they are collected
+                gc.collect()
+                if torch.cuda.is_initialized():
+                    torch.cuda.empty_cache()
+                self._ended = False
+            if running == 0 or (self.at_once is not None and running >= self.at_once):
+                return running == 0
+            if not torch.cuda.is_initialized():
+                return True
+            # other programs may use the device as well
+            return running < MOST_STREAMS and torch.cuda.mem_get_info()[0] > MARGIN * self._most_taken
+        except RuntimeError:
+            # the GPU has failed: each training will find out, save what the host has of it, and say so
             return running == 0
-        # other programs may use the device as well
-        return not torch.cuda.is_initialized() or torch.cuda.mem_get_info()[0] > MARGIN * self._most_taken
 
     def _begin(self, outcome: Outcome, since: float) -> None:
         """Begin a training and do its first epoch alone: what it takes is known then."""
@@ -212,16 +219,13 @@ class SideBySide:
         """Do something for one training; a failure must not stop the others."""
         try:
             action()
-        except torch.cuda.OutOfMemoryError as error:
+        except Exception as error:  # noqa: BLE001
             self._leave(outcome)
-            if self._lanes:
+            if self._lanes and torch.OutOfMemoryError in (type(error), type(error.__cause__)):
                 self.at_once = len(self._lanes)
                 self._waiting.append(outcome)
             else:
                 self._fail(outcome, error)
-        except Exception as error:  # noqa: BLE001
-            self._leave(outcome)
-            self._fail(outcome, error)
 
     def _leave(self, outcome: Outcome) -> None:
         self._lanes = [lane for lane in self._lanes if lane.outcome is not outcome]

@@ -8,17 +8,19 @@ from functools import partial
 import torch
 
 from phonosmith.potentials.device import LONG_CALL, DeviceChoice, choose_device, seconds_per_call
+from phonosmith.potentials.graphs import padded_shape
 from phonosmith.settings import get_settings
 from phonosmith.training.assemble import Assembly
+from phonosmith.training.capture import capture_for
 from phonosmith.training.graphs import LabelledGraph, labelled_batch
-from phonosmith.training.losses import efs_loss
+from phonosmith.training.step import Step
 
 
 def choose_training_device(assembly: Assembly) -> DeviceChoice:
     """Return where to train: as the strategy's ``device`` says, with auto as the setting PHONOSMITH_DEVICE says.
 
-    With auto in both, one step (a batch of middle size, derivatives by all parameters, the curvature part where there
-    is one) is timed on either device.
+    With auto in both, one whole step (a batch of middle size, all parameters, the curvature part where there is one) is
+    timed on either device.
 
     Raises
     ------
@@ -31,6 +33,7 @@ def choose_training_device(assembly: Assembly) -> DeviceChoice:
     sizes = (sum(len(one.graph.species) for one in graphs), sum(one.graph.n_edges for one in graphs))
     curved = tuple(len(target.atoms) for target in assembly.targets[:1])
     work = ("training", assembly.backend.architecture, spec.dtype, parameters, *sizes, *curved, spec.curvature_columns)
+    work += (spec.compile, spec.deterministic)
     wanted = get_settings().device if spec.device == "auto" else spec.device
     choice = choose_device(wanted, partial(_step_seconds, assembly), work)
     if wanted != spec.device:
@@ -46,22 +49,33 @@ def _typical(assembly: Assembly) -> Sequence[LabelledGraph]:
 
 
 def _step_seconds(assembly: Assembly, device: str) -> float:
-    """Return what a step takes on a device, s: forward, loss and the gradient by every parameter."""
+    """Return what a step takes on a device, s, recorded where training would record it."""
     spec, backend, dtype = assembly.spec, assembly.backend, getattr(torch, assembly.spec.dtype)
     model = backend.cast(assembly.start, spec.dtype, device)
-    parameters = [parameter.requires_grad_(True) for parameter in model.parameters()]
-    curvature = assembly.curvature_term(assembly.targets[:1], dtype, device)
+    parameters = [(name, one.requires_grad_(True)) for name, one in model.named_parameters()]
+    capture, _ = capture_for(spec.compile, torch.device(device))
+    term = assembly.curvature_term(assembly.targets[:1], dtype, device)
+    if term is not None and capture is not None:
+        term = term.without_waiting()
+    choice = next(iter(term.choices().values())) if term is not None else None
+    step = Step(backend, model, parameters, spec, term, recordable=capture is not None)
 
     def seconds(some: Sequence[LabelledGraph]) -> float:
-        batch = labelled_batch(some, dtype, device)
+        shape = padded_shape([one.graph for one in some]) if capture is not None else None
+        batch = labelled_batch(some, dtype, device, shape=shape, cutoff=backend.cutoff(model))
 
-        def step() -> None:
-            predictions = backend.predict(model, batch.inputs, stress=spec.stress_weight > 0, create_graph=True)
-            efs_loss(predictions, batch, spec).backward(inputs=parameters)
-            if curvature is not None:
-                curvature.accumulate(model, parameters)
+        def action() -> None:
+            step(batch, choice)
 
-        return seconds_per_call(step, device)
+        recorded = action
+        if capture is not None:
+            try:
+                recorded = capture(action)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, NotImplementedError):
+                step.optimizer.zero_grad(set_to_none=True)  # training would run plainly as well
+        return seconds_per_call(recorded, device)
 
     graphs = _typical(assembly)
     if device == "cpu" and (alone := seconds(graphs[:1])) > LONG_CALL:

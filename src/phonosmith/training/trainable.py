@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,20 @@ def select_trainable(backend: Backend, model: torch.nn.Module, spec: TrainSpec) 
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
+def blend(values: Sequence[torch.Tensor], towards: Sequence[torch.Tensor], weight: float | torch.Tensor) -> None:
+    """Move tensors towards others in place: ``values += weight * (towards - values)``.
+
+    A weight that is a tensor (of no dimensions) is read where it is: nothing waits for the device.
+    """
+    with torch.no_grad():
+        if isinstance(weight, float):
+            torch._foreach_lerp_(values, towards, weight)
+            return
+        change = torch._foreach_sub(towards, values)  # noqa: SLF001  # torch documents these under this name
+        torch._foreach_mul_(change, weight.to(values[0].dtype))
+        torch._foreach_add_(values, change)
+
+
 def attach_pull(optimizer: torch.optim.Optimizer, strength: float) -> torch.utils.hooks.RemovableHandle:
     """Pull parameters towards their values now before every step: ``p += min(1, lr*strength) * (p0 - p)``.
 
@@ -49,9 +64,9 @@ def attach_pull(optimizer: torch.optim.Optimizer, strength: float) -> torch.util
 
     def pull(*_: Any) -> None:
         # the groups are others after a checkpoint was loaded
-        with torch.no_grad():
-            for group, reference in zip(optimizer.param_groups, references, strict=True):
-                torch._foreach_lerp_(group["params"], reference, min(1.0, group["lr"] * strength))
+        for group, reference in zip(optimizer.param_groups, references, strict=True):
+            weight = group["lr"] * strength
+            blend(group["params"], reference, min(1.0, weight) if isinstance(weight, float) else weight.clamp(max=1.0))
 
     return optimizer.register_step_pre_hook(pull)
 
