@@ -37,31 +37,27 @@ def step_of(kind, variant, n_atoms):
 
         import_mace()
     model = build_model("small")
-    from phonosmith.potentials.graphs import Shape, collate, collate_padded, frozen, make_graph, padded_shape
+    from phonosmith.potentials.graphs import Shape, frozen, padded_shape
     from phonosmith.potentials.mace.backend import MaceBackend
+    from phonosmith.structures.labels import labels_of
+    from phonosmith.training.graphs import labelled_batch, labelled_graphs
     from phonosmith.training.losses import efs_loss
     from phonosmith.training.spec import TrainSpec
 
     backend, spec, (atoms,) = MaceBackend(), TrainSpec(), cells(1, n_atoms, 0)
     parameters = list(model.parameters())
-    graph = make_graph(atoms, (50, 52), 6.0)
-    least = padded_shape([graph])
-    shape = Shape(*least[:2], int(1.1 * least.edges))
-    padded = collate_padded([graph], shape, 6.0, torch.float32, "cpu")
-    batch = collate([graph], torch.float32, "cpu") if variant != "padded" else padded
-    zeros = {"energy": torch.zeros(1), "forces": torch.zeros(n_atoms, 3), "stress": torch.zeros(1, 3, 3)}
-
-    def loss(data):
-        found = backend.predict(model, data, stress=True, create_graph=True)
-        real = type("Labels", (), {**zeros, "inputs": {"batch": data["batch"][:n_atoms]}})
-        real.sizes, real.has_stress, real.replay = torch.full((1,), float(n_atoms)), torch.ones(1), torch.zeros(1)
-        cut = type(found)(
-            found.positions[:n_atoms], found.energy[:1], found.interaction[:1], found.forces[:n_atoms], found.stress[:1]
-        )
-        return efs_loss(cut, real, spec)
+    (graph,) = labelled_graphs([atoms], [labels_of(atoms)], "train", (50, 52), 6.0, np.zeros(2))
+    least = padded_shape([graph.graph])
+    shape = Shape(*least[:2], int(1.1 * least.edges)) if variant == "padded" else None
+    labelled = labelled_batch([graph], torch.float32, shape=shape, cutoff=6.0)
+    if variant == "inductor":
+        # a determinant cannot be traced
+        labelled = labelled_batch([graph], torch.float32, shape=least, cutoff=6.0)
+    batch = labelled.inputs
 
     def train(data):
-        return torch.autograd.grad(loss(data), parameters, allow_unused=True)
+        found = backend.predict(model, data, stress=True, create_graph=True)
+        return torch.autograd.grad(efs_loss(found, labelled, spec), parameters, allow_unused=True)
 
     def evaluate(data):
         with frozen(model):
@@ -75,11 +71,9 @@ def step_of(kind, variant, n_atoms):
     from torch.fx.experimental.proxy_tensor import make_fx
 
     start = time.perf_counter()
-    traced = make_fx(function)({**collate([graph], torch.float32, "cpu"), "volume": padded["volume"][:1]})
-    compiled = torch.compile(traced, dynamic=False)
-    inputs = {**collate([graph], torch.float32, "cpu"), "volume": padded["volume"][:1]}
-    compiled(inputs)
-    return lambda: compiled(inputs), time.perf_counter() - start
+    compiled = torch.compile(make_fx(function)(batch), dynamic=False)
+    compiled(batch)
+    return lambda: compiled(batch), time.perf_counter() - start
 
 
 def measure(kind, variant, n_atoms, repeats):

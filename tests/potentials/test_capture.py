@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from ase.build import bulk
-from helpers.recorder import fake_capture
 
+from helpers.recorder import fake_capture
 from phonosmith.potentials import capture
 from phonosmith.potentials.capture import RECORD_AFTER, Recorded, rounded
 from phonosmith.potentials.graphs import Shape
