@@ -19,12 +19,12 @@ def gpu(monkeypatch):
     """Let this machine seem to have a GPU on which every step takes 70 ms; return what a step on the CPU takes."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(device, "_CHOICES", {})
-    on_cpu, own = [0.004], placement._step_seconds
+    on_cpu, own = [0.004], placement.step_seconds
 
     def seconds(assembly, where):
         return 0.07 if where == "cuda" else own(assembly, where) and on_cpu[0]
 
-    monkeypatch.setattr(placement, "_step_seconds", seconds)
+    monkeypatch.setattr(placement, "step_seconds", seconds)
     return on_cpu
 
 
@@ -72,10 +72,10 @@ def test_a_step_is_timed_with_everything_it_does(foundation, tiny_frames, monkey
         return own(model, batch, **options)
 
     monkeypatch.setattr(foundation.backend, "predict", counting)
-    assert placement._step_seconds(assembly, "cpu") > 0
+    assert placement.step_seconds(assembly, "cpu") > 0
     assert sizes == [1] * 3 + [3] * 3
     monkeypatch.setattr(placement, "seconds_per_call", lambda step, where: 7.0)
-    assert placement._step_seconds(assembly, "cpu") == 21.0
+    assert placement.step_seconds(assembly, "cpu") == 21.0
 
 
 def test_what_a_gpu_does_is_written_down(foundation, tiny_frames, monkeypatch):

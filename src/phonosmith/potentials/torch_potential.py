@@ -28,7 +28,7 @@ from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.capture import RECORD_AFTER, CudaCapture, Recorded
 from phonosmith.potentials.device import UNORDERED, DeviceChoice, choose_device, seconds_per_call
-from phonosmith.potentials.graphs import Graph, batches, collate, frozen, make_graph, numpy64
+from phonosmith.potentials.graphs import Graph, GraphMaker, batches, collate, frozen, make_graph, numpy64
 from phonosmith.potentials.hessian import checked_columns, reverse_columns
 from phonosmith.settings import get_settings
 
@@ -85,6 +85,7 @@ class TorchPotential:
             Recorded(self._outputs, CudaCapture(parameter.device)) if self.device.startswith("cuda") else None
         )
         self._recorded_from: tuple[int, ...] = ()
+        self._graphs = GraphMaker(self.z_table, self.r_max)
         self._most_edges: int | None = None
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
@@ -167,11 +168,16 @@ class TorchPotential:
         results: list[Evaluation] = []
         with frozen(self.model), Progress(console=Console(stderr=True), disable=not progress) as bar:
             task = bar.add_task("evaluating", total=len(frames))
-            graphs = (make_graph(atoms, self.z_table, self.r_max, index) for index, atoms in enumerate(frames))
+            graphs = (self._graph(atoms, index) for index, atoms in enumerate(frames))
             for group in batches(graphs, *self.batch_limits()):
                 results.extend(self._evaluate_group(group, frames, stress=stress))
                 bar.advance(task, len(group))
         return results
+
+    def _graph(self, atoms: Atoms, index: int) -> Graph:
+        if self.recorded is None:
+            return make_graph(atoms, self.z_table, self.r_max, index)
+        return self._graphs(atoms, index)
 
     def columns_here(self, atoms: Atoms, columns: Sequence[int]) -> Array:
         """Return checked Hessian columns, on the device the potential is on."""
@@ -269,7 +275,10 @@ def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
 def _weight_sums(model: torch.nn.Module, atomic_energies: Array) -> list[float]:
     """Return sums that change when training changes any weight: the guard of a kept pruned copy."""
     with torch.no_grad():
-        tensors = [value for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
-        sums = [part for value in tensors for part in (value.sum().double(), value.square().sum().double())]
-        weights: list[float] = torch.stack(sums).tolist()
+        # joined first: on a GPU a few operations on all weights cost less than hundreds on each tensor
+        tensors = [value.reshape(-1) for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()]
+        flat = torch.cat(tensors)
+        weights: list[float] = torch.stack(
+            [flat.sum(dtype=torch.float64), flat.square().sum(dtype=torch.float64)]
+        ).tolist()
     return [*weights, float(atomic_energies.sum())]

@@ -35,7 +35,7 @@ def choose_training_device(assembly: Assembly) -> DeviceChoice:
     work = ("training", assembly.backend.architecture, spec.dtype, parameters, *sizes, *curved, spec.curvature_columns)
     work += (spec.compile, spec.deterministic)
     wanted = get_settings().device if spec.device == "auto" else spec.device
-    choice = choose_device(wanted, partial(_step_seconds, assembly), work)
+    choice = choose_device(wanted, partial(step_seconds, assembly), work)
     if wanted != spec.device:
         return DeviceChoice(choice.device, f"asked for by PHONOSMITH_DEVICE={wanted}")
     return choice
@@ -48,7 +48,7 @@ def _typical(assembly: Assembly) -> Sequence[LabelledGraph]:
     return ordered[(len(ordered) - count) // 2 :][:count]
 
 
-def _step_seconds(assembly: Assembly, device: str) -> float:
+def step_seconds(assembly: Assembly, device: str) -> float:
     """Return what a step takes on a device, s, recorded where training would record it."""
     spec, backend, dtype = assembly.spec, assembly.backend, getattr(torch, assembly.spec.dtype)
     model = backend.cast(assembly.start, spec.dtype, device)

@@ -118,7 +118,7 @@ def check_torch() -> Iterator[Finding]:
 
 
 def check_gpu() -> Iterator[Finding]:
-    """Time an evaluation on the GPU, launched and replayed."""
+    """Time an evaluation and a training step on the GPU, launched kernel by kernel and recorded."""
     import torch
 
     if not torch.cuda.is_available():
@@ -126,26 +126,44 @@ def check_gpu() -> Iterator[Finding]:
         return
     from phonosmith.potentials.registry import load
 
-    yield gpu_finding(load("embedded", device="cuda"))
+    yield gpu_finding(load("embedded", device="cuda"), "cuda")
 
 
-def gpu_finding(potential: Any) -> Finding:
-    """Return what an evaluation of 64 atoms of silicon takes, launched kernel by kernel and replayed as a recording."""
+def gpu_finding(potential: Any, device: str) -> Finding:
+    """Return what an evaluation and a training step of 64 atoms of silicon take on a device."""
     from ase.build import bulk
 
     from phonosmith.potentials.capture import RECORD_AFTER
     from phonosmith.potentials.device import seconds_per_call
+    from phonosmith.potentials.registry import load
+    from phonosmith.structures.labels import label_frame
+    from phonosmith.training.assemble import assemble
+    from phonosmith.training.placement import step_seconds
+    from phonosmith.training.spec import make_spec
 
-    frames = [bulk("Si", cubic=True).repeat(2)]
+    cells = [bulk("Si", cubic=True).repeat(2) for _ in range(2)]
+    for seed, atoms in enumerate(cells):
+        atoms.rattle(0.05, seed=seed)
     recorded, potential.recorded = potential.recorded, None
-    launched = 1000 * seconds_per_call(lambda: potential.evaluate_here(frames), potential.device)
+    found = potential.evaluate_here(cells)
+    launched = seconds_per_call(lambda: potential.evaluate_here(cells[:1]), device)
     potential.recorded = recorded
-    settled = RECORD_AFTER + 1
-    replayed = 1000 * seconds_per_call(lambda: potential.evaluate_here(frames), potential.device, settling=settled)
+    replayed = seconds_per_call(lambda: potential.evaluate_here(cells[:1]), device, settling=RECORD_AFTER + 1)
+    frames = [
+        label_frame(atoms, energy=one.energy, forces=one.forces, stress=one.stress)
+        for atoms, one in zip(cells, found, strict=True)
+    ]
+    foundation, steps = load("embedded", dtype="float64", device="cpu"), []
+    for how in ("off", "graph"):
+        spec = make_spec("transfer", batch_size=1, compile=how)
+        steps.append(step_seconds(assemble(foundation, frames, frames, spec, replay=None, seed=0), device))
+    message = (
+        f"64 atoms, launched and recorded: an evaluation {1000 * launched:.3g} and {1000 * replayed:.3g} ms, a "
+        f"training step {1000 * steps[0]:.3g} and {1000 * steps[1]:.3g} ms"
+    )
     if recorded.problem:
-        message = f"an evaluation of 64 atoms takes {launched:.3g} ms and cannot be recorded: {recorded.problem}."
-        return Finding("GPU", "warning", message, "Relaxations will be slow: update torch and the driver.")
-    message = f"an evaluation of 64 atoms takes {launched:.3g} ms launched and {replayed:.3g} ms replayed"
+        advice = "Relaxations will be slow: update torch and the driver."
+        return Finding("GPU", "warning", f"{message}; evaluations cannot be recorded: {recorded.problem}.", advice)
     return Finding("GPU", "ok", message)
 
 
