@@ -4,6 +4,8 @@ What a recording on a GPU refuses is refused here: anything that makes the host 
 shapes, and data brought from the host on the way. What a graph freezes is frozen: Python numbers, branches, addresses.
 """
 
+from contextlib import contextmanager
+
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,7 +26,6 @@ WAITING = {
     "aten::_linalg_det": "LAPACK reports back",
     "aten::linalg_inv_ex": "LAPACK reports back",
     "aten::_linalg_solve_ex": "LAPACK reports back",
-    "aten::lift_fresh": "data of the host is copied",
 }
 FROM_HOST = {torch.tensor, torch.as_tensor, torch.from_numpy, torch.asarray}
 TO_HOST = {"item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__", "__array__"}
@@ -55,6 +56,8 @@ class _Recorder(TorchDispatchMode):
         name = func.name().split(".")[0]
         if name in WAITING:
             raise WaitingError(f"operation not permitted while recording: {name} ({WAITING[name]})")
+        if name == "aten::lift_fresh" and args[0].ndim:  # a number alone becomes a kernel's argument
+            raise WaitingError("operation not permitted while recording: data of the host is copied")
         places = args[1] if name in {"aten::index", "aten::index_put_", "aten::index_put"} else ()
         if any(one is not None and one.dtype == torch.bool for one in places):
             raise WaitingError(f"operation not permitted while recording: {name} with a mask")
@@ -84,3 +87,24 @@ def fake_capture(action):
 
     replay.count = len(recorder.calls)
     return replay
+
+
+class _NumberGuard(TorchDispatchMode):
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.name().split(".")[0] in {"aten::_local_scalar_dense", "aten::nonzero"}:
+            raise WaitingError(f"{func.name()} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+class _ReadingGuard(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in TO_HOST:
+            raise WaitingError(f"{func.__name__} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_reading():
+    """Refuse everything that reads a number from a tensor; bringing data to the device is allowed."""
+    with _NumberGuard(), _ReadingGuard():
+        yield

@@ -177,7 +177,7 @@ class Recording:
         before = Snapshot(self.step.changing())
         try:
             return self.capture(action)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             self._note(f"{what} does not fit into memory as a recording and runs plainly")
             torch.cuda.empty_cache()
         except (RuntimeError, NotImplementedError) as error:
@@ -273,6 +273,7 @@ class Recording:
             action()
 
 
-def device_lost(error: BaseException) -> bool:
-    """Tell whether an error means that the GPU can no longer be used by this process."""
-    return isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in str(error))
+def device_lost(error: RuntimeError) -> bool:
+    """Tell whether an error means that this process can no longer use the GPU."""
+    # torch before 2.8 has no class of its own for them
+    return isinstance(error, getattr(torch, "AcceleratorError", ())) or "CUDA error" in str(error)

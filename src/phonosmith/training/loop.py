@@ -386,6 +386,7 @@ class Fitter:
                 self._read_recorded(self._recording)
             record = self._judge(self.state.epoch + 1, time.perf_counter() - self._started)
             self.scheduler.step(record.monitor)
+            self.step.keep_rates()
         self.state.epoch = record.epoch
         self.state.seconds += time.perf_counter() - self._started
         self.state.reason = self._stop_reason(record)
@@ -396,7 +397,7 @@ class Fitter:
         self._late = self._walltime is not None and lasting > self._walltime
         if self.over or now - self._saved > CHECKPOINT_SECONDS:
             self.save()
-        elif self.device.type == "cuda" and now - self._copied > HOST_COPY_SECONDS:
+        elif self._capture is not None and now - self._copied > HOST_COPY_SECONDS:
             self._keep()
         if self._late and not self.state.finished:
             self.state.reason = f"walltime of {self._walltime:g} s"
@@ -408,7 +409,7 @@ class Fitter:
         try:
             with ordered_sums(self.spec.deterministic and self.device.type == "cuda"):
                 yield
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             advice = f"Use a smaller batch_size (now {self.spec.batch_size}), dtype=float32 or device=cpu"
             columns = ", or a smaller curvature_memory_gb." if self.curvature is not None else "."
             raise TrainingError(f"The memory of {self.device} is not enough for a step.", advice + columns) from error

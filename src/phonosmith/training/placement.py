@@ -71,7 +71,7 @@ def step_seconds(assembly: Assembly, device: str) -> float:
         if capture is not None:
             try:
                 recorded = capture(action)
-            except torch.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError:
                 raise
             except (RuntimeError, NotImplementedError):
                 step.optimizer.zero_grad(set_to_none=True)  # training would run plainly as well

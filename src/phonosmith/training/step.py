@@ -144,10 +144,15 @@ class Step:
     def load_optimizer(self, content: dict[str, Any]) -> None:
         """Take an optimizer's state, however it was computed."""
         content = copy.deepcopy(content)
-        values = [group["lr"] for group in content["param_groups"]]
         for group, own in zip(content["param_groups"], self.optimizer.param_groups, strict=True):
             group.update({name: own[name] for name in _HOW})
         self.optimizer.load_state_dict(content)
-        if self.rates:
-            for group, rate, value in zip(self.optimizer.param_groups, self.rates, values, strict=True):
-                group["lr"] = rate.fill_(value)
+        self.keep_rates()
+
+    def keep_rates(self) -> None:
+        """Put the learning rates, which a checkpoint or a scheduler has set, where a recording reads them."""
+        if not self.rates:
+            return
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            if group["lr"] is not rate:
+                group["lr"] = rate.fill_(float(group["lr"]))
