@@ -213,3 +213,4 @@ def test_cuda_graphs_agree_with_eager_evaluation(potential, crystal):
             np.testing.assert_allclose(one.forces, other.forces, atol=1e-9)
             np.testing.assert_allclose(one.stress, other.stress, atol=1e-9)
     assert there.recorded.problem == ""
+    assert there.recorded._recordings
