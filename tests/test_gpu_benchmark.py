@@ -15,6 +15,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "gpu"
 @pytest.fixture
 def script(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
+    for name in ("peers", "sections", "report"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     spec = importlib.util.spec_from_file_location("gpu_benchmark", FOLDER / "run.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gpu_benchmark", module)
