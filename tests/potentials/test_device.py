@@ -67,16 +67,21 @@ def test_auto_takes_what_was_faster_and_measures_once(gpu, cpu, cuda, chosen):
     assert calls == ["cuda", "cpu"] * 2, "another size is other work"
 
 
-def test_a_step_that_does_not_fit_goes_to_the_cpu(gpu, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(torch.cuda.OutOfMemoryError("full"), "memory"), (RuntimeError("CUDA error: device lost\nmore"), "device lost")],
+)
+def test_a_step_that_fails_on_the_gpu_goes_to_the_cpu(gpu, monkeypatch, error, reason):
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
 
-    def full(where):
+    def failing(where):
         assert where == "cuda"
-        raise torch.cuda.OutOfMemoryError("full")
+        raise error
 
-    choice = choose_device("auto", full, "work")
+    choice = choose_device("auto", failing, "work")
     assert choice.device == "cpu"
-    assert "memory" in choice.reason
+    assert reason in choice.reason
+    assert "\n" not in choice.reason
 
 
 def test_the_first_call_only_warms_up(monkeypatch):

@@ -97,6 +97,8 @@ def _measured(measure: Stopwatch) -> DeviceChoice:
     except torch.cuda.OutOfMemoryError:
         torch.cuda.empty_cache()
         return DeviceChoice("cpu", "a step does not fit into the memory that is free on the GPU")
+    except RuntimeError as error:
+        return DeviceChoice("cpu", f"a step failed on the GPU: {str(error).splitlines()[0][:120]}")
     on_cpu = measure("cpu")
     times = f"a step takes {1000 * on_cpu:.3g} ms on the CPU, {1000 * on_gpu:.3g} ms on the GPU"
     return DeviceChoice("cpu" if on_cpu < on_gpu else "cuda", times)

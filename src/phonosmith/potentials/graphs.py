@@ -77,7 +77,7 @@ SKIN = 0.4
 """Å; a larger one is rebuilt less often and leaves more edges to look through."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Nearby:
     """Edges up to cutoff and skin of one configuration, whose positions and cell these are."""
 
