@@ -119,7 +119,8 @@ class GraphMaker:
         if nearby is None:
             self.built += 1
             cell = np.array(atoms.cell.array, dtype=np.float64)
-            nearby = _Nearby(make_graph(atoms, self.numbers, self.cutoff + SKIN), np.linalg.inv(cell))
+            inverse = np.asarray(np.linalg.inv(cell), dtype=np.float64)
+            nearby = _Nearby(make_graph(atoms, self.numbers, self.cutoff + SKIN), inverse)
         else:
             known.remove(nearby)
         # configurations that take turns find their own one first
