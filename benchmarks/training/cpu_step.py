@@ -1,6 +1,6 @@
 """What could make a step on a CPU cheaper: TorchScript, threads, padding, inductor, for training and for evaluation.
 
-Run: ``python benchmarks/training/cpu_step.py [--rounds 5] [--inductor] [--out FILE]``.
+Run: ``python benchmarks/training/cpu_step.py [--rounds 5] [--variants eager inductor] [--out FILE]``.
 
 One step is forward, loss and the gradient by all parameters (``train``), or energy and forces (``evaluate``), of one
 cell of SnTe by a MACE of 64x0e, cutoff 6 Å, random weights, float32. Each variant is a process of its own; they take
@@ -96,7 +96,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--atoms", type=int, nargs="*", default=[8, 32, 64])
-    parser.add_argument("--inductor", action="store_true")
+    parser.add_argument("--kinds", nargs="*", choices=["train", "evaluate"], default=["train", "evaluate"])
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=["eager", "script", "padded", "threads"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -105,12 +106,11 @@ def main() -> None:
         print(json.dumps(measure(kind, variant, int(n_atoms), arguments.repeats)))
         return
     rows = []
-    variants = [one for one in VARIANTS if one != "inductor" or arguments.inductor]
     for n_atoms in arguments.atoms:
-        for kind in ("train", "evaluate"):
-            found = {variant: [] for variant in variants}
+        for kind in arguments.kinds:
+            found = {variant: [] for variant in arguments.variants}
             for round_ in range(arguments.rounds):
-                for variant in variants:
+                for variant in arguments.variants:
                     if variant == "inductor" and round_ > 0:
                         continue
                     command = [sys.executable, __file__, "--repeats", str(arguments.repeats)]
@@ -126,7 +126,7 @@ def main() -> None:
                 for key in ("cpu_s", "wall_s", "compile_s"):
                     if measured:
                         row[f"{variant}_{key}"] = float(np.median([one[key] for one in measured]))
-            for variant in variants:
+            for variant in arguments.variants:
                 key = "wall_s" if variant == "threads" else "cpu_s"
                 if f"{variant}_{key}" in row:
                     row[f"{variant}/eager"] = row[f"{variant}_{key}"] / row[f"eager_{key}"]
