@@ -4,6 +4,10 @@ import os
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"
+# many tests ask for bits, and the sums of a GPU are not ordered: what is left open is done on the CPU
+os.environ["PHONOSMITH_DEVICE"] = "cpu"
+# read when a GPU is first used, by whichever test that is
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import sys
 from pathlib import Path
@@ -29,6 +33,7 @@ def _own_home(tmp_path_factory, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("PHONOSMITH_HOME", str(home / "phonosmith"))
     monkeypatch.setenv("PHONOSMITH_CONFIG_FILE", str(home / "none.yaml"))
+    monkeypatch.setenv("PHONOSMITH_DEVICE", "cpu")
     from phonosmith.settings import get_settings
 
     get_settings.cache_clear()

@@ -47,7 +47,13 @@ def test_it_runs(script, tmp_path):
         pytest.skip("GPAW is not installed (tools/install_gpaw.sh)")
     environment = {
         key: value for key, value in os.environ.items() if not key.startswith(("PHONOSMITH_", "JOBFLOW_", "JFREMOTE"))
-    } | {"TMPDIR": str(tmp_path), "HOME": str(tmp_path), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    } | {
+        "TMPDIR": str(tmp_path),
+        "HOME": str(tmp_path),
+        "MPLBACKEND": "Agg",
+        "OMP_NUM_THREADS": "1",
+        "PHONOSMITH_DEVICE": "cpu",
+    }
     done = subprocess.run(
         [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )

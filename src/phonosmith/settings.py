@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     )
     cache: Path | None = Field(None, description="worker-side copy of artefacts; default HOME/cache")
     database: Path | None = Field(None, description="embedded job store; default HOME/store.sqlite")
-    device: Literal["cpu", "cuda", "auto"] = Field("auto", description="where potentials are evaluated")
+    device: Literal["cpu", "cuda", "auto"] = Field(
+        "auto", description="where potentials are evaluated and trained; auto: where it is measured to take less time"
+    )
     batch_atoms: int = Field(2048, gt=0, description="atoms per batch of the batched evaluator on a CPU")
     stability_threshold_thz: float = Field(0.05, gt=0, description="modes below minus this count as imaginary, THz")
 

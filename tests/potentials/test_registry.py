@@ -23,7 +23,7 @@ from phonosmith.core.hashing import digest_bytes
 from phonosmith.core.userfiles import INDEX, TRUSTED, edited_user_json, read_user_json, user_file
 from phonosmith.potentials import foreign
 from phonosmith.potentials.architecture import Architecture, architecture, find_foundation, register_architecture
-from phonosmith.potentials.registry import add, choose_device, list_named, load, remember, resolve
+from phonosmith.potentials.registry import add, list_named, load, remember, resolve
 
 
 class Boom:
@@ -361,18 +361,6 @@ def test_another_architecture_can_be_plugged_in(ours, monkeypatch):
     assert seen == {"data": ours.read_bytes(), "dtype": "float32", "device": "cpu", "name": "mine"}
     with pytest.raises(PotentialError, match="already an architecture"):
         register_architecture(Another())
-
-
-def test_devices():
-    import torch
-
-    assert choose_device("cpu") == "cpu"
-    assert choose_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(InputError, match="not a device"):
-        choose_device("tpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="no working CUDA"):
-            choose_device("cuda")
 
 
 def test_several_writers_lose_no_name():

@@ -50,11 +50,12 @@ def train(
     alone = len(strategies) == len(seeds) == 1
     from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.harmonic.files import load_harmonic
+    from phonosmith.potentials.device import require_device
     from phonosmith.potentials.registry import load, resolve
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import read_frames
     from phonosmith.training.assemble import Groundwork
-    from phonosmith.training.finetune import check_extras, prepare, resolve_device
+    from phonosmith.training.finetune import check_extras, prepare
     from phonosmith.training.loop import epoch_reporter
 
     labelled, checked = read_frames(train), read_frames(valid)
@@ -74,7 +75,7 @@ def train(
         for one, spec in specs.items()
     }
     for one, spec in specs.items():
-        resolve_device(spec.device)
+        require_device(spec.device)
         check_extras(spec, *extras[one])
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -56,6 +57,25 @@ def host_kind() -> dict[str, Any]:
     }
 
 
+_RECORDING: ContextVar[tuple[Manifest, ...]] = ContextVar("recording", default=())
+"""Records of the work that is being done now, the innermost last."""
+
+
+def note_device(device: str, reason: str, *, deterministic: bool) -> None:
+    """Write into every record being made on which device (cpu, cuda) its work is done, and why there.
+
+    Work on several devices names each once. ``deterministic``: every sum was taken in the same order each time, so that
+    the numbers are those of another run to the bit; once it is not, the record says so.
+    """
+    for manifest in _RECORDING.get():
+        host = manifest.host
+        for key, value in (("device", device), ("device_reason", f"{device}: {reason}")):
+            known = str(host.get(key, ""))
+            if value not in known.split("; "):
+                host[key] = "; ".join(filter(None, [known, value]))
+        host["deterministic"] = bool(host.get("deterministic", True)) and deterministic
+
+
 def available_cores() -> int:
     """Return the cores a calculation started here may use: those of the SLURM job, else of this process."""
     tasks = os.environ.get("SLURM_NTASKS", "")
@@ -92,8 +112,11 @@ def recorded(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     start = time.perf_counter()
+    _RECORDING.set((*_RECORDING.get(), manifest))
     try:
         yield manifest
     finally:
+        # not by a token: trainings that take turns end in any order
+        _RECORDING.set(tuple(one for one in _RECORDING.get() if one is not manifest))
         manifest.wall_seconds = time.perf_counter() - start
         manifest.host["gpus"] = gpus_in_use()

@@ -189,6 +189,6 @@ class GuardedPotential:
 
 def closer_than(atoms: Atoms, limit: float) -> bool:
     """Return whether any two atoms, periodic images included, are closer than a limit in Å."""
-    from ase.neighborlist import neighbor_list
+    from matscipy.neighbours import neighbour_list
 
-    return bool(len(neighbor_list("i", atoms, limit)))
+    return bool(len(neighbour_list("i", atoms, limit)))

@@ -71,7 +71,7 @@ def check_cost(name: str, labels: LabelReport) -> Cost:
 
 def training_cost(name: str, training: TrainingDocument, n_atoms: int | None) -> Cost:
     """Cost of one training."""
-    on_gpu = "cuda" in str((training.manifest.host if training.manifest else {}).get("device", training.spec.device))
+    on_gpu = (training.device or training.spec.device).startswith("cuda")
     return Cost(
         stage="train",
         name=name,

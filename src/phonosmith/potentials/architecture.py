@@ -110,11 +110,12 @@ class Architecture(ABC):
         return path
 
     def load(self, data: bytes, *, dtype: str, device: str, name: str) -> Potential:
-        """Load the content of an artefact."""
+        """Load the content of an artefact, on cpu, on cuda, or (auto) to be evaluated where that takes less time."""
         from phonosmith.potentials.torch_potential import TorchPotential
 
-        backend = self.backend()
-        return TorchPotential(backend, backend.unpack(data, dtype, name).to(device), name=name)
+        backend, roams = self.backend(), device == "auto"
+        model = backend.unpack(data, dtype, name).to("cpu" if roams else device)
+        return TorchPotential(backend, model, name=name, roams=roams)
 
     def probe_difference(self, data: bytes) -> float | None:
         """Return how far predictions for saved probes are off, eV; None when an artefact holds none."""

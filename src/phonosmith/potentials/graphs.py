@@ -73,6 +73,66 @@ def make_graph(atoms: Atoms, numbers: Sequence[int], cutoff: float, index: int =
     return Graph(index, species, np.array(atoms.positions, dtype=np.float64), cell, edges, shifts)
 
 
+SKIN = 0.4
+"""Å; a larger one is rebuilt less often and leaves more edges to look through."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Nearby:
+    """Edges up to cutoff and skin of one configuration, whose positions and cell these are."""
+
+    graph: Graph
+    inverse: NDArray[np.float64]
+
+    def covers(self, atoms: Atoms, cutoff: float) -> bool:
+        """Tell whether every pair within the cutoff (Å) of another configuration of the atoms is among the edges.
+
+        A pair at d now was at most (d + 2 u) / s apart, s the smallest stretch of the cell and u the largest
+        displacement besides it.
+        """
+        stretch = self.inverse @ atoms.cell.array
+        moved = float(np.linalg.norm(atoms.positions - self.graph.positions @ stretch, axis=1).max())
+        smallest = float(np.linalg.svd(stretch, compute_uv=False)[-1])
+        return cutoff + 2.0 * moved <= smallest * (cutoff + SKIN)
+
+
+class GraphMaker:
+    """Makes graphs of periodic configurations that move a little from call to call, or differ by little.
+
+    Neighbours are sought within cutoff and skin, and only where no list found before covers the configuration; the rest
+    is left out by distance. The edges are those of :func:`make_graph` in another order: where sums are not ordered
+    anyway it saves most of the time.
+    """
+
+    def __init__(self, numbers: Sequence[int], cutoff: float, most: int = 64) -> None:
+        self.numbers, self.cutoff, self.most = numbers, cutoff, most
+        self._lists: dict[bytes, list[_Nearby]] = {}
+        self.built = 0
+        """Neighbour lists made."""
+
+    def __call__(self, atoms: Atoms, index: int = 0) -> Graph:
+        """Return the graph of a configuration."""
+        if not atoms.pbc.all():
+            return make_graph(atoms, self.numbers, self.cutoff, index)
+        known = self._lists.setdefault(atoms.numbers.tobytes(), [])
+        nearby = next((one for one in known if one.covers(atoms, self.cutoff)), None)
+        if nearby is None:
+            self.built += 1
+            cell = np.array(atoms.cell.array, dtype=np.float64)
+            inverse = np.asarray(np.linalg.inv(cell), dtype=np.float64)
+            nearby = _Nearby(make_graph(atoms, self.numbers, self.cutoff + SKIN), inverse)
+        else:
+            known.remove(nearby)
+        # configurations that take turns find their own one first
+        known.append(nearby)
+        del known[: -self.most]
+        graph, cell = nearby.graph, np.array(atoms.cell.array, dtype=np.float64)
+        positions = np.array(atoms.positions, dtype=np.float64)
+        vectors = positions[graph.edges[1]] - positions[graph.edges[0]] + graph.shifts @ cell
+        near = np.einsum("ij,ij->i", vectors, vectors) < self.cutoff**2
+        return Graph(index, graph.species, positions, cell, graph.edges[:, near], graph.shifts[near])
+
+
 def batches(graphs: Iterable[Graph], max_atoms: int, max_edges: int) -> Iterator[list[Graph]]:
     """Group graphs in order so that no batch holds more atoms or edges than given (one graph always fits)."""
     group: list[Graph] = []

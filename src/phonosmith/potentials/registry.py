@@ -17,6 +17,7 @@ from phonosmith.core.userfiles import INDEX, edited_user_json, read_user_json
 from phonosmith.potentials.architecture import architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.container import is_model_file, store_model
+from phonosmith.potentials.device import require_device
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.embedded import foundation_bytes, reference_bytes
 from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
@@ -76,7 +77,8 @@ def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: s
     dtype
         float32 or float64; default the reference's (float64 unless it was registered otherwise).
     device
-        cpu, cuda or auto; default the setting PHONOSMITH_DEVICE.
+        cpu, cuda or auto (each evaluation goes where a step like it was measured to take less time); default the
+        setting PHONOSMITH_DEVICE.
     """
     from phonosmith.settings import get_settings
 
@@ -90,23 +92,8 @@ def load(ref_or_name: PotentialRef | str, *, dtype: str | None = None, device: s
             "Take the reference from 'phonosmith models show'.",
         )
     data = default_artefacts().get_bytes(ref.artefact)
-    place = choose_device(device or get_settings().device)
+    place = require_device(device or get_settings().device)
     return architecture(ref.architecture).load(data, dtype=precision, device=place, name=ref.name)
-
-
-def choose_device(device: str) -> str:
-    """Turn auto into cuda where there is a GPU that works, else cpu; cuda without one is an InputError."""
-    if device == "cpu":
-        return device
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if not device.startswith("cuda"):
-        raise InputError(f"{device!r} is not a device.", "Choose cpu, cuda or auto.")
-    if not torch.cuda.is_available():
-        raise InputError("There is no working CUDA device here.", "Use device 'cpu' or 'auto'.")
-    return device
 
 
 def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> PotentialRef:

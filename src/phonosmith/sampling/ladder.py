@@ -46,11 +46,11 @@ class Start:
 
 def shortest_distance(atoms: Atoms) -> float:
     """Return the shortest interatomic distance, periodic images included, Å."""
-    from ase.neighborlist import neighbor_list
+    from matscipy.neighbours import neighbour_list
 
     cutoff = 3.0
     while True:
-        distances = neighbor_list("d", atoms, cutoff)
+        distances = neighbour_list("d", atoms, cutoff)
         if len(distances):
             return float(distances.min())
         cutoff *= 1.6

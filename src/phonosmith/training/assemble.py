@@ -17,6 +17,7 @@ from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
 from phonosmith.potentials.backend import Backend, FreshStart, require_ability
 from phonosmith.potentials.base import Array, Potential, require_elements
+from phonosmith.potentials.device import DeviceChoice
 from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
@@ -144,8 +145,8 @@ class Assembly:
     ----------
     ground, base
         What it shares with other trainings; the pruned single-head foundation with its own atomic energies.
-    device
-        Where training is, and all that is predicted before and after it.
+    placed
+        Where training is, and all that is predicted before and after it, and why there.
     start
         Model to train: foundation or fresh, with its heads and the atomic energies of this training.
     train, valid, replay
@@ -167,7 +168,7 @@ class Assembly:
     ground: Groundwork
     base: Base
     spec: TrainSpec
-    device: str
+    placed: DeviceChoice
     start: torch.nn.Module
     train: list[LabelledGraph]
     valid: list[LabelledGraph]
@@ -181,6 +182,11 @@ class Assembly:
     replay_labels: str
     digests: dict[str, str]
     notes: list[str]
+
+    @property
+    def device(self) -> str:
+        """Where training is."""
+        return self.placed.device
 
     @property
     def backend(self) -> Backend:
@@ -251,7 +257,7 @@ def assemble(
     curvature: CurvatureInput = None,
     valid_curvature: Sequence[CurvatureTarget] = (),
     seed: int,
-    place: Callable[[Assembly], str] | None = None,
+    place: Callable[[Assembly], DeviceChoice] | None = None,
 ) -> Assembly:
     """Check the input and build the graphs, the pruned foundation and the model to start from.
 
@@ -286,7 +292,7 @@ def assemble(
         ground=ground,
         base=base,
         spec=spec,
-        device="cpu",
+        placed=DeviceChoice("cpu", "asked for"),
         start=base.model,
         train=raw["train"],
         valid=raw["valid"],
@@ -301,7 +307,8 @@ def assemble(
         digests=digests,
         notes=list(base.notes),
     )
-    device = "cpu" if place is None else place(plain)
+    chosen = plain.placed if place is None else place(plain)
+    device = chosen.device
     suited = energies = _reference_energies(plain, device, present)
     if spec.start == "fresh" and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
@@ -325,7 +332,7 @@ def assemble(
     head = len(backend.heads(start)) - 1
     return replace(
         plain,
-        device=device,
+        placed=chosen,
         start=start,
         train=relative_to(raw["train"], energies - own, head),
         valid=relative_to(raw["valid"], energies - own, head),

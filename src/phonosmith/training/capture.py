@@ -7,68 +7,29 @@ copied into tensors that stay where they are, and nothing in a step may wait for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from functools import partial
 
 import numpy as np
 import torch
 
+from phonosmith.potentials.capture import Action, Capture, CudaCapture
 from phonosmith.potentials.graphs import Shape, bucketed, fitting, padded_shape
 from phonosmith.training.curvature import Choice, CurvatureTerm, Pattern, pattern_of
 from phonosmith.training.graphs import LabelledBatch, LabelledGraph, labelled_batch
 from phonosmith.training.losses import error_sums
 from phonosmith.training.step import Step
 
-Action = Callable[[], None]
-Capture = Callable[[Action], Action]
-"""Run an action some times, record it, and return what replays it; its effects are undone by the caller."""
 Packed = tuple[torch.Tensor, torch.Tensor]
 """All real and all whole numbers of a batch."""
 Key = tuple[Shape | None, Pattern | None]
 """What a recorded step takes: a batch of a shape, columns of a pattern, or both."""
 
-WARM_UPS = 3
-"""Runs before a recording: libraries allocate their workspaces and choose their algorithms in the first ones."""
 MOST_RECORDINGS = 16
 """Kinds of step that are recorded; each takes about a second. Further ones (columns of many crystals) run plainly."""
 KEPT_BYTES = 1e9
 """Batches of one structure are the same in every epoch: so much of them stays on the device."""
-
-
-class CudaCapture:
-    """Records CUDA graphs of one training, which share one pool of memory.
-
-    All of them are warmed up and recorded on one stream that no other training records on: the current one, or one of
-    their own where that is the default stream, which cannot record. cuBLAS keeps a workspace for each stream; recorded
-    on torch's common stream for recordings, the graphs of trainings that run side by side would all write into the
-    first one's, and go on doing so when its memory is another's.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self._pool: tuple[int, int] | None = None
-        self._stream: torch.cuda.Stream | None = None
-
-    def __call__(self, action: Action) -> Action:
-        """Record an action after warming up."""
-        with torch.cuda.device(self.device):
-            torch.cuda.synchronize()
-            here = torch.cuda.current_stream()
-            if self._stream is None:
-                self._stream = torch.cuda.Stream() if here == torch.cuda.default_stream() else here
-            self._stream.wait_stream(here)
-            try:
-                with torch.cuda.stream(self._stream):
-                    for _ in range(WARM_UPS):
-                        action()
-            finally:
-                here.wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                action()
-            self._pool = graph.pool()
-            return graph.replay
 
 
 def uncaptured(action: Action) -> Action:

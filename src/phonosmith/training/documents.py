@@ -85,6 +85,13 @@ class TrainingDocument(Document):
     best_epoch: int = Field(description="epoch the weights are from; 0 is the start")
     seconds: float = Field(description="wall time of the fit, s")
     steps: int = Field(description="optimizer steps")
+    device: str = Field("", description="where it was trained: cpu, cuda or cuda:N; empty in older documents")
+    device_reason: str = Field("", description="why there: asked for, or the measured times of a step")
+    deterministic: bool | None = Field(
+        None,
+        description="True: repeating it gives the same bits on the same machine (CPU, or a GPU with "
+        "deterministic=true); False: sums on the GPU were not ordered, so it agrees to rounding only",
+    )
     n_parameters: int = Field(description="parameters of the resulting model")
     n_trainable: int = Field(description="parameters that were free to change (low-rank: those of the adapters)")
     n_changed: int = Field(description="parameters of the resulting model that differ from the foundation's")

@@ -14,11 +14,12 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from phonosmith.core.artefacts import default_artefacts, write_atomic
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_array, digest_json
-from phonosmith.core.manifest import recorded
+from phonosmith.core.manifest import note_device, recorded
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.base import Potential
+from phonosmith.potentials.device import gpu_seen, ordered_sums, require_device
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.training.assemble import Assembly, Groundwork, assemble, placed
@@ -35,6 +36,7 @@ from phonosmith.training.energies import settled_shift
 from phonosmith.training.graphs import compositions, relative_to
 from phonosmith.training.judging import predicted
 from phonosmith.training.loop import Fitter, epoch_reporter
+from phonosmith.training.placement import choose_training_device
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
 
@@ -165,18 +167,19 @@ def prepare(
     Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
     """
     check_extras(spec, replay, curvature)
-    resolve_device(spec.device)
-    assembly = assemble(
-        foundation,
-        train,
-        valid,
-        spec,
-        replay=replay,
-        curvature=curvature,
-        valid_curvature=valid_curvature,
-        seed=seed,
-        place=lambda _: str(resolve_device(spec.device)),
-    )
+    require_device(spec.device)
+    with ordered_sums(spec.deterministic and gpu_seen()):
+        assembly = assemble(
+            foundation,
+            train,
+            valid,
+            spec,
+            replay=replay,
+            curvature=curvature,
+            valid_curvature=valid_curvature,
+            seed=seed,
+            place=choose_training_device,
+        )
     return Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
 
 
@@ -202,6 +205,7 @@ class Training:
         settings = {"spec": spec.model_dump(mode="json")}
         self._record = recorded(inputs, settings, seed)
         self._manifest = self._record.__enter__()
+        note_device(device, assembly.placed.reason, deterministic=_repeats(spec, device))
         self._model = backend.cast(assembly.start, spec.dtype, device)
         self._before = _weights(self._model)
         with torch.random.fork_rng(devices=[]):
@@ -234,23 +238,17 @@ class Training:
         fitter.take_best()
         merged = backend.merge_low_rank(self._model) if assembly.spec.anchor == "low_rank" else self._model
         final = _transplant(assembly, self._before, _weights(merged))
-        document, plain = _judged(assembly, fitter, final, name=self.name, seconds=seconds)
+        with ordered_sums(assembly.spec.deterministic and assembly.device != "cpu"):
+            document, plain = _judged(assembly, fitter, final, name=self.name, seconds=seconds)
         self._record.__exit__(None, None, None)
         document.manifest = self._manifest
         plain.requires_grad_(True)
         return TrainingResult(plain, document, backend)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the torch device asked for; ConfigurationError for a GPU that torch does not see."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigurationError(
-            f"device=cuda was asked for, but torch {torch.__version__} sees no GPU.",
-            "Use device=cpu (or auto), or run on a machine with a GPU and a CUDA build of torch.",
-        )
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def _repeats(spec: TrainSpec, device: str) -> bool:
+    """Tell whether every sum is taken in the same order each time."""
+    return spec.deterministic or device == "cpu"
 
 
 def check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
@@ -353,6 +351,9 @@ def _judged(
         best_epoch=state.best_epoch,
         seconds=seconds,
         steps=state.steps,
+        device=assembly.device,
+        device_reason=assembly.placed.reason,
+        deterministic=_repeats(spec, assembly.device),
         n_parameters=n_parameters,
         n_trainable=sum(parameter.numel() for parameter in fitter.parameters),
         # a fresh model shares nothing with the foundation: everything changed

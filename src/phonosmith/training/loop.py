@@ -16,7 +16,9 @@ import torch
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
 from phonosmith.potentials.backend import Backend
-from phonosmith.training.capture import Capture, Recording, Snapshot, capture_for, device_lost, epoch_shapes
+from phonosmith.potentials.capture import Capture
+from phonosmith.potentials.device import ordered_sums
+from phonosmith.training.capture import Recording, Snapshot, capture_for, device_lost, epoch_shapes
 from phonosmith.training.checkpoint import (
     METRICS_NAME,
     load_checkpoint,
@@ -403,9 +405,10 @@ class Fitter:
 
     @contextmanager
     def _device(self) -> Iterator[None]:
-        """Say what to do where the device fails, and save what the host still has."""
+        """Say what to do where the device fails, and save what the host still has; order sums where that is asked."""
         try:
-            yield
+            with ordered_sums(self.spec.deterministic and self.device.type == "cuda"):
+                yield
         except torch.cuda.OutOfMemoryError as error:
             advice = f"Use a smaller batch_size (now {self.spec.batch_size}), dtype=float32 or device=cpu"
             columns = ", or a smaller curvature_memory_gb." if self.curvature is not None else "."

@@ -90,7 +90,14 @@ class TrainSpec(Document):
     )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the exponential moving average of weights")
     dtype: Literal["float32", "float64"] = Field("float32", description="precision of training; metrics are float64")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="where to train; auto: as PHONOSMITH_DEVICE says, or where a step takes less time",
+    )
+    deterministic: bool = Field(
+        False,
+        description="train on a GPU with sums in a fixed order: repeatable to the bit, and slower (a CPU always is)",
+    )
     compile: Literal["auto", "off", "graph"] = Field(
         "auto",
         description="how steps run: off: one operation after the other; graph: recorded as a CUDA graph over padded "

@@ -6,6 +6,7 @@ import stat
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -13,12 +14,14 @@ from typer.testing import CliRunner
 from phonosmith.cli.main import app
 from phonosmith.cli.setup import doctor
 from phonosmith.core.errors import PotentialError
+from phonosmith.potentials.base import Evaluation
 
 NAMES = {
     "settings",
     "python",
     "packages",
     "torch",
+    "GPU",
     "artefact store",
     "embedded job store",
     "jobflow store",
@@ -115,6 +118,43 @@ def test_cuda_that_is_not_there(monkeypatch):
     found = only(doctor.check_torch)
     assert found["status"] == "error"
     assert "PHONOSMITH_DEVICE=auto" in found["advice"]
+
+
+def test_no_gpu_is_said_plainly(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = only(doctor.check_gpu)
+    assert found["status"] == "ok"
+    assert found["message"].startswith("no GPU")
+
+
+@pytest.mark.parametrize("problem", ["", "operation not permitted when stream is capturing"])
+def test_an_evaluation_and_a_step_are_timed_launched_and_recorded(monkeypatch, problem):
+    """The CPU stands for the GPU: its potential counts how it is called, and the clock is told what that takes."""
+    seconds, calls = [0.0], {"launched": 0, "recorded": 0}
+    recorded = SimpleNamespace(problem=problem)
+
+    class OnGpu:
+        def __init__(self):
+            self.recorded = recorded
+
+        def evaluate_here(self, frames):
+            assert len(frames[0]) == 64
+            kind = "launched" if self.recorded is None else "recorded"
+            calls[kind] += 1
+            seconds[0] += 0.004 if kind == "recorded" and calls[kind] > 5 else 0.04
+            return [Evaluation(-1.0, np.zeros((64, 3)), np.zeros(6)) for _ in frames]
+
+    def step_seconds(assembly, device):
+        assert [len(one.graph.species) for one in assembly.train] == [64, 64]
+        return {"off": 0.07, "graph": 0.005}[assembly.spec.compile]
+
+    monkeypatch.setattr("torch.cuda.synchronize", lambda _: None)
+    monkeypatch.setattr("phonosmith.potentials.device.time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr("phonosmith.training.placement.step_seconds", step_seconds)
+    found = asdict(doctor.gpu_finding(OnGpu(), "cuda"))
+    assert "an evaluation 40 and 4 ms, a training step 70 and 5 ms" in found["message"]
+    assert found["status"] == ("warning" if problem else "ok")
+    assert problem in found["message"]
 
 
 def test_artefact_store_that_cannot_be_written(tmp_path, monkeypatch):

@@ -117,6 +117,56 @@ def check_torch() -> Iterator[Finding]:
     yield Finding("torch", "ok", f"{torch.__version__} on {device} ({seen})", essential=True)
 
 
+def check_gpu() -> Iterator[Finding]:
+    """Time an evaluation and a training step on the GPU, launched kernel by kernel and recorded."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "ok", "no GPU: potentials are evaluated and trained on the CPU")
+        return
+    from phonosmith.potentials.registry import load
+
+    yield gpu_finding(load("embedded", device="cuda"), "cuda")
+
+
+def gpu_finding(potential: Any, device: str) -> Finding:
+    """Return what an evaluation and a training step of 64 atoms of silicon take on a device."""
+    from ase.build import bulk
+
+    from phonosmith.potentials.capture import RECORD_AFTER
+    from phonosmith.potentials.device import seconds_per_call
+    from phonosmith.potentials.registry import load
+    from phonosmith.structures.labels import label_frame
+    from phonosmith.training.assemble import assemble
+    from phonosmith.training.placement import step_seconds
+    from phonosmith.training.spec import make_spec
+
+    cells = [bulk("Si", cubic=True).repeat(2) for _ in range(2)]
+    for seed, atoms in enumerate(cells):
+        atoms.rattle(0.05, seed=seed)
+    recorded, potential.recorded = potential.recorded, None
+    found = potential.evaluate_here(cells)
+    launched = seconds_per_call(lambda: potential.evaluate_here(cells[:1]), device)
+    potential.recorded = recorded
+    replayed = seconds_per_call(lambda: potential.evaluate_here(cells[:1]), device, settling=RECORD_AFTER + 1)
+    frames = [
+        label_frame(atoms, energy=one.energy, forces=one.forces, stress=one.stress)
+        for atoms, one in zip(cells, found, strict=True)
+    ]
+    foundation, steps = load("embedded", dtype="float64", device="cpu"), []
+    for how in ("off", "graph"):
+        spec = make_spec("transfer", batch_size=1, compile=how)
+        steps.append(step_seconds(assemble(foundation, frames, frames, spec, replay=None, seed=0), device))
+    message = (
+        f"64 atoms, launched and recorded: an evaluation {1000 * launched:.3g} and {1000 * replayed:.3g} ms, a "
+        f"training step {1000 * steps[0]:.3g} and {1000 * steps[1]:.3g} ms"
+    )
+    if recorded.problem:
+        advice = "Relaxations will be slow: update torch and the driver."
+        return Finding("GPU", "warning", f"{message}; evaluations cannot be recorded: {recorded.problem}.", advice)
+    return Finding("GPU", "ok", message)
+
+
 def _can_be_made(path: Path) -> bool:
     """Tell whether the nearest folder at or above a path can be written to."""
     folder = next(item for item in (path, *path.parents) if item.exists())
@@ -344,6 +394,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
     check_settings,
     check_versions,
     check_torch,
+    check_gpu,
     check_artefact_store,
     check_embedded_job_store,
     check_jobflow_store,
@@ -360,9 +411,9 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def doctor(json_output: bool = JSON) -> None:
     """Check this installation and say what to do about each finding.
 
-    Looked at: settings, package versions, torch and its device, the artefact store, the embedded job store, jobflow's
-    job store, the VASP command, the POTCAR folder, the cache of foundation models, the embedded potentials, and, where
-    they are configured, jobflow-remote's projects and FireWorks' launchpad.
+    Looked at: settings, package versions, torch and its device, what a GPU takes for a step, the artefact store, the
+    embedded job store, jobflow's job store, the VASP command, the POTCAR folder, the cache of foundation models, the
+    embedded potentials, and, where they are configured, jobflow-remote's projects and FireWorks' launchpad.
 
     Ends with 0 when everything essential works and with 1 otherwise. What is missing for DFT on this machine only
     (VASP, POTCAR files) is a note, not a failure.

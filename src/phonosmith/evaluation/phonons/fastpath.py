@@ -90,14 +90,44 @@ def harmonic_from_potential(
 ) -> HarmonicModel:
     """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
 
+    For the arguments see :func:`harmonics_from_potential`.
+    """
+    (model,) = harmonics_from_potential(
+        [structure],
+        potential,
+        supercell_matrix,
+        displacement=displacement,
+        fc_calculator=fc_calculator,
+        source=source,
+        progress=progress,
+    )
+    return model
+
+
+def harmonics_from_potential(
+    structures: Sequence[Structure],
+    potential: Potential,
+    supercell_matrix: Sequence[Sequence[int]],
+    *,
+    displacement: float = DISPLACEMENT,
+    fc_calculator: FcCalculator = "symfc",
+    source: str = "potential",
+    progress: bool = False,
+) -> list[HarmonicModel]:
+    """Return the harmonic models of structures as they are, the displaced cells of all evaluated in one call.
+
     ``supercell_matrix`` is phonopy's, ``displacement`` is in Å, ``source`` names the potential in messages and files,
     ``progress`` shows a bar.
     """
-    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix)
-    cells = displaced_cells(phonon, displacement)
-    forces = [result.forces for result in potential.evaluate(cells, stress=False, progress=progress)]
-    phonon.forces = check_forces(forces, len(phonon.supercell), source)
-    return HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source)
+    phonons = [new_phonon(to_phonopy_atoms(structure), supercell_matrix) for structure in structures]
+    cells = [displaced_cells(phonon, displacement) for phonon in phonons]
+    evaluated = iter(potential.evaluate([one for some in cells for one in some], stress=False, progress=progress))
+    models = []
+    for phonon, some in zip(phonons, cells, strict=True):
+        forces = [next(evaluated).forces for _ in some]
+        phonon.forces = check_forces(forces, len(phonon.supercell), source)
+        models.append(HarmonicModel(phonon, make_force_constants(phonon, fc_calculator, source), source))
+    return models
 
 
 def evaluate_phonons(

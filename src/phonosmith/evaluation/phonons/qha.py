@@ -14,7 +14,7 @@ from phonosmith.core.errors import InputError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
 from phonosmith.evaluation.mechanics.fastpath import FMAX, MAX_STEPS, scaled_cell
-from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
+from phonosmith.evaluation.phonons.fastpath import harmonics_from_potential
 from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import mode_heat_capacity, thermal_properties
@@ -226,14 +226,17 @@ def evaluate_qha(
         cells = [scaled_cell(atoms, factor) for factor in ordered]
         models, energies, thermal, left_out = {}, [], [], []
         ends = relax_batch(cells, potential, fmax=FMAX, max_steps=MAX_STEPS)
+        relaxed = [Structure.from_ase_atoms(end.frames[-1]) for end in ends if end.converged]
+        if progress is not None:
+            progress(0, len(ordered), f"phonons at {len(relaxed)} volumes")
+        harmonics = iter(harmonics_from_potential(relaxed, potential, supercell_matrix, source=method or "potential"))
         for count, (factor, end) in enumerate(zip(ordered, ends, strict=True)):
             if progress is not None:
-                progress(count, len(ordered), f"phonons at {factor:g} of the volume")
+                progress(count, len(ordered), f"free energy at {factor:g} of the volume")
             if not end.converged:
                 left_out.append(f"volume factor {factor:g}: atoms did not relax below {FMAX:g} eV/Å")
                 continue
-            relaxed = Structure.from_ase_atoms(end.frames[-1])
-            model = harmonic_from_potential(relaxed, potential, supercell_matrix, source=method or "potential")
+            model = next(harmonics)
             if not judge_stability(model).stable_practical:
                 left_out.append(f"volume factor {factor:g}: imaginary modes")
                 continue
