@@ -232,3 +232,53 @@ def test_the_first_of_several_failures_starts_and_what_it_made_before_goes():
     assert {(job.uuid, job.index) for job in plan.removed} == {("point", 1), ("follow", 2)}
     # the point's own result stays: only an output of the job that runs again would hide the new one
     assert set(plan.outdated) == {("follow", 1), ("follow", 2)}
+
+
+CALCULATOR = """
+import os
+from pathlib import Path
+from ase.calculators.emt import EMT
+
+class Picky(EMT):
+    '''Copper, but none of a cell as large as that of the second frame as long as a file says so.'''
+    def calculate(self, atoms=None, *args, **kwargs):
+        if atoms.cell[0, 0] > 3.7 and Path(os.environ["QUEUE_NOTES"] + ".broken").exists():
+            raise RuntimeError("the program does not like this cell")
+        super().calculate(atoms, *args, **kwargs)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_reasons_of_a_refusal_reach_the_store_and_the_label_is_repeated(queue, work, cluster, monkeypatch):
+    from ase.build import bulk
+
+    from phonosmith.reference.documents import LabelReport
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.jobs import LabelMaker
+
+    _, _, mark = work
+    (cluster.folder / "picky_program.py").write_text(CALCULATOR)
+    artefacts = str(cluster.folder / "artefacts")
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS", artefacts)
+    cluster.environment["PHONOSMITH_ARTEFACTS"] = artefacts
+    frames = [bulk("Cu", cubic=True, a=edge) for edge in (3.6, 3.8, 3.65)]
+    engine = make_engine("forcefield", potential="picky_program.Picky")
+    flow = LabelMaker(engine=engine, fraction=0.5).make(frames, "cu")
+    last = flow.jobs[-1].uuid
+    queue.submit(flow)
+    queue.run()
+    report = LabelReport.model_validate(queue.store.get_output(last, load=True))
+    assert report.labelled == [0, 2]
+    (lost,) = report.failures
+    assert [reason.code for reason in lost.reasons] == ["run_failed"]
+    assert "does not like this cell" in lost.reasons[0].message
+    refused = queue.store.query_one({"name": "label cu 01"})
+    assert refused["metadata"]["refused"] is True
+    assert refused["output"]["reasons"]
+    mark.unlink()
+    assert queue.retry().failed == ["label cu 01"]
+    queue.run()
+    report = LabelReport.model_validate(queue.store.get_output(last, load=True))
+    assert (report.labelled, report.failures) == ([0, 1, 2], [])
+    assert not (queue.store.query_one({"name": "label cu 01"})["metadata"] or {}).get("refused")
