@@ -30,12 +30,13 @@ RESPONSE_FILE = "response.json"
 def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
     """Run a job (JSON) in its folder; return the ``error`` it ended with, if any, and whether there was no room."""
     try:
-        return {"error": run_task(document, folder, store)}
+        run_task(document, folder, store)
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
         with contextlib.suppress(OSError):
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         words = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
         return {"error": words, "no_room": lacks_room(error)}
+    return {"error": None}
 
 
 def run_task(document: str, folder: Path, store: JobStore) -> None:
