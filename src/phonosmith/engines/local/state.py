@@ -84,7 +84,7 @@ COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
 
 def _row(columns: Iterable[Any]) -> JobRow:
     *plain, metadata = columns
-    return JobRow(*plain, json.loads(metadata))
+    return JobRow(*(*plain, json.loads(metadata)))
 
 
 @dataclass
