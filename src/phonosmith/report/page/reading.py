@@ -43,10 +43,9 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
         where = {"uuid": row["uuid"], "index": row["index"]}
         document = store.query_one(where, properties=["output", f"metadata.{SEAL}"], load=True)
         if fields := altered_fields(document):
-            notes.append(
-                f"The report of {row['output'].get('material')} was altered in the store ({', '.join(fields[:3])}) and is "
-                "left out: 'phonosmith run' puts it back."
-            )
+            name, places = row["output"].get("material"), ", ".join(fields[:3])
+            advice = "'phonosmith run' puts it back"
+            notes.append(f"The report of {name} was altered in the store ({places}) and is left out: {advice}.")
             continue
         try:
             reports.append(rejudged(MaterialReport.model_validate(document["output"])))
