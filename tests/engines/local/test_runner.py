@@ -1,6 +1,5 @@
 """The local runner on real worker processes and the embedded store."""
 
-import json
 import os
 import signal
 import subprocess
@@ -343,10 +342,10 @@ def test_an_unwritable_folder_and_no_slots_are_said(work, tmp_path):
         LocalRunner(store, tmp_path / "run", slots=[])
 
 
-def test_a_worker_that_cannot_start_is_explained(work):
+def test_a_worker_that_cannot_start_is_explained(work, monkeypatch):
     import runner_jobs as jobs
 
+    monkeypatch.setattr("jobflow.JobStore.as_dict", lambda _: {"@module": "nowhere", "@class": "Nothing"})
     local, _ = runner(work)
-    (work / "run" / "store.json").write_text(json.dumps({"@module": "nowhere", "@class": "Nothing"}))
     with pytest.raises(ConfigurationError, match="ended with code"):
         local.run(Flow([jobs.add(1, 1)]))

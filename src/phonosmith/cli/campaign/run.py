@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
 
 _WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
+_TRUST = typer.Option(
+    False, "--trust", help="Take over a run folder somebody else made or changed: its jobs are code that runs as you."
+)
 _SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
 
 
@@ -31,6 +34,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
+    trust: bool = _TRUST,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
     json_output: bool = JSON,
 ) -> None:
@@ -59,7 +63,7 @@ def run(
     from phonosmith.core.identity import fix_identities
 
     write_atomic(folder / "campaign.yaml", campaign.read_bytes())
-    _work(folder, fix_identities(flow), places, json_output=json_output)
+    _work(folder, fix_identities(flow), places, json_output=json_output, trust=trust)
 
 
 @command("retry")
@@ -68,6 +72,7 @@ def retry(
     job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
     workers: int | None = _WORKERS,
     slots: str = _SLOTS,
+    trust: bool = _TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Start failed jobs of a run again, and everything that was left out because of them.
@@ -79,7 +84,7 @@ def retry(
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places = _slots(workers, slots)
     _prepare(folder)
-    _work(folder, None, places, json_output=json_output, again=job or [])
+    _work(folder, None, places, json_output=json_output, trust=trust, again=job or [])
 
 
 def _slots(workers: int | None, text: str) -> list[Slot]:
@@ -113,7 +118,13 @@ def _prepare(folder: Path) -> None:
 
 
 def _work(
-    folder: Path, flow: Flow | None, places: list[Slot], *, json_output: bool, again: list[str] | None = None
+    folder: Path,
+    flow: Flow | None,
+    places: list[Slot],
+    *,
+    json_output: bool,
+    trust: bool,
+    again: list[str] | None = None,
 ) -> None:
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
@@ -121,7 +132,8 @@ def _work(
     with _alone(folder):
         store = open_embedded_jobstore(folder / "store.sqlite")
         store.connect()
-        runner = LocalRunner(store, folder / "run", slots=places, progress=not json_output or os.isatty(2))
+        show = not json_output or os.isatty(2)
+        runner = LocalRunner(store, folder / "run", slots=places, progress=show, trust=trust)
         if again is not None:
             failed = {row.name for row in runner.state.rows("failed")}
             if unknown := [name for name in again if name not in failed]:

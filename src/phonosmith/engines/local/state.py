@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.userfiles import is_signed, sign
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -26,7 +27,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     uuid TEXT NOT NULL, idx INTEGER NOT NULL, name TEXT NOT NULL, document TEXT NOT NULL, parents TEXT NOT NULL,
     tolerant INTEGER NOT NULL, state TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, folder TEXT, error TEXT,
     seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL,
-    metadata TEXT NOT NULL DEFAULT '{}',
+    metadata TEXT NOT NULL DEFAULT '{}', signature TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (uuid, idx)
 );
 """
@@ -68,9 +69,11 @@ class RunState:
             self.connection = sqlite3.connect(path, isolation_level=None, timeout=30)
             self.connection.execute("PRAGMA journal_mode=WAL")
             self.connection.executescript(SCHEMA)
-            if "metadata" not in {row[1] for row in self.connection.execute("PRAGMA table_info(jobs)")}:
-                # a run from before jobs were described
-                self.connection.execute("ALTER TABLE jobs ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'")
+            known = {row[1] for row in self.connection.execute("PRAGMA table_info(jobs)")}
+            # a run from before jobs were described, or signed
+            for column, empty in (("metadata", "{}"), ("signature", "")):
+                if column not in known:
+                    self.connection.execute(f"ALTER TABLE jobs ADD COLUMN {column} TEXT NOT NULL DEFAULT '{empty}'")
         except (OSError, sqlite3.Error) as error:
             raise ConfigurationError(f"Cannot keep the run in {path}: {error}.", "Choose a writable folder.") from error
 
@@ -87,18 +90,20 @@ class RunState:
         with self.transaction():
             (position,) = self.connection.execute("SELECT coalesce(max(position), 0) FROM jobs").fetchone()
             for offset, (job, parents) in enumerate(flow.iterflow(), start=1):
+                document = json.dumps(job, cls=MontyEncoder)
                 # an output job that replaces its predecessor must not wait for itself
                 needed = sorted({parent for parent in parents if parent != job.uuid})
                 row = {
                     "uuid": job.uuid,
                     "idx": job.index,
                     "name": job.name,
-                    "document": json.dumps(job, cls=MontyEncoder),
+                    "document": document,
                     "parents": json.dumps(needed),
                     "tolerant": job.config.on_missing_references != OnMissing.ERROR,
                     "state": WAITING,
                     "position": position + offset,
                     "metadata": json.dumps(job.metadata),
+                    "signature": sign(job.uuid, str(job.index), document),
                 }
                 names, marks = ", ".join(row), ", ".join("?" * len(row))
                 query = f"INSERT OR IGNORE INTO jobs ({names}) VALUES ({marks})"  # noqa: S608
@@ -120,9 +125,37 @@ class RunState:
         return [_row(*columns) for columns in self.connection.execute(query, states)]
 
     def document(self, key: Key) -> str:
-        """Return a job as JSON."""
-        (document,) = self.connection.execute("SELECT document FROM jobs WHERE uuid = ? AND idx = ?", key).fetchone()
+        """Return a job as JSON; one that this user has not signed is refused."""
+        query = "SELECT name, document, signature FROM jobs WHERE uuid = ? AND idx = ?"
+        name, document, signature = self.connection.execute(query, key).fetchone()
+        if not is_signed(signature, key[0], str(key[1]), document):
+            raise self._foreign([name])
         return str(document)
+
+    def require_own(self, *, trust: bool = False) -> None:
+        """Refuse a run with jobs this user has not signed, because jobs are code; with ``trust`` sign them all."""
+        query = "SELECT uuid, idx, name, document, signature FROM jobs ORDER BY position"
+        foreign = [
+            (uuid, index, name)
+            for uuid, index, name, document, signature in self.connection.execute(query)
+            if not is_signed(signature, uuid, str(index), document)
+        ]
+        if foreign and not trust:
+            raise self._foreign([name for _, _, name in foreign])
+        with self.transaction():
+            for uuid, index, _ in foreign:
+                where = "WHERE uuid = ? AND idx = ?"
+                (document,) = self.connection.execute(f"SELECT document FROM jobs {where}", (uuid, index)).fetchone()  # noqa: S608
+                self.update((uuid, index), signature=sign(uuid, str(index), document))
+
+    def _foreign(self, names: list[str]) -> ConfigurationError:
+        (path,) = (row[2] for row in self.connection.execute("PRAGMA database_list") if row[1] == "main")
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return ConfigurationError(
+            f"{path} holds jobs that you have not written here, or that were altered since: {names[0]}{others}.",
+            "A job is code that runs as you. If you trust whoever made this folder, say --trust; "
+            "else take the campaign file alone and run it into a folder of your own.",
+        )
 
     def update(self, key: Key, **values: str | float | None) -> None:
         """Change columns of a job."""
