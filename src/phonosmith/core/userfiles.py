@@ -1,4 +1,4 @@
-"""A user's own folder: small JSON files that several processes may write at once, and the key that signs code on disk."""
+"""The user's own folder: small JSON files that several processes may write at once, and the key that signs jobs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_user_json(name: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}.", "Repair it or move it away.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} does not hold a JSON object.", "Repair it or move it away.")

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
+from phonosmith.core.reading import COMPRESSED, bare_name, load_yaml, read_bounded
 from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import (
@@ -189,15 +189,9 @@ def _find_yaml(path: Path) -> Path:
 
 def _parse(source: Path) -> Any:
     """Parse a phonopy YAML without running anything it contains."""
-    import yaml
     from phonopy.interface.phonopy_yaml import PhonopyYamlLoader
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = read_bounded(source)
-    try:
-        tree = yaml.load(content, Loader=loader)  # noqa: S506  (both candidates are safe loaders)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is not valid YAML: {str(error)[:200]}.", "Write it again with phonopy.") from error
+    tree = load_yaml(read_bounded(source), str(source))
     if not isinstance(tree, dict) or not {"unit_cell", "supercell", "lattice", "primitive_cell"} & tree.keys():
         raise InputError(f"{source} is not a phonopy file: it holds no cell.", "Give phonopy.yaml.")
     if "phono3py" in tree and "phonopy" not in tree:

@@ -1,8 +1,8 @@
 """A persistent worker process of the local runner: imports once, then runs job after job.
 
 Started by the runner as ``python -P -m phonosmith.engines.local.worker FOLDER``. The first line of its standard input
-is the job store as JSON: a password in it is then in no file. It says that it is ready, reads one JSON task per line and
-answers each with one JSON line on what was its standard output. What jobs print goes to their folder.
+is the job store as JSON: a password in it is then in no file. It says that it is ready, reads one JSON task per line
+and answers each with one JSON line on what was its standard output. What jobs print goes to their folder.
 
 Nothing is ever imported from FOLDER or from the folder of a job: whoever can write there must not run code.
 """
