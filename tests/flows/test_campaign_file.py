@@ -162,7 +162,7 @@ def test_a_foundation_that_lacks_an_element_is_refused_with_the_material(tmp_pat
 
 
 def test_a_file_that_is_none(tmp_path):
-    with pytest.raises(ConfigurationError, match="does not exist|not valid YAML|cannot be read"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         read_campaign(tmp_path / "no.yaml")
     with pytest.raises(ConfigurationError, match="field: value"):
         read_campaign(write(tmp_path, "- a\n- b\n"))

@@ -117,7 +117,7 @@ def load_yaml(data: str | bytes, where: str) -> Any:
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_yaml(yaml.parse(data, Loader=loader), where)
+        check_yaml(data, where)
         return yaml.load(data, Loader=loader)  # noqa: S506  (both candidates are safe loaders)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
@@ -130,13 +130,15 @@ def load_yaml(data: str | bytes, where: str) -> Any:
         raise InputError(f"{where} is not valid YAML: {error}.", "Put quotes around text.") from error
 
 
-def _check_yaml(events: Any, where: str) -> None:
+def check_yaml(data: str | bytes, where: str) -> None:
     """Refuse YAML too deep to be read, that holds itself, or that unfolds to very much through aliases."""
+    import yaml
+
     # of every collection that is open: its anchor, values and depth within so far
     open_: list[tuple[str | None, int, int]] = []
     known: dict[str, tuple[int, int]] = {}
     repeated = False
-    for event in events:
+    for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         kind = type(event).__name__
         if kind in ("SequenceStartEvent", "MappingStartEvent"):
             open_.append((event.anchor, 1, 1))

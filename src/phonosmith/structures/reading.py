@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import tempfile
 import warnings
@@ -138,7 +139,7 @@ def _parse_cif(data: bytes, name: str, chosen: int | None) -> Any:
     # what stands in a text field between lines of ';' is neither a data block nor a name
     bare = re.sub(r"^;.*?^;", lambda field: " " * len(field[0]), text, flags=re.MULTILINE | re.DOTALL)
     starts = [match.start() for match in re.finditer(r"^[ \t]*data_\S*", bare, re.MULTILINE | re.IGNORECASE)]
-    spans = list(zip(starts, [*starts[1:], len(text)], strict=True))
+    spans = list(itertools.pairwise([*starts, len(text)]))
     # publications have blocks without atoms
     atoms = re.compile(r"_atom_site_(fract|cartn)_x", re.IGNORECASE)
     crystals = [text[start:end] for start, end in spans if atoms.search(bare, start, end)]
@@ -200,7 +201,10 @@ def _parse_ase(file: Path, reason: str, name: str, chosen: int | None) -> Any:
             "Leave masses out; frequencies are those of the natural elements.",
         )
     atoms.calc = None
-    return AseAtomsAdaptor.get_structure(atoms)
+    try:
+        return AseAtomsAdaptor.get_structure(atoms)
+    except (ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{name} holds no crystal: {_first_line(error)}.", "Check cell and positions.") from error
 
 
 def clean_structure(structure: Any, name: str = "The structure", notes: Sequence[str] = ()) -> Structure:
