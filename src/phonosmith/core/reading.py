@@ -115,10 +115,9 @@ def load_yaml(data: str | bytes, where: str) -> Any:
     """Return what safe YAML holds; invalid, endless or bloated text is an InputError that names the file and line."""
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         check_yaml(data, where)
-        return yaml.load(data, Loader=loader)  # noqa: S506  (both candidates are safe loaders)
+        return yaml.load(data, Loader=yaml_loader())  # noqa: S506  (a safe loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = "" if mark is None else f", line {mark.line + 1}"
@@ -130,6 +129,13 @@ def load_yaml(data: str | bytes, where: str) -> Any:
         raise InputError(f"{where} is not valid YAML: {error}.", "Put quotes around text.") from error
 
 
+def yaml_loader() -> Any:
+    """Return the safe loader used everywhere: libyaml and PyYAML's own differ in what they take, tabs for instance."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def check_yaml(data: str | bytes, where: str) -> None:
     """Refuse YAML too deep to be read, that holds itself, or that unfolds to very much through aliases."""
     import yaml
@@ -138,7 +144,7 @@ def check_yaml(data: str | bytes, where: str) -> None:
     open_: list[tuple[str | None, int, int]] = []
     known: dict[str, tuple[int, int]] = {}
     repeated = False
-    for event in yaml.parse(data, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    for event in yaml.parse(data, Loader=yaml_loader()):
         kind = type(event).__name__
         if kind in ("SequenceStartEvent", "MappingStartEvent"):
             open_.append((event.anchor, 1, 1))

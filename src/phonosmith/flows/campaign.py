@@ -19,7 +19,7 @@ from jobflow import Flow, Maker
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
-from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded
+from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
@@ -217,7 +217,7 @@ class _Reader:
             content = load_yaml(data, str(self.path))
         except InputError as error:
             raise ConfigurationError(error.message, error.advice) from error
-        node = yaml.compose(data, Loader=yaml.SafeLoader)
+        node = yaml.compose(data, Loader=yaml_loader())
         if not isinstance(content, dict):
             raise ConfigurationError(
                 f"{self.path} must hold 'field: value' lines.", f"Fields: {', '.join(CampaignSpec.model_fields)}."

@@ -101,8 +101,10 @@ def _parse(file: Path, data: bytes, name: str, chosen: int | None) -> Any:
     from pymatgen.core import Structure
     from pymatgen.io.vasp import Poscar
 
-    frames = {".xyz", ".extxyz", ".traj"}
-    if file.suffix.lower() in frames or "XDATCAR" in file.name or (file.suffix == ".xsf" and b"ANIMSTEPS" in data):
+    if file.suffix.lower() in {".xyz", ".extxyz"}:
+        return _from_atoms(_xyz_frames(data, name), name, chosen)
+    _require_announced_atoms(data, name)
+    if file.suffix.lower() == ".traj" or "XDATCAR" in file.name or (file.suffix == ".xsf" and b"ANIMSTEPS" in data):
         return _parse_ase(file, "", name, chosen)
     if "cif" in file.name.lower():
         return _parse_cif(data, name, chosen)
@@ -119,6 +121,26 @@ def _parse(file: Path, data: bytes, name: str, chosen: int | None) -> Any:
         raise InputError(f"{name} holds {count} structures after each other.", "Give a file with one of them.")
     _pick(1, chosen, name, "structure")
     return structure
+
+
+def _xyz_frames(data: bytes, name: str) -> list[Atoms]:
+    """Return the frames of extended XYZ; unlike ASE's reader this one does not believe any number of atoms."""
+    from phonosmith.structures.extxyz import parse_each
+
+    frames = []
+    for item in parse_each(data.decode(errors="replace"), name):
+        if isinstance(item, InputError):
+            raise item
+        frames.append(item)
+    return frames
+
+
+def _require_announced_atoms(data: bytes, name: str) -> None:
+    """Refuse a POSCAR or XDATCAR that announces more atoms than the file has lines: readers reserve room for them."""
+    head = [line.split() for line in data[: 1 << 16].decode(errors="replace").splitlines()[5:7]]
+    for words in head:
+        if words and all(word.isdecimal() for word in words) and sum(map(int, words)) > data.count(b"\n") + 1:
+            raise InputError(f"{name} announces {' + '.join(words)} atoms and ends before them.", "Export it again.")
 
 
 def _first_line(error: Exception) -> str:
@@ -177,9 +199,7 @@ def _check_cif_symbols(content: Any, name: str) -> None:
 
 
 def _parse_ase(file: Path, reason: str, name: str, chosen: int | None) -> Any:
-    from ase.data import atomic_masses
     from ase.io import read
-    from pymatgen.io.ase import AseAtomsAdaptor
 
     try:
         frames: list[Atoms] = read(file, index=":", do_not_split_by_at_sign=True)
@@ -188,6 +208,14 @@ def _parse_ase(file: Path, reason: str, name: str, chosen: int | None) -> Any:
             f"{name} holds no crystal structure that can be read: {reason or error}.",
             "Give a CIF, a POSCAR with element names, or another format that pymatgen or ASE reads.",
         ) from error
+    return _from_atoms(frames, name, chosen)
+
+
+def _from_atoms(frames: Sequence[Atoms], name: str, chosen: int | None) -> Any:
+    """Return the one frame that is meant as a pymatgen structure."""
+    from ase.data import atomic_masses
+    from pymatgen.io.ase import AseAtomsAdaptor
+
     if not frames:
         raise InputError(f"{name} holds no structure.", "Export the structure again.")
     atoms = frames[_pick(len(frames), chosen, name, "frames")]
