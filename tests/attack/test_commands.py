@@ -157,7 +157,7 @@ def test_plan_refuses_what_cannot_be_planned(tmp_path, change, options, words):
 def test_supercells_are_of_the_cell_in_the_file_and_of_a_size_that_can_be(tmp_path):
     path = tmp_path / "POSCAR"
     path.write_text(POSCAR.format(a=5.4, symbols="Si Si", x=0.5))
-    ask = ("phonons", path, "--potential", "embedded-reference", "--no-relax")
+    ask = ("phonons", path, "--potential", "embedded-reference", "--no-relax", "--out", tmp_path / "out")
     assert "atoms is more than" in refused(*ask, "--supercell", "1000x1000x1000")
     for wrong in ("2x2", "2,5x2x2", "0x1x1", "two"):
         assert "is no supercell" in refused(*ask, "--supercell", wrong)
