@@ -88,7 +88,7 @@ def test_compare_says_what_makes_two_calculations_different(silicon, tmp_path):
     good = written(tmp_path / "good", silicon)
     assert "Masses differ: Si has 28.085" in refused("compare", good, written(tmp_path / "heavy", silicon, mass=30.0))
     for name, stretch, expected in (
-        ("large", (1.1187, 1.1187, 1.1187), "volume is 40.0% larger, its lattice vector"),
+        ("large", (1.1187, 1.1187, 1.1187), "the candidate's volume is 40.0% larger, lattice vector"),
         ("long", (1.0, 1.0, 1.12), "longer"),
         ("same", (1.003, 1.0, 1.0), None),
     ):

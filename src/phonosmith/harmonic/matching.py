@@ -156,16 +156,16 @@ def _shape_notes(reference: Array, candidate: Array) -> list[str]:
     notes = []
     volume = theirs.volume / ours.volume - 1
     if abs(volume) > VOLUME_NOTE:
-        notes.append(f"the candidate's volume is {abs(volume):.1%} {'larger' if volume > 0 else 'smaller'}")
+        notes.append(f"volume is {abs(volume):.1%} {'larger' if volume > 0 else 'smaller'}")
     changes = theirs.cellpar() / ours.cellpar() - 1
     longest = int(np.argmax(np.abs(changes[:3])))
     if abs(changes[longest]) > LENGTH_NOTE:
         kind = "longer" if changes[longest] > 0 else "shorter"
-        notes.append(f"its lattice vector {'abc'[longest]} is {abs(changes[longest]):.1%} {kind}")
+        notes.append(f"lattice vector {'abc'[longest]} is {abs(changes[longest]):.1%} {kind}")
     turned = np.abs(theirs.cellpar() - ours.cellpar())[3:]
     if turned.max() > ANGLE_NOTE:
-        notes.append(f"its angles differ by up to {turned.max():.1f}°")
-    return notes and [f"{', '.join(notes)}: these are phonons of another state of the crystal"]
+        notes.append(f"angles differ by up to {turned.max():.1f}°")
+    return notes and [f"the candidate's {', '.join(notes)}: these are phonons of another state of the crystal"]
 
 
 def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatch:
@@ -209,7 +209,7 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
             "Compute the candidate in the reference's supercell: interpolated branches of different supercells differ.",
         )
     transform = fitting[0]
-    notes = _shape_notes(cells[0].cell, transform @ cells[1].cell)
+    notes = []
     groups = reference.space_group, candidate.space_group
     if groups[0][1] != groups[1][1]:
         notes.append(
@@ -218,5 +218,6 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
         )
     if not np.array_equal(transform, IDENTITY):
         notes.append("the candidate's primitive cell has another basis; its q-points were transformed")
+    notes += _shape_notes(cells[0].cell, transform @ cells[1].cell)
     same_rotations = _rotations(reference, IDENTITY) == _rotations(candidate, transform)
     return CellMatch(transform, groups[0][1] == groups[1][1], same_rotations, tuple(notes))
