@@ -14,6 +14,13 @@ from attack.readers import READERS, refuses_or_is_right
 BELOW_A_POSCAR = b"x\n1\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n"
 CAMPAIGN_WITH_TAB = b"name: x\ntraining:\n  ---: 3\n  del \tat:{lr: 0.002}\n"
 LOST_QUOTE = b'1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3:f:R0 0 0" pbc="T T T"\nCu 0 0 0 0 0 0\n'
+PHONOPY = b"""\
+phonopy: {version: 2.0}
+unit_cell:
+  lattice: [[3, 0, 0], [0, 3, 0], [0, 0, 3]]
+  points: [{symbol: Po, coordinates: [0, 0, 0]}]
+supercell_matrix: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+"""
 FOUND = {
     # a YAML library that takes a tab and another that does not
     "tab": ("campaign", CAMPAIGN_WITH_TAB),
@@ -22,6 +29,10 @@ FOUND = {
     "phases depth": ("phases", b"[" * 100_000),
     # a lost quote makes one key of three, which can never be written again
     "quote": ("extxyz", LOST_QUOTE),
+    # integers no array holds
+    "phonopy integer": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[99999999999999999999, 0, 0]")),
+    "phonopy multiple": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[9999999999999, 0, 0]")),
+    "phonopy infinite": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[.inf, 0, 0]")),
     # numbers of atoms that are believed
     "xyz count": ("xyz", b"222222222222"),
     "extxyz count": ("extxyz", b"222222222222"),

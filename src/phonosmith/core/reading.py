@@ -8,7 +8,7 @@ import io
 import lzma
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -144,7 +144,8 @@ def check_yaml(data: str | bytes, where: str) -> None:
     open_: list[tuple[str | None, int, int]] = []
     known: dict[str, tuple[int, int]] = {}
     repeated = False
-    for event in yaml.parse(data, Loader=yaml_loader()):
+    events: Iterator[Any] = yaml.parse(data, Loader=yaml_loader())
+    for event in events:
         kind = type(event).__name__
         if kind in ("SequenceStartEvent", "MappingStartEvent"):
             open_.append((event.anchor, 1, 1))

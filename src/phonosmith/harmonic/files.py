@@ -199,7 +199,7 @@ def _parse(source: Path) -> Any:
         tree = {key: value for key, value in tree.items() if not key.startswith("displacement")}
     try:
         return PhonopyYamlLoader(tree).parse().data
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{source} cannot be understood: {type(error).__name__} {error}.", "Is it whole?") from error
 
 

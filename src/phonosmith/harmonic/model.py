@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import ArtefactError, InputError, MismatchError
-from phonosmith.structures.supercell import require_buildable
+from phonosmith.structures.supercell import MOST_ATOMS, require_buildable
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -88,10 +88,11 @@ def new_phonon(
 
     matrix = np.array(supercell_matrix, dtype=float)
     matrix = np.diag(matrix) if matrix.shape == (3,) else matrix
-    if matrix.shape != (3, 3) or not np.allclose(matrix, np.rint(matrix), atol=1e-6):
+    whole = matrix.shape == (3, 3) and np.all(np.abs(matrix) <= MOST_ATOMS)
+    if not whole or not np.allclose(matrix, np.rint(matrix), atol=1e-6):
         raise InputError(
             f"The supercell matrix {np.array(supercell_matrix).tolist()} is no integer multiple of the cell.",
-            "Give three integers or a 3x3 matrix of integers.",
+            f"Give three integers or a 3x3 matrix of integers, none above {MOST_ATOMS}.",
         )
     multiple = round(abs(float(np.linalg.det(matrix))))
     if multiple < 1:

@@ -310,7 +310,8 @@ def describe_supercell(structure: Structure, matrix: Ints) -> SupercellChoice:
     from pymatgen.core import Lattice
 
     rows = np.asarray(matrix)
-    if rows.shape != (3, 3) or not np.allclose(rows, np.rint(rows)):
+    whole = rows.shape == (3, 3) and np.all(np.abs(rows) <= MOST_ATOMS)
+    if not whole or not np.allclose(rows, np.rint(rows)):
         raise InputError(f"The supercell matrix {rows.tolist()} is not 3 × 3 integers.", "Give three rows of integers.")
     factor = abs(round(float(np.linalg.det(rows))))
     if factor == 0:
