@@ -127,14 +127,11 @@ class Architecture(ABC):
 
         backend, header = self.backend(), read_header(data)
         model = backend.unpack(data, "float64")
-        built = {"cutoff": float(backend.cutoff(model)), "atomic_numbers": sorted(backend.atomic_numbers(model))}
-        said = {"cutoff": float(header["cutoff"]), "atomic_numbers": sorted(header["atomic_numbers"])}
-        if (
-            abs(built["cutoff"] - said["cutoff"]) > CUTOFF_TOLERANCE
-            or built["atomic_numbers"] != said["atomic_numbers"]
-        ):
+        cutoff, numbers = float(backend.cutoff(model)), sorted(backend.atomic_numbers(model))
+        if abs(cutoff - header["cutoff"]) > CUTOFF_TOLERANCE or numbers != sorted(header["atomic_numbers"]):
             raise PotentialError(
-                f"The file contradicts itself: its header says {said}, its model {built}.",
+                f"The file contradicts itself: its header says elements {header['atomic_numbers']} within "
+                f"{header['cutoff']} Å, its model {numbers} within {cutoff} Å.",
                 "Fetch it again and compare its sha256.",
             )
         energies = probe_energies(backend, model)
