@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types layers sizes check docs wheel clean
+.PHONY: demo test test-slow fuzz lint types layers sizes check docs wheel clean
 
 # torch first and pinned: an unpinned torch brings gigabytes of GPU packages
 $(STAMP): pyproject.toml constraints.txt
@@ -23,6 +23,12 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+# atheris lies beside the environment, not in it; inputs that reach new code are kept in .fuzz and used again
+FUZZ_MINUTES ?= 60
+fuzz: $(STAMP)
+	test -d $(VENV)/fuzz || $(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(VENV)/fuzz "atheris>=3.0"
+	PYTHONPATH=$(VENV)/fuzz nice $(BIN)/python tests/attack/fuzz.py .fuzz --minutes $(FUZZ_MINUTES)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -11,11 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.reading import load_yaml, read_bounded
 
 ENV_PREFIX = "PHONOSMITH_"
 CONFIG_FILE_VARIABLE = "PHONOSMITH_CONFIG_FILE"
@@ -38,9 +38,9 @@ class _YamlSource(PydanticBaseSettingsSource):
         if not path.is_file():
             return {}
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+            content = load_yaml(read_bounded(path), str(path))
+        except InputError as error:
+            raise ConfigurationError(error.message, error.advice) from error
         if content is None:
             return {}
         if not isinstance(content, dict):

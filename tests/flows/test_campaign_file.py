@@ -79,6 +79,26 @@ def test_files_are_found_beside_the_campaign(tmp_path, monkeypatch):
         ("name: test", "evaluate: [elastc]", 1, ("evaluate[0]", "Did you mean elastic?")),
         ("name: test", "n_train: [0]", 1, ("n_train[0]",)),
         ("name: test", "name: test\nname: again", 2, ("given twice, first in line 1",)),
+        ("name: test", "seeds: [-1]", 1, ("seeds[0]", "greater than or equal to 0")),
+        ("name: test", "sampling_seed: 4294967296", 1, ("sampling_seed", "less than 4294967296")),
+        ("name: test", "n_train: [4, 100000]", 1, ("n_train", "the sampling gives at most 16")),
+        ("name: test", "mesh: 100000000", 1, ("mesh", "less than or equal to 100")),
+        ("name: test", "min_length: 1.0e6", 1, ("min_length", "less than or equal to 100")),
+        ("name: test", "min_length: 95", 1, ("min_length", "too many to choose from")),
+        ("name: test", "min_length: .nan", 1, ("min_length",)),
+        (
+            "name: test",
+            "sampling: {supercell_matrix: 2x2x2}",
+            1,
+            ("sampling.supercell_matrix", "three independent rows"),
+        ),
+        (
+            "name: test",
+            "sampling: {supercell_matrix: [[1, 0, 0], [1, 0, 0], [0, 0, 1]]}",
+            1,
+            ("three independent rows",),
+        ),
+        ("name: test", "supercell: 2x2x2", 1, ("supercell: unknown field",)),
         ("materials:", "materials: [", 15, ("not valid YAML",)),
         ("  name: forcefield", "  name: forcefield\n  protocol: {encutt: 400}", 12, ("protocol.encutt", "encut")),
     ],
@@ -106,6 +126,39 @@ def test_limits_of_the_verdicts_travel_with_the_report_and_mistakes_are_named(tm
     assert "line 16: verdict.thermal_percent: Input should be greater than 0" in str(error.value)
 
 
+def _tower(levels):
+    """Each level holds the one below nine times: 9 to the power of the levels when written out."""
+    rows = [f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9)}]" for n in range(1, levels)]
+    return "\n".join(["l0: &l0 [x, x]", *rows, f"name: *l{levels - 1}"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: &a [*a]\n", "holds itself"),
+        ("a: &a {b: &b {c: *a}}\n", "holds itself"),
+        ("name: " + "[" * 100_000, "nested more than"),
+        ("- " * 100_000, "nested more than"),
+        (_tower(9), "through its aliases"),
+        ("name: \x00", "not valid YAML"),
+        ("name: 2001-99-99", "not valid YAML"),
+        ("name: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("a: 1\n" * 300_000, "MiB"),
+        ("[]", "must hold"),
+    ],
+    ids=["itself", "far itself", "flow", "block", "aliases", "null", "date", "code", "long", "list"],
+)
+def test_a_file_that_is_a_trap_ends_with_a_reason(tmp_path, text, words):
+    with pytest.raises(ConfigurationError, match=words):
+        read_campaign(write(tmp_path, text))
+
+
+def test_aliases_are_fine(tmp_path):
+    text = GOOD.replace("    name: germanium", "    name: &ge germanium").replace("name: test", "name: test", 1)
+    text = text.replace("name: test\n", "", 1) + "name: *ge\n"
+    assert read_campaign(write(tmp_path, text)).spec.name == "germanium"
+
+
 def test_all_mistakes_are_said_at_once(tmp_path):
     text = GOOD.replace("- transfer", "- trasnfer").replace("[embedded]", "[embeded]").replace("epochs: 3", "epochs: 0")
     with pytest.raises(ConfigurationError) as caught:
@@ -122,7 +175,7 @@ def test_a_foundation_that_lacks_an_element_is_refused_with_the_material(tmp_pat
 
 
 def test_a_file_that_is_none(tmp_path):
-    with pytest.raises(ConfigurationError, match="Cannot read"):
+    with pytest.raises(ConfigurationError, match="does not exist"):
         read_campaign(tmp_path / "no.yaml")
     with pytest.raises(ConfigurationError, match="field: value"):
         read_campaign(write(tmp_path, "- a\n- b\n"))

@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from phonosmith.reference.audit.audit import audit
-from phonosmith.structures.labels import Labels, label_frame, labels_of
+from phonosmith.structures.labels import Labels, label_frame
 from phonosmith.testing.standin_calculators import tersoff_silicon
 
 SIZE = 16
@@ -136,7 +136,7 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("forces divided by 51.4 (Ha/bohr)", _forces(lambda f: f / 51.42)),
     ForgedSet("forces times 1e5", _forces(lambda f: 1e5 * f)),
     ForgedSet("forces zero", _forces(np.zeros_like)),
-    ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + [0.05, 0, 0])),
+    ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + np.array([0.05, 0, 0]))),
     ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3)), SMALL),
     ForgedSet("one force turned round", _forces(lambda f: f * np.r_[-1, np.ones(len(f) - 1)][:, None])),
     ForgedSet("stress zero", _stress(np.zeros_like)),

@@ -150,3 +150,111 @@ def test_distorted_structure_is_called_unrelaxed():
 def test_duplicates_are_grouped():
     other = Structure.from_spacegroup(225, Lattice.cubic(5.64), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]])
     assert duplicate_groups([silicon(), other, silicon().get_primitive_structure()]) == [[0, 2]]
+
+
+SALT = """data_{name}
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+{first}1 {first} 0 0 0
+Cl1 Cl 0.5 0.5 0.5
+"""
+POSCAR = "x\n1.0\n{a} 0 0\n0 {a} 0\n0 0 {a}\n{symbols}\n1 1\nDirect\n0 0 0\n{x} 0.5 0.5\n"
+XYZ = (
+    '2\nLattice="5 0 0 0 5 0 0 0 5" Properties=species:S:1:pos:R:3{more} pbc="T T T"\nH {x} 0 0{mass}\nCl 2 2 2{mass}\n'
+)
+
+
+def salt(first: str = "Na", name: str = "x") -> str:
+    return SALT.format(first=first, name=name)
+
+
+def poscar(a: object = 5, symbols: str = "Na Cl", x: object = 0.5) -> str:
+    return POSCAR.format(a=a, symbols=symbols, x=x)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("POSCAR", poscar(x="nan"), r"site 2 \(Cl\) is at \[nan"),
+        ("POSCAR", poscar(x="inf"), r"site 2 \(Cl\)"),
+        ("POSCAR", poscar(x="1e300"), "finite numbers within the cell"),
+        ("POSCAR", poscar(a="nan"), "without volume|cannot be read|can be read"),
+        ("POSCAR", poscar(a=1e6), "no crystal"),
+        ("POSCAR", poscar(a=1e-3), "without volume"),
+        ("POSCAR", poscar(symbols="D Cl"), "holds D, an isotope"),
+        ("POSCAR", poscar(symbols="T Cl"), "holds T, an isotope"),
+        ("POSCAR", poscar(symbols="Va Cl"), "Va"),
+        ("POSCAR", poscar(symbols="").replace("\n\n", "\n"), "POSCAR of VASP 4"),
+        ("POSCAR", poscar() * 2, "2 structures after each other"),
+        ("a.cif", salt("D"), "holds D, an isotope"),
+        ("a.cif", salt("Va"), "site of 'Va', which is no chemical element"),
+        ("a.cif", salt("Wat"), "site of 'Wat'"),
+        ("a.cif", salt() + salt("K", "y"), r"2 data blocks with atoms \(data_x, data_y\)"),
+        ("a.cif", salt() + salt("K"), "2 data blocks with atoms"),
+        ("a.xyz", XYZ.format(more="", x="nan", mass=""), r"site 1 \(H\)"),
+        ("a.xyz", XYZ.format(more=":masses:R:1", x=0, mass=" 2.014"), "isotopes are not known"),
+        ("a.xyz", XYZ.format(more="", x=0, mass="") * 3, "3 frames"),
+    ],
+)
+def test_what_would_be_read_as_another_crystal_is_refused(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=words) as caught:
+        read_structure(path)
+    assert name in caught.value.message
+    assert caught.value.advice
+
+
+def test_one_of_several_structures_is_taken_by_its_number(tmp_path):
+    path = tmp_path / "two.cif"
+    path.write_text(salt() + salt("K", "y"))
+    assert read_structure(f"{path}#1").formula == "Na1 Cl1"
+    assert read_structure(f"{path}#2").formula == "K1 Cl1"
+    with pytest.raises(InputError, match="no #3"):
+        read_structure(f"{path}#3")
+    frames = tmp_path / "XDATCAR"
+    blocks = ["Direct configuration= 1\n0 0 0\n.5 .5 .5\n", "Direct configuration= 2\n0 0 0\n.5 .5 .4\n"]
+    frames.write_text("x\n1.0\n5 0 0\n0 5 0\n0 0 5\nNa Cl\n1 1\n" + "".join(blocks))
+    assert read_structure(f"{frames}#2").frac_coords[1, 2] == pytest.approx(0.4)
+    # a file really called so
+    (tmp_path / "odd#2.cif").write_text(salt())
+    assert len(read_structure(tmp_path / "odd#2.cif")) == 2
+
+
+def test_what_is_no_data_block_with_atoms_does_not_count(tmp_path):
+    path = tmp_path / "paper.cif"
+    path.write_text("data_paper\n_text\n;\ndata_old\n_atom_site_fract_x\n;\n" + salt("K"))
+    assert read_structure(path).formula == "K1 Cl1"
+    label = salt().replace("_atom_site_type_symbol\n", "").replace("Na1 Na", "OW1").replace("Cl1 Cl", "CA2")
+    path.write_text(label)
+    assert read_structure(path).formula == "Ca1 O1"
+
+
+def test_a_compressed_crystal_is_read_and_a_bomb_is_not(tmp_path):
+    import gzip
+
+    path = tmp_path / "salt.cif.gz"
+    path.write_bytes(gzip.compress(salt().encode()))
+    assert read_structure(path).formula == "Na1 Cl1"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        for _ in range(80):
+            stream.write(b" " * (1 << 20))
+    with pytest.raises(InputError, match="unfolds to more than"):
+        read_structure(path)
+
+
+def test_velocities_after_the_positions_are_no_second_structure(tmp_path):
+    path = tmp_path / "CONTCAR"
+    path.write_text(poscar() + "\n0.1 0 0\n-0.1 0 0\n")
+    assert len(read_structure(path)) == 2

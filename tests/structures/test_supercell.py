@@ -163,3 +163,25 @@ def test_bad_rules_and_matrices_are_refused():
         describe_supercell(diamond(), np.array([[0.5, 0, 0], [0, 1, 0], [0, 0, 1]]))
     with pytest.raises(InputError, match="not known"):
         sampling_supercell(diamond(), "huge")
+
+
+@pytest.mark.parametrize("length", [60.0, 1e6, 1e300])
+def test_a_search_that_would_fill_the_memory_is_refused(length):
+    with pytest.raises(InputError, match="too many to choose from"):
+        phonon_supercell(diamond(3.57), length)
+    with pytest.raises(InputError, match="too many to choose from"):
+        choose_supercell(diamond(), (5.0, length))
+
+
+@pytest.mark.slow
+def test_the_largest_cells_in_use_are_still_found():
+    # copper, nearly the densest lattice there is
+    copper = Structure.from_spacegroup(225, Lattice.cubic(3.61), ["Cu"], [[0, 0, 0]])
+    choice = phonon_supercell(standard_primitive(copper), 30.0)
+    assert min(choice.lengths) >= 30.0
+    assert choice.n_atoms == 4 * 9**3
+
+
+def test_a_supercell_of_millions_is_refused_before_it_is_built():
+    with pytest.raises(InputError, match="2000000000 atoms"):
+        describe_supercell(diamond(), np.diag([1000, 1000, 1000]))

@@ -41,7 +41,11 @@ CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
 POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
 TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
-SUPERCELL = typer.Option(None, help='"4 4 4" or nine integers (phonopy\'s matrix); default by --min-length.')
+SUPERCELL = typer.Option(
+    None,
+    help='"4 4 4" or 4x4x4: so many times the cell in the file along its own a, b, c; or nine integers, row by row '
+    "phonopy's matrix (its columns are the new vectors); default by --min-length.",
+)
 MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
 NO_RELAX = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
 
@@ -222,14 +226,9 @@ def asked_supercell(supercell: str | None, min_length: float | None) -> list[lis
 
 def read_yaml(path: Path) -> Any:
     """Return what a YAML file holds."""
-    import yaml
+    from phonosmith.core.reading import load_yaml, read_bounded
 
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read: {error}.", "Give a YAML file.") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not valid YAML: {error}.", "Fix the line named above.") from error
+    return load_yaml(read_bounded(path), str(path))
 
 
 def checked_options(model: type[Model], name: str, participle: str, **values: object) -> Model:

@@ -4,16 +4,47 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+_NAMED = r"\w{0,40}(?:passw(?:or)?d|passphrase|secret|token|credential|api_?key|access_?key)\w{0,40}"
+_SECRET_KEY = re.compile(_NAMED, re.IGNORECASE)
+_SECRET_TEXTS = (
+    # mongodb://user:password@host
+    (re.compile(r"(://[^\s/:@]*:)[^\s\"'<>]+@"), r"\1***@"),
+    # "password": "...", password='...', password=...
+    (re.compile(rf"({_NAMED}['\"]?\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;'\"}}\])]+)", re.IGNORECASE), r"\1***"),
+)
+
+
+def mask_secrets(value: Any) -> Any:
+    """Return text, or anything of mappings and lists, with passwords, tokens and keys replaced by ***."""
+    if isinstance(value, str):
+        for pattern, replacement in _SECRET_TEXTS:
+            value = pattern.sub(replacement, value)
+        return value
+    if isinstance(value, Mapping):
+        return {
+            key: "***" if item and isinstance(key, str) and _SECRET_KEY.fullmatch(key) else mask_secrets(item)
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [mask_secrets(item) for item in value]
+    return value
 
 
 class PhonosmithError(Exception):
-    """Base of every error a user may meet: what is wrong, naming file, field or material, and the way out."""
+    """Base of every error a user may meet: what is wrong, naming file, field or material, and the way out.
+
+    Secrets in either are masked: errors end in logs, reports and other people's mail.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, advice: str = "") -> None:
+        message, advice = mask_secrets(message), mask_secrets(advice)
         super().__init__(message, advice)
         self.message = message
         self.advice = advice

@@ -1,4 +1,4 @@
-"""Read a file, compressed or not, within bounds: damage and decompression bombs end with a reason."""
+"""Read a file, compressed or not, and YAML within bounds: damage and bombs of any kind end with a reason."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 import lzma
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -17,6 +17,10 @@ from phonosmith.core.errors import InputError
 
 COMPRESSED = (".gz", ".xz", ".lzma", ".bz2")
 MIB = 1 << 20
+YAML_DEPTH = 64
+"""Lists in lists; libyaml's own recursion ends the whole process at some ten thousand."""
+YAML_NODES = 200_000
+"""Values of a document that repeats parts of itself by aliases, repetitions counted."""
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
 """What reading a damaged compressed file raises."""
 
@@ -105,3 +109,68 @@ def read_bounded(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
 def bare_name(name: str) -> str:
     """Return a name without its compression ending."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix in COMPRESSED else name
+
+
+def load_yaml(data: str | bytes, where: str) -> Any:
+    """Return what safe YAML holds; invalid, endless or bloated text is an InputError that names the file and line."""
+    import yaml
+
+    try:
+        check_yaml(data, where)
+        return yaml.load(data, Loader=yaml_loader())  # noqa: S506  (a safe loader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = "" if mark is None else f", line {mark.line + 1}"
+        reason = problem or " ".join(str(error).split())[:200]
+        advice = "Look at indentation, colons and quotes there."
+        raise InputError(f"{where}{line} is not valid YAML: {reason}.", advice) from error
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+        # dates and numbers that look like such and are none
+        raise InputError(f"{where} is not valid YAML: {error}.", "Put quotes around text.") from error
+
+
+def yaml_loader() -> Any:
+    """Return the safe loader used everywhere: libyaml and PyYAML's own differ in what they take, tabs for instance."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_yaml(data: str | bytes, where: str) -> None:
+    """Refuse YAML too deep to be read, that holds itself, or that unfolds to very much through aliases."""
+    import yaml
+
+    # of every collection that is open: its anchor, values and depth within so far
+    open_: list[tuple[str | None, int, int]] = []
+    known: dict[str, tuple[int, int]] = {}
+    repeated = False
+    events: Iterator[Any] = yaml.parse(data, Loader=yaml_loader())
+    for event in events:
+        kind = type(event).__name__
+        if kind in ("SequenceStartEvent", "MappingStartEvent"):
+            open_.append((event.anchor, 1, 1))
+            size, height = 0, 0
+        elif kind in ("SequenceEndEvent", "MappingEndEvent"):
+            anchor, size, height = open_.pop()
+            if anchor is not None:
+                known[anchor] = size, height
+        elif kind == "ScalarEvent":
+            size, height = 1, 0
+            if event.anchor is not None:
+                known[event.anchor] = size, height
+        elif kind == "AliasEvent":
+            if any(anchor == event.anchor for anchor, *_ in open_):
+                raise InputError(f"{where} holds itself: *{event.anchor} is within &{event.anchor}.", "Write it out.")
+            size, height = known.get(event.anchor, (1, 0))
+            repeated = True
+        else:
+            continue
+        if open_:
+            anchor, total, deepest = open_[-1]
+            open_[-1] = anchor, total + size, max(deepest, height + 1)
+            if len(open_) + open_[-1][2] > YAML_DEPTH:
+                raise InputError(f"{where} is nested more than {YAML_DEPTH} deep.", "No file of ours is.")
+            if repeated and open_[-1][1] > YAML_NODES:
+                raise InputError(
+                    f"{where} unfolds to more than {YAML_NODES} values through its aliases.", "Write it out."
+                )

@@ -18,18 +18,23 @@ import yaml
 from jobflow import Flow, Maker
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from phonosmith.core.errors import ConfigurationError, PhonosmithError, did_you_mean
+from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
+from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
-from phonosmith.flows.settings import MaterialSettings, material_settings, problems, strategies_named, training_of
+from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import CellSize
+from phonosmith.structures.supercell import phonon_supercell
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
+
+LIMITS = Limits(member_bytes=MIB)
+"""A campaign of a thousand materials takes a tenth of it."""
 
 Place = tuple[str | int, ...]
 P = ParamSpec("P")
@@ -72,8 +77,8 @@ class CampaignSpec(MaterialSettings):
     materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed")
     foundations: list[str] = Field(min_length=1, description="potentials to start from: names, sha256 or files")
     cells: list[CellSize] = Field(["large"], min_length=1, description="sizes of the sampling cell")
-    seeds: list[int] = Field([0], min_length=1, description="training seeds")
-    sampling_seed: int = Field(0, description="seed of the sampling, shared by all training seeds")
+    seeds: list[Seed] = Field([0], min_length=1, description="training seeds")
+    sampling_seed: Seed = Field(0, description="seed of the sampling, shared by all training seeds")
     sampler: str | None = Field(None, description="foundation that relaxes the configurations; the first by default")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="who computes labels and reference results")
     replay: str | None = Field(None, description="replay structures (extended XYZ), relative to the campaign file")
@@ -209,20 +214,11 @@ class _Reader:
     def parse(self) -> Any:
         """Return the file's content as plain data and remember where each field stands."""
         try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise ConfigurationError(f"Cannot read {self.path}: {reason}.", "Give a campaign file.") from error
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f", line {mark.line + 1}" if mark is not None else ""
-            problem = getattr(error, "problem", None) or error
-            raise ConfigurationError(
-                f"{self.path}{where} is not valid YAML: {problem}.", "Look at indentation, colons and quotes there."
-            ) from error
+            data = read_bounded(self.path, LIMITS)
+            content = load_yaml(data, str(self.path))
+        except InputError as error:
+            raise ConfigurationError(error.message, error.advice) from error
+        node = yaml.compose(data, Loader=yaml_loader())
         if not isinstance(content, dict):
             raise ConfigurationError(
                 f"{self.path} must hold 'field: value' lines.", f"Fields: {', '.join(CampaignSpec.model_fields)}."
@@ -273,6 +269,7 @@ def read_campaign(path: str | Path) -> Campaign:
     sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent) if spec.sampler is not None else None
     engine = reader.attempt(("engine",), _engine, spec.engine)
     replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
+    _check_supercells(reader, spec, structures)
     _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
     reader.finish()
     assert engine is not None  # finish has raised otherwise
@@ -358,6 +355,14 @@ def _replay(path: Path) -> DatasetRef:
     from phonosmith.structures.extxyz import read_frames
 
     return put_dataset(read_frames(path), name=f"replay {path.stem}")
+
+
+def _check_supercells(reader: _Reader, spec: CampaignSpec, structures: dict[str, Structure]) -> None:
+    """Choose the largest supercell of every crystal once: what cannot be had must not be found out by a job."""
+    lengths = {name: getattr(spec, name) for name in ("min_length", "check_min_length", "curvature_min_length")}
+    field = max(lengths, key=lambda name: lengths[name])
+    for crystal in structures.values():
+        reader.attempt((field,), phonon_supercell, crystal, lengths[field])
 
 
 def _check_elements(

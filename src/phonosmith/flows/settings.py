@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
@@ -17,6 +17,8 @@ DEFAULT_STRATEGIES = ("transfer", "delta")
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""What every generator of random numbers takes."""
 
 
 def _at_least_one(number: int) -> int:
@@ -37,7 +39,7 @@ class MaterialSettings(Document):
     sampling: SamplingSettings = Field(
         default_factory=lambda: SamplingSettings.model_validate({}), description="what differs from the protocol"
     )
-    sampling_seed: int | None = Field(
+    sampling_seed: Seed | None = Field(
         None, description="seed of the sampling: trainings with different seeds share one set of labels when given"
     )
     n_train: tuple[Annotated[int, AfterValidator(_at_least_one)], ...] = Field(
@@ -55,12 +57,12 @@ class MaterialSettings(Document):
         "errors, convergence with the training set and a few displaced cells",
     )
     n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
-    check_min_length: float = Field(10.0, gt=0, description="shortest edge of their supercell, Å")
-    min_length: float = Field(20.0, gt=0, description="shortest edge of phonon supercells, Å")
+    check_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of their supercell, Å")
+    min_length: float = Field(20.0, gt=0, le=100, description="shortest edge of phonon supercells, Å")
     curvature_min_length: float = Field(
-        5.0, gt=0, description="shortest edge of supercells whose force constants supervise curvature, Å"
+        5.0, gt=0, le=100, description="shortest edge of supercells whose force constants supervise curvature, Å"
     )
-    mesh: int = Field(20, gt=0, description="q-mesh of comparisons")
+    mesh: int = Field(20, gt=0, le=100, description="q-mesh of comparisons")
     verdict: GivenLimits = Field(
         default_factory=dict, description="limits of the verdicts in place of those of the settings"
     )
@@ -73,12 +75,23 @@ class MaterialSettings(Document):
         "sizes, foundations, cells, seeds) run side by side in one job on one GPU, with the same results",
     )
 
+    @field_validator("n_train")
+    @classmethod
+    def _within_the_labels(cls, sizes: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        sampling = info.data.get("sampling")
+        if sampling is not None and sizes and max(sizes) > _most_labels(sampling):
+            raise ValueError(
+                f"a training set of {max(sizes)} structures cannot be: the sampling gives at most "
+                f"{_most_labels(sampling)} (n_select from every volume but that of validation)"
+            )
+        return sizes
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Training-set sizes, ascending; empty: one training with all labels."""
         if self.n_train or self.mode == "comparison":
             return tuple(sorted(set(self.n_train)))
-        total = (len(self.sampling.volume_factors) - 1) * self.sampling.n_select
+        total = _most_labels(self.sampling)
         return (max(1, total // 2), total)
 
     def specs(self) -> dict[str, TrainSpec]:
@@ -90,6 +103,11 @@ class MaterialSettings(Document):
                     f"{did_you_mean(name, self.strategies)}Strategies asked: {', '.join(self.strategies)}.",
                 )
         return {name: make_spec(name, **training_of(self.training, name)) for name in self.strategies}
+
+
+def _most_labels(sampling: SamplingSettings) -> int:
+    """Return how many structures there are to train on when every trajectory gives all of its frames."""
+    return (len(sampling.volume_factors) - 1) * sampling.n_select
 
 
 def strategies_named(training: Mapping[str, Any]) -> list[str]:

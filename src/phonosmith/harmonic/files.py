@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.core.reading import COMPRESSED, bare_name, read_bounded
+from phonosmith.core.reading import COMPRESSED, bare_name, load_yaml, read_bounded
 from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.matching import find_transforms
@@ -224,14 +224,7 @@ def _find_yaml(path: Path) -> Path:
 
 def safe_tree(source: Path) -> dict[str, Any]:
     """Return what a YAML of phonopy or phono3py holds, without running anything it contains."""
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = read_bounded(source)
-    try:
-        tree = yaml.load(content, Loader=loader)  # noqa: S506  (both candidates are safe loaders)
-    except yaml.YAMLError as error:
-        raise InputError(f"{source} is not valid YAML: {str(error)[:200]}.", "Write it again with phonopy.") from error
+    tree = load_yaml(read_bounded(source), str(source))
     if not isinstance(tree, dict) or not {"unit_cell", "supercell", "lattice", "primitive_cell"} & tree.keys():
         raise InputError(f"{source} is not a phonopy file: it holds no cell.", "Give phonopy.yaml.")
     return tree
@@ -246,7 +239,7 @@ def _parse(source: Path) -> Any:
         tree = {key: value for key, value in tree.items() if not key.startswith("displacement")}
     try:
         return PhonopyYamlLoader(tree).parse().data
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise InputError(f"{source} cannot be understood: {type(error).__name__} {error}.", "Is it whole?") from error
 
 

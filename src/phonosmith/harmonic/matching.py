@@ -26,6 +26,10 @@ ANGLE_TOLERANCE = 12.0
 """Difference of lattice angles in degrees two relaxations of one crystal may show."""
 SITE_TOLERANCE = 1.0
 """Å an atom may sit away from its counterpart: half a bond, so that counterparts stay unambiguous."""
+VOLUME_NOTE, LENGTH_NOTE, ANGLE_NOTE = 0.05, 0.02, 2.0
+"""Differences of volume, lengths (relative) and angles (degrees) that two relaxations seldom show: they are said."""
+MASS_TOLERANCE = 1e-2
+"""Relative difference of masses up to which frequencies compare force constants: 0.5 % of a frequency."""
 
 
 @dataclass(frozen=True)
@@ -135,13 +139,46 @@ def _rotations(model: HarmonicModel, transform: Integers) -> set[bytes]:
     return {np.rint(inverse.T @ rotation @ transform.T).astype(np.int64).tobytes() for rotation in operations}
 
 
+def _require_same_masses(reference: HarmonicModel, candidate: HarmonicModel) -> None:
+    """Refuse other masses: the frequencies would differ with the same force constants."""
+    ours, theirs = (
+        dict(zip(model.phonon.primitive.symbols, model.phonon.primitive.masses, strict=True))
+        for model in (reference, candidate)
+    )
+    for symbol, mass in ours.items():
+        if abs(theirs[symbol] / mass - 1) > MASS_TOLERANCE:
+            raise MismatchError(
+                f"Masses differ: {symbol} has {mass:.3f} in {reference.source}, {theirs[symbol]:.3f} in "
+                f"{candidate.source}.",
+                "Frequencies then differ with the same forces; give both files the same masses.",
+            )
+
+
+def _shape_notes(reference: Array, candidate: Array) -> list[str]:
+    """Say by how much two cells (candidate in the reference's basis, Å) differ, where relaxations seldom do."""
+    ours, theirs = Cell(reference), Cell(candidate)
+    notes = []
+    volume = theirs.volume / ours.volume - 1
+    if abs(volume) > VOLUME_NOTE:
+        notes.append(f"volume is {abs(volume):.1%} {'larger' if volume > 0 else 'smaller'}")
+    changes = theirs.cellpar() / ours.cellpar() - 1
+    longest = int(np.argmax(np.abs(changes[:3])))
+    if abs(changes[longest]) > LENGTH_NOTE:
+        kind = "longer" if changes[longest] > 0 else "shorter"
+        notes.append(f"lattice vector {'abc'[longest]} is {abs(changes[longest]):.1%} {kind}")
+    turned = np.abs(theirs.cellpar() - ours.cellpar())[3:]
+    if turned.max() > ANGLE_NOTE:
+        notes.append(f"angles differ by up to {turned.max():.1f}°")
+    return notes and [f"the candidate's {', '.join(notes)}: these are phonons of another state of the crystal"]
+
+
 def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatch:
     """Relate two harmonic models of one crystal.
 
     Raises
     ------
     MismatchError
-        When composition, number of atoms, geometry or supercell differ, with both values in the message.
+        When composition, number of atoms, masses, geometry or supercell differ, with both values in the message.
     """
     require_same_formula(reference.formula, candidate.formula, reference.source, candidate.source)
     contents = [composition_of(model.phonon.primitive) for model in (reference, candidate)]
@@ -152,6 +189,7 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
             "they relaxed into different structures.",
             "Branches cannot be paired; compare stability and thermodynamics of each side instead.",
         )
+    _require_same_masses(reference, candidate)
     ours, theirs = primitive_supercell_matrix(reference), primitive_supercell_matrix(candidate)
     cells = reference.phonon.primitive, candidate.phonon.primitive
     # the search is needed only where the two files chose different primitive vectors
@@ -184,5 +222,6 @@ def match_models(reference: HarmonicModel, candidate: HarmonicModel) -> CellMatc
         )
     if not np.array_equal(transform, IDENTITY):
         notes.append("the candidate's primitive cell has another basis; its q-points were transformed")
+    notes += _shape_notes(cells[0].cell, transform @ cells[1].cell)
     same_rotations = _rotations(reference, IDENTITY) == _rotations(candidate, transform)
     return CellMatch(transform, groups[0][1] == groups[1][1], same_rotations, tuple(notes))

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import ArtefactError, InputError, MismatchError
+from phonosmith.structures.supercell import MOST_ATOMS, require_buildable
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,6 +26,8 @@ Array = NDArray[np.float64]
 SYMPREC = 1e-4
 """Å; relaxed cells carry more noise than phonopy's 1e-5 allows."""
 FORMAT = "phonosmith-force-constants-1"
+LEAST_FORCE_CONSTANT = 1e-3
+"""eV/Å²; the softest bonds there are, between helium atoms, are near 0.1."""
 NAC_FACTOR = 14.399652
 """e²/(4πε0) in eV Å, phonopy's value for VASP."""
 
@@ -85,13 +88,16 @@ def new_phonon(
 
     matrix = np.array(supercell_matrix, dtype=float)
     matrix = np.diag(matrix) if matrix.shape == (3,) else matrix
-    if matrix.shape != (3, 3) or not np.allclose(matrix, np.rint(matrix), atol=1e-6):
+    whole = matrix.shape == (3, 3) and np.all(np.abs(matrix) <= MOST_ATOMS)
+    if not whole or not np.allclose(matrix, np.rint(matrix), atol=1e-6):
         raise InputError(
             f"The supercell matrix {np.array(supercell_matrix).tolist()} is no integer multiple of the cell.",
-            "Give three integers or a 3x3 matrix of integers.",
+            f"Give three integers or a 3x3 matrix of integers, none above {MOST_ATOMS}.",
         )
-    if round(abs(float(np.linalg.det(matrix)))) < 1:
+    multiple = round(abs(float(np.linalg.det(matrix))))
+    if multiple < 1:
         raise InputError(f"The supercell matrix {matrix.tolist()} is singular.", "Its rows must be independent.")
+    require_buildable(multiple * len(unitcell))
     with warnings.catch_warnings():
         # phonopy 4 warns that "auto" is its new default even where it is asked for by name
         warnings.simplefilter("ignore")
@@ -130,7 +136,7 @@ def atoms_of(cell: PhonopyAtoms) -> Atoms:
 
 
 def check_force_constants(constants: Any, phonon: Phonopy, where: str) -> Array:
-    """Return force constants as an array; refuse those that are missing, not finite or of another supercell."""
+    """Return force constants as an array; refuse those that are missing, zero, not finite or of another supercell."""
     if constants is None:
         raise InputError(f"{where} has no force constants.", "Give forces or force constants.")
     values = np.asarray(constants, dtype=float)
@@ -143,6 +149,11 @@ def check_force_constants(constants: Any, phonon: Phonopy, where: str) -> Array:
         )
     if not np.isfinite(values).all():
         raise InputError(f"{where}: force constants are not finite.", "Repeat the calculation they come from.")
+    if np.abs(values).max(initial=0.0) < LEAST_FORCE_CONSTANT:
+        raise InputError(
+            f"{where}: all force constants are zero (below {LEAST_FORCE_CONSTANT} eV/Å²): nothing holds the atoms.",
+            "Look at the forces they come from: were they written, in eV/Å?",
+        )
     return values
 
 

@@ -18,7 +18,8 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.harmonic.model import HarmonicModel, atoms_of, new_phonon, to_structure
+from phonosmith.harmonic.curvature import hessian_matrix
+from phonosmith.harmonic.model import LEAST_FORCE_CONSTANT, HarmonicModel, atoms_of, new_phonon, to_structure
 from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
@@ -30,11 +31,14 @@ Array = NDArray[np.float64]
 Shapes = Literal["varied", "one"]
 MEAN_DISPLACEMENT = 0.03
 """Å; larger patterns leave the range in which a harmonic energy stands for the true one."""
+LARGEST_DISPLACEMENT = 0.3
+"""Å; a tenth of a bond, where no potential energy is harmonic any more."""
+MOST_FRAMES = 10_000
 
 
 @dataclass(frozen=True)
 class PhononDataset:
-    """Labelled configurations and force constants to fine-tune with.
+    """Labelled configurations and force constants to fine-tune with, and ``notes`` on what to beware of.
 
     Frames have harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries zero
     forces and, where asked for, zero stress. ``phonon`` holds the force constants of the small supercell, for the
@@ -44,6 +48,7 @@ class PhononDataset:
     train: list[Atoms]
     valid: list[Atoms]
     phonon: Phonopy
+    notes: tuple[str, ...] = ()
 
 
 def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
@@ -131,6 +136,20 @@ def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
     return frame
 
 
+def stability_notes(phonon: Phonopy, source: str) -> tuple[str, ...]:
+    """Say that harmonic labels lead away from an unstable crystal; refuse force constants that are mostly negative.
+
+    ``phonon`` holds full force constants (eV/Å²). Forces of the wrong sign make every mode imaginary, a real soft
+    crystal has a few such modes among many.
+    """
+    energies = np.linalg.eigvalsh(hessian_matrix(np.asarray(phonon.force_constants, dtype=float)))
+    n_negative = int((energies < -LEAST_FORCE_CONSTANT).sum())
+    words = f"{source}: {n_negative} of {len(energies)} modes of the supercell lower the energy"
+    if n_negative > len(energies) / 2:
+        raise InputError(f"{words}: these are no force constants of a crystal.", "Check the sign of the forces.")
+    return (f"{words}: the labels lead away from this structure",) if n_negative else ()
+
+
 def dataset_from_phonons(
     model: HarmonicModel,
     *,
@@ -158,12 +177,15 @@ def dataset_from_phonons(
     relaxed_cell
         The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
     """
-    if n_train < 1 or n_valid < 1 or displacement <= 0:
+    if not (1 <= n_train <= MOST_FRAMES and 1 <= n_valid <= MOST_FRAMES and 0 < displacement <= LARGEST_DISPLACEMENT):
         raise InputError(
             f"{n_train} training and {n_valid} validation frames displaced by {displacement} Å make no training set.",
-            "Ask for at least one of each and a positive displacement.",
+            f"Ask for 1 to {MOST_FRAMES} of each and a displacement of at most {LARGEST_DISPLACEMENT} Å.",
         )
+    if seed < 0:
+        raise InputError(f"The seed {seed} is negative.", "Give 0 or more.")
     phonon = in_supercell(model, small_supercell(model, min_length))
+    notes = stability_notes(phonon, model.source)
     n_atoms = len(phonon.supercell)
     rng = np.random.default_rng(seed)
     # the mean length of a vector with independent normal components of width s is s √(8/π)
@@ -180,4 +202,4 @@ def dataset_from_phonons(
     still.info["labels"] = f"harmonic, {model.source}"
     stress = np.zeros(6) if relaxed_cell else None
     still.calc = SinglePointCalculator(still, energy=0.0, forces=np.zeros((n_atoms, 3)), stress=stress)
-    return PhononDataset(train=[still, *frames[:n_train]], valid=frames[n_train:], phonon=phonon)
+    return PhononDataset([still, *frames[:n_train]], frames[n_train:], phonon, notes)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
 
 ENTRY_POINTS = "phonosmith.architectures"
+CUTOFF_TOLERANCE = 1e-5
+"""Å; a cutoff kept in single precision."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,17 @@ class Architecture(ABC):
             return None
         from phonosmith.potentials.container import probe_energies
 
-        energies = probe_energies(self.backend(), self.backend().unpack(data, "float64"))
-        return float(np.max(np.abs(np.ravel(energies) - np.ravel(read_header(data)["probe_energies"]))))
+        backend, header = self.backend(), read_header(data)
+        model = backend.unpack(data, "float64")
+        cutoff, numbers = float(backend.cutoff(model)), sorted(backend.atomic_numbers(model))
+        if abs(cutoff - header["cutoff"]) > CUTOFF_TOLERANCE or numbers != sorted(header["atomic_numbers"]):
+            raise PotentialError(
+                f"The file contradicts itself: its header says elements {header['atomic_numbers']} within "
+                f"{header['cutoff']} Å, its model {numbers} within {cutoff} Å.",
+                "Fetch it again and compare its sha256.",
+            )
+        energies = probe_energies(backend, model)
+        return float(np.max(np.abs(np.ravel(energies) - np.ravel(header["probe_energies"]))))
 
     def details(self, data: bytes) -> dict[str, Any]:
         """Return what ``models show`` tells beyond the reference: precision, e3nn where it matters, description."""

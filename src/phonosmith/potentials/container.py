@@ -7,7 +7,7 @@ needs to build the model again. Digests are identities: what is packed once must
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,16 +41,31 @@ def read_header(data: bytes, name: str = "The file") -> Header:
     try:
         length = int.from_bytes(data[:8], "little")
         content: Header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
-    except (ValueError, KeyError, TypeError, MemoryError) as error:
+        version = content.get("format")
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, RecursionError) as error:
         raise PotentialError(
             f"{name} is not a phonosmith model file.", "Add models with 'phonosmith models add'."
         ) from error
-    if content.get("format") != FORMAT:
+    if version != FORMAT:
         raise PotentialError(
-            f"{name} has model format {content.get('format')}; this version reads format {FORMAT}.",
-            "Install a newer phonosmith.",
+            f"{name} has model format {version}; this version reads format {FORMAT}.", "Install a newer phonosmith."
+        )
+    if wrong := [key for key, fits in _HEADER.items() if not fits(content.get(key))]:
+        raise PotentialError(
+            f"{name} is damaged: its header says {wrong[0]} = {content.get(wrong[0])!r}.",
+            "Fetch it again and compare its sha256.",
         )
     return content
+
+
+_HEADER: dict[str, Callable[[Any], bool]] = {
+    "architecture": lambda value: isinstance(value, str),
+    "atomic_numbers": lambda value: (
+        isinstance(value, list) and len(value) > 0 and all(type(number) is int and 0 < number < 119 for number in value)
+    ),
+    "cutoff": lambda value: type(value) in (int, float) and 0 < value < 100,
+}
+"""What every artefact says, and how to tell that it does."""
 
 
 def is_model_file(data: bytes) -> bool:

@@ -13,14 +13,15 @@ from pydantic import Field
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ArtefactError, InputError, PhonosmithError, PotentialError
+from phonosmith.core.hashing import digest_bytes
 from phonosmith.core.userfiles import INDEX, edited_user_json, read_user_json
 from phonosmith.potentials.architecture import architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
-from phonosmith.potentials.container import is_model_file, store_model
+from phonosmith.potentials.container import is_model_file, read_header, store_model
 from phonosmith.potentials.device import require_device
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.embedded import foundation_bytes, reference_bytes
-from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats
+from phonosmith.potentials.foreign import read_model_bytes, refuse_other_formats, unreadable
 
 if TYPE_CHECKING:
     from phonosmith.potentials.backend import LammpsStyle
@@ -100,10 +101,30 @@ def import_file(path: str | Path, *, name: str = "", trust: bool = False) -> Pot
     """Bring a model file into the artefact store and return its reference.
 
     A file of ours and files that hold no code are taken as they are; a foreign pickle is opened (if trusted) and kept
-    as weights and architecture description. A pickle that was imported before is not opened again.
+    as weights and architecture description. A pickle that was imported before is not opened again. A file of ours that
+    is new here is rebuilt, and must predict what it was saved with (`check_model`).
     """
     source = Path(path).expanduser()
-    return _import_bytes(read_model_bytes(source), name or source.stem, str(path), trust=trust)
+    data = read_model_bytes(source)
+    if is_model_file(data) and not default_artefacts().has(digest_bytes(data)):
+        check_model(data, str(path))
+    return _import_bytes(data, name or source.stem, str(path), trust=trust)
+
+
+def check_model(data: bytes, source: str) -> None:
+    """Refuse a file of ours that is cut short, altered or not understood: rebuild it and probe its energies."""
+    try:
+        difference = architecture(read_header(data)["architecture"]).probe_difference(data)
+    except PhonosmithError as error:
+        raise PotentialError(f"{source} cannot be used: {error.message}", error.advice) from error
+    except Exception as error:
+        # what packages of potentials raise for a description they do not understand can be anything
+        raise unreadable(f"{source} cannot be rebuilt", error) from error
+    if difference is not None and not difference <= PROBE_TOLERANCE:
+        raise PotentialError(
+            f"{source} predicts other energies than it was saved with: off by {difference:.1e} eV.",
+            "It was altered, or the installed packages differ: fetch it again and compare its sha256.",
+        )
 
 
 def _import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
@@ -116,13 +137,20 @@ def _import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -
     return owner.bring(data, name, source, trust=trust)
 
 
-def add(path: str | Path, *, name: str | None = None, trust: bool = False) -> PotentialRef:
+def add(path: str | Path, *, name: str | None = None, trust: bool = False, sha256: str = "") -> PotentialRef:
     """Import a model file and remember it under a name (default: the file's name without its ending).
 
-    A name that is not usable or already stands for another model is an InputError.
+    A name that is not usable or already stands for another model is an InputError, and so is a file whose digest does
+    not begin with ``sha256``.
     """
     name = name if name is not None else Path(path).stem
     _check_name(name)
+    if sha256:
+        digest = digest_bytes(read_model_bytes(path))
+        if not _HEX.fullmatch(sha256) or not digest.startswith(sha256.lower()):
+            raise InputError(
+                f"{path} is not the file you mean: its sha256 is {digest}, not {sha256}.", "Fetch it again."
+            )
     ref = import_file(path, name=name, trust=trust)
     remember(ref, source=str(path))
     return ref
@@ -163,11 +191,23 @@ def remember(ref: PotentialRef, *, source: str = "") -> None:
 
 
 def list_named() -> list[tuple[PotentialRef, str]]:
-    """Return every potential with a name here and where it came from, the embedded ones first."""
-    own = sorted(read_user_json(INDEX).items())
+    """Return every potential with a name here and where it came from, the embedded ones first, no `damaged_entries`."""
+    damaged = damaged_entries()
+    own = [(name, entry) for name, entry in sorted(read_user_json(INDEX).items()) if name not in damaged]
     return [(_shipped(name), "package") for name in SHIPPED] + [
         (_entry_ref(name, entry), str(entry.get("source", ""))) for name, entry in own
     ]
+
+
+def damaged_entries() -> dict[str, str]:
+    """Return what is wrong with entries of the model index that cannot be read, by name: the others still count."""
+    wrong = {}
+    for name, entry in sorted(read_user_json(INDEX).items()):
+        try:
+            _entry_ref(name, entry)
+        except PotentialError as error:
+            wrong[name] = str(error)
+    return wrong
 
 
 def _entry_ref(name: str, entry: Any) -> PotentialRef:
@@ -270,6 +310,8 @@ def verify_potential(ref: PotentialRef) -> Verification:
         ok, message = difference is None or difference <= PROBE_TOLERANCE, "unaltered and loads"
     except PhonosmithError as error:
         ok, message = False, str(error)
+    except Exception as error:  # noqa: BLE001  # one model that cannot be rebuilt must not hide the others
+        ok, message = False, str(unreadable("cannot be rebuilt", error))
     if difference is not None:
         agreement = f"unaltered; probe energies agree to {difference:.0e} eV"
         other = f"the installed {ref.architecture} predicts other energies: off by {difference:.1e} eV"

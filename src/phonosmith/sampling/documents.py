@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+import numpy as np
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document
@@ -24,7 +25,7 @@ class SamplingSettings(Document):
 
     cell: CellSize = Field("large", description="primitive; small: edges 5-10 Å; large: edges 10-15 Å, near-cubic")
     supercell_matrix: list[list[int]] | None = Field(
-        None, description="integer rows over the primitive cell, instead of the rule for `cell`"
+        None, description="three rows of integers over the standard primitive cell, instead of the rule for `cell`"
     )
     max_atoms: int = Field(500, gt=0, description="atom cap of the supercell rule")
     symprec: float = Field(1e-3, gt=0, description="symmetry tolerance of the standard primitive cell, Å")
@@ -55,6 +56,19 @@ class SamplingSettings(Document):
         1e-3, ge=0, description="frames of one trajectory in which no atom moved further are near-duplicates, Å"
     )
     duplicates: Literal["drop", "flag"] = Field("drop", description="what happens to near-duplicates")
+
+    @field_validator("supercell_matrix", mode="before")
+    @classmethod
+    def _is_a_matrix(cls, value: object) -> object:
+        rows = value if isinstance(value, list) else []
+        whole = len(rows) == 3 and all(isinstance(row, list) and len(row) == 3 for row in rows)
+        whole = whole and all(type(number) is int and abs(number) <= 1000 for row in rows for number in row)
+        if value is not None and (not whole or round(abs(float(np.linalg.det(np.array(rows, dtype=float))))) == 0):
+            raise ValueError(
+                "give three independent rows of integers, multiples of the vectors of the standard primitive cell, "
+                "e.g. [[2, 0, 0], [0, 2, 0], [0, 0, 2]]; a word like 2x2x2 does not say of which cell"
+            )
+        return value
 
     @model_validator(mode="after")
     def _has_validation(self) -> SamplingSettings:

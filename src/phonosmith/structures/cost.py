@@ -105,7 +105,14 @@ def valence_electrons(symbol: str, potcar: str | None = None) -> int:
     suffix = (potcar or symbol).partition("_")[2]
     if suffix in {"2", "3"}:
         return int(suffix) + 6
-    shells = [(shell, int(n)) for shell, n in re.findall(r"\d([spdf])(\d+)", element.electronic_structure or "1s1")]
+    try:
+        configuration = element.electronic_structure
+    except KeyError as error:
+        raise InputError(
+            f"The electrons of {symbol} are not known; there is no POTCAR of it either.",
+            "Nothing here can calculate a crystal with this element.",
+        ) from error
+    shells = [(shell, int(n)) for shell, n in re.findall(r"\d([spdf])(\d+)", configuration or "1s1")]
     core = {("f", 14)}
     if suffix != "d" and any(shell == "p" for shell, _ in shells):
         core.add(("d", 10))

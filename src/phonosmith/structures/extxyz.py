@@ -141,6 +141,9 @@ def parse_each(text: str, where: str) -> Iterator[Atoms | InputError]:
 def _tidy(atoms: Atoms) -> None:
     """Undo what ASE's reader adds: constraints (they zero forces on access) and 32-bit integers."""
     atoms.set_constraint()
+    for key in atoms.info:
+        # a lost quote makes one key of several, and what they said is gone
+        _require_plain(key)
     for name, values in list(atoms.arrays.items()):
         if values.dtype == np.int32:
             atoms.arrays[name] = values.astype(np.int64)
@@ -270,10 +273,14 @@ def _string_pair(key: str, value: str) -> str:
     raise InputError(f"info['{key}'] = {value[:40]!r} cannot be written.", "Rename the key or shorten the text.")
 
 
-def _pair(key: str, value: Any) -> str:
-    """Write one entry of the comment line."""
+def _require_plain(key: str) -> None:
     if not key or any(char in _FORBIDDEN_IN_KEY for char in key):
         raise InputError(f"info key {key!r} holds a blank, quote, comma or equals sign.", "Rename it.")
+
+
+def _pair(key: str, value: Any) -> str:
+    """Write one entry of the comment line."""
+    _require_plain(key)
     if isinstance(value, str):
         return _string_pair(key, value)
     if isinstance(value, np.ndarray) and value.ndim == 1 and value.size > 1 and value.dtype.kind in "fi":

@@ -39,6 +39,10 @@ ANGLE_TOLERANCE = 15.0
 """Largest deviation of an angle from 90° in degrees."""
 RIGHT_ANGLE = 0.5
 """Deviation from 90° in degrees below which a cell counts as right-angled."""
+MOST_ATOMS = 20_000
+"""Largest supercell that is ever built."""
+MOST_VECTORS, MOST_TRIPLES = 5_000_000, 10_000_000
+"""How many combinations the search may look at: about a minute and 2 GB."""
 WINDOWS = {"small": (5.0, 10.0), "large": (10.0, 15.0)}
 """Edge-length windows of the fine-tuning supercells, Å."""
 PHONON_MIN_LENGTH = 20.0
@@ -78,7 +82,7 @@ class SupercellChoice:
 
 def _lattice_vectors(basis: Floats, longest: float) -> Ints:
     """Return integer coefficients of all lattice vectors up to a length, one of each pair ±v, shortest first."""
-    reach = np.floor(longest * np.linalg.norm(np.linalg.inv(basis), axis=0) + 1e-9).astype(int)
+    reach = np.floor(longest * np.linalg.norm(np.linalg.inv(basis), axis=0) + 1e-9).astype(np.int64)
     grid = np.array(list(product(*(range(-n, n + 1) for n in reach))), dtype=np.int64)
     lengths = np.linalg.norm(grid @ basis, axis=1)
     # of ±v the one whose first coefficient that is not zero is positive; zero itself is neither
@@ -208,6 +212,23 @@ def _rotations(structure: Structure, coefficients: Ints) -> Ints:
     return np.rint(np.array(turned)).astype(np.int64)
 
 
+def _require_searchable(structure: Structure, basis: Floats, reach: float, tolerance: float, shortest: float) -> None:
+    """Refuse a search that would fill the memory; its size follows from the density of lattice vectors."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        outer, inner = np.float64(reach) ** 3, np.float64(max(shortest, 0.0)) ** 3
+        boxes = float(np.prod(2 * np.floor(reach * np.linalg.norm(np.linalg.inv(basis), axis=0)) + 1))
+        # one of each pair ±v in the shell; the share of them within a tolerance of perpendicular is its sine
+        vectors = 2 * np.pi / 3 * (outer - inner) / structure.volume
+        triples = vectors**3 / 6 * np.sin(np.radians(min(tolerance, 90.0))) ** 3
+    if not boxes <= MOST_VECTORS or not triples <= MOST_TRIPLES:
+        atoms = len(structure) * outer / structure.volume
+        raise InputError(
+            f"Supercells of {structure.composition.reduced_formula} with edges of up to {reach:.4g} Å, about "
+            f"{atoms:.2g} atoms, are too many to choose from.",
+            "Ask for a shorter edge, or give the supercell itself.",
+        )
+
+
 def choose_supercell(
     structure: Structure,
     window: tuple[float, float],
@@ -245,6 +266,7 @@ def choose_supercell(
     size = len(structure)
 
     def within(reach: float, tolerance: float, shortest: float = window[0] - 1e-6) -> _Candidates:
+        _require_searchable(structure, basis, reach, tolerance, shortest)
         grid = _lattice_vectors(basis, reach)
         grid = grid[np.linalg.norm(grid @ basis, axis=1) >= shortest]
         return _candidates(grid, basis, window, size, max_atoms, tolerance)
@@ -277,16 +299,24 @@ def choose_supercell(
     return replace(choice, warnings=(f"no supercell has {wish}; took {taken}",))
 
 
+def require_buildable(n_atoms: int) -> None:
+    """Refuse a supercell nothing could be done with, before it is allocated."""
+    if n_atoms > MOST_ATOMS:
+        raise InputError(f"A supercell of {n_atoms} atoms is more than {MOST_ATOMS}.", "Ask for a smaller one.")
+
+
 def describe_supercell(structure: Structure, matrix: Ints) -> SupercellChoice:
     """Return size and shape of a given supercell matrix (rows, pymatgen's convention)."""
     from pymatgen.core import Lattice
 
     rows = np.asarray(matrix)
-    if rows.shape != (3, 3) or not np.allclose(rows, np.rint(rows)):
+    whole = rows.shape == (3, 3) and np.all(np.abs(rows) <= MOST_ATOMS)
+    if not whole or not np.allclose(rows, np.rint(rows)):
         raise InputError(f"The supercell matrix {rows.tolist()} is not 3 × 3 integers.", "Give three rows of integers.")
     factor = abs(round(float(np.linalg.det(rows))))
     if factor == 0:
         raise InputError(f"The supercell matrix {rows.tolist()} is singular.", "Give independent rows.")
+    require_buildable(factor * len(structure))
     lattice = Lattice(rows @ structure.lattice.matrix)
     integers = tuple((int(a), int(b), int(c)) for a, b, c in rows)
     return SupercellChoice(integers, factor * len(structure), lattice.abc, lattice.angles)

@@ -109,3 +109,17 @@ def test_text(file):
     assert answer.exit_code == 0
     assert "verdict_phonon_mae_thz" in answer.stdout
     assert "'phonosmith config --init' writes it" in answer.stdout.replace("\n", " ")
+
+
+def test_secrets_are_not_shown(monkeypatch):
+    store = {"@module": "maggma.stores.mongolike", "@class": "MongoStore", "password": "hunter2", "host": "db"}
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS_STORE", json.dumps(store))
+    for options in (["config"], ["config", "--json"]):
+        result = CliRunner().invoke(app, options, env={"COLUMNS": "300"})
+        assert result.exit_code == 0, result.output
+        assert "hunter2" not in result.output
+        assert "***" in result.output
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS_STORE", json.dumps([{"password": "hunter2"}]))
+    result = CliRunner().invoke(app, ["config", "--json"])
+    assert result.exit_code == 2
+    assert "hunter2" not in result.output

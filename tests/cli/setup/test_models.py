@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -132,3 +133,82 @@ def test_empirical_potential_is_exported_as_its_file(tmp_path):
     assert exported["file_sha256"] == exported["potential"]["sha256"]
     assert as_json("add", target, "--name", "copy")["sha256"] == exported["file_sha256"]
     assert as_json("show", "copy")["architecture"] == "empirical"
+
+
+def altered(data, change):
+    """Return an artefact with a changed header, its tensors untouched."""
+    from phonosmith.potentials.container import METADATA_KEY
+
+    length = int.from_bytes(data[:8], "little")
+    content = json.loads(data[8 : 8 + length])
+    header = json.loads(content["__metadata__"][METADATA_KEY])
+    change(header)
+    content["__metadata__"][METADATA_KEY] = json.dumps(header)
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def test_a_file_that_does_not_predict_what_it_was_saved_with_is_not_added(model_file, tmp_path):
+    run("add", model_file, "--name", "si-good", "--trust")
+    good = tmp_path / "good.safetensors"
+    as_json("export", "si-good", good)
+    data = good.read_bytes()
+    weights = bytearray(data)
+    # the last weight: atomic energies, scale and everything before it stay
+    weights[-6] ^= 0x40
+    shifted = altered(data, lambda header: header["probe_energies"][0].__setitem__(0, -5.0))
+    cases = {
+        "cut": (data[:-40], "damaged"),
+        "weight": (bytes(weights), "predicts other energies|cannot be"),
+        "shifted": (shifted, "predicts other energies than it was saved with"),
+        "bare": (altered(data, lambda header: header.pop("description")), "cannot be rebuilt"),
+        "mute": (altered(data, lambda header: header.pop("probe_energies")), "cannot be rebuilt"),
+        "odd": (altered(data, lambda header: header.update(cutoff="far")), "header says cutoff = 'far'|not a readable"),
+        "alien": (altered(data, lambda header: header.update(architecture="alien")), "No adapter"),
+        "near": (altered(data, lambda header: header.update(cutoff=3.0)), "contradicts itself"),
+        "elements": (altered(data, lambda header: header.update(atomic_numbers=[6])), "contradicts itself"),
+        "wider": (altered(data, lambda header: header["description"].update(hidden_irreps="4x0e")), "cannot be"),
+    }
+    for name, (content, words) in cases.items():
+        path = tmp_path / f"{name}.safetensors"
+        path.write_bytes(content)
+        assert re.search(words, as_json("add", path, code=2)["error"]), name
+    names = {model["name"] for model in as_json("list")["models"]}
+    assert not names & cases.keys()
+    # the same bytes are known here and need no second look; another name for them is fine
+    assert as_json("add", good, "--name", "si-again")["sha256"] == as_json("show", "si-good")["sha256"]
+
+
+def test_a_digest_that_was_given_is_compared(model_file, tmp_path):
+    from phonosmith.core.hashing import digest_file
+
+    digest = digest_file(model_file)
+    for wrong in ("0" * 64, digest[:5], "nonsense", digest[:12] + "zz"):
+        assert "is not the file you mean" in as_json("add", model_file, "--trust", "--sha256", wrong, code=2)["error"]
+    assert as_json("add", model_file, "--name", "si-sure", "--trust", "--sha256", digest[:16])["name"] == "si-sure"
+
+
+def test_one_broken_model_does_not_hide_the_others(model_file, monkeypatch):
+    from phonosmith.core.userfiles import INDEX, edited_user_json
+
+    run("add", model_file, "--name", "si-good", "--trust")
+    with edited_user_json(INDEX) as index:
+        index["broken"] = {"ref": {"sha256": 3}}
+        index["half"] = []
+    listed = as_json("list")
+    assert listed["damaged"].keys() == {"broken", "half"}
+    assert "si-good" in [model["name"] for model in listed["models"]]
+    checked = {model["name"]: model for model in as_json("verify", code=1)["models"]}
+    assert checked["si-good"]["ok"]
+    assert not checked["broken"]["ok"]
+    assert "Add the model again" in checked["broken"]["message"]
+    from phonosmith.potentials.mace.identify import Mace
+
+    def surprise(*_):
+        raise ZeroDivisionError("nobody expected this")
+
+    monkeypatch.setattr(Mace, "probe_difference", surprise)
+    checked = {model["name"]: model for model in as_json("verify", code=1)["models"]}
+    assert "nobody expected this" in checked["si-good"]["message"]
+    assert checked["embedded-reference"]["ok"]

@@ -2,7 +2,7 @@
 
 import contextlib
 import fcntl
-import json
+import itertools
 import os
 import signal
 import sqlite3
@@ -219,8 +219,8 @@ def test_two_slots_run_side_by_side_and_every_job_has_its_folder(work):
     many = [jobs.slow(i, 0.5) for i in range(4)]
     assert local.run(Flow(many)).ok
     lines = notes(work)
-    # two starts before the first end
-    assert lines.index("end " + lines[0].split()[1]) > 1
+    # two at a time somewhere: which worker is there first is the machine's business
+    assert any(one.startswith("slow") and other.startswith("slow") for one, other in itertools.pairwise(lines))
     folders = {row.folder for row in local.state.rows()}
     assert len(folders) == 4
 
@@ -411,11 +411,11 @@ def test_an_unwritable_folder_and_no_slots_are_said(work, tmp_path):
         LocalRunner(store, tmp_path / "run", slots=[])
 
 
-def test_a_worker_that_cannot_start_is_explained(work):
+def test_a_worker_that_cannot_start_is_explained(work, monkeypatch):
     import runner_jobs as jobs
 
+    monkeypatch.setattr("jobflow.JobStore.as_dict", lambda _: {"@module": "nowhere", "@class": "Nothing"})
     local, _ = runner(work)
-    (work / "run" / "store.json").write_text(json.dumps({"@module": "nowhere", "@class": "Nothing"}))
     with pytest.raises(ConfigurationError, match="ended with code"):
         local.run(Flow([jobs.add(1, 1)]))
 

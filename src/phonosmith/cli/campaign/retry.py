@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.campaign.run import LIMITS, SLOTS, WORKERS, retry_run
+from phonosmith.cli.campaign.run import LIMITS, SLOTS, TRUST_RUN, WORKERS, retry_run
 from phonosmith.cli.common import JSON, answer, command
 from phonosmith.core.errors import InputError, did_you_mean
 
@@ -26,6 +26,7 @@ def retry(
     workers: int | None = WORKERS,
     slots: str = SLOTS,
     time_limit: str = LIMITS,
+    trust: bool = TRUST_RUN,
     json_output: bool = JSON,
 ) -> None:
     """Start failed jobs again, and everything that was left out, or was done without them.
@@ -40,12 +41,14 @@ def retry(
     if engine is None:
         if project is not None or launchpad is not None:
             raise InputError("--project and --launchpad belong to an engine.", f"Add --engine {' or '.join(ENGINES)}.")
-        retry_run(folder, names, materials, workers, slots, time_limit, json_output=json_output)
+        retry_run(folder, names, materials, workers, slots, time_limit, json_output=json_output, trust=trust)
         return
     if engine not in ENGINES:
         raise InputError(f"There is no engine {engine!r}.", f"{did_you_mean(engine, ENGINES)}Use {', '.join(ENGINES)}.")
-    if workers is not None or slots or time_limit:
-        raise InputError("--workers, --slots and --time-limit are for this machine.", f"Leave them out with {engine}.")
+    if workers is not None or slots or time_limit or trust:
+        raise InputError(
+            "--workers, --slots, --time-limit and --trust are for this machine.", f"Leave them out with {engine}."
+        )
     if (engine == "fireworks" and project is not None) or (engine == "jobflow-remote" and launchpad is not None):
         raise InputError("--project is for jobflow-remote, --launchpad for FireWorks.", "Give the engine's own.")
     if engine == "jobflow-remote":

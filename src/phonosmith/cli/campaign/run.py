@@ -35,6 +35,9 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
+TRUST_RUN = typer.Option(
+    False, "--trust", help="Take over a run folder somebody else made or changed: its jobs are code that runs as you."
+)
 
 
 @command("run")
@@ -44,6 +47,7 @@ def run(
     workers: int | None = WORKERS,
     slots: str = SLOTS,
     time_limit: str = LIMITS,
+    trust: bool = TRUST_RUN,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
     json_output: bool = JSON,
 ) -> None:
@@ -73,7 +77,7 @@ def run(
 
     write_atomic(folder / "campaign.yaml", campaign.read_bytes())
     again = f"phonosmith run {campaign}{'' if out is None else f' --out {out}'}"
-    _work(folder, fix_identities(flow), places, limits, json_output=json_output, command=again)
+    _work(folder, fix_identities(flow), places, limits, json_output=json_output, command=again, trust=trust)
 
 
 def _slots(workers: int | None, text: str) -> list[Slot]:
@@ -129,6 +133,7 @@ def retry_run(
     time_limit: str,
     *,
     json_output: bool,
+    trust: bool = False,
 ) -> None:
     """Start failed jobs of a run in a folder again (of some names or materials, or all), and what depends on them."""
     folder = folder.resolve()
@@ -136,8 +141,8 @@ def retry_run(
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places, limits = _slots(workers, slots), _limits(time_limit)
     _prepare(folder)
-    again = (names, materials)
-    _work(folder, None, places, limits, json_output=json_output, command=f"phonosmith retry {folder}", again=again)
+    again, command = (names, materials), f"phonosmith retry {folder}"
+    _work(folder, None, places, limits, json_output=json_output, command=command, trust=trust, again=again)
 
 
 def _work(
@@ -148,6 +153,7 @@ def _work(
     *,
     json_output: bool,
     command: str,
+    trust: bool,
     again: tuple[list[str], list[str]] | None = None,
 ) -> None:
     """Run a flow, or failed jobs (of names, materials) again; ``command`` goes on with it after an interruption."""
@@ -160,7 +166,12 @@ def _work(
         store = open_embedded_jobstore(folder / "store.sqlite")
         store.connect()
         runner = LocalRunner(
-            store, folder / "run", slots=places, time_limits=limits, progress=not json_output or os.isatty(2)
+            store,
+            folder / "run",
+            slots=places,
+            time_limits=limits,
+            progress=not json_output or os.isatty(2),
+            trust=trust,
         )
         if again is not None:
             runner.retry(_chosen(runner.state.rows("failed", asked=True), *again))

@@ -64,6 +64,9 @@ def from_phonons(
         "supercell_matrix": data.phonon.supercell_matrix,
         "mean_displacement": displacement,
         "files": [str(file) for file in files],
+        "notes": list(data.notes),
     }
     head = f"{summary['n_train']} training and {summary['n_valid']} validation cells of {summary['n_atoms']} atoms:"
-    answer(summary, lambda: typer.echo("\n  ".join([head, *map(str, files)])), json_output=json_output)
+    lines = [f"note: {note}" for note in data.notes]
+    words = "\n".join(["\n  ".join([head, *map(str, files)]), *lines])
+    answer(summary, lambda: typer.echo(words), json_output=json_output)

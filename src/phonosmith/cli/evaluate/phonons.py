@@ -63,12 +63,17 @@ def phonons(
     from phonosmith.core.manifest import recorded
     from phonosmith.evaluation.phonons.effective import effective_harmonic
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
+    from phonosmith.evaluation.phonons.mesh import mesh_numbers
     from phonosmith.evaluation.phonons.summary import summarise_phonons, write_phonons
 
     if force_constants not in {"symfc", "traditional"}:
         raise InputError(f"Unknown --force-constants {force_constants!r}.", "Choose symfc or traditional.")
-    if displacement <= 0:
-        raise InputError(f"--displacement {displacement} is not positive.", "Give e.g. 0.01.")
+    if not 0 < displacement <= 0.5:
+        raise InputError(f"--displacement {displacement} is not between 0 and 0.5 Å.", "Give e.g. 0.01.")
+    # before the potential is asked for anything
+    mesh_numbers(mesh)
+    if wrong := [value for value in temperature or () if not 0 <= value < float("inf")]:
+        raise InputError(f"--temperature {wrong[0]} cannot be.", "Give K, 0 or more.")
     matrix = asked_supercell(supercell, min_length)
     case = load_case(structure, potential, trust=trust)
     result = evaluate_phonons(

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table
+from phonosmith.cli.common import JSON, answer, command, print_table, read_yaml
+from phonosmith.core.errors import mask_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,14 +40,12 @@ def config(
 
 def setting_rows() -> list[dict[str, Any]]:
     """Return every setting with value, source (environment, file, default), variable and description."""
-    import yaml
-
     from phonosmith.settings import ENV_PREFIX, Settings, config_file, load_settings
 
     settings = load_settings()
     path = config_file()
     # load_settings has just read it
-    written = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+    written = (read_yaml(path) or {}) if path.is_file() else {}
     # pydantic-settings reads variables in any case
     variables = {name.upper() for name in os.environ}
     effective = {"artefacts": "artefacts_dir", "cache": "cache_dir", "database": "database_file"}
@@ -61,7 +60,7 @@ def setting_rows() -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    return value if isinstance(value, bool | int | float | dict) or value is None else str(value)
+    return mask_secrets(value if isinstance(value, bool | int | float | dict) or value is None else str(value))
 
 
 def template() -> str:

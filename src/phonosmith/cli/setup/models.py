@@ -34,13 +34,14 @@ def add_command(
     ],
     name: Annotated[str | None, typer.Option(help="Name to call it by; default the file's name.")] = None,
     trust: bool = TRUST,
+    sha256: Annotated[str, typer.Option(help="Digest the file must have, at least its first six digits.")] = "",
     json_output: bool = JSON,
 ) -> None:
-    """Bring a model file into the artefact store and give it a name."""
+    """Bring a model file into the artefact store and give it a name; it is rebuilt and its energies are checked."""
     from phonosmith.potentials.registry import add
 
     with quiet_libraries():
-        ref = add(file, name=name, trust=trust)
+        ref = add(file, name=name, trust=trust, sha256=sha256)
     cutoff = "" if ref.cutoff is None else f", cutoff {ref.cutoff:.2f} Å"
     words = f"Added {ref.name} as {ref.short}: {ref.architecture} for {_elements(ref.elements)}{cutoff}."
     answer(ref, lambda: typer.echo(words), json_output=json_output)
@@ -51,9 +52,10 @@ def list_command(json_output: bool = JSON) -> None:
     """List every potential that has a name here, and the foundations that can be fetched."""
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
-    from phonosmith.potentials.registry import list_named
+    from phonosmith.potentials.registry import damaged_entries, list_named
 
     with quiet_libraries():
+        damaged = damaged_entries()
         rows = [
             {**ref.model_dump(mode="json"), "source": source, "available": default_artefacts().has(ref.artefact)}
             for ref, source in list_named()
@@ -61,7 +63,7 @@ def list_command(json_output: bool = JSON) -> None:
     here = {row["name"] for row in rows}
     fetchable = [{"name": one.name, "note": one.note} for _, one in foundations() if one.name not in here]
     if json_output:
-        print_json({"models": rows, "foundations": fetchable})
+        print_json({"models": rows, "foundations": fetchable, "damaged": damaged})
         return
     lines = []
     for row in rows:
@@ -69,6 +71,8 @@ def list_command(json_output: bool = JSON) -> None:
         source = row["source"] if row["available"] else "missing from the artefact store"
         lines.append((row["name"], row["sha256"][:12], row["architecture"], _elements(row["elements"]), cutoff, source))
     print_table(("name", " sha256", " architecture", " elements", " cutoff (Å)", " source"), lines)
+    for problem in damaged.values():
+        typer.secho(problem, fg="red")
     for one in fetchable:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
@@ -188,10 +192,13 @@ def card_command(
 @command("verify", models_app)
 def verify_command(json_output: bool = JSON) -> None:
     """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
-    from phonosmith.potentials.registry import list_named, verify_potential
+    from phonosmith.potentials.registry import Verification, damaged_entries, list_named, verify_potential
 
     with quiet_libraries():
         checked = [verify_potential(ref) for ref, _ in list_named()]
+    checked += [
+        Verification(name=name, sha256="", ok=False, message=words) for name, words in damaged_entries().items()
+    ]
     ok = all(one.ok for one in checked)
     lines = [f"{'ok ' if one.ok else 'BAD'} {one.name} {one.sha256[:12]} {one.message}" for one in checked]
     answer({"ok": ok, "models": checked}, lambda: typer.echo("\n".join(lines)), json_output=json_output)

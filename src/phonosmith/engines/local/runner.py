@@ -7,6 +7,7 @@ clusters use FireWorks or jobflow-remote with the same flows.
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import re
@@ -21,7 +22,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
@@ -37,7 +37,7 @@ from phonosmith.engines.local.state import (
     Key,
     RunState,
 )
-from phonosmith.engines.local.worker import RESPONSE_FILE, RESULT
+from phonosmith.engines.local.worker import RESULT, read_response
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -100,9 +100,9 @@ class _Worker:
     """A worker process and what it is doing."""
 
     slot: Slot
-    process: subprocess.Popen[str]
-    tasks: IO[str]
-    answers: IO[str]
+    process: subprocess.Popen[bytes]
+    tasks: IO[bytes]
+    answers: IO[bytes]
     job: JobRow | None = None
     since: float = 0.0
     ready: bool = False
@@ -134,6 +134,8 @@ class LocalRunner:
         ``{"label": 1800}``. What takes longer is ended, fails with that reason, and its worker is replaced.
     progress
         Show a progress bar on standard error.
+    trust
+        Take over a folder whose jobs this user has not signed: they are code that runs as this user.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class LocalRunner:
         worker_memory_gb: float = WORKER_MEMORY_GB,
         time_limits: Mapping[str, float] | None = None,
         progress: bool = False,
+        trust: bool = False,
     ) -> None:
         self.root = Path(root).resolve()
         self.slots = list(slots) if slots is not None else default_slots()
@@ -157,7 +160,10 @@ class LocalRunner:
         if not self.slots:
             raise ConfigurationError("The local runner needs at least one slot.", "Give slots=[Slot('cpu')].")
         self.state = RunState(self.root / "run.sqlite")
-        write_atomic(self.root / "store.json", json.dumps(store.as_dict()).encode())
+        self.state.require_own(trust=trust)
+        self._store = json.dumps(store.as_dict())
+        # runs of earlier versions kept it, password and all, where everybody could read it
+        (self.root / "store.json").unlink(missing_ok=True)
         self.store = store
         self._begin, self._executed = time.monotonic(), 0
         self._workers: list[_Worker] = []
@@ -226,7 +232,7 @@ class LocalRunner:
         while changed:
             changed = False
             for row, lacks in list(self.state.ready()):
-                if _has_response(row):
+                if _response(row) is not None:
                     # it finished just before the run was interrupted
                     self._finish(row, row.seconds or 0.0)
                     changed = True
@@ -256,20 +262,24 @@ class LocalRunner:
     def _spawn(self, slot: Slot) -> _Worker:
         with (self.root / "workers.log").open("a", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "phonosmith.engines.local.worker", str(self.root / "store.json")],
+                [sys.executable, "-P", "-m", "phonosmith.engines.local.worker", str(self.root)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, **slot.environment},
-                cwd=self.root,
-                text=True,
+                env=_worker_environment(slot),
+                # a line that waits in a buffer of this process is one the selector never tells of
+                bufsize=0,
                 # Ctrl-C is for the runner; and whatever a job has started ends with its worker
                 start_new_session=True,
                 pass_fds=(self._lock,),
             )
         assert process.stdin is not None
         assert process.stdout is not None
-        worker = _Worker(slot, process, process.stdin, process.stdout)
+        worker = _Worker(slot, process, io.BufferedWriter(process.stdin), process.stdout)  # type: ignore[arg-type]
+        # a worker that is gone already is noticed by the selector
+        with suppress(BrokenPipeError):
+            worker.tasks.write(self._store.encode() + b"\n")
+            worker.tasks.flush()
         self._workers.append(worker)
         self._selector.register(worker.answers, selectors.EVENT_READ, worker)
         return worker
@@ -288,7 +298,7 @@ class LocalRunner:
         task = json.dumps({"document": self.state.document(row.key), "folder": row.folder})
         # the end of its answers is seen by the selector, which counts the loss
         with suppress(BrokenPipeError):
-            worker.tasks.write(task + "\n")
+            worker.tasks.write(task.encode() + b"\n")
             worker.tasks.flush()
 
     def _wait(self) -> int:
@@ -355,7 +365,7 @@ class LocalRunner:
             )
         if row is None:
             return
-        if _has_response(row):
+        if _response(row) is not None:
             self._finish(row, seconds)
         elif worker.overdue:
             self._fail(row, worker.overdue, 0, seconds)
@@ -371,10 +381,10 @@ class LocalRunner:
 
     def _finish(self, row: JobRow, seconds: float) -> None:
         """Record a finished job and add the jobs it made."""
-        from monty.json import MontyDecoder
-
-        assert row.folder is not None
-        response: dict[str, Any] = MontyDecoder().decode((Path(row.folder) / RESPONSE_FILE).read_text(encoding="utf-8"))
+        response = _response(row)
+        if response is None:
+            self._fail(row, "its response was altered or removed after it ended", self.retries, seconds)
+            return
         made = {kind: flow for kind in ("replace", "detour", "addition") if (flow := response[kind]) is not None}
         stop, result = bool(response["stop_children"]), response.get(RESULT)
         self.state.finish(row.key, seconds, made, self._withdraw, result=result, stop=stop)
@@ -428,8 +438,16 @@ def _kill(worker: _Worker) -> None:
         os.killpg(worker.process.pid, signal.SIGKILL)
 
 
-def _has_response(row: JobRow) -> bool:
-    return row.folder is not None and (Path(row.folder) / RESPONSE_FILE).is_file()
+def _response(row: JobRow) -> dict[str, Any] | None:
+    return None if row.folder is None else read_response(Path(row.folder), row.uuid, row.index)
+
+
+def _worker_environment(slot: Slot) -> dict[str, str]:
+    """Return a worker's variables: like this process's, but nothing is imported from whatever folder it is in."""
+    # an empty entry, as ``PYTHONPATH=$PYTHONPATH:...`` leaves it, means the current folder
+    kept = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    python = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in kept)}
+    return {**os.environ, **python, **slot.environment}
 
 
 @contextmanager

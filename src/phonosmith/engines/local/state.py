@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.userfiles import is_signed, sign
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -36,6 +37,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     seconds REAL, held_by TEXT NOT NULL DEFAULT '[]', position INTEGER NOT NULL,
     metadata TEXT NOT NULL DEFAULT '{}', made TEXT NOT NULL DEFAULT '[]', asked INTEGER NOT NULL DEFAULT 1,
     stopped INTEGER NOT NULL DEFAULT 0, stored INTEGER NOT NULL DEFAULT 0, result TEXT,
+    signature TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (uuid, idx)
 );
 """
@@ -46,6 +48,7 @@ _ADDED = {
     "stopped": "INTEGER NOT NULL DEFAULT 0",
     "stored": "INTEGER NOT NULL DEFAULT 0",
     "result": "TEXT",
+    "signature": "TEXT NOT NULL DEFAULT ''",
 }
 """Columns that runs of earlier versions lack."""
 _ALWAYS = {"uuid", "idx", "name", "document", "parents", "tolerant", "state", "attempts", "position", "held_by"}
@@ -235,9 +238,37 @@ class RunState:
         return [_row(found) for found in self._all(f"SELECT {COLUMNS} FROM jobs {where} ORDER BY position", states)]  # noqa: S608
 
     def document(self, key: Key) -> str:
-        """Return a job as JSON."""
-        ((document,),) = self._all("SELECT document FROM jobs WHERE uuid = ? AND idx = ?", key)
+        """Return a job as JSON; one that this user has not signed is refused."""
+        ((name, document, signature),) = self._all(
+            "SELECT name, document, signature FROM jobs WHERE uuid = ? AND idx = ?", key
+        )
+        if not is_signed(signature, key[0], str(key[1]), document):
+            raise self._foreign([name])
         return str(document)
+
+    def require_own(self, *, trust: bool = False) -> None:
+        """Refuse a run with jobs this user has not signed, because jobs are code; with ``trust`` sign them all."""
+        foreign = [
+            (uuid, index, name)
+            for uuid, index, name, document, signature in self._all(
+                "SELECT uuid, idx, name, document, signature FROM jobs ORDER BY position"
+            )
+            if not is_signed(signature, uuid, str(index), document)
+        ]
+        if foreign and not trust:
+            raise self._foreign([name for _, _, name in foreign])
+        with self.transaction():
+            for uuid, index, _ in foreign:
+                ((document,),) = self._all("SELECT document FROM jobs WHERE uuid = ? AND idx = ?", (uuid, index))
+                self.update((uuid, index), document=document)
+
+    def _foreign(self, names: list[str]) -> ConfigurationError:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        return ConfigurationError(
+            f"{self.path} holds jobs that you have not written here, or that were altered since: {names[0]}{others}.",
+            "A job is code that runs as you. If you trust whoever made this folder, say --trust; "
+            "else take the campaign file alone and run it into a folder of your own.",
+        )
 
     def incomplete(self) -> list[Incomplete]:
         """Return the jobs still asked for that are done without something they asked for, and what that is."""
@@ -309,6 +340,7 @@ class RunState:
                 "state": WAITING,
                 "position": position + offset,
                 "metadata": json.dumps(job.metadata),
+                "signature": sign(job.uuid, str(job.index), document),
             }
             key = (job.uuid, job.index)
             keys.append(key)
@@ -325,7 +357,9 @@ class RunState:
     # ---- what happens
 
     def update(self, key: Key, **values: str | float | None) -> None:
-        """Change columns of a job."""
+        """Change columns of a job; a document is signed."""
+        if "document" in values:
+            values |= {"signature": sign(key[0], str(key[1]), str(values["document"]))}
         names = ", ".join(f"{name} = ?" for name in values)
         self._all(f"UPDATE jobs SET {names} WHERE uuid = ? AND idx = ?", (*values.values(), *key))  # noqa: S608
 

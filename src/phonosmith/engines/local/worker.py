@@ -1,8 +1,10 @@
 """A persistent worker process of the local runner: imports once, then runs job after job.
 
-Started by the runner as ``python -m phonosmith.engines.local.worker STORE.json``. It says that it is ready, then reads
-one JSON task per line on standard input and answers each with one JSON line on what was its standard output.
-What jobs print goes to their folder.
+Started by the runner as ``python -P -m phonosmith.engines.local.worker FOLDER``. The first line of its standard input
+is the job store as JSON: a password in it is then in no file. It says that it is ready, reads one JSON task per line
+and answers each with one JSON line on what was its standard output. What jobs print goes to their folder.
+
+Nothing is ever imported from FOLDER or from the folder of a job: whoever can write there must not run code.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import PhonosmithError, lacks_room
+from phonosmith.core.errors import PhonosmithError, lacks_room, mask_secrets
+from phonosmith.core.userfiles import is_signed, sign
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -38,8 +41,8 @@ def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
         reused = run_task(document, folder, store)
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
         with contextlib.suppress(OSError):
-            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
-        words = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
+            (folder / "error.txt").write_text(mask_secrets(traceback.format_exc()), encoding="utf-8")
+        words = str(error) if isinstance(error, PhonosmithError) else mask_secrets(f"{type(error).__name__}: {error}")
         return {"error": words, "no_room": lacks_room(error)}
     return {"error": None, "reused": reused}
 
@@ -47,7 +50,7 @@ def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
 def run_task(document: str, folder: Path, store: JobStore) -> bool:
     """Run a job (JSON) in its folder; say whether it handed on the result of an equal job.
 
-    Its response is kept there before anybody is told that it is done.
+    Its response is kept there, signed, before anybody is told that it is done.
     """
     from monty.json import MontyDecoder, MontyEncoder, jsanitize
 
@@ -61,8 +64,28 @@ def run_task(document: str, folder: Path, store: JobStore) -> bool:
     kept = {name: getattr(response, name) for name in fields}
     output = jsanitize(response.output, strict=True, enum_values=True, allow_bson=True)
     kept[RESULT] = result_digest(output)
-    write_atomic(folder / RESPONSE_FILE, json.dumps(kept, cls=MontyEncoder).encode())
+    text = json.dumps(kept, cls=MontyEncoder)
+    signed = {"signature": sign(job.uuid, str(job.index), text), "response": text}
+    write_atomic(folder / RESPONSE_FILE, json.dumps(signed).encode())
     return REUSED in job.metadata
+
+
+def read_response(folder: Path, uuid: str, index: int) -> dict[str, Any] | None:
+    """Return what a finished job asks for (new jobs, stops); None without a response that this user has signed.
+
+    The jobs in it are code, so that an altered or foreign one counts as none: the job then runs again.
+    """
+    from monty.json import MontyDecoder
+
+    try:
+        content = json.loads((folder / RESPONSE_FILE).read_text(encoding="utf-8"))
+        signature, text = str(content["signature"]), str(content["response"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not is_signed(signature, uuid, str(index), text):
+        return None
+    response: dict[str, Any] = MontyDecoder().decode(text)
+    return response
 
 
 def end_with_parent(interval: float = 0.2) -> None:
@@ -98,9 +121,17 @@ def main() -> None:
     import psutil
     from monty.json import MontyDecoder
 
-    store = MontyDecoder().process_decoded(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    store.connect()
-    home = Path.cwd()
+    from phonosmith.settings import get_settings
+
+    # relative paths in settings mean those of whoever started the run, so they are read before the folder changes
+    get_settings()
+    home = Path(sys.argv[1])
+    os.chdir(home)
+    try:
+        store = MontyDecoder().process_decoded(json.loads(sys.stdin.readline()))
+        store.connect()
+    except Exception:  # noqa: BLE001 - the runner shows what standard error holds
+        sys.exit(mask_secrets(traceback.format_exc()))
     answers.write(json.dumps({"ready": True}) + "\n")
     for line in sys.stdin:
         task = json.loads(line)

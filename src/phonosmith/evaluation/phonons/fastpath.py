@@ -17,7 +17,7 @@ from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.files import add_charges
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms
-from phonosmith.structures.supercell import phonon_supercell
+from phonosmith.structures.supercell import MOST_ATOMS, phonon_supercell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,9 +56,10 @@ def parse_supercell(text: str) -> list[list[int]]:
         numbers = [int(word) for word in text.replace(",", " ").replace("x", " ").split()]
     except ValueError:
         numbers = []
-    if len(numbers) == 3 and min(numbers) > 0:
+    if len(numbers) == 3 and min(numbers) > 0 and max(numbers) <= MOST_ATOMS:
         return np.diag(numbers).tolist()
-    if len(numbers) == 9 and round(np.linalg.det(np.array(numbers).reshape(3, 3))) > 0:
+    small = max(map(abs, numbers), default=0) <= MOST_ATOMS
+    if len(numbers) == 9 and small and round(np.linalg.det(np.array(numbers).reshape(3, 3))) > 0:
         return np.array(numbers).reshape(3, 3).tolist()
     raise InputError(
         f"{text!r} is no supercell.", 'Give three positive integers as in "4 4 4", or nine with a positive determinant.'

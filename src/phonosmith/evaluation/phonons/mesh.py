@@ -19,6 +19,8 @@ Mesh = int | Sequence[int]
 """Points along each axis: one number for all three, or three."""
 
 DEFAULT_MESH = 20
+MOST_POINTS = 200
+"""Along an axis; means are converged to their last printed digit at 40."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class MeshFrequencies:
 def mesh_numbers(mesh: Mesh) -> tuple[int, int, int]:
     """Return three mesh numbers from one or three."""
     numbers = [mesh] * 3 if isinstance(mesh, int) else [int(n) for n in mesh]
-    if len(numbers) != 3 or min(numbers) < 1:
-        raise InputError(f"A q-mesh needs three positive numbers, got {mesh}.", "Give e.g. 20 or 20 20 20.")
+    if len(numbers) != 3 or min(numbers) < 1 or max(numbers) > MOST_POINTS:
+        raise InputError(
+            f"A q-mesh needs three numbers from 1 to {MOST_POINTS}, got {mesh}.", "Give e.g. 20 or 20 20 20."
+        )
     return numbers[0], numbers[1], numbers[2]
 
 

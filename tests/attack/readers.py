@@ -1,0 +1,310 @@
+"""Every reader of files that others write, with valid examples and what must hold for whatever it lets through."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from phonosmith.core.errors import PhonosmithError
+
+SEEDS = Path(__file__).parent / "seeds"
+CAMPAIGN = b"""\
+name: test
+materials:
+  - embedded:Si
+  - structure: embedded:Ge
+    name: germanium
+foundations: [embedded-reference]
+strategies: [transfer, delta]
+n_train: [4, 16]
+cells: [primitive, large]
+seeds: [0, 1]
+evaluate: [phonons, elastic]
+min_length: 12.5
+mesh: 12
+sampling: {max_steps: 10, n_select: 4, volume_factors: [0.95, 0.97, 1.0, 1.03, 1.05]}
+engine:
+  name: forcefield
+  potential: embedded-reference
+  protocol: {encut: 520, kspacing: 0.1}
+training:
+  epochs: 3
+  delta: {lr: 0.002}
+"""
+CIF = b"""\
+data_salt
+_cell_length_a 5.64
+_cell_length_b 5.64
+_cell_length_c 5.64
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 90
+_symmetry_space_group_name_H-M 'P 1'
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+Na1 Na+ 0 0 0 1
+Cl1 Cl- 0.5 0.5 0.5 1.0
+"""
+PHASES = b"""\
+Si: {initial: [Fd-3m, 2], final: [[P6_3/mmc, 4], [R-3m, 1]]}
+"NO":
+  initial: [Fm-3m, 2]
+  final: []
+"""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A function that reads a file, the name the file needs, valid contents, and what a result must satisfy."""
+
+    read: Callable[[Path], Any]
+    file: str
+    seeds: Callable[[], list[bytes]]
+    check: Callable[[Any], None] = lambda _: None
+
+
+def refuses_or_is_right(reader: Reader, data: bytes) -> bool:
+    """Let a reader read: whether it takes the file; everything but a clear refusal or a right result is raised."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / reader.file
+        path.write_bytes(data)
+        try:
+            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+                result = reader.read(path)
+        except PhonosmithError as error:
+            return _says_what_and_how(error)
+        reader.check(result)
+        return True
+
+
+def _says_what_and_how(error: PhonosmithError) -> bool:
+    assert error.message.strip()
+    assert error.advice.strip(), f"no way out: {error.message}"
+    return False
+
+
+def _finite(*arrays: Any) -> None:
+    for array in arrays:
+        assert np.isfinite(np.asarray(array, dtype=float)).all()
+
+
+# ---- labelled structures
+
+
+def _frames(path: Path) -> Any:
+    from phonosmith.structures.extxyz import read_frames
+
+    return read_frames(path)
+
+
+def _frame_seeds() -> list[bytes]:
+    from ase.build import bulk
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    from phonosmith.structures.extxyz import format_frames
+
+    frames = []
+    for symbol in ("Si", "Ge"):
+        atoms = bulk(symbol, "diamond", a=5.5)
+        atoms.info["source"] = "a 'quoted' name"
+        atoms.calc = SinglePointCalculator(
+            atoms, energy=-1.5, forces=[[0.1, 0, 0], [-0.1, 0, 0]], stress=np.arange(6.0)
+        )
+        frames.append(atoms)
+    plain = b'2\nLattice="4 0 0 0 4 0 0 0 4" pbc="T T T" energy=-3\nSi 0 0 0\nSi 1.3 1.3 1.3\n'
+    mace = (
+        b'1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3:REF_forces:R:3 REF_energy=-1.0 '
+        b'REF_stress="0 0 0 0 0 0 0 0 0" pbc="T T T"\nCu 0 0 0 0 0 0\n'
+    )
+    return [format_frames(frames).encode(), format_frames(frames[:1]).encode(), plain, mace]
+
+
+def _check_frames(frames: Any) -> None:
+    from phonosmith.structures.extxyz import format_frames, parse_frames
+
+    assert frames
+    for atoms in frames:
+        _finite(atoms.positions, atoms.cell.array, *getattr(atoms.calc, "results", {}).values())
+        assert atoms.numbers.min() > 0
+    # what was read can be written, and is then the same to the last bit
+    text = format_frames(frames)
+    assert format_frames(parse_frames(text, "again")) == text
+
+
+# ---- phonons
+
+
+def _phonons(path: Path) -> Any:
+    from phonosmith.harmonic.files import load_harmonic
+
+    return load_harmonic(path, fc_calculator="traditional")
+
+
+@cache
+def _phonopy_text() -> bytes:
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    from phonosmith.harmonic.files import phonopy_yaml
+
+    lattice = np.array([[0, 2.8, 2.8], [2.8, 0, 2.8], [2.8, 2.8, 0]])
+    crystal = PhonopyAtoms(["Na", "Cl"], cell=lattice, scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]])
+    phonon = Phonopy(crystal, np.diag([1, 1, 2]), primitive_matrix=np.eye(3))
+    phonon.generate_displacements(distance=0.01)
+    forces = np.zeros((len(phonon.displacements), 4, 3))
+    for index, (atom, *move) in enumerate(phonon.displacements):
+        forces[index, atom] = -2.0 * np.array(move)
+        forces[index, (atom + 1) % 4] = 2.0 * np.array(move)
+    phonon.forces = forces
+    return phonopy_yaml(phonon).encode()
+
+
+def _check_phonons(model: Any) -> None:
+    constants = np.asarray(model.phonon.force_constants)
+    _finite(constants, model.phonon.primitive.cell, model.phonon.primitive.masses)
+    assert np.abs(constants).max() > 0
+
+
+# ---- outputs of VASP
+
+
+def _vasprun(path: Path) -> Any:
+    from phonosmith.reference.importers.frames import frames_of
+    from phonosmith.reference.vasp.vasprun import parse_vasprun
+
+    return frames_of(parse_vasprun(path.read_bytes(), "vasprun.xml"), "vasprun.xml")
+
+
+def _outcar(path: Path) -> Any:
+    from phonosmith.reference.importers.frames import frames_of
+    from phonosmith.reference.vasp.outcar import parse_outcar
+
+    return frames_of(parse_outcar(path.read_bytes(), "OUTCAR"), "OUTCAR")
+
+
+def _check_labels(read: Any) -> None:
+    for atoms in read[0]:
+        _finite(atoms.positions, atoms.cell.array, *(atoms.calc.results[name] for name in ("energy", "forces")))
+
+
+def _seed(name: str) -> Callable[[], list[bytes]]:
+    return lambda: [(SEEDS / name).read_bytes()]
+
+
+# ---- crystals
+
+
+def _crystal(path: Path) -> Any:
+    from phonosmith.structures.reading import read_structure, structure_warnings
+
+    structure = read_structure(path)
+    structure_warnings(structure)
+    return structure
+
+
+def _check_crystal(structure: Any) -> None:
+    _finite(structure.frac_coords, structure.lattice.matrix)
+    assert structure.is_ordered
+    assert 0 < len(structure) <= 10_000
+    assert structure.volume / len(structure) >= 0.5
+    assert np.all((structure.frac_coords >= 0) & (structure.frac_coords < 1))
+
+
+def _json_crystal() -> list[bytes]:
+    from pymatgen.core import Lattice, Structure
+
+    return [Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to_json().encode()]
+
+
+# ---- settings and models
+
+
+def _campaign(path: Path) -> Any:
+    from phonosmith.flows.campaign import read_campaign
+
+    return read_campaign(path)
+
+
+def _check_campaign(campaign: Any) -> None:
+    spec = campaign.spec
+    assert spec.materials
+    assert min(spec.seeds) >= 0
+    assert max(spec.n_train, default=1) <= (len(spec.sampling.volume_factors) - 1) * spec.sampling.n_select
+    assert 0 < spec.mesh <= 100
+
+
+def _phases(path: Path) -> Any:
+    from phonosmith.evaluation.modes.scores import read_phase_file
+
+    return read_phase_file(path)
+
+
+def _empirical(path: Path) -> Any:
+    from phonosmith.potentials.registry import import_file
+
+    return import_file(path)
+
+
+def _empirical_seeds() -> list[bytes]:
+    from phonosmith.potentials.embedded import reference_bytes
+
+    return [reference_bytes()]
+
+
+def _header(path: Path) -> Any:
+    from phonosmith.potentials.container import read_header, read_tensors
+
+    data = path.read_bytes()
+    return read_header(data), read_tensors(data)
+
+
+def _artefact() -> list[bytes]:
+    import torch
+
+    from phonosmith.potentials.container import pack
+
+    header = {"architecture": "mace", "atomic_numbers": [14], "cutoff": 4.0, "description": {"r_max": 4.0}}
+    return [pack({"w": torch.zeros(2), "v": torch.ones(1, 2)}, header)]
+
+
+def _document(path: Path) -> Any:
+    from phonosmith.harmonic.files import load_harmonic
+
+    return load_harmonic(path)
+
+
+def _documents() -> list[bytes]:
+    return [json.dumps({"force_constants": {"sha256": "0" * 64, "size": 3, "kind": "force_constants"}}).encode()]
+
+
+READERS: dict[str, Reader] = {
+    "extxyz": Reader(_frames, "frames.xyz", _frame_seeds, _check_frames),
+    "phonopy": Reader(_phonons, "phonopy.yaml", lambda: [_phonopy_text()], _check_phonons),
+    "vasprun": Reader(_vasprun, "vasprun.xml", _seed("vasprun.xml"), _check_labels),
+    "outcar": Reader(_outcar, "OUTCAR", _seed("OUTCAR"), _check_labels),
+    "campaign": Reader(_campaign, "campaign.yaml", lambda: [CAMPAIGN], _check_campaign),
+    "cif": Reader(_crystal, "crystal.cif", lambda: [CIF], _check_crystal),
+    "poscar": Reader(_crystal, "POSCAR", _seed("POSCAR"), _check_crystal),
+    "xyz": Reader(_crystal, "crystal.xyz", lambda: _frame_seeds()[1:3], _check_crystal),
+    "json": Reader(_crystal, "crystal.json", _json_crystal, _check_crystal),
+    "phases": Reader(_phases, "phases.yaml", lambda: [PHASES]),
+    "empirical": Reader(_empirical, "potential.json", _empirical_seeds),
+    "artefact": Reader(_header, "model.safetensors", _artefact),
+    "phonon document": Reader(_document, "phonons.json", _documents),
+}

@@ -1,0 +1,74 @@
+"""What attacks have found, as small examples that stay mended; each was a traceback, a crash or for ever before."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+
+import pytest
+
+from attack.readers import READERS, refuses_or_is_right
+
+BELOW_A_POSCAR = b"x\n1\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n"
+CAMPAIGN_WITH_TAB = b"name: x\ntraining:\n  ---: 3\n  del \tat:{lr: 0.002}\n"
+LOST_QUOTE = b'1\nLattice="3 0 0 0 3 0 0 0 3" Properties=species:S:1:pos:R:3:f:R0 0 0" pbc="T T T"\nCu 0 0 0 0 0 0\n'
+PHONOPY = b"""\
+phonopy: {version: 2.0}
+unit_cell:
+  lattice: [[3, 0, 0], [0, 3, 0], [0, 0, 3]]
+  points: [{symbol: Po, coordinates: [0, 0, 0]}]
+supercell_matrix: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+"""
+FOUND = {
+    # a YAML library that takes a tab and another that does not
+    "tab": ("campaign", CAMPAIGN_WITH_TAB),
+    "depth": ("campaign", b"name: " + b"[" * 100_000),
+    "phonopy depth": ("phonopy", b"{a: " * 100_000),
+    "phases depth": ("phases", b"[" * 100_000),
+    # a lost quote makes one key of three, which can never be written again
+    "quote": ("extxyz", LOST_QUOTE),
+    # integers no array holds
+    "phonopy integer": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[99999999999999999999, 0, 0]")),
+    "phonopy multiple": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[9999999999999, 0, 0]")),
+    "phonopy infinite": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[.inf, 0, 0]")),
+    # numbers of atoms that are believed
+    "xyz count": ("xyz", b"222222222222"),
+    "extxyz count": ("extxyz", b"222222222222"),
+    "poscar count": ("poscar", BELOW_A_POSCAR + b"4000000000 1\nDirect\n0 0 0\n"),
+    # cells that fill the memory with a grid, and coordinates that end the interpreter
+    "huge cell": ("poscar", BELOW_A_POSCAR.replace(b"4", b"1000000") + b"1 1\nDirect\n0 0 0\n.5 .5 .5\n"),
+    "tiny cell": ("poscar", BELOW_A_POSCAR.replace(b"4", b".001") + b"1 1\nDirect\n0 0 0\n.5 .5 .5\n"),
+    "nan": ("poscar", BELOW_A_POSCAR + b"1 1\nDirect\n0 0 nan\n.5 .5 .5\n"),
+    "flat": ("xyz", b'1\nLattice="0 0 0 0 5 0 0 0 5" pbc="T T T"\nCu 0 0 0\n'),
+    "no block": ("cif", b"not a cif"),
+}
+IN_ITS_OWN_PROCESS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from attack.readers import READERS, refuses_or_is_right
+assert not refuses_or_is_right(READERS[sys.argv[2]], sys.stdin.buffer.read())
+"""
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_is_refused(name):
+    reader, content = FOUND[name]
+    assert not refuses_or_is_right(READERS[reader], content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUND)
+def test_what_was_found_needs_neither_time_nor_memory(name):
+    reader, content = FOUND[name]
+    limit = 6 << 30  # torch alone maps more than two
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ITS_OWN_PROCESS, os.path.dirname(os.path.dirname(__file__)), reader],
+        input=content,
+        timeout=120,
+        check=False,
+        capture_output=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )
+    assert done.returncode == 0, done.stderr.decode()[-600:]
