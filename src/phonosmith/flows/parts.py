@@ -182,7 +182,7 @@ class MaterialParts:
         """Return what is asked of a potential besides phonons, by the field of the report that will hold it."""
         makers: dict[str, Callable[[], Job | Flow]] = {
             "elastic": lambda: FastElasticMaker().make(self.structure, potential),
-            "eos": lambda: FastEosMaker().make(self.structure, potential),
+            "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.structure, potential),
             "transitions": lambda: ModeFollowingMaker().make(phonons, potential),
         }
         return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))

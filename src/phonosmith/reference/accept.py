@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""
-MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax")
+MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax", "eos_relax")
 _NOT_SELF_CONSISTENT = (
     "none", "eigenval", "exact", "subrot", "chi", "gw", "gw0", "scgw", "scgw0", "acfdt", "rpa", "bse",
 )  # fmt: skip
@@ -231,7 +231,7 @@ def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     if not outcome.run.incar:
         yield Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)
         return
-    wanted = incar_tags(asked.protocol, asked.calculation)
+    wanted = incar_tags(asked.protocol, asked.calculation, np.asarray(asked.frame.cell, dtype=float))
     ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
     free = _free_tags(asked) | PARALLEL_TAGS
     changed = [
