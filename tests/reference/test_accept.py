@@ -29,7 +29,8 @@ def good(calculation="static", **changes):
     known = {
         "symbols": ASKED.symbols, "cell": ASKED.cell, "positions": ASKED.positions, "energy": -6.8,
         "energy_sigma0": -6.8, "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (0.01, 0.01, 0.01, 0, 0, 0),
-        "scf": SCF, "incar": incar_tags(PROTOCOL, calculation, array(ASKED.cell)), "corrections": (), "damage": None, "used": {},
+        "scf": SCF, "incar": incar_tags(PROTOCOL, calculation, array(ASKED.cell)), "corrections": (),
+        "damage": None, "used": {},
         "kpoints": (4, 4, 4), "rehearsal": False,
         "potcars": ["PAW_PBE Na_pv 19Sep2006", "PAW_PBE Cl 06Sep2000"],
     } | changes  # fmt: skip

@@ -41,9 +41,7 @@ def occupations(protocol: ReferenceProtocol) -> dict[str, Any]:
     )
 
 
-def gpaw_parameters(
-    protocol: ReferenceProtocol, calculation: Calculation, cell: Cell | None = None
-) -> dict[str, Any]:
+def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation, cell: Cell | None = None) -> dict[str, Any]:
     """Return the arguments of ``gpaw.GPAW`` that correspond to a protocol (for a test to compare line by line).
 
     GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density

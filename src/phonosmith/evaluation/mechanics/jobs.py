@@ -269,10 +269,10 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """An equation of state with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
-    The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each fixed
-    cell with the threshold of relaxations. VASP then computes a static at each volume, so that every energy has the
-    plane waves of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators the
-    energy of the relaxed atoms is taken. (atomate2's own flow spaces its cells evenly in length.)
+    The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each
+    fixed cell with the threshold of relaxations. VASP then computes a static at each volume, so that every energy has
+    the plane waves of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators
+    the energy of the relaxed atoms is taken. (atomate2's own flow spaces its cells evenly in length.)
     """
 
     name: str = "eos"
