@@ -249,7 +249,9 @@ def ways(*pathways, q=(1 / 3, 1 / 3, 0), label="K", **options):
     return FollowedMode(
         q=list(q), label=label, frequency_thz=-0.5, multiplicity=1, band_indices=[0], exact=True, n_atoms=24,
         pathways=[
-            Pathway(start=start, displaced=phase(displaced, 1, 1, -1e-3), final=phase(*final), converged=True, n_steps=9)
+            Pathway(
+                start=start, displaced=phase(displaced, 1, 1, -1e-3), final=phase(*final), converged=True, n_steps=9
+            )
             for displaced, final in pathways
         ],
         **options,

@@ -69,7 +69,7 @@ class CampaignSpec(MaterialSettings):
     """What a campaign file may say: what to do with a material, and the lists that a campaign goes through."""
 
     name: str = Field("campaign", description="name of the campaign in reports")
-    materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed")
+    materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed unless relax: true")
     foundations: list[str] = Field(min_length=1, description="potentials to start from: names, sha256 or files")
     cells: list[CellSize] = Field(["large"], min_length=1, description="sizes of the sampling cell")
     seeds: list[int] = Field([0], min_length=1, description="training seeds")

@@ -9,7 +9,7 @@ import numpy as np
 
 from phonosmith.analysis.documents import DisplacementCheck
 from phonosmith.core.errors import InputError
-from phonosmith.core.metadata import STAGE
+from phonosmith.core.metadata import STAGE, describe
 from phonosmith.evaluation.phonons.fastpath import displaced_cells
 from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
 from phonosmith.harmonic.model import SYMPREC, new_phonon, to_phonopy_atoms
@@ -27,6 +27,18 @@ CALCULATIONS = ("relax", "static", "displace")
 """Stages of a program's calculations behind phonons, first words of their names."""
 CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
+
+
+def reference_relaxation(structure: Structure, engine: ReferenceEngine, name: str) -> Job | Flow:
+    """Return the job or flow that relaxes cell and atoms; its output holds the relaxed ``structure``.
+
+    VASP relaxes twice, the second time with the plane waves of the relaxed cell.
+    """
+    if engine.name != "vasp":
+        return engine.relax(name).make(structure)
+    from atomate2.vasp.flows.core import DoubleRelaxMaker
+
+    return describe(DoubleRelaxMaker(name, engine.relax(name), engine.relax(name)).make(structure), stage="relax")
 
 
 def reference_phonons(
