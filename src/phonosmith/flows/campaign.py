@@ -18,7 +18,7 @@ import yaml
 from jobflow import Flow, Maker
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from phonosmith.core.errors import ConfigurationError, PhonosmithError, did_you_mean
+from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
@@ -255,6 +255,11 @@ def read_campaign(path: str | Path) -> Campaign:
     content = reader.parse()
     try:
         spec = CampaignSpec.model_validate(content)
+    except InputError as error:
+        # settings of other layers that contradict each other, such as the grid of modes
+        reader.add((), str(error))
+        reader.finish()
+        raise AssertionError from error  # finish has raised
     except ValidationError as error:
         reader.add_validation((), error, CampaignSpec)
         # what can be checked without the rest is said in the same breath

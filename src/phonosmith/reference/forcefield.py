@@ -125,7 +125,8 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
     def set_cell(self, cell: Any) -> None:
         """Tell a program that has k-points the cell (rows in Å) they are chosen for."""
         if self.engine == "gpaw":
-            self.calculator_kwargs = self.calculator_kwargs | {"cell": np.asarray(cell, dtype=float).tolist()}
+            arguments: dict[str, Any] = self.calculator_kwargs
+            arguments["cell"] = np.asarray(cell, dtype=float).tolist()
 
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:

@@ -92,8 +92,10 @@ def select_by_energy(
     # steps after the lowest energy only oscillate around the minimum
     chosen = _nearest_increasing(kept[: lowest + 1], rungs)
     fractions = (kept[0] - kept[chosen]) / drop
-    numbers = (tuple(values.tolist()) for values in (allowed[chosen], rungs, fractions, parts))
-    return Selection(*numbers, drop, tuple(reasons))
+    steps = tuple(allowed[chosen].tolist())
+    return Selection(
+        steps, tuple(rungs.tolist()), tuple(fractions.tolist()), tuple(parts.tolist()), drop, tuple(reasons)
+    )
 
 
 def _nearest_increasing(values: Array, rungs: Array) -> list[int]:

@@ -15,6 +15,8 @@ from phonosmith.core.errors import ConfigurationError, InputError
 if TYPE_CHECKING:
     from pymatgen.core import Structure
 
+    from phonosmith.reference.engines import ReferenceEngine
+
 FORMATS = {".cif": "cif", ".vasp": "poscar", ".poscar": "poscar", ".json": "json"}
 """How relaxed crystals are written, by the suffix of the file (POSCAR and CONTCAR by their names)."""
 
@@ -40,20 +42,26 @@ def relax(
 
     Example: phonosmith relax Si.cif --potential embedded --out Si-relaxed.cif
     """
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.protocol import load_protocol
+    from phonosmith.structures.extxyz import require_writable
     from phonosmith.structures.reading import read_structure
 
     layout = FORMATS.get(out.suffix.lower()) or ("poscar" if out.name.startswith(("POSCAR", "CONTCAR")) else None)
     if layout is None:
         raise InputError(f"{out} names no kind of file that crystals are written to.", f"Use {', '.join(FORMATS)}.")
+    require_writable(out)
     if engine is None:
         if potential is None:
             raise ConfigurationError("Nobody is named to relax the crystal.", "Give --potential REF or --engine vasp.")
         relaxed, found = _by_potential(structure, potential, trust=trust)
     else:
+        fields = {} if protocol is None else read_yaml(protocol)
+        if not isinstance(fields, dict):
+            raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the protocol's fields.")
+        computing = make_engine(engine, load_protocol(fields), potential, rehearsal=rehearsal)
         with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-relax-") as folder:
-            fields = {} if protocol is None else read_yaml(protocol)
-            how = {"engine": engine, "protocol": fields, "potential": potential, "rehearsal": rehearsal}
-            relaxed, found = _by_engine(read_structure(structure), Path(folder), attempts, **how)
+            relaxed, found = _by_engine(read_structure(structure), computing, Path(folder), attempts)
     _write(relaxed, out, layout)
     before = read_structure(structure)
     found |= {
@@ -88,34 +96,23 @@ def _by_potential(structure: Path, name: str, *, trust: bool) -> tuple[Structure
 
 
 def _by_engine(
-    crystal: Structure,
-    folder: Path,
-    attempts: int,
-    *,
-    engine: str,
-    protocol: Any,
-    potential: str | None,
-    rehearsal: bool,
+    crystal: Structure, engine: ReferenceEngine, folder: Path, attempts: int
 ) -> tuple[Structure, dict[str, Any]]:
     import numpy as np
 
     from phonosmith.core.units import GPA_PER_EV_PER_A3
     from phonosmith.flows.reference import relax_in_folder
-    from phonosmith.reference.engines import make_engine
-    from phonosmith.reference.protocol import load_protocol
 
-    if not isinstance(protocol, dict):
-        raise ConfigurationError("The protocol must hold 'field: value' lines.", "See the reference protocol's fields.")
-    computing = make_engine(engine, load_protocol(protocol), potential, rehearsal=rehearsal)
-    if engine == "vasp" and not rehearsal:
+    rehearsal = engine.rehearsal is not None
+    if engine.name == "vasp" and not rehearsal:
         from phonosmith.reference.vasp.makers import require_vasp
 
-        require_vasp(computing.protocol, {site.specie.symbol for site in crystal})
-    record = relax_in_folder(crystal, computing, folder, attempts)
+        require_vasp(engine.protocol, {site.specie.symbol for site in crystal})
+    record = relax_in_folder(crystal, engine, folder, attempts)
     ended = record.to_atoms()
     found = {
-        "method": computing.functional,
-        "engine": engine,
+        "method": engine.functional,
+        "engine": engine.name,
         "rehearsal": rehearsal,
         "energy_ev_per_atom": ended.get_potential_energy() / len(ended),
         "max_force_ev_per_angstrom": float(np.linalg.norm(ended.get_forces(), axis=1).max()),
