@@ -30,7 +30,7 @@ from phonosmith.analysis.tables import campaign_tables
 from phonosmith.core.errors import InputError
 from phonosmith.core.manifest import Manifest
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
-from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
+from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pathway, Phase, TransitionDoc
 from phonosmith.structures.cost import CostModel, workload
 
 
@@ -236,6 +236,66 @@ def test_table_4_averages_over_materials(fill):
     assert row["f1"] == pytest.approx(2 * (1 / 3) * 0.25 / (1 / 3 + 0.25))
     assert any("foundation, TiO2" in note for note in table.notes)
     assert table.blocks[1].texts[0][-1] == "68"
+
+
+def ways(*pathways, q=(1 / 3, 1 / 3, 0), label="K", **options):
+    """A followed mode; each pathway is the displaced symbol and the final phase with its energy in eV/atom."""
+
+    def phase(symbol, number_, atoms, energy):
+        return Phase(space_group=symbol, space_group_number=number_, n_atoms_primitive=atoms,
+                     energy_difference_ev_per_atom=energy)  # fmt: skip
+
+    start = GridMinimum(amplitudes=[1.0], energy_ev_per_atom=-1e-3)
+    return FollowedMode(
+        q=list(q), label=label, frequency_thz=-0.5, multiplicity=1, band_indices=[0], exact=True, n_atoms=24,
+        pathways=[
+            Pathway(
+                start=start, displaced=phase(displaced, 1, 1, -1e-3), final=phase(*final), converged=True, n_steps=9
+            )
+            for displaced, final in pathways
+        ],
+        **options,
+    )  # fmt: skip
+
+
+def test_tables_6_and_9_list_the_ways_along_modes(fill):
+    """Rows of the published tables 6 and 9: K3Sb by DFT and by Equitrain, and a mode with a single minimum."""
+    reports = synthetic_reports(2, ("delta",))
+    initial = ("P6_3/mmc", 194, 8)
+    by_dft, by_delta = transitions(initial), transitions(initial)
+    by_dft.modes = [
+        ways(("P6_3cm", ("P6_3cm", 185, 24, -0.00090241))),
+        ways(q=(0, 0, 0.35), label="", single_minimum=True),
+        ways(q=(0.02, 0.02, 0), label="", skipped="the smallest commensurate supercell has 20000 atoms"),
+    ]
+    by_delta.modes = [ways(("P6_3cm", ("P6_3cm", 185, 24, -0.001109341)))]
+    reports[0].reference_result.transitions, reports[0].strategies[0].transitions = by_dft, by_delta
+    reports[1].reference_result.transitions = transitions(("Fm-3m", 225, 2))
+    found = {table.key: table for table in campaign_tables(fill(reports)).tables}
+    six, nine = found["table6_pathways_reference"], found["table9_pathways_delta"]
+    rows = pd.read_csv(io.StringIO(six.csv()), keep_default_na=False).to_dict("records")
+    first = next(row for row in rows if row["label"] == "K")
+    assert (first["n_imaginary"], first["n_not_followed"], first["q"]) == (3, 1, "0.3333/0.3333/0")
+    assert (first["initial_space_group"], first["initial_atoms"]) == ("P6_3/mmc", 8)
+    assert (first["displaced_space_group"], first["final_space_group"], first["final_atoms"]) == (
+        "P6_3cm",
+        "P6_3cm",
+        "24",
+    )
+    assert float(first["energy_gain_ev_per_atom"]) == pytest.approx(0.00090241)
+    assert {row["q"]: row["outcome"] for row in rows} == {
+        "0.3333/0.3333/0": "relaxed", "0/0/0.35": "single minimum", "": "no imaginary mode"
+    }  # fmt: skip
+    (row,) = nine.data.to_dict("records")
+    assert row["energy_gain_ev_per_atom"] == pytest.approx(0.001109341)
+    assert "P6\\_3cm" in nine.markdown()
+
+
+def test_tables_are_of_ten_structures_where_sets_are_equally_frequent(fill):
+    """As published; a store of both sizes used to be told by its larger one."""
+    store = fill(synthetic_reports(3, ("delta",), sizes=(5, 10, 16)))
+    assert campaign_tables(store).choice.training_set == "10"
+    assert campaign_tables(store, training_set="16").choice.training_set == "16"
 
 
 def test_table_5_has_every_foundation(fill):

@@ -1,6 +1,7 @@
 import pytest
 from ase.build import bulk
 from jobflow import run_locally
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
@@ -12,6 +13,7 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
+from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import check_cells
 from phonosmith.flows.routing import kind_of
@@ -31,8 +33,8 @@ TINY = {
 }
 
 
-def maker(**changes):
-    engine = make_engine("forcefield", potential="embedded-reference")
+def maker(engine=None, **changes):
+    engine = engine or make_engine("forcefield", potential="embedded-reference")
     return FineTuneMaterialMaker(engine=engine, **({"strategies": ("transfer", "delta+pft")} | TINY | changes))
 
 
@@ -64,8 +66,47 @@ def test_job_names_begin_with_their_stage_and_are_unique():
     flow = maker().make(silicon(), resolve("embedded"))
     names = [job.name for job, _ in flow.iterflow()]
     assert len(set(names)) == len(names)
-    assert {name.split()[0] for name in names} <= {"sample", "label", "audit", "phonon", "train", "curvature", "report"}
+    stages = {"sample", "label", "audit", "subset", "phonon", "train", "curvature", "report"}
+    assert {name.split()[0] for name in names} <= stages
     assert "train si delta+pft" in names
+
+
+def test_the_reference_relaxes_the_crystal_before_anything_is_calculated_for_it():
+    """VASP relaxes twice (atomate2's maker); every other job takes the relaxed crystal, none the one given."""
+    engine = make_engine("vasp", rehearsal=True, potential="embedded-reference")
+    evaluate = ("phonons", "elastic", "eos", "transitions", "forgetting")
+    flow = maker(engine=engine, relax=True, evaluate=evaluate).make(silicon(), resolve("embedded"))
+    members = [member for member, _ in flow.iterflow()]
+    by_name = {member.name: member for member in members}
+    assert {"relax si 1", "relax si 2"} <= set(by_name)
+    last = by_name["relax si 2"].uuid
+    given = [
+        member.name
+        for member in members
+        if any(isinstance(value, Structure) for value in [*member.function_args, *member.function_kwargs.values()])
+    ]
+    assert given == ["relax si 1"]
+    for name in ("sample si primitive", "phonon si foundation", "elastic si foundation", "report si"):
+        assert last in by_name[name].input_uuids, name
+
+
+@pytest.mark.slow
+def test_a_stretched_crystal_is_relaxed_first(tmp_path):
+    """The volume sampled at, displaced and reported is the reference's own, whatever was given."""
+    stretched = silicon()
+    stretched.scale_lattice(1.06 * stretched.volume)
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    flow = maker(strategies=("transfer",), relax=True, mode="production", n_checks=1, check_min_length=5.0).make(
+        stretched, resolve("embedded")
+    )
+    run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)
+    answer = store.get_output(flow.jobs[-1].uuid, load=True)
+    report = MaterialReport.model_validate({k: v for k, v in answer.items() if not k.startswith("@")})
+    assert report.failed == []
+    minimum = relax_atoms(silicon().to_ase_atoms(msonable=False), load("embedded-reference")).atoms.get_volume()
+    assert Structure.from_dict(answer["structure"]).volume == pytest.approx(minimum, rel=1e-3)
+    assert report.strategies[0].check is not None
 
 
 def test_making_a_flow_changes_nothing_in_the_maker():

@@ -32,8 +32,9 @@ def good(calculation="static", **changes):
     known = {
         "symbols": ASKED.symbols, "cell": ASKED.cell, "positions": ASKED.positions, "energy": -6.8,
         "energy_sigma0": -6.8, "forces": [(1e-5, 0, 0), (-1e-5, 0, 0)], "stress": (1e-4, 1e-4, 1e-4, 0, 0, 0),
-        "scf": SCF, "incar": incar_tags(PROTOCOL, calculation), "corrections": (), "damage": None, "used": {},
-        "kpoints": (4, 4, 4) if calculation != "displacement" else (1, 1, 1), "rehearsal": False,
+        "scf": SCF, "incar": incar_tags(PROTOCOL, calculation, array(ASKED.cell)), "corrections": (),
+        "damage": None, "used": {},
+        "kpoints": (4, 4, 4), "rehearsal": False,
         "potcars": ["PAW_PBE Na_pv 19Sep2006", "PAW_PBE Cl 06Sep2000"],
     } | changes  # fmt: skip
     settings = VaspSettings(
@@ -56,7 +57,7 @@ def codes(*arguments, **options):
     return {reason.code for reason in reasons(*arguments, **options)}
 
 
-@pytest.mark.parametrize("calculation", ["static", "relax", "elastic_relax", "displacement", "born"])
+@pytest.mark.parametrize("calculation", ["static", "relax", "elastic_relax", "eos_relax", "displacement", "born"])
 def test_a_good_calculation_passes(calculation):
     assert reasons(good(calculation), calculation) == []
 
@@ -151,7 +152,28 @@ def test_relaxations_must_be_relaxed_and_may_move():
     wider = [(0, 2.9, 2.9), (2.9, 0, 2.9), (2.9, 2.9, 0)]
     assert judged("relax", cell=wider) == set()
     assert judged("elastic_relax", cell=wider) == {"cell"}
+    assert judged("eos_relax", forces=[(6e-4, 0, 0), (0, 0, 0)]) == {"not_relaxed"}
+    assert judged("eos_relax", cell=wider) == {"cell"}
     assert "incar" not in judged("relax", incar=incar_tags(PROTOCOL, "relax") | {"POTIM": 0.2, "IBRION": 1})
+
+
+def test_displaced_atoms_in_a_small_cell_at_gamma_are_no_label():
+    """The eight atoms of a 5.43 Å cell at Γ alone would give useless force constants; a 20 Å cell would not."""
+    corners = [[0, 0, 0], [0, 0.5, 0.5], [0.5, 0, 0.5], [0.5, 0.5, 0]]
+    fractions = np.concatenate([corners, np.array(corners) + 0.25])
+
+    def judged(edge, kpoints, incar):
+        cell, positions = np.eye(3) * edge, fractions * edge
+        frame = Frame(symbols=["Si"] * 8, positions=positions.tolist(), cell=cell.tolist())
+        settings = VaspSettings("6.4.2", {"EDIFF": 1e-8, "NELM": 200}, ["PAW_PBE Si 05Jan2001"], kpoints, shifted=False)
+        run = VaspRun(settings, ["Si"] * 8, [None], incar, None, ())
+        outcome = Outcome(["Si"] * 8, cell, positions, Labels(-43.4, np.zeros((8, 3)), np.zeros(6)), scf=SCF, run=run)
+        return {reason.code for reason in accept(outcome, Asked(frame, PROTOCOL, "displacement"))}
+
+    gamma, meshed = (incar_tags(PROTOCOL, "displacement", np.eye(3) * edge) for edge in (20.0, 5.43))
+    assert judged(5.43, (1, 1, 1), gamma) == {"kpoints", "incar"}
+    assert judged(5.43, (3, 3, 3), meshed) == set()
+    assert judged(20.0, (1, 1, 1), gamma) == set()
 
 
 def test_wall_time_is_one_reason_however_often_it_was_noticed():

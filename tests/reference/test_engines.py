@@ -24,7 +24,7 @@ from phonosmith.testing.standin_calculators import tersoff_silicon
 
 PROTOCOL = ReferenceProtocol(kspacing=0.6)
 TERSOFF = "phonosmith.testing.standin_calculators.tersoff_silicon"
-KINDS = ("static", "relax", "elastic_relax", "displacement")
+KINDS = ("static", "relax", "elastic_relax", "eos_relax", "displacement")
 
 
 def rattled(seed=0, size=0.05):
@@ -83,7 +83,7 @@ def test_same_record_from_vasp_and_forcefield(monkeypatch, tmp_path):
     assert set(through_vasp.model_dump()) == set(direct.model_dump())
 
 
-@pytest.mark.parametrize("kind", ["relax", "elastic_relax"])
+@pytest.mark.parametrize("kind", ["relax", "elastic_relax", "eos_relax"])
 def test_forcefield_relaxations_reach_the_threshold_of_the_protocol(kind, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     strained = rattled()
@@ -197,7 +197,9 @@ def test_gpaw_parameters_follow_the_protocol():
     assert chosen["xc"] == "PBE"
     assert chosen["kpts"] == {"density": 4.0, "gamma": True}
     assert chosen["occupations"] == {"name": "methfessel-paxton", "order": 0, "width": 0.05}
-    assert gpaw_parameters(ReferenceProtocol(), "displacement")["kpts"] == {"size": (1, 1, 1), "gamma": True}
+    large, small = np.eye(3) * 20.0, np.eye(3) * 5.43
+    assert gpaw_parameters(ReferenceProtocol(), "displacement", large)["kpts"] == {"size": (1, 1, 1), "gamma": True}
+    assert gpaw_parameters(ReferenceProtocol(), "displacement", small)["kpts"] == {"density": 10.0, "gamma": True}
     assert gpaw_parameters(ReferenceProtocol(ismear=-1), "static")["occupations"]["name"] == "fermi-dirac"
 
 

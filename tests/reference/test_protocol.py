@@ -33,7 +33,8 @@ EXPECTED = {
     "static": COMMON | MESH | {"IBRION": "-1", "ISIF": "2", "NSW": "0"},
     "relax": COMMON | MESH | {"IBRION": "2", "ISIF": "3", "NSW": "200", "EDIFFG": "-0.0005"},
     "elastic_relax": COMMON | MESH | {"IBRION": "2", "ISIF": "2", "NSW": "99", "EDIFFG": "-0.001"},
-    "displacement": COMMON | {"IBRION": "-1", "ISIF": "2", "NSW": "0"},
+    "eos_relax": COMMON | MESH | {"IBRION": "2", "ISIF": "2", "NSW": "99", "EDIFFG": "-0.0005"},
+    "displacement": COMMON | MESH | {"IBRION": "-1", "ISIF": "2", "NSW": "0"},
     "born": COMMON | MESH | {"IBRION": "8", "ISIF": "2", "NSW": "1", "LEPSILON": "True"},
 }
 
@@ -54,16 +55,41 @@ def written_inputs(atoms, calculation, folder, protocol=None):
 def test_inputs_hold_the_protocol_and_nothing_else(crystal, calculation, tmp_path):
     atoms = CRYSTALS[crystal]
     assert written_inputs(atoms, calculation, tmp_path) == EXPECTED[calculation]
-    if calculation == "displacement":
-        text = (tmp_path / "KPOINTS").read_text().splitlines()
-        assert text[2].strip().lower().startswith("g")
-        assert text[3].split() == ["1", "1", "1"]
-    else:
-        assert not (tmp_path / "KPOINTS").exists()
+    assert not (tmp_path / "KPOINTS").exists()
     potcar = (tmp_path / "POTCAR").read_text()
     species = [symbol for symbol, _ in groupby(atoms.get_chemical_symbols())]  # one data set per block, as in POSCAR
     titles = [line.split("=")[1].split()[1] for line in potcar.splitlines() if "TITEL" in line]
     assert titles == [PBE_54_SYMBOLS[element] for element in species]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("repeat", "gamma"), [(1, False), (3, False), (4, True)])
+def test_only_displaced_cells_of_the_published_size_are_sampled_at_gamma(repeat, gamma, tmp_path):
+    """Silicon: the 8-atom cell that supervises curvature, a cell of 16.3 Å, and the published one of 21.7 Å."""
+    atoms = bulk("Si", "diamond", a=5.43, cubic=True).repeat(repeat)
+    tags = written_inputs(atoms, "displacement", tmp_path)
+    assert ("KSPACING" not in tags) is gamma
+    assert (tmp_path / "KPOINTS").exists() is gamma
+    if gamma:
+        text = (tmp_path / "KPOINTS").read_text().splitlines()
+        assert text[2].strip().lower().startswith("g")
+        assert text[3].split() == ["1", "1", "1"]
+    assert (kpoint_mesh(ReferenceProtocol(), "displacement", atoms.cell.array) == (1, 1, 1)) is gamma
+
+
+def test_a_tilted_cell_counts_by_its_thickness():
+    """Five primitive cells of silicon along each axis are 19.2 Å long but 15.7 Å thick."""
+    cell = bulk("Si", "diamond", a=5.43).repeat(5).cell.array
+    assert not ReferenceProtocol().gamma_only("displacement", cell)
+    assert ReferenceProtocol(gamma_min_length=15.0).gamma_only("displacement", cell)
+    assert not ReferenceProtocol(displacement_kpoints="kspacing").gamma_only("displacement", np.eye(3) * 30)
+
+
+def test_modes_are_followed_with_the_published_cheaper_settings():
+    """arXiv:2604.01017, section 4.6: 1e-7 eV and 400 eV; everything else stays."""
+    protocol = ReferenceProtocol().for_modes()
+    assert (protocol.encut, protocol.ediff) == (400.0, 1e-7)
+    assert protocol.model_copy(update={"encut": 520.0, "ediff": 1e-8}) == ReferenceProtocol()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -93,7 +119,7 @@ def test_spin_and_extra_tags_reach_the_incar(tmp_path):
 def test_mesh_is_vasps(length, spacing, n):
     protocol = ReferenceProtocol(kspacing=spacing)
     assert kpoint_mesh(protocol, "static", np.eye(3) * length) == (n, n, n)
-    assert kpoint_mesh(protocol, "displacement", np.eye(3) * length) == (1, 1, 1)
+    assert kpoint_mesh(protocol, "displacement", np.eye(3) * length) == ((n, n, n) if length < 18 else (1, 1, 1))
 
 
 def test_mesh_of_a_hexagonal_cell_uses_reciprocal_lengths():
@@ -120,7 +146,7 @@ def test_every_field_is_part_of_the_identity():
     changed = {
         "encut": 500, "ediff": 1e-7, "kspacing": 0.2, "functional": "PBEsol", "ismear": 1, "sigma": 0.1,
         "relax_fmax": 1e-3, "potcar_overrides": {"Si": "Si_GW"}, "extra_incar": {"ADDGRID": True},
-        "displacement_kpoints": "kspacing",
+        "displacement_kpoints": "kspacing", "gamma_min_length": 15.0,
     }  # fmt: skip
     digests = {ReferenceProtocol(**{key: value}).digest for key, value in changed.items()}
     assert len(digests | {base.digest}) == len(changed) + 1
@@ -154,6 +180,6 @@ def test_unknown_element_has_no_potcar():
 
 def test_tags_are_sorted_and_complete():
     for calculation in CALCULATIONS:
-        tags = incar_tags(ReferenceProtocol(), calculation)
+        tags = incar_tags(ReferenceProtocol(), calculation, np.eye(3) * 5.0)
         assert list(tags) == sorted(tags)
         assert set(tags) == set(EXPECTED[calculation])

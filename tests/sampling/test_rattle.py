@@ -104,7 +104,7 @@ def test_impossible_angles_are_refused():
 
 def test_volumes_are_exact_and_fractions_kept():
     supercell = bulk("Si", cubic=True) * (2, 2, 2)
-    starts = volume_ladder(supercell, 7)
+    starts = volume_ladder(supercell, 7, volume_of="supercell")
     for start, factor in zip(starts, (0.95, 0.975, 1.0, 1.025, 1.05), strict=True):
         assert start.atoms.get_volume() / supercell.get_volume() == pytest.approx(factor, rel=1e-9)
         # undo the strain: what remains is the rattle in the perfect supercell
@@ -124,7 +124,7 @@ def test_statistics_over_many_draws():
 
 def test_same_seed_same_bytes_on_any_platform():
     # recorded once; a change here means that documents written before can no longer be regenerated
-    starts = volume_ladder(bulk("Si", a=5.43, cubic=True), 7)
+    starts = volume_ladder(bulk("Si", a=5.43, cubic=True), 7, volume_of="supercell")
     assert [digest_atoms(start.atoms)[:16] for start in starts] == GOLDEN
     assert draw_seed(7, "rattle", 0) == 2073780826
     assert digest_array(np.array([start.rattle_seed for start in starts]))[:16] == GOLDEN_SEEDS

@@ -85,7 +85,11 @@ def test_plan_counts_what_phonopy_asks_for(cell, displacements):
     assert plan.core_hours == pytest.approx(plan.core_hours_statics + plan.core_hours_phonons)
     assert plan.core_hours_statics == pytest.approx(20 * plan.cells["small"].core_hours_each)
     assert plan.phonon is not None
-    assert plan.phonon.kpoints == [1, 1, 1]
+    # thin displaced cells get the mesh, those of the published size Γ alone
+    assert plan.phonon.kpoints != [1, 1, 1]
+    thick = plan_material(cell(), "x.cif", QUICK.model_copy(update={"phonon_length": 20.0}))
+    assert thick.phonon is not None
+    assert thick.phonon.kpoints == [1, 1, 1]
 
 
 def test_warnings_of_one_material():

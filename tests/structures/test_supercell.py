@@ -104,6 +104,56 @@ def test_cell_keeps_the_rotations_of_a_cubic_crystal():
     assert choice.lengths == pytest.approx([7.68] * 3)
 
 
+@pytest.mark.parametrize("name", ["cubic", "tetragonal", "orthorhombic", "hexagonal"])
+def test_phonon_cells_have_right_angles_however_the_crystal_lies(name):
+    """As the published calculations; the smallest near-cubic cell may be tilted by up to 15°."""
+    lattice = CELLS[name]
+    turn, _ = np.linalg.qr(np.random.RandomState(3).normal(size=(3, 3)))
+    turn *= np.sign(np.linalg.det(turn))
+    first, second = (phonon_supercell(one_atom(cell), 12.0) for cell in (lattice, Lattice(lattice.matrix @ turn)))
+    assert first.angles == pytest.approx([90, 90, 90], abs=1e-6)
+    assert min(first.lengths) >= 12
+    assert second.n_atoms == first.n_atoms
+    assert sorted(second.lengths) == pytest.approx(sorted(first.lengths))
+    assert phonon_supercell(one_atom(lattice), 12.0, rule="compact").n_atoms <= first.n_atoms
+
+
+def test_a_crystal_without_a_right_angled_cell_gets_a_near_cubic_one():
+    choice = phonon_supercell(one_atom(CELLS["triclinic"]), 12.0)
+    assert min(choice.lengths) >= 12
+    assert all(abs(angle - 90) < 20 for angle in choice.angles)
+
+
+def test_a_mistyped_length_is_refused_before_anything_is_searched():
+    for rule in ("cubic", "compact"):
+        with pytest.raises(InputError, match="would have about"):
+            phonon_supercell(diamond(), 1e6, rule=rule)
+
+
+@pytest.mark.slow
+def test_published_phonon_supercells(shared):
+    """Sizes of the 32 published calculations (atomate2, 20 Å), from cells in any orientation.
+
+    The one that differs, AgTe3, has two standard settings of its rhombohedral axes; its cell is 25 % larger. Their
+    files hold the transposed matrices of hexagonal cells, so that the size is compared.
+    """
+    import lzma
+
+    import yaml
+
+    same, larger = 0, []
+    for file in sorted((shared / "data/vasp_pbe_phonons/dft").glob("*.phonopy.yaml.xz")):
+        head = lzma.decompress(file.read_bytes()).decode().split("\ndisplacements:")[0].split("\nsupercell:")[0]
+        content = yaml.load(head, Loader=yaml.CSafeLoader)
+        cell = content["unit_cell"]
+        symbols, sites = zip(*((point["symbol"], point["coordinates"]) for point in cell["points"]), strict=True)
+        published = len(symbols) * abs(round(np.linalg.det(content["supercell_matrix"])))
+        ours = phonon_supercell(Structure(cell["lattice"], symbols, sites)).n_atoms
+        same += ours == published
+        larger += [ours / published] if ours != published else []
+    assert (same, larger) == (31, [1.25])
+
+
 def test_impossible_window_gives_the_nearest_choice_and_says_so():
     long = Structure(Lattice.orthorhombic(4.0, 4.1, 20.0), ["Si"], [[0, 0, 0]])
     choice = sampling_supercell(long, "small")
@@ -114,7 +164,7 @@ def test_impossible_window_gives_the_nearest_choice_and_says_so():
 
 
 def test_atom_cap_is_kept_with_a_warning():
-    choice = phonon_supercell(diamond(), max_atoms=100)
+    choice = phonon_supercell(diamond(), max_atoms=100, rule="compact")
     assert choice.n_atoms <= 100
     assert "at most 100 atoms" in choice.warnings[0]
     with pytest.raises(InputError, match="cap of 1 atoms"):

@@ -13,6 +13,8 @@ from phonosmith.core.errors import InputError
 
 CELLS = ("primitive", "small", "large")
 FOUNDATION = "foundation"
+PUBLISHED_TRAINING_SET = "10"
+"""Training structures behind the published tables."""
 _ORDER = (FOUNDATION, "scratch", "transfer", "freeze", "multihead", "delta", "lora", "pft", "delta+pft")
 
 
@@ -35,7 +37,10 @@ def choose(
     training_set: str | None = None,
     cell: str | None = None,
 ) -> Choice:
-    """Return what tables are about: what was asked, else what most potentials share (ties: larger sets, larger cells).
+    """Return what tables are about: what was asked, else what most potentials share.
+
+    Of equally frequent training sets the published one of ten structures is taken, else the largest; of cells the
+    larger.
 
     Raises
     ------
@@ -57,10 +62,11 @@ def choose(
 def _most(counts: dict[str, int], name: str) -> str:
     """Return the most frequent value; of training sets the largest, of cells the larger."""
 
-    def weight(value: str) -> tuple[float, float]:
+    def weight(value: str) -> tuple[float, ...]:
         if name == "cell":
             return CELLS.index(value) if value in CELLS else -1, counts[value]
-        return counts[value], float(value) if value.isdigit() else float("inf") if value == "all" else -1.0
+        size = float(value) if value.isdigit() else float("inf") if value == "all" else -1.0
+        return counts[value], value == PUBLISHED_TRAINING_SET, size
 
     return max(counts, key=weight, default="")
 

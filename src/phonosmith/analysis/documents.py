@@ -41,7 +41,9 @@ class SamplingSummary(Document):
     volume_factors: list[float] = Field(description="one per trajectory")
     steps: list[list[int]] = Field(description="steps shown of each trajectory (thinned)")
     energies: list[list[float]] = Field(description="foundation energy at those steps above the last, eV per atom")
-    selected_steps: list[list[int]] = Field(description="steps of the selected frames of each trajectory")
+    selected_steps: list[list[float]] = Field(
+        description="steps of the selected frames of each trajectory; 0.6 lies between the start and the first step"
+    )
     selected_energies: list[list[float]] = Field(description="their energies above the last, eV per atom")
     warnings: list[str] = Field(default_factory=list)
 

@@ -58,7 +58,18 @@ _PHASE_PATHS = (
         for phases in ("initial", "phases")
         for name in ("space_group", "space_group_number", "n_atoms_primitive")
     ),
+    *(
+        f"output.{part}.transitions.modes.{name}"
+        for part in ("reference_result", "foundation", "strategies")
+        for name in (
+            "q", "label", "frequency_thz", "skipped", "single_minimum", "n_atoms",
+            *(f"pathways.{end}.{what}" for end in ("displaced", "final")
+              for what in ("space_group", "n_atoms_primitive", "energy_difference_ev_per_atom")),
+            "pathways.converged", "pathways.scenario", "pathways.note",
+        )
+    ),
 )  # fmt: skip
+REFERENCE = "reference"
 
 
 @dataclass
@@ -202,16 +213,24 @@ def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Phases:
-    """Phases that imaginary modes lead to, by material; notes: what was left out, with the reason."""
+    """Phases that imaginary modes lead to, by material, and the ways there; notes: what was left out, with the reason.
+
+    Attributes
+    ----------
+    pathways
+        A row for each relaxation, for each mode without a minimum and for each material without any, by strategy
+        (``reference`` among them): what the published tables 6 to 11 list.
+    """
 
     reference: dict[str, MaterialPhases]
     by_strategy: dict[str, dict[str, MaterialPhases]]
     notes: list[str]
+    pathways: dict[str, list[Row]]
 
 
 def read_phases(store: JobStore, choice: Choice, campaign: str | None = None) -> Phases:
     """Return what the reports of a store say about phases found along imaginary modes; the lowest seed counts."""
-    phases = Phases({}, {}, [])
+    phases = Phases({}, {}, [], {})
     documents = newest(find_reports(store, campaign, _PHASE_PATHS, []))
     for report in sorted((one["output"] for one in documents), key=lambda report: report.get("seed") or 0):
         material = str(report["material"])
@@ -220,6 +239,7 @@ def read_phases(store: JobStore, choice: Choice, campaign: str | None = None) ->
         if about != (choice.foundation, choice.cell) or reference is None or material in phases.reference:
             continue
         phases.reference[material] = reference
+        phases.pathways.setdefault(REFERENCE, []).extend(_pathways(material, report["reference_result"]))
         for part in (report["foundation"], *(report.get("strategies") or [])):
             theirs = _phases(part)
             if theirs is None or training_set(part, report) not in ("", choice.training_set):
@@ -230,6 +250,7 @@ def read_phases(store: JobStore, choice: Choice, campaign: str | None = None) ->
                 phases.notes.append(f"{part['strategy']}, {material}: {error.message}")
                 continue
             phases.by_strategy.setdefault(part["strategy"], {})[material] = theirs
+            phases.pathways.setdefault(part["strategy"], []).extend(_pathways(material, part))
     return phases
 
 
@@ -243,3 +264,41 @@ def _phases(part: Mapping[str, Any] | None) -> MaterialPhases | None:
         for one in (document["initial"], *(document.get("phases") or []))
     )
     return MaterialPhases(initial=initial, final=final)
+
+
+def _pathways(material: str, part: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of one material and potential."""
+    initial, modes = c.at(part, "transitions.initial"), c.at(part, "transitions.modes") or []
+    common = {
+        "material": material,
+        "n_imaginary": len(modes),
+        "n_not_followed": sum(bool(mode.get("skipped")) for mode in modes),
+        "initial_space_group": initial["space_group"],
+        "initial_atoms": initial["n_atoms_primitive"],
+    }
+    rows: list[Row] = []
+    for mode in modes:
+        if mode.get("skipped"):
+            continue
+        of_mode = common | {
+            "q": "/".join(f"{value:.4g}" for value in mode["q"]),
+            "label": mode.get("label") or "",
+            "frequency_thz": mode["frequency_thz"],
+            "supercell_atoms": mode.get("n_atoms"),
+        }
+        if mode.get("single_minimum"):
+            rows.append(of_mode | {"outcome": "single minimum"})
+        for pathway in mode.get("pathways") or []:
+            final = pathway.get("final") or {}
+            rows.append(
+                of_mode
+                | {
+                    "displaced_space_group": c.at(pathway, "displaced.space_group"),
+                    "final_space_group": final.get("space_group"),
+                    "final_atoms": final.get("n_atoms_primitive"),
+                    "energy_gain_ev_per_atom": None if not final else -final["energy_difference_ev_per_atom"],
+                    "scenario": pathway.get("scenario"),
+                    "outcome": "relaxed" if pathway.get("converged") else pathway.get("note") or "not converged",
+                }
+            )
+    return rows or [common | {"outcome": "no imaginary mode" if not modes else "not followed"}]

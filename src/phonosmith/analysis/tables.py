@@ -13,6 +13,7 @@ from jobflow import JobStore
 from phonosmith.analysis import costs as cost
 from phonosmith.analysis.choice import CELLS, FOUNDATION, Choice, choose, in_order, selected
 from phonosmith.analysis.columns import METRICS
+from phonosmith.analysis.pathways import pathway_tables
 from phonosmith.analysis.published import Pair, grandel2026
 from phonosmith.analysis.queries import Phases, Results, Row, read_phases, read_results
 from phonosmith.analysis.statistics import (
@@ -504,6 +505,7 @@ def campaign_tables(
     choice = choose(results.potentials, foundation, training_set, cell)
     sources = Sources(results, choice, read_phases(store, choice, campaign))
     tables = [table for build in TABLES if (table := build(sources)) is not None]
+    tables += pathway_tables(sources.phases, choice, SOURCE)
     others = sorted(set(results.potentials["foundation"]) - {choice.foundation})
     if others:
         notes.append(f"results of other foundations are in table 5 only: {', '.join(others)}")

@@ -11,7 +11,7 @@ from phonosmith.cli.common import app
 from phonosmith.cli.setup import doctor, models, config
 from phonosmith.cli.data import plan, sample, label, dataset, from_phonons
 from phonosmith.cli import train, adapt, demo
-from phonosmith.cli.evaluate import phonons, compare, follow, score_phases, forgetting, elastic, thermal
+from phonosmith.cli.evaluate import relax, phonons, compare, follow, score_phases, forgetting, elastic, thermal
 from phonosmith.cli.campaign import run, retry, status, report, tables, submit
 
 

@@ -74,7 +74,7 @@ class CampaignSpec(MaterialSettings):
     """What a campaign file may say: what to do with a material, and the lists that a campaign goes through."""
 
     name: str = Field("campaign", description="name of the campaign in reports")
-    materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed")
+    materials: list[MaterialSpec] = Field(min_length=1, description="crystals, relaxed unless relax: true")
     foundations: list[str] = Field(min_length=1, description="potentials to start from: names, sha256 or files")
     cells: list[CellSize] = Field(["large"], min_length=1, description="sizes of the sampling cell")
     seeds: list[Seed] = Field([0], min_length=1, description="training seeds")
@@ -252,6 +252,11 @@ def read_campaign(path: str | Path) -> Campaign:
     content = reader.parse()
     try:
         spec = CampaignSpec.model_validate(content)
+    except InputError as error:
+        # settings of other layers that contradict each other, such as the grid of modes
+        reader.add((), str(error))
+        reader.finish()
+        raise AssertionError from error  # finish has raised
     except ValidationError as error:
         reader.add_validation((), error, CampaignSpec)
         # what can be checked without the rest is said in the same breath

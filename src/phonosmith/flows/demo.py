@@ -21,8 +21,10 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
     """Return the flow of one demonstration material.
 
     Smaller than the published protocol so that it ends within minutes on two cores: supercells of eight primitive
-    cells, 10 Å phonon cells, at most 60 epochs. Sampling, labels, audit, training, phonons, elastic constants,
-    equation of state, forgetting and verdict are those of a real campaign.
+    cells, 10 Å phonon cells, at most 60 epochs. All sixteen labels are used: steps of the relaxations, at volumes over
+    the undistorted cell.
+    Sampling, labels, audit, training, phonons, elastic constants, equation of state, forgetting and verdict are those
+    of a real campaign.
     """
     from phonosmith.potentials.embedded import DEMO_MATERIALS, read_crystal
     from phonosmith.potentials.registry import resolve
@@ -34,9 +36,14 @@ def demo_flow(material: str = "Si", strategies: Sequence[str] = DEMO_STRATEGIES,
         name="demo",
         engine=make_engine("forcefield", potential=REFERENCE),
         strategies=tuple(strategies),
-        sampling={"supercell_matrix": [[2, 0, 0], [0, 2, 0], [0, 0, 2]]},
+        sampling={
+            "supercell_matrix": [[2, 0, 0], [0, 2, 0], [0, 0, 2]],
+            "volume_of": "supercell",
+            "energy_tolerance": 1.0,
+        },
         training={"epochs": epochs, "batch_size": 4},
         evaluate=("phonons", "elastic", "eos", "forgetting"),
+        n_train=(16,),
         min_length=10.0,
         curvature_min_length=5.0,
     )

@@ -44,6 +44,16 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
     return Response(replace=inherit(flow))
 
 
+@job(config=JobConfig(pass_manager_config=False))
+def label_displaced(
+    structure: Any, matrix: list[list[int]], n_cells: int, maker: LabelMaker, material: str
+) -> Response[Any]:
+    """Replace this job by the label jobs of a few displaced cells of a crystal that an earlier job relaxed."""
+    from phonosmith.flows.reference import check_cells
+
+    return Response(replace=inherit(maker.make(check_cells(structure, matrix, n_cells), material)))
+
+
 @job(output_schema=AuditedLabels)
 def audit_material(report: Any, foundation: Any = None) -> AuditedLabels:
     """Audit the labels of one material (a ``LabelReport``) and keep what may be trained on.

@@ -103,7 +103,7 @@ class FineTuneMaterialMaker(Maker):
     def make(
         self, structure: Structure, foundation: PotentialRef, material: str = "", sampler: PotentialRef | None = None
     ) -> Flow:
-        """Return the flow for a relaxed crystal; its output is a ``MaterialReport``.
+        """Return the flow for a crystal, relaxed unless the setting ``relax`` says so; output: a ``MaterialReport``.
 
         ``material`` is the short name used in job names, by default the formula; ``sampler`` relaxes the
         configurations, by default the foundation. What cannot work is refused before any job exists (`check`).
@@ -205,7 +205,7 @@ class FineTuneMaterialMaker(Maker):
             base=base,
             trained=trained,
         )
-        report: Job = report_material(subject, parts.structure, inputs)
+        report: Job = report_material(subject, parts.crystal, inputs)
         parts.add(report, "report", variant.name)
         return report
 

@@ -19,11 +19,12 @@ from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
     force_constants_file,
+    label_displaced,
     replay_material,
     start_needed_labels,
     training_subset,
 )
-from phonosmith.flows.reference import check_cells, reference_phonons
+from phonosmith.flows.reference import check_cells, reference_phonons, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
 from phonosmith.flows.settings import MaterialSettings
 from phonosmith.potentials.documents import PotentialRef
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 REFERENCE = "reference"
-_STAGES = {"phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions": "follow"}
+_STAGES = {"relax": "relax", "phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions": "follow"}
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,19 @@ class MaterialParts:
     def matrix(self, min_length: float) -> list[list[int]]:
         """Return the supercell of phonons whose shortest edge has some length, Å."""
         if min_length not in self._matrices:
-            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length)
+            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, self.settings.supercell)
         return self._matrices[min_length]
+
+    @property
+    def crystal(self) -> Structure | OutputReference:
+        """The crystal everything is calculated for: as given, or the output of its relaxation with the reference."""
+        if not self.settings.relax:
+            return self.structure
+
+        def make() -> Job | Flow:
+            return self._program(reference_relaxation(self.structure, self.engine, f"relax {self.key}"), "relax")
+
+        return self._once((REFERENCE, "relax"), make).structure
 
     def reference(self) -> ReferenceResults:
         """Return the reference's results: its phonons where they are paid for, and what else was asked."""
@@ -108,12 +120,12 @@ class MaterialParts:
             properties = self._properties(potential, Owner(REFERENCE, self.key, REFERENCE, REFERENCE), phonons)
             return ReferenceResults(asked=list(properties), phonons=phonons, **properties)
         makers: dict[str, Callable[[], Job | Flow]] = {
-            "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.structure),
-            "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.structure),
-            "transitions": lambda: TransitionMaker(engine=engine).make(phonons, name),
+            "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.crystal),
+            "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.crystal),
+            "transitions": lambda: TransitionMaker(engine=engine, options=settings.follow).make(phonons, name),
         }
         properties = self._asked(REFERENCE, makers, self._program)
-        paid = [kind for kind in ("phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
+        paid = [kind for kind in ("relax", "phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
         costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
 
@@ -121,7 +133,7 @@ class MaterialParts:
         def make() -> Job | Flow:
             name = f"phonon {self.key} {what}"
             return self._program(
-                reference_phonons(self.structure, self.engine, matrix, name, self.settings.mesh), "phonon"
+                reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh), "phonon"
             )
 
         return self._once((what, "phonons"), make)
@@ -140,9 +152,13 @@ class MaterialParts:
         if settings.mode != "production" or settings.n_checks == 0:
             return None
 
-        def make() -> Flow:
-            cells = check_cells(self.structure, self.matrix(settings.check_min_length), settings.n_checks)
-            made = LabelMaker(engine=self.engine, fraction=0.01).make(cells, f"{self.key} check")
+        def make() -> Job | Flow:
+            matrix, maker = self.matrix(settings.check_min_length), LabelMaker(engine=self.engine, fraction=0.01)
+            name = f"{self.key} check"
+            if settings.relax:
+                start = label_displaced(self.crystal, matrix, settings.n_checks, maker, name)
+                return self.add(start, "label", self.key, "check", "start", step="start")
+            made = maker.make(check_cells(self.structure, matrix, settings.n_checks), name)
             self.jobs.append(describe(made, stage="label", material=self.key, variant=self.key))
             return made
 
@@ -163,13 +179,13 @@ class MaterialParts:
 
         def make_phonons() -> Job:
             maker = FastPhononMaker(mesh=self.settings.mesh)
-            made = maker.make(self.structure, potential, self.matrix(self.settings.min_length))
+            made = maker.make(self.crystal, potential, self.matrix(self.settings.min_length))
             return self._add_result(made, "phonon", owner)
 
         def make_forgetting(foundation: PotentialRef) -> Job:
             # against the reference where it is a potential itself, else against the foundation
             maker, known = ForgettingMaker(seed=self.seed), engine_potential(self.engine)
-            made = maker.make(self.structure, potential, foundation, reference=known, replay=replay)
+            made = maker.make(self.crystal, potential, foundation, reference=known, replay=replay)
             return self._add_result(made, "forgetting", owner)
 
         phonons = self._once((owner.identity, "phonons"), make_phonons)
@@ -183,9 +199,9 @@ class MaterialParts:
     ) -> dict[str, OutputReference]:
         """Return what is asked of a potential besides phonons, by the field of the report that will hold it."""
         makers: dict[str, Callable[[], Job | Flow]] = {
-            "elastic": lambda: FastElasticMaker().make(self.structure, potential),
-            "eos": lambda: FastEosMaker().make(self.structure, potential),
-            "transitions": lambda: ModeFollowingMaker().make(phonons, potential),
+            "elastic": lambda: FastElasticMaker().make(self.crystal, potential),
+            "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.crystal, potential),
+            "transitions": lambda: ModeFollowingMaker(options=self.settings.follow).make(phonons, potential),
         }
         return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))
 
@@ -212,7 +228,7 @@ class MaterialParts:
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
 
         def make_sample() -> Job:
-            made = SamplingMaker(settings=settings, seed=self.seed).make(self.structure, sampler)
+            made = SamplingMaker(settings=settings, seed=self.seed).make(self.crystal, sampler)
             return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from phonosmith.analysis.documents import DisplacementCheck
-from phonosmith.core.errors import InputError
-from phonosmith.core.metadata import STAGE
+from phonosmith.core.errors import InputError, LabelError
+from phonosmith.core.metadata import STAGE, describe
+from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.evaluation.phonons.fastpath import displaced_cells
 from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
+from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.model import SYMPREC, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.base import Potential
+from phonosmith.reference.documents import Frame, ReferenceRecord
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,6 +32,51 @@ CALCULATIONS = ("relax", "static", "displace", "dielectric")
 """Stages of a program's calculations behind phonons, first words of their names."""
 CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
+
+
+def reference_relaxation(structure: Structure, engine: ReferenceEngine, name: str) -> Job | Flow:
+    """Return the job or flow that relaxes cell and atoms; its output holds the relaxed ``structure``.
+
+    VASP relaxes twice, the second time with the plane waves of the relaxed cell.
+    """
+    if engine.name != "vasp":
+        return engine.relax(name).make(structure)
+    from atomate2.vasp.flows.core import DoubleRelaxMaker
+
+    return describe(DoubleRelaxMaker(name, engine.relax(name), engine.relax(name)).make(structure), stage="relax")
+
+
+def relax_in_folder(structure: Structure, engine: ReferenceEngine, folder: Path, attempts: int = 1) -> ReferenceRecord:
+    """Relax cell and atoms without a job store, calculations in folders below one; return the accepted record.
+
+    VASP relaxes twice, see `reference_relaxation`.
+
+    Raises
+    ------
+    LabelError
+        When a relaxation is refused, with the reasons, or leaves the cell under load.
+    """
+    frame = Frame.from_atoms(structure.to_ase_atoms(msonable=False))
+    for round_number in range(1, 3 if engine.name == "vasp" else 2):
+        place = folder / f"relax_{round_number}"
+        place.mkdir(parents=True, exist_ok=True)
+        with contextlib.chdir(place):
+            record = engine.compute(frame, "relax", place.name, attempts)
+        if not record.accepted:
+            raise LabelError(
+                f"The relaxation of {structure.composition.reduced_formula} is refused: {record.explain()}.",
+                f"Look into {place}, repair the cause, relax again.",
+            )
+        frame = Frame.from_atoms(record.to_atoms())
+    left = float(np.abs(record.stress or 0.0).max()) * GPA_PER_EV_PER_A3
+    # symmetry may hide from forces that a cell is under load
+    if left > RESIDUAL_STRESS_GPA:
+        raise LabelError(
+            f"The relaxation of {structure.composition.reduced_formula} is refused: it left a stress of {left:.3f} GPa "
+            f"(limit {RESIDUAL_STRESS_GPA:g}).",
+            "Give it more steps (relax_steps of the protocol) or start closer to the minimum.",
+        )
+    return record
 
 
 def reference_phonons(

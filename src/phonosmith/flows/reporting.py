@@ -127,7 +127,7 @@ def sampling_summary(sample: SamplingDoc) -> SamplingSummary:
         chosen = [frame for frame in one.frames if frame.split != "dropped"]
         steps.append(shown)
         energies.append([(one.energies[step] - base) / n_atoms for step in shown])
-        selected_steps.append([frame.step for frame in chosen])
+        selected_steps.append([frame.step + frame.between for frame in chosen])
         selected_energies.append([(frame.energy - base) / n_atoms for frame in chosen])
     return SamplingSummary(
         cell=sample.settings.cell,

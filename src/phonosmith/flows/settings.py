@@ -9,11 +9,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
+from phonosmith.evaluation.modes.follow import FollowOptions
 from phonosmith.evaluation.verdict import GivenLimits
 from phonosmith.sampling.documents import SamplingSettings
+from phonosmith.structures.supercell import SupercellRule
 from phonosmith.training.spec import TrainSpec, make_spec
 
 DEFAULT_STRATEGIES = ("transfer", "delta")
+PUBLISHED_SIZE = 10
+"""Training structures behind the published tables 1 to 4."""
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
@@ -44,8 +48,13 @@ class MaterialSettings(Document):
     )
     n_train: tuple[Annotated[int, AfterValidator(_at_least_one)], ...] = Field(
         (),
-        description="training-set sizes: nested sets of the first so many labels, outermost first; all labels when "
-        "empty (in production mode half of them and all: the difference shows whether phonons have converged)",
+        description="training-set sizes: nested sets of the first so many labels, outermost first; by default 10, as "
+        "in the published tables (in production mode half of all and all: the difference shows whether phonons have "
+        "converged)",
+    )
+    relax: bool = Field(
+        default=False,
+        description="relax the crystal with the reference first, where it has not been",
     )
     evaluate: tuple[Evaluation, ...] = Field(
         ("phonons", "forgetting"),
@@ -59,6 +68,13 @@ class MaterialSettings(Document):
     n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
     check_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of their supercell, Å")
     min_length: float = Field(20.0, gt=0, le=100, description="shortest edge of phonon supercells, Å")
+    supercell: SupercellRule = Field(
+        "cubic",
+        description="phonon supercells: with right angles as published, or the smallest near-cubic ones",
+    )
+    follow: FollowOptions = Field(
+        default_factory=FollowOptions, description="how transitions are looked for and followed"
+    )
     curvature_min_length: float = Field(
         5.0, gt=0, le=100, description="shortest edge of supercells whose force constants supervise curvature, Å"
     )
@@ -89,10 +105,12 @@ class MaterialSettings(Document):
     @property
     def sizes(self) -> tuple[int, ...]:
         """Training-set sizes, ascending; empty: one training with all labels."""
-        if self.n_train or self.mode == "comparison":
+        if self.n_train:
             return tuple(sorted(set(self.n_train)))
         total = _most_labels(self.sampling)
-        return (max(1, total // 2), total)
+        if self.mode == "production":
+            return (max(1, total // 2), total)
+        return (PUBLISHED_SIZE,) if total > PUBLISHED_SIZE else ()
 
     def specs(self) -> dict[str, TrainSpec]:
         """Return the full settings of every strategy; those ``training`` names must be asked for."""

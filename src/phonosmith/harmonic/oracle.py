@@ -55,7 +55,7 @@ def small_supercell(model: HarmonicModel, min_length: float) -> list[list[int]]:
     """Return the smallest near-cubic supercell of the primitive cell with edges of at least ``min_length`` Å."""
     if not np.isfinite(min_length) or min_length <= 0:
         raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 9.")
-    return phonon_supercell(to_structure(model.phonon.primitive), min_length).phonopy_matrix
+    return phonon_supercell(to_structure(model.phonon.primitive), min_length, rule="compact").phonopy_matrix
 
 
 def varied_supercells(

@@ -56,6 +56,10 @@ class ReferenceEngine(Document, frozen=True):
         """Return the Maker that relaxes atoms in a strained cell."""
         return self.maker("elastic_relax", name)
 
+    def eos_relax(self, name: str = "eos relax") -> Maker:
+        """Return the Maker that relaxes atoms in a cell scaled for an equation of state."""
+        return self.maker("eos_relax", name)
+
     def displacement(self, name: str = "phonon static") -> Maker:
         """Return the Maker of a static calculation of a displaced supercell."""
         return self.maker("displacement", name)
@@ -63,6 +67,10 @@ class ReferenceEngine(Document, frozen=True):
     def born(self, name: str = "dielectric") -> Maker | None:
         """Return the Maker of Born charges and dielectric tensor; None for engines that have none."""
         return self.maker("born", name) if self.name == "vasp" else None
+
+    def for_modes(self) -> ReferenceEngine:
+        """Return the engine of calculations along imaginary modes, see `ReferenceProtocol.for_modes`."""
+        return self.model_copy(update={"protocol": self.protocol.for_modes()})
 
     def maker(self, calculation: Calculation, name: str) -> Maker:
         """Return the Maker of a calculation, for use in any atomate2 flow."""

@@ -118,15 +118,23 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
             most = self.rules.relax_steps if self.relax_cell else self.rules.elastic_steps
             self.steps = _STEPS_PER_VASP_STEP * most
             # the optimiser judges by the largest force as the gate does, which asks for strictly less
-            tighter = 0.95 if self.relax_cell or self.engine != "forcefield" else _ELASTIC_MARGIN
+            cheap = self.engine == "forcefield" and self.calculation == "elastic_relax"
+            tighter = _ELASTIC_MARGIN if cheap else 0.95
             self.relax_kwargs = {"fmax": tighter * fmax}
         super().__post_init__()
+
+    def set_cell(self, cell: Any) -> None:
+        """Tell a program that has k-points the cell (rows in Å) they are chosen for."""
+        if self.engine == "gpaw":
+            arguments: dict[str, Any] = self.calculator_kwargs
+            arguments["cell"] = np.asarray(cell, dtype=float).tolist()
 
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
         """Run the calculator on a structure, or on each of a list; a refused result fails the job."""
-        documents = super().make.original(self, structure, prev_dir=prev_dir)
         several = isinstance(structure, list)
+        self.set_cell((structure[0] if several else structure).lattice.matrix)
+        documents = super().make.original(self, structure, prev_dir=prev_dir)
         pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
         for number, (sent, document) in enumerate(pairs):
             asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
@@ -191,6 +199,7 @@ def compute_with_ase(
     }  # fmt: skip
     start = time.perf_counter()
     try:
+        maker.set_cell(frame.cell)
         atoms = frame.to_atoms()
         if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))

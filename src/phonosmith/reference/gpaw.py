@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import numpy as np
 from ase.calculators.calculator import Calculator
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+from phonosmith.reference.protocol import Calculation, Cell, ReferenceProtocol
 
 GPAW_CALCULATOR = "phonosmith.reference.gpaw.gpaw_calculator"
 
@@ -40,7 +41,7 @@ def occupations(protocol: ReferenceProtocol) -> dict[str, Any]:
     )
 
 
-def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
+def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation, cell: Cell | None = None) -> dict[str, Any]:
     """Return the arguments of ``gpaw.GPAW`` that correspond to a protocol (for a test to compare line by line).
 
     GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density
@@ -52,7 +53,7 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> di
         )
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
-    points = {"size": (1, 1, 1)} if protocol.gamma_only(calculation) else {"density": 1.0 / protocol.kspacing}
+    points = {"size": (1, 1, 1)} if protocol.gamma_only(calculation, cell) else {"density": 1.0 / protocol.kspacing}
     return {
         "mode": {"name": "pw", "ecut": protocol.encut},
         "xc": protocol.functional,
@@ -65,13 +66,19 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation) -> di
 
 
 def gpaw_calculator(
-    protocol: Mapping[str, Any], calculation: Calculation = "static", overrides: Mapping[str, Any] | None = None
+    protocol: Mapping[str, Any],
+    calculation: Calculation = "static",
+    overrides: Mapping[str, Any] | None = None,
+    cell: Sequence[Sequence[float]] | None = None,
 ) -> Calculator:
     """Return a GPAW calculator of a protocol, as JSON (the dotted path the Makers carry).
 
-    ``overrides`` are further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...
+    ``overrides`` are further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...; ``cell`` (rows in Å) is
+    needed where atoms are displaced: it decides the k-points.
     """
     require_gpaw()
     from gpaw import GPAW
 
-    return GPAW(**gpaw_parameters(ReferenceProtocol.model_validate(protocol), calculation) | dict(overrides or {}))
+    vectors = None if cell is None else np.asarray(cell, dtype=float)
+    parameters = gpaw_parameters(ReferenceProtocol.model_validate(protocol), calculation, vectors)
+    return GPAW(**parameters | dict(overrides or {}))

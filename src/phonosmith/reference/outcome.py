@@ -17,7 +17,7 @@ from phonosmith.structures.labels import Labels, labels_of
 
 Array = NDArray[np.float64]
 
-MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax")
+MOVING: tuple[Calculation, ...] = ("relax", "elastic_relax", "eos_relax")
 """Calculations that move atoms."""
 
 

@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, ValidationError
 
 from phonosmith.core.document import Document
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.core.hashing import digest_json
 from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
 from phonosmith.structures.cost import kpoint_mesh as kspacing_mesh
+from phonosmith.structures.cost import reciprocal_lengths
 
-Calculation = Literal["static", "relax", "elastic_relax", "displacement", "born"]
+Calculation = Literal["static", "relax", "elastic_relax", "eos_relax", "displacement", "born"]
 """Kinds of calculation a protocol defines."""
+
+Cell = NDArray[np.float64]
 
 _GGA_TAG = {"PBE": "PE", "PBEsol": "PS"}
 _OWN_TAGS = frozenset(
@@ -57,7 +60,15 @@ class ReferenceProtocol(Document, frozen=True, extra="forbid"):
         "1/kspacing points per Å⁻¹ of the same |b_i|",
     )
     displacement_kpoints: Literal["gamma", "kspacing"] = Field(
-        "gamma", description="k-points of displaced supercells: Γ only, or the mesh that kspacing gives"
+        "gamma",
+        description="k-points of displaced supercells: Γ only where they are at least gamma_min_length thick, or the "
+        "mesh that kspacing gives in all of them",
+    )
+    gamma_min_length: float = Field(
+        18.0,
+        gt=0,
+        description="displaced supercells thinner than this in any direction (2π over a reciprocal vector) get the "
+        "mesh of kspacing, Å: the published ones are 20 Å or more, and a relaxation may shrink a cell afterwards",
     )
     ismear: int = Field(0, ge=-5, le=5, description="smearing (ISMEAR): 0 Gaussian, -1 Fermi, n > 0 Methfessel-Paxton")
     sigma: float = Field(0.05, gt=0, description="smearing width, eV (SIGMA)")
@@ -70,10 +81,14 @@ class ReferenceProtocol(Document, frozen=True, extra="forbid"):
     prec: str = Field("Accurate", description="grids (PREC)")
     lreal: bool = Field(False, description="projection in real space (LREAL)")
     lasph: bool = Field(True, description="aspherical gradient corrections in the spheres (LASPH)")
-    relax_fmax: float = Field(5e-4, gt=0, description="forces below this end a relaxation of cell and atoms, eV/Å")
+    relax_fmax: float = Field(
+        5e-4, gt=0, description="forces below this end a relaxation of cell and atoms, or of atoms at a volume, eV/Å"
+    )
     elastic_fmax: float = Field(1e-3, gt=0, description="forces below this end a relaxation in a strained cell, eV/Å")
     relax_steps: int = Field(200, gt=0, description="most ionic steps of a relaxation (NSW, ISIF 3)")
-    elastic_steps: int = Field(99, gt=0, description="most ionic steps in a strained cell (NSW, ISIF 2)")
+    elastic_steps: int = Field(99, gt=0, description="most ionic steps in a strained or scaled cell (NSW, ISIF 2)")
+    mode_encut: float = Field(400.0, gt=0, description="plane-wave cutoff where imaginary modes are followed, eV")
+    mode_ediff: float = Field(1e-7, gt=0, description="electronic convergence where imaginary modes are followed, eV")
     potcar_functional: str = Field("PBE_54", description="POTCAR library, pymatgen's name")
     potcar_overrides: SymbolPairs = Field((), description="POTCAR symbol by element where it is not the table's")
     extra_incar: TagPairs = Field(
@@ -101,11 +116,23 @@ class ReferenceProtocol(Document, frozen=True, extra="forbid"):
 
     def fmax(self, calculation: Calculation) -> float | None:
         """Return the force threshold of a calculation, eV/Å; None where atoms do not move."""
-        return {"relax": self.relax_fmax, "elastic_relax": self.elastic_fmax}.get(calculation)
+        thresholds: dict[Calculation, float] = {
+            "relax": self.relax_fmax, "elastic_relax": self.elastic_fmax, "eos_relax": self.relax_fmax
+        }  # fmt: skip
+        return thresholds.get(calculation)
 
-    def gamma_only(self, calculation: Calculation) -> bool:
-        """Tell whether a calculation is done at Γ alone."""
-        return calculation == "displacement" and self.displacement_kpoints == "gamma"
+    def gamma_only(self, calculation: Calculation, cell: Cell | None = None) -> bool:
+        """Tell whether a calculation is done at Γ alone; the cell (rows in Å) decides where atoms are displaced."""
+        if calculation != "displacement" or self.displacement_kpoints != "gamma":
+            return False
+        if cell is None:
+            raise InputError("The k-points of displaced atoms depend on the cell.", "Give the cell's vectors.")
+        thickness = 2 * np.pi / reciprocal_lengths(np.asarray(cell, dtype=float))
+        return bool(thickness.min() >= self.gamma_min_length)
+
+    def for_modes(self) -> ReferenceProtocol:
+        """Return the protocol of calculations along imaginary modes: the same with a cheaper basis and threshold."""
+        return self.model_copy(update={"encut": self.mode_encut, "ediff": self.mode_ediff})
 
     def potcar_map(self, elements: Iterable[str] | None = None) -> dict[str, str]:
         """Return the POTCAR symbol of each element; of every element with one unless some are given."""
@@ -130,11 +157,26 @@ def load_protocol(data: Mapping[str, Any] | None) -> ReferenceProtocol:
         ) from error
 
 
-def incar_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
+def incar_tags(protocol: ReferenceProtocol, calculation: Calculation, cell: Cell | None = None) -> dict[str, Any]:
     """Return every INCAR tag of a calculation (MAGMOM, an atom-resolved list, comes on top for magnetic runs).
 
-    Nothing else is written, so what is not here has VASP's own default. LMAXMIX is 6 for every material: it only
-    concerns charge mixing, and one value keeps one INCAR.
+    Nothing else is written, so what is not here has VASP's own default. The cell (rows in Å) is needed where atoms are
+    displaced, see `mesh_tags`.
+    """
+    return dict(sorted((electronic_tags(protocol, calculation) | mesh_tags(protocol, calculation, cell)).items()))
+
+
+def mesh_tags(
+    protocol: ReferenceProtocol, calculation: Calculation, cell: Cell | None = None
+) -> dict[str, float | bool]:
+    """Return the INCAR tags of the k-mesh, none where a calculation of a cell (rows in Å) is done at Γ alone."""
+    return {} if protocol.gamma_only(calculation, cell) else {"KSPACING": protocol.kspacing, "KGAMMA": True}
+
+
+def electronic_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[str, Any]:
+    """Return the INCAR tags that no cell decides, all but those of the k-mesh.
+
+    LMAXMIX is 6 for every material: it only concerns charge mixing, and one value keeps one INCAR.
     """
     tags: dict[str, Any] = {
         "ALGO": protocol.algo,
@@ -152,22 +194,19 @@ def incar_tags(protocol: ReferenceProtocol, calculation: Calculation) -> dict[st
         "PREC": protocol.prec,
         "SIGMA": protocol.sigma,
     }
-    if not protocol.gamma_only(calculation):
-        tags |= {"KSPACING": protocol.kspacing, "KGAMMA": True}
     # IBRION is always written: emmet reads it in an error path and fails the job when it is absent
     motion: dict[str, dict[str, Any]] = {
         "relax": {"IBRION": 2, "ISIF": 3, "NSW": protocol.relax_steps, "EDIFFG": -protocol.relax_fmax},
         "elastic_relax": {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.elastic_fmax},
+        "eos_relax": {"IBRION": 2, "ISIF": 2, "NSW": protocol.elastic_steps, "EDIFFG": -protocol.relax_fmax},
         "born": {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True},
     }
     tags |= motion.get(calculation, {"IBRION": -1, "ISIF": 2, "NSW": 0})
-    return dict(sorted((tags | {key.upper(): value for key, value in protocol.extra_incar}).items()))
+    return tags | {key.upper(): value for key, value in protocol.extra_incar}
 
 
-def kpoint_mesh(
-    protocol: ReferenceProtocol, calculation: Calculation, cell: NDArray[np.float64]
-) -> tuple[int, int, int]:
+def kpoint_mesh(protocol: ReferenceProtocol, calculation: Calculation, cell: Cell) -> tuple[int, int, int]:
     """Return the subdivisions along each reciprocal vector for a cell (rows in Å)."""
-    if protocol.gamma_only(calculation):
+    if protocol.gamma_only(calculation, cell):
         return (1, 1, 1)
     return kspacing_mesh(np.asarray(cell, dtype=float), protocol.kspacing)

@@ -30,7 +30,12 @@ class SamplingSettings(Document):
     max_atoms: int = Field(500, gt=0, description="atom cap of the supercell rule")
     symprec: float = Field(1e-3, gt=0, description="symmetry tolerance of the standard primitive cell, Å")
     volume_factors: list[float] = Field(
-        [0.95, 0.975, 1.0, 1.025, 1.05], description="volumes over that of the unstrained supercell; 1 is validation"
+        [0.95, 0.975, 1.0, 1.025, 1.05], description="volumes of the ladder, see volume_of; 1 is validation"
+    )
+    volume_of: Literal["distorted", "supercell"] = Field(
+        "distorted",
+        description="what the factors multiply: the volume of the distorted lattice, as published, or that of the "
+        "unstrained supercell (the distortion alone changes it by up to 6 %, which blurs the ladder)",
     )
     mean_displacement: float = Field(0.1, ge=0, description="mean length of the rattle displacements, Å")
     strain: float = Field(0.02, ge=0, lt=0.5, description="largest relative change of a lattice length or angle")
@@ -39,12 +44,23 @@ class SamplingSettings(Document):
         0.85, gt=0, lt=1, description="shortest distance while rattling over the shortest one in the perfect crystal"
     )
     fmax: float = Field(1e-4, gt=0, description="relaxations end at this largest force, eV/Å")
-    max_steps: int = Field(1000, ge=0, description="step cap of a relaxation")
+    max_steps: int = Field(1000, ge=0, description="steps of a relaxation before it is continued, see max_rounds")
+    max_rounds: int = Field(5, ge=1, description="how often a relaxation that has not converged gets that many steps")
+    unconverged: Literal["leave_out", "use"] = Field(
+        "leave_out",
+        description="trajectories that have not converged then: left out unless their energy has settled, or used",
+    )
     relax_cell: Literal["fixed", "shape", "full"] = Field(
         "fixed", description="cell during relaxation: fixed (protocol), shape at constant volume, or free"
     )
     n_select: int = Field(4, gt=0, description="frames per trajectory")
     energy_fraction: float = Field(0.9, gt=0, le=1, description="part of the energy drop the frames span")
+    energy_tolerance: float = Field(
+        0.05,
+        gt=0,
+        description="where no step is this near to its rung, as a part of the energy drop, a configuration between two "
+        "steps is taken",
+    )
     min_distance_fraction: float = Field(
         0.7,
         gt=0,
@@ -108,6 +124,7 @@ class FrameRecord(Document):
     digest: str = Field(description="sha256 of cell, species and positions")
     layer: int = Field(description="0 = outermost (start of the relaxation)")
     step: int = Field(description="step of the relaxation")
+    between: float = Field(0.0, description="part of the way from that step to the next")
     target_energy: float = Field(description="rung of the energy ladder, foundation, eV")
     energy: float = Field(description="foundation energy, eV")
     energy_fraction: float = Field(description="achieved fraction of the energy drop")
@@ -121,7 +138,7 @@ class FrameRecord(Document):
 class ConfigurationRecord(Document):
     """One rung of the volume ladder: draws, relaxation, chosen frames."""
 
-    volume_factor: float = Field(description="volume over that of the unstrained supercell")
+    volume_factor: float = Field(description="volume over that of the distorted lattice or of the supercell")
     volume: float = Field(description="Å³")
     rattle_seed: int
     strain_seed: int
@@ -130,8 +147,10 @@ class ConfigurationRecord(Document):
     rattle_min_distance: float = Field(description="shortest distance allowed while rattling, Å")
     length_factors: list[float] = Field(description="random factors on a, b, c")
     angle_factors: list[float] = Field(description="random factors on alpha, beta, gamma")
-    strain_volume_factor: float = Field(description="volume change of the random distortion alone, undone afterwards")
-    scale: float = Field(description="isotropic factor on lengths that set the final volume")
+    strain_volume_factor: float = Field(
+        description="volume over that of the supercell after the random distortion alone"
+    )
+    scale: float = Field(description="isotropic factor on lengths after the distortion, which set the volume")
     lengths: list[float] = Field(description="edges of the final cell, Å")
     angles: list[float] = Field(description="angles of the final cell, degrees")
     start_digest: str = Field(description="sha256 of the starting configuration")

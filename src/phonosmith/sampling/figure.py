@@ -28,8 +28,9 @@ def energy_ladder(document: SamplingDoc) -> Any:
         axes.semilogx(np.arange(len(energies)) + 1, (energies - base) * scale, color=colour, lw=1.2, label=label)
         for frame in configuration.frames:
             inner = colour if frame.split == "train" else "white"
-            axes.plot(frame.step + 1, (frame.energy - base) * scale, "o", ms=6, color=colour, mfc=inner)
-            axes.plot([1, frame.step + 1], [(frame.target_energy - base) * scale] * 2, color=colour, lw=0.4, alpha=0.5)
+            place = frame.step + frame.between + 1
+            axes.plot(place, (frame.energy - base) * scale, "o", ms=6, color=colour, mfc=inner)
+            axes.plot([1, place], [(frame.target_energy - base) * scale] * 2, color=colour, lw=0.4, alpha=0.5)
     axes.set(xlabel="step of the relaxation + 1", ylabel="energy above the lowest of the trajectory (meV/atom)")
     axes.set_title(f"{document.formula}, {document.supercell.n_atoms} atoms", loc="left", fontsize=10)
     axes.legend(frameon=False, fontsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from phonosmith.sampling.rattle import Rattled
 
 VOLUME_FACTORS = (0.95, 0.975, 1.0, 1.025, 1.05)
-"""Volumes of the protocol over that of the unstrained supercell."""
+"""Volumes of the protocol."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Start:
     Attributes
     ----------
     volume_factor
-        Its volume over that of the unstrained supercell (exact to rounding).
+        Its rung: volume over that of the distorted lattice or of the unstrained supercell (exact to rounding).
     rattled, distortion
         Displacements (in the unstrained supercell) and lattice distortion (before the volume was set).
     scale
@@ -61,6 +61,7 @@ def volume_ladder(
     seed: int,
     *,
     volume_factors: Sequence[float] = VOLUME_FACTORS,
+    volume_of: Literal["distorted", "supercell"] = "distorted",
     mean_displacement: float = 0.1,
     strain: float = 0.02,
     min_distance_fraction: float = 0.85,
@@ -69,14 +70,15 @@ def volume_ladder(
     """Return one rattled and distorted configuration per volume.
 
     Order of the steps, as in the paper: rattle in the perfect supercell, distort lengths and angles, then scale the
-    volume. The distortion itself changes the volume by up to about 6 %, which would blur the ladder of volumes, so the
-    final volume is set to ``factor`` times that of the *unstrained* supercell; the volume change of the distortion and
-    the isotropic scale that followed are recorded.
+    volume. The distortion itself changes the volume by up to about 6 %; its factor and the isotropic scale that
+    followed are recorded.
 
     Parameters
     ----------
     seed
         Every draw follows from it and the position on the ladder.
+    volume_of
+        What the factors multiply: the volume of the distorted lattice (as published), or that of the supercell before.
     mean_displacement
         Mean length of the displacements, Å.
     strain
@@ -102,7 +104,8 @@ def volume_ladder(
         moved = supercell.copy()
         moved.positions = moved.positions + rattled.displacements
         distortion = distort_cell(np.array(supercell.cell.array), strain_seed, strain)
-        atoms = with_cell(moved, distortion.cell, factor * volume)
-        scale = float((factor / distortion.volume_factor) ** (1 / 3))
+        final = factor * (distortion.volume_factor if volume_of == "distorted" else 1.0)
+        atoms = with_cell(moved, distortion.cell, final * volume)
+        scale = float((final / distortion.volume_factor) ** (1 / 3))
         starts.append(Start(atoms, float(factor), rattle_seed, strain_seed, rattled, distortion, scale))
     return starts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from phonosmith.core.errors import InputError, MismatchError
+from phonosmith.core.errors import ConvergenceError, InputError, MismatchError
 from phonosmith.core.hashing import digest_atoms, digest_structure
 from phonosmith.core.manifest import recorded
 from phonosmith.potentials.base import require_elements
@@ -23,6 +23,7 @@ from phonosmith.sampling.documents import (
 from phonosmith.sampling.fire import Trajectory, relax_batch
 from phonosmith.sampling.ladder import Start, shortest_distance, volume_ladder
 from phonosmith.sampling.rattle import round_cell, round_positions
+from phonosmith.sampling.rungs import Configuration, place_on_rungs, stored_steps
 from phonosmith.sampling.selection import (
     Selection,
     near_duplicates,
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
 
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
+
+
+SETTLED = 0.01
+"""Part of the energy drop that may fall in the second half of a relaxation stopped by the step cap."""
 
 
 @dataclass
@@ -142,6 +147,7 @@ def _run(
             supercell,
             seed,
             volume_factors=settings.volume_factors,
+            volume_of=settings.volume_of,
             mean_displacement=settings.mean_displacement,
             strain=settings.strain,
             min_distance_fraction=settings.rattle_distance_fraction,
@@ -151,12 +157,17 @@ def _run(
             [start.atoms for start in starts],
             potential,
             fmax=settings.fmax,
-            max_steps=settings.max_steps,
+            max_steps=settings.max_steps * settings.max_rounds,
             cell=settings.relax_cell,
             on_step=on_step,
         )
         limit = settings.min_distance_fraction * shortest_distance(supercell)
-        choices = [_choose(*pair, settings, limit) for pair in zip(starts, trajectories, strict=True)]
+        physical = [_usable(trajectory, settings, limit) for trajectory in trajectories]
+        selections = [_distinct(*pair, settings) for pair in zip(trajectories, physical, strict=True)]
+        placed = place_on_rungs(trajectories, selections, physical, potential, settings.energy_tolerance)
+        choices = [
+            _choose(*parts, settings, limit) for parts in zip(starts, trajectories, selections, placed, strict=True)
+        ]
         records = [record for record, _, _ in choices]
         volumes_by_note: dict[str, list[str]] = {}
         for record, _, remarks in choices:
@@ -164,6 +175,13 @@ def _run(
                 volumes_by_note.setdefault(note, []).append(f"{record.volume_factor:g}")
         warnings.extend(f"volume {', '.join(volumes)}: {note}" for note, volumes in volumes_by_note.items())
         train, valid = _split(records, [frames for _, frames, _ in choices], settings)
+        if not (train and valid) and not all(record.converged for record in records):
+            lost = "training" if valid else "validation"
+            raise ConvergenceError(
+                f"No {lost} configuration of {primitive.composition.reduced_formula} is left: relaxations did not end "
+                f"within {settings.max_rounds} times {settings.max_steps} steps.",
+                "Allow more (max_steps, max_rounds), or use them as they are (unconverged: use).",
+            )
     document = SamplingDoc(
         manifest=manifest,
         formula=primitive.composition.reduced_formula,
@@ -200,22 +218,36 @@ def perfect_supercell(primitive: Structure, choice: SupercellChoice) -> Atoms:
 
 
 def _choose(
-    start: Start, trajectory: Trajectory, settings: SamplingSettings, limit: float
+    start: Start,
+    trajectory: Trajectory,
+    selection: Selection,
+    placed: list[Configuration],
+    settings: SamplingSettings,
+    limit: float,
 ) -> tuple[ConfigurationRecord, list[Atoms], list[str]]:
-    """Select the frames of one relaxation; returns the record, its rounded frames and what to warn of."""
-    selection = _distinct(trajectory, settings, _usable(trajectory, settings, limit))
+    """Return the record of one relaxation, its chosen and rounded frames, and what to warn of."""
     warnings = [*start.rattled.warnings, *selection.reasons]
     if not trajectory.converged:
-        falls = trajectory.energies[-1] < trajectory.energies[0]
+        used = settings.unconverged == "use" or settings.max_steps == 0 or _settled(trajectory)
         warnings.append(
             f"relaxation not converged after {trajectory.n_steps} steps (largest force "
             f"{trajectory.fmax[-1]:.1e} eV/Å, asked {settings.fmax:.0e}); "
-            + ("the energy fell, its frames are used" if falls else "the energy did not fall")
+            + ("its frames are used" if used else "its frames are left out: allow more steps")
         )
-    frames = [_rounded(trajectory.frames[step]) for step in selection.steps]
+        if not used:
+            return _record(start, trajectory, []), [], warnings
+    kept = [
+        stored if one.between and not _physical(one.frame, one.max_force, settings, limit) else one
+        for one, stored in zip(placed, stored_steps(trajectory, selection), strict=True)
+    ]
+    achieved = [(kept[0].energy - one.energy) / selection.drop if selection.drop else 0.0 for one in kept]
+    missed = float(np.abs(np.subtract(achieved, selection.parts)).max(initial=0.0))
+    if missed > settings.energy_tolerance:
+        warnings.append(f"rungs of the energy ladder are missed by up to {100 * missed:.0f} % of the drop")
+    frames = [_rounded(one.frame) for one in kept]
     repeated = set(near_duplicates([frame.positions for frame in frames], settings.duplicate_tolerance))
     records = []
-    for layer, (step, frame) in enumerate(zip(selection.steps, frames, strict=True)):
+    for layer, (one, frame) in enumerate(zip(kept, frames, strict=True)):
         again = layer in repeated
         dropped = again and settings.duplicates == "drop"
         if again:
@@ -224,11 +256,12 @@ def _choose(
             FrameRecord(
                 digest=digest_atoms(frame),
                 layer=layer,
-                step=step,
+                step=one.step,
+                between=one.between,
                 target_energy=selection.targets[layer],
-                energy=trajectory.energies[step],
-                energy_fraction=selection.fractions[layer],
-                max_force=trajectory.max_forces[step],
+                energy=one.energy,
+                energy_fraction=achieved[layer],
+                max_force=one.max_force,
                 min_distance=shortest_distance(frame),
                 split="dropped" if dropped else "train",
                 reason=f"no atom moved {settings.duplicate_tolerance:g} Å from an outer frame" if again else "",
@@ -237,7 +270,14 @@ def _choose(
     return _record(start, trajectory, records), frames, warnings
 
 
-def _distinct(trajectory: Trajectory, settings: SamplingSettings, usable: list[bool]) -> Selection:
+def _settled(trajectory: Trajectory) -> bool:
+    """Tell whether the energy is so near its end that every rung of the ladder is known to a hundredth of the drop."""
+    energies = np.array(trajectory.energies)
+    drop = energies[0] - energies.min()
+    return bool(len(energies) > 1 and drop > 0 and energies[len(energies) // 2] - energies.min() <= SETTLED * drop)
+
+
+def _distinct(trajectory: Trajectory, usable: list[bool], settings: SamplingSettings) -> Selection:
     """Select by energy, passing over steps that nearly repeat an outer one as long as there are others to take."""
     options: dict[str, Any] = {"fraction": settings.energy_fraction, "n_atoms": len(trajectory.frames[0])}
     first = select_by_energy(trajectory.energies, settings.n_select, usable=usable, **options)
@@ -256,13 +296,18 @@ def _distinct(trajectory: Trajectory, settings: SamplingSettings, usable: list[b
 
 
 def _usable(trajectory: Trajectory, settings: SamplingSettings, limit: float) -> list[bool]:
-    """Tell which steps are physical: no atoms nearer than a limit in Å, no larger force than the settings allow."""
-    from ase.neighborlist import neighbor_list
-
+    """Tell which steps are physical."""
     return [
-        force <= settings.max_force and not np.any(neighbor_list("d", frame, limit) < limit)
+        _physical(frame, force, settings, limit)
         for frame, force in zip(trajectory.frames, trajectory.max_forces, strict=True)
     ]
+
+
+def _physical(frame: Atoms, force: float, settings: SamplingSettings, limit: float) -> bool:
+    """Tell whether no atoms are nearer than a limit in Å and no force (eV/Å) is larger than the settings allow."""
+    from ase.neighborlist import neighbor_list
+
+    return bool(force <= settings.max_force) and not np.any(neighbor_list("d", frame, limit) < limit)
 
 
 def _record(start: Start, trajectory: Trajectory, frames: list[FrameRecord]) -> ConfigurationRecord:
@@ -322,6 +367,6 @@ def _split(
                 "step": frame.step,
                 "foundation_energy": frame.energy,
                 "energy_fraction": frame.energy_fraction,
-            }
+            } | ({"between": frame.between} if frame.between else {})
     train, valid = ([chosen[index][layer] for index, layer in frames] for frames in places.values())
     return train, valid

@@ -14,8 +14,6 @@ Array = NDArray[np.float64]
 
 FLAT = 1e-6
 """An energy drop in eV per atom below which a trajectory counts as already converged."""
-FAR = 0.2
-"""Distance to a rung, as a part of the energy drop, from which it is reported."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,10 @@ class Selection:
     ----------
     steps
         Outermost first, strictly increasing.
-    targets
-        Energies wanted for them, eV.
-    fractions
-        Achieved fraction of the energy drop, 0 at the start.
+    targets, drop
+        Energies wanted for them; the energy drop: both eV.
+    fractions, parts
+        Achieved and wanted fractions of the energy drop, 0 at the start.
     reasons
         Why there are fewer than asked, or what was left out.
     """
@@ -37,6 +35,8 @@ class Selection:
     steps: tuple[int, ...]
     targets: tuple[float, ...]
     fractions: tuple[float, ...]
+    parts: tuple[float, ...]
+    drop: float = 0.0
     reasons: tuple[str, ...] = ()
 
 
@@ -50,10 +50,10 @@ def select_by_energy(
 ) -> Selection:
     """Choose steps whose energies are nearest to an equally spaced ladder from the start to a part of the drop.
 
-    The rungs are E(start) - x (E(start) - E(lowest)), x = 0 … ``fraction``. No step sits exactly on a rung, and an
-    energy need not fall monotonically, so the increasing sequence of distinct steps with the least summed squared
-    distance to the rungs is found by dynamic programming: no step is taken twice and the order is kept. The first
-    chosen step is always the start.
+    The rungs are E(start) - x (E(start) - E(lowest)), x = 0 … ``fraction``. No step sits exactly on a rung (see
+    `rungs`), and an energy need not fall monotonically, so the increasing sequence of distinct steps with the least
+    summed squared distance to the rungs is found by dynamic programming: no step is taken twice and the order is kept.
+    The first chosen step is always the start.
 
     Parameters
     ----------
@@ -77,13 +77,13 @@ def select_by_energy(
         shown = ", ".join(map(str, left_out[:5])) + (" …" if len(left_out) > 5 else "")
         reasons.append(f"{len(left_out)} unphysical steps left out ({shown})")
     if len(allowed) == 0:
-        return Selection((), (), (), (*reasons, "no physical step in this trajectory"))
+        return Selection((), (), (), (), reasons=(*reasons, "no physical step in this trajectory"))
     kept = np.asarray(energies, dtype=float)[allowed]
     lowest = int(np.argmin(kept))
     drop = float(kept[0] - kept[lowest])
     if len(kept) == 1 or drop <= FLAT * n_atoms:
         reasons.append(f"the trajectory starts converged (energy drop {drop:.2e} eV): its start alone is taken")
-        return Selection((int(allowed[0]),), (float(kept[0]),), (0.0,), tuple(reasons))
+        return Selection((int(allowed[0]),), (float(kept[0]),), (0.0,), (0.0,), reasons=tuple(reasons))
     wanted = min(n_select, lowest + 1)
     if wanted < n_select:
         reasons.append(f"only {wanted} distinct steps down to the lowest energy: {wanted} instead of {n_select} taken")
@@ -92,10 +92,10 @@ def select_by_energy(
     # steps after the lowest energy only oscillate around the minimum
     chosen = _nearest_increasing(kept[: lowest + 1], rungs)
     fractions = (kept[0] - kept[chosen]) / drop
-    missed = float(np.abs(fractions - parts).max())
-    if missed > FAR:
-        reasons.append(f"the energy falls in coarse steps: rungs are missed by up to {100 * missed:.0f} % of the drop")
-    return Selection(tuple(allowed[chosen].tolist()), tuple(rungs.tolist()), tuple(fractions.tolist()), tuple(reasons))
+    steps = tuple(allowed[chosen].tolist())
+    return Selection(
+        steps, tuple(rungs.tolist()), tuple(fractions.tolist()), tuple(parts.tolist()), drop, tuple(reasons)
+    )
 
 
 def _nearest_increasing(values: Array, rungs: Array) -> list[int]:

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import ConfigDict, Field
 
 from phonosmith.core.document import Document
-from phonosmith.structures.cost import CostModel, workload
+from phonosmith.structures.cost import CostModel, reciprocal_lengths, workload
 from phonosmith.structures.reading import duplicate_groups, structure_warnings
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
-from phonosmith.structures.supercell import SupercellChoice, phonon_supercell, sampling_supercell
+from phonosmith.structures.supercell import SupercellChoice, SupercellRule, phonon_supercell, sampling_supercell
 
 if TYPE_CHECKING:
     from pymatgen.core import Structure
@@ -37,6 +38,8 @@ class PlanSettings(Document):
     kspacing: float = Field(0.1, gt=0, description="k-point spacing of the statics, Å⁻¹, VASP's convention")
     encut: float = Field(520.0, gt=0, description="plane-wave cutoff, eV")
     phonon_length: float = Field(20.0, gt=0, description="shortest edge of the DFT phonon supercell, Å")
+    supercell: SupercellRule = Field("cubic", description="rule of the phonon supercell: cubic as published, compact")
+    gamma_min_length: float = Field(18.0, gt=0, description="phonon supercells shorter than this get the k-mesh, Å")
     displacement: float = Field(0.01, gt=0, description="finite displacement, Å")
     max_atoms: int = Field(500, gt=0, description="atom cap of the fine-tuning cells")
     oversized_static: int = Field(250, gt=0, description="atoms from which a training cell is called oversized")
@@ -153,7 +156,7 @@ def plan_material(
 
     def planned(choice: SupercellChoice, name: str, kspacing: float | None, n_calculations: int) -> CellPlan:
         notes.extend(f"{name.replace('super', '')}: {note}" for note in choice.warnings)
-        if choice.n_atoms > (settings.oversized_static if kspacing else settings.oversized_phonon):
+        if choice.n_atoms > (settings.oversized_phonon if "phonon" in name else settings.oversized_static):
             notes.append(f"oversized: the {name} has {choice.n_atoms} atoms")
         load = workload(choice.build(primitive), kspacing=kspacing, encut=settings.encut, potcars=potcars)
         each = cost.core_hours(load.work)
@@ -174,9 +177,11 @@ def plan_material(
     for size in dict.fromkeys(settings.cells):
         choice = sampling_supercell(primitive, size, max_atoms=max(settings.max_atoms, len(primitive)))
         cells[size] = planned(choice, f"{size} cell", settings.kspacing, settings.frames_per_cell)
-    choice = phonon_supercell(primitive, settings.phonon_length)
+    choice = phonon_supercell(primitive, settings.phonon_length, rule=settings.supercell)
     displaced = phonon_displacements(primitive, choice, settings.displacement)
-    phonon = planned(choice, "phonon supercell", None, displaced)
+    thickness = 2 * np.pi / reciprocal_lengths(choice.build(primitive).lattice.matrix)
+    meshed = settings.kspacing if thickness.min() < settings.gamma_min_length else None
+    phonon = planned(choice, "phonon supercell", meshed, displaced)
     symbols = sorted({site.specie.symbol for site in primitive})
     if elements is not None and (unknown := [symbol for symbol in symbols if symbol not in elements]):
         notes.append(f"the foundation does not know {', '.join(unknown)}")

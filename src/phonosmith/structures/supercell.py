@@ -1,7 +1,14 @@
-"""Choose near-cubic supercells by one documented rule.
+"""Choose near-cubic supercells by documented rules.
 
-The rule
---------
+``cubic``, for phonons as published
+-----------------------------------
+The rule of atomate2's phonon workflow (pymatgen's ``CubicSupercellTransformation``): a cube laid along the Cartesian
+axes grows in steps of 0.1 Å until the cell rounded to it has right angles, edges of the wanted length and at most 1,200
+atoms; where none has, one with other angles is taken. Rounding depends on how the crystal is oriented, so it is turned
+into spglib's standard setting first. Of 32 published supercells this gives 31 sizes.
+
+``compact``
+-----------
 Every supercell of the crystal is a triple of vectors of its lattice. Among all triples with angles within 15° of 90°:
 
 1. the edges shall lie in the length window, and the cell shall hold at most ``max_atoms`` atoms;
@@ -21,7 +28,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from itertools import permutations, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +52,12 @@ MOST_VECTORS, MOST_TRIPLES = 5_000_000, 10_000_000
 """How many combinations the search may look at: about a minute and 2 GB."""
 WINDOWS = {"small": (5.0, 10.0), "large": (10.0, 15.0)}
 """Edge-length windows of the fine-tuning supercells, Å."""
+SupercellRule = Literal["cubic", "compact"]
+"""How supercells of phonons are chosen, see the module's description."""
+CUBIC_MAX_ATOMS = 1200
+"""Atoms up to which the published rule looks for right angles."""
+LARGEST = 50_000
+"""Atoms of a supercell that nobody wants: a length was mistyped."""
 PHONON_MIN_LENGTH = 20.0
 """Shortest edge of the supercell of finite-displacement phonons, Å."""
 
@@ -332,7 +345,49 @@ def sampling_supercell(structure: Structure, cell: str, *, max_atoms: int | None
 
 
 def phonon_supercell(
-    structure: Structure, min_length: float = PHONON_MIN_LENGTH, *, max_atoms: int | None = None
+    structure: Structure,
+    min_length: float = PHONON_MIN_LENGTH,
+    *,
+    rule: SupercellRule = "cubic",
+    max_atoms: int | None = None,
 ) -> SupercellChoice:
-    """Return the smallest near-cubic supercell whose edges are all at least ``min_length`` Å long."""
-    return choose_supercell(structure, (min_length, np.inf), max_atoms=max_atoms)
+    """Return a supercell whose edges are all at least ``min_length`` Å long: cubic as published, or the smallest.
+
+    Where the cubic rule finds none (within ``max_atoms``, 1,200 by default) the compact one decides, with a warning.
+    """
+    wanted = len(structure) * min_length**3 / structure.volume
+    if wanted > LARGEST:
+        raise InputError(
+            f"A supercell with edges of {min_length:g} Å would have about {wanted:.0f} atoms.", "Ask for e.g. 20 Å."
+        )
+    matrix = None if rule == "compact" else _cubic_matrix(structure, min_length, max_atoms or CUBIC_MAX_ATOMS)
+    if matrix is not None:
+        return describe_supercell(structure, matrix)
+    compact = choose_supercell(structure, (min_length, np.inf), max_atoms=max_atoms)
+    if rule == "cubic":
+        warning = f"no cubic supercell of at most {max_atoms or CUBIC_MAX_ATOMS} atoms was found: took a compact one"
+        return replace(compact, warnings=(*compact.warnings, warning))
+    return compact
+
+
+def _cubic_matrix(structure: Structure, min_length: float, max_atoms: int) -> Ints | None:
+    """Return the rows that atomate2's rule gives for a crystal in its standard setting, None where it gives none."""
+    import spglib
+    from atomate2.common.utils import get_supercell_matrix
+    from pymatgen.core import Lattice, Structure
+
+    vectors = structure.lattice.matrix
+    try:
+        dataset = spglib.get_symmetry_dataset(spglib_cell(structure), symprec=SYMPREC)
+    except spglib.SpglibError:
+        dataset = None
+    if dataset is not None:
+        vectors = vectors @ dataset.std_rotation_matrix.T
+    turned = Structure(Lattice(vectors), structure.species, structure.frac_coords)
+    try:
+        columns = get_supercell_matrix(turned, min_length, None, prefer_90_degrees=True, max_atoms=max_atoms)
+    except AttributeError:  # how pymatgen's transformation says that there is none
+        return None
+    rows = np.rint(np.transpose(columns)).astype(np.int64)
+    edges = np.linalg.norm(rows @ structure.lattice.matrix, axis=1)
+    return rows if edges.min() >= min_length - 1e-3 else None

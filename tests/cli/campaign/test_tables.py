@@ -1,5 +1,6 @@
 """``phonosmith tables`` writes what the store holds, and explains what it cannot use."""
 
+import io
 import json
 
 import pandas as pd
@@ -48,6 +49,25 @@ def test_text_names_units_and_the_other_data_set(store_file):
     assert "published, arXiv:2604.01017 (53 other materials, another data set)" in answer.stdout
     plain = RUNNER.invoke(app, ["tables", "--store", str(store_file), "--no-published"], env={"COLUMNS": "200"})
     assert "published" not in plain.stdout
+
+
+def test_one_table_as_csv(store_file):
+    answer = RUNNER.invoke(app, ["tables", "--store", str(store_file), "--number", "1", "--format", "csv"])
+    assert answer.exit_code == 0
+    data = pd.read_csv(io.StringIO(answer.stdout))
+    assert data.query("strategy == 'delta' and source == 'this store'")["median"].iloc[0] == pytest.approx(
+        target("phonon_mae_thz", "delta", 10)[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--number", "6"], "nothing for table 6"), (["--format", "xlsx"], "Choose csv, md or tex")],
+)
+def test_tables_that_cannot_be_had_are_explained(store_file, arguments, words):
+    answer = RUNNER.invoke(app, ["tables", "--store", str(store_file), *arguments])
+    assert answer.exit_code == 2
+    assert words in " ".join(answer.output.split())
 
 
 def test_a_folder_stands_for_the_store_in_it(store_file):

@@ -75,7 +75,7 @@ def test_table_for_people(silicon, tmp_path):
     )
     assert result.exit_code == 0, result.output
     assert re.search(r"\d+ training and \d validation frames", result.stdout)
-    assert "not converged after 5 steps" in " ".join(result.stdout.split())
+    assert "not converged after 25 steps" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(

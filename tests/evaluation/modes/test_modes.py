@@ -6,7 +6,13 @@ import pytest
 from helpers.bond_crystal import bond_frequency
 from helpers.model_crystals import spring_crystal, spring_frequencies
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.modes.search import commensurate, find_imaginary_modes, high_symmetry_points, subspaces
+from phonosmith.evaluation.modes.search import (
+    commensurate,
+    find_imaginary_modes,
+    high_symmetry_points,
+    near_commensurate,
+    subspaces,
+)
 from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space, smallest_supercell
 from phonosmith.harmonic.files import load_harmonic
 from phonosmith.harmonic.model import HarmonicModel
@@ -23,11 +29,35 @@ def spring_model(n=4, **options):
 def test_rational_points():
     assert commensurate([1 / 3, 1 / 3, 0])[1] == 3
     assert commensurate([0.5, 0.25, 0.75])[1] == 4
-    near, order = commensurate([0.3713, 0, 0], tolerance=0.01)
+    near, order = commensurate([0.3713, 0, 0], 12, 0.01)
     assert (near.tolist(), order) == ([0.375, 0, 0], 8)
     # the smallest denominator wins over the closest point
-    assert commensurate([0.3367, 0, 0], tolerance=0.01)[1] == 3
-    assert commensurate([0.04, 0.04, 0], tolerance=0.01) is None
+    assert commensurate([0.3367, 0, 0], 12, 0.01)[1] == 3
+    assert commensurate([0.04, 0.04, 0], 12, 0.01) is None
+
+
+# wave vectors of tables 6 to 11 of arXiv:2604.01017 off the high-symmetry points, with atoms in the primitive cell
+PUBLISHED = [
+    ([0.15, 0, 0], 8), ([0, 0, 0.35], 20), ([0, 0.025, 0], 20), ([0, 0, 0.05], 20), ([0.375, 0, 0], 20),
+    ([0, 0.05, 0], 20), ([0, 0.075, 0], 20), ([0, 0, 0.025], 4), ([0, 0.04, 0], 4), ([0, 0.025, 0], 4),
+    ([0, 0.005, 0], 4), ([0.25, 0.25, 0.5], 4), ([0.625, 0.25, 0.625], 2), ([0.5, 0.4, 0], 28),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("q", "atoms"), PUBLISHED)
+def test_published_wave_vectors_are_followed_where_they_are(q, atoms):
+    """None is snapped elsewhere or thought incommensurate while its supercell has at most 1000 atoms."""
+    near, order = near_commensurate(q, 1000 // atoms, 0.01)
+    assert near.tolist() == q
+    assert order * atoms <= 1000
+    assert round(np.linalg.det(smallest_supercell(near, np.diag([4.0, 4.1, 11.0])))) == order
+
+
+def test_three_printed_decimals_are_a_third_and_far_points_stay_near():
+    assert near_commensurate([0.333, 0.333, 0], 125, 5e-4)[1] == 3
+    # a refined minimum goes to the smallest supercell within a quarter of the tolerance
+    near, order = near_commensurate([0.0483, 0, 0], 50, 0.01)
+    assert (near.tolist(), order) == ([0.05, 0, 0], 20)
 
 
 @pytest.mark.parametrize(
@@ -107,19 +137,38 @@ def test_translations_are_no_modes_and_noise_is_not_followed():
         constants[i, i] -= 0.05 * np.eye(3)
     phonon.force_constants = constants
     assert find_imaginary_modes(HarmonicModel(phonon, "traditional", "pulled")) == []
-    weak = find_imaginary_modes(spring_model(n=2, transverse=-1e-6))
+    weak = find_imaginary_modes(spring_model(n=2, transverse=-1e-6), threshold_thz=None)
     assert weak
     assert all("noise threshold" in mode.skipped and mode.exact for mode in weak)
+    # as published, whatever is below -1e-4 THz is followed
+    assert all(mode.skipped is None for mode in find_imaginary_modes(spring_model(n=2, transverse=-1e-6)) if mode.exact)
     assert find_imaginary_modes(spring_model(n=2, transverse=0.3)) == []
 
 
 def test_incommensurate_minimum_is_listed_with_the_reason():
     model, _ = orthorhombic(tripling())
-    modes = find_imaginary_modes(model, max_denominator=2)
+    modes = find_imaginary_modes(model, most_cells=2)
     reasons = [mode.skipped for mode in modes if mode.skipped]
     assert len(reasons) == 1
     assert "incommensurate" in reasons[0]
     assert np.abs(modes[-1].q)[0] == pytest.approx(1 / 3, abs=2e-3)
+
+
+def test_modes_are_followed_where_one_asks():
+    """The chain's dispersion is a closed form: at (0.35, 0, 0) it is imaginary, at (0.05, 0, 0) it is not."""
+    springs = doubling()
+    model, _ = orthorhombic(springs)
+    mass = float(model.phonon.primitive.masses[0])
+    wanted = [0.35, 0, 0]
+    frequency = bond_frequency(springs, np.array(wanted), 2, mass)
+    assert frequency < -0.1
+    modes = find_imaginary_modes(model, qpoints=[wanted, [0.05, 0, 0]])
+    asked = next(mode for mode in modes if mode.q.tolist() == wanted)
+    assert (asked.skipped, asked.bands, asked.exact) == (None, (0,), False)
+    assert asked.frequency_thz == pytest.approx(frequency, rel=1e-3)
+    assert len(mode_space(model.phonon, asked.q, asked.eigenvectors).atoms) == 20
+    stable = next(mode for mode in modes if mode.q.tolist() == [0.05, 0, 0])
+    assert "asked for, but the lowest mode there has" in stable.skipped
 
 
 def test_frequencies_group():

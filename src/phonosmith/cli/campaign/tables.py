@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from phonosmith.structures.cost import CostModel
 
 
+_LAYOUTS: dict[str, Callable[[CampaignTable], str]] = {
+    "csv": lambda table: table.csv(),
+    "md": lambda table: table.markdown(),
+    "tex": lambda table: table.latex(),
+}
+
+
 @command("tables")
 def tables(
     store: Path | None = STORE,
@@ -26,15 +35,21 @@ def tables(
     foundation: Annotated[str | None, typer.Option(help="Foundation to compare for [most results].")] = None,
     training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' [most results]."),
     cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
+    numbers: Annotated[
+        list[int] | None, typer.Option("--number", min=1, max=11, help="Only this published table (repeatable).")
+    ] = None,
+    layout: Annotated[str | None, typer.Option("--format", help="Print as csv, md or tex.")] = None,
     published: bool = typer.Option(True, help="Put the figures of arXiv:2604.01017 beside (other data)."),
     calibration: bool = typer.Option(False, "--calibration", help="With --out: write what 'plan --calibration' reads."),
     json_output: bool = JSON,
 ) -> None:
     """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.
 
-    Made from the reports in a job store alone. A store without reports gives no table and says so.
+    Made from the reports in a job store alone. A store without reports gives no table and says so. Numbers are those of
+    arXiv:2604.01017: 6 to 11 list the ways along imaginary modes by reference, foundation, scratch, delta, multihead
+    and transfer.
 
-    [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --out tables
+    [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --number 6 --format csv
     """
     from phonosmith.analysis.table import write_tables
     from phonosmith.analysis.tables import campaign_tables
@@ -42,10 +57,14 @@ def tables(
 
     if calibration and out is None:
         raise InputError("--calibration writes files.", "Add --out FOLDER.")
+    if layout is not None and (layout not in _LAYOUTS or json_output):
+        raise InputError(f"--format {layout!r} is not known, or stands beside --json.", "Choose csv, md or tex.")
     job_store = open_store(store, jobflow=jobflow)
     made = campaign_tables(
         job_store, campaign, foundation=foundation, training_set=training_set, cell=cell, published=published
     )
+    if numbers:
+        made.tables = _numbered(made.tables, numbers)
     files: list[Path] = []
     if out is not None and made.tables:
         files = write_tables(made.tables, out)
@@ -53,12 +72,33 @@ def tables(
     if json_output:
         print_json(_payload(made, files, calibrated))
         return
-    for table in made.tables:
-        _show(table)
+    if layout is not None:
+        texts = [_LAYOUTS[layout](table) for table in made.tables]
+        typer.echo("\n".join(texts), nl=False)
+    else:
+        for table in made.tables:
+            _show(table)
     for note in made.notes:
         typer.secho(f"note: {note}", err=True)
     for path in files:
         typer.echo(f"  {path}")
+
+
+def _numbered(tables: list[CampaignTable], numbers: list[int]) -> list[CampaignTable]:
+    """Return the tables of some published numbers, which must all be there."""
+    from phonosmith.core.errors import InputError
+
+    chosen = []
+    for number in numbers:
+        found = [table for table in tables if table.key.startswith(f"table{number}_")]
+        if not found:
+            there = sorted({int(match[1]) for table in tables if (match := re.match(r"table(\d+)_", table.key))})
+            raise InputError(
+                f"The store holds nothing for table {number}.",
+                f"It has {', '.join(map(str, there)) or 'none'}; 4 and 6 to 11 need evaluate: [transitions].",
+            )
+        chosen += found
+    return chosen
 
 
 def _calibrate(

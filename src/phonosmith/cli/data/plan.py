@@ -59,6 +59,7 @@ def plan(
         kspacing=kspacing or protocol.kspacing,
         encut=protocol.encut,
         phonon_length=phonon_length,
+        gamma_min_length=protocol.gamma_min_length,
         max_atoms=max_atoms,
         epochs=epochs,
     )

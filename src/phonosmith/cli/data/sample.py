@@ -20,7 +20,7 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
     cell: Annotated[str, typer.Option(help="Size of the cell: primitive, small or large.")] = "large",
     seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
-    max_steps: Annotated[int, typer.Option(help="Step cap of each relaxation.")] = 1000,
+    max_steps: Annotated[int, typer.Option(help="Steps of a relaxation before it is continued.")] = 1000,
     fmax: Annotated[float, typer.Option(help="Relaxations end at this force, eV/Å.")] = 1e-4,
     displacement: Annotated[float, typer.Option(help="Mean rattle displacement, Å.")] = 0.1,
     strain: Annotated[float, typer.Option(help="Largest change of a length or angle, relative.")] = 0.02,
@@ -57,14 +57,15 @@ def sample(
     )
     require_writable(out / "train.xyz")
     case = load_case(structure, foundation, trust=trust)
-    with progress_bar("relaxing", max_steps) as show:
+    most = max_steps * settings.max_rounds
+    with progress_bar("relaxing", most) as show:
         result = sample_configurations(
             case.crystal,
             case.potential,
             settings,
             seed,
             reference=case.ref,
-            on_step=lambda step, moving: show(step, max_steps, f"relaxing, {moving} still moving"),
+            on_step=lambda step, moving: show(step, most, f"relaxing, {moving} still moving"),
         )
     document = store_frames(result, default_artefacts())
     files = {

@@ -69,7 +69,7 @@ def eos(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
     relax: bool = RELAX,
-    fmax: float = FMAX,
+    fmax: float = typer.Option(5e-4, "--fmax", min=1e-8, help="Largest force left at each volume, eV/Å."),
     out: Path | None = OUT,
     figure: Annotated[Path | None, typer.Option(help="Image of energy against volume (.png, .svg, .pdf).")] = None,
     against: Annotated[

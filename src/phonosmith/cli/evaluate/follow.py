@@ -33,7 +33,10 @@ def follow(
     potential: str = POTENTIAL,
     phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json to follow [computed here]")] = None,
     max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
-    threshold: float | None = typer.Option(None, min=0.0, help="follow modes below minus this, THz [default: 0.05]"),
+    threshold: float = typer.Option(1e-4, min=0.0, help="follow modes below minus this, THz (0.05: above noise)"),
+    at: Annotated[
+        list[str] | None, typer.Option("--q", metavar='"0 0 0.35"', help="follow the modes there besides (repeatable)")
+    ] = None,
     supercell: str | None = SUPERCELL,
     min_length: float | None = MIN_LENGTH,
     no_relax: bool = NO_RELAX,
@@ -61,7 +64,12 @@ def follow(
         message = "--supercell, --min-length and --no-relax are for phonons computed here."
         raise InputError(message, "Leave them or --phonons out.")
     matrix = asked_supercell(supercell, min_length)
-    options = FollowOptions(threshold_thz=threshold, max_atoms=max_atoms, grid=GridOptions(coarse=coarse))
+    options = FollowOptions(
+        threshold_thz=threshold,
+        max_atoms=max_atoms,
+        qpoints=tuple(_wave_vector(text) for text in at or ()),
+        grid=GridOptions(coarse=coarse),
+    )
     case = load_case(structure, potential, trust=trust)
     if phonons is not None:
         model = load_harmonic(phonons, calculations=calculations_beside)
@@ -88,6 +96,19 @@ def follow(
     else:
         _tell(document)
         typer.echo("\n".join(files.values()))
+
+
+def _wave_vector(text: str) -> tuple[float, float, float]:
+    """Read three fractions of the primitive reciprocal vectors, as in "0 0 0.35" or "1/3 1/3 0"."""
+    from fractions import Fraction
+
+    from phonosmith.core.errors import InputError
+
+    try:
+        first, second, third = (float(Fraction(word)) for word in text.replace(",", " ").split())
+    except (ValueError, ZeroDivisionError) as error:
+        raise InputError(f"--q {text!r} is no wave vector.", 'Give three fractions, as in "0 0 0.35".') from error
+    return first, second, third
 
 
 def write_transitions(document: TransitionDoc, out: Path) -> dict[str, Path]:

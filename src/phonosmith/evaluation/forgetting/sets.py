@@ -51,7 +51,9 @@ def _ladder(structure: Structure, count: int, seed: int, *, max_atoms: int = MAX
     choice = sampling_supercell(primitive, "small", max_atoms=max(max_atoms, len(primitive)))
     supercell = choice.build(primitive).to_ase_atoms(msonable=False)
     factors = list(islice(cycle(_NEAR), count))
-    return [start.atoms for start in volume_ladder(supercell, seed, volume_factors=factors, **how)]
+    return [
+        start.atoms for start in volume_ladder(supercell, seed, volume_factors=factors, volume_of="supercell", **how)
+    ]
 
 
 def far_set(structure: Structure, seed: int = 0, count: int = 4) -> FrameSet:

@@ -21,6 +21,7 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.elastic import STRAIN_MAGNITUDES, SYMPREC, fit_elastic
 from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS
 from phonosmith.evaluation.mechanics.fastpath import (
+    EOS_FMAX,
     FMAX,
     MAX_STEPS,
     elastic_document,
@@ -89,7 +90,7 @@ def run_eos(
     structure: Structure,
     potential: PotentialRef | dict[str, Any],
     relax: bool = True,
-    fmax: float = FMAX,
+    fmax: float = EOS_FMAX,
     max_steps: int = MAX_STEPS,
 ) -> EosDoc:
     """Relax, scale, relax atoms in one batch and fit: the fast path of potentials in one job."""
@@ -213,6 +214,7 @@ class FastEosMaker(_FastMaker):
 
     function = staticmethod(run_eos)
     name: str = "eos"
+    fmax: float = EOS_FMAX
 
 
 def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
@@ -268,12 +270,12 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
 
 @dataclass
 class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
-    """atomate2's EosMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
+    """An equation of state with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
-    The cell is relaxed and scaled to ±5 % volume in steps of 1 %; atoms relax at each fixed cell with the tight
-    threshold of strained cells. VASP then computes a static at each volume, so that every energy has the plane waves
-    of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators the
-    energy of the relaxed atoms is taken. Scaled cells are evenly spaced in length; the relaxed cell comes on top.
+    The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each
+    fixed cell with the threshold of relaxations. VASP then computes a static at each volume, so that every energy has
+    the plane waves of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators
+    the energy of the relaxed atoms is taken. (atomate2's own flow spaces its cells evenly in length.)
     """
 
     name: str = "eos"
@@ -281,36 +283,25 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `EosDoc`."""
-        from atomate2.common.flows.eos import CommonEosMaker
+        from atomate2.common.jobs.eos import apply_strain_to_structure
 
         engine = _engine(self)
         vasp = engine.name == "vasp"
-        flow = CommonEosMaker(
-            name=self.name,
-            initial_relax_maker=engine.relax(),
-            eos_relax_maker=engine.elastic_relax("eos relax"),
-            static_maker=engine.static("eos static") if vasp else None,
-            linear_strain=(VOLUME_FACTORS[0] ** (1 / 3) - 1, VOLUME_FACTORS[-1] ** (1 / 3) - 1),
-            number_of_frames=len(VOLUME_FACTORS),
-            postprocessor=None,
-        ).make(structure, prev_dir=prev_dir)
-        members = {member.uuid: member for member in flow.jobs}
-        relaxed, final = (
-            [members[energy.uuid].output for energy in flow.output[kind]["energy"]]
-            for kind in ("relax", "static" if vasp else "relax")
-        )
-        points = [
-            {
-                "structure": last.structure,
-                "energy": last.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy if vasp else last.output.energy,
-                "forces": relaxation.output.forces,
-            }
-            for relaxation, last in zip(relaxed, final, strict=True)
-        ]
+        equilibrium = engine.relax("eos equilibrium relax").make(structure, prev_dir=prev_dir)
+        gradients = [(np.eye(3) * factor ** (1 / 3)).tolist() for factor in VOLUME_FACTORS]
+        scaled = apply_strain_to_structure(equilibrium.output.structure, gradients)
+        members, points = [equilibrium, scaled], []
+        for number in range(len(gradients)):
+            relaxed = engine.eos_relax(f"eos relax {number}").make(scaled.output[number].final_structure)
+            members.append(relaxed)
+            last, energy = relaxed.output, relaxed.output.output.energy
+            if vasp:
+                members.append(engine.static(f"eos static {number}").make(last.structure))
+                last = members[-1].output
+                energy = last.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy
+            points.append({"structure": last.structure, "energy": energy, "forces": relaxed.output.output.forces})
         identity = (engine.calculator or {}).get("potential")
-        ours = collect_eos(relaxed[0].structure, points, method=engine.functional, potential_sha256=identity)
+        ours = collect_eos(equilibrium.output.structure, points, method=engine.functional, potential_sha256=identity)
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
-        flow.add_jobs(ours)
-        flow.output = ours.output
-        return flow
+        return Flow([*members, ours], output=ours.output, name=self.name)

@@ -23,13 +23,13 @@ from phonosmith.evaluation.modes.documents import FollowedMode, GridMinimum, Pha
 from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, run_survey
 from phonosmith.evaluation.modes.phases import distinct_phases, phase_of, relax_displaced
 from phonosmith.evaluation.modes.search import (
-    MAX_DENOMINATOR,
     Q_TOLERANCE,
     ImaginaryMode,
     find_imaginary_modes,
     whole,
 )
 from phonosmith.evaluation.modes.supercell import ModeSpace, mode_space, smallest_supercell
+from phonosmith.evaluation.phonons.stability import STRICT_THZ
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -48,21 +48,30 @@ CLOSEST = 0.6
 class FollowOptions(Document):
     """How modes are found and followed."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     threshold_thz: float | None = Field(
-        None, description="modes below minus this are followed; None takes the setting stability_threshold_thz, THz"
+        STRICT_THZ,
+        ge=0,
+        description="modes below minus this are followed, as published; None takes the setting "
+        "stability_threshold_thz, above the noise of interpolation, THz",
     )
     max_atoms: int = Field(1000, description="larger commensurate supercells are left out; as in the published study")
-    max_denominator: int = Field(MAX_DENOMINATOR, description="most primitive cells of a commensurate supercell")
-    q_tolerance: float = Field(Q_TOLERANCE, description="how far a band minimum may lie from its commensurate point")
+    qpoints: tuple[tuple[float, float, float], ...] = Field(
+        (), description="wave vectors to follow besides those found, fractions of the primitive reciprocal vectors"
+    )
+    q_tolerance: float = Field(
+        Q_TOLERANCE, gt=0, description="how far a band minimum may lie from its commensurate point, each coordinate"
+    )
     grid: GridOptions = Field(default_factory=GridOptions, description="how amplitudes are surveyed")
-    max_minima: int = Field(12, description="minima of one subspace that are relaxed, lowest first")
+    max_minima: int | None = Field(
+        None, description="minima of one subspace that are relaxed, lowest first; all of them as published"
+    )
 
     @model_validator(mode="after")
     def _at_least_one(self) -> Self:
-        if self.max_atoms < 1 or self.max_denominator < 1 or self.max_minima < 1:
-            raise InputError("Largest cell, denominator and number of minima must be at least one.", "Raise them.")
+        if self.max_atoms < 1 or (self.max_minima is not None and self.max_minima < 1):
+            raise InputError("Largest cell and number of minima must be at least one.", "Raise them.")
         return self
 
 
@@ -71,8 +80,9 @@ def plan_modes(model: HarmonicModel, options: FollowOptions) -> list[tuple[Follo
     modes = find_imaginary_modes(
         model,
         threshold_thz=options.threshold_thz,
-        max_denominator=options.max_denominator,
+        most_cells=max(1, options.max_atoms // len(model.phonon.primitive)),
         tolerance=options.q_tolerance,
+        qpoints=options.qpoints,
     )
     return [_planned(model, mode, options) for mode in modes]
 
@@ -94,7 +104,7 @@ def _planned(
     if mode.skipped is not None:
         return document, None
     primitive, dimensions = model.phonon.primitive, len(options.grid.points)
-    matrix = smallest_supercell(mode.q, np.asarray(primitive.cell), options.max_denominator)
+    matrix = smallest_supercell(mode.q, np.asarray(primitive.cell))
     size = document.n_atoms = round(np.linalg.det(matrix)) * len(primitive)
     if size > options.max_atoms:
         document.skipped = (
@@ -104,7 +114,7 @@ def _planned(
         document.skipped = f"{document.multiplicity} degenerate modes: grids are for up to {dimensions} dimensions"
     if document.skipped is not None:
         return document, None
-    space = mode_space(model.phonon, mode.q, mode.eigenvectors, options.max_denominator)
+    space = mode_space(model.phonon, mode.q, mode.eigenvectors)
     document.multiplicity = space.dimension
     document.supercell_matrix = space.matrix.tolist()
     document.n_symmetry = len(space.operations)
@@ -143,11 +153,12 @@ def record_survey(document: FollowedMode, space: ModeSpace, survey: Survey) -> N
     document.notes = list(survey.notes)
 
 
-def chosen_starts(document: FollowedMode, space: ModeSpace, limit: int) -> tuple[list[Atoms], list[GridMinimum]]:
+def chosen_starts(document: FollowedMode, space: ModeSpace, limit: int | None) -> tuple[list[Atoms], list[GridMinimum]]:
     """Return displaced crystals to relax, lowest minima first, and say in the document how many were left out."""
     starts = document.minima[:limit]
-    if len(document.minima) > limit:
-        document.notes.append(f"{len(document.minima) - limit} of {len(document.minima)} minima were not relaxed")
+    if len(starts) < len(document.minima):
+        left_out = len(document.minima) - len(starts)
+        document.notes.append(f"{left_out} of {len(document.minima)} minima were not relaxed")
     return [space.frame(start.amplitudes) for start in starts], starts
 
 

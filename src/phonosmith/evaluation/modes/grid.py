@@ -51,7 +51,7 @@ class Sample(NamedTuple):
 class GridOptions(Document):
     """How amplitudes are surveyed."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     points: tuple[int, ...] = Field(
         (21, 21, 9, 7),

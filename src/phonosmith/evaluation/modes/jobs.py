@@ -29,7 +29,7 @@ from phonosmith.evaluation.modes.follow import (
     to_sample,
     transition_document,
 )
-from phonosmith.evaluation.modes.grid import GridOptions, Sample, Survey, advance
+from phonosmith.evaluation.modes.grid import Sample, Survey, advance
 from phonosmith.evaluation.modes.phases import displaced_phase, phase_of
 from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
@@ -42,8 +42,7 @@ from phonosmith.reference.jobs import label_frame
 if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
 
-EVERY_POINT = FollowOptions()
-COARSE_TO_FINE = FollowOptions(grid=GridOptions(coarse=True))
+PUBLISHED = FollowOptions()
 
 
 class ReferenceFollowing(Document):
@@ -248,7 +247,7 @@ class ModeFollowingMaker(Maker):  # type: ignore[misc]  # jobflow has no type in
     """
 
     name: str = "follow"
-    options: FollowOptions = EVERY_POINT
+    options: FollowOptions = PUBLISHED
     relax: bool = True
 
     def make(self, phonons: Any, potential: Any) -> Job:
@@ -271,12 +270,13 @@ class TransitionMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     name
         Stage in job names: ``follow gete vasp start``, ``mode point gete vasp m01 r1 004``, ``mode relax ...``.
     engine, options, relax, attempts
-        See `ReferenceFollowing`; coarse to fine by default, since every point is a calculation.
+        See `ReferenceFollowing`. The engine is used with the cheaper settings its protocol has for modes. Full grids,
+        as published; ``grid.coarse`` saves most of the calculations, each point being one.
     """
 
     name: str = "follow"
     engine: ReferenceEngine | None = None
-    options: FollowOptions = COARSE_TO_FINE
+    options: FollowOptions = PUBLISHED
     relax: bool = True
     attempts: int = 2
 
@@ -290,7 +290,7 @@ class TransitionMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
             raise ConfigurationError("TransitionMaker has no engine.", "Pass one of reference.engines.make_engine.")
         label = f"{material.lower()} {self.engine.name}"
         task = ReferenceFollowing(
-            engine=self.engine, options=self.options, name=label, relax=self.relax, attempts=self.attempts
+            engine=self.engine.for_modes(), options=self.options, name=label, relax=self.relax, attempts=self.attempts
         )
         start = start_following(phonons, task)
         start.name = f"{self.name} {label} start"

@@ -1,19 +1,21 @@
-"""Find imaginary modes: at high-symmetry points and at minima of the bands, wherever those lie.
+"""Find imaginary modes: at high-symmetry points, at minima of the bands wherever those lie, and where one asks.
 
 What counts
 -----------
-- A mode is imaginary below minus the practical threshold (setting ``stability_threshold_thz``). At points where the
-  phonon supercell is exact, modes between that and the strict threshold of 1e-4 THz are listed too, but not followed.
+- A mode is imaginary below minus the threshold, 1e-4 THz as published. With a larger one, modes in between at points
+  where the phonon supercell is exact are listed too, but not followed.
 - At Γ the three translations are projected out before anything is looked at.
 - Modes within ``DEGENERACY_THZ`` of each other form one subspace. The dynamical matrix is averaged over the operations
   of the crystal that keep q first: near-cubic supercells of hexagonal crystals split degenerate modes otherwise.
 - Of equivalent wave vectors (one star, q and -q) the first is kept.
 - Band minima start from minima along the standard path and from imaginary modes at exact points, go downhill in all
-  three directions, and then move to the commensurate point next to them.
+  three directions, and then move to the commensurate point next to them: the point itself where it is one, else the one
+  with the smallest supercell within a quarter of the tolerance, else within the tolerance.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +36,13 @@ DEGENERACY_THZ = 5e-3
 """Modes closer than this are followed together: a larger grid costs less than a missed direction."""
 Q_TOLERANCE = 0.01
 """A band minimum may lie this far (each reduced coordinate) from the commensurate point that stands for it."""
-MAX_DENOMINATOR = 12
-"""Largest number of primitive cells of a commensurate supercell that is looked for."""
+PRINTED = 5e-4
+"""A wave vector given with three decimals is at most this far from the one meant (0.333 for 1/3)."""
+EXACT = 1e-7
+"""Coordinates this close to fractions are those fractions."""
+MOST_CELLS = 1000
+"""Primitive cells of the largest commensurate supercell that is looked for: the published cap on atoms, of one-atom
+cells."""
 NEAR_START = 0.03
 """Starts of one branch closer than this (each reduced coordinate) lead to one minimum."""
 SAME_Q = 1e-4
@@ -63,18 +70,22 @@ class ImaginaryMode:
     skipped: str | None = None
 
 
-def commensurate(q: Any, max_denominator: int = MAX_DENOMINATOR, tolerance: float = SAME_Q) -> tuple[Array, int] | None:
+def commensurate(q: Any, most_cells: int = MOST_CELLS, tolerance: float = EXACT) -> tuple[Array, int] | None:
     """Return the rational point next to q with the smallest common denominator, and that denominator.
 
     The denominator is the number of primitive cells of the smallest commensurate supercell. None where no denominator
-    up to ``max_denominator`` comes within ``tolerance`` of every coordinate.
+    up to ``most_cells`` comes within ``tolerance`` of every coordinate.
     """
-    wanted = np.asarray(q, dtype=float)
-    for denominator in range(1, max_denominator + 1):
-        near = np.rint(wanted * denominator) / denominator
-        if np.abs(near - wanted).max() <= tolerance:
-            return near, denominator
-    return None
+    wanted, orders = np.asarray(q, dtype=float), np.arange(1, most_cells + 1)
+    points = np.rint(wanted * orders[:, None]) / orders[:, None]
+    fitting = np.flatnonzero(np.abs(points - wanted).max(axis=1) <= tolerance)
+    return (points[fitting[0]], int(orders[fitting[0]])) if len(fitting) else None
+
+
+def near_commensurate(q: Any, most_cells: int, tolerance: float) -> tuple[Array, int] | None:
+    """Return q itself where it is commensurate, else the smallest denominator near it, first quite near it."""
+    tries = (commensurate(q, most_cells, near) for near in (EXACT, tolerance / 4, tolerance))
+    return next((found for found in tries if found is not None), None)
 
 
 def whole(values: Any, tolerance: float = SAME_Q) -> bool:
@@ -142,6 +153,12 @@ class _Crystal:
         values, vectors = np.linalg.eigh(basis.conj().T @ dynamical @ basis)
         return np.sign(values) * np.sqrt(np.abs(values)) * self.factor, (basis @ vectors).T
 
+    def below(self, q: Array, limit: float) -> list[tuple[float, tuple[int, ...], Complex]]:
+        """Return mean frequency (THz), branches and eigenvectors of the subspaces at q whose mean is below a limit."""
+        frequencies, vectors = self.modes(q)
+        groups = [(float(frequencies[group].mean()), tuple(group), vectors[group]) for group in subspaces(frequencies)]
+        return [group for group in groups if group[0] < limit]
+
     def downhill(self, start: Array, band: int) -> tuple[Array, float]:
         """Return the minimum of a branch, as phonopy has it, that a start leads to, and its frequency in THz."""
         from scipy.optimize import minimize
@@ -162,22 +179,39 @@ def subspaces(frequencies: Array) -> list[list[int]]:
     return [group.tolist() for group in np.split(np.arange(len(frequencies)), gaps) if len(group)]
 
 
-def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float, max_denominator: int) -> list[ImaginaryMode]:
+def _at_point(crystal: _Crystal, q: Array, label: str, threshold: float) -> list[ImaginaryMode]:
     """Return the modes at a high-symmetry point, marked where they are noise or no supercell is commensurate."""
-    frequencies, vectors = crystal.modes(q)
-    exact, near, modes = crystal.exact(q), commensurate(q, max_denominator), []
-    for group in subspaces(frequencies):
-        mean = float(frequencies[group].mean())
-        if mean >= -(STRICT_THZ if exact else threshold):
-            continue
+    exact, near = crystal.exact(q), commensurate(q)
+    modes = []
+    for mean, bands, vectors in crystal.below(q, -(min(STRICT_THZ, threshold) if exact else threshold)):
         reason = None
         if mean >= -threshold:
             reason = f"{mean:.4f} THz is within the noise threshold of {threshold:g} THz"
         elif near is None:
-            reason = f"q is incommensurate with every supercell of at most {max_denominator} primitive cells"
-        place = q if near is None else near[0]
-        modes.append(ImaginaryMode(place, label, tuple(group), mean, vectors[group], exact, skipped=reason))
+            reason = _no_supercell(MOST_CELLS)
+        modes.append(ImaginaryMode(q if near is None else near[0], label, bands, mean, vectors, exact, skipped=reason))
     return modes
+
+
+def _no_supercell(most_cells: int) -> str:
+    return f"q is incommensurate with every supercell of at most {most_cells} primitive cells"
+
+
+def _at_given(crystal: _Crystal, q: Array, threshold: float, most_cells: int) -> list[ImaginaryMode]:
+    """Return the imaginary modes at a wave vector that was asked for; where there is none, one that says why."""
+    # one that is commensurate with a larger supercell than allowed is left out by its size
+    near = near_commensurate(q, most_cells, PRINTED) or commensurate(q)
+    nothing = np.empty((0, 0), complex)
+    if near is None:
+        return [ImaginaryMode(q, "", (), 0.0, nothing, crystal.exact(q), skipped=_no_supercell(most_cells))]
+    place = near[0]
+    exact = crystal.exact(place)
+    found = crystal.below(place, -threshold)
+    if not found:
+        lowest = float(crystal.modes(place)[0].min(initial=0.0))
+        reason = f"asked for, but the lowest mode there has {lowest:.4f} THz"
+        return [ImaginaryMode(place, "", (0,), lowest, nothing, exact, skipped=reason)]
+    return [ImaginaryMode(place, "", bands, mean, vectors, exact) for mean, bands, vectors in found]
 
 
 def high_symmetry_points(model: HarmonicModel) -> list[tuple[str, Array]]:
@@ -226,32 +260,37 @@ def band_minima(model: HarmonicModel, threshold_thz: float) -> list[tuple[Array,
 def find_imaginary_modes(
     model: HarmonicModel,
     *,
-    threshold_thz: float | None = None,
-    max_denominator: int = MAX_DENOMINATOR,
+    threshold_thz: float | None = STRICT_THZ,
+    most_cells: int = MOST_CELLS,
     tolerance: float = Q_TOLERANCE,
+    qpoints: Iterable[Sequence[float]] = (),
 ) -> list[ImaginaryMode]:
     """Find the imaginary modes: high-symmetry points first, then band minima; those not to be followed say why.
 
     Parameters
     ----------
     threshold_thz
-        Modes below minus this are followed; default the setting ``stability_threshold_thz``.
-    max_denominator
+        Modes below minus this are followed; None takes the setting ``stability_threshold_thz``.
+    most_cells
         Most primitive cells of a commensurate supercell.
     tolerance
         How far a band minimum may lie from its commensurate point, each reduced coordinate.
+    qpoints
+        Wave vectors to look at besides, fractions of the primitive reciprocal vectors.
     """
     from phonosmith.settings import get_settings
 
     threshold = get_settings().stability_threshold_thz if threshold_thz is None else threshold_thz
     crystal, points = _Crystal(model), high_symmetry_points(model)
-    modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold, max_denominator)]
+    modes = [mode for label, q in points for mode in _at_point(crystal, q, label, threshold)]
     corners = [q for _, q in points]
+    given = [mode for q in qpoints for mode in _at_given(crystal, np.asarray(q, float), threshold, most_cells)]
+    modes += [mode for mode in given if not any(same_star(mode.q, known, crystal.rotations) for known in corners)]
     for q, band, value in band_minima(model, threshold):
         at_corner = any(same_star(q, known, crystal.rotations, tolerance) for known in corners[1:])
         if at_corner or any(_is_top_of(mode, q, band, value, tolerance) for mode in modes):
             continue
-        mode = _at_minimum(crystal, q - np.rint(q), band, value, threshold, max_denominator, tolerance)
+        mode = _at_minimum(crystal, q - np.rint(q), band, value, threshold, most_cells, tolerance)
         taken = [one.q for one in modes if not one.label and one.skipped is None and band in one.bands]
         if mode.skipped or not any(same_star(mode.q, known, crystal.rotations) for known in (*corners, *taken)):
             modes.append(mode)
@@ -265,15 +304,15 @@ def _is_top_of(mode: ImaginaryMode, q: Array, band: int, value: float, tolerance
 
 
 def _at_minimum(
-    crystal: _Crystal, q: Array, band: int, value: float, threshold: float, max_denominator: int, tolerance: float
+    crystal: _Crystal, q: Array, band: int, value: float, threshold: float, most_cells: int, tolerance: float
 ) -> ImaginaryMode:
     """Return the mode at the commensurate point next to a band minimum, or the reason why there is none."""
-    near = commensurate(q, max_denominator, tolerance)
+    near = near_commensurate(q, most_cells, tolerance)
     if near is None or near[1] == 1:
         reason = f"band minimum within {tolerance:g} of Γ: acoustic, interpolation noise"
         if near is None:
             reason = (
-                f"band minimum is incommensurate: no supercell of at most {max_denominator} primitive cells has a "
+                f"band minimum is incommensurate: no supercell of at most {most_cells} primitive cells has a "
                 f"wave vector within {tolerance:g} of it"
             )
         return ImaginaryMode(q, "", (band,), value, np.empty((0, 0), complex), crystal.exact(q), skipped=reason)

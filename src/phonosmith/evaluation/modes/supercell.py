@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
-from phonosmith.evaluation.modes.search import MAX_DENOMINATOR, commensurate
+from phonosmith.evaluation.modes.search import MOST_CELLS, commensurate
 from phonosmith.evaluation.modes.symmetry import amplitude_group, canonical_axes
 
 if TYPE_CHECKING:
@@ -33,21 +33,21 @@ RANK_TOLERANCE = 1e-4
 """Singular values of normalised patterns below this are linear dependence."""
 
 
-def smallest_supercell(q: Any, cell: Array, max_denominator: int = MAX_DENOMINATOR) -> Integers:
+def smallest_supercell(q: Any, cell: Array, most_cells: int = MOST_CELLS) -> Integers:
     """Return the smallest supercell in which a wave of wave vector q repeats, its vectors as short as they get.
 
     Lattice translations T with q · T an integer form a lattice of index n, the smallest common denominator of q. No
     supercell with fewer than n primitive cells carries the wave, and this one has exactly n (at most
-    ``max_denominator``). q is in fractions of the primitive reciprocal vectors, ``cell`` has the primitive vectors as
+    ``most_cells``). q is in fractions of the primitive reciprocal vectors, ``cell`` has the primitive vectors as
     rows (Å), and the rows returned mean supercell = matrix @ cell.
     """
     import spglib
 
-    near = commensurate(q, max_denominator)
+    near = commensurate(q, most_cells)
     if near is None:
         raise InputError(
             f"The wave vector {np.round(q, 4).tolist()} is incommensurate with every supercell of at most "
-            f"{max_denominator} primitive cells.",
+            f"{most_cells} primitive cells.",
             "Allow larger ones, or follow the commensurate point next to it.",
         )
     point, order = near
@@ -151,13 +151,13 @@ def real_patterns(phonon: Phonopy, q: Array, eigenvectors: Any, matrix: Integers
     return atoms, masses, basis[:rank].reshape(rank, len(atoms), 3)
 
 
-def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, max_denominator: int = MAX_DENOMINATOR) -> ModeSpace:
+def mode_space(phonon: Phonopy, q: Array, eigenvectors: Any, most_cells: int = MOST_CELLS) -> ModeSpace:
     """Return the space of real amplitudes of one subspace of modes, in axes that do not depend on the eigenvectors.
 
     q is commensurate, see `smallest_supercell`; the eigenvectors (rows) are any basis of the subspace.
     """
     cell = np.asarray(phonon.primitive.cell)
-    matrix = smallest_supercell(q, cell, max_denominator)
+    matrix = smallest_supercell(q, cell, most_cells)
     atoms, masses, patterns = real_patterns(phonon, q, eigenvectors, matrix)
     group = amplitude_group(atoms, cell, phonon.primitive_symmetry.symmetry_operations, patterns)
     axes = canonical_axes(group, patterns)

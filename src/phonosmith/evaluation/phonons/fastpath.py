@@ -17,7 +17,7 @@ from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.files import add_charges
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import SYMPREC, HarmonicModel, atoms_of, new_phonon, to_phonopy_atoms
-from phonosmith.structures.supercell import MOST_ATOMS, phonon_supercell
+from phonosmith.structures.supercell import MOST_ATOMS, SupercellRule, phonon_supercell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,11 +66,11 @@ def parse_supercell(text: str) -> list[list[int]]:
     )
 
 
-def choose_phonon_supercell(structure: Structure, min_length: float) -> list[list[int]]:
-    """Return phonopy's matrix of the smallest near-cubic supercell with edges of at least ``min_length`` Å."""
+def choose_phonon_supercell(structure: Structure, min_length: float, rule: SupercellRule = "cubic") -> list[list[int]]:
+    """Return phonopy's matrix of a supercell with edges of at least ``min_length`` Å, cubic as published or compact."""
     if not np.isfinite(min_length) or min_length <= 0:
         raise InputError(f"A minimum length of {min_length} Å is not positive.", "Give e.g. 20.")
-    return phonon_supercell(structure, min_length).phonopy_matrix
+    return phonon_supercell(structure, min_length, rule=rule).phonopy_matrix
 
 
 def displaced_cells(phonon: Phonopy, displacement: float = DISPLACEMENT) -> list[Atoms]:

@@ -75,7 +75,7 @@ def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     if not outcome.run.incar:
         yield Reason(code="incar_unknown", message="the output does not repeat its INCAR", transient=True)
         return
-    wanted = incar_tags(asked.protocol, asked.calculation)
+    wanted = incar_tags(asked.protocol, asked.calculation, np.asarray(asked.frame.cell, dtype=float))
     ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
     free = _free_tags(asked) | PARALLEL_TAGS
     changed = [

@@ -34,7 +34,7 @@ from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
 from phonosmith.reference.outcome import Asked, Outcome
-from phonosmith.reference.protocol import Calculation, ReferenceProtocol, incar_tags
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags
 from phonosmith.reference.vasp.folder import read_folder
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
@@ -46,15 +46,38 @@ ATTEMPTS = 2
 """How often a calculation inside atomate2's flows is started that crashed, as often as a label by default."""
 
 
-def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> VaspInputGenerator:
-    """Return a generator that writes the tags of the protocol and nothing else.
+@dataclass
+class ProtocolInputSet(VaspInputGenerator):  # type: ignore[misc]  # atomate2 has no type information
+    """Writes the tags of a protocol and nothing else; the cell decides between a k-mesh and Γ alone.
 
     atomate2's own base set (PBEsol, +U, ISPIN 2, ENCUT 680, ISMEAR chosen by the previous folder) is not inherited:
-    the generator gets a complete set of its own.
+    the generator gets a complete set of its own, see `vasp_input_set`.
     """
-    tags = incar_tags(protocol, calculation)
+
+    protocol: dict[str, Any] = field(default_factory=dict)
+    calculation: Calculation = "static"
+
+    @property
+    def _mesh(self) -> dict[str, float | bool]:
+        protocol = ReferenceProtocol.model_validate(self.protocol)
+        return mesh_tags(protocol, self.calculation, self.structure.lattice.matrix)
+
+    @property
+    def incar_updates(self) -> dict[str, float | bool]:
+        """Tags of the k-mesh."""
+        return self._mesh
+
+    @property
+    def kpoints_updates(self) -> Kpoints | dict[str, Any]:
+        """A KPOINTS file with Γ alone where there are no tags of a mesh."""
+        return {} if self._mesh else Kpoints()
+
+
+def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> ProtocolInputSet:
+    """Return the generator of a calculation's inputs."""
+    tags = electronic_tags(protocol, calculation)
     moments = {"MAGMOM": dict(protocol.magmoms)} if protocol.spin_polarized else {}
-    return VaspInputGenerator(
+    return ProtocolInputSet(
         config_dict={
             "PARENT": "phonosmith",
             "INCAR": tags | moments,
@@ -65,7 +88,6 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Vas
         # named a second time: pymatgen drops tags it thinks unused (IBRION of a static) unless the user asked for them
         user_incar_settings=tags,
         user_potcar_functional=protocol.potcar_functional,
-        user_kpoints_settings=Kpoints() if protocol.gamma_only(calculation) else {},
         auto_ismear=False,
         auto_ispin=False,
         auto_lreal=False,
@@ -74,6 +96,8 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Vas
         sort_structure=False,
         validate_magmom=False,
         sym_prec=1e-4,
+        protocol=protocol.model_dump(mode="json"),
+        calculation=calculation,
     )
 
 

@@ -288,6 +288,11 @@ def _depth(mode: FollowedMode) -> Cell:
     return number(min((1000 * minimum.energy_ev_per_atom for minimum in mode.minima), default=None), 2)
 
 
+def _displaced(mode: FollowedMode) -> str:
+    starts = {space_group_text(path.displaced.space_group) for path in mode.pathways}
+    return ", ".join(sorted(starts)) or DASH
+
+
 def _ends(mode: FollowedMode) -> str:
     ends = sorted({space_group_text(path.final.space_group) for path in mode.pathways if path.final is not None})
     return mode.skipped or ", ".join(ends) or "no other phase"
@@ -308,7 +313,8 @@ def transitions_block(sheet: Sheet) -> Block:
             ("potential", "name", str), ("wave vector", "document", _wave_vector),
             ("frequency, THz", "document.frequency_thz", fixed()), ("multiplicity", "document.multiplicity", whole),
             ("at its wave vector", "document.exact", lambda yes: "exact" if yes else Cell("interpolated", tone="warn")),
-            ("deepest, meV/atom", "document", _depth), ("leads to", "document", _ends),
+            ("deepest, meV/atom", "document", _depth), ("displaced symmetry", "document", _displaced),
+            ("leads to", "document", _ends),
         )  # fmt: skip
         block.tables.append(Table.of(f"Imaginary modes of {report.material}", modes, columns))
     phases = [Named(name, name, phase) for name, document in sides.items() for phase in document.phases]
