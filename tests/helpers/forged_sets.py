@@ -16,7 +16,7 @@ from ase import Atoms
 from ase.build import bulk
 
 from phonosmith.reference.audit.audit import audit
-from phonosmith.structures.labels import Labels, label_frame, labels_of
+from phonosmith.structures.labels import Labels, label_frame
 from phonosmith.testing.standin_calculators import tersoff_silicon
 
 SIZE = 16
@@ -136,9 +136,9 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("forces divided by 51.4 (Ha/bohr)", _forces(lambda f: f / 51.42)),
     ForgedSet("forces times 1e5", _forces(lambda f: 1e5 * f)),
     ForgedSet("forces zero", _forces(np.zeros_like)),
-    ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + [0.05, 0, 0])),
+    ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + np.array([0.05, 0, 0]))),
     ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3)), SMALL),
-    ForgedSet("one force turned round", _forces(lambda f: f * np.r_[-1, np.ones(len(f) - 1)][:, None])),
+    ForgedSet("one force turned round", _forces(lambda f: f * np.where(np.arange(len(f)) == 0, -1, 1)[:, None])),
     ForgedSet("stress zero", _stress(np.zeros_like)),
     ForgedSet("stress constant", _stress(lambda s: np.full(6, 0.013))),
     ForgedSet("stress with the sign turned", _stress(lambda s: -s), SMALL),
@@ -149,7 +149,7 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("virial instead of stress", lambda labels, atoms, _: replace(labels, stress=-np.array(labels.stress) * atoms.get_volume())),
     ForgedSet("yz and xy of the stress exchanged (VASP's order)", _stress(lambda s: s[[0, 1, 2, 5, 4, 3]]), SMALL),
     ForgedSet("xx and yy of the stress exchanged", _stress(lambda s: s[[1, 0, 2, 3, 4, 5]]), SMALL),
-    ForgedSet("stress 0.05 eV/Å³ too high", _stress(lambda s: s + np.r_[0.05, 0.05, 0.05, 0, 0, 0]), ""),
+    ForgedSet("stress 0.05 eV/Å³ too high", _stress(lambda s: s + np.repeat([0.05, 0.0], 3)), ""),
     ForgedSet("stress of the next frame", lambda labels, _, other: replace(labels, stress=other.stress), NEXT),
     ForgedSet("energy 19 meV/atom higher", _energy(lambda e, n: e + 0.019 * n), ZERO),
     ForgedSet("energy 150 meV/atom lower (another POTCAR)", _energy(lambda e, n: e - 0.15 * n), ZERO),
