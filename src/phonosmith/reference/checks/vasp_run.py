@@ -212,8 +212,8 @@ def _disagreements(run: VaspRun, end: Witness) -> Iterator[str]:
     last = run.steps[-1]
     # OSZICAR prints eight digits of the energy, OUTCAR six decimals of forces and five of the stress
     energy, said = last.energy, end.energy
-    known = said is not None and energy is not None and np.isfinite(energy)
-    if known and not abs(said - energy) <= 1e-6 + 2e-7 * abs(energy):
+    compared = said is not None and energy is not None and np.isfinite(energy)
+    if compared and not np.isclose(said or 0.0, energy or 0.0, rtol=2e-7, atol=1e-6):
         yield f"an energy of {said:.6f} eV, not {energy:.6f} eV"
     for name, unit, digits in (("forces", "eV/Å", 2e-6), ("stress", "kbar", 2e-4)):
         one, other = getattr(end, name), getattr(last, name)
