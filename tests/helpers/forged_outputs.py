@@ -263,7 +263,7 @@ FORGERIES: tuple[Forgery, ...] = (
     # forces
     Forgery("forces of other atoms, vasprun.xml alone", forces(_permuted, everywhere=False), "disagreement"),
     Forgery("forces of other atoms, every file", forces(_permuted), "", why=SET),
-    Forgery("forces of other atoms, a cell with symmetry", forces(_permuted), "forces_symmetry", "displaced"),
+    Forgery("forces of other atoms, a cell with symmetry", forces(lambda f: np.roll(f, 2, axis=0)), "forces_symmetry", "displaced"),
     Forgery("x and y of the forces exchanged, with symmetry", forces(lambda f: f[:, [1, 0, 2]]), "forces_symmetry", "displaced"),
     Forgery("forces rounded to 0.1 eV/Å", forces(lambda f: np.round(f, 1)), "forces_rounded"),
     Forgery("forces rounded to 0.01 eV/Å", forces(lambda f: np.round(f, 2)), "forces_rounded"),

@@ -180,3 +180,28 @@ def test_published_phonon_file_of_the_wrong_material(shared, tmp_path):
     )
     assert done.exit_code == 0
     assert found["sources"][0]["functional"] == "PBE"
+
+
+def test_the_foundation_shows_forces_with_turned_axes(tmp_path):
+    """Labels of the embedded reference against the embedded foundation: softness passes, exchanged axes do not."""
+    from phonosmith.potentials.registry import load, resolve
+
+    cells = []
+    for seed in range(8):
+        atoms = bulk("Si", cubic=True, a=5.45)
+        atoms.rattle(0.06, seed=seed)
+        cells.append(atoms)
+    told = load(resolve("embedded-reference")).evaluate(cells, stress=True)
+    provenance = {"functional": "PBE", "settings": "aaaaaaaaaaaa"}
+    made = [
+        label_frame(atoms, energy=one.energy, forces=one.forces, stress=one.stress, **provenance)
+        for atoms, one in zip(cells, told, strict=True)
+    ]
+    path = write_frames(tmp_path / "sound.xyz", made)
+    _, found = invoke("audit", path, "--foundation", "embedded", "--json")
+    assert (found["verdict"], found["excluded"]) == ("pass", [])
+    made[2] = label_frame(
+        cells[2], energy=told[2].energy, forces=told[2].forces[:, [1, 0, 2]], stress=told[2].stress, **provenance
+    )
+    _, found = invoke("audit", write_frames(tmp_path / "turned.xyz", made), "--foundation", "embedded", "--json")
+    assert (found["verdict"], found["excluded"]) == ("pass_with_exclusions", [2])

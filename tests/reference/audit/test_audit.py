@@ -14,7 +14,7 @@ from phonosmith.reference.datasets.documents import AuditOptions
 from phonosmith.reference.datasets.geometry import displacement_and_strain, near_duplicates, same_geometry
 from phonosmith.reference.datasets.offsets import fit_offsets
 from phonosmith.reference.importers.collect import import_source
-from phonosmith.structures.labels import label_frame, labels_of
+from phonosmith.structures.labels import Labels, label_frame, labels_of
 
 INFO = {
     "functional": "PBE",
@@ -250,6 +250,27 @@ def test_too_few_frames_left_is_a_refusal(frames):
     assert "only 10 of 40 frames would remain" in document.reasons[0]
     nothing = audit(broken)
     assert nothing.verdict == "refuse"
+
+
+def test_a_baseline_shows_what_neighbours_do_not(frames):
+    """A foundation 20 % too soft, on another zero of energy, is no reason for alarm; one frame's turned axes are."""
+    soft = [Labels(0.8 * one.energy + 1.7, 0.8 * one.forces, 0.8 * one.stress) for one in map(labels_of, frames)]
+    assert audit(frames, baseline=soft).verdict == "pass"
+    found = labels_of(frames[7])
+    frames[7] = label_frame(frames[7], energy=found.energy, forces=found.forces[:, [1, 0, 2]], stress=found.stress)
+    document = audit(frames, baseline=soft)
+    assert (document.excluded, checks(document, "exclude")) == ([7], ["foreign_forces"])
+    with pytest.raises(InputError, match="3 predictions were given for 40 frames"):
+        audit(frames, baseline=soft[:3])
+
+
+def test_copied_numbers_are_found(frames):
+    frames[3] = label_frame(
+        frames[3], energy=labels_of(frames[3]).energy, forces=labels_of(frames[8]).forces, stress=None, **INFO
+    )
+    document = audit(frames)
+    assert document.excluded == [3, 8]
+    assert "repeated_labels" in checks(document, "exclude")
 
 
 def test_empty_sets_and_wrong_limits():

@@ -1,10 +1,12 @@
 """vasprun.xml: equal to pymatgen's Vasprun on real files, and every defect refused."""
 
+import importlib.util
 import lzma
 import re
 import tarfile
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,3 +297,56 @@ def test_equal_to_pymatgen_on_real_files(shared, tmp_path):
         assert run.settings.version == theirs.vasp_version.strip()
         assert frame.info["functional"] == "PBE"
         assert set(run.incar) == set(theirs.incar.keys()) or set(theirs.incar.keys()) <= set(run.incar)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"titles": ("PAW Si",), "incar": {"GGA": "PE"}}, "its POTCARs were made with LDA, the functional is PBE"),
+        ({"titles": ("PAW_GGA Si",), "incar": {"GGA": "PE"}}, "made with PW91, the functional is PBE"),
+        ({"incar": {"GGA": "CA"}}, "made with PBE, the functional is LDA"),
+        ({"elements": ("Si", "C"), "titles": ("PAW_PBE Si", "PAW C")}, "its POTCARs were made with LDA and PBE"),
+        ({"parameters": {"NELECT": "7.0"}}, "the cell carries a charge of +1 e"),
+        ({"parameters": {"SIGMA": "0.2"}}, "SIGMA = 0.05 was given, VASP used SIGMA = 0.2"),
+        ({"parameters": {"ISPIN": "2"}}, "ISPIN was not given, VASP used ISPIN = 2"),
+    ],
+)
+def test_wrong_functionals_and_charges_are_no_labels(changes, reason):
+    frames, (refused,) = one(**changes)
+    assert frames == []
+    assert reason in refused.reason
+
+
+def test_shifted_meshes_are_another_setting():
+    """A mesh off the origin gives other energies: its own digest and mesh name, so that an audit sees them."""
+    data = vasprun()
+    half = re.sub(rb"(?<=<v> )0\.0+ 0\.0+ 0\.0+(?= </v>)", b"0.25 0.25 0.25", data, count=1)
+    (plain,), _ = one()
+    moved = data.replace(b"0.50000000", b"0.75000000").replace(b"0.00000000", b"0.25000000")
+    (shifted,), refused = frames_of(parse_vasprun(moved, "v"), "v")
+    assert refused == []
+    assert (plain.info["kmesh"], shifted.info["kmesh"]) == ("2x2x2", "2x2x2s")
+    assert plain.info["settings"] != shifted.info["settings"]
+    frames, (lost,) = frames_of(parse_vasprun(half, "v"), "v")
+    assert frames == []
+    assert "do not lie on the mesh 2x2x2" in lost.reason
+
+
+def test_outcar_beside_a_vasprun_must_agree(tmp_path):
+    """Two files of one folder that tell of different ends: nobody can say which is the calculation's."""
+    from phonosmith.reference.importers.collect import import_source
+
+    spec = importlib.util.spec_from_file_location("outcar_writer", Path(__file__).with_name("test_import_outcar.py"))
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    forces = "0.101 -0.203 0.307|-0.101 0.203 -0.307"
+    xml = vasprun(calculation((-5.0, -5.4, -5.42, -5.42), forces=forces))
+    (tmp_path / "vasprun.xml").write_bytes(xml)
+    text = writer.outcar(gga="PE")
+    (tmp_path / "OUTCAR").write_bytes(text)
+    frames, report = import_source(tmp_path)
+    assert (len(frames), report.refused) == (1, [])
+    (tmp_path / "OUTCAR").write_bytes(text.replace(b"0.203000", b"0.304000"))
+    frames, report = import_source(tmp_path)
+    assert frames == []
+    assert "OUTCAR tells of another end of the run: forces that differ by 0.1" in report.refused[0].reason

@@ -27,6 +27,8 @@ _FRAME_SCALE = 0.08
 """Deviation of a frame's force scale from the others' that is never odd."""
 _STRESS = 0.003
 """eV/Å³ (5 kbar): smaller differences are not looked at."""
+_STRESS_SCALE = (0.4, 2.5)
+"""A strained frame's stress over the foundation's, beyond which it is wrong."""
 _ENERGY = 0.01
 _UNLIKE = 0.1
 """One minus the correlation of forces with the foundation's, beyond the others': noise, or another calculation."""
@@ -43,7 +45,7 @@ def baseline_findings(frames: Sequence[Atoms], baseline: Sequence[Labels], limit
         return
     volumes = np.array([atoms.get_volume() / len(atoms) if atoms.cell.rank == 3 else np.inf for atoms in frames])
     # of surfaces and molecules among crystals a foundation knows far less
-    dense = np.flatnonzero(np.abs(np.log(volumes / np.median(volumes))) < np.log(_DENSE))
+    dense = np.flatnonzero(np.abs(np.log(volumes / np.median(volumes))) < np.log(_DENSE)).tolist()
     chosen, labels, told = (
         [frames[i] for i in dense],
         [labels_of(frames[i]) for i in dense],
@@ -54,7 +56,7 @@ def baseline_findings(frames: Sequence[Atoms], baseline: Sequence[Labels], limit
         *_stresses(labels, told, limits),
         *_energies(chosen, labels, told, limits),
     ):
-        yield finding.model_copy(update={"frames": [int(dense[i]) for i in finding.frames]})
+        yield finding.model_copy(update={"frames": [dense[i] for i in finding.frames]})
 
 
 def _judged(check: str, what: str, odd: Sequence[int], compared: int, limits: AuditOptions) -> Iterator[Finding]:
@@ -136,6 +138,11 @@ def _stresses(labels: Sequence[Labels], baseline: Sequence[Labels], limits: Audi
             return
     off = np.abs(spread - expected - np.median(spread - expected, axis=0)).max(axis=1)
     far = off > max(_STRESS, _SIGMAS * float(np.median(off)) / 2) + _ALLOWANCE[0] * np.abs(told).max(axis=1)
+    # where a frame is under stress, its own scale tells most
+    here = expected + np.median(given - expected, axis=0)
+    scale = np.sum(given * here, axis=1) / np.maximum(np.sum(here**2, axis=1), 1e-12)
+    strained = np.sqrt(np.mean(here**2, axis=1)) > max(_STRESS, 3 * float(np.median(off)))
+    far |= strained & ((scale < _STRESS_SCALE[0]) | (scale > _STRESS_SCALE[1]))
     what = f"a stress up to {off.max():.3g} eV/Å³ from where the foundation and the other frames expect it"
     yield from _judged("foreign_stress", what, np.array(known)[far].tolist(), len(known), limits)
 

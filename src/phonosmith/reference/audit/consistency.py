@@ -67,8 +67,14 @@ class Pairs:
 
     def keep(self, chosen: NDArray[np.bool_]) -> Pairs:
         """Return some of the pairs."""
-        arrays = (self.ends, self.change, self.by_forces, self.by_stress, self.curved)
-        return Pairs(*(array[chosen] for array in arrays), baseline=self.baseline)
+        return replace(
+            self,
+            ends=self.ends[chosen],
+            change=self.change[chosen],
+            by_forces=self.by_forces[chosen],
+            by_stress=self.by_stress[chosen],
+            curved=self.curved[chosen],
+        )
 
 
 def consistency_findings(
@@ -95,7 +101,7 @@ def consistency_findings(
     if not few:
         message += ": energies, forces and stress do not belong together"
         return [Finding(check="contradictions", severity="refuse", message=message, frames=odd)]
-    rest = pairs.keep(~np.isin(pairs.ends, odd).any(axis=1))
+    rest = pairs.keep(np.asarray(~np.isin(pairs.ends, odd).any(axis=1)))
     left = _explained(rest, limits, []) if len(rest.change) >= 8 else []
     return left or [Finding(check="energy_shift", severity="exclude", message=message, frames=odd)]
 

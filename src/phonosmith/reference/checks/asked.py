@@ -58,6 +58,7 @@ def check_relaxed(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     if not largest < limit:
         message = f"the largest force is {1000 * largest:.3g} meV/Å, not below {1000 * limit:g} meV/Å"
         yield Reason(code="not_relaxed", message=message, transient=True)
+        return
     stress = outcome.labels.stress
     if asked.calculation != "relax" or stress is None or stress.shape != (6,):
         return

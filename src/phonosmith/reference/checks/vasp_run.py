@@ -184,21 +184,25 @@ def check_files(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
             disagreements = list(_disagreements(run, end))
             if disagreements:
                 message = f"{end.name} tells of another end of the run: {'; '.join(disagreements)}"
-                yield Reason(code="disagreement", message=message)
+                yield Reason(code="disagreement", message=message, transient=True)
 
 
 def _sound_end(run: VaspRun, end: Witness) -> Iterator[Reason]:
     if end.complaints:
         yield Reason(code="complaint", message=f"{end.name} says: {end.complaints[0]}")
+    # stopped early, by a queue, it may converge when it is started again
+    cycle = 0 if not run.steps or run.steps[-1] is None else len(run.steps[-1].scf)
+    again = cycle < int(run.settings.number("NELM", 60))
     if end.unconverged:
-        yield Reason(code="scf", message=f"{end.name} says that EDIFF was not reached")
+        message = f"{end.name} says that EDIFF was not reached"
+        yield Reason(code="scf", message=message, transient=again)
     tolerance = run.settings.number("EDIFF", 1e-4)
     if end.last_change is not None and not abs(end.last_change) <= tolerance + 1.01e-8:
         message = f"{end.name}: the last change was {abs(end.last_change):.1e} eV against EDIFF {tolerance:.0e} eV"
-        yield Reason(code="scf", message=message)
+        yield Reason(code="scf", message=message, transient=again)
     if end.density_residual is not None and not end.density_residual < LARGEST_RESIDUAL:
         message = f"{end.name}: the charge density still changed by rms(c) = {end.density_residual:.2g}"
-        yield Reason(code="scf", message=message)
+        yield Reason(code="scf", message=message, transient=again)
     if end.fermi is not None and not np.isfinite(end.fermi):
         yield Reason(code="fermi", message=f"the Fermi energy in {end.name} is no number")
     if end.drift is not None and run.symbols:
@@ -212,8 +216,8 @@ def _disagreements(run: VaspRun, end: Witness) -> Iterator[str]:
     last = run.steps[-1]
     # OSZICAR prints eight digits of the energy, OUTCAR six decimals of forces and five of the stress
     energy, said = last.energy, end.energy
-    known = said is not None and energy is not None and np.isfinite(energy)
-    if known and not abs(said - energy) <= 1e-6 + 2e-7 * abs(energy):
+    compared = said is not None and energy is not None and np.isfinite(energy)
+    if compared and not np.isclose(said or 0.0, energy or 0.0, rtol=2e-7, atol=1e-6):
         yield f"an energy of {said:.6f} eV, not {energy:.6f} eV"
     for name, unit, digits in (("forces", "eV/Å", 2e-6), ("stress", "kbar", 2e-4)):
         one, other = getattr(end, name), getattr(last, name)

@@ -354,7 +354,8 @@ def _refuse_contradicted(taken: Taken) -> None:
             if reasons := contradictions(frame, run):
                 problems[where] = "; ".join(reason.message for reason in reasons)
     taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
-    taken.drop(lambda kind, frame: kind == "vasprun" and str(_source(frame)) in problems)
+    folders = {PurePosixPath(where).parent for where in problems}
+    taken.drop(lambda kind, frame: kind in ("vasprun", "outcar") and _source(frame).parent in folders)
 
 
 def _source(atoms: Atoms) -> PurePosixPath:

@@ -130,9 +130,9 @@ class _Reader:
                 self.current.scf.append(float(total[1]))
         if sigma0 := _SIGMA0.search(line):
             self.current.energy_sigma0 = float(sigma0[1])
-            total_now = self.current.energy if self.current.energy is not None else (self.current.scf or [None])[-1]
-            if total_now is not None and (without := _ENTROPY.search(line)):
-                self.current.entropy = float(without[1]) - total_now
+            free = self.current.energy if self.current.energy is not None else next(reversed(self.current.scf), None)
+            if free is not None and (without := _ENTROPY.search(line)):
+                self.current.entropy = float(without[1]) - free
             self._close_if_whole()
 
     def _table(self, first: int, rows: int) -> Array:

@@ -93,8 +93,8 @@ def _step(step: Mapping[str, Any]) -> IonicStep:
     if None not in (energy, last.get("e_0_energy"), last.get("e_fr_energy")):
         # VASP writes a wrong e_0_energy into the summary; the difference in the last electronic step is right
         zero = energy + last["e_0_energy"] - last["e_fr_energy"]
-    without = last.get("e_wo_entrp")
-    entropy = None if None in (without, last.get("e_fr_energy")) else float(without) - float(last["e_fr_energy"])
+    without, free = last.get("e_wo_entrp"), last.get("e_fr_energy")
+    entropy = None if without is None or free is None else float(without) - float(free)
     return IonicStep(
         cell=None if structure is None else _array(structure["lattice"]["matrix"]),
         positions=None if structure is None else _array([site["abc"] for site in structure["sites"]]),
