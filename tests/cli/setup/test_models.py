@@ -149,6 +149,7 @@ def altered(data, change):
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+@pytest.mark.slow
 def test_a_file_that_does_not_predict_what_it_was_saved_with_is_not_added(model_file, tmp_path):
     run("add", model_file, "--name", "si-good", "--trust")
     good = tmp_path / "good.safetensors"
