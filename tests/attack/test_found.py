@@ -24,6 +24,11 @@ supercell_matrix: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 FOUND = {
     # a YAML library that takes a tab and another that does not
     "tab": ("campaign", CAMPAIGN_WITH_TAB),
+    # keys that are no text, where names of settings are expected
+    "truth": (
+        "campaign",
+        b"materials: [x]\nfoundations: [y]\nn_train: x\ntraining: {delta: {true: 1}}\nstrategies: [delta]\n",
+    ),
     "depth": ("campaign", b"name: " + b"[" * 100_000),
     "phonopy depth": ("phonopy", b"{a: " * 100_000),
     "phases depth": ("phases", b"[" * 100_000),

@@ -176,6 +176,9 @@ class Campaign:
         return campaign.make(self.structures, self.foundations, self.sampler)
 
 
+_NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
+
+
 class _Reader:
     """Keeps where everything stands in a file and collects what is wrong with it."""
 
@@ -183,6 +186,7 @@ class _Reader:
         self.path = path
         self.lines: dict[Place, int] = {(): 1}
         self.problems: list[tuple[int, str]] = []
+        self.odd_names = False
 
     def add(self, place: Place, message: str) -> None:
         """Note a problem at a field, in its line or that of the nearest thing around it."""
@@ -224,11 +228,17 @@ class _Reader:
                 f"{self.path} must hold 'field: value' lines.", f"Fields: {', '.join(CampaignSpec.model_fields)}."
             )
         self._visit(node, ())
+        if self.odd_names:
+            self.finish()
         return content
 
     def _visit(self, node: Any, place: Place) -> None:
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
+                if key.tag not in _NAMES:
+                    words = f"{str(key.value)[:40]}: the name of a field is text, and YAML reads this as something else"
+                    self.problems.append((key.start_mark.line + 1, words))
+                    self.odd_names = True
                 inner = (*place, str(key.value))
                 if inner in self.lines:
                     self.problems.append(
@@ -284,7 +294,7 @@ def read_campaign(path: str | Path) -> Campaign:
 def _check_strategies(reader: _Reader, strategies: Sequence[Any], training: Any) -> None:
     settings = training if isinstance(training, dict) else {}
     for index, name in enumerate(strategies):
-        own = settings.get(name, {})
+        own = settings.get(name, {}) if isinstance(name, str) else {}
         if reader.attempt(("strategies", index), make_spec, str(name)) is None or not isinstance(own, dict):
             continue
         for key, value in training_of(settings, str(name)).items():
