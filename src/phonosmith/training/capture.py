@@ -65,8 +65,7 @@ class CudaCapture:
             finally:
                 here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            # other trainings of this process go on launching meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 action()
             self._pool = graph.pool()
             return graph.replay
