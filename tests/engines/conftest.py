@@ -244,6 +244,13 @@ class OneFlow:
         found = json.loads(json.dumps(metrics(read_report(store)), default=str))
         return list(differences(self.expected, found))
 
+    def unsealed(self, store):
+        """Return the names of documents that have no seal or are not what it says, with the fields."""
+        from phonosmith.core.sealing import altered_fields
+
+        found = {one["name"]: altered_fields(one) for one in store.query({"output": {"$ne": None}}, load=True)}
+        return {name: fields for name, fields in found.items() if fields != []}
+
 
 def differences(left, right, place=""):
     """Yield places and values where two reports differ."""

@@ -4,6 +4,7 @@ import pytest
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.flows.campaign import read_campaign
+from phonosmith.settings import Settings
 
 GOOD = """\
 name: test
@@ -91,6 +92,18 @@ def test_every_mistake_is_said_with_its_line_and_field(tmp_path, old, new, line,
     ours = [text for text in found if f"{path}, line {line}" in text or ("YAML" in text and "line" in text)]
     assert any(all(word in text for word in words) for text in ours), caught.value.message
     assert caught.value.exit_code == 2
+
+
+def test_limits_of_the_verdicts_travel_with_the_report_and_mistakes_are_named(tmp_path):
+    found = read_campaign(write(tmp_path, GOOD + "verdict: {phonon_mae_thz: 0.08}\n"))
+    (report,) = [job for job, _ in found.flow().iterflow() if job.name == "report si"]
+    subject = report.function_args[0]
+    assert (subject.limits, subject.thresholds.phonon_mae_thz) == ({"phonon_mae_thz": 0.08}, 0.08)
+    assert subject.thresholds.thermal_percent == Settings().verdict_thermal_percent
+    with pytest.raises(ConfigurationError) as error:
+        read_campaign(write(tmp_path, GOOD + "verdict: {phonon_mae: 0.08, thermal_percent: -1}\n"))
+    assert "line 16: verdict.phonon_mae: 'phonon_mae' is not known. Did you mean phonon_mae_thz?" in str(error.value)
+    assert "line 16: verdict.thermal_percent: Input should be greater than 0" in str(error.value)
 
 
 def test_all_mistakes_are_said_at_once(tmp_path):

@@ -19,7 +19,7 @@ from jobflow import JobStore
 
 from phonosmith.analysis.choice import FOUNDATION
 from phonosmith.analysis.queries import Results, read_results, store_query
-from phonosmith.core.metadata import MATERIAL, PACK, STAGE, stage_of, step_of
+from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, stage_of, step_of
 
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
@@ -113,7 +113,9 @@ def _roots(keys: Iterable[str]) -> list[str]:
 
 def read_status(store: JobStore) -> StoreStatus:
     """Return how far every material in a job store is."""
-    documents = store_query(store, {"output": {"$ne": None}}, ("uuid", "index", "name", "metadata"))
+    # key by key: the seal beside them would have every document read whole
+    described = (f"metadata.{key}" for key in (*KEYS, "refused"))
+    documents = store_query(store, {"output": {"$ne": None}}, ("uuid", "index", "name", *described))
     results = read_results(store)
     jobs: dict[str, Mapping[str, Any]] = {}
     for document in documents:

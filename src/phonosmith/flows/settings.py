@@ -110,7 +110,8 @@ def _is_setting(name: str) -> bool:
 def problems(error: ValidationError, model: type[BaseModel] | None) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield what pydantic found, each as the place and a sentence with what is known there."""
     for item in error.errors():
-        place = item["loc"]
+        # pydantic's mark of a wrong key of a dictionary
+        place = tuple(part for part in item["loc"] if part != "[key]")
         if item["type"] == "extra_forbidden":
             known = _fields_at(model, place[:-1])
             words = f"Known: {', '.join(known)}." if known else ""

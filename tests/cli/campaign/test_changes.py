@@ -1,10 +1,15 @@
 """A finished campaign that is asked for something else, or that lost something: what runs again, and what does not."""
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -252,3 +257,43 @@ def test_another_file_under_the_same_path_is_another_foundation(campaign, tmp_pa
     (before,), (after,) = first["materials"], other["materials"]
     assert after["foundation"]["potential"] == campaign.potentials(first)["transfer", 2]
     assert after["foundation"]["potential"] != before["foundation"]["potential"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_while_something_else_is_asked_it_ends_as_if_never_killed(campaign, tmp_path):
+    first, _ = campaign.run(n_train="[2]")
+    before = campaign.potentials(first)
+    campaign.file.write_text(campaign.text.replace("n_train: [2]", "n_train: [2, 4]"))
+    command = [sys.executable, "-m", "phonosmith.cli.main", "run", str(campaign.file), "--workers", "1", "--json"]
+
+    def working_on(stage):
+        with closing(sqlite3.connect(campaign.out / "run" / "run.sqlite", timeout=30)) as raw:
+            query = "SELECT count(*) FROM jobs WHERE state = 'running' AND name LIKE ?"
+            return raw.execute(query, (f"{stage}%",)).fetchone()[0]
+
+    for stage in ("audit", "train", "report"):
+        with (tmp_path / "log").open("a") as log:
+            process = subprocess.Popen(
+                [*command, "--out", campaign.out], stdout=log, stderr=log, start_new_session=True
+            )
+        deadline = time.monotonic() + 300
+        while not working_on(stage):
+            if process.poll() is not None:
+                break  # the stage was too short to be seen
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    code, last = campaign.call("run", campaign.file, "--out", campaign.out, "--workers", 1)
+    assert (code, last["ok"]) == (0, True)
+    after = campaign.potentials(last)
+    # the same model by another name: with several sizes the size is said
+    assert after["transfer", 2] == before["transfer", 2]
+    code, found = campaign.call("status", "--run", campaign.out, "--deep")
+    assert (code, found["deep"]["ok"]) == (0, True)
+    whole = Campaign(tmp_path / "whole")
+    whole.out.parent.mkdir()
+    uncut, _ = whole.run(n_train="[2, 4]")
+    assert uncut["materials"] == last["materials"]

@@ -10,10 +10,12 @@ from jobflow import JobStore, job
 from maggma.stores import JSONStore, MemoryStore, MongoStore, MongoURIStore
 
 from helpers.mongo_server import running_server
+from helpers.synthetic import store_reports, synthetic_reports
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.sealing import SEAL
 from phonosmith.engines.store.sealed import COPY, SealedJobStore, check_store, read_copy
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.report.page.reading import read_reports
 
 NUMBERS = [1.0, 0.1, -0.0, 3.0000000000000004, 1e-300, 5e-324, 1.7976931348623157e308, float("nan"), float("inf")]
 
@@ -176,3 +178,15 @@ def test_the_seal_is_in_the_metadata_beside_the_description(tmp_path):
     assert {key: kept[key] for key in ("stage", "material")} == {"stage": "train", "material": "si"}
     assert set(kept[SEAL]) == {"sha256", "fields"}
     assert member.metadata == {"stage": "train", "material": "si"}
+
+
+def test_the_page_leaves_out_a_report_that_was_altered(reopened):
+    store = SealedJobStore.over(reopened())
+    store_reports(store, synthetic_reports(2, ("delta",)))
+    assert [len(part) for part in (read_reports(store).reports, read_reports(store).notes)] == [2, 0]
+    document = next(iter(store.docs_store.query({"output.material": "TiO2"})))
+    document["output"]["strategies"][0]["phonons"]["mae_thz"] /= 2
+    store.docs_store.update([document], key=["uuid", "index"])
+    found = read_reports(store)
+    assert [report.material for report in found.reports] == ["Bi2Te3"]
+    assert "TiO2 was altered in the store (strategies.0.phonons" in found.notes[0]

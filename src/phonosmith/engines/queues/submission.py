@@ -94,7 +94,7 @@ def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     wanted, finished = list(uuids), set()
     for start in range(0, len(wanted), _CHUNK):
         criteria = {"uuid": {"$in": wanted[start : start + _CHUNK]}, "output": {"$ne": None}}
-        documents = store.query(criteria, properties=["uuid", "metadata"])
+        documents = store.query(criteria, properties=["uuid", "metadata.refused"])
         finished |= {str(one["uuid"]) for one in documents if not (one.get("metadata") or {}).get("refused")}
     return finished
 

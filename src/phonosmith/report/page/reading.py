@@ -11,6 +11,7 @@ from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.judgement import rejudged
 from phonosmith.analysis.queries import find_reports, newest
 from phonosmith.analysis.status import MaterialStatus, read_status
+from phonosmith.core.sealing import SEAL, altered_fields
 
 _IDENTITY = (
     "uuid", "index", "completed_at", "output.schema_version", "output.material", "output.cell", "output.seed",
@@ -40,7 +41,12 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
     reports = []
     for row in newest(find_reports(store, campaign, _IDENTITY, notes)):
         where = {"uuid": row["uuid"], "index": row["index"]}
-        document = store.query_one(where, properties=["output"], load=True)
+        document = store.query_one(where, properties=["output", f"metadata.{SEAL}"], load=True)
+        if fields := altered_fields(document):
+            name, places = row["output"].get("material"), ", ".join(fields[:3])
+            advice = "'phonosmith run' puts it back"
+            notes.append(f"The report of {name} was altered in the store ({places}) and is left out: {advice}.")
+            continue
         try:
             reports.append(rejudged(MaterialReport.model_validate(document["output"])))
         except ValidationError as error:
