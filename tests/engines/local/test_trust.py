@@ -81,7 +81,7 @@ def test_nothing_planted_where_a_run_works_is_imported(work, monkeypatch):
     assert "not recognized" in said
     assert "planted" not in said
     # the plant does run where Python looks for modules in the current folder
-    subprocess.run([sys.executable, "-m", "tabnanny"], cwd=folder, check=False, capture_output=True)
+    subprocess.run([sys.executable, "-m", "tabnanny"], cwd=work / "run", check=False, capture_output=True)
     assert mark.exists()
 
 
