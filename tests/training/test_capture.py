@@ -172,6 +172,27 @@ def test_recorded_training_is_the_plain_one(mace, case):
 
 
 @pytest.mark.slow
+def test_layers_of_published_foundations_can_be_recorded(tiny_model):
+    """Density normalisation, transformed distances and a short-range repulsion, as the published models have."""
+    from mace.modules import interaction_classes
+
+    module = tiny_model(
+        numbers=(29,),
+        channels=4,
+        first="RealAgnosticDensityInteractionBlock",
+        interaction_cls=interaction_classes["RealAgnosticDensityResidualInteractionBlock"],
+        pair_repulsion=True,
+        distance_transform="Agnesi",
+    )
+    parts = parts_of(MacePotential(module), settings_of("delta+pft with two columns"))
+    plain, recorded = fitter_of(parts), fitter_of(parts, fake_capture)
+    for fitter in (plain, recorded):
+        fitter.run()
+    assert recorded.notes == []
+    assert_same_training(plain, recorded)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", [one for one in ARCHITECTURES if one != "mace"])
 @pytest.mark.parametrize("case", ["transfer", "delta+pft with two columns"])
 def test_every_architecture_can_be_recorded(architecture, case):

@@ -183,10 +183,9 @@ def _run_several(
         if outcome.result is not None:
             member.document, member.files = _kept(outcome.result, ref, member.folder)
         else:
-            error = outcome.error
-            known = isinstance(error, PhonosmithError)
-            member.error = error.message if known else f"{type(error).__name__}: {error}"
-            member.advice = error.advice if known else ""
+            member.error, member.advice = f"{type(outcome.error).__name__}: {outcome.error}", ""
+            if isinstance(outcome.error, PhonosmithError):
+                member.error, member.advice = outcome.error.message, outcome.error.advice
 
     total = sum(specs[member.strategy].epochs for member in members)
     with progress_bar("train", total) as move:

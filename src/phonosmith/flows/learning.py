@@ -25,7 +25,7 @@ from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import describe, named
+from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
@@ -33,7 +33,7 @@ from phonosmith.evaluation.verdict import CONVERGENCE, judge_production
 from phonosmith.flows import costs
 from phonosmith.flows.jobs import audited
 from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.flows.settings import material_settings
+from phonosmith.flows.settings import Pack, material_settings
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import LabelReport
 from phonosmith.reference.engines import ReferenceEngine
@@ -42,8 +42,8 @@ from phonosmith.reference.labels import sampled_frames
 from phonosmith.sampling.documents import SamplingDoc
 from phonosmith.sampling.jobs import SamplingMaker
 from phonosmith.settings import get_settings
-from phonosmith.training.documents import TrainingDocument
-from phonosmith.training.jobs import FineTuneMaker
+from phonosmith.training.documents import TrainingDocument, TrainingInputs
+from phonosmith.training.jobs import FineTuneMaker, PackMaker
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class AdaptiveMaker(Maker):
         Largest change of the phonons between rounds, and largest mean phonon MAE between pairs of the committee, THz.
     committee
         Trainings per round, with different seeds.
+    pack
+        Whether each of them is a job of its own (none) or one job runs them side by side (material).
     max_rounds
         Rounds at most; None: until everything sampled is labelled.
     min_length, mesh, seed
@@ -103,6 +105,7 @@ class AdaptiveMaker(Maker):
     n_valid: int = 4
     change_thz: float = 0.05
     committee: int = 1
+    pack: Pack = "none"
     spread_thz: float = 0.05
     max_rounds: int | None = None
     min_length: float = 20.0
@@ -121,6 +124,7 @@ class AdaptiveMaker(Maker):
             )
         if self.committee < 1 or self.n_valid < 1 or (self.layer_size or 1) < 1:
             raise ConfigurationError("committee, n_valid and layer_size must be 1 or more.", "Correct the setting.")
+        material_settings(pack=self.pack)
         label = material or structure.composition.reduced_formula
         key = "-".join(label.lower().split())
         sample = SamplingMaker(settings=dict(self.sampling), seed=self.seed).make(structure, foundation)
@@ -152,12 +156,24 @@ class AdaptiveMaker(Maker):
         join = named(join_labels(labels.output, state.labels, state.material), "audit", key, f"r{number}")
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
-        for member in range(self.committee):
+        makers = [
+            FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
+            for member in range(self.committee)
+        ]
+        inputs = TrainingInputs(
+            material=key, foundation=state.foundation, train=join.output.train, valid=join.output.valid
+        )
+        pack = None
+        if self.pack == "material" and self.committee > 1:
+            made = PackMaker(makers=makers).make_each([inputs] * self.committee)
+            jobs.append(named(made, "train", key, PACK, f"r{number}", strategy=PACK))
+            pack = made.output
+        for member, trainer in enumerate(makers):
             words = (self.strategy, f"r{number}", *([f"s{member}"] if self.committee > 1 else []))
-            trainer = FineTuneMaker(strategy=self.strategy, settings=dict(self.training), seed=self.seed + member)
-            training = trainer.make(state.foundation, join.output.train, join.output.valid, material=key)
+            training = trainer.make_of(inputs, pack)
+            named(training, "train", key, *words, step="collect" if pack is not None else None)
             phonon = FastPhononMaker(mesh=self.mesh).make(structure, training.output.model, state.matrix)
-            jobs += [named(training, "train", key, *words), named(phonon, "phonon", key, *words)]
+            jobs += [training, named(phonon, "phonon", key, *words)]
             trainings.append(training.output)
             phonons.append(phonon.output)
         following = {

@@ -15,6 +15,7 @@ from phonosmith.training.spec import TrainSpec, make_spec
 DEFAULT_STRATEGIES = ("transfer", "delta")
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
 Mode = Literal["comparison", "production"]
+Pack = Literal["none", "material"]
 
 
 def _at_least_one(number: int) -> int:
@@ -62,7 +63,7 @@ class MaterialSettings(Document):
     walltime: float | None = Field(
         None, gt=0, description="longest time of one training job, after which the next one goes on, s"
     )
-    pack: Literal["none", "material"] = Field(
+    pack: Pack = Field(
         "none",
         description="none: every training is a job of its own; material: all trainings of a material (strategies, "
         "sizes, foundations, cells, seeds) run side by side in one job on one GPU, with the same results",

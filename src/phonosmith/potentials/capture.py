@@ -60,13 +60,14 @@ class CudaCapture:
             if self._stream is None:
                 self._stream = torch.cuda.Stream() if here == torch.cuda.default_stream() else here
             self._stream.wait_stream(here)
-            with torch.cuda.stream(self._stream):
-                for _ in range(WARM_UPS):
-                    action()
-            here.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for _ in range(WARM_UPS):
+                        action()
+            finally:
+                here.wait_stream(self._stream)
             graph = torch.cuda.CUDAGraph()
-            # other trainings of this process go on launching meanwhile
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 action()
             self._pool = graph.pool()
             return graph.replay

@@ -136,7 +136,8 @@ class PackedTraining(Document):
 
     key: str = Field(description="which training: strategy, settings, seed and inputs")
     document: TrainingDocument | None = Field(None, description="its result; none when it failed")
-    error: str = Field("", description="why it failed")
+    error: str = Field("", description="why it failed, or why its result is refused")
+    checkpoint: ArtefactRef | None = Field(None, description="where a failed one can go on, in the artefact store")
 
     @property
     def ended(self) -> bool:

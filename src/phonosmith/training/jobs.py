@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ase import Atoms
     from jobflow import OutputReference
 
+    from phonosmith.core.document import Document
     from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import Groundwork
     from phonosmith.training.finetune import Training, TrainingResult
@@ -140,7 +141,8 @@ def train_model(
         inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
         done = PackReport.model_validate(ahead).find(training_key(maker, inputs))
         if done is None or done.document is None:
-            return _alone(train_model(maker, foundation, train, valid, **extras))
+            checkpoint = done.checkpoint if done is not None else None
+            return _alone(train_model(maker, foundation, train, valid, checkpoint=checkpoint, **extras))
         document = done.document
     else:
         document = run_training(maker, foundation, train, valid, checkpoint=checkpoint, **extras)
@@ -237,7 +239,7 @@ def prepare_training(
     label = "-".join(_label(maker, inputs))
     here = Path(workdir) / training_key(maker, inputs) / CHECKPOINT_NAME
     foundation, train, valid = inputs.foundation, inputs.train, inputs.valid
-    needed = {"foundation": foundation, "training set": train, "validation set": valid}
+    needed: dict[str, Document | None] = {"foundation": foundation, "training set": train, "validation set": valid}
     needed |= {"replay structures": inputs.replay} if spec.uses_replay else {}
     needed |= {"force constants": inputs.force_constants} if spec.uses_curvature else {}
     lacking = [what for what, ref in needed.items() if ref is None]
@@ -266,9 +268,16 @@ def prepare_training(
 def _registered(result: TrainingResult, folder: Path, foundation: PotentialRef | None) -> TrainingDocument:
     """Keep model, log and (of an unfinished training) checkpoint in the artefact store; return the document."""
     if not result.document.finished:
-        content = (folder / CHECKPOINT_NAME).read_bytes()
-        result.document.checkpoint = default_artefacts().put_bytes(content, kind="checkpoint", suffix=".pt")
+        result.document.checkpoint = _stored_checkpoint(folder)
     return result.register(foundation)
+
+
+def _stored_checkpoint(folder: Path) -> ArtefactRef | None:
+    """Put the checkpoint in a training's folder, if there is one, into the artefact store."""
+    here = folder / CHECKPOINT_NAME
+    if not here.is_file():
+        return None
+    return default_artefacts().put_bytes(here.read_bytes(), kind="checkpoint", suffix=".pt")
 
 
 def run_training(
@@ -358,14 +367,20 @@ def run_pack(
 
     def keep(outcome: Outcome) -> None:
         key = outcome.planned.name
-        if outcome.result is None:
-            found[key] = PackedTraining(key=key, error=f"{type(outcome.error).__name__}: {outcome.error}")
-            return
         maker, inputs = trainings[keys.index(key)]
-        document = _registered(outcome.result, Path(workdir) / key, inputs.foundation)
+        folder = Path(workdir) / key
+        if outcome.result is None:
+            found[key] = PackedTraining(
+                key=key, error=f"{type(outcome.error).__name__}: {outcome.error}", checkpoint=_stored_checkpoint(folder)
+            )
+            return
+        document, error = _registered(outcome.result, folder, inputs.foundation), ""
         if maker.refuse and document.finished:
-            refuse_bad(document)
-        found[key] = PackedTraining(key=key, document=document)
+            try:
+                refuse_bad(document)
+            except TrainingError as refusal:
+                error = refusal.message
+        found[key] = PackedTraining(key=key, document=document, error=error)
 
     left = [
         planned(key, *one) for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended

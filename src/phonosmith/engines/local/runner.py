@@ -23,7 +23,7 @@ from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
-from phonosmith.core.metadata import stage_of
+from phonosmith.core.metadata import stage_of, step_of
 from phonosmith.engines.local.state import DONE, FAILED, RUNNING, SETTLED, SKIPPED, WAITING, JobRow, RunState
 from phonosmith.engines.local.worker import RESPONSE_FILE
 
@@ -93,7 +93,7 @@ class LocalRunner:
         Folder of the run: state, one folder per job.
     rules
         Job-name prefix to slot kind, e.g. ``{"train": "gpu"}``; first match wins, everything else runs on ``cpu``. A
-        kind without a slot falls back to any slot. By default jobs of the stage ``train`` run on ``gpu``.
+        kind without a slot falls back to any slot. By default jobs that train run on ``gpu``.
     retries, restarts
         How often a job is started again that raised, or whose worker died.
     progress
@@ -165,7 +165,8 @@ class LocalRunner:
     def _free_worker(self, row: JobRow) -> _Worker | None:
         """Return an idle worker, if need be a new one, for a job; None when every place it could have is taken."""
         kinds = [slot.kind for slot in self.slots]
-        kind = "gpu" if not self.rules and stage_of(row.name, row.metadata) == "train" else "cpu"
+        trains = stage_of(row.name, row.metadata) == "train" and not step_of(row.name, row.metadata)
+        kind = "gpu" if trains and not self.rules else "cpu"
         kind = next((kind for prefix, kind in self.rules.items() if row.name.startswith(prefix)), kind)
         if kind not in kinds:
             kind = "cpu" if "cpu" in kinds else kinds[0]
