@@ -95,7 +95,8 @@ def test_the_first_call_only_warms_up(monkeypatch):
         return found
 
     assert timed("cpu", 0.4, 0.3, 0.1) == 0.1
-    assert timed("cpu", 5.0) == 5.0, "a long call is believed at once"
+    assert timed("cpu", 6.0) == 6.0, "a very long call is believed at once"
+    assert timed("cpu", 2.0, 0.6) == 0.6
     assert timed("cuda", 5.0, 0.07, 0.9, 0.005, settling=1) == 0.005, "starting a GPU and recording take long once"
     assert timed("cuda", 5.0, 2.0) == 2.0
 

@@ -107,7 +107,7 @@ def _measured(measure: Stopwatch) -> DeviceChoice:
 def seconds_per_call(step: Callable[[], object], device: str, *, settling: int = 1) -> float:
     """Return what one call takes, s: the faster of two after one that warms up.
 
-    A long call (on a GPU the second: the first starts the GPU) is believed at once, being no matter of warming up.
+    A second call that is long is believed, on a CPU a first one that is very long: that is no matter of warming up.
     ``settling``: calls after which a GPU may have become faster by recording them.
     """
     import torch
@@ -120,7 +120,7 @@ def seconds_per_call(step: Callable[[], object], device: str, *, settling: int =
         return time.perf_counter() - start
 
     first = once()
-    if device == "cpu" and first > LONG_CALL:
+    if device == "cpu" and first > 10 * LONG_CALL:
         return first
     second = once()
     if second > LONG_CALL:
