@@ -16,7 +16,7 @@ NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
 VOLATILE = ("uuid", "hosts", "index", "output")
 DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
 """What describes a job is no part of what it does: it counts as empty, as it was before jobs were described."""
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def has_content_identity(uuid: str) -> bool:
@@ -55,4 +55,4 @@ def without_versions(plain: Any) -> Any:
 
 
 def _rename(text: str, renamed: dict[str, str]) -> str:
-    return _UUID.sub(lambda found: renamed.get(found[0], found[0]), text)
+    return UUID.sub(lambda found: renamed.get(found[0], found[0]), text)

@@ -116,8 +116,8 @@ class ReferenceEngine(Document, frozen=True):
             seconds.append(record.wall_seconds)
             return record
 
-        record, record.attempts = repeated(once, lambda found: found.may_succeed_again, attempts)
-        record.wall_seconds = sum(seconds)
+        record, number = repeated(once, lambda found: found.may_succeed_again, attempts)
+        record.attempts, record.wall_seconds = number, sum(seconds)
         if record.accepted and calculation not in MOVING:
             # programs print eight decimals of what they were sent; the numbers belong to what was sent
             record.cell, record.positions = list(frame.cell), list(frame.positions)

@@ -109,11 +109,11 @@ class FireWorks:
         (cluster.folder / "launch").mkdir()
         monkeypatch.chdir(cluster.folder / "launch")
 
-    def submit(self, flow):
+    def submit(self, flow, external=False):
         from jobflow.managers.fireworks import flow_to_workflow
 
         routed = route(flow, self.cluster.routing(), "fireworks")
-        self.launchpad.add_wf(flow_to_workflow(routed, store=self.store))
+        self.launchpad.add_wf(flow_to_workflow(routed, store=self.store, allow_external_references=external))
 
     def run(self):
         from fireworks import FWorker
@@ -136,11 +136,11 @@ class Remote:
         self.store = self.controller.project.get_jobstore()
         self.store.connect()
 
-    def submit(self, flow):
+    def submit(self, flow, external=False):
         from jobflow_remote import submit_flow
 
         routed = route(flow, self.cluster.routing(), "jobflow-remote")
-        submit_flow(routed, worker="inference", project="phonosmith")
+        submit_flow(routed, worker="inference", project="phonosmith", allow_external_references=external)
 
     def run(self):
         self.remote.run(240)
@@ -189,6 +189,39 @@ def test_a_label_that_came_late_is_in_all_that_was_made_without_it(queue, work):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
+def test_what_a_later_submission_made_of_it_is_submitted_again(queue, work):
+    """Neither engine knows that the later flow waits for the earlier one."""
+    from jobflow import Flow
+
+    jobs, ran, mark = work
+    flow, _ = jobs.flow(fewest=0)
+    queue.submit(flow)
+    queue.run()
+    by_name = {one.name: one for one, _ in flow.iterflow()}
+
+    def later():
+        more = jobs.named(jobs.train(by_name["audit si"].output, 2), "train si lora")
+        last = jobs.named(jobs.collect([more.output, by_name["phonon si reference"].output]), "report si lora")
+        return Flow([more, last]), last
+
+    second, _ = later()
+    queue.submit(second, external=True)
+    queue.run()
+    mark.unlink()
+    done = queue.retry()
+    assert set(done.resubmit) == {"train si lora", "report si lora"}
+    assert {job.name for job, _ in second.iterflow()}.isdisjoint(queue.states())
+    assert [queue.store.query_one({"uuid": job.uuid}) for job, _ in second.iterflow()] == [None, None]
+    queue.run()
+    third, last = later()
+    queue.submit(third, external=True)
+    queue.run()
+    assert queue.store.get_output(last.uuid) == [30, 7]
+    assert ran()["phonon"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_what_needs_a_failed_collection_waits_for_it_instead_of_looking_for_its_result(queue, work):
     jobs, ran, mark = work
     flow, last = jobs.flow(fewest=3)
@@ -232,3 +265,53 @@ def test_the_first_of_several_failures_starts_and_what_it_made_before_goes():
     assert {(job.uuid, job.index) for job in plan.removed} == {("point", 1), ("follow", 2)}
     # the point's own result stays: only an output of the job that runs again would hide the new one
     assert set(plan.outdated) == {("follow", 1), ("follow", 2)}
+
+
+CALCULATOR = """
+import os
+from pathlib import Path
+from ase.calculators.emt import EMT
+
+class Picky(EMT):
+    '''Copper, but none of a cell as large as that of the second frame as long as a file says so.'''
+    def calculate(self, atoms=None, *args, **kwargs):
+        if atoms.cell[0, 0] > 3.7 and Path(os.environ["QUEUE_NOTES"] + ".broken").exists():
+            raise RuntimeError("the program does not like this cell")
+        super().calculate(atoms, *args, **kwargs)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_reasons_of_a_refusal_reach_the_store_and_the_label_is_repeated(queue, work, cluster, monkeypatch):
+    from ase.build import bulk
+
+    from phonosmith.reference.documents import LabelReport
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.jobs import LabelMaker
+
+    _, _, mark = work
+    (cluster.folder / "picky_program.py").write_text(CALCULATOR)
+    artefacts = str(cluster.folder / "artefacts")
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS", artefacts)
+    cluster.environment["PHONOSMITH_ARTEFACTS"] = artefacts
+    frames = [bulk("Cu", cubic=True, a=edge) for edge in (3.6, 3.8, 3.65)]
+    engine = make_engine("forcefield", potential="picky_program.Picky")
+    flow = LabelMaker(engine=engine, fraction=0.5).make(frames, "cu")
+    last = flow.jobs[-1].uuid
+    queue.submit(flow)
+    queue.run()
+    report = LabelReport.model_validate(queue.store.get_output(last, load=True))
+    assert report.labelled == [0, 2]
+    (lost,) = report.failures
+    assert [reason.code for reason in lost.reasons] == ["run_failed"]
+    assert "does not like this cell" in lost.reasons[0].message
+    refused = queue.store.query_one({"name": "label cu 01"})
+    assert refused["metadata"]["refused"] is True
+    assert refused["output"]["reasons"]
+    mark.unlink()
+    assert queue.retry().failed == ["label cu 01"]
+    queue.run()
+    report = LabelReport.model_validate(queue.store.get_output(last, load=True))
+    assert (report.labelled, report.failures) == ([0, 1, 2], [])
+    assert not (queue.store.query_one({"name": "label cu 01"})["metadata"] or {}).get("refused")

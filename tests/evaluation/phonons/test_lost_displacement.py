@@ -1,6 +1,7 @@
 """A displaced cell without forces costs that displacement where the others determine the force constants."""
 
 import os
+from functools import cache
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.fastpath import displaced_cells
 from phonosmith.evaluation.phonons.jobs import PhononFlowMaker, collect_model, collect_phonons
+from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.harmonic.displacements import displacements_and_forces
 from phonosmith.harmonic.fit import still_determined
 from phonosmith.harmonic.model import full_force_constants, new_phonon, to_phonopy_atoms
@@ -19,10 +21,12 @@ from phonosmith.potentials.registry import load
 MATRIX = np.diag([2, 2, 1]).tolist()
 
 
+@cache
 def lonsdaleite():
     """Return hexagonal silicon: its sites have no symmetry that turns a displacement round, so cells come in pairs."""
     lattice = Lattice.hexagonal(3.84, 6.27)
-    return Structure.from_spacegroup("P6_3/mmc", lattice, ["Si"], [[1 / 3, 2 / 3, 0.0625]])
+    start = Structure.from_spacegroup("P6_3/mmc", lattice, ["Si"], [[1 / 3, 2 / 3, 0.0625]])
+    return start.from_ase_atoms(relax_atoms(start.to_ase_atoms(msonable=False), load("embedded-reference")).atoms)
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +43,15 @@ def without(data, *lost):
 
 def test_one_of_a_pair_is_enough_and_said(data):
     whole = collect_model(lonsdaleite(), MATRIX, data)
-    assert len(data["forces"]) == 4
-    for lost in range(4):
-        # the partner cancels the cubic term of the energy, which is left now: 0.01 Å of it
+    assert len(data["forces"]) == 2
+    for lost in range(2):
+        # the partner cancels the cubic term of the energy, which is left now: 0.030 THz here, of 18.8
         model = collect_model(lonsdaleite(), MATRIX, without(data, lost))
-        assert len(model.phonon.dataset["first_atoms"]) == 3
-        assert compare_phonons(whole, model, mesh=4).mae_thz < 0.02
-    document = collect_phonons.original(lonsdaleite(), MATRIX, without(data, 2), mesh=4, fc_calculator="traditional")
-    assert [one.what for one in document.missing] == ["displaced cell 3 of 4"]
-    assert (document.n_displacements, document.fc_calculator) == (3, "symfc")
+        assert len(model.phonon.dataset["first_atoms"]) == 1
+        assert compare_phonons(whole, model, mesh=4).mae_thz < 0.05
+    document = collect_phonons.original(lonsdaleite(), MATRIX, without(data, 1), mesh=4, fc_calculator="traditional")
+    assert [one.what for one in document.missing] == ["displaced cell 2 of 2"]
+    assert (document.n_displacements, document.fc_calculator) == (1, "symfc")
     assert collect_phonons.original(lonsdaleite(), MATRIX, data, mesh=4).missing == []
 
 
@@ -59,15 +63,14 @@ def test_linear_forces_give_the_same_force_constants_from_what_is_left(data):
     moved = displacements_and_forces(phonon.dataset, len(phonon.supercell))[0]
     full = full_force_constants(whole.phonon)
     forces = -np.einsum("iajb,njb->nia", full.transpose(0, 2, 1, 3), moved)
-    known = {"forces": forces.tolist(), "displacement_number": list(range(4))}
+    known = {"forces": forces.tolist(), "displacement_number": [0, 1]}
     left = collect_model(lonsdaleite(), MATRIX, without(known, 0))
     assert compare_phonons(whole, left, mesh=4).mae_thz < 1e-6
 
 
 def test_what_does_not_determine_them_is_refused_by_name(data):
-    for lost in ((0, 1), (2, 3)):
-        with pytest.raises(MismatchError, match=f"displaced cell {lost[0] + 1}, {lost[1] + 1} of 4.* do not determine"):
-            collect_model(lonsdaleite(), MATRIX, without(data, *lost))
+    with pytest.raises(MismatchError, match=r"displaced cell 1, 2 of 2.* do not determine"):
+        collect_model(lonsdaleite(), MATRIX, without(data, 0, 1))
     with pytest.raises(MismatchError, match="no displaced cells"):
         collect_phonons.original(lonsdaleite(), MATRIX, None)
     with pytest.raises(MismatchError, match="no Born charges and no dielectric tensor"):
@@ -126,17 +129,17 @@ def test_a_displacement_lost_in_a_flow_costs_that_one_and_a_retry_brings_it_back
     runner = LocalRunner(store, tmp_path / "run", slots=[Slot("cpu"), Slot("cpu")])
     (tmp_path / "broken").touch()
     first = runner.run(flow)
-    assert [row.name for row in first.failed] == ["displace si reference 2/4"]
+    assert [row.name for row in first.failed] == ["displace si reference 2/2"]
     assert "output_invalid" in first.failed[0].error
     # a second start, as a label has
     assert (tmp_path / "starts").read_text().split().count("1") == 2
     assert {one.job.name for one in first.incomplete} == {"store_inputs", "phonon si reference"}
     document = PhononDoc.model_validate(store.get_output(flow.output.uuid, load=True))
-    assert [one.what for one in document.missing] == ["displaced cell 2 of 4"]
+    assert [one.what for one in document.missing] == ["displaced cell 2 of 2"]
     (tmp_path / "broken").unlink()
     runner.retry()
     again = runner.run()
     assert (again.ok, again.executed) == (True, 3)
     whole = PhononDoc.model_validate(store.get_output(flow.output.uuid, load=True))
-    assert (whole.missing, whole.n_displacements) == ([], 4)
-    assert whole.omega_max_thz == pytest.approx(document.omega_max_thz, abs=0.05)
+    assert (whole.missing, whole.n_displacements) == ([], 2)
+    assert whole.omega_max_thz == pytest.approx(document.omega_max_thz, abs=0.2)

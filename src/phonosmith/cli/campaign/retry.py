@@ -65,5 +65,10 @@ def _show(done: Retried) -> None:
         typer.echo(f"  {name}")
     if done.again:
         typer.echo(f"{len(done.again)} that were done or failed without them follow: {', '.join(done.again[:6])} ...")
+    if done.resubmit:
+        typer.echo(
+            f"{len(done.resubmit)} of other submissions were made from results that are not valid any more and left "
+            "the queue: submit the campaign again when these are done."
+        )
     if done.removed:
         typer.echo(f"{len(done.removed)} that those had made are taken out of the queue and will be made anew.")

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from phonosmith.flows.routing import Routing
 
 
+_TARGETS = {"jobflow-remote": "project", "fireworks": "launchpad"}
+"""The option that names what a submission went to."""
+
+
 @command("submit")
 def submit(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
@@ -29,7 +33,7 @@ def submit(
     """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.
 
     Checked first: the file, databases, the job store's blob store, a worker for every kind of job, the artefact store.
-    The same command again submits only what is new; jobs that failed are restarted with the engine's own command.
+    The same command again submits only what is new; 'phonosmith retry --engine ENGINE' starts failed jobs again.
 
     Example: phonosmith submit campaign.yaml --engine jobflow-remote --project phonosmith --dry-run
     """
@@ -85,7 +89,7 @@ def _show(done: Submission, *, dry_run: bool) -> None:
         f"{done.n_queued} in the queue already. Jobs made on the way, such as one per label, come on top."
     )
     if done.failed:
-        again = "jf job rerun" if done.engine == "jobflow-remote" else "lpad rerun_fws"
+        again = f"phonosmith retry --engine {done.engine} --{_TARGETS[done.engine]} {done.target}"
         typer.echo(f"{len(done.failed)} failed earlier: {', '.join(done.failed[:5])} ... Start them with: {again}")
     if done.held_back:
         typer.echo(f"{len(done.held_back)} new jobs wait for those in the queue: submit again when they are done.")

@@ -179,7 +179,8 @@ class LocalRunner:
             with _progress_bar(self.progress) as show:
                 try:
                     while self._advance():
-                        show(self.state.rows(asked=True))
+                        if self.progress:
+                            show(self.state.rows(asked=True))
                         self._executed += self._wait()
                     show(self.state.rows(asked=True))
                 finally:

@@ -48,6 +48,8 @@ _ADDED = {
     "result": "TEXT",
 }
 """Columns that runs of earlier versions lack."""
+_PLAIN = {"state", "attempts", "folder", "error", "seconds", "metadata", "asked", "stored", "result", "result"}
+"""Columns that say nothing about who needs whom."""
 _ALWAYS = {"uuid", "idx", "name", "document", "parents", "tolerant", "state", "attempts", "position", "held_by"}
 
 
@@ -84,7 +86,7 @@ COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
 
 def _row(columns: Iterable[Any]) -> JobRow:
     *plain, metadata = columns
-    return JobRow(*plain, json.loads(metadata))
+    return JobRow(*(*plain, json.loads(metadata)))
 
 
 @dataclass
@@ -158,6 +160,7 @@ class RunState:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._known: _Graph | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -212,10 +215,20 @@ class RunState:
         """Group writes so that all or none of them survive."""
         with self._explained():
             self.connection.execute("BEGIN IMMEDIATE")
-            with self.connection:
-                yield
+            try:
+                with self.connection:
+                    yield
+            except BaseException:
+                self._known = None
+                raise
 
     def _graph(self) -> _Graph:
+        """Return the graph of the jobs; read once, since nobody else writes while a run is open."""
+        if self._known is None:
+            self._known = self._read_graph()
+        return self._known
+
+    def _read_graph(self) -> _Graph:
         query = "SELECT uuid, idx, name, state, parents, tolerant, held_by, made, stopped, stored FROM jobs"
         nodes = {}
         for uuid, index, name, state, parents, tolerant, held_by, made, stopped, stored in self._all(query):
@@ -315,9 +328,10 @@ class RunState:
             if self._all("SELECT 1 FROM jobs WHERE uuid = ? AND idx = ?", key):
                 self.update(key, asked=1)
                 if again and self.document(key) != document:
-                    self.update(key, **{name: row[name] for name in ("document", "parents", "tolerant")})
+                    self.update(key, **{name: row[name] for name in ("document", "parents", "tolerant")}, stopped=0)
                     self._reopen(key)
                 continue
+            self._known = None
             names, marks = ", ".join(row), ", ".join("?" * len(row))
             self._all(f"INSERT INTO jobs ({names}) VALUES ({marks})", row.values())  # noqa: S608
         return keys
@@ -328,6 +342,12 @@ class RunState:
         """Change columns of a job."""
         names = ", ".join(f"{name} = ?" for name in values)
         self._all(f"UPDATE jobs SET {names} WHERE uuid = ? AND idx = ?", (*values.values(), *key))  # noqa: S608
+        if self._known is not None and key in self._known.nodes:
+            if set(values) <= _PLAIN:
+                node = self._known.nodes[key]
+                node.state = str(values.get("state", node.state))
+            else:
+                self._known = None
 
     def reopen(self, keys: Iterable[Key]) -> None:
         """Let jobs run again whose results are lost; what depends on them follows where the new ones are others."""
@@ -337,11 +357,12 @@ class RunState:
 
     def _reopen(self, key: Key) -> None:
         """Let a job wait again, to be run as if for the first time: nothing its folder holds belongs to it."""
-        self.update(key, state=WAITING, error=None, attempts=0, folder=None, stopped=0)
+        self.update(key, state=WAITING, error=None, attempts=0, folder=None)
 
     def forget_running(self) -> None:
         """Put jobs that were running when the run was interrupted back in line."""
         self._all("UPDATE jobs SET state = ? WHERE state = ?", (WAITING, RUNNING))
+        self._known = None
 
     def finish(
         self,
@@ -371,12 +392,12 @@ class RunState:
                 if gone[0] == key[0]:
                     withdraw(gone)
                 self._all("DELETE FROM jobs WHERE uuid = ? AND idx = ?", gone)
+                self._known = None
             # everything that depends on the job waits for a detour, too
             held = json.dumps(groups.get("detour", []))
-            made_now = json.dumps(now)
-            self.update(
-                key, state=DONE, seconds=seconds, error=None, made=made_now, held_by=held, stored=1, result=result
-            )
+            self.update(key, state=DONE, seconds=seconds, error=None, stored=1, result=result)
+            if made or before:
+                self.update(key, made=json.dumps(now), held_by=held)
             if stop:
                 self._stop_children(graph, key)
             elif changed:

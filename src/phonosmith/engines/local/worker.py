@@ -35,12 +35,13 @@ def attempt(document: str, folder: Path, store: JobStore) -> dict[str, Any]:
     Return the ``error`` it ended with, if any, whether there was no room, and whether it ``reused`` a result.
     """
     try:
-        return {"error": None, "reused": run_task(document, folder, store)}
+        reused = run_task(document, folder, store)
     except Exception as error:  # noqa: BLE001 - whatever a job raises is its result
         with contextlib.suppress(OSError):
             (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
         words = str(error) if isinstance(error, PhonosmithError) else f"{type(error).__name__}: {error}"
         return {"error": words, "no_room": lacks_room(error)}
+    return {"error": None, "reused": reused}
 
 
 def run_task(document: str, folder: Path, store: JobStore) -> bool:

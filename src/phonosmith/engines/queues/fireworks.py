@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.queues.retrying import QueuedJob, Retried, plan_retry, remove_results
+from phonosmith.engines.queues.retrying import (
+    QueuedJob,
+    Retried,
+    plan_retry,
+    remove_results,
+    with_references,
+)
 from phonosmith.engines.queues.submission import (
     PATIENCE_MS,
     Submission,
@@ -150,10 +157,11 @@ def retry_fireworks(
     opened = open_launchpad(path)
     results = configured_store()[0] if store is None else store
     results.connect()
-    plan = plan_retry(known_jobs(opened), names, materials)
+    jobs = with_references(known_jobs(opened), lambda ids: _texts(opened, ids))
+    plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
     remove_results(results, plan.outdated)
-    _take_out(opened, [int(job.id) for job in plan.removed])
+    _take_out(opened, [int(job.id) for job in [*plan.removed, *plan.elsewhere]])
     for job in plan.first:
         opened.rerun_fw(int(job.id), rerun_duplicates=False)
     return plan.answer("fireworks", str(path))
@@ -188,6 +196,12 @@ def known_jobs(launchpad: Any) -> list[QueuedJob]:
     return jobs
 
 
+def _texts(launchpad: Any, numbers: list[str]) -> dict[str, str]:
+    wanted = {"fw_id": 1, "spec._tasks.job.function_args": 1, "spec._tasks.job.function_kwargs": 1}
+    found = launchpad.fireworks.find({"fw_id": {"$in": [int(number) for number in numbers]}}, wanted)
+    return {str(one["fw_id"]): json.dumps(one["spec"]["_tasks"], default=str) for one in found}
+
+
 def _take_out(launchpad: Any, numbers: Sequence[int]) -> None:
     """Delete jobs from their workflows; FireWorks itself can only delete whole workflows."""
     gone = set(numbers)
@@ -201,8 +215,11 @@ def _take_out(launchpad: Any, numbers: Sequence[int]) -> None:
         for parent, children in links.items():
             for child in children:
                 above.setdefault(str(child), []).append(int(parent))
-        states = {key: state for key, state in (workflow.get("fw_states") or {}).items() if int(key) not in gone}
         nodes = [node for node in workflow["nodes"] if node not in gone]
+        if not nodes:
+            launchpad.workflows.delete_one({"_id": workflow["_id"]})
+            continue
+        states = {key: state for key, state in (workflow.get("fw_states") or {}).items() if int(key) not in gone}
         changed = {"nodes": nodes, "links": links, "parent_links": above, "fw_states": states}
         launchpad.workflows.update_one({"_id": workflow["_id"]}, {"$set": changed})
     launchpad.fireworks.delete_many({"fw_id": {"$in": sorted(gone)}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.queues.retrying import QueuedJob, Retried, plan_retry, refused_uuids, remove_results
+from phonosmith.engines.queues.retrying import (
+    QueuedJob,
+    Retried,
+    plan_retry,
+    refused_uuids,
+    remove_results,
+    with_references,
+)
 from phonosmith.engines.queues.submission import (
     Submission,
     artefact_warnings,
@@ -127,17 +135,34 @@ def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), proje
     store.connect()
     controller = opened.get_job_controller()
     try:
-        plan = plan_retry(known_jobs(controller, refused_uuids(store)), names, materials)
+        jobs = with_references(known_jobs(controller, refused_uuids(store)), lambda ids: _texts(controller, ids))
+        plan = plan_retry(jobs, names, materials)
         # before anything can start: nobody is to find what is not valid any more
         remove_results(store, plan.outdated)
-        for job in plan.removed:
-            controller.delete_job(db_id=job.id, wait=WAIT_SECONDS)
+        for job in [*plan.removed, *plan.elsewhere]:
+            _delete(controller, job)
         for job in plan.first:
             # forced, because jobs that go on without this one may be done; what they made is gone by now
             controller.rerun_job(db_id=job.id, force=True, wait=WAIT_SECONDS)
     finally:
         controller.close()
     return plan.answer("jobflow-remote", opened.name)
+
+
+def _delete(controller: Any, job: QueuedJob) -> None:
+    """Delete a job; the last one of a flow goes with it."""
+    (flow,) = controller.flows.find({"jobs": job.uuid}, {"uuid": 1, "ids": 1})
+    if len(flow["ids"]) == 1:
+        controller.delete_flow(flow["uuid"])
+    else:
+        controller.delete_job(db_id=job.id, wait=WAIT_SECONDS)
+
+
+def _texts(controller: Any, numbers: list[str]) -> dict[str, str]:
+    found = controller.get_jobs(
+        {"db_id": {"$in": numbers}}, projection=["db_id", "job.function_args", "job.function_kwargs"]
+    )
+    return {str(one["db_id"]): json.dumps(one["job"], default=str) for one in found}
 
 
 def known_jobs(controller: Any, refused: Container[str]) -> list[QueuedJob]:

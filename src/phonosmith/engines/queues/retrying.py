@@ -1,20 +1,22 @@
 """What starting failed jobs again means for the others in a queue; common to both engines.
 
 What depends on a failed job, however far, runs again, whether it waited, failed or was done without it. A job that was
-replaced by others when it ran makes new ones when it runs again: those of the first time leave the queue.
+replaced by others when it ran makes new ones when it runs again: those of the first time leave the queue. So do jobs of
+other submissions that took results of these: no engine would let them wait, the next submission brings them again.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
+from phonosmith.core.identity import UUID
 from phonosmith.core.metadata import material_of
 from phonosmith.flows.routing import EngineName
 
@@ -33,6 +35,9 @@ class Retried(Document):
     failed: list[str] = Field(description="failed jobs that start again")
     again: list[str] = Field(description="jobs that were done, or had failed, without them and run again after them")
     removed: list[str] = Field(description="jobs that those had made and will make anew")
+    resubmit: list[str] = Field(
+        description="jobs of other submissions, made from results that are not valid any more: submit them again"
+    )
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class QueuedJob:
     failed, settled
         It ended without a result; it ended, or hangs, so that it has to be reset.
     parents
-        Numbers of the jobs it needs.
+        Numbers of the jobs it needs, those of other submissions included.
     """
 
     id: str
@@ -58,6 +63,11 @@ class QueuedJob:
     parents: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
+
+    @property
+    def submission(self) -> str:
+        """The flow it was submitted with: the outermost one."""
+        return self.hosts[-1] if self.hosts else ""
 
     @property
     def material(self) -> str:
@@ -73,17 +83,21 @@ class RetryPlan:
     first: list[QueuedJob]
     again: list[QueuedJob]
     removed: list[QueuedJob]
+    elsewhere: list[QueuedJob]
 
     @property
     def outdated(self) -> list[tuple[str, int]]:
         """Jobs whose results in the store are not valid any more."""
         dropped = {job.uuid for job in self.again}
-        return [(job.uuid, job.index) for job in [*self.again, *(one for one in self.removed if one.uuid in dropped)]]
+        replaced = [job for job in self.removed if job.uuid in dropped]
+        return [(job.uuid, job.index) for job in [*self.again, *replaced, *self.elsewhere]]
 
     def answer(self, engine: EngineName, target: str) -> Retried:
         """Return what was done about the jobs."""
-        names = [[job.name for job in jobs] for jobs in (self.failed, self.again, self.removed)]
-        return Retried(engine=engine, target=target, failed=names[0], again=names[1], removed=names[2])
+        failed, again, removed, resubmit = (
+            [job.name for job in jobs] for jobs in (self.failed, self.again, self.removed, self.elsewhere)
+        )
+        return Retried(engine=engine, target=target, failed=failed, again=again, removed=removed, resubmit=resubmit)
 
 
 def plan_retry(jobs: Sequence[QueuedJob], names: Sequence[str] = (), materials: Sequence[str] = ()) -> RetryPlan:
@@ -102,11 +116,38 @@ def plan_retry(jobs: Sequence[QueuedJob], names: Sequence[str] = (), materials: 
         for parent in job.parents:
             children[parent].append(job)
     below = _below(chosen, children)
-    ids = {job.id for job in chosen}
+    ids, here = {job.id for job in chosen}, {job.submission for job in chosen}
     first = [job for job in chosen if job.id not in below]
-    removed = {job.id: job for job in _made_before([*chosen, *below.values()], jobs)}
-    again = [job for job in below.values() if job.settled and job.id not in ids and job.id not in removed]
-    return RetryPlan([job for job in chosen if job.id not in removed], first, again, [*removed.values()])
+    elsewhere = {job.id: job for job in below.values() if job.submission not in here}
+    kept = [job for job in below.values() if job.id not in elsewhere]
+    removed = {job.id: job for job in _made_before([*chosen, *kept], jobs) if job.id not in elsewhere}
+    again = [job for job in kept if job.settled and job.id not in ids and job.id not in removed]
+    failed_here = [job for job in chosen if job.id not in removed]
+    return RetryPlan(failed_here, first, again, [*removed.values()], [*elsewhere.values()])
+
+
+def with_references(jobs: Sequence[QueuedJob], documents: Callable[[list[str]], Mapping[str, str]]) -> list[QueuedJob]:
+    """Return the jobs with those of other submissions among their parents, which engines do not know as such.
+
+    ``documents`` gives jobs as text, by number; only jobs of materials that several submissions are about are read.
+    """
+    submissions = defaultdict(set)
+    for job in jobs:
+        submissions[job.material].add(job.submission)
+    shared = [job for job in jobs if len(submissions[job.material]) > 1]
+    if not shared:
+        return list(jobs)
+    numbers = defaultdict(list)
+    for job in jobs:
+        numbers[job.uuid].append(job)
+    texts = documents([job.id for job in shared])
+
+    def parents(job: QueuedJob) -> tuple[str, ...]:
+        named = set(UUID.findall(texts.get(job.id, ""))) - {job.uuid}
+        others = [one for uuid in named for one in numbers.get(uuid, ()) if one.submission != job.submission]
+        return tuple(dict.fromkeys([*job.parents, *(one.id for one in others)]))
+
+    return [replace(job, parents=parents(job)) for job in jobs]
 
 
 def _below(jobs: Iterable[QueuedJob], children: Mapping[str, list[QueuedJob]]) -> dict[str, QueuedJob]:

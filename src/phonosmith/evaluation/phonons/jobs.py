@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 
     from phonosmith.reference.engines import ReferenceEngine
 
+_LOST = (
+    "its calculation left no forces; the others determine the force constants, but where it was one of a pair of "
+    "opposite displacements the cubic part of the energy is no longer cancelled (hundredths of a THz)"
+)
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
 _COLLECTED = (
@@ -163,10 +167,7 @@ def _without_forces(displacement_data: dict[str, Any]) -> list[Missing]:
     forces = displacement_data["forces"]
     numbers = displacement_data.get("displacement_number") or range(len(forces))
     lost = sorted(number for number, block in zip(numbers, forces, strict=True) if block is None)
-    return [
-        Missing(what=f"displaced cell {number + 1} of {len(forces)}", reason="its calculation left no forces")
-        for number in lost
-    ]
+    return [Missing(what=f"displaced cell {number + 1} of {len(forces)}", reason=_LOST) for number in lost]
 
 
 @job(output_schema=PhononDoc, config=JobConfig(expose_store=True))
