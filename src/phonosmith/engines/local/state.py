@@ -48,7 +48,7 @@ _ADDED = {
     "result": "TEXT",
 }
 """Columns that runs of earlier versions lack."""
-_PLAIN = {"state", "attempts", "folder", "error", "seconds", "metadata", "asked", "stored", "result", "result"}
+_PLAIN = {"state", "attempts", "folder", "error", "seconds", "metadata", "asked", "stored", "result"}
 """Columns that say nothing about who needs whom."""
 _ALWAYS = {"uuid", "idx", "name", "document", "parents", "tolerant", "state", "attempts", "position", "held_by"}
 
