@@ -122,8 +122,8 @@ def test_the_copy_in_the_folder_of_the_job_is_the_document(reopened, tmp_path):
     fill(store, tmp_path)
     store.docs_store.remove_docs({"name": "result 2"})
     assert check(store).n_documents == 2
-    document, save = read_copy(tmp_path / "2")
-    store.update(document, key=["uuid", "index"], save=save)
+    save = {"data": "constants"} if store.additional_stores else {}
+    store.update(read_copy(tmp_path / "2"), key=["uuid", "index"], save=save)
     found = check(reopened())
     assert (found.ok, found.n_documents) == (True, 3)
     if store.additional_stores:
@@ -134,7 +134,7 @@ def test_the_copy_in_the_folder_of_the_job_is_the_document(reopened, tmp_path):
 
 def test_a_damaged_copy_is_none(tmp_path):
     assert read_copy(tmp_path) is None
-    (tmp_path / COPY).write_text('{"document": {"uuid"')
+    (tmp_path / COPY).write_text('{"uuid": "a", "output')
     assert read_copy(tmp_path) is None
 
 

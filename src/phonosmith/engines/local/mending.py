@@ -161,11 +161,18 @@ class Mender:
 
     def _restore(self, row: JobRow) -> bool:
         copy = None if row.folder is None else read_copy(Path(row.folder))
-        if copy is None or (copy[0].get("uuid"), copy[0].get("index")) != row.key or altered_fields(copy[0]) != []:
+        if copy is None or (copy.get("uuid"), copy.get("index")) != row.key or altered_fields(copy) != []:
             return False
-        self.store.update(copy[0], key=["uuid", "index"], save=copy[1])
+        self.store.update(copy, key=["uuid", "index"], save=self._large_parts(row))
         self.restored.append(row.name)
         return True
+
+    def _large_parts(self, row: JobRow) -> dict[str, Any]:
+        """Return what of a job's output belongs into which additional store, as jobflow has it when the job runs."""
+        from monty.json import MontyDecoder
+
+        kept = MontyDecoder().decode(self.state.document(row.key))._kwargs  # noqa: SLF001 jobflow keeps it nowhere else
+        return {name: "output" if what is True else what for name, what in kept.items()}
 
     def _repeat(self, rows: Iterable[JobRow]) -> int:
         """Let done jobs run again, none of them for ever; return how many."""

@@ -39,8 +39,7 @@ class SealedJobStore(JobStore):  # type: ignore[misc]  # jobflow has no type inf
         if self.folder is not None:
             # before the store: what it acknowledges can be restored from here
             for document in listed:
-                copied = json_util.dumps({"document": document, "save": save})
-                write_atomic(self.folder / COPY, copied.encode("utf-8", "surrogatepass"))
+                write_atomic(self.folder / COPY, json_util.dumps(document).encode("utf-8", "surrogatepass"))
         super().update(listed, key=key, save=save)
 
 
@@ -131,13 +130,12 @@ def check_store(
     return made
 
 
-def read_copy(folder: Path) -> tuple[dict[str, Any], Any] | None:
-    """Return the copy of a document that a job has left in its folder, with what belongs into additional stores."""
+def read_copy(folder: Path) -> dict[str, Any] | None:
+    """Return the copy of a document that a job has left in its folder, large parts included."""
     file = folder / COPY
     if not file.is_file():
         return None
     try:
-        content = json_util.loads(file.read_text(encoding="utf-8", errors="surrogatepass"))
-        return dict(content["document"]), content["save"]
-    except (ValueError, KeyError, TypeError):
+        return dict(json_util.loads(file.read_text(encoding="utf-8", errors="surrogatepass")))
+    except (ValueError, TypeError):
         return None
