@@ -102,7 +102,7 @@ def test_files_are_found_beside_the_campaign(tmp_path, monkeypatch):
             1,
             ("three independent rows",),
         ),
-        ("name: test", "supercell: 2x2x2", 1, ("supercell: unknown field",)),
+        ("name: test", "supercell: 2x2x2", 1, ("supercell", "Known: cubic, compact")),
         ("delta: {lr: 0.002}", "delta: {true: 0.002}", 15, ("true: the name of a field is text",)),
         ("delta: {lr: 0.002}", "1: {lr: 0.002}", 15, ("1: the name of a field is text",)),
         ("delta: {lr: 0.002}", "? [a, b]\n  : 1", 15, ("unhashable key",)),
