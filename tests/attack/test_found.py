@@ -41,6 +41,7 @@ FOUND = {
     # numbers of atoms that are believed
     "xyz count": ("xyz", b"222222222222"),
     "extxyz count": ("extxyz", b"222222222222"),
+    "columns": ("extxyz", b"1\nProperties=species:S:1:pos:R:99999999999999999999 pbc=T\nCu 0 0 0\n"),
     "poscar count": ("poscar", BELOW_A_POSCAR + b"4000000000 1\nDirect\n0 0 0\n"),
     # cells that fill the memory with a grid, and coordinates that end the interpreter
     "huge cell": ("poscar", BELOW_A_POSCAR.replace(b"4", b"1000000") + b"1 1\nDirect\n0 0 0\n.5 .5 .5\n"),

@@ -127,6 +127,7 @@ def parse_each(text: str, where: str) -> Iterator[Atoms | InputError]:
     """
     for index, chunk in enumerate(_chunks(text, where)):
         try:
+            _require_announced_columns(chunk)
             atoms = next(iter(read_xyz(io.StringIO(chunk), index=0)))
             _tidy(atoms)
         except InputError as error:
@@ -136,6 +137,18 @@ def parse_each(text: str, where: str) -> Iterator[Atoms | InputError]:
             yield InputError(f"{where}: frame {index}: {reason}.", "The file is damaged or not extended XYZ.")
         else:
             yield atoms
+
+
+def _require_announced_columns(chunk: str) -> None:
+    """Refuse more columns than the first atom has words: ASE's reader makes room for any number of them."""
+    comment, *atoms = chunk.split("\n")[1:3]
+    try:
+        properties = str(key_val_str_to_dict(comment).get("Properties", "")).split(":")
+        announced = sum(map(int, properties[2::3]))
+    except Exception:  # noqa: BLE001  (whatever is wrong with the comment line, ASE's reader says it)
+        return
+    if announced > len("".join(atoms).split()):
+        raise InputError(f"it announces {announced} columns, more than its atoms have.", "Write the file again.")
 
 
 def _tidy(atoms: Atoms) -> None:

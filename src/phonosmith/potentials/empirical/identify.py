@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from phonosmith.potentials.architecture import Architecture
 from phonosmith.potentials.container import store_file
 from phonosmith.potentials.empirical import FORMAT
+from phonosmith.potentials.foreign import unreadable
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
@@ -33,7 +34,10 @@ class Empirical(Architecture):
         """Read the file: numpy in float64 on the CPU whatever is asked, as nothing is gained elsewhere."""
         from phonosmith.potentials.empirical.potential import load_empirical
 
-        return load_empirical(data)
+        try:
+            return load_empirical(data)
+        except ArithmeticError as error:
+            raise unreadable(f"{name} has parameters no potential has", error) from error
 
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:  # noqa: ARG002
         """Keep the file as it is."""
