@@ -65,9 +65,13 @@ def audit_material(report: Any, foundation: Any = None) -> AuditedLabels:
 
     labels = LabelReport.model_validate(report)
     splits = {name: get_dataset(labels.datasets[name]) for name in ("train", "valid")}
-    # what a rehearsal or a force field says resembles no foundation
-    known = None if labels.rehearsal or labels.engine not in ("vasp", "gpaw") else foundation
-    return audited(labels, splits, labels.datasets, known)
+    return audited(labels, splits, labels.datasets, baseline_for(labels, foundation))
+
+
+def baseline_for(labels: LabelReport, foundation: Any) -> Any:
+    """Return the foundation that labels are compared with: none for those of a rehearsal or a force field."""
+    # they resemble no foundation
+    return None if labels.rehearsal or labels.engine not in ("vasp", "gpaw") else foundation
 
 
 def audited(

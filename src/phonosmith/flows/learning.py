@@ -32,7 +32,7 @@ from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
 from phonosmith.evaluation.verdict import CONVERGENCE, Thresholds, judge_production
 from phonosmith.flows import costs
-from phonosmith.flows.jobs import audited
+from phonosmith.flows.jobs import audited, baseline_for
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.settings import Pack, material_settings
 from phonosmith.potentials.documents import PotentialRef
@@ -175,7 +175,7 @@ class AdaptiveMaker(Maker):
             asked = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *asked]
         assert engine is not None  # make has checked
         labels = describe(LabelMaker(engine=engine).make(asked, f"{key} r{number}"), stage="label")
-        join = named(join_labels(labels.output, state.labels, state.material), "audit", key, f"r{number}")
+        join = named(join_labels(labels.output, state.labels, state.material, state.foundation), "audit", key, f"r{number}")
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
         makers = [
@@ -233,16 +233,20 @@ def start_round(maker: AdaptiveMaker, structure: Structure, state: AdaptiveState
 
 
 @job(output_schema=AuditedLabels)
-def join_labels(report: Any, previous: AuditedLabels | None, material: str) -> AuditedLabels:
-    """Audit the labels of this round (a ``LabelReport``) together with those of the rounds before."""
+def join_labels(report: Any, previous: AuditedLabels | None, material: str, foundation: Any = None) -> AuditedLabels:
+    """Audit the labels of this round (a ``LabelReport``) together with those of the rounds before.
+
+    Labels of DFT are compared with the foundation, as in `audit_material`.
+    """
     from phonosmith.reference.datasets.dataset import get_dataset
 
     labels = LabelReport.model_validate(report).model_copy(update={"material": material})
     splits = {name: get_dataset(ref) for name, ref in labels.datasets.items()}
     if previous is None:
-        return audited(labels, splits)
+        return audited(labels, splits, foundation=baseline_for(labels, foundation))
     train = [*get_dataset(previous.train), *splits["train"]]
-    joined = audited(labels, {"train": train, "valid": get_dataset(previous.valid)})
+    both = {"train": train, "valid": get_dataset(previous.valid)}
+    joined = audited(labels, both, foundation=baseline_for(labels, foundation))
     summed = ("label_seconds", "n_failed", "n_excluded")
     return joined.model_copy(update={name: getattr(joined, name) + getattr(previous, name) for name in summed})
 
