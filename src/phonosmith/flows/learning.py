@@ -175,7 +175,8 @@ class AdaptiveMaker(Maker):
             asked = [*[frame for frame in frames if frame.split == "valid"][: self.n_valid], *asked]
         assert engine is not None  # make has checked
         labels = describe(LabelMaker(engine=engine).make(asked, f"{key} r{number}"), stage="label")
-        join = named(join_labels(labels.output, state.labels, state.material, state.foundation), "audit", key, f"r{number}")
+        join = join_labels(labels.output, state.labels, state.material, state.foundation)
+        named(join, "audit", key, f"r{number}")
         jobs: list[Job | Flow] = [labels, join]
         trainings, phonons = [], []
         makers = [
