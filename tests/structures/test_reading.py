@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from pymatgen.core import Lattice, Structure
 
@@ -258,3 +261,17 @@ def test_velocities_after_the_positions_are_no_second_structure(tmp_path):
     path = tmp_path / "CONTCAR"
     path.write_text(poscar() + "\n0.1 0 0\n-0.1 0 0\n")
     assert len(read_structure(path)) == 2
+
+
+def test_json_nested_without_end_is_refused_whatever_the_recursion_limit_is(tmp_path):
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 100_000)
+    script = (
+        "import sys; sys.setrecursionlimit(1_000_000)\n"
+        "from phonosmith.structures.reading import read_structure\n"
+        f"read_structure({str(file)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    # a crash of the interpreter would be a signal
+    assert done.returncode == 1
+    assert "nested more than" in done.stderr

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+import numpy as np
+
 from phonosmith.core.errors import InputError
 
 COMPRESSED = (".gz", ".xz", ".lzma", ".bz2")
 MIB = 1 << 20
-YAML_DEPTH = 64
+DEPTH = 64
 """Lists in lists; libyaml's own recursion ends the whole process at some ten thousand."""
 YAML_NODES = 200_000
 """Values of a document that repeats parts of itself by aliases, repetitions counted."""
@@ -106,6 +108,19 @@ def read_bounded(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return decompress(data, str(path), limits)
 
 
+def check_nesting(data: bytes, where: str) -> None:
+    """Refuse JSON whose brackets are nested without end: a parser in C can take the process down.
+
+    Python's own limit does not help where a library has raised it, as symfc does.
+    """
+    if data.lstrip()[:1] not in (b"[", b"{"):
+        return
+    letters = np.frombuffer(data, dtype=np.uint8)
+    steps = np.isin(letters, list(b"[{")).astype(np.int64) - np.isin(letters, list(b"]}"))
+    if len(steps) and int(np.cumsum(steps).max()) > DEPTH:
+        raise InputError(f"{where} is nested more than {DEPTH} deep.", "No file of ours is.")
+
+
 def bare_name(name: str) -> str:
     """Return a name without its compression ending."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix in COMPRESSED else name
@@ -168,8 +183,8 @@ def check_yaml(data: str | bytes, where: str) -> None:
         if open_:
             anchor, total, deepest = open_[-1]
             open_[-1] = anchor, total + size, max(deepest, height + 1)
-            if len(open_) + open_[-1][2] > YAML_DEPTH:
-                raise InputError(f"{where} is nested more than {YAML_DEPTH} deep.", "No file of ours is.")
+            if len(open_) + open_[-1][2] > DEPTH:
+                raise InputError(f"{where} is nested more than {DEPTH} deep.", "No file of ours is.")
             if repeated and open_[-1][1] > YAML_NODES:
                 raise InputError(
                     f"{where} unfolds to more than {YAML_NODES} values through its aliases.", "Write it out."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, read_bounded
+from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, check_nesting, read_bounded
 from phonosmith.structures.standard import SYMPREC, spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def read_structure(path: str | Path) -> Structure:
     if file.stat().st_size == 0:
         raise InputError(f"{file} is empty.", "Export the structure again.")
     data = read_bounded(file, LIMITS)
+    check_nesting(data, str(file))
     with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("always")
         plain = file
