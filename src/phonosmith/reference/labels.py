@@ -152,7 +152,7 @@ def label_with_potential(
     configurations = [frame.to_atoms() for frame in frames]
     evaluations = potential.evaluate(configurations, stress=True, progress=progress)
     for index, (atoms, evaluation) in enumerate(zip(configurations, evaluations, strict=True)):
-        atoms.info |= {"functional": name, "settings": sha256 or name, INDEX: index}
+        atoms.info |= {"functional": name, "settings": sha256 or name, "engine": "forcefield", INDEX: index}
         labels = Labels(evaluation.energy, evaluation.forces, evaluation.stress)
         if defects := label_defects(labels, len(atoms), ("energy", "forces", "stress")):
             atoms.info["refused"] = "; ".join(defect.message for defect in defects)

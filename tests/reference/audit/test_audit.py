@@ -373,3 +373,43 @@ def test_real_dft_with_scaled_forces_or_wrong_stress_is_refused(shared):
     assert "energy_stress" in checks(audit([relabelled(a, stress=-1.0) for a in frames]), "refuse")
     frames, _ = import_source(shared / "data" / "phono3py")
     assert "energy_forces" in checks(audit([relabelled(a, forces=1.5) for a in frames]), "refuse")
+
+
+def sampled(material, seed=0):
+    """Return distorted cells at several volumes as the sampling makes them, labelled by the published potential."""
+    from phonosmith.potentials.embedded import read_crystal
+    from phonosmith.potentials.registry import load
+    from phonosmith.reference.labels import as_frames, label_with_potential
+
+    rng, crystal = np.random.default_rng(seed), read_crystal(f"embedded:{material}").to_ase_atoms(msonable=False)
+    frames = []
+    for factor in (0.95, 0.98, 1.0, 1.02, 1.05):
+        for size in (0.1, 0.06, 0.03, 0.0):
+            atoms = crystal.repeat(2)
+            atoms.set_cell(atoms.cell.array @ (factor ** (1 / 3) * np.eye(3)), scale_atoms=True)
+            atoms.positions += rng.normal(scale=size + 1e-3, size=atoms.positions.shape)
+            frames.append(atoms)
+    return label_with_potential(load("embedded-reference"), as_frames(frames), name="embedded-reference", sha256=None)
+
+
+@pytest.mark.parametrize("material", ["Si", "SiC"])
+def test_sound_labels_of_a_potential_pass_whole_and_in_small_sets(material):
+    # the cutoff of carbon and silicon bends forces within 0.1 Å more than the rule of the work allows
+    frames = sampled(material)
+    assert audit(frames).verdict == "pass"
+    rng = np.random.default_rng(1)
+    for count in (4, 6, 8, 12):
+        chosen = [frames[index] for index in sorted(rng.choice(len(frames), count, replace=False))]
+        # a frame far from all others may be told and left out, but no labels contradict one another
+        assert {finding.check for finding in audit(chosen).findings} <= {"energy_outlier", "force_outlier"}
+
+
+def test_slopes_of_few_frames_are_not_taken_for_more_than_they_are():
+    # forces and stress do work together here: neither slope is known well, whoever made the labels
+    frames = sampled("Si")
+    for atoms in frames:
+        del atoms.info["engine"]
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        chosen = [frames[index] for index in sorted(rng.choice(len(frames), 6, replace=False))]
+        assert {finding.check for finding in audit(chosen).findings} <= {"energy_outlier", "force_outlier"}

@@ -226,6 +226,8 @@ def _slopes(pairs: Pairs, tolerance: float) -> tuple[list[Finding], tuple[float,
         weights = 1 / (scale**2 * np.maximum(1, far / max(0.01, 3 * float(np.median(far)))))
     typical = float(np.median(far))
     doubt = float(np.clip(_SYSTEMATIC[pairs.baseline] * typical, *_ANHARMONIC)) * pairs.curved + 1e-7
+    # how both slopes answer an error of each pair: where the two kinds of work go together, they answer strongly
+    answers = np.linalg.pinv(work * root) * root[:, 0]
     tolerance *= float(np.clip(typical / _ROUGH, 0.3, 1.0))
     findings = []
     wrong_stress = " (a slope of -1 is a wrong sign, 0.0062 a stress in GPa, -0.00062 one in VASP's kbar)"
@@ -234,7 +236,7 @@ def _slopes(pairs: Pairs, tolerance: float) -> tuple[list[Finding], tuple[float,
         if np.count_nonzero(work[:, column]) < 8 or size == 0:
             continue
         slope = float(slopes[column])
-        error = float(np.sum(weights * np.abs(work[:, column]) * doubt)) / size
+        error = float(np.abs(answers[column]) @ doubt)
         if abs(slope - 1) > tolerance + error:
             message = (
                 f"energies change by {slope:.3g} ± {error:.2g} times the work of the {name}{hint}"
