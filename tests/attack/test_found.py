@@ -38,6 +38,9 @@ FOUND = {
     "phonopy integer": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[99999999999999999999, 0, 0]")),
     "phonopy multiple": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[9999999999999, 0, 0]")),
     "phonopy infinite": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[.inf, 0, 0]")),
+    # masses and positions that are no numbers
+    "phonopy mass": ("phonopy", PHONOPY.replace(b"[0, 0, 0]}", b"[0, 0, 0], mass: .nan}")),
+    "phonopy place": ("phonopy", PHONOPY.replace(b"[0, 0, 0]}", b"[0, .inf, 0]}")),
     # numbers of atoms that are believed
     "xyz count": ("xyz", b"222222222222"),
     "extxyz count": ("extxyz", b"222222222222"),
