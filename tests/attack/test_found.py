@@ -61,6 +61,16 @@ assert not refuses_or_is_right(READERS[sys.argv[2]], sys.stdin.buffer.read())
 """
 
 
+@pytest.mark.parametrize("name", ["json", "empirical", "phonon document"])
+def test_deep_json_is_refused_whatever_the_limit_of_recursion_is(name):
+    # with the limit raised, as symfc does, json's own recursion ended the interpreter
+    code = IN_ITS_OWN_PROCESS.replace("import sys\n", "import sys\nsys.setrecursionlimit(10**7)\n", 1)
+    content = b'{"a":' * 300_000
+    command = [sys.executable, "-c", code, os.path.dirname(os.path.dirname(__file__)), name]
+    done = subprocess.run(command, input=content, timeout=120, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-600:]
+
+
 @pytest.mark.parametrize("name", FOUND)
 def test_what_was_found_is_refused(name):
     reader, content = FOUND[name]

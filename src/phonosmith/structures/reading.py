@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, read_bounded
+from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, check_json, read_bounded
 from phonosmith.structures.standard import SYMPREC, spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def _parse(file: Path, data: bytes, name: str, chosen: int | None) -> Any:
     if file.suffix.lower() in {".xyz", ".extxyz"}:
         return _from_atoms(_xyz_frames(data, name), name, chosen)
     _require_announced_atoms(data, name)
+    if data.lstrip()[:1] in (b"{", b"["):
+        check_json(data, name)
     if file.suffix.lower() == ".traj" or "XDATCAR" in file.name or (file.suffix == ".xsf" and b"ANIMSTEPS" in data):
         return _parse_ase(file, "", name, chosen)
     if "cif" in file.name.lower():
