@@ -38,6 +38,9 @@ FOUND = {
     "phonopy integer": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[99999999999999999999, 0, 0]")),
     "phonopy multiple": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[9999999999999, 0, 0]")),
     "phonopy infinite": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[.inf, 0, 0]")),
+    # masses and positions that are no numbers
+    "phonopy mass": ("phonopy", PHONOPY.replace(b"[0, 0, 0]}", b"[0, 0, 0], mass: .nan}")),
+    "phonopy place": ("phonopy", PHONOPY.replace(b"[0, 0, 0]}", b"[0, .inf, 0]}")),
     # numbers of atoms that are believed
     "xyz count": ("xyz", b"222222222222"),
     "extxyz count": ("extxyz", b"222222222222"),
@@ -56,6 +59,16 @@ sys.path.insert(0, sys.argv[1])
 from attack.readers import READERS, refuses_or_is_right
 assert not refuses_or_is_right(READERS[sys.argv[2]], sys.stdin.buffer.read())
 """
+
+
+@pytest.mark.parametrize("name", ["json", "empirical", "phonon document"])
+def test_deep_json_is_refused_whatever_the_limit_of_recursion_is(name):
+    # with the limit raised, as symfc does, json's own recursion ended the interpreter
+    code = IN_ITS_OWN_PROCESS.replace("import sys\n", "import sys\nsys.setrecursionlimit(10**7)\n", 1)
+    content = b'{"a":' * 300_000
+    command = [sys.executable, "-c", code, os.path.dirname(os.path.dirname(__file__)), name]
+    done = subprocess.run(command, input=content, timeout=120, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-600:]
 
 
 @pytest.mark.parametrize("name", FOUND)

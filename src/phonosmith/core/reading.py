@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ COMPRESSED = (".gz", ".xz", ".lzma", ".bz2")
 MIB = 1 << 20
 DEPTH = 64
 """Lists in lists; libyaml's own recursion ends the whole process at some ten thousand."""
+JSON_DEPTH = 200
+"""The same for JSON: symfc raises Python's limit of recursion, and json's own then ends the process."""
 YAML_NODES = 200_000
 """Values of a document that repeats parts of itself by aliases, repetitions counted."""
 DAMAGE = (OSError, EOFError, lzma.LZMAError, zlib.error)
@@ -108,22 +111,21 @@ def read_bounded(path: Path, limits: Limits = DEFAULT_LIMITS) -> bytes:
     return decompress(data, str(path), limits)
 
 
-def check_nesting(data: bytes, where: str) -> None:
-    """Refuse JSON whose brackets are nested without end: a parser in C can take the process down.
-
-    Python's own limit does not help where a library has raised it, as symfc does.
-    """
-    if data.lstrip()[:1] not in (b"[", b"{"):
-        return
-    letters = np.frombuffer(data, dtype=np.uint8)
-    steps = np.isin(letters, list(b"[{")).astype(np.int64) - np.isin(letters, list(b"]}"))
-    if len(steps) and int(np.cumsum(steps).max()) > DEPTH:
-        raise InputError(f"{where} is nested more than {DEPTH} deep.", "No file of ours is.")
-
-
 def bare_name(name: str) -> str:
     """Return a name without its compression ending."""
     return str(PurePosixPath(name).with_suffix("")) if PurePosixPath(name).suffix in COMPRESSED else name
+
+
+def check_json(data: bytes, where: str) -> None:
+    """Refuse JSON nested too deep to be parsed safely; anything else about it is the parser's business."""
+    bare = np.frombuffer(_JSON_TEXT.sub(b"", data), dtype=np.uint8)
+    steps = np.isin(bare, [ord("["), ord("{")]).astype(np.int64) - np.isin(bare, [ord("]"), ord("}")])
+    depth = np.cumsum(steps)
+    if len(depth) and int((depth - np.minimum.accumulate(np.minimum(depth, 0))).max()) > JSON_DEPTH:
+        raise InputError(f"{where} is nested more than {JSON_DEPTH} deep.", "No file of ours is.")
+
+
+_JSON_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 def load_yaml(data: str | bytes, where: str) -> Any:

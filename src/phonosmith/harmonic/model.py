@@ -98,6 +98,13 @@ def new_phonon(
     if multiple < 1:
         raise InputError(f"The supercell matrix {matrix.tolist()} is singular.", "Its rows must be independent.")
     require_buildable(multiple * len(unitcell))
+    masses = np.asarray(unitcell.masses, dtype=float)
+    if not (
+        np.all((masses > 0) & (masses < np.inf)) and np.isfinite([*unitcell.cell, *unitcell.scaled_positions]).all()
+    ):
+        raise InputError(
+            "The cell, the positions or the masses of the unit cell are no finite numbers.", "Write the file again."
+        )
     with warnings.catch_warnings():
         # phonopy 4 warns that "auto" is its new default even where it is asked for by name
         warnings.simplefilter("ignore")

@@ -14,7 +14,8 @@ import numpy as np
 from ase import Atoms
 
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.errors import PotentialError
+from phonosmith.core.errors import InputError, PotentialError
+from phonosmith.core.reading import check_json
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
@@ -40,9 +41,12 @@ def read_header(data: bytes, name: str = "The file") -> Header:
     """Return the header of an artefact; anything else is a PotentialError."""
     try:
         length = int.from_bytes(data[:8], "little")
-        content: Header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+        check_json(data[8 : 8 + length], name)
+        text = json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY]
+        check_json(text.encode(), name)
+        content: Header = json.loads(text)
         version = content.get("format")
-    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, InputError) as error:
         raise PotentialError(
             f"{name} is not a phonosmith model file.", "Add models with 'phonosmith models add'."
         ) from error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from phonosmith.core.errors import InputError
-from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, check_nesting, read_bounded
+from phonosmith.core.reading import COMPRESSED, MIB, Limits, bare_name, check_json, read_bounded
 from phonosmith.structures.standard import SYMPREC, spacegroup_number, standard_conventional, standard_primitive
 
 if TYPE_CHECKING:
@@ -60,7 +60,6 @@ def read_structure(path: str | Path) -> Structure:
     if file.stat().st_size == 0:
         raise InputError(f"{file} is empty.", "Export the structure again.")
     data = read_bounded(file, LIMITS)
-    check_nesting(data, str(file))
     with warnings.catch_warnings(record=True) as caught, tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("always")
         plain = file
@@ -105,6 +104,8 @@ def _parse(file: Path, data: bytes, name: str, chosen: int | None) -> Any:
     if file.suffix.lower() in {".xyz", ".extxyz"}:
         return _from_atoms(_xyz_frames(data, name), name, chosen)
     _require_announced_atoms(data, name)
+    if data.lstrip()[:1] in (b"{", b"["):
+        check_json(data, name)
     if file.suffix.lower() == ".traj" or "XDATCAR" in file.name or (file.suffix == ".xsf" and b"ANIMSTEPS" in data):
         return _parse_ase(file, "", name, chosen)
     if "cif" in file.name.lower():
