@@ -31,8 +31,8 @@ Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 DEFAULT_HEAD = "Default"
 
 
-LammpsStyle = Literal["mace", "mliap"]
-"""``pair_style mace`` (TorchScript, for a LAMMPS that has it) or ``pair_style mliap unified`` (LAMMPS with Python)."""
+LammpsStyle = Literal["torchscript", "mliap"]
+"""``pair_style mace`` (for a LAMMPS that has it) or ``pair_style mliap unified`` (LAMMPS with Python)."""
 
 
 @dataclass(frozen=True)

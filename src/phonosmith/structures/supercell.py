@@ -234,12 +234,17 @@ def _require_searchable(structure: Structure, basis: Floats, reach: float, toler
         vectors = 2 * np.pi / 3 * (outer - inner) / structure.volume
         triples = vectors**3 / 6 * np.sin(np.radians(min(tolerance, 90.0))) ** 3
     if not boxes <= MOST_VECTORS or not triples <= MOST_TRIPLES:
-        atoms = len(structure) * outer / structure.volume
-        raise InputError(
-            f"Supercells of {structure.composition.reduced_formula} with edges of up to {reach:.4g} Å, about "
-            f"{atoms:.2g} atoms, are too many to choose from.",
-            "Ask for a shorter edge, or give the supercell itself.",
-        )
+        raise _too_large(structure, reach)
+
+
+def _too_large(structure: Structure, length: float) -> InputError:
+    with np.errstate(over="ignore"):
+        atoms = len(structure) * np.float64(length) ** 3 / structure.volume
+    return InputError(
+        f"Supercells of {structure.composition.reduced_formula} with edges of up to {length:.4g} Å, about "
+        f"{atoms:.2g} atoms, are too many to choose from.",
+        "Ask for a shorter edge, e.g. 20 Å, or give the supercell itself.",
+    )
 
 
 def choose_supercell(
@@ -355,11 +360,8 @@ def phonon_supercell(
 
     Where the cubic rule finds none (within ``max_atoms``, 1,200 by default) the compact one decides, with a warning.
     """
-    wanted = len(structure) * min_length**3 / structure.volume
-    if wanted > LARGEST:
-        raise InputError(
-            f"A supercell with edges of {min_length:g} Å would have about {wanted:.0f} atoms.", "Ask for e.g. 20 Å."
-        )
+    if min_length > (LARGEST * structure.volume / len(structure)) ** (1 / 3):
+        raise _too_large(structure, min_length)
     matrix = None if rule == "compact" else _cubic_matrix(structure, min_length, max_atoms or CUBIC_MAX_ATOMS)
     if matrix is not None:
         return describe_supercell(structure, matrix)

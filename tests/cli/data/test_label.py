@@ -106,7 +106,7 @@ def test_refused_frames_are_reported_with_reasons(tmp_path, frames):
         (["--engine", "forcefield"], "needs a potential"),
         (["--engine", "forcefield", "--potential", "no-such-thing"], "no-such-thing"),
         (["--engine", "forcefield", "--potential", "embedded", "--rehearsal"], "plays VASP"),
-        (["--engine", "vasp", "--protocol", "/no/such/file.yaml"], "cannot be read"),
+        (["--engine", "vasp", "--protocol", "/no/such/file.yaml"], "does not exist"),
     ],
 )
 def test_bad_input_is_explained_with_code_two(tmp_path, frames, arguments, message):

@@ -53,7 +53,7 @@ assert not any(name.startswith(("phonosmith", "mace", "e3nn")) for name in sys.m
 
 
 def test_pair_style_mace_without_our_packages(crystal, expected, tmp_path):
-    file = export_lammps(resolve("embedded"), tmp_path / "lammps.pt", "mace")
+    file = export_lammps(resolve("embedded"), tmp_path / "lammps.pt", "torchscript")
     model = torch.jit.load(file)
     cutoff, layers, table = float(model.r_max), int(model.num_interactions), model.atomic_numbers.tolist()
     positions, numbers, owners = with_ghosts(crystal, layers * cutoff)
@@ -140,4 +140,4 @@ def test_other_architectures_say_so(tmp_path):
         if one.name in {"mace", "empirical"} or not one.installed():
             continue
         with pytest.raises(ConfigurationError, match="cannot be written for LAMMPS"):
-            one.backend().lammps_bytes(torch.nn.Identity(), "mace")
+            one.backend().lammps_bytes(torch.nn.Identity(), "torchscript")

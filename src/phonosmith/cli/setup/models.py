@@ -133,7 +133,7 @@ def export_command(
     with quiet_libraries():
         ref = resolve(reference)
         if lammps or mliap:
-            export_lammps(ref, file, "mliap" if mliap else "mace")
+            export_lammps(ref, file, "mliap" if mliap else "torchscript")
         elif file.suffix == ".safetensors":
             write_atomic(file, default_artefacts().get_bytes(ref.artefact))
         else:

@@ -100,7 +100,7 @@ def run_eos(
 @job(output_schema=ElasticDoc)
 def collect_elastic(
     structure: Structure,
-    deformation_data: list[dict[str, Any]],
+    deformation_data: list[dict[str, Any]] | None,
     equilibrium_stress: Any = None,
     method: str = "",
     potential_sha256: str | None = None,
@@ -114,10 +114,15 @@ def collect_elastic(
     Raises
     ------
     MismatchError
-        When a strained cell has no stress: the symmetry expansion needs them all.
+        When there are no strained cells, or one has no stress: the symmetry expansion needs them all.
     ConvergenceError
         When the cell before was not relaxed, or the stresses do not follow the strains.
     """
+    if deformation_data is None:
+        raise MismatchError(
+            f"{structure.formula}: there are no strained cells, because the relaxation before them failed.",
+            "Look into the folder of that relaxation and run it again.",
+        )
     failed = [number for number, item in enumerate(deformation_data, 1) if item.get("stress") is None]
     if failed:
         raise MismatchError(

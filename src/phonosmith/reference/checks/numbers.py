@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import cast
 
 import numpy as np
-import spglib
 from ase import Atoms
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
@@ -148,6 +147,8 @@ def _operations(outcome: Outcome, most: int = _MOST_OPERATIONS) -> list[tuple[Ar
 
 
 def _symmetry(cell: tuple[Array, Array, list[int]], most: int) -> list[tuple[Array, Array]]:
+    import spglib
+
     try:
         found = spglib.get_symmetry_dataset(cell, symprec=_SYMPREC)
     except spglib.SpglibError:  # atoms on top of each other: no crystal, no symmetry
@@ -188,6 +189,8 @@ def _force_asymmetry(outcome: Outcome, forces: Array) -> float:
 
 def _forces_allowed(outcome: Outcome) -> bool:
     """Tell whether the symmetry of a structure allows forces other than zero."""
+    import spglib
+
     smallest = spglib.find_primitive(_spglib_cell(outcome), symprec=_SYMPREC)
     if smallest is None:
         return False

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import spglib
 from numpy.typing import NDArray
 
 from phonosmith.reference.documents import Reason
@@ -162,6 +161,8 @@ def check_points(run: VaspRun, _: Asked | None) -> Iterator[Reason]:
 
 def _covered(points: Array, divisions: NDArray[np.int_], shift: Array, cell: Array) -> int:
     """Count the points of a mesh that the symmetry of the lattice makes from some."""
+    import spglib
+
     try:
         lattice = spglib.get_symmetry_dataset((cell, np.zeros((1, 3)), [1]), symprec=1e-3)
     except spglib.SpglibError:
