@@ -188,17 +188,19 @@ def _vasprun(path: Path) -> Any:
     from phonosmith.reference.importers.frames import frames_of
     from phonosmith.reference.vasp.vasprun import parse_vasprun
 
-    return frames_of(parse_vasprun(path.read_bytes(), "vasprun.xml"), "vasprun.xml")
+    return frames_of(parse_vasprun(path.read_bytes(), path.name), path.name)
 
 
 def _outcar(path: Path) -> Any:
     from phonosmith.reference.importers.frames import frames_of
     from phonosmith.reference.vasp.outcar import parse_outcar
 
-    return frames_of(parse_outcar(path.read_bytes(), "OUTCAR"), "OUTCAR")
+    return frames_of(parse_outcar(path.read_bytes(), path.name), path.name)
 
 
 def _check_labels(read: Any) -> None:
+    # what gives no label says why
+    assert read[0] or all(refusal.reason for refusal in read[1])
     for atoms in read[0]:
         _finite(atoms.positions, atoms.cell.array, *(atoms.calc.results[name] for name in ("energy", "forces")))
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from attack.readers import READERS, refuses_or_is_right
+from attack.readers import READERS, SEEDS, refuses_or_is_right
 
 BELOW_A_POSCAR = b"x\n1\n4 0 0\n0 4 0\n0 0 4\nNa Cl\n"
 CAMPAIGN_WITH_TAB = b"name: x\ntraining:\n  ---: 3\n  del \tat:{lr: 0.002}\n"
@@ -53,6 +53,7 @@ FOUND = {
     "flat": ("xyz", b'1\nLattice="0 0 0 0 5 0 0 0 5" pbc="T T T"\nCu 0 0 0\n'),
     "no block": ("cif", b"not a cif"),
 }
+OUTCAR = (SEEDS / "OUTCAR").read_bytes()
 IN_ITS_OWN_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -91,3 +92,14 @@ def test_what_was_found_needs_neither_time_nor_memory(name):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
     )
     assert done.returncode == 0, done.stderr.decode()[-600:]
+
+
+@pytest.mark.parametrize("number", [b"inf", b"nan", b"1e999"])
+def test_an_outcar_with_a_number_that_is_none_gives_no_label(tmp_path, number):
+    damaged = OUTCAR.replace(b"ISMEAR =     0;", b"ISMEAR =   " + number + b";")
+    assert damaged != OUTCAR
+    path = tmp_path / "OUTCAR"
+    path.write_bytes(damaged)
+    frames, refused = READERS["outcar"].read(path)
+    assert not frames
+    assert "cannot be read" in refused[0].reason

@@ -10,19 +10,28 @@ from ase import Atoms
 from ase.build import bulk
 
 from helpers.tiny_potentials import ARCHITECTURES, tiny_reference
+from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, InputError, PotentialError
 from phonosmith.potentials.architecture import architecture, find_foundation
 from phonosmith.potentials.backend import FreshStart, require_ability
 from phonosmith.potentials.base import Potential
 from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.hessian import difference_columns, reverse_columns
-from phonosmith.potentials.registry import export_plain, load, resolve
+from phonosmith.potentials.registry import check_model, export_plain, load, resolve, verify_potential
 from phonosmith.potentials.torch_potential import TorchPotential
 
 
 @pytest.fixture(params=ARCHITECTURES)
 def ref(request):
     return tiny_reference(request.param)
+
+
+def test_its_file_predicts_what_it_was_saved_with(ref):
+    # as 'models add' and 'models verify' look at it: cutoff, elements and probe energies
+    found = verify_potential(ref)
+    assert found.ok, found.message
+    if ref.artefact.suffix == ".safetensors":
+        check_model(default_artefacts().get_bytes(ref.artefact), ref.name)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def attempted(where: str, read: Callable[[], Read]) -> Read:
     """Return what a read gives; something that does not have the expected layout is refused."""
     try:
         return read()
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         return [], [Refusal(where=where, reason=f"it cannot be read: {type(error).__name__} {error}")]
 
 
@@ -56,8 +56,12 @@ def frames_of(run: VaspRun, where: str, *, steps: Steps = "all", allow_rehearsal
     """Return the labelled configurations of a run and a refusal for everything that is no label.
 
     ``where``, the name of the file, is kept as the frames' source. Taken are "all" ionic steps that converged or the
-    "last" alone and, where allowed, what the VASP stand-in made; it is marked.
+    "last" alone and, where allowed, what the VASP stand-in made; it is marked. Numbers that fit nowhere refuse the run.
     """
+    return attempted(where, lambda: _frames_of(run, where, steps, allow_rehearsal=allow_rehearsal))
+
+
+def _frames_of(run: VaspRun, where: str, steps: Steps, *, allow_rehearsal: bool) -> Read:
     if general := accept_run(run):
         return [], [refusal(where, general)]
     frames: list[Atoms] = []
