@@ -159,5 +159,5 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("energy of a doubled cell", _energy(lambda e, _: 2 * e)),
     ForgedSet("energy of the next frame", lambda labels, _, other: replace(labels, energy=other.energy), SMALL),
     ForgedSet("energy -1e6 eV", _energy(lambda e, _: e - 1e6), ZERO),
-    ForgedSet("energy and forces times 0.8 (another potential)", lambda labels, _, __: replace(labels, energy=0.8 * float(labels.energy or 0), forces=0.8 * np.array(labels.forces)), "stress stays: energy and stress do not fit; all three scaled alike is another surface, as sound as the first"),
+    ForgedSet("energy and forces times 0.8 (another potential)", lambda labels, _, __: replace(labels, energy=0.8 * float(labels.energy or 0), forces=0.8 * np.array(labels.forces)), "stress stays, which shows where forces and stress do not always work together; all three scaled alike is another surface, as sound as the first"),
 )  # fmt: skip

@@ -60,7 +60,7 @@ def test_minimum_length(silicon, tmp_path):
         (["--supercell", "2 2 2", "--min-length", "10"], "exclude each other"),
         (["--force-constants", "alm"], "symfc or traditional"),
         (["--displacement", "-1"], "not between 0 and 0.5"),
-        (["--min-length", "0"], "not between 0 and 0.5"),
+        (["--min-length", "0"], "not positive"),
     ],
 )
 def test_bad_options_are_refused(silicon, tmp_path, extra, reason):
