@@ -103,7 +103,7 @@ def parts_of(foundation, spec, *, count=5):
     )
 
 
-def fitter_of(parts, capture=None, device="cpu", **settings):
+def fitter_of(parts, capture=None, device="cpu", compiler=None, **settings):
     spec = parts.spec
     model = parts.backend.cast(parts.start, spec.dtype, device)
     with torch.random.fork_rng(devices=[]):
@@ -119,6 +119,7 @@ def fitter_of(parts, capture=None, device="cpu", **settings):
         spec,
         curvature=term,
         capture=capture,
+        compiler=compiler,
         **{"seed": 5, **settings},
     )
     # no epoch is called better than the one before, so the rate falls: one frozen in a recording would show
@@ -169,6 +170,38 @@ def test_recorded_training_is_the_plain_one(mace, case):
     assert float((weights(plain) - start).abs().max()) > 1e-3
     assert_same_training(plain, recorded)
     assert recorded.notes == plain.notes
+
+
+@pytest.mark.parametrize("case", ["transfer", pytest.param("delta+pft with two columns", marks=pytest.mark.slow)])
+def test_a_traced_gradient_trains_as_the_plain_one(mace, case):
+    """Both derivatives traced into one function, as Inductor gets it; compiling it takes minutes and is left out."""
+    traced = []
+
+    def as_it_is(graph):
+        traced.append(len(graph.graph.nodes))
+        return graph
+
+    spec = settings_of(case)
+    plain = fitter_of(parts_of(mace, spec))
+    plain.run()
+    other = fitter_of(parts_of(mace, spec), capture=fake_capture, compiler=as_it_is)
+    other.run()
+    assert traced, "nothing was traced"
+    assert min(traced) > 500, "the second derivative is in it"
+    assert_same_training(plain, other)
+
+
+def test_a_gradient_that_cannot_be_compiled_runs_as_it_is(mace):
+    def broken(graph):
+        raise RuntimeError("no compiler here")
+
+    spec = settings_of("transfer")
+    plain = fitter_of(parts_of(mace, spec))
+    plain.run()
+    other = fitter_of(parts_of(mace, spec), capture=fake_capture, compiler=broken)
+    other.run()
+    assert_same_training(plain, other)
+    assert any("cannot be compiled: no compiler here" in note for note in other.notes)
 
 
 @pytest.mark.slow

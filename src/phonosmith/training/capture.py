@@ -20,6 +20,7 @@ from phonosmith.training.curvature import Choice, CurvatureTerm, Pattern, patter
 from phonosmith.training.graphs import LabelledBatch, LabelledGraph, labelled_batch
 from phonosmith.training.losses import error_sums
 from phonosmith.training.step import Step
+from phonosmith.training.traced import Compiler, traced_gradient
 
 Packed = tuple[torch.Tensor, torch.Tensor]
 """All real and all whole numbers of a batch."""
@@ -43,6 +44,8 @@ def capture_for(wanted: str, device: torch.device) -> tuple[Capture | None, str]
         return None, ""
     if device.type == "cuda":
         return CudaCapture(device), ""
+    if wanted == "inductor":
+        return uncaptured, "compile=inductor: a processor has no graphs; padded steps run with a compiled gradient"
     return uncaptured, "compile=graph: a processor has no graphs; batches are padded, and steps run one by one"
 
 
@@ -121,10 +124,12 @@ class Recording:
         A step in tensors.
     capture
         How one is recorded.
+    compiler
+        What makes the gradient of labelled structures one compiled function; None: its operations stay as they are.
     """
 
-    def __init__(self, step: Step, capture: Capture) -> None:
-        self.step, self.capture = step, capture
+    def __init__(self, step: Step, capture: Capture, compiler: Compiler | None = None) -> None:
+        self.step, self.capture, self.compiler = step, capture, compiler
         self.cutoff = step.backend.cutoff(step.model)
         self.notes: list[str] = []
         self.sums = torch.zeros(7, dtype=torch.float64, device=step.device)
@@ -148,6 +153,8 @@ class Recording:
         for shape in self._shapes:
             sample = next(one for one in graphs if fitting([shape], padded_shape([one.graph])))
             self._batches[shape] = StaticBatch(self._padded([sample], shape), self.step.device)
+            if self.compiler is not None:
+                self._compile(shape, self.compiler)
         keys: list[Key] = []
         if joint and term is not None:
             keys = [(shape, pattern) for pattern in patterns for shape in self._shapes]
@@ -163,6 +170,14 @@ class Recording:
             self._note("curvature in blocks of atoms looks at numbers on the way: its steps are not recorded")
             return {}
         return term.choices()
+
+    def _compile(self, shape: Shape, compiler: Compiler) -> None:
+        """Compile the gradient for a shape; where that fails its operations stay as they are, and a note says so."""
+        batch = self._batches[shape].batch
+        try:
+            self.step.compiled[id(batch)] = traced_gradient(self.step, self.step.named, batch, compiler)
+        except Exception as error:  # noqa: BLE001 - compilers fail in ways of their own
+            self._note(f"the gradient cannot be compiled: {str(error).splitlines()[0][:120]}")
 
     def _record_step(self, shape: Shape | None, pattern: Pattern | None) -> None:
         batch = self._batches[shape].batch if shape is not None else None

@@ -33,6 +33,7 @@ from phonosmith.training.graphs import LabelledBatch, LabelledGraph, in_batches,
 from phonosmith.training.losses import errors, errors_of
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.step import Step
+from phonosmith.training.traced import Compiler, inductor
 
 CHECKPOINT_SECONDS = 60.0
 """Time between two checkpoints, s (one is always written when training ends or is interrupted)."""
@@ -125,6 +126,8 @@ class Fitter:
         Where the metrics log and the checkpoint go; nothing is written without it.
     capture
         How steps are recorded; default: as ``spec.compile`` says for this device.
+    compiler
+        What compiles their gradient; default: torch's Inductor where ``spec.compile`` says so, else nothing.
     """
 
     def __init__(
@@ -142,10 +145,12 @@ class Fitter:
         identity: str = "",
         workdir: Path | None = None,
         capture: Capture | None = None,
+        compiler: Compiler | None = None,
     ) -> None:
         self.backend, self.model, self.spec, self.seed = backend, model, spec, seed
         self.train, self.valid = list(train), list(valid)
         self._capture, note = (capture, "") if capture else capture_for(spec.compile, parameters[0][1].device)
+        self._compiler = compiler or (inductor if spec.compile == "inductor" else None)
         self._notes = [note] if note else []
         if self._capture is not None:
             curvature, judged = (one and one.without_waiting() for one in (curvature, judged))
@@ -240,7 +245,7 @@ class Fitter:
 
     def _record_everything(self, capture: Capture) -> Recording | None:
         """Record steps and validation; None where nothing could be."""
-        recording = Recording(self.step, capture)
+        recording = Recording(self.step, capture, self._compiler)
         orders = (epoch_order(self.seed, epoch, len(self.train)) for epoch in range(1, self.spec.epochs + 1))
         shapes = epoch_shapes(self.train, orders, self.spec.batch_size)
         recording.record_steps(self.train, shapes, joint=self.spec.curvature_mode == "joint")

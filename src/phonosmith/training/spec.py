@@ -98,10 +98,11 @@ class TrainSpec(Document):
         False,
         description="train on a GPU with sums in a fixed order: repeatable to the bit, and slower (a CPU always is)",
     )
-    compile: Literal["auto", "off", "graph"] = Field(
+    compile: Literal["auto", "off", "graph", "inductor"] = Field(
         "auto",
         description="how steps run: off: one operation after the other; graph: recorded as a CUDA graph over padded "
-        "batches and replayed, the same numbers to rounding; auto: graph on a GPU, off on a CPU",
+        "batches and replayed, the same numbers to rounding; inductor: the gradient compiled too, which takes minutes "
+        "for each shape of batch and pays over very many steps; auto: graph on a GPU, off on a CPU",
     )
     prune: bool = Field(True, description="drop the elements the data do not hold (same predictions, faster)")
 
