@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -213,22 +214,23 @@ class TorchPotential:
 
     def _evaluate_group(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> Iterator[Evaluation]:
         """Evaluate one batch; on a device that runs out of memory its halves, and no larger ones later."""
-        try:
+        with suppress(torch.cuda.OutOfMemoryError):
             yield from self._evaluate(group, frames, stress=stress)
-        except torch.cuda.OutOfMemoryError:
-            if self.recorded is not None:
-                self.recorded.forget()
-            torch.cuda.empty_cache()
-            self._most_edges = max(1, sum(graph.n_edges for graph in group) // 2)
-            if len(group) == 1:
-                raise PotentialError(
-                    f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
-                    "Use float32, a smaller supercell or device 'cpu'.",
-                ) from None
-            half = len(group) // 2
-            log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
-            yield from self._evaluate_group(group[:half], frames, stress=stress)
-            yield from self._evaluate_group(group[half:], frames, stress=stress)
+            return
+        # not where the error is handled: it holds the tensors of the evaluation that failed
+        if self.recorded is not None:
+            self.recorded.forget()
+        torch.cuda.empty_cache()
+        self._most_edges = max(1, sum(graph.n_edges for graph in group) // 2)
+        if len(group) == 1:
+            raise PotentialError(
+                f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
+                "Use float32, a smaller supercell or device 'cpu'.",
+            )
+        half = len(group) // 2
+        log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
+        yield from self._evaluate_group(group[:half], frames, stress=stress)
+        yield from self._evaluate_group(group[half:], frames, stress=stress)
 
     def _evaluate(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> list[Evaluation]:
         periodic = [bool(np.all(frames[graph.index].pbc)) for graph in group]
