@@ -82,9 +82,10 @@ class TorchPotential:
         self.head = _choose_head(self.heads, head, name)
         self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
         self._moved: dict[str, tuple[list[float], TorchPotential]] = {}
-        self.recorded = (
-            Recorded(self._outputs, CudaCapture(parameter.device)) if self.device.startswith("cuda") else None
-        )
+        self.recorded: Recorded | None = None
+        if self.device.startswith("cuda"):
+            # of no method of this object: recordings, which hold memory, must go when it does
+            self.recorded = Recorded(partial(_outputs, backend, model), CudaCapture(parameter.device))
         self._recorded_from: tuple[int, ...] = ()
         self._graphs = GraphMaker(self.z_table, self.r_max)
         self._most_edges: int | None = None
@@ -245,10 +246,7 @@ class TorchPotential:
         return [Evaluation(*one) for one in zip(map(float, numpy64(energies)), by_graph, voigt, strict=True)]
 
     def _outputs(self, batch: Batch, stress: bool) -> Tensors:
-        """Return energies, forces and, where wanted, stresses of a batch."""
-        predictions = self.backend.predict(self.model, batch, stress=stress, create_graph=False)
-        wanted = (predictions.energy, predictions.forces, *([] if predictions.stress is None else [predictions.stress]))
-        return tuple(values.detach() for values in wanted)
+        return _outputs(self.backend, self.model, batch, stress)
 
     def _replayed(self, group: Sequence[Graph], *, stress: bool) -> Tensors | None:
         """Return the same by a recording, None where there is none."""
@@ -261,6 +259,13 @@ class TorchPotential:
             self._recorded_from = places
         head, dtype = self.heads.index(self.head), getattr(torch, self.dtype)
         return self.recorded(group, self.r_max, dtype, self.device, head=head, stress=stress)
+
+
+def _outputs(backend: Backend, model: torch.nn.Module, batch: Batch, stress: bool) -> Tensors:
+    """Return energies, forces and, where wanted, stresses of a batch."""
+    predictions = backend.predict(model, batch, stress=stress, create_graph=False)
+    wanted = (predictions.energy, predictions.forces, *([] if predictions.stress is None else [predictions.stress]))
+    return tuple(values.detach() for values in wanted)
 
 
 def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:
