@@ -1,5 +1,10 @@
 """Recorded evaluations are those of the potential; what records here is a stand-in with the rules of a CUDA graph."""
 
+import gc
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +12,7 @@ from ase.build import bulk
 
 from helpers.recorder import fake_capture
 from phonosmith.potentials import capture
-from phonosmith.potentials.capture import RECORD_AFTER, Recorded, rounded
+from phonosmith.potentials.capture import RECORD_AFTER, CudaCapture, Recorded, rounded
 from phonosmith.potentials.graphs import Shape
 from phonosmith.sampling.fire import relax_batch
 
@@ -162,6 +167,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_later_ones_are_smaller(potentia
     expected = looped(potential, frames)
 
     def small_memory(batch, stress):
+        assert sys.exc_info()[0] is None, "a handled error holds the memory of what did not fit"
         sizes.append(len(batch["ptr"]) - 1)
         if sizes[-1] > 3:
             raise torch.cuda.OutOfMemoryError("full")
@@ -198,6 +204,151 @@ def test_shapes_are_rounded_up_by_a_quarter_at_most():
         assert found.graphs == found.atoms == found.edges
         assert number <= found.edges <= 1.25 * number
     assert rounded(Shape(1, 1, 0)).edges == 0
+
+
+class FakeCuda:
+    """What torch.cuda does around a recording, with its habits when one fails (torch/cuda/graphs.py, CUDAGraph.cpp).
+
+    A recording that CUDA refuses to end stays open in the allocator and leaves its stream the current one; a pool no
+    graph is left of, or one still open, cannot be used.
+    """
+
+    def __init__(self, monkeypatch):
+        self.current, self.open, self.users, self.made, self.refused = FakeStream("default"), [], {}, 0, False
+        places = {
+            "Stream": lambda priority=0: FakeStream(f"stream {priority}"),
+            "CUDAGraph": FakeGraph,
+            "graph": self.recording,
+            "stream": self.on_stream,
+            "device": self.on_stream,
+            "current_stream": lambda: self.current,
+            "default_stream": lambda: FakeStream("default"),
+            "current_device": lambda: 0,
+            "synchronize": lambda: None,
+            "graph_pool_handle": self.new_pool,
+        }
+        for name, value in places.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", self.end, raising=False)
+        monkeypatch.setattr(torch._C, "_cuda_releasePool", self.release, raising=False)
+
+    def new_pool(self):
+        self.made += 1
+        return (0, self.made)
+
+    @contextmanager
+    def on_stream(self, stream):
+        before, self.current = self.current, stream if isinstance(stream, FakeStream) else self.current
+        try:
+            yield
+        finally:
+            self.current = before
+
+    @contextmanager
+    def recording(self, graph, pool, stream):
+        assert not gc.isenabled()
+        assert pool not in self.open, "beginAllocateToPool: already recording to mempool_id"
+        assert pool not in self.users or self.users[pool] > 0, "INTERNAL ASSERT FAILED"
+        before, self.current = self.current, stream
+        self.open.append(pool)
+        self.users[pool] = self.users.get(pool, 0) + 1
+        try:
+            yield
+        finally:
+            if self.refused:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+            self.end(0, pool)
+            graph.ended = self, pool
+            self.current = before
+
+    def end(self, device, pool):
+        if pool not in self.open:
+            raise RuntimeError("endAllocatePool: not currently recording to mempool_id")
+        self.open.remove(pool)
+
+    def release(self, device, pool):
+        self.users[pool] -= 1
+
+
+@dataclass(frozen=True)
+class FakeStream:
+    name: str
+
+    def wait_stream(self, other):
+        pass
+
+
+class FakeGraph:
+    ended = None
+
+    def pool(self):
+        if self.ended is None:
+            raise RuntimeError("Called CUDAGraph::pool() without a preceding successful capture.")
+        return self.ended[1]
+
+    def replay(self):
+        pass
+
+    def __del__(self):
+        if self.ended is not None:
+            cuda, pool = self.ended
+            cuda.release(0, pool)
+
+
+def test_a_recording_that_fails_leaves_the_device_usable(monkeypatch):
+    """CUDA refuses to end one that waited: stream, allocator and collector are as before, the next one works."""
+    cuda = FakeCuda(monkeypatch)
+    record, calls = CudaCapture(torch.device("cuda")), []
+    kept = record(lambda: calls.append(cuda.current))
+    assert {one.name for one in calls} == {"stream -1"}, "one stream, which no training side by side has"
+
+    def waiting():
+        if len(calls) % 4 == 3:
+            cuda.refused = True
+            raise RuntimeError("operation not permitted when stream is capturing")
+        calls.append(cuda.current)
+
+    with pytest.raises(RuntimeError, match="previous error") as caught:
+        record(waiting)
+    assert "not permitted" in str(caught.value.__context__)
+    assert cuda.current.name == "default"
+    assert gc.isenabled()
+    assert cuda.open == []
+    del caught
+    cuda.refused = False
+    other = record(lambda: None)
+    assert cuda.users == {(0, 1): 1, (0, 2): 1}
+    with pytest.raises(ZeroDivisionError):
+        record(lambda: 1 / 0)
+    del kept, other
+    gc.collect()
+    assert set(cuda.users.values()) == {0}
+
+
+def test_recordings_share_a_pool_as_long_as_one_is_left(monkeypatch):
+    cuda = FakeCuda(monkeypatch)
+    record = CudaCapture(torch.device("cuda"))
+    kept = [record(lambda: None), record(lambda: None)]
+    assert cuda.users == {(0, 1): 2}
+    kept.clear()
+    kept.append(record(lambda: None))
+    assert cuda.users == {(0, 1): 0, (0, 2): 1}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_records_after_a_recording_that_failed():
+    """On the real thing: memory can be given back, another recording works, and the current stream is the old one."""
+    x, record = torch.ones(1000, device="cuda"), CudaCapture(torch.device("cuda"))
+    record(lambda: x.mul_(1.0))
+    here = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        record(lambda: float(x.sum()))
+    assert torch.cuda.current_stream() == here
+    torch.cuda.empty_cache()
+    replay = record(lambda: x.add_(1.0))
+    x.zero_()
+    replay()
+    assert float(x.sum()) == 1000.0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

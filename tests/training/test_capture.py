@@ -4,7 +4,9 @@ There is no GPU here. ``fake_capture`` (tests/helpers/recorder.py) repeats a ste
 CUDA graph does, and refuses what would wait for a device; ``uncaptured`` runs the padded steps as they are.
 """
 
+import gc
 import math
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -279,6 +281,20 @@ def test_recording_leaves_the_start_as_it_was(mace):
     assert not any(value.any() for state in states for value in state.values())
     assert all(torch.equal(one, two) for one, two in zip(fitter.state.ema, fitter.parameters, strict=True))
     assert (float(fitter.step.count), fitter.curvature.used) == (0, 0)
+
+
+def test_recordings_go_when_their_training_does(mace):
+    """They hold much of a GPU's memory, and the collector comes when it likes: nothing may hold them in a circle."""
+    fitter = fitter_of(parts_of(mace, settings_of("delta+pft with two columns")), lambda action: action)
+    gc.collect()
+    gc.disable()
+    try:
+        fitter.begin()
+        parts = [weakref.ref(one) for one in (fitter._recording, fitter.step, fitter.optimizer, fitter.parameters[0])]
+        del fitter
+        assert [one() for one in parts] == [None] * 4
+    finally:
+        gc.enable()
 
 
 FROZEN = {

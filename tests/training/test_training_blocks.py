@@ -1,5 +1,8 @@
 """Blocks of atoms give the derivatives of the whole cell, with less memory."""
 
+import gc
+from contextlib import suppress
+
 import pytest
 import torch
 from ase.build import bulk
@@ -116,3 +119,25 @@ def test_blocks_keep_less(tiny_model, cell):
     whole = saved_at_once(module, large, None)
     assert whole > 1.7 * saved_at_once(module, small, None)
     assert saved_at_once(module, large, 2) < 0.6 * whole
+
+
+def test_the_estimate_leaves_no_graph_behind(tiny_model, cell):
+    """One that is left ties the parameters to the stream it was made on; the collector comes when it likes."""
+    module = tiny_model()
+    inputs = model_inputs(module, batch_of(cell))
+    gc.collect()
+    gc.disable()
+    try:
+        before = graphs_alive()
+        step_bytes_per_atom(module, inputs)
+        assert graphs_alive() == before
+    finally:
+        gc.enable()
+
+
+def graphs_alive():
+    found = 0
+    for one in gc.get_objects():
+        with suppress(RuntimeError):  # of views that other tests have left
+            found += type(one) is torch.Tensor and one.grad_fn is not None
+    return found

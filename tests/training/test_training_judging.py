@@ -97,6 +97,27 @@ def test_errors_from_kept_predictions_are_those_of_the_loop(tiny_model, tiny_fra
     )
 
 
+def test_a_set_that_does_not_fit_is_predicted_in_halves(tiny_model, tiny_frames, monkeypatch):
+    """Halves are tried when the error is gone, which holds the tensors of what did not fit."""
+    from phonosmith.potentials.graphs import make_graph
+
+    module = tiny_model()
+    graphs = [make_graph(atoms, BACKEND.atomic_numbers(module), BACKEND.cutoff(module)) for atoms in tiny_frames(5)]
+    whole, own = predicted(BACKEND, module, graphs), MaceBackend.predict
+
+    def short(backend, model, batch, **options):
+        assert sys.exc_info()[0] is None
+        if len(batch["ptr"]) - 1 > 2:
+            raise torch.cuda.OutOfMemoryError("full")
+        return own(backend, model, batch, **options)
+
+    monkeypatch.setattr(MaceBackend, "predict", short)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    halves = predicted(BACKEND, module, graphs)
+    for name in ("energy", "forces", "stress"):
+        assert torch.allclose(getattr(halves, name), getattr(whole, name), rtol=0, atol=1e-12), name
+
+
 def test_a_start_loads_only_what_training_needs():
     """Reading options, data and a model for a training on labels: no crystal, flow or phonon library."""
     code = (

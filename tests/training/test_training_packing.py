@@ -1,5 +1,6 @@
 """Trainings side by side: who begins when, who is stopped, and that a failure stays alone."""
 
+import weakref
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
@@ -99,14 +100,36 @@ def test_out_of_memory_beside_others_waits_for_them(launch):
     assert alone[0].error is full
 
 
+def test_an_error_that_is_kept_holds_no_memory():
+    """Neither the error nor its cause keeps what was computed when it was raised: the next training needs the room."""
+    tensors = []
+
+    def fails():
+        graph = torch.ones(3)
+        tensors.append(weakref.ref(graph))
+        raise torch.cuda.OutOfMemoryError("full")
+
+    def prepare():
+        try:
+            fails()
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingError("no memory") from error
+
+    (outcome,) = SideBySide().run([Planned("a", prepare)])
+    assert isinstance(outcome.error, TrainingError)
+    assert isinstance(outcome.error.__cause__, torch.cuda.OutOfMemoryError)
+    assert tensors[0]() is None
+
+
 def test_memory_decides_who_begins(monkeypatch):
     """What the first one took, with a margin, must be free, whoever else uses the device."""
     said = []
     free, held = [1000], [0]
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free[0], 1000))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: held[0])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free[0], 1000))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: held[0])
     fitters = [Fitter(name, said, epochs=2) for name in "abc"]
 
     def takes(fitter):

@@ -8,9 +8,12 @@ for a single pass over displaced cells.
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,7 +52,8 @@ class CudaCapture:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._pool: tuple[int, int] | None = None
+        self._pool: tuple[int, int] = (0, 0)
+        self._graphs: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, action: Action) -> Action:
@@ -58,19 +62,54 @@ class CudaCapture:
             torch.cuda.synchronize()
             here = torch.cuda.current_stream()
             if self._stream is None:
-                self._stream = torch.cuda.Stream() if here == torch.cuda.default_stream() else here
+                # trainings run side by side on streams of the other priority: none of them can be this one
+                self._stream = torch.cuda.Stream(priority=-1) if here == torch.cuda.default_stream() else here
             self._stream.wait_stream(here)
-            try:
-                with torch.cuda.stream(self._stream):
+            # torch leaves its own context of a recording that fails without putting the stream back
+            with torch.cuda.stream(self._stream):
+                try:
                     for _ in range(WARM_UPS):
                         action()
-            finally:
-                here.wait_stream(self._stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                action()
-            self._pool = graph.pool()
+                finally:
+                    here.wait_stream(self._stream)
+                graph = self._recorded(action, self._stream)
             return graph.replay
+
+    def _recorded(self, action: Action, stream: torch.cuda.Stream) -> torch.cuda.CUDAGraph:
+        if not self._graphs:
+            # a pool that no graph is left of cannot be used again
+            self._pool = torch.cuda.graph_pool_handle()
+        graph, collects = torch.cuda.CUDAGraph(), gc.isenabled()
+        # another recording's end in the midst of this one is an operation that CUDA refuses
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+                action()
+        except BaseException:
+            _close(graph, self._pool)
+            # whatever torch still thinks of this one, another is free
+            self._graphs.clear()
+            raise
+        finally:
+            if collects:
+                gc.enable()
+        self._graphs.add(graph)
+        return graph
+
+
+def _close(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+    """Tell torch's allocator that a failed recording is over, which it does not notice when CUDA refuses to end it.
+
+    It would take everything after it for part of the recording: no memory could be given back, nor the pool be used.
+    """
+    with suppress(RuntimeError):
+        graph.pool()
+        return  # it was ended, and is put away with the graph
+    device = torch.cuda.current_device()
+    # raises where the recording had not begun
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(device, pool)  # noqa: SLF001  # as torch's own users of graphs do
+        torch._C._cuda_releasePool(device, pool)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @dataclass(frozen=True)
@@ -150,18 +189,21 @@ class Recorded:
         def action() -> None:
             outputs[:] = self._evaluate(inputs, stress)
 
+        full = False
         try:
             replay = self._capture(action)
         except torch.cuda.OutOfMemoryError:
-            torch.cuda.empty_cache()
-            self._refused.add(key)
-            log.info("no memory to record a batch of %s: evaluated without", shape)
-            return None
+            full = True
         except RuntimeError as error:
             # an operation that waits for the device: every shape would fail alike
             # where a capture ends on an error, torch complains about the end and keeps the cause as context
             self.problem = str(error.__context__ or error).splitlines()[0][:200]
             log.warning("evaluations cannot be recorded and are launched one by one: %s", self.problem)
+            return None
+        if full:  # a handled error holds the tensors of what failed until it is left
+            torch.cuda.empty_cache()
+            self._refused.add(key)
+            log.info("no memory to record a batch of %s: evaluated without", shape)
             return None
         return _Recording(shape, inputs, outputs, replay)
 

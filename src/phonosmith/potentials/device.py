@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from phonosmith.core.errors import ConfigurationError, InputError
@@ -92,13 +92,15 @@ def choose_device(asked: str, measure: Stopwatch, work: Hashable) -> DeviceChoic
 def _measured(measure: Stopwatch) -> DeviceChoice:
     import torch
 
+    on_gpu = None
     try:
-        on_gpu = measure("cuda")
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return DeviceChoice("cpu", "a step does not fit into the memory that is free on the GPU")
+        with suppress(torch.cuda.OutOfMemoryError):  # which holds the memory of the step while it is handled
+            on_gpu = measure("cuda")
     except RuntimeError as error:
         return DeviceChoice("cpu", f"a step failed on the GPU: {str(error).splitlines()[0][:120]}")
+    if on_gpu is None:
+        torch.cuda.empty_cache()
+        return DeviceChoice("cpu", "a step does not fit into the memory that is free on the GPU")
     on_cpu = measure("cpu")
     times = f"a step takes {1000 * on_cpu:.3g} ms on the CPU, {1000 * on_gpu:.3g} ms on the GPU"
     return DeviceChoice("cpu" if on_cpu < on_gpu else "cuda", times)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,9 +82,10 @@ class TorchPotential:
         self.head = _choose_head(self.heads, head, name)
         self._lean: dict[tuple[str, ...], tuple[list[float], TorchPotential]] = {}
         self._moved: dict[str, tuple[list[float], TorchPotential]] = {}
-        self.recorded = (
-            Recorded(self._outputs, CudaCapture(parameter.device)) if self.device.startswith("cuda") else None
-        )
+        self.recorded: Recorded | None = None
+        if self.device.startswith("cuda"):
+            # of no method of this object: recordings, which hold memory, must go when it does
+            self.recorded = Recorded(partial(_outputs, backend, model), CudaCapture(parameter.device))
         self._recorded_from: tuple[int, ...] = ()
         self._graphs = GraphMaker(self.z_table, self.r_max)
         self._most_edges: int | None = None
@@ -213,22 +215,23 @@ class TorchPotential:
 
     def _evaluate_group(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> Iterator[Evaluation]:
         """Evaluate one batch; on a device that runs out of memory its halves, and no larger ones later."""
-        try:
+        with suppress(torch.cuda.OutOfMemoryError):
             yield from self._evaluate(group, frames, stress=stress)
-        except torch.cuda.OutOfMemoryError:
-            if self.recorded is not None:
-                self.recorded.forget()
-            torch.cuda.empty_cache()
-            self._most_edges = max(1, sum(graph.n_edges for graph in group) // 2)
-            if len(group) == 1:
-                raise PotentialError(
-                    f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
-                    "Use float32, a smaller supercell or device 'cpu'.",
-                ) from None
-            half = len(group) // 2
-            log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
-            yield from self._evaluate_group(group[:half], frames, stress=stress)
-            yield from self._evaluate_group(group[half:], frames, stress=stress)
+            return
+        # not where the error is handled: it holds the tensors of the evaluation that failed
+        if self.recorded is not None:
+            self.recorded.forget()
+        torch.cuda.empty_cache()
+        self._most_edges = max(1, sum(graph.n_edges for graph in group) // 2)
+        if len(group) == 1:
+            raise PotentialError(
+                f"A configuration of {len(group[0].species)} atoms does not fit into the memory of {self.device}.",
+                "Use float32, a smaller supercell or device 'cpu'.",
+            )
+        half = len(group) // 2
+        log.info("out of memory on %s: splitting a batch of %d", self.device, len(group))
+        yield from self._evaluate_group(group[:half], frames, stress=stress)
+        yield from self._evaluate_group(group[half:], frames, stress=stress)
 
     def _evaluate(self, group: Sequence[Graph], frames: Sequence[Atoms], *, stress: bool) -> list[Evaluation]:
         periodic = [bool(np.all(frames[graph.index].pbc)) for graph in group]
@@ -243,10 +246,7 @@ class TorchPotential:
         return [Evaluation(*one) for one in zip(map(float, numpy64(energies)), by_graph, voigt, strict=True)]
 
     def _outputs(self, batch: Batch, stress: bool) -> Tensors:
-        """Return energies, forces and, where wanted, stresses of a batch."""
-        predictions = self.backend.predict(self.model, batch, stress=stress, create_graph=False)
-        wanted = (predictions.energy, predictions.forces, *([] if predictions.stress is None else [predictions.stress]))
-        return tuple(values.detach() for values in wanted)
+        return _outputs(self.backend, self.model, batch, stress)
 
     def _replayed(self, group: Sequence[Graph], *, stress: bool) -> Tensors | None:
         """Return the same by a recording, None where there is none."""
@@ -259,6 +259,13 @@ class TorchPotential:
             self._recorded_from = places
         head, dtype = self.heads.index(self.head), getattr(torch, self.dtype)
         return self.recorded(group, self.r_max, dtype, self.device, head=head, stress=stress)
+
+
+def _outputs(backend: Backend, model: torch.nn.Module, batch: Batch, stress: bool) -> Tensors:
+    """Return energies, forces and, where wanted, stresses of a batch."""
+    predictions = backend.predict(model, batch, stress=stress, create_graph=False)
+    wanted = (predictions.energy, predictions.forces, *([] if predictions.stress is None else [predictions.stress]))
+    return tuple(values.detach() for values in wanted)
 
 
 def _choose_head(heads: Sequence[str], wanted: str | None, name: str) -> str:

@@ -183,25 +183,26 @@ class Recording:
         batch = self._batches[shape].batch if shape is not None else None
         choice = self._choices[pattern] if pattern is not None else None
         what = "A step" if shape is None else f"A step on {shape.atoms} atoms and {shape.edges} edges"
-        replay = self._recorded(what, lambda: self.step(batch, choice))
+        replay = self._recorded(what, partial(self.step, batch, choice))
         if replay is not None:
             self._steps[shape, pattern] = replay
 
     def _recorded(self, what: str, action: Action) -> Action | None:
         """Record an action and undo what that did; None, and a note, where it cannot be."""
-        before = Snapshot(self.step.changing())
+        before, problem = Snapshot(self.step.changing()), ""
         try:
             return self.capture(action)
         except torch.cuda.OutOfMemoryError:
-            self._note(f"{what} does not fit into memory as a recording and runs plainly")
-            torch.cuda.empty_cache()
+            problem = "does not fit into memory as a recording and runs plainly"
         except (RuntimeError, NotImplementedError) as error:
             # where a capture ends on an error, torch complains about the end and keeps the cause as context
-            reason = str(error.__context__ or error).splitlines()[0][:120]
-            self._note(f"{what} cannot be recorded and runs plainly: {reason}")
+            problem = f"cannot be recorded and runs plainly: {str(error.__context__ or error).splitlines()[0][:120]}"
         finally:
             self.step.optimizer.zero_grad(set_to_none=True)
             before.restore(self.step.changing())
+        # here, for a handled error holds the tensors of what failed until it is left
+        torch.cuda.empty_cache()
+        self._note(f"{what} {problem}")
         return None
 
     def _note(self, text: str) -> None:
@@ -259,11 +260,12 @@ class Recording:
         groups = [graphs[start : start + size] for start in range(0, len(graphs), size)]
         (shape,) = bucketed([padded_shape([one.graph for one in group]) for group in groups], most=1)
         static = StaticBatch(self._padded(groups[0], shape), self.step.device)
-        replay = self._recorded("Validation", lambda: self._add_errors(static.batch))
+        add_errors = partial(_add_errors, self.sums, self.step)  # not of self: recordings must go when it does
+        replay = self._recorded("Validation", partial(add_errors, static.batch))
         for group in groups:
             if replay is None:
                 plain = labelled_batch(group, self.step.dtype, self.step.device)
-                self._validation.append(partial(self._add_errors, plain))
+                self._validation.append(partial(add_errors, plain))
             else:
                 self._validation.append(partial(static.fill, self._on_device(packed(self._padded(group, shape)))))
                 self._validation.append(replay)
@@ -271,21 +273,24 @@ class Recording:
             self._validation.append(self._recorded_columns(judged))
 
     def _recorded_columns(self, judged: CurvatureTerm) -> Action:
+        error, model = self.column_error, self.step.model
+
         def measure() -> None:
-            self.column_error.copy_(judged.mean_error(self.step.model))
+            error.copy_(judged.mean_error(model))
 
         if judged.needs_blocks(self.step.model):
             return measure
         return self._recorded("The error of Hessian columns", measure) or measure
-
-    def _add_errors(self, batch: LabelledBatch) -> None:
-        self.sums.add_(error_sums(self.step.backend, self.step.model, batch, self.step.spec))
 
     def validate(self) -> None:
         """Launch validation: what :func:`losses.errors_of` reads will be in ``sums``, beside ``column_error``."""
         self.sums.zero_()
         for action in self._validation:
             action()
+
+
+def _add_errors(sums: torch.Tensor, step: Step, batch: LabelledBatch) -> None:
+    sums.add_(error_sums(step.backend, step.model, batch, step.spec))
 
 
 def device_lost(error: RuntimeError) -> bool:

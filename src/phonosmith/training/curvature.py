@@ -152,12 +152,13 @@ class CurvatureTerm:
         try:
             return self._accumulate(model, parameters, chosen)
         except (RuntimeError, NotImplementedError) as error:
-            # no third derivative (a fused kernel) or no memory for it
-            for parameter, gradient in zip(parameters, before, strict=True):
-                parameter.grad = gradient
-            self.method = "fd"
-            self.notes.append(f"curvature by finite differences: {str(error).splitlines()[0][:120]}")
-            return self._accumulate(model, parameters, chosen)
+            # no third derivative (a fused kernel) or no memory for it, which a handled error holds until it is left
+            reason = str(error).splitlines()[0][:120]
+        for parameter, gradient in zip(parameters, before, strict=True):
+            parameter.grad = gradient
+        self.method = "fd"
+        self.notes.append(f"curvature by finite differences: {reason}")
+        return self._accumulate(model, parameters, chosen)
 
     def _accumulate(self, model: torch.nn.Module, parameters: Tensors, choice: Choice) -> torch.Tensor:
         gradient_of = self._differences if self.method == "fd" else self._exact

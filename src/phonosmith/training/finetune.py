@@ -36,7 +36,7 @@ from phonosmith.training.energies import settled_shift
 from phonosmith.training.graphs import compositions, relative_to
 from phonosmith.training.judging import predicted
 from phonosmith.training.loop import Fitter, epoch_reporter
-from phonosmith.training.placement import choose_training_device
+from phonosmith.training.placement import asked_device, choose_training_device
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import changes, frozen_blocks, select_trainable
 
@@ -168,7 +168,7 @@ def prepare(
     """
     check_extras(spec, replay, curvature)
     require_device(spec.device)
-    with ordered_sums(spec.deterministic and gpu_seen()):
+    with ordered_sums(spec.deterministic and asked_device(spec) != "cpu" and gpu_seen()):
         assembly = assemble(
             foundation,
             train,

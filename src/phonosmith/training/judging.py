@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +19,9 @@ from phonosmith.training.documents import Errors
 from phonosmith.training.graphs import LabelledBatch, LabelledGraph, labelled_batch
 from phonosmith.training.losses import errors_of, prediction_sums
 from phonosmith.training.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from phonosmith.potentials.graphs import Batch
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,22 @@ def _parts(
 ) -> Iterator[tuple[torch.Tensor, ...]]:
     """Predict one batch; on a device that runs out of memory, its halves."""
     parameter = next(model.parameters())
-    try:
-        batch = collate(group, parameter.dtype, parameter.device, head)
-        found = backend.predict(model, batch, stress=True, create_graph=False)
-        assert found.stress is not None  # it was asked for
-        values = found.energy, found.interaction, found.forces, found.stress
-        yield tuple(value.detach().cpu() for value in values)
-    except torch.cuda.OutOfMemoryError:
-        if len(group) == 1:
-            raise PotentialError(
-                f"A structure of {len(group[0].species)} atoms does not fit into the memory of {parameter.device}.",
-                "Train with device=cpu, or on smaller cells.",
-            ) from None
-        torch.cuda.empty_cache()
-        half = len(group) // 2
-        yield from _parts(backend, model, group[:half], head)
-        yield from _parts(backend, model, group[half:], head)
+    with suppress(torch.cuda.OutOfMemoryError):
+        yield _values(backend, model, collate(group, parameter.dtype, parameter.device, head))
+        return
+    # not where the error is handled: it holds the tensors of the evaluation that failed
+    if len(group) == 1:
+        raise PotentialError(
+            f"A structure of {len(group[0].species)} atoms does not fit into the memory of {parameter.device}.",
+            "Train with device=cpu, or on smaller cells.",
+        )
+    torch.cuda.empty_cache()
+    half = len(group) // 2
+    yield from _parts(backend, model, group[:half], head)
+    yield from _parts(backend, model, group[half:], head)
+
+
+def _values(backend: Backend, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, ...]:
+    found = backend.predict(model, batch, stress=True, create_graph=False)
+    assert found.stress is not None  # it was asked for
+    return tuple(value.detach().cpu() for value in (found.energy, found.interaction, found.forces, found.stress))

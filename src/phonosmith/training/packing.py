@@ -163,7 +163,8 @@ class SideBySide:
             if not torch.cuda.is_initialized():
                 return True
             # other programs may use the device as well
-            return running < MOST_STREAMS and torch.cuda.mem_get_info()[0] > MARGIN * self._most_taken
+            free, _ = torch.cuda.mem_get_info(self._lanes[-1].stream and self._lanes[-1].stream.device)
+            return running < MOST_STREAMS and free > MARGIN * self._most_taken
         except RuntimeError:
             # the GPU has failed: each training will find out, save what the host has of it, and say so
             return running == 0
@@ -221,7 +222,7 @@ class SideBySide:
             action()
         except Exception as error:  # noqa: BLE001
             self._leave(outcome)
-            if self._lanes and torch.OutOfMemoryError in (type(error), type(error.__cause__)):
+            if self._lanes and torch.cuda.OutOfMemoryError in (type(error), type(error.__cause__)):
                 self.at_once = len(self._lanes)
                 self._waiting.append(outcome)
             else:
@@ -237,11 +238,18 @@ class SideBySide:
         self._ended = True
 
     def _fail(self, outcome: Outcome, error: Exception) -> None:
-        outcome.result, outcome.error = None, error.with_traceback(None)
+        outcome.result, outcome.error = None, error
+        link: BaseException | None = error
+        while link is not None:
+            # what was on the device when it was raised would stay there as long as it is known where that was
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         if self.on_end is not None:
             self.on_end(outcome)
 
 
 def _reserved() -> int:
-    """Return the bytes this process holds on the GPU."""
-    return torch.cuda.memory_reserved() if torch.cuda.is_initialized() else 0
+    """Return the bytes this process holds on GPUs."""
+    if not torch.cuda.is_initialized():
+        return 0
+    return sum(torch.cuda.memory_reserved(number) for number in range(torch.cuda.device_count()))

@@ -13,6 +13,7 @@ from phonosmith.settings import get_settings
 from phonosmith.training.assemble import Assembly
 from phonosmith.training.capture import capture_for
 from phonosmith.training.graphs import LabelledGraph, labelled_batch
+from phonosmith.training.spec import TrainSpec
 from phonosmith.training.step import Step
 
 
@@ -34,11 +35,16 @@ def choose_training_device(assembly: Assembly) -> DeviceChoice:
     curved = tuple(len(target.atoms) for target in assembly.targets[:1])
     work = ("training", assembly.backend.architecture, spec.dtype, parameters, *sizes, *curved, spec.curvature_columns)
     work += (spec.compile, spec.deterministic)
-    wanted = get_settings().device if spec.device == "auto" else spec.device
+    wanted = asked_device(spec)
     choice = choose_device(wanted, partial(step_seconds, assembly), work)
     if wanted != spec.device:
         return DeviceChoice(choice.device, f"asked for by PHONOSMITH_DEVICE={wanted}")
     return choice
+
+
+def asked_device(spec: TrainSpec) -> str:
+    """Return the device a strategy asks for: where it leaves that open, what the setting PHONOSMITH_DEVICE says."""
+    return get_settings().device if spec.device == "auto" else spec.device
 
 
 def _typical(assembly: Assembly) -> Sequence[LabelledGraph]:
@@ -57,6 +63,8 @@ def step_seconds(assembly: Assembly, device: str) -> float:
     term = assembly.curvature_term(assembly.targets[:1], dtype, device)
     if term is not None and capture is not None:
         term = term.without_waiting()
+        # training does not record them either
+        capture = None if term.needs_blocks(model) else capture
     choice = next(iter(term.choices().values())) if term is not None else None
     step = Step(backend, model, parameters, spec, term, recordable=capture is not None)
 

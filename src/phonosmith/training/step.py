@@ -76,6 +76,8 @@ class Step:
             self.rates = [torch.tensor(spec.lr, dtype=dtype, device=self.device) for _ in groups]
             given = [group | {"lr": rate} for group, rate in zip(groups, self.rates, strict=True)]
             self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu)
+            # torch warns of steps that are not recorded; those before a recording are not, by design
+            self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # noqa: SLF001
         else:
             self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
         if spec.anchor == "pull":

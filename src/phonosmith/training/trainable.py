@@ -62,7 +62,7 @@ def attach_pull(optimizer: torch.optim.Optimizer, strength: float) -> torch.util
     """
     references = [[value.detach().clone() for value in group["params"]] for group in optimizer.param_groups]
 
-    def pull(*_: Any) -> None:
+    def pull(optimizer: torch.optim.Optimizer, *_: Any) -> None:
         # the groups are others after a checkpoint was loaded
         for group, reference in zip(optimizer.param_groups, references, strict=True):
             weight = group["lr"] * strength

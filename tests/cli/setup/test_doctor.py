@@ -127,6 +127,13 @@ def test_no_gpu_is_said_plainly(monkeypatch):
     assert found["message"].startswith("no GPU")
 
 
+def test_a_gpu_that_is_not_to_be_used_is_not_timed(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    found = only(doctor.check_gpu)
+    assert found["status"] == "ok"
+    assert "PHONOSMITH_DEVICE=cpu" in found["message"]
+
+
 @pytest.mark.parametrize("problem", ["", "operation not permitted when stream is capturing"])
 def test_an_evaluation_and_a_step_are_timed_launched_and_recorded(monkeypatch, problem):
     """The CPU stands for the GPU: its potential counts how it is called, and the clock is told what that takes."""

@@ -124,6 +124,9 @@ def check_gpu() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding("GPU", "ok", "no GPU: potentials are evaluated and trained on the CPU")
         return
+    if (settings := _settings()) is not None and settings.device == "cpu":
+        yield Finding("GPU", "ok", "PHONOSMITH_DEVICE=cpu: the GPU is not used, and was not timed")
+        return
     from phonosmith.potentials.registry import load
 
     yield gpu_finding(load("embedded", device="cuda"), "cuda")

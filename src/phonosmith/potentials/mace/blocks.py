@@ -195,10 +195,15 @@ def step_bytes_per_atom(model: torch.nn.Module, batch: dict[str, torch.Tensor]) 
             with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 outputs[layer] = layer.forward(*leaves)
 
-    with torch.no_grad(), in_blocks(model, probed):
-        for blocked in model.interactions:  # put away after the block, with their hooks
-            blocked.layer.register_forward_pre_hook(first_block)
-        model({**batch, "positions": batch["positions"].detach().clone()}, training=False, compute_force=False)
+    try:
+        with torch.no_grad(), in_blocks(model, probed):
+            for blocked in model.interactions:  # put away after the block, with their hooks
+                blocked.layer.register_forward_pre_hook(first_block)
+            model({**batch, "positions": batch["positions"].detach().clone()}, training=False, compute_force=False)
+    finally:
+        # hook and layer hold each other, and an autograd graph that is left over ties the parameters to the stream it
+        # was made on: no step could be recorded on another one
+        outputs.clear()
     return STEP_OVER_FORWARD * sum(kept.values()) / probed
 
 
