@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jobflow import Job, JobStore
 
 CONTENT, REUSED = "content", "reused"
-"""Keys of a document's metadata: digest of what it was made from; uuid of the job whose result it repeats."""
+"""Keys of a document's metadata: digest of what it was made from; uuid of the job whose result it hands on."""
 P = ParamSpec("P")
 R = TypeVar("R")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -55,7 +55,8 @@ def reused(
 
     Two jobs are equal when the function's name and its arguments are, apart from those in ``ignoring``; ``using`` gives
     what counts in place of the arguments. Only jobs with an identity from content take part, with an exposed store. A
-    result counts only as long as its seal and every artefact it names are whole, and never for its own job.
+    result counts only as long as its seal and every artefact it names are whole. It may be the job's own: whoever lost
+    the folder of a run, or its state, still has what the store holds.
     """
 
     def wrap(function: Callable[P, R]) -> Callable[P, R]:
@@ -77,7 +78,7 @@ def reused(
             store = CURRENT_JOB.store if job.config.expose_store else None
             # jobflow-remote's workers have a store that takes results and answers nothing
             with suppress(NotImplementedError):
-                document = None if store is None else _left(store, key, job.uuid)
+                document = None if store is None else _left(store, key)
             if document is not None:
                 from monty.json import MontyDecoder
 
@@ -109,15 +110,15 @@ def made_before(function: str, counting: Mapping[str, Any]) -> Any | None:
     job: Job | None = CURRENT_JOB.job
     if job is None or not has_content_identity(job.uuid) or not job.config.expose_store:
         return None
-    document = _left(CURRENT_JOB.store, content_key(function, counting), job.uuid)
+    document = _left(CURRENT_JOB.store, content_key(function, counting))
     return None if document is None else document["output"]
 
 
-def _left(store: JobStore, key: str, uuid: str) -> dict[str, Any] | None:
-    """Return a whole document of another job that was made from the same content."""
+def _left(store: JobStore, key: str) -> dict[str, Any] | None:
+    """Return a whole document that was made from the same content."""
     field = f"metadata.{CONTENT}"
     store.ensure_index(field)
-    for document in store.query({field: key, "uuid": {"$ne": uuid}}, load=True):
+    for document in store.query({field: key}, load=True):
         said = document.get("metadata") or {}
         if document.get("output") is not None and not said.get("refused") and not altered_fields(document):
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -60,8 +61,6 @@ def run(
     """
     places, limits = _slots(workers, slots), _limits(time_limit)
     folder = (out if out is not None else Path(campaign.stem)).resolve()
-    if not dry_run:
-        _prepare(folder)
     from phonosmith.flows.campaign import read_campaign
 
     checked = read_campaign(campaign)
@@ -75,8 +74,9 @@ def run(
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities
 
+    _prepare(folder)
     write_atomic(folder / "campaign.yaml", campaign.read_bytes())
-    again = f"phonosmith run {campaign}{'' if out is None else f' --out {out}'}"
+    again = shlex.join(["phonosmith", "run", str(campaign), *([] if out is None else ["--out", str(out)])])
     _work(folder, fix_identities(flow), places, limits, json_output=json_output, command=again, trust=trust)
 
 
@@ -141,7 +141,7 @@ def retry_run(
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places, limits = _slots(workers, slots), _limits(time_limit)
     _prepare(folder)
-    again, command = (names, materials), f"phonosmith retry {folder}"
+    again, command = (names, materials), shlex.join(["phonosmith", "retry", str(folder)])
     _work(folder, None, places, limits, json_output=json_output, command=command, trust=trust, again=again)
 
 
@@ -191,7 +191,7 @@ def _work(
         reports = _reports(store, runner)
         store.close()
     # what failed has to be asked for again, what was interrupted goes on by itself
-    following = command if interrupted else f"phonosmith retry {folder}"
+    following = command if interrupted else shlex.join(["phonosmith", "retry", str(folder)])
     payload = _payload(folder, summary, reports)
     payload |= {"restored": mender.restored, "repeated": mender.repeated, "lost": lost, "ok": summary.ok and not lost}
     payload |= {"interrupted": interrupted, "command": None if payload["ok"] else following}

@@ -63,57 +63,63 @@ def status(
     if state is not None and store is None and not jobflow:
         # beside the folder of the run, or in it
         places = [folder / "store.sqlite" for folder in (state.parent.parent, state.parent)]
-        store = next((file for file in places if file.is_file()), places[0])
+        store = next((file for file in places if file.is_file()), None)
+        if store is None:
+            advice = "'phonosmith run' with its campaign brings its documents back; or name the store with --store."
+            raise InputError(f"The run in {run} has lost its job store {places[0]}.", advice)
     job_store = open_store(store, jobflow=jobflow)
     states = read_status(job_store)
-    counts, incomplete = (None, {}) if state is None else _add_run(states, state)
+    counts, incomplete, lost = (None, {}, []) if state is None else _add_run(states, state, job_store)
     lacking = any(entry.failed or entry.missing for entry in states.materials.values())
     pending = sum((counts or {}).get(name, 0) for name in ("waiting", "running"))
     payload = {
-        "ok": not (lacking or pending or incomplete),
+        "ok": not (lacking or pending or incomplete or lost),
         "n_jobs": states.n_jobs,
         "materials": [material.as_dict() for material in states.materials.values()],
         "run": counts,
         "incomplete": incomplete,
+        "lost": lost,
         "notes": states.notes,
     }
-    checked = _check(job_store, open_artefacts(artefacts, store), state) if deep else None
+    checked = _check(job_store, open_artefacts(artefacts, store), lost) if deep else None
     job_store.close()
     if checked is not None:
         payload["ok"] = payload["ok"] and checked.ok
         payload["deep"] = checked.model_dump(mode="json") | {"ok": checked.ok}
-    answer(payload, lambda: _show(states, counts, incomplete, checked), json_output=json_output)
+    answer(payload, lambda: _show(states, counts, incomplete, lost, checked), json_output=json_output)
     if checked is not None and not checked.ok:
         raise typer.Exit(1)
 
 
-def _check(store: JobStore, artefacts: ArtefactStore, state: Path | None) -> StoreCheck:
-    """Read everything; where a local run is known, its finished jobs without a document are named as well."""
-    from phonosmith.engines.local.state import DONE, RunState
-    from phonosmith.engines.store.sealed import check_store, keys_in
+def _check(store: JobStore, artefacts: ArtefactStore, lost: list[str]) -> StoreCheck:
+    """Read everything; ``lost``: finished jobs of a local run whose documents are not there to be read."""
+    from phonosmith.engines.store.sealed import check_store
 
     with progress_bar("reading the store") as show:
         checked = check_store(store, artefacts, show)
-    if state is not None:
-        with closing(RunState(state)) as known:
-            rows = known.rows(DONE, asked=True)
-        there = keys_in(store, [row.uuid for row in rows])
-        checked.missing = [row.name for row in rows if row.key not in there]
+    checked.missing = lost
     return checked
 
 
-def _add_run(states: StoreStatus, path: Path) -> tuple[dict[str, int], dict[str, list[str]]]:
+def _add_run(
+    states: StoreStatus, path: Path, store: JobStore
+) -> tuple[dict[str, int], dict[str, list[str]], list[str]]:
     """Replace guesses about what is missing by what the run knows.
 
-    Returns its jobs by state, and the names of those that are done without what they asked for, with what they lack.
+    Returns its jobs by state, the names of those that are done without what they asked for, with what they lack, and
+    the names of those that are done and whose documents the store has not.
     """
     from phonosmith.analysis.status import MaterialStatus
     from phonosmith.core.metadata import stage_of
-    from phonosmith.engines.local.state import RunState
+    from phonosmith.engines.local.state import DONE, RunState
+    from phonosmith.engines.store.sealed import keys_in
 
     with closing(RunState(path)) as state:
         rows = state.rows(asked=True)
         incomplete = {one.job.name: one.missing for one in state.incomplete()}
+    done = [row for row in rows if row.state == DONE]
+    there = keys_in(store, [row.uuid for row in done])
+    lost = [row.name for row in done if row.key not in there]
     for material in states.materials.values():
         material.missing.clear()
         for entry in material.stages.values():
@@ -135,13 +141,14 @@ def _add_run(states: StoreStatus, path: Path) -> tuple[dict[str, int], dict[str,
         elif row.state == "skipped":
             stage.missing += 1
             owner.missing.append(row.name)
-    return dict(Counter(row.state for row in rows)), incomplete
+    return dict(Counter(row.state for row in rows)), incomplete, lost
 
 
 def _show(
     material_states: StoreStatus,
     counts: dict[str, int] | None,
     incomplete: dict[str, list[str]],
+    lost: list[str],
     checked: StoreCheck | None,
 ) -> None:
     import rich
@@ -163,6 +170,8 @@ def _show(
                 typer.echo(f"  failed: {name}: {reason}")
     for name, missing in incomplete.items():
         typer.echo(f"  incomplete: {name} was made without {', '.join(missing)}")
+    for name in lost:
+        typer.secho(f"  lost: {name} is done, and its document is not in the store", fg="red")
     if counts is not None:
         typer.echo("run: " + ", ".join(f"{number} {name}" for name, number in sorted(counts.items())))
     for note in material_states.notes:
@@ -174,8 +183,6 @@ def _show(
 def _show_check(checked: StoreCheck) -> None:
     for one in checked.altered:
         typer.secho(f"  altered: {one.job} ({one.uuid}): {', '.join(one.fields)}", fg="red")
-    for name in checked.missing:
-        typer.secho(f"  without its document: {name}", fg="red")
     for artefact in checked.artefacts:
         typer.secho(f"  {artefact.problem}: {artefact.kind} {artefact.sha256[:12]} of {artefact.job}", fg="red")
     words = "all as their jobs wrote them" if checked.ok else "the others are as their jobs wrote them"

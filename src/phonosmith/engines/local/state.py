@@ -14,7 +14,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,11 +85,6 @@ class Incomplete:
 
 
 COLUMNS = "uuid, idx, name, state, attempts, folder, error, seconds, metadata"
-
-
-def _row(columns: Iterable[Any]) -> JobRow:
-    *plain, metadata = columns
-    return JobRow(*(*plain, json.loads(metadata)))
 
 
 @dataclass
@@ -203,8 +198,8 @@ class RunState:
                 advice = "Another process holds the file; wait for it or end it."
             else:
                 advice = (
-                    "The file is damaged. Restore a copy of it, or move the folder 'run' away and run the campaign "
-                    "again: every job is then repeated."
+                    "The file is damaged. Restore a copy of it, or move it away and run the campaign again: labels, "
+                    "trainings and evaluations that the job store holds are not repeated."
                 )
             raise ConfigurationError(f"Cannot keep the run in {self.path}: {words}.", advice) from error
 
@@ -248,7 +243,16 @@ class RunState:
         conditions = [f"state IN ({','.join('?' * len(states))})"] if states else []
         conditions += ["asked = 1"] if asked else []
         where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
-        return [_row(found) for found in self._all(f"SELECT {COLUMNS} FROM jobs {where} ORDER BY position", states)]  # noqa: S608
+        found = self._all(f"SELECT {COLUMNS} FROM jobs {where} ORDER BY position", states)  # noqa: S608
+        return [self._row(columns) for columns in found]
+
+    def _row(self, columns: Iterable[Any]) -> JobRow:
+        *plain, metadata = columns
+        row = JobRow(*(*plain, json.loads(metadata)))
+        if row.folder is None:
+            return row
+        # a run that was moved or copied has its jobs' folders where it is now
+        return replace(row, folder=str(self.path.absolute().parent / "jobs" / Path(row.folder).name))
 
     def document(self, key: Key) -> str:
         """Return a job as JSON; one that this user has not signed is refused."""

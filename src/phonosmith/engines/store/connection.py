@@ -148,7 +148,7 @@ _ADVICE = {
     "locked": "Another process wrote for more than {timeout:g} s; raise the store's timeout or look for a stuck "
     "writer.",
     "not a database|malformed|encrypted": "The file is damaged or not a job store; restore a copy or choose "
-    "another file.",
+    "another file. The store of a run on this machine can be moved away: 'phonosmith run' brings its documents back.",
     "readonly|unable to open": "Make the file and its folder writable, or choose another place.",
     "full|disk I/O": "Free disk space (the transaction was undone, earlier documents are safe).",
     "": "See https://sqlite.org/rescode.html.",
