@@ -84,11 +84,11 @@ class Outcome:
     def of_atoms(cls, atoms: Atoms) -> Outcome:
         """Take a labelled frame of a dataset."""
         symbols, played = atoms.get_chemical_symbols(), bool(atoms.info.get("rehearsal"))
-        total, sites = moments_of(atoms)
+        moments = moments_of(atoms)
         program = str(atoms.info.get("code") or atoms.info.get("engine") or "").lower()
         return cls(
             symbols, atoms.cell.array, atoms.positions, labels_of(atoms), pbc=tuple(atoms.pbc),
-            spin=bool(atoms.info.get(SPIN)) or total is not None or sites is not None, moment=total, site_moments=sites,
+            spin=bool(atoms.info.get(SPIN)) or moments.known, moment=moments.total, site_moments=moments.sites,
             program=program, rehearsal=played,
         )  # fmt: skip
 

@@ -131,6 +131,11 @@ class Moments(NamedTuple):
     total: float | None = None
     sites: Array | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether anything is known."""
+        return self.total is not None or self.sites is not None
+
 
 def moments_of(atoms: Atoms) -> Moments:
     """Return the magnetic moments a frame carries, collinear ones; never computes anything."""

@@ -19,12 +19,14 @@ from phonosmith.reference.datasets.moments import (
     net_moment,
     turned_sites,
 )
-from phonosmith.structures.labels import moments_of
+from phonosmith.structures.labels import SPIN, moments_of
 
 _SAME_CELL = (1.0, 0.3)
 """Å and strain within which two frames are the same supercell, atom by atom."""
 _SOME_NET = 0.1
 """μB per atom: smaller total moments are not compared."""
+_SCATTER = 0.2
+"""Of the mean size of the moments: the same for antiferromagnets, whose moments differ by as much from atom to atom."""
 
 
 def moment_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[Finding]:
@@ -32,19 +34,20 @@ def moment_findings(frames: Sequence[Atoms], limits: AuditOptions) -> Iterator[F
     kinds = grouped(frames, lambda a: {True: "magnetic", False: "non-magnetic"}.get(is_magnetic(a)))  # type: ignore[arg-type]
     if len(kinds) > 1:
         yield split_by_majority(kinds, "magnetism", "magnetism", limits.majority)
-    magnetic = kinds.get("magnetic", [])
-    if not magnetic:
-        return
-    known = [index for index in magnetic if moments_of(frames[index]).sites is not None]
+    plain = set(kinds.get("non-magnetic", []))
+    spins = [
+        i for i, atoms in enumerate(frames) if i not in plain and (atoms.info.get(SPIN) or moments_of(atoms).known)
+    ]
+    known = [index for index in spins if moments_of(frames[index]).sites is not None]
     yield from _odd("moment_flip", "atoms whose moments turned", _turned(frames, known), len(known), limits)
-    sizes = "moments of another size (another spin state, or another order of their signs)"
-    yield from _odd("moment_size", sizes, _sizes(frames, magnetic), len(magnetic), limits)
-    if silent := sorted(set(magnetic) - set(known)):
+    size_words = "moments of another size (another spin state, or another order of their signs)"
+    yield from _odd("moment_size", size_words, _sizes(frames, spins), len(spins), limits)
+    if silent := sorted(set(spins) - set(known)):
         message = f"{len(silent)} spin-polarised frames do not tell the moments of their atoms (VASP does with LORBIT ="
         message = f"{message} 11): whether some turned or vanished cannot be seen"
         yield Finding(check="moments_unknown", severity="warn", message=message, frames=silent)
     if note := magnetic_note(frames):
-        yield Finding(check="magnetic_labels", severity="warn", message=note, frames=magnetic)
+        yield Finding(check="magnetic_labels", severity="warn", message=note, frames=kinds["magnetic"])
 
 
 def _odd(check: str, what: str, odd: Sequence[int], compared: int, limits: AuditOptions) -> Iterator[Finding]:
@@ -86,14 +89,17 @@ def _same_state(one: Atoms, other: Atoms) -> bool:
     return not (len(turned_sites(first, second)) or len(changed_sites(first, second)))
 
 
-def _sizes(frames: Sequence[Atoms], magnetic: Sequence[int]) -> list[int]:
+def _sizes(frames: Sequence[Atoms], spins: Sequence[int]) -> list[int]:
     """Return the frames whose moments by element, or in total, are less than half or more than twice the usual."""
     odd: set[int] = set()
-    for members in grouped([frames[i] for i in magnetic], reduced_formula).values():
-        told = {magnetic[k]: mean_moments(frames[magnetic[k]]) for k in members}
+    for members in grouped([frames[i] for i in spins], reduced_formula).values():
+        told = {spins[k]: mean_moments(frames[spins[k]]) for k in members}
         for element in sorted({symbol for sizes in told.values() for symbol in sizes}):
             odd |= _unusual({i: sizes[element] for i, sizes in told.items() if element in sizes}, SOME_MOMENT)
-        odd |= _unusual({i: net for i in told if (net := net_moment(frames[i])) is not None}, _SOME_NET)
+        sites = [np.abs(of_atoms).mean() for i in told if (of_atoms := moments_of(frames[i]).sites) is not None]
+        # moments that cancel leave what they scatter by
+        least = max(_SOME_NET, _SCATTER * float(np.median(sites))) if sites else _SOME_NET
+        odd |= _unusual({i: net for i in told if (net := net_moment(frames[i])) is not None}, least)
     return sorted(odd)
 
 

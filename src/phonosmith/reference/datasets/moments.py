@@ -19,26 +19,28 @@ Array = NDArray[np.float64]
 SOME_MOMENT = 0.5
 """μB: an atom with less has a moment its neighbours induce, which may point either way."""
 _NO_MOMENT = 0.1
-"""μB: states whose moments all stay below are not magnetic; VASP leaves a few hundredths in spheres and cell."""
+"""μB: states whose atoms all stay below are not magnetic; VASP leaves a few hundredths in a sphere."""
 
 
 def is_magnetic(atoms: Atoms) -> bool | None:
     """Tell whether labels belong to a magnetic state; None where a frame does not say.
 
-    Computed with spin and without a word on moments counts as magnetic: nothing shows that they vanished.
+    A total of zero alone does not: moments may cancel. Computed with spin and without a word on moments counts as
+    magnetic: nothing shows that they vanished.
     """
     total, sites = moments_of(atoms)
-    if total is None and sites is None:
-        spin = atoms.info.get(SPIN)
-        return None if spin is None else bool(spin)
-    return max(abs(total or 0.0), 0.0 if sites is None else float(np.abs(sites).max())) > _NO_MOMENT
+    if sites is not None:
+        return bool(np.abs(sites).max() > _NO_MOMENT)
+    if total is not None:
+        return True if abs(total) >= SOME_MOMENT else None
+    spin = atoms.info.get(SPIN)
+    return None if spin is None else bool(spin)
 
 
 def turned_sites(expected: Array, found: Array) -> NDArray[np.intp]:
     """Return the atoms whose moments point the other way than expected, up to one sign common to all (μB)."""
     if expected.shape != found.shape:
         return np.array([], dtype=np.intp)
-    # as a difference of signs, not a product: tiny moments have none
     known = np.minimum(np.abs(expected), np.abs(found)) >= SOME_MOMENT
     against = known & (np.sign(expected) != np.sign(found))
     if 2 * np.count_nonzero(against) > np.count_nonzero(known):
