@@ -109,6 +109,14 @@ def test_a_stretched_crystal_is_relaxed_first(tmp_path):
     assert report.strategies[0].check is not None
 
 
+@pytest.mark.parametrize("nac", [True, False])
+def test_born_charges_are_calculated_where_they_are_asked_for(nac):
+    """Once, for the reference's phonons; those that supervise curvature need none."""
+    flow = maker(make_engine("vasp", rehearsal=True), nac=nac).make(silicon(), resolve("embedded"))
+    charges = [job.name for job, _ in flow.iterflow() if job.name.startswith("dielectric")]
+    assert charges == (["dielectric si reference"] if nac else [])
+
+
 def test_making_a_flow_changes_nothing_in_the_maker():
     import copy
 
@@ -127,6 +135,8 @@ def test_making_a_flow_changes_nothing_in_the_maker():
         ({"n_train": (0,)}, "0 structures"),
         ({"training": {"lora": {"rank": 2}}}, "lora"),
         ({"engine": None}, "no engine"),
+        ({"nac": True}, "the engine forcefield computes none"),
+        ({"nac": True, "mode": "production"}, "production mode"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_job_exists(changes, message):

@@ -131,10 +131,9 @@ class MaterialParts:
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
         def make() -> Job | Flow:
-            name = f"phonon {self.key} {what}"
-            return self._program(
-                reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh), "phonon"
-            )
+            name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
+            member = reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh, nac=nac)
+            return self._program(member, "phonon")
 
         return self._once((what, "phonons"), make)
 
