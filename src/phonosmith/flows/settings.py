@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.evaluation.modes.follow import FollowOptions
+from phonosmith.evaluation.phonons.jobs import engine_potential
 from phonosmith.evaluation.verdict import GivenLimits
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
@@ -19,7 +20,7 @@ from phonosmith.training.spec import TrainSpec, make_spec
 DEFAULT_STRATEGIES = ("transfer", "delta")
 PUBLISHED_SIZE = 10
 """Training structures behind the published tables 1 to 4."""
-Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
+Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions", "qha", "kappa"]
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -74,6 +75,8 @@ class MaterialSettings(Document):
     n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
     check_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of their supercell, Å")
     min_length: float = Field(20.0, gt=0, le=100, description="shortest edge of phonon supercells, Å")
+    kappa_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of third-order supercells, Å")
+    kappa_mesh: int = Field(11, gt=1, le=100, description="q-points along each axis of conductivities")
     supercell: SupercellRule = Field(
         "cubic",
         description="phonon supercells: with right angles as published, or the smallest near-cubic ones",
@@ -120,6 +123,14 @@ class MaterialSettings(Document):
 
     def require_of(self, engine: ReferenceEngine) -> None:
         """Refuse what the reference cannot compute."""
+        thermal = [kind for kind in ("qha", "kappa") if kind in self.evaluate]
+        if thermal and self.mode == "comparison" and engine_potential(engine) is None:
+            raise ConfigurationError(
+                f"evaluate: {', '.join(thermal)} needs a potential as reference; nothing here has the engine "
+                f"{engine.name} calculate phonons at several volumes or third-order forces.",
+                "Leave them out, or set mode: production, where potentials alone have them; phonosmith kappa --against "
+                "judges a conductivity by a phono3py file.",
+            )
         if self.nac and self.mode == "production":
             raise ConfigurationError(
                 "nac: true needs phonons of the reference, which production mode does without.",
