@@ -79,6 +79,7 @@ def test_files_are_found_beside_the_campaign(tmp_path, monkeypatch):
         ("name: test", "evaluate: [elastc]", 1, ("evaluate[0]", "Did you mean elastic?")),
         ("name: test", "n_train: [0]", 1, ("n_train[0]",)),
         ("name: test", "supercell: cubc", 1, ("supercell", "Did you mean cubic?")),
+        ("name: test", "nac: true", 1, ("nac", "the engine forcefield computes none")),
         ("name: test", "follow: {threshold: 0.05}", 1, ("follow.threshold", "Did you mean threshold_thz?")),
         ("name: test", "follow: {grid: {points: [20]}}", 1, ("Grid points (20,) are not odd",)),
         ("name: test", "sampling: {volume_of: nothing}", 1, ("sampling.volume_of", "distorted, supercell")),

@@ -5,6 +5,7 @@ from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.analysis.queries import read_results
 from phonosmith.analysis.status import read_status
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError, PotentialError
@@ -12,6 +13,8 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
+from phonosmith.evaluation.phonons.kappa import conductivity_error, evaluate_kappa
+from phonosmith.evaluation.phonons.qha import evaluate_qha
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.relax import relax_atoms
 from phonosmith.flows.material import FineTuneMaterialMaker
@@ -109,6 +112,14 @@ def test_a_stretched_crystal_is_relaxed_first(tmp_path):
     assert report.strategies[0].check is not None
 
 
+@pytest.mark.parametrize("nac", [True, False])
+def test_born_charges_are_calculated_where_they_are_asked_for(nac):
+    """Once, for the reference's phonons; those that supervise curvature need none."""
+    flow = maker(make_engine("vasp", rehearsal=True), nac=nac).make(silicon(), resolve("embedded"))
+    charges = [job.name for job, _ in flow.iterflow() if job.name.startswith("dielectric")]
+    assert charges == (["dielectric si reference"] if nac else [])
+
+
 def test_making_a_flow_changes_nothing_in_the_maker():
     import copy
 
@@ -127,6 +138,8 @@ def test_making_a_flow_changes_nothing_in_the_maker():
         ({"n_train": (0,)}, "0 structures"),
         ({"training": {"lora": {"rank": 2}}}, "lora"),
         ({"engine": None}, "no engine"),
+        ({"nac": True}, "the engine forcefield computes none"),
+        ({"nac": True, "mode": "production"}, "production mode"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_job_exists(changes, message):
@@ -233,6 +246,51 @@ def test_forgetting_and_transitions_are_in_the_report(tmp_path):
     found = [report.reference_result.transitions, report.foundation.transitions, entry.transitions]
     assert [document.modes for document in found] == [[], [], []]
     assert {cost.stage for cost in report.costs} >= {"follow", "forgetting"}
+
+
+@pytest.mark.slow
+def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path):
+    """The numbers of the reference are those of its own evaluation, done here without any flow."""
+    pytest.importorskip("phono3py")
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    thermal = {"evaluate": ("phonons", "qha", "kappa"), "kappa_min_length": 3.0, "kappa_mesh": 5}
+    flow = maker(strategies=("transfer",), **thermal).make(silicon(), resolve("embedded"))
+    names = {job.name for job, _ in flow.iterflow()}
+    assert {"qha si reference", "kappa si reference", "qha si foundation", "kappa si transfer"} <= names
+    run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)
+    answer = store.get_output(flow.jobs[-1].uuid, load=True)
+    report = MaterialReport.model_validate({k: v for k, v in answer.items() if not k.startswith("@")})
+    assert report.missing == []
+    truth, found = report.reference_result, report.foundation
+    crystal = Structure.from_dict(answer["structure"])
+    matrix = choose_phonon_supercell(silicon(), 6.0, "cubic")
+    direct = evaluate_qha(crystal, load("embedded-reference"), matrix)
+    assert truth.qha.room.thermal_expansion_per_k == pytest.approx(direct.room.thermal_expansion_per_k, rel=1e-6)
+    alone = evaluate_kappa(
+        crystal, load("embedded-reference"), choose_phonon_supercell(silicon(), 3.0, "cubic"), mesh=5
+    )
+    assert truth.kappa.result.kappa == pytest.approx(alone.result.kappa, rel=1e-6)
+    assert truth.kappa.srme is None
+    assert found.kappa.srme == pytest.approx(conductivity_error(found.kappa.result, alone.result), rel=1e-6)
+    assert 0 < found.kappa.srme < 2
+    assert {cost.stage for cost in report.costs} >= {"qha", "kappa"}
+    row = read_results(store).potentials.set_index("strategy").loc["foundation"]
+    assert row["kappa_srme"] == found.kappa.srme
+    expansion = [side.qha.room.thermal_expansion_per_k for side in (found, truth)]
+    assert row["thermal_expansion_error_percent"] == pytest.approx(100 * (expansion[0] / expansion[1] - 1))
+    write_report([report], tmp_path / "report.html")
+    assert "Thermal conductivity of si at 300 K, mesh 5³" in (tmp_path / "report.html").read_text()
+
+
+def test_program_references_have_no_jobs_for_expansion_and_conductivity():
+    one = maker(make_engine("vasp", rehearsal=True), evaluate=("phonons", "kappa"))
+    with pytest.raises(ConfigurationError, match="kappa needs a potential as reference"):
+        one.make(silicon(), resolve("embedded"))
+    alone = maker(make_engine("vasp", rehearsal=True), evaluate=("phonons", "kappa"), mode="production")
+    names = [job.name for job, _ in alone.make(silicon(), resolve("embedded")).iterflow()]
+    assert "kappa si foundation" in names
+    assert "kappa si reference" not in names
 
 
 @pytest.mark.slow

@@ -333,5 +333,7 @@ FORGERIES: tuple[Forgery, ...] = (
     # relaxations and magnets
     Forgery("300 kbar left after a relaxation", stress(lambda s: s + 300 * np.eye(3)), "pressure", "relaxed"),
     Forgery("forces left after a relaxation", forces(lambda f: f + np.array([[0.01], [-0.01]])), "not_relaxed", "relaxed"),
-    Forgery("moments gone from 22 to 0 μB", replaced("OUTCAR", r"(magnetization\s+)\S+", r"\g<1>0.0000000"), "moments", "magnetic"),
+    Forgery("moments gone from 22 to 0 μB", replaced("OUTCAR", r"(electron\s+\S+\s+magnetization\s+)\S+", r"\g<1>0.0000000"), "moments", "magnetic"),
+    Forgery("moments of atoms gone, the total left", replaced("OUTCAR", r"(?m)^( +\d+ +0\.000 +0\.000) +\S+ +\S+$", r"\g<1>   0.010   0.010"), "moments", "magnetic"),
+    Forgery("the moment of one atom turned", replaced("OUTCAR", r"(?m)^( +2 +0\.000 +0\.000) +5\.000 +5\.000$", r"\g<1>  -5.000  -5.000"), "moments", "magnetic"),
 )  # fmt: skip

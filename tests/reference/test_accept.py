@@ -21,6 +21,7 @@ ASKED = Frame(
     symbols=["Na", "Cl"], positions=[(0, 0, 0), (2.8, 0.01, 0)], cell=[(0, 2.8, 2.8), (2.8, 0, 2.8), (2.8, 2.8, 0)]
 )
 SCF = (-1.0, -6.0, -6.79, -6.8 + 3e-9, -6.8)
+STRESS = 1e-3 * np.array([1.0, 1, 1, 0, 0, 0])
 
 
 def array(rows):
@@ -167,14 +168,7 @@ def test_displaced_atoms_in_a_small_cell_at_gamma_are_no_label():
         frame = Frame(symbols=["Si"] * 8, positions=positions.tolist(), cell=cell.tolist())
         settings = VaspSettings("6.4.2", {"EDIFF": 1e-8, "NELM": 200}, ["PAW_PBE Si 05Jan2001"], kpoints, shifted=False)
         run = VaspRun(settings, ["Si"] * 8, [None], incar, None, ())
-        outcome = Outcome(
-            ["Si"] * 8,
-            cell,
-            positions,
-            Labels(-43.4, np.zeros((8, 3)), np.array([1e-4] * 3 + [0.0] * 3)),
-            scf=SCF,
-            run=run,
-        )
+        outcome = Outcome(["Si"] * 8, cell, positions, Labels(-43.4, np.zeros((8, 3)), STRESS), scf=SCF, run=run)
         return {reason.code for reason in accept(outcome, Asked(frame, PROTOCOL, "displacement"))}
 
     gamma, meshed = (incar_tags(PROTOCOL, "displacement", np.eye(3) * edge) for edge in (20.0, 5.43))

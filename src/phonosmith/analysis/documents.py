@@ -13,6 +13,8 @@ from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
+from phonosmith.evaluation.phonons.kappa import KappaDoc
+from phonosmith.evaluation.phonons.qha import QhaDoc
 from phonosmith.evaluation.verdict import GivenLimits, Verdict
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -118,6 +120,8 @@ class ReferenceReport(Document):
     elastic: ElasticDoc | None = None
     eos: EosDoc | None = None
     transitions: TransitionDoc | None = None
+    qha: QhaDoc | None = Field(None, description="quasi-harmonic properties")
+    kappa: KappaDoc | None = Field(None, description="lattice thermal conductivity")
 
 
 class PotentialReport(Document):
@@ -138,6 +142,8 @@ class PotentialReport(Document):
     elastic: ElasticDoc | None = None
     eos: EosDoc | None = None
     transitions: TransitionDoc | None = None
+    qha: QhaDoc | None = Field(None, description="quasi-harmonic properties")
+    kappa: KappaDoc | None = Field(None, description="lattice thermal conductivity")
     forgetting: ForgettingDoc | None = Field(None, description="errors where it was not tuned, beside the foundation's")
     training_seconds: float | None = Field(None, description="wall time of the training, s")
     train_force_mae: float | None = Field(None, description="training force MAE, meV/Å")

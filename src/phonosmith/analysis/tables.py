@@ -43,6 +43,8 @@ _PROPERTIES = {
     "heat_capacity_error_percent": "C_v, %", "entropy_error_percent": "S, %", "free_energy_error_percent": "F, %",
     "slack_error_percent": "κ (Slack), %", "bulk_modulus_error_percent": "B (E(V) curve), %",
     "bulk_modulus_vrh_error_percent": "B (VRH), %", "shear_modulus_error_percent": "G (VRH), %",
+    "thermal_expansion_error_percent": "α at 300 K, %", "gruneisen_error_percent": "γ, %",
+    "kappa_error_percent": "κ, %",
 }  # fmt: skip
 _COUNTS = {
     "true_stable": "stable, called stable", "stable_called_unstable": "stable, called unstable",

@@ -284,6 +284,8 @@ def read_campaign(path: str | Path) -> Campaign:
     sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent) if spec.sampler is not None else None
     engine = reader.attempt(("engine",), _engine, spec.engine)
     replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
+    if engine is not None:
+        reader.attempt(("nac",), spec.require_of, engine)
     _check_supercells(reader, spec, structures)
     _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
     reader.finish()

@@ -210,8 +210,8 @@ class FineTuneMaterialMaker(Maker):
         return report
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:
-        """Refuse a missing engine, an unknown strategy or setting, and a foundation that lacks an element."""
-        self.require_engine()
+        """Refuse an engine that is missing or lacks something, an unknown setting, a foundation without an element."""
+        self.settings.require_of(self.require_engine())
         self.settings.specs()
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))
         if missing:

@@ -14,7 +14,7 @@ from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential, run_kappa, run_qha
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
 REFERENCE = "reference"
-_STAGES = {"relax": "relax", "phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions": "follow"}
+_STAGES = {
+    "relax": "relax", "phonons": "phonon", "elastic": "elastic", "eos": "eos", "transitions": "follow", "qha": "qha",
+    "kappa": "kappa",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,10 +134,9 @@ class MaterialParts:
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
         def make() -> Job | Flow:
-            name = f"phonon {self.key} {what}"
-            return self._program(
-                reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh), "phonon"
-            )
+            name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
+            member = reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh, nac=nac)
+            return self._program(member, "phonon")
 
         return self._once((what, "phonons"), make)
 
@@ -202,6 +204,10 @@ class MaterialParts:
             "elastic": lambda: FastElasticMaker().make(self.crystal, potential),
             "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.crystal, potential),
             "transitions": lambda: ModeFollowingMaker(options=self.settings.follow).make(phonons, potential),
+            "qha": lambda: run_qha(phonons, potential),
+            "kappa": lambda: run_kappa(
+                phonons, potential, self.matrix(self.settings.kappa_min_length), self.settings.kappa_mesh
+            ),
         }
         return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))
 

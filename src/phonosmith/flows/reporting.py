@@ -32,6 +32,8 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
+from phonosmith.evaluation.phonons.kappa import KappaDoc, conductivity_error
+from phonosmith.evaluation.phonons.qha import QhaDoc
 from phonosmith.evaluation.verdict import GivenLimits, Thresholds, unfit
 from phonosmith.flows import costs
 from phonosmith.flows.reference import check_forces
@@ -83,6 +85,8 @@ class PotentialResults(Document):
     elastic: Awaited[ElasticDoc] | None = None
     eos: Awaited[EosDoc] | None = None
     transitions: Awaited[TransitionDoc] | None = None
+    qha: Awaited[QhaDoc] | None = None
+    kappa: Awaited[KappaDoc] | None = None
     forgetting: Awaited[ForgettingDoc] | None = None
 
 
@@ -154,6 +158,7 @@ class _Case:
     costs: list[Cost] = field(default_factory=list)
     base: PhononComparison | None = None
     transitions: TransitionDoc | None = None
+    kappa: KappaDoc | None = None
     models: dict[tuple[str, int], HarmonicModel] = field(default_factory=dict)
 
     def lacks(self, what: str, reason: str) -> None:
@@ -169,7 +174,8 @@ class _Case:
     def account(self, results: PotentialResults, owner: str) -> None:
         """Note which optional results of a potential or the reference are missing, and what the others took."""
         for kind in (kind for kind in results.asked if kind != "checks"):
-            document: ElasticDoc | EosDoc | TransitionDoc | ForgettingDoc | None = getattr(results, kind)
+            document: ElasticDoc | EosDoc | TransitionDoc | QhaDoc | KappaDoc | ForgettingDoc | None
+            document = getattr(results, kind)
             name = f"{kind} {self.subject.key} {owner}"
             if document is None:
                 self.lacks(f"{kind} of {owner}", "no result, its job failed")
@@ -254,9 +260,18 @@ class _Case:
             elastic=results.elastic,
             eos=results.eos,
             transitions=transitions,
+            qha=results.qha,
+            kappa=self.conductivity(results.kappa, owner),
             forgetting=results.forgetting,
         )
         return self.judged(report if training is None else _with_training(report, training), mismatch)
+
+    def conductivity(self, document: KappaDoc | None, owner: str) -> KappaDoc | None:
+        """Return a conductivity with its error against the reference's, where that has one."""
+        if document is None or self.kappa is None:
+            return document
+        compare = partial(conductivity_error, document.result, self.kappa.result)
+        return document.model_copy(update={"srme": self.attempt(f"conductivity of {owner}", compare)[0]})
 
     def judged(self, entry: PotentialReport, mismatch: str = "") -> PotentialReport:
         """Return an entry with its verdict; ``mismatch``: why its phonons cannot be compared with the reference's."""
@@ -362,7 +377,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))
         case.costs += [cost for group in inputs.reference.costs for cost in group or []]
         case.account(inputs.reference, "reference")
-        case.transitions = inputs.reference.transitions
+        case.transitions, case.kappa = inputs.reference.transitions, inputs.reference.kappa
         base = case.entry("foundation", inputs.foundation, inputs.base, "foundation")
         case.base = base.phonons
         base, entries, failed = _judge_trained(case, base, audited, inputs.trained)
@@ -381,6 +396,8 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
             elastic=inputs.reference.elastic,
             eos=inputs.reference.eos,
             transitions=inputs.reference.transitions,
+            qha=inputs.reference.qha,
+            kappa=inputs.reference.kappa,
         ),
         foundation=case.judged(base) if production else base,
         strategies=entries,

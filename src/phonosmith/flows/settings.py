@@ -10,7 +10,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.evaluation.modes.follow import FollowOptions
+from phonosmith.evaluation.phonons.jobs import engine_potential
 from phonosmith.evaluation.verdict import GivenLimits
+from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.structures.supercell import SupercellRule
 from phonosmith.training.spec import TrainSpec, make_spec
@@ -18,7 +20,7 @@ from phonosmith.training.spec import TrainSpec, make_spec
 DEFAULT_STRATEGIES = ("transfer", "delta")
 PUBLISHED_SIZE = 10
 """Training structures behind the published tables 1 to 4."""
-Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions"]
+Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions", "qha", "kappa"]
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -65,9 +67,16 @@ class MaterialSettings(Document):
         description="comparison with reference phonons, or production without: the verdict then rests on validation "
         "errors, convergence with the training set and a few displaced cells",
     )
+    nac: bool = Field(
+        default=False,
+        description="non-analytic term (LO-TO splitting): the reference calculates Born charges and dielectric tensor, "
+        "which both sides of every comparison use",
+    )
     n_checks: int = Field(2, ge=0, le=3, description="displaced cells the reference calculates in production mode")
     check_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of their supercell, Å")
     min_length: float = Field(20.0, gt=0, le=100, description="shortest edge of phonon supercells, Å")
+    kappa_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of third-order supercells, Å")
+    kappa_mesh: int = Field(11, gt=1, le=100, description="q-points along each axis of conductivities")
     supercell: SupercellRule = Field(
         "cubic",
         description="phonon supercells: with right angles as published, or the smallest near-cubic ones",
@@ -111,6 +120,27 @@ class MaterialSettings(Document):
         if self.mode == "production":
             return (max(1, total // 2), total)
         return (PUBLISHED_SIZE,) if total > PUBLISHED_SIZE else ()
+
+    def require_of(self, engine: ReferenceEngine) -> None:
+        """Refuse what the reference cannot compute."""
+        thermal = [kind for kind in ("qha", "kappa") if kind in self.evaluate]
+        if thermal and self.mode == "comparison" and engine_potential(engine) is None:
+            raise ConfigurationError(
+                f"evaluate: {', '.join(thermal)} needs a potential as reference; nothing here has the engine "
+                f"{engine.name} calculate phonons at several volumes or third-order forces.",
+                "Leave them out, or set mode: production, where potentials alone have them; phonosmith kappa --against "
+                "judges a conductivity by a phono3py file.",
+            )
+        if self.nac and self.mode == "production":
+            raise ConfigurationError(
+                "nac: true needs phonons of the reference, which production mode does without.",
+                "Leave nac out, or set mode: comparison.",
+            )
+        if self.nac and engine.born() is None:
+            raise ConfigurationError(
+                f"nac: true needs Born charges, and the engine {engine.name} computes none.",
+                "Use the vasp engine, or leave nac out: phonosmith compare --nac --born FILE takes them from a file.",
+            )
 
     def specs(self) -> dict[str, TrainSpec]:
         """Return the full settings of every strategy; those ``training`` names must be asked for."""

@@ -9,14 +9,14 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import LabelError
 from phonosmith.core.manifest import available_cores
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
-from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0
+from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SIGMA0, SPIN
 
 Vector = tuple[float, float, float]
 Voigt = tuple[float, float, float, float, float, float]
@@ -36,23 +36,34 @@ class Frame(Document):
     pbc: tuple[bool, bool, bool] = Field((True, True, True), description="periodic directions")
     split: str = Field("train", description="split the frame belongs to: train, valid, test, ...")
     info: dict[str, Any] = Field(default_factory=dict, description="what the sampler said about it (JSON values)")
+    magmoms: list[float] | None = Field(None, description="initial moment of each atom, μB, where they are given")
+
+    @model_serializer(mode="wrap")
+    def _without_moments(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out moments nobody gave: a job keeps the identity it had before there were any."""
+        plain: dict[str, Any] = handler(self)
+        return plain if self.magmoms is not None else {k: v for k, v in plain.items() if k != "magmoms"}
 
     @classmethod
     def from_atoms(cls, atoms: Atoms, split: str | None = None) -> Frame:
         """Take a configuration from ASE; ``info['split']`` names the split unless given."""
         plain = bool | int | float | str | None
+        moments = atoms.get_initial_magnetic_moments()
         return cls(
             symbols=atoms.get_chemical_symbols(),
             positions=atoms.positions.tolist(),
             cell=atoms.cell.array.tolist(),
             pbc=atoms.pbc.tolist(),
             split=split or str(atoms.info.get("split", "train")),
+            magmoms=moments.tolist() if np.any(moments) else None,
             info={str(k): value for k, value in atoms.info.items() if k != "split" and isinstance(value, plain)},
         )
 
     def to_atoms(self) -> Atoms:
         """Return the configuration for ASE, its split and info in ``info``."""
-        atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
+        atoms = Atoms(
+            symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc, magmoms=self.magmoms
+        )
         atoms.info.update(self.info | {"split": self.split})
         return atoms
 
@@ -115,6 +126,9 @@ class ReferenceRecord(Document):
     energy_sigma0: float | None = Field(None, description="energy extrapolated to zero smearing, eV")
     forces: list[Vector] | None = Field(None, description="eV/Å")
     stress: Voigt | None = Field(None, description="xx yy zz yz xz xy, eV/Å³, ASE's sign (positive = tension)")
+    spin_polarized: bool = Field(False, description="computed with spin (ISPIN = 2)")
+    magmom: float | None = Field(None, description="total magnetic moment of the cell, μB")
+    magmoms: list[float] | None = Field(None, description="moment of each atom in its sphere, μB")
     electronic_steps: int | None = Field(None, description="electronic steps of the last ionic step")
     last_de: float | None = Field(None, description="|energy change| of the last electronic step, eV")
     ionic_steps: int | None = Field(None, description="ionic steps")
@@ -150,13 +164,16 @@ class ReferenceRecord(Document):
             raise LabelError(f"A refused calculation is no label: {self.explain()}.", "Repeat it alone.")
         atoms = Atoms(symbols=self.symbols, positions=self.positions, cell=self.cell, pbc=self.pbc)
         atoms.calc = SinglePointCalculator(
-            atoms, energy=self.energy, free_energy=self.energy, forces=self.forces, stress=self.stress
-        )
+            atoms, energy=self.energy, free_energy=self.energy, forces=self.forces, stress=self.stress,
+            magmom=self.magmom, magmoms=self.magmoms,
+        )  # fmt: skip
         surface = self.potential or self.functional if self.engine == "forcefield" else self.protocol_digest
         atoms.info |= self.info | {"split": self.split, FUNCTIONAL: self.functional, SETTINGS: surface}
         atoms.info["engine"] = f"{self.engine} {self.engine_version}".strip()
         if self.energy_sigma0 is not None:
             atoms.info[SIGMA0] = self.energy_sigma0
+        if self.engine != "forcefield":  # a potential knows none
+            atoms.info[SPIN] = self.spin_polarized
         if self.rehearsal:
             atoms.info["rehearsal"] = True
         return atoms

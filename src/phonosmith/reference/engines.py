@@ -151,11 +151,12 @@ def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> Refe
 
     order = np.argsort(np.asarray(frame.symbols), kind="stable")
     symbols, positions = [frame.symbols[i] for i in order], [frame.positions[i] for i in order]
-    grouped = frame.model_copy(update={"symbols": symbols, "positions": positions})
+    moments = None if frame.magmoms is None else [frame.magmoms[i] for i in order]
+    grouped = frame.model_copy(update={"symbols": symbols, "positions": positions, "magmoms": moments})
     _, record = maker.calculate(AseAtomsAdaptor.get_structure(grouped.to_atoms()), grouped)
     record.potential = None if rehearsal is None else (rehearsal.calculator_kwargs.get("potential") or {}).get("sha256")
     back = np.argsort(order)
-    for name in ("symbols", "positions", "forces"):
+    for name in ("symbols", "positions", "forces", "magmoms"):
         values = getattr(record, name)
         if values is not None and len(values) == len(order):
             setattr(record, name, [values[i] for i in back])

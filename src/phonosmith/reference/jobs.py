@@ -18,7 +18,7 @@ from phonosmith.core.metadata import describe
 from phonosmith.core.reuse import reused
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum
+from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, require_spin
 from phonosmith.reference.protocol import ReferenceProtocol
 
 
@@ -125,6 +125,7 @@ class LabelMaker(Maker):
     def _flow(
         self, frames: list[Frame], material: str, indices: list[int] | None = None, previous: LabelReport | None = None
     ) -> Flow:
+        require_spin(frames, self.engine)
         total = previous.n_frames if previous else len(frames)
         jobs = []
         for index, frame in zip(indices or range(len(frames)), frames, strict=True):

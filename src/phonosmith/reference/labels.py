@@ -12,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from ase.formula import Formula
 
 from phonosmith.core.artefacts import ArtefactRef, ArtefactStore, default_artefacts
-from phonosmith.core.errors import InputError, LabelError
+from phonosmith.core.errors import ConfigurationError, InputError, LabelError
 from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
 from phonosmith.reference.documents import Frame, LabelFailure, LabelReport, Reason, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
@@ -41,6 +41,17 @@ def as_frames(frames: Sequence[Atoms | Frame], split: str | None = None) -> list
         if not np.all(np.isfinite([*frame.cell, *frame.positions])):
             raise InputError(f"Frame {index} holds NaN or infinity.", "Remove it.")
     return asked
+
+
+def require_spin(frames: Sequence[Frame], engine: ReferenceEngine) -> None:
+    """Refuse frames with magnetic moments where the reference calculates without spin and would drop them."""
+    moments = [index for index, frame in enumerate(frames) if frame.magmoms is not None]
+    if moments and engine.name != "forcefield" and not engine.protocol.spin_polarized:
+        raise ConfigurationError(
+            f"{len(moments)} frames carry initial magnetic moments (the first is frame {moments[0]}), the protocol"
+            " calculates without spin.",
+            "Set spin_polarized: true in the protocol, or remove the moments (initial_magmoms) from the frames.",
+        )
 
 
 def sampled_frames(sample: Mapping[str, Any] | Any, store: ArtefactStore | None = None) -> list[Frame]:

@@ -13,7 +13,7 @@ from phonosmith.reference.documents import Frame, ReferenceRecord
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.run import IonicStep, VaspRun, voigt_from_kbar
 from phonosmith.reference.vasp.settings import is_rehearsal
-from phonosmith.structures.labels import Labels, labels_of
+from phonosmith.structures.labels import SPIN, Labels, labels_of, moments_of
 
 Array = NDArray[np.float64]
 
@@ -34,7 +34,8 @@ class Outcome:
     run : VASP's own record; None for other programs and for frames read from a dataset
     step : the ionic step of the run
     final : that step is the run's last, the one its other files speak of
-    spin : spin-polarised, where a frame of a dataset says so
+    spin : spin-polarised
+    moment, site_moments : magnetic moments at the end of the run, of the cell and of each atom, μB
     program : what made the numbers, where a frame of a dataset says so
     rehearsal : made by the VASP stand-in or with invented POTCARs
     """
@@ -50,6 +51,8 @@ class Outcome:
     step: IonicStep | None = None
     final: bool = True
     spin: bool = False
+    moment: float | None = None
+    site_moments: Array | None = None
     program: str = ""
     rehearsal: bool = False
 
@@ -62,9 +65,11 @@ class Outcome:
             positions = positions @ step.cell
         labels = Labels(step.energy, step.forces, voigt_from_kbar(step.stress))
         played = is_rehearsal(run.settings.version, run.settings.potcars)
+        final, spin = index in (-1, len(run.steps) - 1), run.settings.spin_polarized
+        total, sites = run.moments if final and spin else (None, None)
         return cls(
             run.symbols, step.cell, positions, labels, step.energy_sigma0, scf=step.scf, run=run, step=step,
-            final=index in (-1, len(run.steps) - 1), program="vasp", rehearsal=played,
+            final=final, spin=spin, moment=total, site_moments=sites, program="vasp", rehearsal=played,
         )  # fmt: skip
 
     @classmethod
@@ -79,10 +84,12 @@ class Outcome:
     def of_atoms(cls, atoms: Atoms) -> Outcome:
         """Take a labelled frame of a dataset."""
         symbols, played = atoms.get_chemical_symbols(), bool(atoms.info.get("rehearsal"))
+        moments = moments_of(atoms)
         program = str(atoms.info.get("code") or atoms.info.get("engine") or "").lower()
         return cls(
             symbols, atoms.cell.array, atoms.positions, labels_of(atoms), pbc=tuple(atoms.pbc),
-            spin=bool(atoms.info.get("spin")), program=program, rehearsal=played,
+            spin=bool(atoms.info.get(SPIN)) or moments.known, moment=moments.total, site_moments=moments.sites,
+            program=program, rehearsal=played,
         )  # fmt: skip
 
 

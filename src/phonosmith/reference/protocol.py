@@ -73,7 +73,12 @@ class ReferenceProtocol(Document, frozen=True, extra="forbid"):
     ismear: int = Field(0, ge=-5, le=5, description="smearing (ISMEAR): 0 Gaussian, -1 Fermi, n > 0 Methfessel-Paxton")
     sigma: float = Field(0.05, gt=0, description="smearing width, eV (SIGMA)")
     spin_polarized: bool = Field(False, description="spin-polarised (ISPIN = 2) or not")
-    magmoms: NumberPairs = Field((), description="initial moment by element, μB; only with spin_polarized (MAGMOM)")
+    magmoms: NumberPairs = Field(
+        (),
+        description="initial moment by element, μB, for elements that are named; only with spin_polarized. Empty: "
+        "pymatgen's table for the Materials Project; 0.6 for an element in neither; moments of a frame come first "
+        "(MAGMOM)",
+    )
     nelm: int = Field(
         200, gt=1, description="most electronic steps; a calculation that has not converged by then is refused (NELM)"
     )
@@ -202,6 +207,8 @@ def electronic_tags(protocol: ReferenceProtocol, calculation: Calculation) -> di
         "born": {"IBRION": 8, "ISIF": 2, "NSW": 1, "LEPSILON": True},
     }
     tags |= motion.get(calculation, {"IBRION": -1, "ISIF": 2, "NSW": 0})
+    if protocol.spin_polarized:
+        tags["LORBIT"] = 11  # without it VASP tells no moments of atoms
     return tags | {key.upper(): value for key, value in protocol.extra_incar}
 
 

@@ -26,7 +26,8 @@ LIMITS = (
     "Made for one material: the model has its elements only and covers configurations like those it was trained on.",
     "Melts, surfaces, defects and other phases are not covered, unless the data say so.",
     "The verdict is about harmonic phonons against the reference named, nothing else.",
-    "It inherits what its reference lacks (functional, magnetism, dispersion) and the licence of its foundation.",
+    "It knows no magnetic moments: it holds for the magnetic state of its labels, for none where they have no spin.",
+    "It inherits what its reference lacks (functional, dispersion) and the licence of its foundation.",
 )
 
 

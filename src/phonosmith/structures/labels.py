@@ -2,7 +2,8 @@
 
 Labels live in a ``SinglePointCalculator`` under ASE's names, the only place from which ASE, mace and Equitrain all
 read them back. ``energy`` is the force-consistent free energy; the value extrapolated to zero smearing is kept beside
-it in ``atoms.info["energy_sigma0"]``.
+it in ``atoms.info["energy_sigma0"]``. Magnetic moments are no labels, no potential learns them; they lie beside the
+labels as ASE's ``magmom`` and ``magmoms``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SOURCE = "source"
 """``atoms.info`` key naming where a frame came from."""
 SIGMA0 = "energy_sigma0"
 """``atoms.info`` key of the energy extrapolated to zero smearing, eV."""
+SPIN = "spin"
+"""``atoms.info`` key: whether a calculation was spin-polarised."""
 
 WEIGHT_KEYS = ("config_type", "config_weight", "config_energy_weight", "config_forces_weight", "config_stress_weight")
 """``atoms.info`` keys that mace reads as weights of a configuration."""
@@ -66,7 +69,13 @@ def voigt_stress(stress: Any) -> Array:
 
 
 def label_frame(
-    atoms: Atoms, *, energy: float | None, forces: Any | None, stress: Any | None = None, **info: Any
+    atoms: Atoms,
+    *,
+    energy: float | None,
+    forces: Any | None,
+    stress: Any | None = None,
+    moments: Moments | None = None,
+    **info: Any,
 ) -> Atoms:
     """Return a copy of a configuration that carries labels and nothing else a calculator may have left.
 
@@ -80,6 +89,8 @@ def label_frame(
         eV/Å.
     stress
         6 or 3x3 numbers, eV/Å³, ASE sign.
+    moments
+        Of the magnetic state the labels belong to.
     **info
         Provenance and weights for ``atoms.info``; None values are left out.
     """
@@ -93,6 +104,10 @@ def label_frame(
         results["forces"] = np.array(forces, dtype=float)
     if stress is not None:
         results["stress"] = voigt_stress(stress)
+    if moments is not None and moments.total is not None:
+        results["magmom"] = moments.total
+    if moments is not None and moments.sites is not None:
+        results["magmoms"] = moments.sites
     if results:
         frame.calc = SinglePointCalculator(frame, **results)
     return frame
@@ -107,6 +122,29 @@ def labels_of(atoms: Atoms) -> Labels:
         None if energy is None else float(energy),
         None if forces is None else np.asarray(forces, dtype=float),
         None if stress is None else voigt_stress(stress),
+    )
+
+
+class Moments(NamedTuple):
+    """Magnetic moments of a configuration in μB, of the cell and of each atom (in its sphere); None where unknown."""
+
+    total: float | None = None
+    sites: Array | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether anything is known."""
+        return self.total is not None or self.sites is not None
+
+
+def moments_of(atoms: Atoms) -> Moments:
+    """Return the magnetic moments a frame carries, collinear ones; never computes anything."""
+    results = getattr(atoms.calc, "results", {})
+    said = (results.get(name) for name in ("magmom", "magmoms"))
+    total, sites = (None if value is None else np.asarray(value, dtype=float) for value in said)
+    return Moments(
+        float(total) if total is not None and total.ndim == 0 and np.isfinite(total) else None,
+        sites if sites is not None and sites.shape == (len(atoms),) and np.all(np.isfinite(sites)) else None,
     )
 
 

@@ -218,10 +218,24 @@ class Writers:
         print(line, flush=True)
         self.flush()
 
+    def _moments(self) -> list[float]:
+        """Return the moment of each atom: the one the run started from, as a magnet keeps it."""
+        return list(self.task.tag("MAGMOM", [])) if self.task.tag("ISPIN", 1) == 2 else []
+
     def _moment(self) -> float:
-        """Return the total moment: the one the run started from, as a magnet keeps it."""
-        moments = self.task.tag("MAGMOM", []) if self.task.tag("ISPIN", 1) == 2 else []
-        return float(sum(moments))
+        """Return the total moment."""
+        return float(sum(self._moments()))
+
+    def _site_moments(self) -> None:
+        """Write the table of moments by atom, all of them in the d channel."""
+        moments = self._moments()
+        if not moments or self.task.tag("LORBIT", 0) < 10:
+            return
+        rule = " " + "-" * 42 + "\n"
+        rows = [f"{number:5d}    {0.0:8.3f}{0.0:8.3f}{m:8.3f}{m:8.3f}\n" for number, m in enumerate(moments, 1)]
+        total = f"tot      {0.0:8.3f}{0.0:8.3f}{sum(moments):8.3f}{sum(moments):8.3f}\n"
+        heading = "\n magnetization (x)\n \n# of ion       s       p       d       tot\n"
+        self.outcar.write("".join([heading, rule, *rows, rule, total if len(moments) > 1 else "", "\n"]))
 
     def _end_outcar(self, energy: float, forces: Any, kbar: Any, *, converged: bool) -> None:
         task, write = self.task, self.outcar.write
@@ -242,6 +256,7 @@ class Writers:
         for place, force in zip(self.task.atoms.positions, forces, strict=True):
             write(" " + "".join(f"{v:13.5f}" for v in place) + " " + "".join(f"{v:14.6f}" for v in force) + "\n")
         write("    total drift:                                0.000000      0.000000      0.000000\n")
+        self._site_moments()
         write("     LOOP+:  cpu time    0.0800: real time    0.0800\n")
 
     def _bands(self) -> None:

@@ -21,6 +21,7 @@ from phonosmith.potentials.device import DeviceChoice
 from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
+from phonosmith.reference.datasets.moments import magnetic_note
 from phonosmith.structures.labels import Labels
 from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
 from phonosmith.training.documents import Errors
@@ -305,7 +306,7 @@ def assemble(
         e0_shift={},
         replay_labels="",
         digests=digests,
-        notes=list(base.notes),
+        notes=[*base.notes, *filter(None, [magnetic_note(frames["train"])])],
     )
     chosen = plain.placed if place is None else place(plain)
     device = chosen.device

@@ -101,8 +101,12 @@ def qha(
     def show() -> None:
         columns = ("T (K)", "V (Å³)", "α (1e-6/K)", "B (GPa)", "C_p (J/K/mol)", "γ")
         rows = [
-            (f"{t:g}", f"{v:.4f}", f"{1e6 * a:.3f}", f"{b:.2f}", f"{c:.3f}", f"{g:.3f}") for t, v, a, b, c, g in points
-        ]
+            (
+                f"{one.temperature:g}", f"{one.volume_angstrom3:.4f}", f"{1e6 * one.thermal_expansion_per_k:.3f}",
+                f"{one.bulk_modulus_gpa:.2f}", f"{one.heat_capacity_p:.3f}", f"{one.gruneisen:.3f}",
+            )
+            for one in points
+        ]  # fmt: skip
         print_table(columns, rows, title=f"{document.formula} by {case.ref.name}, per primitive cell", left=0)
         modes = document.gruneisen
         typer.echo(f"mode Grüneisen parameter {modes.mean:.3f} (weighted by heat capacity at {modes.temperature:g} K)")
@@ -114,7 +118,7 @@ def qha(
         "potential": case.ref.name,
         "supercell_matrix": matrix,
         "volumes": document.volumes,
-        "temperatures": [point._asdict() for point in points],
+        "temperatures": [point.model_dump(mode="json") for point in points],
         "mode_gruneisen": document.gruneisen.model_dump(mode="json"),
         "left_out": document.left_out,
         "warnings": document.qha.warnings,

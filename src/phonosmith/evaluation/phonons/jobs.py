@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
+from pymatgen.core import Structure
 
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
@@ -16,7 +17,9 @@ from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
+from phonosmith.evaluation.phonons.kappa import KappaDoc, evaluate_kappa
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
+from phonosmith.evaluation.phonons.qha import QhaDoc, evaluate_qha
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.displacements import check_forces
@@ -25,8 +28,6 @@ from phonosmith.harmonic.model import NAC_FACTOR, SYMPREC, HarmonicModel, new_ph
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
-    from pymatgen.core import Structure
-
     from phonosmith.reference.engines import ReferenceEngine
 
 _LOST = (
@@ -197,6 +198,34 @@ def run_phonons(
         fc_calculator=fc_calculator,
         ref=ref,
     ).document
+
+
+@job(output_schema=QhaDoc, config=JobConfig(expose_store=True))
+@reused()
+def run_qha(phonons: Any, potential: PotentialRef | dict[str, Any], mesh: int = 16) -> QhaDoc:
+    """Return quasi-harmonic properties of a potential about the cell and in the supercell of its phonons."""
+    from phonosmith.potentials.registry import load
+
+    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
+    crystal = Structure.from_dict(start.structure)
+    return evaluate_qha(crystal, load(ref), start.supercell_matrix, method=ref.name, mesh=mesh)
+
+
+@job(output_schema=KappaDoc, config=JobConfig(expose_store=True))
+@reused()
+def run_kappa(
+    phonons: Any,
+    potential: PotentialRef | dict[str, Any],
+    supercell_matrix: list[list[int]],
+    mesh: int = 11,
+    temperature: float = 300.0,
+) -> KappaDoc:
+    """Return the conductivity of a potential (at a temperature, K) in the cell its phonons were calculated for."""
+    from phonosmith.potentials.registry import load
+
+    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
+    crystal = Structure.from_dict(start.structure)
+    return evaluate_kappa(crystal, load(ref), supercell_matrix, method=ref.name, mesh=mesh, temperature=temperature)
 
 
 @dataclass

@@ -17,6 +17,8 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
+from phonosmith.core.hashing import digest_structure
+from phonosmith.core.manifest import Manifest, recorded
 from phonosmith.harmonic.files import safe_tree
 from phonosmith.harmonic.model import SYMPREC, atoms_of
 from phonosmith.harmonic.nac import checked_charges
@@ -24,6 +26,7 @@ from phonosmith.harmonic.nac import checked_charges
 if TYPE_CHECKING:
     from ase import Atoms
     from phono3py import Phono3py
+    from pymatgen.core import Structure
 
     from phonosmith.potentials.base import Potential
 
@@ -41,6 +44,17 @@ class ConductivityResult(Document):
         description="contribution of each irreducible q-point (all arms of its star) and branch to kappa, W/(m K)"
     )
     n_imaginary: int = Field(description="modes below the cutoff frequency that phono3py left out, acoustic at Γ aside")
+
+
+class KappaDoc(Document):
+    """Thermal conductivity of one crystal by one potential."""
+
+    formula: str = Field(description="reduced formula")
+    method: str = Field(description="name of the potential")
+    supercell_matrix: list[list[int]] = Field(description="supercell of second and third order")
+    result: ConductivityResult = Field(description="conductivity")
+    srme: float | None = Field(None, description="error mode by mode against a reference, 0 to 2, where one is known")
+    manifest: Manifest = Field(description="provenance")
 
 
 def sre(kappa: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
@@ -166,6 +180,31 @@ def conductivity_error(candidate: ConductivityResult, reference: ConductivityRes
     if candidate.n_imaginary > reference.n_imaginary:
         return WORST_SRME
     return srme(candidate.mode_kappa, reference.mode_kappa)
+
+
+def evaluate_kappa(
+    structure: Structure,
+    potential: Potential,
+    supercell_matrix: list[list[int]],
+    *,
+    method: str = "",
+    mesh: int = 11,
+    temperature: float = 300.0,
+) -> KappaDoc:
+    """Return the conductivity of a relaxed crystal by a potential at a temperature (K)."""
+    phono3py_class()
+    atoms = structure.to_ase_atoms(msonable=False)
+    settings = {"supercell": supercell_matrix, "mesh": mesh, "temperature": temperature}
+    with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
+        phonon = third_order_phonon(atoms, potential, supercell_matrix)
+        result = relaxation_time_conductivity(phonon, (mesh, mesh, mesh), temperature)
+    return KappaDoc(
+        formula=structure.composition.reduced_formula,
+        method=method,
+        supercell_matrix=supercell_matrix,
+        result=result,
+        manifest=manifest,
+    )
 
 
 def third_order_phonon(

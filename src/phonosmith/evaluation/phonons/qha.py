@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 MIN_VOLUMES = 5
 FACTORS = (0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
 """Volumes relative to the relaxed one; more of them above, because crystals expand."""
+ROOM = 300.0
+"""K: where tables compare crystals."""
 TEMPERATURES = tuple(float(t) for t in range(0, 1020, 20))
 
 
@@ -53,27 +55,26 @@ class QuasiHarmonicResult(Document):
                 f"{temperature:g} K lies outside {self.temperatures[0]:g} to {self.temperatures[-1]:g} K.",
                 "Compute a wider range of temperatures.",
             )
-        tables = (self.volumes, self.thermal_expansion, self.bulk_modulus, self.heat_capacity_p, self.gruneisen)
-        return QuasiHarmonicPoint(
-            temperature,
-            *(float(CubicSpline(self.temperatures, table)(temperature)) for table in tables),
-        )
+        tables = {
+            "volume_angstrom3": self.volumes,
+            "thermal_expansion_per_k": self.thermal_expansion,
+            "bulk_modulus_gpa": self.bulk_modulus,
+            "heat_capacity_p": self.heat_capacity_p,
+            "gruneisen": self.gruneisen,
+        }
+        values = {name: float(CubicSpline(self.temperatures, table)(temperature)) for name, table in tables.items()}
+        return QuasiHarmonicPoint(temperature=temperature, **values)
 
 
-class QuasiHarmonicPoint(NamedTuple):
+class QuasiHarmonicPoint(Document):
     """Properties of a primitive cell at one temperature and zero pressure."""
 
-    temperature: float
-    """K"""
-    volume_angstrom3: float
-    thermal_expansion_per_k: float
-    """Volumetric."""
-    bulk_modulus_gpa: float
-    """Isothermal."""
-    heat_capacity_p: float
-    """J/(K mol) of primitive cells."""
-    gruneisen: float
-    """Thermodynamic Grüneisen parameter."""
+    temperature: float = Field(description="K")
+    volume_angstrom3: float = Field(description="equilibrium volume, Å³")
+    thermal_expansion_per_k: float = Field(description="volumetric thermal expansion coefficient, 1/K")
+    bulk_modulus_gpa: float = Field(description="isothermal bulk modulus, GPa")
+    heat_capacity_p: float = Field(description="heat capacity at constant pressure, J/(K mol) of primitive cells")
+    gruneisen: float = Field(description="thermodynamic Grüneisen parameter, dimensionless")
 
 
 def temperature_grid(highest: float, step: float = 10.0) -> list[float]:
@@ -187,6 +188,7 @@ class QhaDoc(Document):
     volumes: list[float] = Field(description="volumes used, Å³ per primitive cell")
     energies: list[float] = Field(description="static energies there, eV per primitive cell")
     qha: QuasiHarmonicResult = Field(description="properties against temperature")
+    room: QuasiHarmonicPoint | None = Field(None, description="properties at 300 K; null where it was not reached")
     gruneisen: GruneisenResult = Field(description="mode Grüneisen parameters about the given volume")
     left_out: list[str] = Field(default_factory=list, description="volumes not used, and why")
     manifest: Manifest = Field(description="provenance")
@@ -262,6 +264,7 @@ def evaluate_qha(
         volumes=volumes,
         energies=energies,
         qha=result,
+        room=result.at(ROOM) if result.temperatures[-1] >= ROOM else None,
         gruneisen=gruneisen,
         left_out=left_out,
         manifest=manifest,

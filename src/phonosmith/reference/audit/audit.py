@@ -19,6 +19,7 @@ from phonosmith.reference.audit.labels import (
     outlier_findings,
     repeated_findings,
 )
+from phonosmith.reference.audit.moments import moment_findings
 from phonosmith.reference.audit.settings import settings_findings
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.documents import AuditDocument, AuditOptions, Finding, OffsetFit, Severity, Verdict
@@ -28,6 +29,7 @@ from phonosmith.structures.labels import FUNCTIONAL, SETTINGS, SOURCE, Labels, l
 
 CHECKS: tuple[Callable[[Sequence[Atoms], AuditOptions], Iterable[Finding]], ...] = (
     settings_findings,
+    moment_findings,
     geometry_findings,
     duplicate_findings,
     outlier_findings,

@@ -84,7 +84,7 @@ def check_forces(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
     steps = forces / _ROUNDED
     if np.count_nonzero(np.round(steps)) > 5 and np.abs(steps - np.round(steps)).max() < 1e-6:
         yield Reason(code="forces_rounded", message=f"all forces are multiples of {_ROUNDED} eV/Å: they were rounded")
-    if structure_defects(outcome) or not all(outcome.pbc) or _broken_by_spin(outcome):
+    if structure_defects(outcome) or not all(outcome.pbc) or outcome.spin:
         return
     if not np.any(forces):
         if _forces_allowed(outcome):
@@ -114,7 +114,7 @@ def check_stress(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         # real ones differ by up to 2e-4 kbar
         if off > max(0.05, 1e-3 * float(np.abs(full).max())):
             yield Reason(code="stress_asymmetric", message=f"the stress is not symmetric, by {off:.3g} kbar")
-    if structure_defects(outcome) or not all(outcome.pbc) or _broken_by_spin(outcome):
+    if structure_defects(outcome) or not all(outcome.pbc) or outcome.spin:
         return
     assert outcome.cell is not None
     matrix = stress[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
@@ -125,11 +125,6 @@ def check_stress(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
     if off > max(absolute, relative * float(np.abs(stress).max())):
         message = f"the stress breaks the symmetry of the crystal by {off / _KBAR:.3g} kbar"
         yield Reason(code="stress_symmetry", message=f"{message}: components exchanged, or of another structure")
-
-
-def _broken_by_spin(outcome: Outcome) -> bool:
-    """Tell whether magnetic order may lower the symmetry of forces and stress below that of the positions."""
-    return outcome.spin or (outcome.run is not None and int(outcome.run.settings.number("ISPIN", 1)) == 2)
 
 
 def _spglib_cell(outcome: Outcome) -> tuple[Array, Array, list[int]]:

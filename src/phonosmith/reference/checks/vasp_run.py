@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from phonosmith.reference.datasets.moments import SOME_MOMENT, turned_sites
 from phonosmith.reference.documents import Reason
 from phonosmith.reference.outcome import Asked, Outcome
 from phonosmith.reference.vasp.run import VaspRun, Witness
@@ -277,15 +278,25 @@ def check_energy(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
 
 
 def check_moments(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
-    """Ask that the moments a magnetic protocol starts from did not vanish on the way."""
-    if outcome.run is None or asked is None or not outcome.final or not asked.protocol.magmoms:
+    """Ask that the moments a calculation was told to start from neither vanished nor turned on the way.
+
+    Those of pymatgen's table are a guess: what becomes of them is no fault, the audit compares frames.
+    """
+    if outcome.run is None or asked is None or not outcome.final or not asked.protocol.spin_polarized:
         return
     table = dict(asked.protocol.magmoms)
-    started = [float(table.get(symbol, 0.0)) for symbol in outcome.symbols]
-    total, absolute = abs(sum(started)), sum(map(abs, started))
+    started = np.array(asked.frame.magmoms or [table.get(symbol, 0.0) for symbol in outcome.symbols])
+    total, absolute = abs(float(started.sum())), float(np.abs(started).sum())
+    advice = "another magnetic state, or none; start near the one expected, or without spin"
     for end in outcome.run.witnesses:
-        ended, begun = (end.site_moments, absolute) if end.site_moments is not None else (end.moment, total)
-        if ended is not None and begun >= 0.5 and not abs(ended) >= 0.1 * begun:
-            message = f"moments of {begun:.3g} μB became {abs(ended):.2g} μB ({end.name}): another magnetic state"
-            yield Reason(code="moments", message=f"{message}, or none; start near the one expected, or without spin")
+        sites = None if end.site_moments is None else float(np.abs(end.site_moments).sum())
+        for ended, begun in ((sites, absolute), (end.moment, total)):
+            if ended is not None and begun >= SOME_MOMENT and not abs(ended) >= 0.1 * begun:
+                message = f"moments of {begun:.3g} μB became {abs(ended):.2g} μB ({end.name}): {advice}"
+                yield Reason(code="moments", message=message)
+                return
+        turned = [] if end.site_moments is None else turned_sites(started, end.site_moments).tolist()
+        if turned:
+            message = f"the moments of {len(turned)} atoms turned against the others ({end.name}; the first is atom"
+            yield Reason(code="moments", message=f"{message} {turned[0]}): {advice}")
             return

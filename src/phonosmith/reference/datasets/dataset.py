@@ -13,7 +13,16 @@ from phonosmith.core.errors import ArtefactError, InputError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.structures.extxyz import format_frames, parse_frames
-from phonosmith.structures.labels import FUNCTIONAL, IDENTITY_KEYS, SETTINGS, SOURCE, check_frames, labels_of
+from phonosmith.structures.labels import (
+    FUNCTIONAL,
+    IDENTITY_KEYS,
+    SETTINGS,
+    SOURCE,
+    SPIN,
+    check_frames,
+    labels_of,
+    moments_of,
+)
 
 
 def frame_digest(atoms: Atoms) -> str:
@@ -62,6 +71,8 @@ def put_dataset(
         n_energies=sum(label.energy is not None for label in labels),
         n_forces=sum(label.forces is not None for label in labels),
         n_stresses=sum(label.stress is not None for label in labels),
+        n_spin_polarized=sum(bool(atoms.info.get(SPIN)) for atoms in frames),
+        n_moments=sum(moments_of(atoms).sites is not None for atoms in frames),
         functionals=sorted({str(atoms.info[FUNCTIONAL]) for atoms in frames if FUNCTIONAL in atoms.info}),
         settings=sorted({str(atoms.info[SETTINGS]) for atoms in frames if SETTINGS in atoms.info}),
         sources=dict(Counter(str(atoms.info.get(SOURCE, "unknown")) for atoms in frames)),

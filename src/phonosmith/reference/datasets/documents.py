@@ -29,6 +29,8 @@ class DatasetRef(Document):
     n_energies: int = Field(0, description="frames with an energy label")
     n_forces: int = Field(0, description="frames with force labels")
     n_stresses: int = Field(0, description="frames with a stress label")
+    n_spin_polarized: int = Field(0, description="frames computed with spin")
+    n_moments: int = Field(0, description="frames that tell the magnetic moment of each atom")
     functionals: list[str] = Field(default_factory=list, description="exchange-correlation functionals of the labels")
     settings: list[str] = Field(default_factory=list, description="settings digests of the labels")
     sources: dict[str, int] = Field(default_factory=dict, description="frames by source")

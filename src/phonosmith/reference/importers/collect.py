@@ -24,7 +24,7 @@ from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
 from phonosmith.reference.importers.archives import is_archive, iter_entries
-from phonosmith.reference.importers.frames import Read, Steps, contradictions, frames_of, joined, judged
+from phonosmith.reference.importers.frames import Read, Steps, add_moments, contradictions, frames_of, joined, judged
 from phonosmith.reference.importers.structures_json import frames_of_structures, is_structures_json
 from phonosmith.reference.importers.taskdoc import frames_of_task, read_jobstore, task_documents
 from phonosmith.reference.vasp.outcar import parse_outcar
@@ -206,7 +206,7 @@ def import_source(
         # a damaged archive or a bomb ends its own source only; what was read before was checked file by file
         taken.refuse(source.name, error.message)
     _refuse_unexpected(taken, expect or {})
-    _refuse_contradicted(taken)
+    _compare_with_outcars(taken)
     for names in taken.names_by_content.values():
         if len(names) > 1:  # a copied calculation the audit drops
             note = f"{', '.join(names)} have the same content: is one name wrong? Say --expect name=Formula"
@@ -341,8 +341,8 @@ def _refuse_unexpected(taken: Taken, expected: Mapping[str, str]) -> None:
     taken.force_constants = [item for item in taken.force_constants if item["path"] not in problems]
 
 
-def _refuse_contradicted(taken: Taken) -> None:
-    """Refuse what a vasprun.xml says when the OUTCAR beside it tells of another end of the run."""
+def _compare_with_outcars(taken: Taken) -> None:
+    """Refuse what a vasprun.xml says when the OUTCAR beside it tells of another end; else take its magnetic moments."""
     problems: dict[str, str] = {}
     last = {str(_source(frame)): frame for frame in taken.by_kind.get("vasprun", [])}
     alone = Counter(_source(frame).parent for frame in last.values())
@@ -353,6 +353,8 @@ def _refuse_contradicted(taken: Taken) -> None:
         for run in [] if unclear or len(runs) > 1 else runs:
             if reasons := contradictions(frame, run):
                 problems[where] = "; ".join(reason.message for reason in reasons)
+            else:
+                add_moments(frame, run)
     taken.refused += [Refusal(where=where, reason=reason) for where, reason in problems.items()]
     folders = {PurePosixPath(where).parent for where in problems}
     taken.drop(lambda kind, frame: kind in ("vasprun", "outcar") and _source(frame).parent in folders)

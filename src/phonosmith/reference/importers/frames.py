@@ -16,7 +16,7 @@ from phonosmith.reference.documents import Reason
 from phonosmith.reference.outcome import Outcome
 from phonosmith.reference.vasp.run import IonicStep, VaspRun
 from phonosmith.reference.vasp.settings import provenance
-from phonosmith.structures.labels import label_frame, labels_of
+from phonosmith.structures.labels import Moments, label_frame, labels_of
 
 Steps = Literal["all", "last"]
 Read = tuple[list[Atoms], list[Refusal]]
@@ -93,6 +93,14 @@ def contradictions(last: Atoms, run: VaspRun) -> list[Reason]:
     return list(check_files(replace(run, steps=[ours]), None))
 
 
+def add_moments(last: Atoms, run: VaspRun) -> None:
+    """Write the moments of an OUTCAR on the last labelled frame of the vasprun.xml beside it, which has none."""
+    told = run.damage is None and run.symbols == last.get_chemical_symbols() and run.settings.spin_polarized
+    if told and last.calc is not None:
+        known = {"magmom": run.moments.total, "magmoms": run.moments.sites}
+        last.calc.results.update({name: value for name, value in known.items() if value is not None})
+
+
 def _frame(outcome: Outcome, run: VaspRun, where: str) -> Atoms:
     assert outcome.cell is not None
     labels = outcome.labels
@@ -101,6 +109,7 @@ def _frame(outcome: Outcome, run: VaspRun, where: str) -> Atoms:
         energy=labels.energy,
         forces=labels.forces,
         stress=labels.stress,
+        moments=Moments(outcome.moment, outcome.site_moments),
         energy_sigma0=outcome.energy_sigma0,
         config_stress_weight=None if labels.stress is not None else 0.0,
         source=where,

@@ -27,6 +27,7 @@ from pymatgen.core import SETTINGS as PYMATGEN
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
+from pymatgen.io.vasp.sets import MPRelaxSet
 
 from phonosmith.core.attempts import repeated
 from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
@@ -76,7 +77,8 @@ class ProtocolInputSet(VaspInputGenerator):  # type: ignore[misc]  # atomate2 ha
 def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> ProtocolInputSet:
     """Return the generator of a calculation's inputs."""
     tags = electronic_tags(protocol, calculation)
-    moments = {"MAGMOM": dict(protocol.magmoms)} if protocol.spin_polarized else {}
+    table = dict(protocol.magmoms) or MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]
+    moments = {"MAGMOM": table} if protocol.spin_polarized else {}
     return ProtocolInputSet(
         config_dict={
             "PARENT": "phonosmith",
@@ -221,6 +223,7 @@ def record_from_task(
         directory=Path(str(task.dir_name or "").split(":")[-1]).name,
         split=asked.frame.split,
         info=dict(asked.frame.info),
+        spin_polarized=run.settings.spin_polarized,
     )
     if not run.steps:
         record.reasons = accept_run(run, asked)
@@ -229,6 +232,7 @@ def record_from_task(
     labels, scf = outcome.labels, outcome.scf
     record.cell, record.positions, record.forces = map(rows, (outcome.cell, outcome.positions, labels.forces))
     record.energy, record.stress = labels.energy, None if labels.stress is None else tuple(labels.stress.tolist())
+    record.magmom, record.magmoms = outcome.moment, None if (sites := outcome.site_moments) is None else sites.tolist()
     record.electronic_steps = len(scf) or None
     record.last_de = abs(scf[-1] - scf[-2]) if len(scf) > 1 else None
     if (contcar := task.structure) is not None:

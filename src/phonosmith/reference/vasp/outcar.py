@@ -116,10 +116,10 @@ class _Reader:
             self.end = replace(self.end, complaints=(*self.end.complaints, " ".join(line.split())))
 
     def _site_moments(self, heading: int) -> None:
-        """Add up the last column of the table of moments by atom, without signs."""
+        """Take the last column of the table of moments by atom."""
         first = heading + 4
         rows = [line.split() for line in self.lines[first : first + sum(self.counts)]]
-        self.end = replace(self.end, site_moments=sum(abs(float(row[-1])) for row in rows if row))
+        self.end = replace(self.end, site_moments=np.array([_float(row[-1]) for row in rows if row]))
 
     def _energies(self, line: str) -> None:
         if total := _ENERGY.search(line):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.documents import Correction
 from phonosmith.reference.vasp.settings import VaspSettings
-from phonosmith.structures.labels import voigt_stress
+from phonosmith.structures.labels import Moments, voigt_stress
 
 Array = NDArray[np.float64]
 
@@ -56,7 +56,7 @@ class Witness:
     density_residual : last rms(c), the change of the charge density
     fermi : eV
     moment : total magnetic moment, μB
-    site_moments : sum of the absolute moments of the atoms, μB
+    site_moments : moment of each atom in its sphere, μB
     exchange : LEXCH of the POTCARs
     complaints : messages after which VASP goes on although its numbers mean nothing
     """
@@ -71,7 +71,7 @@ class Witness:
     density_residual: float | None = None
     fermi: float | None = None
     moment: float | None = None
-    site_moments: float | None = None
+    site_moments: Array | None = None
     exchange: Sequence[str] = ()
     complaints: Sequence[str] = ()
 
@@ -101,6 +101,13 @@ class VaspRun:
     kpoints: Array | None = None
     weights: Array | None = None
     witnesses: Sequence[Witness] = ()
+
+    @property
+    def moments(self) -> Moments:
+        """Magnetic moments at the end of the run, as the first file tells that knows them."""
+        total = next((end.moment for end in self.witnesses if end.moment is not None), None)
+        sites = next((end.site_moments for end in self.witnesses if end.site_moments is not None), None)
+        return Moments(total, sites)
 
 
 def voigt_from_kbar(stress: Any) -> Array | None:

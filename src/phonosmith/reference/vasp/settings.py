@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from phonosmith.core.hashing import digest_json
 from phonosmith.structures.cost import reciprocal_lengths
+from phonosmith.structures.labels import SPIN
 
 _GGA = {
     "PE": "PBE", "PS": "PBEsol", "RP": "RPBE", "RE": "revPBE", "91": "PW91", "AM": "AM05", "CA": "LDA", "PZ": "LDA",
@@ -62,6 +63,11 @@ class VaspSettings:
     def flag(self, name: str) -> bool:
         """Return a tag as a logical."""
         return str(self.tags.get(name, "F")).strip().upper().strip(".")[:1] == "T"
+
+    @property
+    def spin_polarized(self) -> bool:
+        """Whether spins up and down were free to differ (ISPIN = 2)."""
+        return int(self.number("ISPIN", 1)) == 2
 
     def text(self, name: str) -> str:
         """Return a tag as text; VASP's ``--`` means not set."""
@@ -166,7 +172,7 @@ def provenance(settings: VaspSettings, cell: NDArray[np.float64]) -> dict[str, A
     """Return the ``atoms.info`` entries that an audit compares."""
     titles = {element: title for title in settings.potcars if (element := element_of(title))}
     info: dict[str, Any] = {
-        "spin": True if int(settings.number("ISPIN", 1)) == 2 else None,
+        SPIN: settings.spin_polarized,
         "functional": functional_of(settings),
         "settings": settings_digest(settings),
         "encut": surface_settings(settings)["encut"],

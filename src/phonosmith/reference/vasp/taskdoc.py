@@ -47,7 +47,8 @@ def _witnesses(output: Mapping[str, Any]) -> list[Witness]:
     known = _plain(output.get("outcar") or {})
     drifts = known.get("drift") or []
     drift = _array(drifts[-1]) if drifts else None
-    sites = [abs(float(item["tot"])) for item in known.get("magnetization") or [] if "tot" in item]
+    sites = [item.get("tot") for item in known.get("magnetization") or []]
+    collinear = bool(sites) and all(isinstance(moment, int | float) for moment in sites)
     fermi = [float(value) for value in (output.get("efermi"), known.get("efermi")) if value is not None]
     moment = known.get("total_magnetization")
     return [
@@ -56,7 +57,7 @@ def _witnesses(output: Mapping[str, Any]) -> list[Witness]:
             drift=drift,
             fermi=next((value for value in fermi if not np.isfinite(value)), fermi[0] if fermi else None),
             moment=None if moment is None else float(moment),
-            site_moments=sum(sites) if sites else None,
+            site_moments=_array(sites) if collinear else None,
         )
     ]
 

@@ -20,6 +20,7 @@ from phonosmith.evaluation.forgetting.documents import ForgettingDoc, Forgetting
 from phonosmith.evaluation.mechanics.documents import ElasticDoc
 from phonosmith.evaluation.modes.documents import FollowedMode, Phase
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
+from phonosmith.evaluation.phonons.qha import QhaDoc
 from phonosmith.report.figures.campaign import crystal_system
 from phonosmith.report.figures.forgetting import forgetting_figure
 from phonosmith.report.figures.material import ladder_figure, structure_figure, training_figure
@@ -279,6 +280,42 @@ def eos_block(sheet: Sheet) -> Block:
     return Block(texts=texts, tables=[table], pictures=pictures)
 
 
+def _expansion(document: QhaDoc) -> Cell:
+    return number(None if document.room is None else 1e6 * document.room.thermal_expansion_per_k, 2)
+
+
+def expansion_block(sheet: Sheet) -> Block:
+    """Return quasi-harmonic properties and thermal conductivities."""
+    report, block = sheet.report, Block()
+    expanding = sides_of(report, report.reference_result.qha, lambda entry: entry.qha)
+    conducting = sides_of(report, report.reference_result.kappa, lambda entry: entry.kappa)
+    if expanding:
+        columns: Columns = (
+            ("potential", "label", str),
+            ("volume, Å³ per primitive cell", "document.room.volume_angstrom3", fixed(3)),
+            ("thermal expansion, 10⁻⁶/K", "document", _expansion),
+            ("bulk modulus, GPa", "document.room.bulk_modulus_gpa", fixed(1)),
+            ("Cp, J/K/mol", "document.room.heat_capacity_p", fixed(2)),
+            ("Grüneisen", "document.gruneisen.mean", fixed(3)),
+        )  # fmt: skip
+        caption = f"Quasi-harmonic properties of {report.material} at 300 K"
+        block.tables.append(Table.of(caption, expanding, columns, numeric=range(1, 6)))
+        for side in expanding:
+            said = (*side.document.left_out, *side.document.qha.warnings)
+            block.texts += [f"{side.label}: {words}" for words in said]
+    if conducting:
+        columns = (
+            ("potential", "label", str),
+            ("κ, W/m/K", "document.result.kappa", fixed(3)),
+            ("SRME", "document.srme", fixed(3)),
+            ("imaginary modes left out", "document.result.n_imaginary", whole),
+        )  # fmt: skip
+        at = conducting[0].document.result
+        caption = f"Thermal conductivity of {report.material} at {at.temperature:g} K, mesh {at.mesh[0]}³"
+        block.tables.append(Table.of(caption, conducting, columns, numeric=range(1, 4)))
+    return block
+
+
 def _wave_vector(mode: FollowedMode) -> str:
     q = f"({', '.join(f'{value:.3g}' for value in mode.q)})"
     return f"{mode.label} {q}" if mode.label else q
@@ -529,6 +566,7 @@ BLOCKS: dict[str, Callable[[Sheet], Block]] = {
     "Stability": stability_block,
     "Elastic properties": elastic_block,
     "Equation of state": eos_block,
+    "Thermal expansion and conductivity": expansion_block,
     "Phase transitions": transitions_block,
     "Forgetting": forgetting_block,
     "Structure": structure_block,
