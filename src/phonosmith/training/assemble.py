@@ -355,6 +355,8 @@ def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec
         require_ability(backend, "low_rank", "anchor=low_rank (strategy lora)")
     if spec.dtype == "float64":
         require_ability(backend, "float64_training", "dtype=float64")
+    if spec.optimizer == "mace":
+        backend.decays(model, "", "mace")
     frozen_blocks(backend, model, spec)
 
 

@@ -26,6 +26,13 @@ class TrainSpec(Document):
     start: Literal["foundation", "fresh"] = Field("foundation", description="initial weights")
     trainable: Literal["all", "freeze", "readouts"] = Field("all", description="which part of the model may change")
     freeze_blocks: int = Field(0, ge=0, description="with trainable=freeze: how many leading blocks stay as they are")
+    freeze_stem: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="with trainable=freeze, instead of freeze_blocks: how many of the modules before the first "
+        "interaction stay as they are (the layers of the published f1 to f5)",
+    )
     anchor: Literal["none", "pull", "low_rank"] = Field(
         "none",
         description="what ties the model to the foundation: nothing, a pull of all weights, or a low-rank update of "
@@ -78,6 +85,12 @@ class TrainSpec(Document):
     )
     lr: float = Field(0.01, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
+    decay: Literal["all", "linear"] = Field("all", description="which weights decay: all, or those of linear layers")
+    optimizer: Literal["adamw", "mace"] = Field(
+        "adamw",
+        description="adamw: AdamW, decay as said; mace: as mace trains its models: AMSGrad, decay on the linear and skip "
+        "layers of the interactions and on the products alone",
+    )
     epochs: int = Field(200, ge=1, description="largest number of epochs")
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
@@ -107,10 +120,12 @@ class TrainSpec(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
-        if self.trainable == "freeze" and self.freeze_blocks == 0:
-            raise ValueError("trainable=freeze needs freeze_blocks >= 1")
-        if self.trainable != "freeze" and self.freeze_blocks:
-            raise ValueError("freeze_blocks is used only with trainable=freeze")
+        if (self.trainable == "freeze") != (self.freeze_blocks + self.freeze_stem > 0):
+            raise ValueError("trainable=freeze and freeze_blocks >= 1 (or freeze_stem >= 1) belong together")
+        if self.freeze_blocks and self.freeze_stem:
+            raise ValueError("freeze_blocks and freeze_stem are two ways to count: give one")
+        if self.optimizer == "mace" and self.decay != "all":
+            raise ValueError("optimizer=mace says itself which weights decay; leave decay=all")
         if self.start == "fresh" and (self.anchor != "none" or self.trainable != "all"):
             raise ValueError("a fresh start has no foundation weights to freeze or to be tied to")
         if self.start == "fresh" and self.replay == "head":
@@ -131,6 +146,11 @@ class TrainSpec(Document):
         return self.replay != "none"
 
     @property
+    def decay_rule(self) -> Literal["all", "linear", "mace"]:
+        """Which weights decay."""
+        return "mace" if self.optimizer == "mace" else self.decay
+
+    @property
     def uses_curvature(self) -> bool:
         """Whether force constants are needed."""
         return self.curvature_weight > 0
@@ -143,6 +163,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "scratch": {"start": "fresh", "lr": 0.01, "weight_decay": 5e-7},
         "transfer": _TRANSFER,
+        **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
         **{f"freeze{n}": {**_TRANSFER, "trainable": "freeze", "freeze_blocks": n} for n in range(1, 6)},
         "multihead": {"replay": "head", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
         "delta": _DELTA,

@@ -62,8 +62,9 @@ class Step:
         groups = [
             {"params": some, "weight_decay": decay}
             for decays, decay in ((True, spec.weight_decay), (False, 0.0))
-            if (some := [p for name, p in parameters if backend.decays(model, name) == decays])
+            if (some := [p for name, p in parameters if backend.decays(model, name, spec.decay_rule) == decays])
         ]
+        amsgrad = spec.optimizer == "mace"
         self.rates: list[torch.Tensor] = []
         if recordable:
             on_gpu = self.device.type == "cuda"
@@ -71,9 +72,9 @@ class Step:
             dtype = torch.float32 if on_gpu else torch.float64
             self.rates = [torch.tensor(spec.lr, dtype=dtype, device=self.device) for _ in groups]
             given = [group | {"lr": rate} for group, rate in zip(groups, self.rates, strict=True)]
-            self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu)
+            self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu, amsgrad=amsgrad)
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
+            self.optimizer = torch.optim.AdamW(groups, lr=spec.lr, amsgrad=amsgrad)
         if spec.anchor == "pull":
             attach_pull(self.optimizer, spec.pull)
         self.ema: list[torch.Tensor] = []

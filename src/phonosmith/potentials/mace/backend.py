@@ -14,7 +14,7 @@ import torch
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, FreshStart, Predictions
+from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, DecayRule, FreshStart, Predictions
 from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
 from phonosmith.potentials.foreign import trust_digest
 from phonosmith.potentials.graphs import numpy64
@@ -132,6 +132,22 @@ class MaceBackend(Backend):
         """Return embedding, interaction and product per layer, readouts."""
         layers = [name for k in range(len(model.interactions)) for name in (f"interactions.{k}", f"products.{k}")]
         return ("node_embedding", *layers, "readouts")
+
+    def stem(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Return what mace builds before its interactions; of published models the first alone has parameters."""
+        return ("node_embedding", "radial_embedding", "pair_repulsion_fn", "spherical_harmonics", "atomic_energies_fn")
+
+    def decays(self, model: Any, parameter: str, rule: DecayRule = "all") -> bool:
+        """Tell whether weight decay acts on a parameter.
+
+        ``linear`` spares the symmetric contractions, which are no matrices. ``mace`` is what ``mace_run_train`` does:
+        the linear and skip layers of the interactions and all of the products.
+        """
+        if rule == "mace":
+            part = parameter.split(".", maxsplit=1)[0]
+            decaying = "linear.weight" in parameter or "skip_tp_full.weight" in parameter
+            return part == "products" or (part == "interactions" and decaying)
+        return super().decays(model, parameter, rule) and (rule == "all" or "symmetric_contractions" not in parameter)
 
     def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
         """Return a model with several heads, each a copy of the model's readout."""
