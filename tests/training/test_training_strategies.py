@@ -226,7 +226,7 @@ def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
 def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
     module = tiny_model(numbers=(29,))
     settings = (
-        {"lr": 0.003, "ema": None, "epochs": 8}
+        {"lr": 0.003, "ema": None, "epochs": 8, "replay": "none", "cotrain_steps": 2}
         if strategy == "pft"
         else {"pull": 0.1, "epochs": 8, "curvature_weight": 20.0}
     )
@@ -235,6 +235,8 @@ def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon
     assert curvature.n_columns == 1
     assert curvature.mae_after_ev_per_angstrom2 < 0.9 * curvature.mae_before_ev_per_angstrom2
     # 6 structures in batches of 4: two steps of E, F, S an epoch; alternate puts one curvature step before them
+    assert curvature.n_columns_judged == 0  # one kind of atom: nothing independent to hold out
+    assert all(line["curvature_mae_ev_per_angstrom2"] is None for line in document.history)
     assert curvature.steps == (8 if strategy == "pft" else 16)
     assert document.steps == (24 if strategy == "pft" else 16)
     assert curvature.seconds_per_step > 0
@@ -258,7 +260,7 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     [
         ((1.0, 0.9), None, 0.0, True),
         ((1.0, 1.1), None, 0.0, False),
-        # validation labelled by the foundation itself: only the columns can tell
+        # columns that judge: here of a training whose validation structures the foundation labelled itself
         ((0.0, 0.02), (0.10, 0.05), 2.0, True),
         ((0.0, 0.20), (0.10, 0.05), 2.0, False),
     ],
@@ -273,6 +275,7 @@ def test_better_than_the_foundation_is_judged_by_what_chose_the_epoch(losses, co
     valid = SplitErrors(before=errors(5.0), shifted=errors(losses[0]), after=errors(losses[1]))
     curvature = columns and CurvatureErrors(
         source="x", n_atoms=2, n_columns=2, method="fd", steps=1,
-        mae_before_ev_per_angstrom2=columns[0], mae_after_ev_per_angstrom2=columns[1],
+        mae_before_ev_per_angstrom2=0.3, mae_after_ev_per_angstrom2=0.1,
+        judged_before_ev_per_angstrom2=columns[0], judged_after_ev_per_angstrom2=columns[1],
     )  # fmt: skip
     assert is_improved(valid, curvature, make_spec("transfer", curvature_weight=weight)) is expected

@@ -68,8 +68,27 @@ class TrainSpec(Document):
     curvature_weight: float = Field(0.0, ge=0, description="weight of the Hessian-column MAE (0: no curvature)")
     curvature_forces_weight: float = Field(0.0, ge=0, description="weight of the mean force norm of the perfect cell")
     curvature_stress_weight: float = Field(0.0, ge=0, description="weight of the mean |stress| of the perfect cell")
-    curvature_mode: Literal["joint", "alternate"] = Field(
-        "joint", description="joint: in every step's loss; alternate: a step of its own, then cotrain_steps of E, F, S"
+    curvature_energy_weight: float = Field(
+        0.0, ge=0, description="weight of the mean energy error per atom of the perfect cell (its reference, where known)"
+    )
+    curvature_mode: Literal["joint", "alternate", "alone"] = Field(
+        "joint",
+        description="joint: in every step's loss; alternate: a step of its own, then cotrain_steps of E, F, S, counted "
+        "over the whole training; alone: no steps of E, F, S (no co-training)",
+    )
+    curvature_sampling: Literal["uniform", "irreducible"] = Field(
+        "uniform",
+        description="uniform: each step draws among all columns; irreducible: those that symmetry does not relate, in turn",
+    )
+    curvature_batch: int = Field(
+        16, ge=1, description="with curvature_sampling=uniform: crystals that share a step where there are several"
+    )
+    curvature_holdout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of inequivalent atoms (of several crystals: of crystals), rounded down, whose columns are "
+        "never trained on and judge epochs beside the validation structures",
     )
     cotrain_steps: int = Field(4, ge=1, description="with curvature_mode=alternate: E, F, S steps per curvature step")
     curvature_columns: int = Field(1, ge=1, description="Hessian columns per curvature step, sharing one force graph")
@@ -136,8 +155,10 @@ class TrainSpec(Document):
             raise ValueError("e0=given and e0_values belong together")
         if self.energy_weight == self.forces_weight == self.stress_weight == 0:
             raise ValueError("all of energy_weight, forces_weight, stress_weight are zero: nothing to learn")
-        if self.curvature_mode == "alternate" and self.curvature_weight == 0:
-            raise ValueError("curvature_mode=alternate needs curvature_weight > 0")
+        if self.curvature_mode != "joint" and self.curvature_weight == 0:
+            raise ValueError(f"curvature_mode={self.curvature_mode} needs curvature_weight > 0")
+        if self.curvature_mode == "alone" and self.replay != "none":
+            raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
     @property
@@ -174,12 +195,24 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "curvature_stress_weight": 5.0,
             "curvature_mode": "alternate",
             "cotrain_steps": 4,
+            "replay": "cotrain",
+            "replay_size": 100,
+            "energy_weight": 500.0,
+            "forces_weight": 200.0,
+            "stress_weight": 50.0,
+            "huber_delta": 0.1,
             "lr": 1e-4,
             "weight_decay": 1e-3,
+            "decay": "linear",
             "clip_norm": 100.0,
             "ema": 0.999,
         },
-        "delta+pft": {**_DELTA, "curvature_weight": 2.0, "curvature_forces_weight": 0.02},
+        "delta+pft": {
+            **_DELTA,
+            "curvature_weight": 2.0,
+            "curvature_forces_weight": 0.02,
+            "curvature_sampling": "irreducible",
+        },
     }
 )
 """Published hyper-parameters: scratch to delta from arXiv:2604.01017, pft from arXiv:2601.07742.

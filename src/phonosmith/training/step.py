@@ -87,7 +87,10 @@ class Step:
         norm = self.clip()
         measured = [one.double() for one in (loss, part, norm) if one is not None]
         bad = torch.stack([~torch.isfinite(one) for one in measured]).any()
-        counted = measured[0] + (part if part is not None else 0.0) if loss is not None else torch.zeros_like(bad)
+        if loss is None and self.spec.curvature_mode != "alone":
+            counted = torch.zeros_like(measured[0])
+        else:
+            counted = sum(measured[: 1 + (loss is not None and part is not None)], start=torch.zeros_like(measured[0]))
         self.sums.add_(torch.stack([counted.double(), bad.double()]))
         self.update()
 
