@@ -68,7 +68,7 @@ STRATEGIES = {
     "scratch": {"epochs": 30},
     "transfer": {"lr": 0.003},
     "freeze1": {"lr": 0.003},
-    "multihead": {"lr": 0.003, "replay_size": 3},
+    "multihead": {"lr": 0.003, "replay_size": 3, "head_start": "copy"},
     "delta": {"pull": 0.1, "lr": 0.003},
     "lora": {"lr": 0.003},
     "pft": {"lr": 0.001, "ema": 0.9, "replay_size": 3},

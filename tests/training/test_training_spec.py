@@ -17,7 +17,7 @@ def test_published_hyper_parameters():
         assert spec.huber_delta == delta
     assert (make_spec("transfer").lr, make_spec("transfer").weight_decay) == (0.01, 5e-3)
     assert (make_spec("multihead").lr, make_spec("multihead").weight_decay) == (0.01, 5e-7)
-    assert make_spec("multihead").replay_size == 100
+    assert (make_spec("multihead").replay_size, make_spec("multihead").head_start) == (100, "fresh")
     delta = make_spec("delta")
     assert (delta.lr, delta.pull, delta.weight_decay, delta.anchor) == (0.01, 10.0, 0.0, "pull")
     pft = make_spec("pft")

@@ -157,8 +157,16 @@ class Backend(ABC):
             raise _lacking(self, "optimizer=mace")
         return rule == "all" or not parameter.endswith("bias")
 
-    def with_heads(self, model: torch.nn.Module, heads: Sequence[str]) -> torch.nn.Module:  # noqa: ARG002
-        """Return a model with several readouts, each a copy of the model's own (ability ``heads``)."""
+    def with_heads(
+        self,
+        model: torch.nn.Module,  # noqa: ARG002
+        heads: Sequence[str],
+        fresh: int | None = None,  # noqa: ARG002
+    ) -> torch.nn.Module:
+        """Return a model with several readouts, each a copy of the model's own (ability ``heads``).
+
+        With ``fresh``, a seed, the last one has random weights instead.
+        """
         raise _lacking(self, f"A model with {len(heads)} heads")
 
     def add_low_rank(self, model: torch.nn.Module, rank: int, alpha: float) -> None:  # noqa: ARG002

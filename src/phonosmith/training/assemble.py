@@ -21,13 +21,13 @@ from phonosmith.potentials.device import DeviceChoice
 from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
-from phonosmith.structures.labels import Labels
+from phonosmith.structures.labels import SOURCE, Labels
 from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm
 from phonosmith.training.documents import Errors
 from phonosmith.training.energies import given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
 from phonosmith.training.judging import Predicted, predicted
-from phonosmith.training.replay import draw, keeps_labels, with_labels
+from phonosmith.training.replay import POOL_OF, draw, keeps_labels, with_labels
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import frozen_blocks
 
@@ -307,7 +307,7 @@ def assemble(
     frames: dict[str, Sequence[Atoms]] = {"train": train, "valid": valid}
     labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}
     targets = _as_targets(curvature)
-    if len(targets) == 1 and spec.curvature_mode != "alone" and not valid_curvature:
+    if len(targets) == 1 and not isinstance(curvature, Sequence):
         check_target(targets[0], train)
     everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_curvature))]
     require_elements(ground.potential, everything, "The foundation")
@@ -353,7 +353,7 @@ def assemble(
     chosen = plain.placed if place is None else place(plain)
     device = chosen.device
     suited = energies = _reference_energies(plain, device, present)
-    if spec.start == "fresh" and spec.e0 == "refit":
+    if spec.fresh_readout and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
         energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
     start = _start_model(backend, base.model, spec, seed, energies, raw["train"])
@@ -367,6 +367,12 @@ def assemble(
             drawn = with_labels(drawn, ground.predicted(base, drawn, device))
         else:
             digests["replay"] = dataset_digest(drawn)
+            if all(str(atoms.info.get(SOURCE, "")).startswith(POOL_OF) for atoms in drawn):
+                replay_labels = "foundation"
+        if replay_labels == "foundation":
+            plain.notes.append(
+                f"Replay: {len(drawn)} structures labelled by the foundation itself, no subset of its training data"
+            )
         frames["replay"] = drawn
         # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
         # the foundation is kept
@@ -408,7 +414,8 @@ def _divided(
         return taught, judged, []
     generator, share = np.random.default_rng([seed, 29]), spec.curvature_holdout
     if len(taught) > 1:
-        held = set(generator.permutation(len(taught))[: int(share * len(taught))].tolist())
+        count = max(int(share * len(taught)), 1 if share and len(taught) > 2 else 0)
+        held = set(generator.permutation(len(taught))[:count].tolist())
         judged = [one for place, one in enumerate(taught) if place in held]
         taught = [one for place, one in enumerate(taught) if place not in held]
     else:
@@ -463,7 +470,7 @@ def _start_model(
         neighbours = sum(one.graph.n_edges for one in graphs) / sum(len(one.graph.species) for one in graphs)
         model = backend.fresh(base, FreshStart(seed, neighbours, float(forces.square().mean().sqrt())))
     elif spec.replay == "head":
-        model = backend.with_heads(base, HEADS)
+        model = backend.with_heads(base, HEADS, seed if spec.head_start == "fresh" else None)
     else:
         model = copy.deepcopy(base)
     backend.set_atomic_energies(model, len(backend.heads(model)) - 1, energies)

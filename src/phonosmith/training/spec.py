@@ -42,6 +42,9 @@ class TrainSpec(Document):
     rank: int = Field(4, ge=1, description="rank of the low-rank update")
     alpha: float = Field(4.0, gt=0, description="scale of the low-rank update: delta W = alpha/rank * A B")
     replay: Literal["none", "cotrain", "head"] = Field("none", description="how replay structures take part")
+    head_start: Literal["fresh", "copy"] = Field(
+        "copy", description="with replay=head: the material's head begins with random weights or the foundation's"
+    )
     replay_size: int = Field(100, ge=1, description="structures drawn at random from the replay pool")
     replay_labels: Literal["auto", "foundation", "given"] = Field(
         "auto", description="labels of replay: the foundation's own, those in the file, or (auto) given where complete"
@@ -87,8 +90,8 @@ class TrainSpec(Document):
         0.2,
         ge=0,
         lt=1,
-        description="share of inequivalent atoms (of several crystals: of crystals), rounded down, whose columns are "
-        "never trained on and judge epochs beside the validation structures",
+        description="share of inequivalent atoms, rounded down (of three crystals or more: of crystals, at least one), "
+        "whose columns are never trained on and judge epochs beside the validation structures",
     )
     cotrain_steps: int = Field(4, ge=1, description="with curvature_mode=alternate: E, F, S steps per curvature step")
     curvature_columns: int = Field(1, ge=1, description="Hessian columns per curvature step, sharing one force graph")
@@ -167,6 +170,11 @@ class TrainSpec(Document):
         return self.replay != "none"
 
     @property
+    def fresh_readout(self) -> bool:
+        """Whether the readout that is trained on the material begins with random weights."""
+        return self.start == "fresh" or (self.replay == "head" and self.head_start == "fresh")
+
+    @property
     def decay_rule(self) -> Literal["all", "linear", "mace"]:
         """Which weights decay."""
         return "mace" if self.optimizer == "mace" else self.decay
@@ -186,7 +194,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "transfer": _TRANSFER,
         **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
         **{f"freeze{n}": {**_TRANSFER, "trainable": "freeze", "freeze_blocks": n} for n in range(1, 6)},
-        "multihead": {"replay": "head", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
+        "multihead": {"replay": "head", "head_start": "fresh", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
         "delta": _DELTA,
         "lora": {"anchor": "low_rank", "rank": 4, "alpha": 4.0, "lr": 0.01},
         "pft": {

@@ -149,9 +149,15 @@ class MaceBackend(Backend):
             return part == "products" or (part == "interactions" and decaying)
         return super().decays(model, parameter, rule) and (rule == "all" or "symmetric_contractions" not in parameter)
 
-    def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
-        """Return a model with several heads, each a copy of the model's readout."""
-        return _rebuilt(model, heads)
+    def with_heads(self, model: Any, heads: Sequence[str], fresh: int | None = None) -> Any:
+        """Return a model with several heads, each a copy of the model's readout; ``fresh``: seed of a random last."""
+        made = _rebuilt(model, heads)
+        if fresh is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(fresh)
+                random = _rebuilt(model, heads, fresh=True)
+            _take_last_head(made.readouts, random.readouts, len(heads))
+        return made
 
     def add_low_rank(self, model: Any, rank: int, alpha: float) -> None:
         """Insert mace's LoRA layers.
@@ -192,6 +198,26 @@ class MaceBackend(Backend):
         data = plain_bytes(model)
         write_atomic(path, data)
         trust_digest(digest_bytes(data), f"trained here: {path}")
+
+
+def _take_last_head(readouts: Any, others: Any, count: int) -> None:
+    """Give readouts of several heads the last head's weights of others, in place.
+
+    The channels of a layer are those of one head after the other, and mace masks all but one head's between layers.
+    """
+    with torch.no_grad():
+        for (name, weight), other in zip(readouts.named_parameters(), others.parameters(), strict=True):
+            layer = readouts.get_submodule(name.rpartition(".")[0])
+            if weight.numel() == 0:
+                continue
+            channels = layer.irreps_out.dim
+            if len(layer.irreps_out) != 1 or weight.numel() % channels or channels % count:
+                raise PotentialError(
+                    f"A new head of random weights is not possible: readout layer {name} is of an unknown kind.",
+                    "Set head_start=copy.",
+                )
+            mine, its = (values.view(-1, count, channels // count) for values in (weight, other.to(weight.device)))
+            mine[:, -1] = its[:, -1]
 
 
 def _rebuilt(model: Any, heads: Sequence[str], *, fresh: bool = False) -> Any:
