@@ -23,6 +23,7 @@ def phonon_of(cell, repeat):
     phonon = Phonopy(
         PhonopyAtoms(numbers=cell.numbers, cell=cell.cell.array, positions=cell.positions),
         supercell_matrix=np.diag(repeat),
+        primitive_matrix="P",
     )
     phonon.generate_displacements(distance=0.01)
     forces = []
@@ -50,8 +51,8 @@ def database(tmp_path_factory):
         phonons[name] = phonon = phonon_of(cell, repeat)
         (folder / name).mkdir()
         everything = {"force_sets": True, "displacements": True, "force_constants": False}
-        text = phonon.to_phonopy_yaml(settings=everything)
-        bare = phonon.to_phonopy_yaml(settings=dict.fromkeys(everything, False))
+        text = str(phonon.to_phonopy_yaml(settings=everything))
+        bare = str(phonon.to_phonopy_yaml(settings=dict.fromkeys(everything, False)))
         if name == "mp-2":
             (folder / name / "phonopy.yaml").write_text(bare)
             write_FORCE_SETS(phonon.dataset, filename=folder / name / "FORCE_SETS")

@@ -23,7 +23,12 @@ def term_of(batch, numbers=(0,), equilibrium=(0.0, 0.0), **settings):
     size = batch["positions"].numel()
     zeros, ones = torch.zeros(len(numbers), size, dtype=torch.float64), torch.ones(len(numbers), dtype=torch.float64)
     cell = CurvatureCell(batch, (Columns(torch.tensor(numbers), zeros, ones),))
-    weights = {"weight": 100.0, "forces_weight": equilibrium[0], "stress_weight": equilibrium[1], "sampling": "irreducible"}
+    weights = {
+        "weight": 100.0,
+        "forces_weight": equilibrium[0],
+        "stress_weight": equilibrium[1],
+        "sampling": "irreducible",
+    }
     spec = TrainSpec(**{f"curvature_{name}": value for name, value in (weights | settings).items()})
     return CurvatureTerm(BACKEND, [cell], spec)
 

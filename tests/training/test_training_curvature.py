@@ -232,7 +232,7 @@ def test_crystals_that_share_a_step(copper_phonon, tiny_model, method):
 
 
 def test_columns_held_out_are_not_taught_by_symmetry():
-    """Of a crystal with five kinds of atoms one is held out; no column drawn for training is a symmetric image of it."""
+    """Of five kinds of atoms one is held out; no column drawn for training is a symmetric image of its columns."""
     from phonopy import Phonopy
     from phonopy.structure.atoms import PhonopyAtoms
 

@@ -126,9 +126,7 @@ def pft(
         typer.echo(note, err=True)
 
 
-def _own_labels(
-    potential: Potential, targets: list[CurvatureTarget], size: int, seed: int, name: str
-) -> list[Atoms]:
+def _own_labels(potential: Potential, targets: list[CurvatureTarget], size: int, seed: int, name: str) -> list[Atoms]:
     """Return structures that the foundation labels itself, of the materials' elements first."""
     from phonosmith.flows.replay import elemental_pool, label_pool
 

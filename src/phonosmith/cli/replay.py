@@ -9,7 +9,9 @@ import typer
 
 from phonosmith.cli.common import JSON, answer, app, command, progress_bar
 
-replay_app = typer.Typer(help="Structures foundations were trained on, for strategies that replay.", no_args_is_help=True)
+replay_app = typer.Typer(
+    help="Structures foundations were trained on, for strategies that replay.", no_args_is_help=True
+)
 app.add_typer(replay_app, name="replay")
 
 

@@ -30,7 +30,7 @@ Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 """heads: several readouts on one trunk; low_rank: LoRA layers; atom_blocks: layers evaluated a few atoms at a time."""
 DEFAULT_HEAD = "Default"
 DecayRule = Literal["all", "linear", "mace"]
-"""Which weights decay: all (but what an architecture spares), those of linear layers, or those mace's training names."""
+"""Which weights decay: all (but what an architecture spares), those of linear layers, or those mace lets decay."""
 
 
 LammpsStyle = Literal["mace", "mliap"]

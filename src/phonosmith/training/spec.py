@@ -72,7 +72,9 @@ class TrainSpec(Document):
     curvature_forces_weight: float = Field(0.0, ge=0, description="weight of the mean force norm of the perfect cell")
     curvature_stress_weight: float = Field(0.0, ge=0, description="weight of the mean |stress| of the perfect cell")
     curvature_energy_weight: float = Field(
-        0.0, ge=0, description="weight of the mean energy error per atom of the perfect cell (its reference, where known)"
+        0.0,
+        ge=0,
+        description="weight of the mean energy error per atom of the perfect cell (its reference, where known)",
     )
     curvature_mode: Literal["joint", "alternate", "alone"] = Field(
         "joint",
@@ -81,7 +83,7 @@ class TrainSpec(Document):
     )
     curvature_sampling: Literal["uniform", "irreducible"] = Field(
         "uniform",
-        description="uniform: each step draws among all columns; irreducible: those that symmetry does not relate, in turn",
+        description="uniform: each step draws among all columns; irreducible: those symmetry does not relate, in turn",
     )
     curvature_batch: int = Field(
         16, ge=1, description="with curvature_sampling=uniform: crystals that share a step where there are several"
@@ -110,8 +112,8 @@ class TrainSpec(Document):
     decay: Literal["all", "linear"] = Field("all", description="which weights decay: all, or those of linear layers")
     optimizer: Literal["adamw", "mace"] = Field(
         "adamw",
-        description="adamw: AdamW, decay as said; mace: as mace trains its models: AMSGrad, decay on the linear and skip "
-        "layers of the interactions and on the products alone",
+        description="adamw: AdamW, decay as said; mace: as mace trains its models: AMSGrad, decay on the linear and "
+        "skip layers of the interactions and on the products alone",
     )
     epochs: int = Field(200, ge=1, description="largest number of epochs")
     batch_size: int = Field(4, ge=1, description="structures per step")
