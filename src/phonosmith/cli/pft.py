@@ -142,7 +142,8 @@ def _known(frames: list[Atoms], elements: list[str], source: Path | None) -> lis
     known = [atoms for atoms in frames if set(atoms.get_chemical_symbols()) <= set(elements)]
     if len(known) < 3:
         raise InputError(
-            f"{source}: {len(known)} of {len(frames)} structures hold only elements the foundation knows; 3 are needed.",
+            f"{source}: {len(known)} of {len(frames)} structures hold only elements the foundation knows; "
+            "3 are needed.",
             "Give labelled structures of the foundation's own training set.",
         )
     return known

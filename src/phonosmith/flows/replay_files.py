@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import tempfile
 import urllib.request
@@ -27,6 +28,8 @@ SOURCES = {
     "omat": f"{_RELEASES}/mace_omat_0/mp_traj_combined_omat.xyz",
 }
 """Where mace's own training takes replay structures from."""
+COUNT_DIGITS = 12
+"""Longest line that may hold a number of atoms."""
 CHUNK = 1 << 20
 """Bytes read at a time."""
 
@@ -122,7 +125,7 @@ def sample_replay(path: Path, *, size: int, elements: Sequence[str], seed: int) 
     try:
         with path.open(encoding="utf-8") as stream:
             for index, text in enumerate(_texts(stream, str(path))):
-                if wanted and not {line.split(maxsplit=1)[0] for line in text.splitlines()[2:]} <= wanted:
+                if wanted and not {word for line in text.split("\n")[2:] for word in line.split()[:1]} <= wanted:
                     continue
                 count += 1
                 place = len(kept) if len(kept) < size else int(generator.integers(count))
@@ -139,13 +142,14 @@ def sample_replay(path: Path, *, size: int, elements: Sequence[str], seed: int) 
 
 def _texts(stream: IO[str], where: str) -> Iterator[str]:
     """Yield the text of one structure after the other."""
-    while line := stream.readline():
+    for line in stream:
         if not line.strip():
             continue
-        if not line.strip().isdecimal():
+        if not line.strip().isdecimal() or len(line) > COUNT_DIGITS:
             raise InputError(f"{where}: {line.strip()[:40]!r} is no number of atoms.", "Give an extended XYZ file.")
-        lines = [line, *(stream.readline() for _ in range(1 + int(line)))]
-        if not lines[-1]:
+        wanted = 2 + int(line)
+        lines = [line, *itertools.islice(stream, wanted - 1)]
+        if len(lines) < wanted:
             raise InputError(f"{where} ends inside a structure.", "The file was cut off; fetch it again.")
         if not lines[-1].endswith("\n"):
             lines.append("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phonosmith.core.errors import InputError, PhonosmithError
-from phonosmith.core.reading import bare_name
+from phonosmith.core.reading import bare_name, read_bounded
 from phonosmith.harmonic.curvature import CurvatureTarget, curvature_target
 from phonosmith.harmonic.files import load_harmonic
 
@@ -56,7 +57,7 @@ def read_collection(
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder.", "Give a folder with a subfolder or phonopy YAML for each material.")
     entries = sorted(one for one in folder.iterdir() if not one.name.startswith(".") and _is_material(one))
-    energies, found = _energies(folder / ENERGIES), Collection()
+    energies, found = read_energies(folder / ENERGIES), Collection()
     if strange := sorted(energies.keys() - {_name(entry) for entry in entries}):
         raise InputError(
             f"{folder / ENERGIES} has an energy of {strange[0]}, of which nothing else is there.", "Correct its name."
@@ -96,22 +97,29 @@ def _target(
     return replace(curvature_target(phonon, source=name), energy=None if energy is None else energy * cells)
 
 
-def _energies(path: Path) -> dict[str, float]:
+def read_energies(path: Path) -> dict[str, float]:
     """Return energies of unit cells, eV, by material; none where there is no file."""
     if not path.is_file():
         return {}
     found: dict[str, float] = {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        rows = csv.DictReader(stream)
+    try:
+        rows = csv.DictReader(io.StringIO(read_bounded(path).decode("utf-8-sig"), newline=""))
         if not {"material", "energy_ev"} <= set(rows.fieldnames or ()):
             raise InputError(f"{path} lacks the columns material and energy_ev.", "Name them in its first line.")
         for row in rows:
-            try:
-                value = float(row["energy_ev"])
-            except (TypeError, ValueError):
-                value = math.nan
-            if not math.isfinite(value) or row["material"] in found:
+            value = _finite(row["energy_ev"])
+            if value is None or row["material"] in found:
                 what = "has two energies" if row["material"] in found else "has no number as energy_ev"
                 raise InputError(f"{path}, line {rows.line_num}: {row['material']} {what}.", "Correct the line.")
             found[row["material"]] = value
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table: {error}.", "Give plain CSV.") from error
     return found
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
