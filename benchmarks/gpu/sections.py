@@ -412,6 +412,7 @@ def curvature_section(plan, results, limit):  # noqa: ARG001
                     "curvature_weight": 100.0,
                     "curvature_columns": count,
                     "curvature_mode": "joint",
+                    "curvature_sampling": "irreducible",
                     "curvature_memory_gb": 1e3,
                 }
                 try:

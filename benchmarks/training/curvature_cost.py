@@ -60,7 +60,7 @@ def measure(task):
     from phonosmith.potentials.graphs import collate, make_graph
     from phonosmith.potentials.mace.backend import MaceBackend
     from phonosmith.structures.labels import Labels
-    from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+    from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm
     from phonosmith.training.graphs import labelled_batch, labelled_graphs
     from phonosmith.training.losses import efs_loss
     from phonosmith.training.spec import TrainSpec
@@ -79,7 +79,8 @@ def measure(task):
         zero = Labels(energy=0.0, forces=np.zeros((len(atoms), 3)), stress=np.zeros(6))
         labelled = labelled_batch(labelled_graphs([atoms], [zero], "train", [50, 52], 6.0, np.zeros(2)), torch.float32)
         columns = 4 if kind == "autograd4" else 1
-        cell = CurvatureCell(batch, tuple(range(columns)), torch.zeros(columns, 3 * len(atoms)), torch.ones(columns))
+        zeros = torch.zeros(columns, 3 * len(atoms))
+        cell = CurvatureCell(batch, (Columns(torch.arange(columns), zeros, torch.ones(columns)),))
         spec = TrainSpec(
             curvature_weight=100.0, curvature_columns=columns, curvature_method="fd" if kind == "fd" else "autograd",
             curvature_memory_gb=memory if kind == "blocks" else 1e9,

@@ -295,7 +295,21 @@ def _documents() -> list[bytes]:
     return [json.dumps({"force_constants": {"sha256": "0" * 64, "size": 3, "kind": "force_constants"}}).encode()]
 
 
+def _energies(path: Path) -> Any:
+    from phonosmith.harmonic.collection import read_energies
+
+    return read_energies(path)
+
+
+def _replay(path: Path) -> Any:
+    from phonosmith.flows.replay_files import sample_replay
+
+    return sample_replay(path, size=2, elements=["Si"], seed=0)[0]
+
+
 READERS: dict[str, Reader] = {
+    "energies": Reader(_energies, "energies.csv", lambda: [b"material,energy_ev\nmp-149,-10.8\nmp-22862,-6.8\n"]),
+    "replay": Reader(_replay, "replay.xyz", _frame_seeds),
     "extxyz": Reader(_frames, "frames.xyz", _frame_seeds, _check_frames),
     "phonopy": Reader(_phonons, "phonopy.yaml", lambda: [_phonopy_text()], _check_phonons),
     "vasprun": Reader(_vasprun, "vasprun.xml", _seed("vasprun.xml"), _check_labels),

@@ -15,7 +15,7 @@ from phonosmith.potentials.backend import FreshStart
 from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.registry import load
 from phonosmith.potentials.torch_potential import TorchPotential
-from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.replay import label_with
 from phonosmith.training.spec import TrainSpec, make_spec
@@ -68,10 +68,10 @@ STRATEGIES = {
     "scratch": {"epochs": 30},
     "transfer": {"lr": 0.003},
     "freeze1": {"lr": 0.003},
-    "multihead": {"lr": 0.003, "replay_size": 3},
+    "multihead": {"lr": 0.003, "replay_size": 3, "head_start": "copy"},
     "delta": {"pull": 0.1, "lr": 0.003},
     "lora": {"lr": 0.003},
-    "pft": {"lr": 0.001, "ema": 0.9},
+    "pft": {"lr": 0.001, "ema": 0.9, "replay_size": 3},
     "delta+pft": {"pull": 0.1, "lr": 0.001, "ema": 0.9},
 }
 
@@ -122,7 +122,8 @@ def test_curvature_gradient_equals_finite_differences(foundation, truth):
     backend, model, target = foundation.backend, foundation.model, target_of(truth)
     batch = collate([make_graph(target.atoms, foundation.z_table, foundation.r_max)], torch.float64, "cpu")
     reference = torch.tensor(target.hessian[:, list(target.columns)].T.copy())
-    cell = CurvatureCell(batch, target.columns, reference, torch.ones(2, dtype=torch.float64))
+    columns = Columns(torch.tensor(target.columns), reference, torch.ones(2, dtype=torch.float64))
+    cell = CurvatureCell(batch, (columns,))
     weights = {"curvature_weight": 100.0, "curvature_forces_weight": 20.0, "curvature_stress_weight": 5.0}
     term = CurvatureTerm(backend, [cell], TrainSpec(**weights, curvature_columns=2))
     columns = foundation.hessian_columns(target.atoms, target.columns)
@@ -152,7 +153,7 @@ def test_curvature_gradient_equals_finite_differences(foundation, truth):
 @pytest.mark.slow
 def test_interrupted_training_ends_with_the_same_weights(foundation, truth, tmp_path):
     train, valid, target = labelled(truth, 4), labelled(truth, 2, 50), target_of(truth)
-    spec = make_spec("pft", epochs=4, batch_size=2, e0="foundation")
+    spec = make_spec("pft", epochs=4, batch_size=2, e0="foundation", replay="none")
 
     def run(folder, **settings):
         return fine_tune(foundation, train, valid, spec, curvature=target, seed=2, workdir=folder, **settings)
@@ -168,9 +169,11 @@ def test_interrupted_training_ends_with_the_same_weights(foundation, truth, tmp_
 
 
 @pytest.mark.slow
-def test_many_materials_take_turns(foundation, truth):
-    """Columns of two cells of different sizes are learnt; the best epoch is chosen on a third."""
-    spec = make_spec("pft", epochs=6, lr=3e-4, ema=None, curvature_columns=2, e0="foundation", cotrain_steps=1)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_many_materials(foundation, truth, batch):
+    """Columns of two cells of different sizes are learnt, in turn or together; the best epoch is chosen on a third."""
+    settings = {"curvature_columns": 2, "curvature_batch": batch, "cotrain_steps": 1, "replay": "none"}
+    spec = make_spec("pft", epochs=6, lr=3e-4, ema=None, e0="foundation", **settings)
     result = fine_tune(
         foundation,
         labelled(foundation, 8),
@@ -181,7 +184,9 @@ def test_many_materials_take_turns(foundation, truth):
         seed=0,
     )
     curvature = result.document.curvature
+    # in turn an epoch has a step for each of the two, together it is a pass over two batches of structures
     assert (curvature.n_columns, curvature.source, curvature.steps) == (4, "Si, Ge", 12)
+    assert (curvature.judged_source, curvature.n_columns_judged) == ("Ge", 2)
     judged = [line["curvature_mae_ev_per_angstrom2"] for line in result.document.history]
     # the third cell is judged, not the two that are learnt
     assert judged[0] != pytest.approx(curvature.mae_before_ev_per_angstrom2, rel=1e-3)

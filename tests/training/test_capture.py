@@ -52,8 +52,11 @@ CASES = {
     "multihead": ("multihead", {"replay_size": 3}),
     "delta": ("delta", {}),
     "lora": ("lora", {}),
-    "pft": ("pft", {"lr": 0.003, "cotrain_steps": 2, "ema": 0.9}),
-    "pft with three columns": ("pft", {"lr": 0.003, "curvature_columns": 3}),
+    "pft": ("pft", {"lr": 0.003, "cotrain_steps": 2, "ema": 0.9, "curvature_batch": 1}),
+    "pft with three columns": ("pft", {"lr": 0.003, "curvature_columns": 3, "replay": "none"}),
+    "pft alone": ("pft", {"lr": 0.003, "replay": "none", "curvature_mode": "alone", "curvature_energy_weight": 20.0}),
+    "pft, columns in turn": ("pft", {"lr": 0.003, "replay": "none", "curvature_sampling": "irreducible"}),
+    "optimizer of mace": ("transfer", {"optimizer": "mace", "weight_decay": 0.5}),
     "delta+pft": ("delta+pft", {}),
     "delta+pft with two columns": ("delta+pft", {"curvature_columns": 2, "ema": 0.9}),
     "differences": ("delta+pft", {"curvature_method": "fd", "curvature_columns": 2}),
@@ -111,7 +114,7 @@ def fitter_of(parts, capture=None, device="cpu", compiler=None, **settings):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         parameters = select_trainable(parts.backend, model, spec)
-    term = parts.curvature_term(parts.targets, getattr(torch, spec.dtype), device)
+    term = parts.taught_term(getattr(torch, spec.dtype), device)
     fitter = Fitter(
         parts.backend,
         model,
@@ -120,6 +123,7 @@ def fitter_of(parts, capture=None, device="cpu", compiler=None, **settings):
         parts.valid,
         spec,
         curvature=term,
+        judged=parts.curvature_term(parts.targets, getattr(torch, spec.dtype), device),
         capture=capture,
         compiler=compiler,
         **{"seed": 5, **settings},

@@ -12,7 +12,7 @@ from phonosmith.potentials.hessian import reverse_columns
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.blocks import in_blocks, step_bytes_per_atom
 from phonosmith.potentials.mace.inputs import model_inputs
-from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm
 from phonosmith.training.spec import TrainSpec
 
 BACKEND = MaceBackend()
@@ -24,13 +24,14 @@ def batch_of(atoms, dtype=torch.float64):
 
 def term_of(batch, numbers=(0,), equilibrium=(0.0, 0.0), **settings):
     size = batch["positions"].numel()
-    cell = CurvatureCell(
-        batch,
-        numbers,
-        torch.zeros(len(numbers), size, dtype=torch.float64),
-        torch.ones(len(numbers), dtype=torch.float64),
-    )
-    weights = {"weight": 100.0, "forces_weight": equilibrium[0], "stress_weight": equilibrium[1]}
+    zeros, ones = torch.zeros(len(numbers), size, dtype=torch.float64), torch.ones(len(numbers), dtype=torch.float64)
+    cell = CurvatureCell(batch, (Columns(torch.tensor(numbers), zeros, ones),))
+    weights = {
+        "weight": 100.0,
+        "forces_weight": equilibrium[0],
+        "stress_weight": equilibrium[1],
+        "sampling": "irreducible",
+    }
     spec = TrainSpec(**{f"curvature_{name}": value for name, value in (weights | settings).items()})
     return CurvatureTerm(BACKEND, [cell], spec)
 

@@ -5,14 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from ase.build import bulk
 
-from phonosmith.harmonic.curvature import CurvatureTarget, curvature_target
+from phonosmith.harmonic.curvature import CurvatureTarget, curvature_target, hold_out
 from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.hessian import reverse_columns
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.inputs import model_inputs
-from phonosmith.training.curvature import CurvatureCell, CurvatureTerm, difference_column
+from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm, difference_column
 from phonosmith.training.spec import TrainSpec
 
 BACKEND = MaceBackend()
@@ -25,11 +26,10 @@ def batch_of(atoms, module, margin=0.0):
 
 def cell_of(module, target):
     columns = list(target.columns)
+    reference = torch.as_tensor(target.hessian[:, columns].T.copy())
+    weights = torch.tensor(target.weights, dtype=torch.float64)
     return CurvatureCell(
-        batch=batch_of(target.atoms, module, margin=0.1),
-        columns=target.columns,
-        reference=torch.as_tensor(target.hessian[:, columns].T.copy()),
-        weights=torch.tensor(target.weights, dtype=torch.float64),
+        batch_of(target.atoms, module, margin=0.1), (Columns(torch.tensor(columns), reference, weights),)
     )
 
 
@@ -39,6 +39,7 @@ def term_of(module, target, backend=BACKEND, **settings):
 
 
 def spec_of(**settings):
+    settings = {"sampling": "irreducible"} | settings
     return TrainSpec(**{f"curvature_{name}": value for name, value in settings.items()})
 
 
@@ -152,12 +153,105 @@ def test_falls_back_to_differences(tiny_model, copper_phonon):
 
 def test_columns_are_cycled(copper_phonon, tiny_model):
     """Those of one cell in order; those of several cells in turn."""
-    cell = cell_of(tiny_model(numbers=(29,)), curvature_target(copper_phonon))
-    five, two = replace(cell, columns=(0, 1, 2, 3, 4)), replace(cell, columns=(0, 4))
+    target, module = curvature_target(copper_phonon), tiny_model(numbers=(29,))
+    five, two = (
+        cell_of(module, replace(target, columns=columns, weights=(1.0,) * len(columns)))
+        for columns in ((0, 1, 2, 3, 4), (0, 4))
+    )
     term = CurvatureTerm(BACKEND, [five], spec_of(weight=1.0, columns=2))
-    assert [[k for _, k in term.next_columns()] for _ in range(3)] == [[0, 1], [2, 3], [4, 0]]
+    assert [term.next_rows() for _ in range(3)] == [{0: [[0], [1]]}, {0: [[2], [3]]}, {0: [[4], [0]]}]
     term = CurvatureTerm(BACKEND, [two, five], spec_of(weight=1.0, columns=3))
-    assert [term.next_columns() for _ in range(2)] == [[(0, 0), (1, 0), (0, 1)], [(1, 1), (1, 2), (1, 3)]]
+    assert [term.next_rows() for _ in range(2)] == [{0: [[0], [1]], 1: [[0]]}, {1: [[1], [2], [3]]}]
+
+
+def test_columns_are_drawn_uniformly(copper_phonon, tiny_model):
+    """Every column of every crystal equally often, every cell once a turn; what comes next follows from the count."""
+    target, module = curvature_target(copper_phonon), tiny_model(numbers=(29,))
+    columns = target.equivalent_columns
+    assert columns == tuple(range(96))  # all 3N of the 32 equivalent atoms
+    small = cell_of(module, replace(target, columns=columns[:6], weights=(1.0,) * 6))
+    joint = replace(small, members=(small.members[0], cell_of(module, target).members[0], small.members[0]))
+    spec = spec_of(weight=1.0, sampling="uniform")
+    term = CurvatureTerm(BACKEND, [small, joint], spec, seed=3)
+    drawn = [term.next_rows() for _ in range(2400)]
+    assert all({*drawn[k], *drawn[k + 1]} == {0, 1} for k in range(0, 2400, 2))
+    assert {tuple(step) for step in drawn[::2]} == {(0,), (1,)}
+    rows = {c: np.array([step[c][0] for step in drawn if c in step]) for c in (0, 1)}
+    assert rows[1].shape == (1200, 3)
+    for counts in (np.bincount(rows[0][:, 0]), np.bincount(rows[1][:, 0]), np.bincount(rows[1][:, 2])):
+        # 200 expected of 1200: five standard deviations of a binomial are 65
+        assert len(counts) == 6
+        assert np.abs(counts - 200).max() < 65
+    assert not rows[1][:, 1].any()
+    again = CurvatureTerm(BACKEND, [small, joint], spec, used=700, seed=3)
+    assert [again.next_rows() for _ in range(5)] == drawn[700:705]
+    other = CurvatureTerm(BACKEND, [small, joint], spec, seed=4)
+    assert [other.next_rows() for _ in range(20)] != drawn[:20]
+
+
+@pytest.mark.parametrize("method", ["autograd", "fd"])
+def test_crystals_that_share_a_step(copper_phonon, tiny_model, method):
+    """One column of each of two crystals in one batch: loss and gradient are those of each alone, by their sizes."""
+    module = tiny_model(numbers=(29,))
+    parameters = [p for p in module.parameters() if p.numel()]
+    target = curvature_target(copper_phonon)
+    small = bulk("Cu", cubic=True)
+    small.rattle(0.05, seed=2)
+    hessian = np.random.default_rng(3).normal(size=(12, 12))
+    alone = [cell_of(module, CurvatureTarget(small, hessian, (0, 4), (1.0, 1.0))), cell_of(module, target)]
+    graphs = [
+        make_graph(atoms, BACKEND.atomic_numbers(module), BACKEND.cutoff(module) + 0.1)
+        for atoms in (small, target.atoms)
+    ]
+    second = alone[1].members[0]
+    members = (alone[0].members[0], replace(second, numbers=second.numbers + 12))
+    energies = torch.tensor([-1.0, 3.0], dtype=torch.float64)
+    joint = CurvatureCell(collate(graphs, torch.float64, "cpu"), members, energies)
+
+    def step(cell, rows, **weights):
+        for p in parameters:
+            p.grad = None
+        spec = spec_of(**weights, method=method, sampling="uniform")
+        term = CurvatureTerm(BACKEND, [cell], spec)
+        value = float(term.accumulate(module, parameters, term.choice({0: rows})))
+        return value, torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters])
+
+    # means over coordinates and atoms: 4 of 36 atoms are the first crystal's; stresses are means over crystals
+    for weights, shares in (({"weight": 100.0, "forces_weight": 20.0}, (4 / 36, 32 / 36)),):
+        parts = [step(cell, [[row]], **weights) for cell, row in zip(alone, (1, 0), strict=True)]
+        together = step(joint, [[1, 0]], **weights)
+        assert together[0] == pytest.approx(sum(s * one for s, (one, _) in zip(shares, parts, strict=True)), rel=1e-10)
+        expected = sum(s * gradient for s, (_, gradient) in zip(shares, parts, strict=True))
+        assert torch.allclose(together[1], expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+    plain = step(joint, [[1, 0]], weight=100.0)
+    more = step(joint, [[1, 0]], weight=100.0, energy_weight=20.0, stress_weight=5.0)
+    found = BACKEND.predict(module, joint.batch, stress=True, create_graph=True)
+    expected = 20.0 * np.mean([abs(float(found.interaction[0]) + 1) / 4, abs(float(found.interaction[1]) - 3) / 32])
+    expected += 5.0 * float(found.stress.abs().mean())
+    assert more[0] - plain[0] == pytest.approx(expected, rel=1e-8)
+
+
+def test_columns_held_out_are_not_taught_by_symmetry():
+    """Of five kinds of atoms one is held out; no column drawn for training is a symmetric image of its columns."""
+    from phonopy import Phonopy
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = Atoms("Cu5", [[0.3 * k, 0.2 * k * k, 2.1 * k] for k in range(5)], cell=[4.0, 4.4, 11.0], pbc=True)
+    phonon = Phonopy(
+        PhonopyAtoms(numbers=cell.numbers, cell=cell.cell.array, positions=cell.positions),
+        supercell_matrix=np.diag([2, 1, 1]),
+    )
+    n = len(phonon.supercell)
+    phonon.force_constants = np.random.default_rng(0).normal(size=(n, n, 3, 3))
+    target = curvature_target(phonon)
+    taught, judged = hold_out(target, 0.2, np.random.default_rng(1))
+    assert sorted([*taught.columns, *judged.columns]) == sorted(target.columns)
+    assert len({column // 3 for column in judged.columns}) == 1
+    assert np.mean(taught.weights) == pytest.approx(1.0)
+    assert not set(taught.equivalent_columns) & set(judged.equivalent_columns)
+    assert len(judged.equivalent_columns) == 6  # the atom and its image by the translation
+    assert sorted([*taught.equivalent_columns, *judged.equivalent_columns]) == list(range(3 * n))
+    assert hold_out(target, 0.19, np.random.default_rng(1)) == (target, None)
 
 
 @pytest.mark.parametrize("method", ["autograd", "fd"])

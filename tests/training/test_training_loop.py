@@ -42,7 +42,7 @@ def interrupt_at(monkeypatch, epoch):
     [
         ("delta", {"scheduler_patience": 0}),
         pytest.param("transfer", {"ema": 0.9, "dtype": "float64"}, marks=pytest.mark.slow),
-        pytest.param("pft", {"lr": 0.003, "cotrain_steps": 1}, marks=pytest.mark.slow),
+        pytest.param("pft", {"lr": 0.003, "cotrain_steps": 3, "replay": "none"}, marks=pytest.mark.slow),
     ],
 )
 def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monkeypatch, strategy, settings):
@@ -73,6 +73,38 @@ def test_resume_is_exact(tiny_model, tiny_frames, copper_phonon, tmp_path, monke
     # finished: asking again trains nothing and gives the same model
     again = fine_tune(MacePotential(module), *data, spec, seed=3, workdir=tmp_path / "cut", **extra)
     assert torch.equal(weights(again), weights(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_cotraining_is_counted_over_the_whole_training(tiny_model, tiny_frames, copper_phonon, tmp_path, interrupted):
+    """Ten structures in batches of four make three steps an epoch: still one curvature step before every four."""
+    spec = make_spec("pft", epochs=8, replay="none", e0="foundation")
+    arguments = (MacePotential(tiny_model(numbers=(29,))), tiny_frames(10), tiny_frames(2, 9), spec)
+    if interrupted:
+        cut = fine_tune(*arguments, curvature=copper_phonon, seed=1, workdir=tmp_path, walltime=0.001).document
+        assert cut.epochs_run == 1
+    document = fine_tune(*arguments, curvature=copper_phonon, seed=1, workdir=tmp_path).document
+    curvature = [line["curvature_steps"] for line in document.history]
+    labelled = [line["steps"] - line["curvature_steps"] for line in document.history]
+    assert labelled == [3 * epoch for epoch in range(9)]
+    assert curvature == [-(-count // 4) for count in labelled]
+
+
+@pytest.mark.slow
+def test_training_on_curvature_alone(tiny_model, tiny_frames, copper_phonon):
+    """Without co-training no step is on structures; the energy of the perfect cell is held where it is not known."""
+    spec = make_spec(
+        "pft", epochs=6, lr=3e-3, ema=None, replay="none", curvature_mode="alone", curvature_energy_weight=20.0,
+        e0="foundation",
+    )  # fmt: skip
+    arguments = (MacePotential(tiny_model(numbers=(29,))), tiny_frames(10), tiny_frames(2, 9), spec)
+    document = fine_tune(*arguments, curvature=copper_phonon, seed=1).document
+    assert [line["steps"] for line in document.history] == [3 * epoch for epoch in range(7)]
+    assert document.curvature.steps == document.steps == 18
+    losses = [line["train_loss"] for line in document.history[1:]]
+    assert losses[-1] < 0.9 * losses[0]
+    assert any("The energies of 1 perfect cells are not known" in note for note in document.notes)
 
 
 def test_damaged_checkpoint_is_named(tiny_model, tiny_frames, tmp_path):

@@ -11,15 +11,20 @@ def test_published_hyper_parameters():
         spec = make_spec(name)
         assert spec.strategy == name
         assert spec.epochs == 200
-        assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == (10, 100, 1000)
-        assert spec.huber_delta == 0.01
+        # pft co-trains with the weights and the threshold of its own code
+        weights, delta = ((500, 200, 50), 0.1) if name == "pft" else ((10, 100, 1000), 0.01)
+        assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == weights
+        assert spec.huber_delta == delta
     assert (make_spec("transfer").lr, make_spec("transfer").weight_decay) == (0.01, 5e-3)
     assert (make_spec("multihead").lr, make_spec("multihead").weight_decay) == (0.01, 5e-7)
-    assert make_spec("multihead").replay_size == 100
+    assert (make_spec("multihead").replay_size, make_spec("multihead").head_start) == (100, "fresh")
     delta = make_spec("delta")
     assert (delta.lr, delta.pull, delta.weight_decay, delta.anchor) == (0.01, 10.0, 0.0, "pull")
     pft = make_spec("pft")
     assert (pft.curvature_weight, pft.lr, pft.ema, pft.curvature_mode) == (100.0, 1e-4, 0.999, "alternate")
+    assert (pft.weight_decay, pft.decay, pft.clip_norm, pft.cotrain_steps) == (1e-3, "linear", 100.0, 4)
+    assert (pft.replay, pft.curvature_sampling) == ("cotrain", "uniform")
+    assert [make_spec(f"f{n}").freeze_stem for n in range(1, 6)] == [1, 2, 3, 4, 5]
     assert [make_spec(f"freeze{n}").freeze_blocks for n in range(1, 6)] == [1, 2, 3, 4, 5]
 
 

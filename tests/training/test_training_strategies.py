@@ -52,9 +52,11 @@ def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
 
     module = tiny_model()
     pool = [atoms.copy() for atoms in tiny_frames(5, 3, "CuAl")]
-    result = run(module, tiny_frames, "multihead", extra={"replay": pool}, replay_size=4, dtype="float64", lr=0.002)
+    settings = {"replay_size": 4, "dtype": "float64", "lr": 0.002, "head_start": "copy"}
+    result = run(module, tiny_frames, "multihead", extra={"replay": pool}, **settings)
     document = result.document
     assert document.replay.labels == "foundation"
+    assert any("4 structures labelled by the foundation itself" in note for note in document.notes)
     assert document.replay.n_structures == 4
     assert document.replay.visits == 12
     # labels are the foundation's own: exact for energy, forces and stress
@@ -75,6 +77,48 @@ def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
         document.metrics["valid"].after.mae_forces_mev_per_angstrom, rel=1e-10
     )
     assert list(result.model.heads) == ["Default"]
+
+
+def test_head_of_random_weights(tiny_model, tiny_frames):
+    """The published multihead: replay's head is the foundation to the bit, the material's is drawn from the seed."""
+    module = tiny_model()
+    batch = collate([make_graph(tiny_frames(1)[0], [13, 29], 3.5)], torch.float64, "cpu")
+
+    def interactions(model, head):
+        inputs = {**batch, "head": torch.full_like(batch["head"], head)}
+        return float(BACKEND.predict(model, inputs, stress=False, create_graph=False).interaction.detach()[0])
+
+    copied, *fresh = [BACKEND.with_heads(module, ("pt_head", "Default"), seed) for seed in (None, 1, 1, 2)]
+    own = interactions(module, 0)
+    assert [interactions(copied, head) for head in (0, 1)] == pytest.approx([own, own], rel=1e-12)
+    assert [interactions(one, 0) for one in fresh] == [interactions(copied, 0)] * 3
+    drawn = [interactions(one, 1) for one in fresh]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert abs(drawn[0] - own) > 1e-6
+    # mace's initial weights have variance one
+    weights = torch.cat([(a - b).reshape(-1) for a, b in zip(fresh[0].parameters(), copied.parameters(), strict=True)])
+    changed = int((weights != 0).sum())
+    # two readouts of a model with 8 channels and a hidden layer of 8: 8 of the linear one; 8x8 and 16 of the other
+    # (whose 8 from the other head's channels mace masks)
+    assert changed == 8 + 64 + 16
+    for (name, a), b in zip(fresh[0].named_parameters(), copied.parameters(), strict=True):
+        assert name.startswith("readouts") or torch.equal(a, b), name
+
+
+def test_replay_keeps_given_labels(tiny_model, tiny_frames):
+    """Labels of a subset of the foundation's training are kept; those the foundation made of a pool are said."""
+    from phonosmith.flows.replay import label_pool
+
+    module = tiny_model()
+    given = tiny_frames(4, 3, "CuAl")
+    document = run(module, tiny_frames, "multihead", extra={"replay": given}, epochs=1).document
+    assert document.replay.labels == "given"
+    assert document.replay.before.mae_forces_mev_per_angstrom > 1.0  # EMT's, not the foundation's
+    assert not any("labelled by the foundation" in note for note in document.notes)
+    pool = label_pool(MacePotential(module), given, "tiny")
+    document = run(module, tiny_frames, "multihead", extra={"replay": pool}, epochs=1).document
+    assert document.replay.labels == "foundation"
+    assert any("no subset of its training data" in note for note in document.notes)
 
 
 def test_low_rank_merges_into_a_plain_model(tiny_model, tiny_frames):
@@ -226,7 +270,7 @@ def test_final_energy_shift_changes_energies_alone(tiny_model, tiny_frames):
 def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon, strategy):
     module = tiny_model(numbers=(29,))
     settings = (
-        {"lr": 0.003, "ema": None, "epochs": 8}
+        {"lr": 0.003, "ema": None, "epochs": 8, "replay": "none", "cotrain_steps": 2}
         if strategy == "pft"
         else {"pull": 0.1, "epochs": 8, "curvature_weight": 20.0}
     )
@@ -235,6 +279,8 @@ def test_curvature_learns_force_constants(tiny_model, tiny_frames, copper_phonon
     assert curvature.n_columns == 1
     assert curvature.mae_after_ev_per_angstrom2 < 0.9 * curvature.mae_before_ev_per_angstrom2
     # 6 structures in batches of 4: two steps of E, F, S an epoch; alternate puts one curvature step before them
+    assert curvature.n_columns_judged == 0  # one kind of atom: nothing independent to hold out
+    assert all(line["curvature_mae_ev_per_angstrom2"] is None for line in document.history)
     assert curvature.steps == (8 if strategy == "pft" else 16)
     assert document.steps == (24 if strategy == "pft" else 16)
     assert curvature.seconds_per_step > 0
@@ -258,7 +304,7 @@ def test_registered_model_predicts_what_was_trained(tiny_model, tiny_frames):
     [
         ((1.0, 0.9), None, 0.0, True),
         ((1.0, 1.1), None, 0.0, False),
-        # validation labelled by the foundation itself: only the columns can tell
+        # columns that judge: here of a training whose validation structures the foundation labelled itself
         ((0.0, 0.02), (0.10, 0.05), 2.0, True),
         ((0.0, 0.20), (0.10, 0.05), 2.0, False),
     ],
@@ -273,6 +319,7 @@ def test_better_than_the_foundation_is_judged_by_what_chose_the_epoch(losses, co
     valid = SplitErrors(before=errors(5.0), shifted=errors(losses[0]), after=errors(losses[1]))
     curvature = columns and CurvatureErrors(
         source="x", n_atoms=2, n_columns=2, method="fd", steps=1,
-        mae_before_ev_per_angstrom2=columns[0], mae_after_ev_per_angstrom2=columns[1],
+        mae_before_ev_per_angstrom2=0.3, mae_after_ev_per_angstrom2=0.1,
+        judged_before_ev_per_angstrom2=columns[0], judged_after_ev_per_angstrom2=columns[1],
     )  # fmt: skip
     assert is_improved(valid, curvature, make_spec("transfer", curvature_weight=weight)) is expected

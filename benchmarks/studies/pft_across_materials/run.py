@@ -37,7 +37,14 @@ import numpy as np
 
 SETTINGS = {
     "curvature_columns": 2,
+    "curvature_sampling": "irreducible",
     "cotrain_steps": 1,
+    "replay": "none",
+    "energy_weight": 10.0,
+    "forces_weight": 100.0,
+    "stress_weight": 1000.0,
+    "huber_delta": 0.01,
+    "decay": "all",
     "epochs": 500,
     "patience": None,
     "batch_size": 2,

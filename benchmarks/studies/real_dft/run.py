@@ -38,7 +38,9 @@ STRATEGIES = {
     "transfer": ("transfer", COMMON),
     "transfer+curvature": (
         "transfer",
-        COMMON | {"curvature_weight": 0.2, "curvature_mode": "alternate", "cotrain_steps": 4},
+        COMMON
+        | {"curvature_weight": 0.2, "curvature_mode": "alternate", "cotrain_steps": 4}
+        | {"curvature_sampling": "irreducible"},
     ),
     "delta": ("delta", COMMON),
     "delta+pft": ("delta+pft", COMMON),

@@ -15,6 +15,8 @@ from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table,
 from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
 
 if TYPE_CHECKING:
+    from ase import Atoms
+
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.training.documents import TrainingDocument
     from phonosmith.training.finetune import Training, TrainingResult
@@ -27,11 +29,16 @@ def train(
     train: Annotated[Path, typer.Option(help="Labelled training structures (extended XYZ: energy, forces, stress).")],
     valid: Annotated[Path, typer.Option(help="Labelled validation structures.")],
     out: Annotated[Path, typer.Option(help="Folder for model.model, training.json, metrics.jsonl and the checkpoint.")],
-    replay: Annotated[Path | None, typer.Option(help="Replay structures, labelled or not.")] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            help="Replay structures (extended XYZ; labels are kept). Without: simple crystals the foundation labels."
+        ),
+    ] = None,
     curvature: Annotated[Path | None, typer.Option(help="phonopy.yaml with force constants or forces.")] = None,
     strategy: str = typer.Option(
         "delta",
-        help="scratch, transfer, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. Several, as in "
+        help="scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. Several, as in "
         "transfer,delta, train side by side, each into a folder of its own below --out.",
     ),
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
@@ -45,9 +52,10 @@ def train(
     since = time.perf_counter()
     from phonosmith.training.spec import make_spec, parse_settings
 
-    overrides, strategies, seeds = parse_settings(settings or []), _several("strategy", strategy), _seeds(seed)
+    overrides, strategies, seeds = parse_settings(settings or []), _several("strategy", strategy), parse_seeds(seed)
     specs = {one: make_spec(one, **overrides) for one in strategies}
     alone = len(strategies) == len(seeds) == 1
+    from phonosmith.flows.replay import elemental_pool, label_pool
     from phonosmith.harmonic.curvature import curvature_target
     from phonosmith.harmonic.files import load_harmonic
     from phonosmith.potentials.device import require_device
@@ -67,6 +75,9 @@ def train(
     # data that no strategy uses are a mistake; those that some use are not for the others
     uses_replay = any(spec.uses_replay for spec in specs.values())
     uses_curvature = any(spec.uses_curvature for spec in specs.values())
+    # filled where the foundation is known
+    pool: list[Atoms] | None = [] if uses_replay and replayed is None else None
+    replayed = pool if replayed is None else replayed
     extras = {
         one: (
             replayed if spec.uses_replay or not uses_replay else None,
@@ -80,6 +91,11 @@ def train(
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)
         ground = Groundwork(load(ref, dtype="float64", device="cpu"))
+        if pool is not None:
+            elements = sorted({symbol for atoms in labelled for symbol in atoms.get_chemical_symbols()})
+            size = max(spec.replay_size for spec in specs.values() if spec.uses_replay)
+            structures = elemental_pool(ground.potential.elements, elements, size, seeds[0])
+            pool += label_pool(ground.potential, structures, ref.name)
 
         def prepared(spec: TrainSpec, number: int, folder: Path) -> Training:
             own_replay, own_target = extras[spec.strategy]
@@ -100,7 +116,7 @@ def train(
             training = prepared(spec, seeds[0], out)
             with epoch_reporter(spec, training.name, show=True) as report:
                 training.fitter.run(walltime=walltime, since=since, on_epoch=report)
-            document, files = _kept(training.result(), ref, out)
+            document, files = kept(training.result(), ref, out)
         else:
             members = [
                 _Member(one, number, out / f"{one}-s{number}") for one, number in itertools.product(specs, seeds)
@@ -111,7 +127,7 @@ def train(
     elif json_output:
         print_json({**document.model_dump(mode="json", exclude={"history"}), **files})
     else:
-        _show(document, files["model_file"])
+        show_training(document, files["model_file"])
 
 
 @dataclass
@@ -141,7 +157,15 @@ def _several(option: str, text: str) -> list[str]:
     return words
 
 
-def _seeds(text: str) -> list[int]:
+def parse_seed(text: str) -> int:
+    """Return one seed."""
+    if not text.strip().isdecimal():
+        raise ConfigurationError(f"--seed {text!r} is no seed.", "Give a whole number from 0.")
+    return int(text)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Return seeds from a list with commas."""
     words = _several("seed", text)
     if wrong := next((word for word in words if not word.isdecimal()), None):
         raise ConfigurationError(f"--seed {text!r}: {wrong!r} is no seed.", "Give whole numbers from 0, e.g. 0,1,2.")
@@ -154,7 +178,7 @@ def _model_name(base: str, spec: TrainSpec, seed: int, *, alone: bool, named: bo
     return f"{base}-{spec.strategy}-s{seed}"
 
 
-def _kept(result: TrainingResult, ref: PotentialRef, folder: Path) -> tuple[TrainingDocument, dict[str, str]]:
+def kept(result: TrainingResult, ref: PotentialRef, folder: Path) -> tuple[TrainingDocument, dict[str, str]]:
     """Put a result into the store and its folder; return the document and the files."""
     result.register(ref)
     model_path, document_path = result.write(folder)
@@ -181,7 +205,7 @@ def _run_several(
     def keep(outcome: Outcome) -> None:
         member = by_name[outcome.planned.name]
         if outcome.result is not None:
-            member.document, member.files = _kept(outcome.result, ref, member.folder)
+            member.document, member.files = kept(outcome.result, ref, member.folder)
         else:
             member.error, member.advice = f"{type(outcome.error).__name__}: {outcome.error}", ""
             if isinstance(outcome.error, PhonosmithError):
@@ -201,7 +225,7 @@ def _answer_several(members: list[_Member], *, json_output: bool) -> None:
         print_json({"trainings": [_as_json(member) for member in members], "n_failed": len(failed)})
     for member in members:
         if not json_output and member.document is not None and member.files is not None:
-            _show(member.document, member.files["model_file"])
+            show_training(member.document, member.files["model_file"])
     for member in failed:
         typer.secho(f"{member.label}: {member.error}", fg="red", err=True)
         if member.advice:
@@ -217,7 +241,8 @@ def _as_json(member: _Member) -> dict[str, Any]:
     return {**member.document.model_dump(mode="json", exclude={"history"}), **known, **member.files}
 
 
-def _show(document: TrainingDocument, model_file: str) -> None:
+def show_training(document: TrainingDocument, model_file: str) -> None:
+    """Print errors before and after, and what became of the training."""
     rows = []
     for split, errors in document.metrics.items():
         for stage, measured in (("before", errors.before), ("after", errors.after)):

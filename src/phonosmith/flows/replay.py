@@ -10,6 +10,7 @@ import numpy as np
 from phonosmith.core.errors import InputError
 from phonosmith.potentials.base import Potential
 from phonosmith.structures.labels import label_frame
+from phonosmith.training.replay import POOL_OF
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -63,7 +64,7 @@ def label_pool(potential: Potential, frames: Sequence[Atoms], name: str) -> list
         if np.isfinite(found.energy) and float(np.abs(found.forces).max()) <= MAX_FORCE:
             labelled.append(
                 label_frame(
-                    atoms, energy=found.energy, forces=found.forces, stress=found.stress, source=f"replay {name}"
+                    atoms, energy=found.energy, forces=found.forces, stress=found.stress, source=f"{POOL_OF}{name}"
                 )
             )
     if not labelled:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +30,8 @@ class CurvatureTarget:
 
     ``atoms`` is the perfect supercell, ``hessian`` d²E/dx² in eV/Å² with row and column 3i+a of atom i, direction a;
     ``columns`` are its symmetry-irreducible columns, from which every other follows, and ``weights`` (mean one) say how
-    many atoms each of them stands for.
+    many atoms each of them stands for. ``orbits`` says of every atom which one it is symmetrically equivalent to, where
+    that is known; ``energy`` is the supercell's, eV, where it is.
     """
 
     atoms: Atoms
@@ -38,6 +39,38 @@ class CurvatureTarget:
     columns: tuple[int, ...]
     weights: tuple[float, ...]
     source: str = "force constants"
+    orbits: tuple[int, ...] = ()
+    energy: float | None = None
+
+    @property
+    def equivalent_columns(self) -> tuple[int, ...]:
+        """All columns that follow from ``columns`` by symmetry, themselves among them."""
+        taken = {column // 3 for column in self.columns}
+        atoms = [i for i in range(len(self.atoms)) if not self.orbits or self.orbits[i] in taken]
+        return tuple(3 * i + axis for i in atoms for axis in range(3))
+
+
+def hold_out(
+    target: CurvatureTarget, share: float, generator: np.random.Generator
+) -> tuple[CurvatureTarget, CurvatureTarget | None]:
+    """Return a target with the columns of some inequivalent atoms left out, and one with these alone, drawn at random.
+
+    A column says nothing that its symmetric images do not say: whole sets of equivalent atoms are held out, ``share``
+    of them rounded down. None where that is not one.
+    """
+    independent = sorted({column // 3 for column in target.columns})
+    count = int(share * len(independent)) if target.orbits else 0
+    if count == 0:
+        return target, None
+    held = set(generator.permutation(independent)[:count].tolist())
+    return _with_columns(target, held, inside=False), _with_columns(target, held, inside=True)
+
+
+def _with_columns(target: CurvatureTarget, atoms: set[int], *, inside: bool) -> CurvatureTarget:
+    pairs = zip(target.columns, target.weights, strict=True)
+    columns, weights = zip(*[pair for pair in pairs if (pair[0] // 3 in atoms) == inside], strict=True)
+    scale = float(np.mean(weights))
+    return replace(target, columns=columns, weights=tuple(weight / scale for weight in weights))
 
 
 def hessian_matrix(force_constants: Array) -> Array:
@@ -85,7 +118,8 @@ def curvature_target(phonon: Phonopy, source: str = "force constants") -> Curvat
     check_force_constants(phonon.force_constants, phonon, source)
     columns, weights = irreducible_columns(phonon.symmetry, phonon.supercell.cell)
     hessian = hessian_matrix(full_force_constants(phonon))
-    return CurvatureTarget(atoms_of(phonon.supercell), hessian, columns, weights, source)
+    orbits = tuple(map(int, phonon.symmetry.get_map_atoms()))
+    return CurvatureTarget(atoms_of(phonon.supercell), hessian, columns, weights, source, orbits)
 
 
 def check_target(target: CurvatureTarget, frames: Sequence[Atoms]) -> None:

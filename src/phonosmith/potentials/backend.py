@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 """heads: several readouts on one trunk; low_rank: LoRA layers; atom_blocks: layers evaluated a few atoms at a time."""
 DEFAULT_HEAD = "Default"
+DecayRule = Literal["all", "linear", "mace"]
+"""Which weights decay: all (but what an architecture spares), those of linear layers, or those mace lets decay."""
 
 
 LammpsStyle = Literal["torchscript", "mliap"]
@@ -145,12 +147,26 @@ class Backend(ABC):
         blocks = enumerate(self.blocks(model))
         return next((index for index, block in blocks if f"{parameter}.".startswith(f"{block}.")), None)
 
-    def decays(self, model: torch.nn.Module, parameter: str) -> bool:  # noqa: ARG002
-        """Tell whether weight decay acts: on everything, unless the architecture's own training spares some."""
-        return True
+    def stem(self, model: torch.nn.Module) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the modules before the first layer of interactions, in the order they are built in."""
+        return ()
 
-    def with_heads(self, model: torch.nn.Module, heads: Sequence[str]) -> torch.nn.Module:  # noqa: ARG002
-        """Return a model with several readouts, each a copy of the model's own (ability ``heads``)."""
+    def decays(self, model: torch.nn.Module, parameter: str, rule: DecayRule = "all") -> bool:  # noqa: ARG002
+        """Tell whether weight decay acts on a parameter by a rule (``mace`` is for MACE models alone)."""
+        if rule == "mace":
+            raise _lacking(self, "optimizer=mace")
+        return rule == "all" or not parameter.endswith("bias")
+
+    def with_heads(
+        self,
+        model: torch.nn.Module,  # noqa: ARG002
+        heads: Sequence[str],
+        fresh: int | None = None,  # noqa: ARG002
+    ) -> torch.nn.Module:
+        """Return a model with several readouts, each a copy of the model's own (ability ``heads``).
+
+        With ``fresh``, a seed, the last one has random weights instead.
+        """
         raise _lacking(self, f"A model with {len(heads)} heads")
 
     def add_low_rank(self, model: torch.nn.Module, rank: int, alpha: float) -> None:  # noqa: ARG002

@@ -37,7 +37,8 @@ def reverse_columns(
 ) -> torch.Tensor:
     """Return Hessian columns, eV/Å², shape (len(columns), 3n), by differentiating forces once per column.
 
-    ``forces`` and ``positions`` are of one structure, with the graph of the forces. ``create_graph`` keeps the graph of
+    ``forces`` and ``positions`` are of one structure, with the graph of the forces; of several in one batch a row of
+    columns, one of each, comes at once. ``create_graph`` keeps the graph of
     the columns too, for a gradient by parameters; the graph of the forces is kept with it. Column numbers that are a
     tensor on the device stay there.
     """
@@ -46,7 +47,7 @@ def reverse_columns(
     rows, places = [], torch.as_tensor(columns, device=forces.device)
     for row in range(len(places)):
         probe = torch.zeros_like(forces)
-        probe.view(-1).index_fill_(0, places[row : row + 1], -1.0)
+        probe.view(-1).index_fill_(0, places[row].reshape(-1), -1.0)
         keep = create_graph or row + 1 < len(places)
         (response,) = torch.autograd.grad(forces, positions, probe, create_graph=create_graph, retain_graph=keep)
         rows.append(response.reshape(-1))

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_array, digest_atoms, digest_json
-from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target
+from phonosmith.harmonic.curvature import CurvatureTarget, check_target, curvature_target, hold_out
 from phonosmith.potentials.backend import Backend, FreshStart, require_ability
 from phonosmith.potentials.base import Array, Potential, require_elements
 from phonosmith.potentials.device import DeviceChoice
@@ -22,13 +22,13 @@ from phonosmith.potentials.graphs import Graph, collate, make_graph
 from phonosmith.potentials.torch_potential import TorchPotential
 from phonosmith.reference.datasets.dataset import dataset_digest
 from phonosmith.reference.datasets.moments import magnetic_note
-from phonosmith.structures.labels import Labels
-from phonosmith.training.curvature import CurvatureCell, CurvatureTerm
+from phonosmith.structures.labels import SOURCE, Labels
+from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm
 from phonosmith.training.documents import Errors
 from phonosmith.training.energies import given_energies, least_squares_shift
 from phonosmith.training.graphs import LabelledGraph, check_frames, compositions, labelled_graphs, relative_to
 from phonosmith.training.judging import Predicted, predicted
-from phonosmith.training.replay import draw, keeps_labels, with_labels
+from phonosmith.training.replay import POOL_OF, draw, keeps_labels, with_labels
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.trainable import frozen_blocks
 
@@ -43,6 +43,8 @@ HEADS = ("pt_head", "Default")
 """Readouts of a model with a replay head (the names mace gives them); the last one is trained on the material."""
 PRUNING_TOLERANCE = 1e-8
 """Largest change of energy per atom (eV) and force (eV/Å) that pruning may make; rounding gives about 1e-14."""
+OWN_LABELS = 1e-3
+"""Force error of a foundation below which labels are its own, meV/Å: rounding of a GPU gives less, DFT far more."""
 DIFFERENCE_MARGIN = 0.1
 """Added to the cutoff of graphs used for finite differences, Å: no neighbour may appear or vanish."""
 
@@ -158,8 +160,8 @@ class Assembly:
         Train and valid graphs relative to the foundation's own atomic energies, for judging it as it is.
     suited
         How the atomic energies the foundation would be used with here differ from its own, eV: for judging it fairly.
-    targets
-        Force constants to learn.
+    targets, judged
+        Force constants to learn, and those that judge epochs (held out, or given for it).
     n_parameters
         Of the foundation before pruning.
     digests
@@ -178,6 +180,8 @@ class Assembly:
     raw: dict[str, list[LabelledGraph]]
     suited: Array
     targets: Sequence[CurvatureTarget]
+    judged: Sequence[CurvatureTarget]
+    seed: int
     n_parameters: int
     e0_shift: dict[str, float]
     replay_labels: str
@@ -215,37 +219,70 @@ class Assembly:
         graphs = self.replay if split == "replay" else self.raw[split]
         return found.errors(relative_to(graphs, self.suited, 0) if shifted else graphs, self.spec)
 
-    def foundation_columns(self, method: str) -> float:
-        """Return the foundation's error on the force constants to learn, eV/Å²."""
+    def foundation_columns(self, method: str, targets: Sequence[CurvatureTarget]) -> float:
+        """Return the foundation's error on columns of some of the force constants, eV/Å²."""
 
         def make() -> float:
-            term = self.curvature_term(self.targets, self.dtype, self.device, head=0)
+            term = self.curvature_term(targets, self.dtype, self.device, head=0)
             assert term is not None  # asked for where there are targets
             term.method = method
             return term.mae(self.ground.judge(self.base, self.device))
 
         settings = self.device, self.spec.curvature_step, self.spec.curvature_memory_gb
-        return self.ground.once(("columns", id(self.base), self.digests["curvature"], method, *settings), make)
+        which = digest_json([[digest_array(one.hessian), list(one.columns)] for one in targets])
+        return self.ground.once(("columns", id(self.base), which, method, *settings), make)
+
+    def taught_term(self, dtype: torch.dtype, device: str = "cpu") -> CurvatureTerm | None:
+        """Build the term that training takes its steps on, None where there are no force constants.
+
+        With uniform draws every column is there, and several crystals share a step.
+        """
+        if self.spec.curvature_sampling == "irreducible":
+            return self.curvature_term(self.targets, dtype, device)
+        order = np.random.default_rng([self.seed, 23]).permutation(len(self.targets))
+        shuffled = [self.targets[k] for k in order]
+        size = self.spec.curvature_batch
+        groups = [shuffled[start : start + size] for start in range(0, len(shuffled), size)]
+        cells = [self._cell(group, dtype, device, self.main_head, every=True) for group in groups]
+        return CurvatureTerm(self.backend, cells, self.spec, seed=self.seed) if cells else None
 
     def curvature_term(
         self, targets: Sequence[CurvatureTarget], dtype: torch.dtype, device: str = "cpu", head: int | None = None
     ) -> CurvatureTerm | None:
-        """Build the curvature term of some force constants in some precision, None where there are none."""
-        if not targets:
-            return None
-        numbers = self.base.numbers
-        cutoff = self.base.cutoff + (DIFFERENCE_MARGIN if self.spec.curvature_method == "fd" else 0.0)
+        """Build the term of the irreducible columns of some force constants, one crystal a cell; None without any."""
         head = self.main_head if head is None else head
-        cells = [
-            CurvatureCell(
-                batch=collate([self.ground.graph(target.atoms, numbers, cutoff)], dtype, device, head),
-                columns=target.columns,
-                reference=torch.tensor(target.hessian[:, list(target.columns)].T.copy(), dtype=dtype, device=device),
-                weights=torch.tensor(target.weights, dtype=dtype, device=device),
+        cells = [self._cell([target], dtype, device, head, every=False) for target in targets]
+        return CurvatureTerm(self.backend, cells, self.spec, seed=self.seed) if cells else None
+
+    def _cell(
+        self, targets: Sequence[CurvatureTarget], dtype: torch.dtype, device: str, head: int, *, every: bool
+    ) -> CurvatureCell:
+        cutoff = self.base.cutoff + (DIFFERENCE_MARGIN if self.spec.curvature_method == "fd" else 0.0)
+        graphs = [self.ground.graph(target.atoms, self.base.numbers, cutoff) for target in targets]
+        members, offset = [], 0
+        for target in targets:
+            columns = list(target.equivalent_columns if every else target.columns)
+            weights = np.ones(len(columns)) if every else np.array(target.weights)
+            members.append(
+                Columns(
+                    torch.tensor(columns, device=device) + offset,
+                    torch.tensor(target.hessian[:, columns].T.copy(), dtype=dtype, device=device),
+                    torch.tensor(weights, dtype=dtype, device=device),
+                )
             )
-            for target in targets
-        ]
-        return CurvatureTerm(self.backend, cells, self.spec)
+            offset += 3 * len(target.atoms)
+        energy = None
+        if self.spec.curvature_energy_weight:
+            energy = torch.tensor([self._interaction(target) for target in targets], dtype=dtype, device=device)
+        return CurvatureCell(collate(graphs, dtype, device, head), tuple(members), energy)
+
+    def _interaction(self, target: CurvatureTarget) -> float:
+        """Return the energy a perfect cell is to have without atomic energies, eV: by default the foundation's."""
+        if target.energy is not None:
+            species = [self.base.numbers.index(int(number)) for number in target.atoms.numbers]
+            own = self.backend.atomic_energies(self.start)[self.main_head]
+            return target.energy - float(own[species].sum())
+        return float(self.ground.predicted(self.base, [target.atoms], "cpu").interaction[0])
 
 
 def assemble(
@@ -271,7 +308,7 @@ def assemble(
     frames: dict[str, Sequence[Atoms]] = {"train": train, "valid": valid}
     labels = {split: check_frames(frames[split], split, minimum=2 if split == "train" else 1) for split in frames}
     targets = _as_targets(curvature)
-    if len(targets) == 1:
+    if len(targets) == 1 and not isinstance(curvature, Sequence):
         check_target(targets[0], train)
     everything = [*train, *valid, *(replay or []), *(target.atoms for target in (*targets, *valid_curvature))]
     require_elements(ground.potential, everything, "The foundation")
@@ -289,6 +326,10 @@ def assemble(
         parts = [[digest_atoms(target.atoms), digest_array(target.hessian)] for target in some]
         if parts:
             digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
+    taught, judged, judging = _divided(targets, valid_curvature, spec, seed)
+    notes = [*base.notes, *judging]
+    if spec.curvature_energy_weight and (unknown := [one.source for one in targets if one.energy is None]):
+        notes.append(f"The energies of {len(unknown)} perfect cells are not known: the foundation's own are kept")
     plain = Assembly(
         ground=ground,
         base=base,
@@ -301,17 +342,19 @@ def assemble(
         frames=frames,
         raw=raw,
         suited=np.zeros(len(own)),
-        targets=targets,
+        targets=taught,
+        judged=judged,
+        seed=seed,
         n_parameters=sum(parameter.numel() for parameter in module.parameters()),
         e0_shift={},
         replay_labels="",
         digests=digests,
-        notes=[*base.notes, *filter(None, [magnetic_note(frames["train"])])],
+        notes=[*notes, *filter(None, [magnetic_note(frames["train"])])],
     )
     chosen = plain.placed if place is None else place(plain)
     device = chosen.device
     suited = energies = _reference_energies(plain, device, present)
-    if spec.start == "fresh" and spec.e0 == "refit":
+    if spec.fresh_readout and spec.e0 == "refit":
         totals = np.array([float(label.energy or 0.0) for label in labels["train"]])
         energies = least_squares_shift(compositions(raw["train"], len(own)), totals)
     start = _start_model(backend, base.model, spec, seed, energies, raw["train"])
@@ -325,13 +368,19 @@ def assemble(
             drawn = with_labels(drawn, ground.predicted(base, drawn, device))
         else:
             digests["replay"] = dataset_digest(drawn)
+            if all(str(atoms.info.get(SOURCE, "")).startswith(POOL_OF) for atoms in drawn):
+                replay_labels = "foundation"
+        if replay_labels == "foundation":
+            plain.notes.append(
+                f"Replay: {len(drawn)} structures labelled by the foundation itself, no subset of its training data"
+            )
         frames["replay"] = drawn
         # replay keeps the foundation's own atomic energies (only interaction energies are compared), unless nothing of
         # the foundation is kept
         reference = energies if spec.start == "fresh" else own
         replayed = graphs_of("replay", check_frames(drawn, "replay"), reference)
     head = len(backend.heads(start)) - 1
-    return replace(
+    whole = replace(
         plain,
         placed=chosen,
         start=start,
@@ -346,6 +395,36 @@ def assemble(
         },
         replay_labels=replay_labels,
     )
+    if whole.targets and not whole.judged:
+        own_labels = whole.foundation_errors("valid", shifted=True).mae_forces_mev_per_angstrom < OWN_LABELS
+        if own_labels:
+            notes.append("Validation labels are the foundation's own: the columns that are learnt judge epochs")
+            return replace(whole, judged=whole.targets)
+    return whole
+
+
+def _divided(
+    targets: Sequence[CurvatureTarget], given: Sequence[CurvatureTarget], spec: TrainSpec, seed: int
+) -> tuple[list[CurvatureTarget], list[CurvatureTarget], list[str]]:
+    """Return force constants to learn, those that judge epochs, and what has to be said about it.
+
+    Of several crystals whole ones are held out; of one, the columns of inequivalent atoms.
+    """
+    taught, judged = list(targets), list(given)
+    if judged or not taught:
+        return taught, judged, []
+    generator, share = np.random.default_rng([seed, 29]), spec.curvature_holdout
+    if len(taught) > 1:
+        count = max(int(share * len(taught)), 1 if share and len(taught) > 2 else 0)
+        held = set(generator.permutation(len(taught))[:count].tolist())
+        judged = [one for place, one in enumerate(taught) if place in held]
+        taught = [one for place, one in enumerate(taught) if place not in held]
+    else:
+        rest, alone = hold_out(taught[0], share, generator)
+        taught, judged = [rest], [alone] if alone is not None else []
+    if judged:
+        return taught, judged, []
+    return taught, [], ["No force constants are held out (too few that symmetry leaves independent)"]
 
 
 def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec) -> None:
@@ -356,6 +435,8 @@ def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec
         require_ability(backend, "low_rank", "anchor=low_rank (strategy lora)")
     if spec.dtype == "float64":
         require_ability(backend, "float64_training", "dtype=float64")
+    if spec.optimizer == "mace":
+        backend.decays(model, "", "mace")
     frozen_blocks(backend, model, spec)
 
 
@@ -390,7 +471,7 @@ def _start_model(
         neighbours = sum(one.graph.n_edges for one in graphs) / sum(len(one.graph.species) for one in graphs)
         model = backend.fresh(base, FreshStart(seed, neighbours, float(forces.square().mean().sqrt())))
     elif spec.replay == "head":
-        model = backend.with_heads(base, HEADS)
+        model = backend.with_heads(base, HEADS, seed if spec.head_start == "fresh" else None)
     else:
         model = copy.deepcopy(base)
     backend.set_atomic_energies(model, len(backend.heads(model)) - 1, energies)

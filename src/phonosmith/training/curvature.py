@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from phonosmith.potentials.backend import Backend
@@ -16,6 +17,7 @@ from phonosmith.potentials.hessian import reverse_columns
 from phonosmith.training.spec import TrainSpec
 
 if TYPE_CHECKING:
+    from phonosmith.potentials.backend import Predictions
     from phonosmith.potentials.graphs import Batch
 
     Tensors = Sequence[torch.Tensor]
@@ -34,40 +36,70 @@ def difference_column(
 
 def _moved(batch: Batch, column: int | torch.Tensor, shift: float) -> Batch:
     positions = batch["positions"].clone()
-    place = torch.as_tensor(column, device=positions.device).reshape(1)
-    positions.view(-1).index_add_(0, place, positions.new_full((1,), shift))
+    places = torch.as_tensor(column, device=positions.device).reshape(-1)
+    positions.view(-1).index_add_(0, places, positions.new_full((len(places),), shift))
     return batch | {"positions": positions}
 
 
 @dataclass(frozen=True)
-class CurvatureCell:
-    """Reference columns of one perfect supercell.
+class Columns:
+    """Reference columns of one crystal in a batch.
 
     Attributes
     ----------
-    batch
-        The supercell alone, in the training precision (with a margin on the cutoff for differences).
-    columns
-        Irreducible columns in the order they are cycled.
+    numbers
+        Of the columns, counted over all coordinates of the batch.
     reference
-        Their values, eV/Å², shape (len(columns), 3n).
+        Their values in the crystal's own coordinates, eV/Å², shape (len(numbers), 3n).
     weights
         One per column, mean one.
     """
 
-    batch: Batch
-    columns: tuple[int, ...]
+    numbers: torch.Tensor
     reference: torch.Tensor
     weights: torch.Tensor
 
-    @cached_property
-    def numbers(self) -> torch.Tensor:
-        """``columns`` as a tensor on the device."""
-        return torch.tensor(self.columns, device=self.reference.device)
 
-    def errors(self, values: torch.Tensor, rows: torch.Tensor | slice = slice(None)) -> torch.Tensor:
-        """Return the weighted mean absolute error of each of some columns (by default all), eV/Å²."""
-        return (values - self.reference[rows]).abs().mean(dim=1) * self.weights[rows]
+@dataclass(frozen=True)
+class CurvatureCell:
+    """A perfect supercell, or several of different crystals in one batch: their Hessian has no elements between them.
+
+    Attributes
+    ----------
+    batch
+        In the training precision (with a margin on the cutoff for differences).
+    members
+        Reference columns of each crystal.
+    energy
+        Reference energies without atomic energies, eV, shape (crystals,), where they are to be learnt.
+    """
+
+    batch: Batch
+    members: tuple[Columns, ...]
+    energy: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        """Return how many columns every crystal has at least."""
+        return min(len(one.numbers) for one in self.members)
+
+    @property
+    def all_rows(self) -> torch.Tensor:
+        """Rows that name all columns in their order (of several crystals: those all have)."""
+        places = torch.arange(len(self), device=self.members[0].numbers.device)
+        return places[:, None].expand(-1, len(self.members))
+
+    def numbers(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the columns that ``rows`` (one column of each crystal, shape (k, crystals)) names, in that shape."""
+        return torch.stack([one.numbers[rows[:, m]] for m, one in enumerate(self.members)], dim=1)
+
+    def errors(self, values: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean absolute error of each row of columns, eV/Å², a mean over all coordinates."""
+        parts = values.split([one.reference.shape[1] for one in self.members], dim=1)
+        wrong = [
+            (part - one.reference[rows[:, m]]).abs() * one.weights[rows[:, m], None]
+            for m, (part, one) in enumerate(zip(parts, self.members, strict=True))
+        ]
+        return torch.cat(wrong, dim=1).mean(dim=1)
 
     def with_volume(self) -> CurvatureCell:
         """Return the cell with its volume in the batch, so that no backend takes a determinant, which waits."""
@@ -75,12 +107,10 @@ class CurvatureCell:
         return replace(self, batch=self.batch | {"volume": volume.to(self.batch["cell"])})
 
 
-Place = tuple[int, int]
-"""A cell, and one of its columns."""
 Choice = dict[int, "torch.Tensor"]
-"""Columns of one step: for every cell that takes part, which of its columns."""
+"""Columns of one step: for every cell that takes part, rows with one of the columns of each of its crystals."""
 Pattern = tuple[tuple[int, int], ...]
-"""The cells of a choice, and how many of the columns of each: steps of one pattern are the same operations."""
+"""The cells of a choice, and how many rows of each: steps of one pattern are the same operations."""
 
 
 @dataclass
@@ -90,61 +120,81 @@ class CurvatureTerm:
     Attributes
     ----------
     cells
-        Supercells; the columns of several take turns.
+        Supercells; several take turns.
     spec
         Its ``curvature_`` settings.
+    used
+        Columns (``curvature_sampling=uniform``: draws) used so far; with it a resumed training goes on where it was.
+    seed
+        Of the draws.
     method
         That of the settings; ``auto`` becomes definite at the first step.
-    used
-        Columns used so far; with it a resumed training goes on where it was.
     """
 
     backend: Backend
     cells: Sequence[CurvatureCell]
     spec: TrainSpec
     used: int = 0
+    seed: int = 0
     method: str = field(init=False)
     notes: list[str] = field(default_factory=list)
     _blocks: dict[int, int | None] = field(default_factory=dict)
-    _rows: dict[tuple[int, tuple[int, ...]], torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.method = self.spec.curvature_method
 
     @cached_property
-    def _cycle(self) -> list[Place]:
-        places = [(c, k) for c, cell in enumerate(self.cells) for k in range(len(cell.columns))]
+    def _cycle(self) -> list[tuple[int, int]]:
+        places = [(c, k) for c, cell in enumerate(self.cells) for k in range(len(cell))]
         return sorted(places, key=lambda place: place[1])
 
-    def _columns_at(self, used: int) -> list[Place]:
+    def _rows_at(self, used: int) -> dict[int, list[list[int]]]:
+        """Return the rows of a step, cell by cell, as a function of what was used before."""
+        if self.spec.curvature_sampling == "uniform":
+            return self._drawn_at(used)
         count = min(self.spec.curvature_columns, len(self._cycle))
-        return [self._cycle[(used + k) % len(self._cycle)] for k in range(count)]
-
-    def next_columns(self) -> list[Place]:
-        """Return the next columns, cycling: the first of every cell, then the second ones, ..."""
-        following = self._columns_at(self.used)
-        self.used += len(following)
-        return following
-
-    def choice(self, places: Sequence[Place]) -> Choice:
-        """Return columns as tensors on the device; what was asked for once is there already."""
-        chosen = {}
-        for c in dict(places):
-            rows = tuple(k for cell, k in places if cell == c)
-            if (c, rows) not in self._rows:
-                self._rows[c, rows] = torch.tensor(rows, device=self.cells[c].reference.device)
-            chosen[c] = self._rows[c, rows]
+        chosen: dict[int, list[list[int]]] = {}
+        for c, k in (self._cycle[(used + further) % len(self._cycle)] for further in range(count)):
+            chosen.setdefault(c, []).append([k] * len(self.cells[c].members))
         return chosen
+
+    def _drawn_at(self, used: int) -> dict[int, list[list[int]]]:
+        """Draw columns of every crystal of one cell; each cell has its turn, in another order every time."""
+        turn, place = divmod(used, len(self.cells))
+        c = int(np.random.default_rng([self.seed, 17, turn]).permutation(len(self.cells))[place])
+        generator = np.random.default_rng([self.seed, 19, used])
+        count = min(self.spec.curvature_columns, len(self.cells[c]))
+        sizes = [len(one.numbers) for one in self.cells[c].members]
+        drawn = [generator.choice(size, count, replace=False).tolist() for size in sizes]
+        return {c: [list(row) for row in zip(*drawn, strict=True)]}
+
+    def next_rows(self) -> dict[int, list[list[int]]]:
+        """Return the rows of the next step.
+
+        Cycled columns are the first of every cell, then the second ones, and so on.
+        """
+        rows = self._rows_at(self.used)
+        self.used += 1 if self.spec.curvature_sampling == "uniform" else sum(map(len, rows.values()))
+        return rows
+
+    def choice(self, rows: dict[int, list[list[int]]]) -> Choice:
+        """Return rows as tensors on the device, without waiting for it."""
+        device = self.cells[0].members[0].reference.device
+        return {c: torch.tensor(some).to(device, non_blocking=True) for c, some in rows.items()}
 
     def choices(self) -> dict[Pattern, Choice]:
         """Return one choice of every pattern that will come."""
-        count = min(self.spec.curvature_columns, len(self._cycle))
-        found = (self.choice(self._columns_at(count * step)) for step in range(len(self._cycle)))
+        if self.spec.curvature_sampling == "uniform":
+            steps = range(len(self.cells))
+        else:
+            count = min(self.spec.curvature_columns, len(self._cycle))
+            steps = range(0, count * len(self._cycle), count)
+        found = (self.choice(self._rows_at(used)) for used in steps)
         return {pattern_of(choice): choice for choice in found}
 
     def accumulate(self, model: torch.nn.Module, parameters: Tensors, choice: Choice | None = None) -> torch.Tensor:
         """Add the gradient of some columns' loss (default: the next) to the parameters' gradients; return the loss."""
-        chosen = self.choice(self.next_columns()) if choice is None else choice
+        chosen = self.choice(self.next_rows()) if choice is None else choice
         if self.method != "auto":
             return self._accumulate(model, parameters, chosen)
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
@@ -190,11 +240,19 @@ class CurvatureTerm:
         size = self.block(model, c)
         return nullcontext() if size is None else self.backend.in_blocks(model, size)
 
-    def _equilibrium(self, forces: torch.Tensor, stress: torch.Tensor | None) -> torch.Tensor:
-        """Return what a perfect supercell adds by its forces and stress."""
-        weight = self.spec.curvature_forces_weight
-        loss = weight * forces.norm(dim=1).mean() if weight else forces.new_zeros(())
-        return loss if stress is None else loss + self.spec.curvature_stress_weight * stress.abs().mean()
+    def _equilibrium(self, cell: CurvatureCell, output: Predictions) -> torch.Tensor:
+        """Return what perfect supercells add by their energies, forces and stresses."""
+        spec, forces, stress = self.spec, output.forces, output.stress
+        loss = forces.new_zeros(())
+        if spec.curvature_forces_weight:
+            loss = loss + spec.curvature_forces_weight * forces.norm(dim=1).mean()
+        if stress is not None:
+            loss = loss + spec.curvature_stress_weight * stress.abs().mean()
+        if cell.energy is not None and spec.curvature_energy_weight:
+            # counted without waiting for the device
+            sizes = torch.zeros_like(cell.energy).index_add_(0, cell.batch["batch"], torch.ones_like(forces[:, 0]))
+            loss = loss + spec.curvature_energy_weight * ((output.interaction - cell.energy) / sizes).abs().mean()
+        return loss
 
     def _exact(
         self, model: torch.nn.Module, parameters: Tensors, c: int, rows: torch.Tensor, share: float
@@ -202,9 +260,9 @@ class CurvatureTerm:
         cell, spec = self.cells[c], self.spec
         with self._in_blocks(model, c):
             output = self.backend.predict(model, cell.batch, stress=spec.curvature_stress_weight > 0, create_graph=True)
-            columns = reverse_columns(output.forces, output.positions, cell.numbers[rows], create_graph=True)
+            columns = reverse_columns(output.forces, output.positions, cell.numbers(rows), create_graph=True)
             loss = spec.curvature_weight * cell.errors(columns, rows).mean()
-            loss = share * (loss + self._equilibrium(output.forces, output.stress))
+            loss = share * (loss + self._equilibrium(cell, output))
             loss.backward(inputs=list(parameters))
         return loss.detach().double()
 
@@ -219,27 +277,27 @@ class CurvatureTerm:
         cell, spec, losses = self.cells[c], self.spec, []
         step, wants_stress = spec.curvature_step, spec.curvature_stress_weight > 0
         for row in rows.split(1):
-            column = cell.numbers[row]
-            value = difference_column(self.backend, model, cell.batch, column, step).requires_grad_(True)
+            places = cell.numbers(row)[0]
+            value = difference_column(self.backend, model, cell.batch, places, step).requires_grad_(True)
             loss = share * (spec.curvature_weight * cell.errors(value[None], row).mean()) / len(rows)
             (slope,) = torch.autograd.grad(loss, value)
             losses.append(loss.detach().double())
             for shift in (step, -step):
-                batch = _moved(cell.batch, column, shift)
+                batch = _moved(cell.batch, places, shift)
                 forces = self.backend.predict(model, batch, stress=False, create_graph=True).forces
                 part = (forces.reshape(-1) * slope).sum() * (-0.5 / shift)
                 part.backward(inputs=list(parameters))
-        if spec.curvature_forces_weight or wants_stress:
+        if spec.curvature_forces_weight or spec.curvature_energy_weight or wants_stress:
             output = self.backend.predict(model, cell.batch, stress=wants_stress, create_graph=True)
-            loss = share * self._equilibrium(output.forces, output.stress)
+            loss = share * self._equilibrium(cell, output)
             loss.backward(inputs=list(parameters))
             losses.append(loss.detach().double())
         return torch.stack(losses).sum()
 
     def mean_error(self, model: torch.nn.Module) -> torch.Tensor:
-        """Return the weighted mean absolute error over all irreducible columns, eV/Å²."""
+        """Return the weighted mean absolute error over all columns, eV/Å²."""
         with frozen(model):
-            parts = [cell.errors(self._columns(model, c)) for c, cell in enumerate(self.cells)]
+            parts = [cell.errors(self._columns(model, c), cell.all_rows) for c, cell in enumerate(self.cells)]
         return torch.cat(parts).detach().mean()
 
     def mae(self, model: torch.nn.Module) -> float:
@@ -248,12 +306,12 @@ class CurvatureTerm:
 
     def _columns(self, model: torch.nn.Module, c: int) -> torch.Tensor:
         cell, step = self.cells[c], self.spec.curvature_step
+        places = cell.numbers(cell.all_rows)
         if self.method == "fd":
-            columns = cell.numbers.split(1)
-            return torch.stack([difference_column(self.backend, model, cell.batch, k, step) for k in columns])
+            return torch.stack([difference_column(self.backend, model, cell.batch, k, step) for k in places])
         with self._in_blocks(model, c):
             output = self.backend.predict(model, cell.batch, stress=False, create_graph=True)
-            return reverse_columns(output.forces, output.positions, cell.numbers, create_graph=False)
+            return reverse_columns(output.forces, output.positions, places, create_graph=False)
 
 
 def pattern_of(choice: Choice) -> Pattern:

@@ -44,6 +44,10 @@ class CurvatureErrors(Document):
     method: str = Field(description="autograd or fd (finite difference)")
     mae_before_ev_per_angstrom2: float = Field(description="mean |dΦ| of the foundation, eV/Å²")
     mae_after_ev_per_angstrom2: float = Field(description="mean |dΦ| of the trained model, eV/Å²")
+    judged_source: str = Field("", description="whose columns judged epochs beside the validation structures, if any")
+    n_columns_judged: int = Field(0, description="irreducible columns that judged; not among n_columns")
+    judged_before_ev_per_angstrom2: float | None = Field(None, description="mean |dΦ| of the foundation on them, eV/Å²")
+    judged_after_ev_per_angstrom2: float | None = Field(None, description="and of the trained model, eV/Å²")
     steps: int = Field(description="optimizer steps the curvature term took part in")
     seconds_per_step: float | None = Field(None, description="wall time of the curvature part of a step, s")
 
@@ -76,7 +80,7 @@ class TrainingDocument(Document):
     seed: int = Field(description="seed of every random draw")
     metrics: dict[str, SplitErrors] = Field(description="errors by split: train, valid")
     improved: bool = Field(
-        description="validation loss (with force constants: plus their weighted column error) below the foundation's, "
+        description="validation loss (plus the weighted error of columns that judge, if any) below the foundation's, "
         "both with the same energy reference"
     )
     finished: bool = Field(description="False: stopped by the walltime guard and resumable")
@@ -160,13 +164,12 @@ class PackReport(Document):
 def is_improved(valid: SplitErrors, curvature: CurvatureErrors | None, spec: TrainSpec) -> bool:
     """Say whether a model beats the foundation by what chose its best epoch.
 
-    That is the validation loss, plus the weighted column error where force constants supervise: with validation
-    structures the foundation labelled itself its own loss is zero and says nothing.
+    That is the validation loss, plus the weighted error of the columns that judge where there are any.
     """
     before, after = valid.shifted.loss, valid.after.loss
-    if curvature is not None:
-        before += spec.curvature_weight * curvature.mae_before_ev_per_angstrom2
-        after += spec.curvature_weight * curvature.mae_after_ev_per_angstrom2
+    if curvature is not None and curvature.judged_before_ev_per_angstrom2 is not None:
+        before += spec.curvature_weight * curvature.judged_before_ev_per_angstrom2
+        after += spec.curvature_weight * (curvature.judged_after_ev_per_angstrom2 or 0.0)
     return after < before
 
 

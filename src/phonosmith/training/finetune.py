@@ -114,7 +114,8 @@ def fine_tune(
         Phonopy objects or targets, needed exactly when the strategy has a curvature term: of this material, or of
         several, whose columns take turns.
     valid_curvature
-        Force constants the best epoch is chosen by; default: those that are learnt.
+        Force constants the best epoch is chosen by, beside the validation structures; default: those that
+        ``curvature_holdout`` holds out.
     workdir
         Folder of the metrics log and the checkpoint; an unfinished training there is resumed.
     walltime
@@ -180,7 +181,7 @@ def prepare(
             seed=seed,
             place=choose_training_device,
         )
-    return Training(assembly, seed=seed, valid_curvature=valid_curvature, workdir=workdir, name=name)
+    return Training(assembly, seed=seed, workdir=workdir, name=name)
 
 
 class Training:
@@ -194,7 +195,6 @@ class Training:
         assembly: Assembly,
         *,
         seed: int,
-        valid_curvature: Sequence[CurvatureTarget] = (),
         workdir: Path | str | None = None,
         name: str = "",
     ) -> None:
@@ -221,8 +221,8 @@ class Training:
             assembly.valid,
             spec,
             seed=seed,
-            curvature=assembly.curvature_term(assembly.targets, dtype, device),
-            judged=assembly.curvature_term(valid_curvature, dtype, device),
+            curvature=assembly.taught_term(dtype, device),
+            judged=assembly.curvature_term(assembly.judged, dtype, device),
             identity=digest_json({"inputs": inputs, "settings": settings, "seed": seed}),
             workdir=Path(workdir) if workdir is not None else None,
         )
@@ -253,16 +253,6 @@ def _repeats(spec: TrainSpec, device: str) -> bool:
 
 def check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: CurvatureInput) -> None:
     """Refuse a strategy that lacks its data, and data the strategy would ignore."""
-    if spec.uses_replay and replay is None:
-        raise InputError(
-            f"Strategy {spec.strategy} replays structures, but none are given.",
-            "Give a replay set (labelled, or unlabelled to be labelled by the foundation).",
-        )
-    if not spec.uses_replay and replay is not None:
-        raise InputError(
-            f"A replay set is given, but strategy {spec.strategy} does not use it.",
-            "Choose strategy multihead, or set replay=cotrain or replay=head.",
-        )
     if spec.uses_curvature and curvature is None:
         raise InputError(
             f"Strategy {spec.strategy} learns force constants, but none are given.",
@@ -272,6 +262,16 @@ def check_extras(spec: TrainSpec, replay: Sequence[Atoms] | None, curvature: Cur
         raise InputError(
             f"Force constants are given, but strategy {spec.strategy} does not use them.",
             "Choose strategy pft or delta+pft, or set curvature_weight.",
+        )
+    if spec.uses_replay and replay is None:
+        raise InputError(
+            f"Strategy {spec.strategy} replays structures, but none are given.",
+            "Give a replay set (labelled, or unlabelled to be labelled by the foundation).",
+        )
+    if not spec.uses_replay and replay is not None:
+        raise InputError(
+            f"A replay set is given, but strategy {spec.strategy} does not use it.",
+            "Choose strategy multihead, or set replay=cotrain or replay=head.",
         )
 
 
@@ -385,13 +385,23 @@ def _judged(
 
 
 def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module) -> CurvatureErrors | None:
-    """Return the errors of the columns that were learnt."""
-    targets, state = assembly.targets, fitter.state
-    after = assembly.curvature_term(targets, assembly.dtype, assembly.device)
-    if after is None or fitter.curvature is None:
+    """Return the errors of the columns that were learnt, and of those that judged."""
+    targets, judged, state = assembly.targets, assembly.judged, fitter.state
+    if fitter.curvature is None:
         return None
-    method = fitter.curvature.method
-    after.method = method if method != "auto" else "autograd"
+    method = fitter.curvature.method if fitter.curvature.method != "auto" else "autograd"
+
+    def errors_on(some: Sequence[CurvatureTarget]) -> tuple[float | None, float | None]:
+        after = assembly.curvature_term(some, assembly.dtype, assembly.device)
+        if after is None:
+            return None, None
+        after.method = method
+        return assembly.foundation_columns(method, some), after.mae(judge)
+
+    before, after = errors_on(targets)
+    assert before is not None  # there is a curvature term
+    assert after is not None
+    judged_before, judged_after = errors_on(judged)
     # of recorded steps the part of the columns is not known
     known = [seconds for line in state.history if (seconds := line["curvature_seconds"]) is not None]
     spent = sum(known) if len(known) == len(state.history) else None
@@ -399,9 +409,13 @@ def _curvature_errors(assembly: Assembly, fitter: Fitter, judge: torch.nn.Module
         source=", ".join(target.source for target in targets),
         n_atoms=max(len(target.atoms) for target in targets),
         n_columns=sum(len(target.columns) for target in targets),
-        method=after.method,
-        mae_before_ev_per_angstrom2=assembly.foundation_columns(after.method),
-        mae_after_ev_per_angstrom2=after.mae(judge),
+        method=method,
+        mae_before_ev_per_angstrom2=before,
+        mae_after_ev_per_angstrom2=after,
+        judged_source=", ".join(target.source for target in judged),
+        n_columns_judged=sum(len(target.columns) for target in judged),
+        judged_before_ev_per_angstrom2=judged_before,
+        judged_after_ev_per_angstrom2=judged_after,
         steps=state.curvature_steps,
         seconds_per_step=spent / state.curvature_steps if state.curvature_steps and spent is not None else None,
     )

@@ -119,7 +119,8 @@ class Fitter:
     seed
         Of the order of structures.
     curvature, judged
-        Curvature term, where the strategy has one, and another to choose the best epoch by (default: the same).
+        Curvature term, where the strategy has one, and another of columns that are not learnt, to choose the best
+        epoch by beside the validation structures.
     identity
         Digest of everything the outcome depends on; a checkpoint with another one is refused.
     workdir
@@ -154,7 +155,7 @@ class Fitter:
         self._notes = [note] if note else []
         if self._capture is not None:
             curvature, judged = (one and one.without_waiting() for one in (curvature, judged))
-        self.curvature, self.judged = curvature, judged or curvature
+        self.curvature, self.judged = curvature, judged
         self.step = Step(backend, model, parameters, spec, curvature, recordable=self._capture is not None)
         self.parameters, self.optimizer = self.step.parameters, self.step.optimizer
         self.dtype, self.device = self.step.dtype, self.step.device
@@ -186,19 +187,49 @@ class Fitter:
     # one epoch
 
     def _steps(self) -> Iterator[tuple[list[int], bool]]:
-        """Yield the steps of the next epoch: places of structures, and whether Hessian columns take part."""
-        order = epoch_order(self.seed, self.state.epoch + 1, len(self.train))
-        alternate = self.curvature is not None and self.spec.curvature_mode == "alternate"
-        for count, start in enumerate(range(0, len(order), self.spec.batch_size)):
-            if alternate and count % self.spec.cotrain_steps == 0:
+        """Yield the steps of the next epoch: places of structures, and whether Hessian columns take part.
+
+        An epoch is a pass over the structures, of many crystals one over their columns with its share of structures;
+        both go on where the last epoch stopped, so ratio and order do not depend on where epochs end.
+        """
+        if self._mode == "alone":
+            for _ in range(max(self._cells, self._passing)):
                 yield [], True
-            yield order[start : start + self.spec.batch_size].tolist(), self.curvature is not None and not alternate
+            return
+        before = self.state.steps - (self.state.curvature_steps if self._mode == "alternate" else 0)
+        for count in range(before, before + self._labelled_each_epoch):
+            if self._mode == "alternate" and count % self.spec.cotrain_steps == 0:
+                yield [], True
+            done, place = divmod(count, self._passing)
+            order, start = epoch_order(self.seed, done + 1, len(self.train)), place * self.spec.batch_size
+            yield order[start : start + self.spec.batch_size].tolist(), self._mode == "joint"
+
+    @property
+    def _mode(self) -> str:
+        """How columns take part; empty where there are none."""
+        return self.spec.curvature_mode if self.curvature is not None else ""
+
+    @property
+    def _cells(self) -> int:
+        return len(self.curvature.cells) if self.curvature is not None else 0
+
+    @property
+    def _passing(self) -> int:
+        """Steps of a pass over the structures."""
+        return -(-len(self.train) // self.spec.batch_size)
+
+    @property
+    def _labelled_each_epoch(self) -> int:
+        if self._mode == "alone":
+            return 0
+        several = self._mode == "alternate" and self._cells > 1
+        return self._cells * self.spec.cotrain_steps if several else self._passing
 
     def _next_choice(self, wanted: bool) -> Choice | None:
         if not wanted or self.curvature is None:
             return None
         self.state.curvature_steps += 1
-        return self.curvature.choice(self.curvature.next_columns())
+        return self.curvature.choice(self.curvature.next_rows())
 
     def _train_plainly(self) -> None:
         """Train one epoch step by step, looking at every loss and gradient."""
@@ -206,7 +237,7 @@ class Fitter:
         for indices, with_columns in self._steps():
             graphs = [self.train[index] for index in indices]
             total = self._checked_step(graphs, self._next_choice(with_columns))
-            if graphs:
+            if graphs or self._mode == "alone":
                 self._losses.append(total)
 
     def _checked_step(self, graphs: Sequence[LabelledGraph], choice: Choice | None) -> float:
@@ -246,8 +277,9 @@ class Fitter:
     def _record_everything(self, capture: Capture) -> Recording | None:
         """Record steps and validation; None where nothing could be."""
         recording = Recording(self.step, capture, self._compiler)
-        orders = (epoch_order(self.seed, epoch, len(self.train)) for epoch in range(1, self.spec.epochs + 1))
-        shapes = epoch_shapes(self.train, orders, self.spec.batch_size)
+        passes = -(-self._labelled_each_epoch * self.spec.epochs // self._passing)
+        orders = [epoch_order(self.seed, done, len(self.train)) for done in range(1, passes + 1)]
+        shapes = epoch_shapes(self.train, orders, self.spec.batch_size) if orders else []
         recording.record_steps(self.train, shapes, joint=self.spec.curvature_mode == "joint")
         if recording.useless:
             self._notes += [*recording.notes, "Nothing could be recorded: trained step by step"]
@@ -269,7 +301,7 @@ class Fitter:
             graphs = [self.train[index] for index in indices]
             recording.take_step(indices, graphs, self._next_choice(with_columns))
             self.state.steps += 1
-            self._labelled_steps += bool(graphs)
+            self._labelled_steps += bool(graphs) or self._mode == "alone"
         self._validate(recording.validate)
 
     def _read_recorded(self, recording: Recording) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,6 +17,9 @@ from phonosmith.training.capture import capture_for
 from phonosmith.training.graphs import LabelledGraph, labelled_batch
 from phonosmith.training.spec import TrainSpec
 from phonosmith.training.step import Step
+
+if TYPE_CHECKING:
+    from phonosmith.harmonic.curvature import CurvatureTarget
 
 
 def choose_training_device(assembly: Assembly) -> DeviceChoice:
@@ -32,7 +37,7 @@ def choose_training_device(assembly: Assembly) -> DeviceChoice:
     graphs = _typical(assembly)
     parameters = sum(parameter.numel() for parameter in assembly.start.parameters())
     sizes = (sum(len(one.graph.species) for one in graphs), sum(one.graph.n_edges for one in graphs))
-    curved = tuple(len(target.atoms) for target in assembly.targets[:1])
+    curved = tuple(len(target.atoms) for target in _first_targets(assembly))
     work = ("training", assembly.backend.architecture, spec.dtype, parameters, *sizes, *curved, spec.curvature_columns)
     work += (spec.compile, spec.deterministic)
     wanted = asked_device(spec)
@@ -54,13 +59,18 @@ def _typical(assembly: Assembly) -> Sequence[LabelledGraph]:
     return ordered[(len(ordered) - count) // 2 :][:count]
 
 
+def _first_targets(assembly: Assembly) -> Sequence[CurvatureTarget]:
+    """Return force constants that share a step."""
+    return assembly.targets[: assembly.spec.curvature_batch if assembly.spec.curvature_sampling == "uniform" else 1]
+
+
 def step_seconds(assembly: Assembly, device: str) -> float:
     """Return what a step takes on a device, s, recorded where training would record it."""
     spec, backend, dtype = assembly.spec, assembly.backend, getattr(torch, assembly.spec.dtype)
     model = backend.cast(assembly.start, spec.dtype, device)
     parameters = [(name, one.requires_grad_(True)) for name, one in model.named_parameters()]
     capture, _ = capture_for(spec.compile, torch.device(device))
-    term = assembly.curvature_term(assembly.targets[:1], dtype, device)
+    term = replace(assembly, targets=_first_targets(assembly)).taught_term(dtype, device)
     if term is not None and capture is not None:
         term = term.without_waiting()
         # training does not record them either

@@ -15,6 +15,9 @@ from phonosmith.structures.labels import label_frame, labels_of
 from phonosmith.training.judging import Predicted, predicted
 from phonosmith.training.spec import TrainSpec
 
+POOL_OF = "replay pool of "
+"""How the source of structures begins that were made for replay and labelled by the foundation that is named."""
+
 
 def draw(pool: Sequence[Atoms], size: int, seed: int) -> list[Atoms]:
     """Draw structures at random without repetition (all of them where the pool is smaller)."""

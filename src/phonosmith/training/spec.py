@@ -26,6 +26,13 @@ class TrainSpec(Document):
     start: Literal["foundation", "fresh"] = Field("foundation", description="initial weights")
     trainable: Literal["all", "freeze", "readouts"] = Field("all", description="which part of the model may change")
     freeze_blocks: int = Field(0, ge=0, description="with trainable=freeze: how many leading blocks stay as they are")
+    freeze_stem: int = Field(
+        0,
+        ge=0,
+        le=5,
+        description="with trainable=freeze, instead of freeze_blocks: how many of the modules before the first "
+        "interaction stay as they are (the layers of the published f1 to f5)",
+    )
     anchor: Literal["none", "pull", "low_rank"] = Field(
         "none",
         description="what ties the model to the foundation: nothing, a pull of all weights, or a low-rank update of "
@@ -35,6 +42,9 @@ class TrainSpec(Document):
     rank: int = Field(4, ge=1, description="rank of the low-rank update")
     alpha: float = Field(4.0, gt=0, description="scale of the low-rank update: delta W = alpha/rank * A B")
     replay: Literal["none", "cotrain", "head"] = Field("none", description="how replay structures take part")
+    head_start: Literal["fresh", "copy"] = Field(
+        "copy", description="with replay=head: the material's head begins with random weights or the foundation's"
+    )
     replay_size: int = Field(100, ge=1, description="structures drawn at random from the replay pool")
     replay_labels: Literal["auto", "foundation", "given"] = Field(
         "auto", description="labels of replay: the foundation's own, those in the file, or (auto) given where complete"
@@ -61,8 +71,29 @@ class TrainSpec(Document):
     curvature_weight: float = Field(0.0, ge=0, description="weight of the Hessian-column MAE (0: no curvature)")
     curvature_forces_weight: float = Field(0.0, ge=0, description="weight of the mean force norm of the perfect cell")
     curvature_stress_weight: float = Field(0.0, ge=0, description="weight of the mean |stress| of the perfect cell")
-    curvature_mode: Literal["joint", "alternate"] = Field(
-        "joint", description="joint: in every step's loss; alternate: a step of its own, then cotrain_steps of E, F, S"
+    curvature_energy_weight: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the mean energy error per atom of the perfect cell (its reference, where known)",
+    )
+    curvature_mode: Literal["joint", "alternate", "alone"] = Field(
+        "joint",
+        description="joint: in every step's loss; alternate: a step of its own, then cotrain_steps of E, F, S, counted "
+        "over the whole training; alone: no steps of E, F, S (no co-training)",
+    )
+    curvature_sampling: Literal["uniform", "irreducible"] = Field(
+        "uniform",
+        description="uniform: each step draws among all columns; irreducible: those symmetry does not relate, in turn",
+    )
+    curvature_batch: int = Field(
+        16, ge=1, description="with curvature_sampling=uniform: crystals that share a step where there are several"
+    )
+    curvature_holdout: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="share of inequivalent atoms, rounded down (of three crystals or more: of crystals, at least one), "
+        "whose columns are never trained on and judge epochs beside the validation structures",
     )
     cotrain_steps: int = Field(4, ge=1, description="with curvature_mode=alternate: E, F, S steps per curvature step")
     curvature_columns: int = Field(1, ge=1, description="Hessian columns per curvature step, sharing one force graph")
@@ -78,6 +109,12 @@ class TrainSpec(Document):
     )
     lr: float = Field(0.01, gt=0, description="learning rate of AdamW")
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
+    decay: Literal["all", "linear"] = Field("all", description="which weights decay: all, or those of linear layers")
+    optimizer: Literal["adamw", "mace"] = Field(
+        "adamw",
+        description="adamw: AdamW, decay as said; mace: as mace trains its models: AMSGrad, decay on the linear and "
+        "skip layers of the interactions and on the products alone",
+    )
     epochs: int = Field(200, ge=1, description="largest number of epochs")
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
@@ -108,10 +145,12 @@ class TrainSpec(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSpec:
-        if self.trainable == "freeze" and self.freeze_blocks == 0:
-            raise ValueError("trainable=freeze needs freeze_blocks >= 1")
-        if self.trainable != "freeze" and self.freeze_blocks:
-            raise ValueError("freeze_blocks is used only with trainable=freeze")
+        if (self.trainable == "freeze") != (self.freeze_blocks + self.freeze_stem > 0):
+            raise ValueError("trainable=freeze and freeze_blocks >= 1 (or freeze_stem >= 1) belong together")
+        if self.freeze_blocks and self.freeze_stem:
+            raise ValueError("freeze_blocks and freeze_stem are two ways to count: give one")
+        if self.optimizer == "mace" and self.decay != "all":
+            raise ValueError("optimizer=mace says itself which weights decay; leave decay=all")
         if self.start == "fresh" and (self.anchor != "none" or self.trainable != "all"):
             raise ValueError("a fresh start has no foundation weights to freeze or to be tied to")
         if self.start == "fresh" and self.replay == "head":
@@ -122,14 +161,26 @@ class TrainSpec(Document):
             raise ValueError("e0=given and e0_values belong together")
         if self.energy_weight == self.forces_weight == self.stress_weight == 0:
             raise ValueError("all of energy_weight, forces_weight, stress_weight are zero: nothing to learn")
-        if self.curvature_mode == "alternate" and self.curvature_weight == 0:
-            raise ValueError("curvature_mode=alternate needs curvature_weight > 0")
+        if self.curvature_mode != "joint" and self.curvature_weight == 0:
+            raise ValueError(f"curvature_mode={self.curvature_mode} needs curvature_weight > 0")
+        if self.curvature_mode == "alone" and self.replay != "none":
+            raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
     @property
     def uses_replay(self) -> bool:
         """Whether replay structures are needed."""
         return self.replay != "none"
+
+    @property
+    def fresh_readout(self) -> bool:
+        """Whether the readout that is trained on the material begins with random weights."""
+        return self.start == "fresh" or (self.replay == "head" and self.head_start == "fresh")
+
+    @property
+    def decay_rule(self) -> Literal["all", "linear", "mace"]:
+        """Which weights decay."""
+        return "mace" if self.optimizer == "mace" else self.decay
 
     @property
     def uses_curvature(self) -> bool:
@@ -144,8 +195,9 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "scratch": {"start": "fresh", "lr": 0.01, "weight_decay": 5e-7},
         "transfer": _TRANSFER,
+        **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
         **{f"freeze{n}": {**_TRANSFER, "trainable": "freeze", "freeze_blocks": n} for n in range(1, 6)},
-        "multihead": {"replay": "head", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
+        "multihead": {"replay": "head", "head_start": "fresh", "replay_size": 100, "lr": 0.01, "weight_decay": 5e-7},
         "delta": _DELTA,
         "lora": {"anchor": "low_rank", "rank": 4, "alpha": 4.0, "lr": 0.01},
         "pft": {
@@ -154,12 +206,24 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "curvature_stress_weight": 5.0,
             "curvature_mode": "alternate",
             "cotrain_steps": 4,
+            "replay": "cotrain",
+            "replay_size": 100,
+            "energy_weight": 500.0,
+            "forces_weight": 200.0,
+            "stress_weight": 50.0,
+            "huber_delta": 0.1,
             "lr": 1e-4,
             "weight_decay": 1e-3,
+            "decay": "linear",
             "clip_norm": 100.0,
             "ema": 0.999,
         },
-        "delta+pft": {**_DELTA, "curvature_weight": 2.0, "curvature_forces_weight": 0.02},
+        "delta+pft": {
+            **_DELTA,
+            "curvature_weight": 2.0,
+            "curvature_forces_weight": 0.02,
+            "curvature_sampling": "irreducible",
+        },
     }
 )
 """Published hyper-parameters: scratch to delta from arXiv:2604.01017, pft from arXiv:2601.07742.

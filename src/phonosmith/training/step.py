@@ -66,8 +66,9 @@ class Step:
         groups = [
             {"params": some, "weight_decay": decay}
             for decays, decay in ((True, spec.weight_decay), (False, 0.0))
-            if (some := [p for name, p in parameters if backend.decays(model, name) == decays])
+            if (some := [p for name, p in parameters if backend.decays(model, name, spec.decay_rule) == decays])
         ]
+        amsgrad = spec.optimizer == "mace"
         self.rates: list[torch.Tensor] = []
         if recordable:
             on_gpu = self.device.type == "cuda"
@@ -75,11 +76,11 @@ class Step:
             dtype = torch.float32 if on_gpu else torch.float64
             self.rates = [torch.tensor(spec.lr, dtype=dtype, device=self.device) for _ in groups]
             given = [group | {"lr": rate} for group, rate in zip(groups, self.rates, strict=True)]
-            self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu)
+            self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu, amsgrad=amsgrad)
             # torch warns of steps that are not recorded; those before a recording are not, by design
             self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # noqa: SLF001
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=spec.lr)
+            self.optimizer = torch.optim.AdamW(groups, lr=spec.lr, amsgrad=amsgrad)
         if spec.anchor == "pull":
             attach_pull(self.optimizer, spec.pull)
         self.named = list(parameters)
@@ -94,7 +95,10 @@ class Step:
         norm = self.clip()
         measured = [one.double() for one in (loss, part, norm) if one is not None]
         bad = torch.stack([~torch.isfinite(one) for one in measured]).any()
-        counted = measured[0] + (part if part is not None else 0.0) if loss is not None else torch.zeros_like(bad)
+        if loss is None and self.spec.curvature_mode != "alone":
+            counted = torch.zeros_like(measured[0])
+        else:
+            counted = sum(measured[: 1 + (loss is not None and part is not None)], start=torch.zeros_like(measured[0]))
         self.sums.add_(torch.stack([counted.double(), bad.double()]))
         self.update()
 

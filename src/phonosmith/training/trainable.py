@@ -16,6 +16,15 @@ from phonosmith.training.spec import TrainSpec
 def frozen_blocks(backend: Backend, model: torch.nn.Module, spec: TrainSpec) -> tuple[str, ...]:
     """Return the leading blocks a strategy keeps as they are; ConfigurationError when nothing is left to train."""
     blocks = backend.blocks(model)
+    if spec.freeze_stem:
+        stem = backend.stem(model)
+        if spec.freeze_stem > len(stem):
+            raise ConfigurationError(
+                f"Strategy f{spec.freeze_stem} freezes modules before the first interaction; a {backend.architecture} "
+                f"model has {len(stem)}.",
+                "Use freeze1, freeze2, …, which count the blocks of any architecture.",
+            )
+        return tuple(block for block in blocks if block in stem[: spec.freeze_stem])
     if spec.freeze_blocks >= len(blocks):
         raise ConfigurationError(
             f"Freezing {spec.freeze_blocks} blocks leaves nothing to train: this model has {len(blocks)} "

@@ -14,7 +14,7 @@ import torch
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, FreshStart, Predictions
+from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, DecayRule, FreshStart, Predictions
 from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
 from phonosmith.potentials.foreign import trust_digest
 from phonosmith.potentials.graphs import numpy64
@@ -133,9 +133,31 @@ class MaceBackend(Backend):
         layers = [name for k in range(len(model.interactions)) for name in (f"interactions.{k}", f"products.{k}")]
         return ("node_embedding", *layers, "readouts")
 
-    def with_heads(self, model: Any, heads: Sequence[str]) -> Any:
-        """Return a model with several heads, each a copy of the model's readout."""
-        return _rebuilt(model, heads)
+    def stem(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Return what mace builds before its interactions; of published models the first alone has parameters."""
+        return ("node_embedding", "radial_embedding", "pair_repulsion_fn", "spherical_harmonics", "atomic_energies_fn")
+
+    def decays(self, model: Any, parameter: str, rule: DecayRule = "all") -> bool:
+        """Tell whether weight decay acts on a parameter.
+
+        ``linear`` spares the symmetric contractions, which are no matrices. ``mace`` is what ``mace_run_train`` does:
+        the linear and skip layers of the interactions and all of the products.
+        """
+        if rule == "mace":
+            part = parameter.split(".", maxsplit=1)[0]
+            decaying = "linear.weight" in parameter or "skip_tp_full.weight" in parameter
+            return part == "products" or (part == "interactions" and decaying)
+        return super().decays(model, parameter, rule) and (rule == "all" or "symmetric_contractions" not in parameter)
+
+    def with_heads(self, model: Any, heads: Sequence[str], fresh: int | None = None) -> Any:
+        """Return a model with several heads, each a copy of the model's readout; ``fresh``: seed of a random last."""
+        made = _rebuilt(model, heads)
+        if fresh is not None:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(fresh)
+                random = _rebuilt(model, heads, fresh=True)
+            _take_last_head(made.readouts, random.readouts, len(heads))
+        return made
 
     def add_low_rank(self, model: Any, rank: int, alpha: float) -> None:
         """Insert mace's LoRA layers.
@@ -176,6 +198,26 @@ class MaceBackend(Backend):
         data = plain_bytes(model)
         write_atomic(path, data)
         trust_digest(digest_bytes(data), f"trained here: {path}")
+
+
+def _take_last_head(readouts: Any, others: Any, count: int) -> None:
+    """Give readouts of several heads the last head's weights of others, in place.
+
+    The channels of a layer are those of one head after the other, and mace masks all but one head's between layers.
+    """
+    with torch.no_grad():
+        for (name, weight), other in zip(readouts.named_parameters(), others.parameters(), strict=True):
+            layer = readouts.get_submodule(name.rpartition(".")[0])
+            if weight.numel() == 0:
+                continue
+            channels = layer.irreps_out.dim
+            if len(layer.irreps_out) != 1 or weight.numel() % channels or channels % count:
+                raise PotentialError(
+                    f"A new head of random weights is not possible: readout layer {name} is of an unknown kind.",
+                    "Set head_start=copy.",
+                )
+            mine, its = (values.view(-1, count, channels // count) for values in (weight, other.to(weight.device)))
+            mine[:, -1] = its[:, -1]
 
 
 def _rebuilt(model: Any, heads: Sequence[str], *, fresh: bool = False) -> Any:

@@ -13,7 +13,7 @@ from phonosmith.potentials.graphs import numpy64
 from phonosmith.potentials.nequix.files import build_model, keep, read_model, write_model
 
 if TYPE_CHECKING:
-    from phonosmith.potentials.backend import FreshStart
+    from phonosmith.potentials.backend import DecayRule, FreshStart
     from phonosmith.potentials.base import Array
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
@@ -70,9 +70,9 @@ class NequixBackend(EdgeBackend):
         """Return the layers and the readout."""
         return (*(f"layers.{k}" for k in range(len(model.layers))), "readout")
 
-    def decays(self, model: Any, parameter: str) -> bool:  # noqa: ARG002
+    def decays(self, model: Any, parameter: str, rule: DecayRule = "all") -> bool:
         """Tell whether weight decay acts: on the matrices of linear layers, as in nequix's own training."""
-        return "layer_norm" not in parameter
+        return super().decays(model, parameter, rule) and "layer_norm" not in parameter
 
     def unpack(self, data: bytes, dtype: str | None = None, name: str = "The model") -> Any:
         """Return the module of a ``.nqx`` file."""

@@ -103,6 +103,10 @@ class SevenNetBackend(EdgeBackend):
         layers = {name.split("_")[0] for name, _ in model.named_children() if name[0].isdigit()}
         return ("embedding", *(f"layers.{k}" for k in sorted(map(int, layers))), "readout")
 
+    def stem(self, model: Any) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the embedding of elements."""
+        return ("embedding",)
+
     def block_of(self, model: Any, parameter: str) -> int | None:
         """Return the block of a parameter; None for scale, shift and mean neighbours, which are never trained."""
         first = parameter.split(".", maxsplit=1)[0]
