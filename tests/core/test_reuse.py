@@ -63,8 +63,13 @@ def test_a_result_that_is_not_whole_is_made_again(store):
     assert DONE[2:] == ["without its model"]
 
 
-def test_a_job_that_runs_again_does_its_work_again(store):
-    run(store, 1, "one")
+def test_a_job_that_runs_again_hands_on_its_own_result_as_long_as_it_is_there(store):
+    first = run(store, 1, "one")
+    again = run(store, 1, "one")
+    assert DONE == ["one"]
+    assert again["output"] == first["output"]
+    assert again["metadata"][REUSED] == again["uuid"] == first["uuid"]
+    store.remove_docs({"uuid": first["uuid"]})
     run(store, 1, "one")
     assert DONE == ["one", "one"]
 

@@ -58,10 +58,11 @@ def test_a_check_starts_nothing(campaign, tmp_path, monkeypatch):
 def test_bad_input_is_said_before_anything_starts(campaign, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     campaign.write_text(CAMPAIGN.replace("delta]", "detla]"))
-    code, found = call("run", campaign, "--json")
+    code, found = call("run", campaign, "--out", tmp_path / "never", "--json")
     assert code == 2
     assert "line 4: strategies[3]" in found["error"]
     assert "Did you mean delta" in found["error"]
+    assert not (tmp_path / "never").exists()
     campaign.write_text(CAMPAIGN)
     (tmp_path / "taken").write_text("a file")
     code, found = call("run", campaign, "--out", tmp_path / "taken", "--json")

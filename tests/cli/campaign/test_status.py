@@ -40,6 +40,14 @@ def asked(*arguments):
     return json.loads(answer.stdout)
 
 
+def finished_in(store, state):
+    """Let every job of a run be done, with a document in the store."""
+    for row in state.rows():
+        state.update(row.key, state="done")
+        document = {"uuid": row.uuid, "index": row.index, "name": row.name, "output": {"value": 1}}
+        store.update(document, key=["uuid", "index"])
+
+
 def test_the_names_of_a_real_flow_are_understood(tmp_path, flow):
     store = open_embedded_jobstore(tmp_path / "store.sqlite")
     names = [job.name for job, _ in flow.iterflow()]
@@ -79,6 +87,38 @@ def test_a_local_run_says_what_runs_waits_and_failed(tmp_path, flow):
     assert "no report yet" in answer.stdout
 
 
+def test_what_is_done_and_not_in_the_store_is_never_called_ok(tmp_path, flow):
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    state = RunState(tmp_path / "run" / "run.sqlite")
+    state.add_flow(flow)
+    finished_in(store, state)
+    state.close()
+    assert (asked("--run", tmp_path)["ok"], asked("--run", tmp_path)["lost"]) == (True, [])
+    store.remove_docs({"name": "train si delta"})
+    found = asked("--run", tmp_path)
+    assert (found["ok"], found["lost"]) == (False, ["train si delta"])
+    answer = RUNNER.invoke(app, ["status", "--run", str(tmp_path)], env={"COLUMNS": "160"})
+    assert "lost: train si delta is done, and its document is not in the store" in answer.stdout
+    store.close()
+    (tmp_path / "store.sqlite").unlink()
+    answer = RUNNER.invoke(app, ["status", "--run", str(tmp_path), "--json"])
+    assert answer.exit_code == 2
+    assert "has lost its job store" in json.loads(answer.stdout)["error"]
+
+
+def test_a_run_that_was_moved_has_its_jobs_folders_where_it_is(tmp_path, flow):
+    state = RunState(tmp_path / "before" / "run.sqlite")
+    state.add_flow(flow)
+    row = state.rows()[0]
+    state.update(row.key, folder=str(tmp_path / "before" / "jobs" / "sample-1"))
+    state.close()
+    (tmp_path / "before").rename(tmp_path / "after")
+    state = RunState(tmp_path / "after" / "run.sqlite")
+    assert state.rows()[0].folder == str(tmp_path / "after" / "jobs" / "sample-1")
+    assert state.rows()[1].folder is None
+    state.close()
+
+
 def test_a_run_from_before_jobs_were_described_is_read_by_the_names_of_its_jobs(tmp_path, flow):
     path = tmp_path / "run" / "run.sqlite"
     state = RunState(path)
@@ -115,10 +155,7 @@ def test_what_was_done_without_something_is_never_called_ok(tmp_path, flow):
     store = open_embedded_jobstore(tmp_path / "store.sqlite")
     state = RunState(tmp_path / "run" / "run.sqlite")
     state.add_flow(flow)
-    rows = {row.name: row for row in state.rows()}
-    finished_jobs(store, list(rows))
-    for row in rows.values():
-        state.update(row.key, state="done")
+    finished_in(store, state)
     state.close()
     whole = asked("--run", tmp_path)
     assert (whole["ok"], whole["incomplete"]) == (True, {})
