@@ -46,8 +46,8 @@ class Step:
     count
         Steps taken, as a tensor.
     sums
-        Sum of the losses of labelled structures (with the curvature part where it is joint), and the number of steps
-        whose loss or gradient was not finite.
+        Sum of the losses of labelled structures (with the curvature part where it is joint; of columns where there is
+        nothing else), and the number of steps whose loss or gradient was not finite.
     """
 
     def __init__(
@@ -92,14 +92,12 @@ class Step:
     def __call__(self, batch: LabelledBatch | None, choice: Choice | None) -> None:
         """Take a step on labelled structures, Hessian columns, or both."""
         loss, part = self.gradient(batch, choice)
+        losses = [one.double() for one in (loss, part) if one is not None]
         norm = self.clip()
-        measured = [one.double() for one in (loss, part, norm) if one is not None]
-        bad = torch.stack([~torch.isfinite(one) for one in measured]).any()
-        if loss is None and self.spec.curvature_mode != "alone":
-            counted = torch.zeros_like(measured[0])
-        else:
-            counted = sum(measured[: 1 + (loss is not None and part is not None)], start=torch.zeros_like(measured[0]))
-        self.sums.add_(torch.stack([counted.double(), bad.double()]))
+        bad = ~torch.isfinite(torch.stack(losses if norm is None else [*losses, norm.double()])).all()
+        told = loss is not None or self.spec.curvature_mode == "alone"
+        counted = torch.stack(losses).sum() if told else torch.zeros_like(losses[0])
+        self.sums.add_(torch.stack([counted, bad.double()]))
         self.update()
 
     def gradient(
