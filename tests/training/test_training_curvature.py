@@ -1,5 +1,6 @@
 """Hessian columns against finite differences and mace's own Hessian; the gradient of the curvature loss."""
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from phonosmith.potentials.graphs import collate, make_graph
 from phonosmith.potentials.hessian import reverse_columns
 from phonosmith.potentials.mace.backend import MaceBackend
 from phonosmith.potentials.mace.inputs import model_inputs
+from phonosmith.training import curvature
 from phonosmith.training.curvature import Columns, CurvatureCell, CurvatureTerm, difference_column
 from phonosmith.training.spec import TrainSpec
 
@@ -139,7 +141,14 @@ class NoThirdDerivative(MaceBackend):
         return Cut.apply(forces)
 
 
-def test_falls_back_to_differences(tiny_model, copper_phonon):
+def test_falls_back_to_differences(tiny_model, copper_phonon, monkeypatch):
+    own = curvature.difference_column
+
+    def column(*given):
+        assert sys.exc_info()[0] is None, "a handled error holds the memory of what failed"
+        return own(*given)
+
+    monkeypatch.setattr(curvature, "difference_column", column)
     module = tiny_model(numbers=(29,))
     target = curvature_target(copper_phonon)
     parameters = [p for p in module.parameters() if p.numel()]
