@@ -17,6 +17,7 @@ def test_what_is_not_known_is_said():
     assert "Not judged" in card
     assert "no training document" in card
     assert resolve("embedded").sha256 in card
+    assert "It knows no magnetic moments" in card
 
 
 def test_the_verdict_comes_from_the_store(tmp_path):

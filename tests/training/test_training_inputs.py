@@ -46,6 +46,14 @@ def test_sets_that_cannot_be_used(tiny_model, tiny_frames):
         attempt(module, [good[1], unlabelled], good)
 
 
+def test_what_magnetic_labels_mean_is_noted(tiny_model, tiny_frames):
+    plain, valid = tiny_frames(3), tiny_frames(1)
+    magnetic = [spoiled(atoms, magmom=1.0 * len(atoms), magmoms=np.ones(len(atoms))) for atoms in plain]
+    notes = attempt(tiny_model(), magnetic, valid).document.notes
+    assert "3 of 3 labels are magnetic (Cu 1.00 μB, 1.00 μB per atom in total)" in " ".join(notes)
+    assert "magnetic" not in " ".join(attempt(tiny_model(), plain, valid).document.notes)
+
+
 def test_element_unknown_to_the_foundation(tiny_model, tiny_frames):
     with pytest.raises(PotentialError, match="does not know Al"):
         attempt(tiny_model(numbers=(29,)), tiny_frames(3, symbols="CuAl"), tiny_frames(1))
