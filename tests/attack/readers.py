@@ -301,6 +301,12 @@ def _energies(path: Path) -> Any:
     return read_energies(path)
 
 
+def _replay_seeds() -> list[bytes]:
+    frame = b'2\nLattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:pos:R:3:forces:R:3 energy=-1.5 pbc="T T T"\n'
+    frame += b"Si 0 0 0 0.1 0 0\nSi 2 2 2 -0.1 0 0\n"
+    return [frame, 3 * frame]
+
+
 def _replay(path: Path) -> Any:
     from phonosmith.flows.replay_files import sample_replay
 
@@ -309,7 +315,7 @@ def _replay(path: Path) -> Any:
 
 READERS: dict[str, Reader] = {
     "energies": Reader(_energies, "energies.csv", lambda: [b"material,energy_ev\nmp-149,-10.8\nmp-22862,-6.8\n"]),
-    "replay": Reader(_replay, "replay.xyz", _frame_seeds),
+    "replay": Reader(_replay, "replay.xyz", _replay_seeds),
     "extxyz": Reader(_frames, "frames.xyz", _frame_seeds, _check_frames),
     "phonopy": Reader(_phonons, "phonopy.yaml", lambda: [_phonopy_text()], _check_phonons),
     "vasprun": Reader(_vasprun, "vasprun.xml", _seed("vasprun.xml"), _check_labels),
