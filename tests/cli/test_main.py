@@ -60,6 +60,20 @@ def test_a_file_the_system_refuses_is_one_line(tmp_path):
     assert "Traceback" not in result.output
 
 
+def test_ctrl_c_is_one_line_and_json_wherever_it_comes():
+    single = typer.Typer()
+
+    @single.command()
+    @explained
+    def endless(json_output: bool = JSON) -> None:
+        raise KeyboardInterrupt
+
+    result = CliRunner().invoke(single, ["--json"])
+    assert result.exit_code == 130
+    assert json.loads(result.stdout)["error"] == "Stopped."
+    assert "the same command again" in result.stderr
+
+
 def test_json_is_one_strict_object(capsys):
     import numpy as np
 

@@ -59,6 +59,10 @@ app = typer.Typer(
 )
 
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
 def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function a command of the program (or of a group of commands) whose errors are explained."""
     return lambda function: group.command(name)(explained(function))
@@ -100,6 +104,12 @@ def shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+class StoppedError(PhonosmithError):
+    """Ctrl-C, before or outside what goes on by itself; the exit code is that of shells."""
+
+    exit_code = INTERRUPTED
+
+
 def explained(command: Callable[P, R]) -> Callable[P, R]:
     """Turn our errors into one line with advice and the right exit code; anything else keeps its traceback.
 
@@ -121,6 +131,8 @@ def explained(command: Callable[P, R]) -> Callable[P, R]:
             advice = "Check the path, its permissions and the disk space."
             problem = InputError(f"{what}: {error.strerror}.", advice)
             problem.__cause__ = error
+        except KeyboardInterrupt:
+            problem = StoppedError("Stopped.", "Nothing half-written is left. Give the same command again.")
         if kwargs.get("json_output"):
             print_json({"error": problem.message, "advice": problem.advice})
         typer.secho(f"Error: {problem.message}", fg="red", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import INTERRUPTED, JSON, answer, command, print_table, result_line, shown
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -57,7 +57,7 @@ def demo(
         summary = runner.run()
     except KeyboardInterrupt:
         typer.secho("Stopped; what is done stays done. The same command goes on.", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     report_job = next(job for job, _ in flow.iterflow() if job.metadata.get("stage") == "report")
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import INTERRUPTED, JSON, answer, command, print_table, result_line, shown
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ LIMITS = typer.Option(
     help="Longest time of a job, e.g. train=2h,label=30m; what takes longer fails.",
 )
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
 TRUST_RUN = typer.Option(
     False, "--trust", help="Take over a run folder somebody else made or changed: its jobs are code that runs as you."
@@ -197,7 +195,7 @@ def _work(
     payload |= {"interrupted": interrupted, "command": None if payload["ok"] else following}
     answer(payload, lambda: _show(payload), json_output=json_output)
     if interrupted:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED)
     if not payload["ok"]:
         raise typer.Exit(1)
 
