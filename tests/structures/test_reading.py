@@ -198,6 +198,7 @@ def poscar(a: object = 5, symbols: str = "Na Cl", x: object = 0.5) -> str:
         ("POSCAR", poscar(symbols="D Cl"), "holds D, an isotope"),
         ("POSCAR", poscar(symbols="T Cl"), "holds T, an isotope"),
         ("POSCAR", poscar(symbols="Va Cl"), "Va"),
+        ("POSCAR", poscar(symbols="Na Cl Br").replace("\n1 1\n", "\n1 1 0\n"), "none of one element"),
         ("POSCAR", poscar(symbols="").replace("\n\n", "\n"), "POSCAR of VASP 4"),
         ("POSCAR", poscar() * 2, "2 structures after each other"),
         ("a.cif", salt("D"), "holds D, an isotope"),

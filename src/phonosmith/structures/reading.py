@@ -138,10 +138,17 @@ def _xyz_frames(data: bytes, name: str) -> list[Atoms]:
 
 
 def _require_announced_atoms(data: bytes, name: str) -> None:
-    """Refuse a POSCAR or XDATCAR that announces more atoms than the file has lines: readers reserve room for them."""
+    """Refuse a POSCAR or XDATCAR that announces more atoms than the file has lines (readers reserve room), or none."""
     head = [line.split() for line in data[: 1 << 16].decode(errors="replace").splitlines()[5:7]]
     for words in head:
-        if words and all(word.isdecimal() for word in words) and sum(map(int, words)) > data.count(b"\n") + 1:
+        if not words or not all(word.isdecimal() for word in words):
+            continue
+        if 0 in map(int, words):
+            raise InputError(
+                f"{name} announces {' + '.join(words)} atoms: none of one element.",
+                "Write its number, or take the element out.",
+            )
+        if sum(map(int, words)) > data.count(b"\n") + 1:
             raise InputError(f"{name} announces {' + '.join(words)} atoms and ends before them.", "Export it again.")
 
 
