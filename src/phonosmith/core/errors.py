@@ -20,7 +20,7 @@ _SECRET_TEXTS = (
 
 
 def mask_secrets(value: Any) -> Any:
-    """Return text, or anything of mappings and lists, with passwords, tokens and keys replaced by ***."""
+    """Return text, or anything of mappings and lists, with passwords, tokens and keys replaced by three asterisks."""
     if isinstance(value, str):
         for pattern, replacement in _SECRET_TEXTS:
             value = pattern.sub(replacement, value)
