@@ -62,6 +62,8 @@ def test_worse_than_the_foundation_or_untrained_is_never_fit():
         in judge(comparison(mae=0.08), Thresholds.of(Settings()), comparison(mae=0.07)).reasons[0]
     )
     assert not judge(comparison(), Thresholds.of(Settings()), improved=False).fit
+    # sums in another order are no difference
+    assert judge(comparison(mae=0.07 + 4e-13), Thresholds.of(Settings()), comparison(mae=0.07)).fit
 
 
 def test_thresholds_come_from_the_settings():

@@ -80,6 +80,10 @@ class Thresholds(Document):
         return {name: getattr(self, name) for name in names}
 
 
+SAME_THZ = 1e-6
+"""THz by which a phonon MAE may exceed the foundation's and be no worse: sums in another order differ by less."""
+
+
 class VerdictReason(Document):
     """One thing that speaks against a potential."""
 
@@ -152,7 +156,7 @@ def judge(
         reasons.append(_reason("stability", ours=words[ours.stable_practical], theirs=words[theirs.stable_practical]))
     if not comparison.same_space_group:
         reasons.append(_reason("space_group", ours=ours.space_group, theirs=theirs.space_group))
-    if foundation is not None and mae > foundation.mae_thz:
+    if foundation is not None and mae > foundation.mae_thz + SAME_THZ:
         reasons.append(_reason("worse_than_foundation", mae, foundation.mae_thz))
     if not improved:
         reasons.append(_reason("not_improved"))
