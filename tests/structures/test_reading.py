@@ -276,3 +276,17 @@ def test_json_nested_without_end_is_refused_whatever_the_recursion_limit_is(tmp_
     # a crash of the interpreter would be a signal
     assert done.returncode == 1
     assert "nested more than" in done.stderr
+
+
+def test_a_comment_that_names_the_elements_is_no_second_structure(tmp_path):
+    from ase.build import bulk
+    from ase.io import write
+
+    file = tmp_path / "POSCAR"
+    # ASE's first line is the line of the elements
+    write(file, bulk("NaCl", "rocksalt", a=5.6), format="vasp")
+    assert file.read_text().splitlines()[0].split() == file.read_text().splitlines()[5].split()
+    assert read_structure(file).composition.reduced_formula == "NaCl"
+    file.write_text(2 * file.read_text())
+    with pytest.raises(InputError, match="2 structures after each other"):
+        read_structure(file)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
 """heads: several readouts on one trunk; low_rank: LoRA layers; atom_blocks: layers evaluated a few atoms at a time."""
 DEFAULT_HEAD = "Default"
-DecayRule = Literal["all", "linear", "mace"]
-"""Which weights decay: all (but what an architecture spares), those of linear layers, or those mace lets decay."""
+DecayRule = Literal["all", "linear", "interactions"]
+"""Which weights decay: all (but what an architecture spares), those of linear layers, or as ``optimizer=mace`` says."""
 
 
 LammpsStyle = Literal["torchscript", "mliap"]
@@ -153,7 +153,7 @@ class Backend(ABC):
 
     def decays(self, model: torch.nn.Module, parameter: str, rule: DecayRule = "all") -> bool:  # noqa: ARG002
         """Tell whether weight decay acts on a parameter by a rule (``mace`` is for MACE models alone)."""
-        if rule == "mace":
+        if rule == "interactions":
             raise _lacking(self, "optimizer=mace")
         return rule == "all" or not parameter.endswith("bias")
 

@@ -157,9 +157,14 @@ def _first_line(error: Exception) -> str:
 
 
 def _poscars(data: bytes) -> int:
-    """Return how many POSCARs follow each other: how often the line with the first one's elements returns."""
+    """Return how many POSCARs follow each other: how often the lines with the first one's elements and numbers return.
+
+    The first line, a comment, often names the elements as well.
+    """
     lines = [line.split() for line in data.decode(errors="replace").splitlines()]
-    return max(1, lines.count(lines[5])) if len(lines) > 7 and lines[5] and lines[5][0].isalpha() else 1
+    if len(lines) <= 7 or not lines[5] or not lines[5][0].isalpha():
+        return 1
+    return max(1, list(itertools.pairwise(lines[5:])).count((lines[5], lines[6])))
 
 
 def _parse_cif(data: bytes, name: str, chosen: int | None) -> Any:

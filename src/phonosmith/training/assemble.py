@@ -436,7 +436,7 @@ def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec
     if spec.dtype == "float64":
         require_ability(backend, "float64_training", "dtype=float64")
     if spec.optimizer == "mace":
-        backend.decays(model, "", "mace")
+        backend.decays(model, "", "interactions")
     frozen_blocks(backend, model, spec)
 
 

@@ -178,9 +178,9 @@ class TrainSpec(Document):
         return self.start == "fresh" or (self.replay == "head" and self.head_start == "fresh")
 
     @property
-    def decay_rule(self) -> Literal["all", "linear", "mace"]:
+    def decay_rule(self) -> Literal["all", "linear", "interactions"]:
         """Which weights decay."""
-        return "mace" if self.optimizer == "mace" else self.decay
+        return "interactions" if self.optimizer == "mace" else self.decay
 
     @property
     def uses_curvature(self) -> bool:

@@ -143,7 +143,7 @@ class MaceBackend(Backend):
         ``linear`` spares the symmetric contractions, which are no matrices. ``mace`` is what ``mace_run_train`` does:
         the linear and skip layers of the interactions and all of the products.
         """
-        if rule == "mace":
+        if rule == "interactions":
             part = parameter.split(".", maxsplit=1)[0]
             decaying = "linear.weight" in parameter or "skip_tp_full.weight" in parameter
             return part == "products" or (part == "interactions" and decaying)

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.documents import Reason, ReasonCode
-from phonosmith.reference.outcome import Asked, Outcome
+from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.structures.labels import geometry_defects, label_defects
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def check_energy_scale(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         yield Reason(code="energy_sigma0", message=f"{message}, more than smearing does")
 
 
-def check_forces(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
+def check_forces(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask for forces that sum to zero, are no rounded or missing ones, and have the symmetry of the crystal."""
     forces = outcome.labels.forces
     if forces is None or forces.shape != (len(outcome.symbols), 3) or not np.all(np.isfinite(forces)):
@@ -87,7 +87,7 @@ def check_forces(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
     if structure_defects(outcome) or not all(outcome.pbc) or outcome.spin:
         return
     if not np.any(forces):
-        if _forces_allowed(outcome):
+        if _forces_allowed(outcome) and not _played_to_rest(outcome, asked):
             message = "every force is exactly zero, though no symmetry of the structure asks for it"
             yield Reason(code="forces_zero", message=message)
         return
@@ -98,11 +98,22 @@ def check_forces(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
         yield Reason(code="forces_symmetry", message=f"{message}: forces of other atoms, or of another structure")
 
 
-_AT_REST = 1e-3
-"""eV/Å; forces of a relaxed crystal are below."""
+_AT_REST = 1e-3, 1e-5
+"""Forces (eV/Å) and stress (eV/Å³) of a relaxed crystal are below."""
 
 
-def check_stress(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
+def _played_to_rest(outcome: Outcome, asked: Asked | None) -> bool:
+    """Tell whether a potential in VASP's place may have relaxed a crystal to the last digit that is printed."""
+    if not outcome.rehearsal:
+        return False
+    rest = (outcome.labels.forces, outcome.labels.stress)
+    still = all(
+        values is None or np.abs(values).max(initial=0.0) < most for values, most in zip(rest, _AT_REST, strict=True)
+    )
+    return still or (asked is not None and asked.calculation in MOVING)
+
+
+def check_stress(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask for a stress that was computed, is symmetric and has the symmetry of the crystal."""
     stress, step = outcome.labels.stress, outcome.step
     if stress is None or stress.shape != (6,) or not np.all(np.isfinite(stress)):
@@ -110,9 +121,7 @@ def check_stress(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
     if not np.any(stress):
         if not all(outcome.pbc):  # without a period there is none
             return
-        forces = outcome.labels.forces
-        if outcome.rehearsal and forces is not None and np.abs(forces).max(initial=0.0) < _AT_REST:
-            # a potential in VASP's place can relax a crystal to the last printed digit
+        if _played_to_rest(outcome, asked):
             return
         yield Reason(code="stress_zero", message="every component of the stress is exactly zero: it was not computed")
         return
