@@ -280,7 +280,7 @@ def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path):
     expansion = [side.qha.room.thermal_expansion_per_k for side in (found, truth)]
     assert row["thermal_expansion_error_percent"] == pytest.approx(100 * (expansion[0] / expansion[1] - 1))
     write_report([report], tmp_path / "report.html")
-    assert "Thermal conductivity of si at 300 K, mesh 5³" in (tmp_path / "report.html").read_text()
+    assert "Thermal conductivity of Si at 300 K, mesh 5³" in (tmp_path / "report.html").read_text()
 
 
 def test_program_references_have_no_jobs_for_expansion_and_conductivity():
