@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import io
 import zlib
 from collections.abc import Callable
@@ -77,6 +78,10 @@ def line_style(strategy: str) -> LineStyle:
     if strategy.startswith("freeze"):
         number = int(strategy[6:]) if strategy[6:].isdigit() else 0
         return LineStyle(GREY, (0, (max(5 - number, 1), 1)), _FREEZE_MARKERS[number % 5])
+    if re.fullmatch(r"f[1-5]", strategy):
+        # frozen as published: the markers of freeze1 to freeze5 on another dash
+        number = int(strategy[1:])
+        return LineStyle(GREY, (0, (max(5 - number, 1), 1, 1, 1)), _FREEZE_MARKERS[number % 5])
     code = zlib.crc32(strategy.encode())
     colours = ("blue", "green", "purple", "orange", "sky")
     return LineStyle(OKABE_ITO[colours[code % 5]], (0, (3, 1, 1, 1, 1, 1)), "hp*d>"[code // 5 % 5])
