@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import re
 import io
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
