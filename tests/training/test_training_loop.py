@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from phonosmith.core.errors import ArtefactError, ConfigurationError, TrainingError
 from phonosmith.potentials.mace.potential import MacePotential
 from phonosmith.training.finetune import fine_tune
-from phonosmith.training.loop import epoch_order
+from phonosmith.training.loop import FitState, Fitter, epoch_order
 from phonosmith.training.spec import make_spec
 
 
@@ -217,3 +218,23 @@ def test_global_precision_is_left_alone(tiny_model, tiny_frames, capsys):
     captured = capsys.readouterr()
     assert "train" in captured.err
     assert "train" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("mode", "crystals"), [("alternate", 1), ("alternate", 3), ("joint", 1), ("alone", 2), ("none", 0)]
+)
+def test_visits_of_replay_are_those_of_the_steps_taken(mode, crystals):
+    """With many crystals an epoch is no whole pass over the structures."""
+    fitter = object.__new__(Fitter)
+    fitter.seed, fitter.train, fitter.state = 3, list(range(11)), FitState()
+    fitter.curvature = SimpleNamespace(cells=[None] * crystals) if crystals else None
+    chosen = {"curvature_mode": mode} if crystals else {}
+    fitter.spec = make_spec("pft", replay="none", batch_size=4, **chosen) if crystals else make_spec("transfer")
+    counted = 0
+    for _ in range(5):
+        for places, columns in list(fitter._steps()):
+            counted += sum(place >= 7 for place in places)
+            fitter.state.steps += 1
+            fitter.state.curvature_steps += columns
+        assert fitter.visits(7) == counted
+    assert (counted == 0) == (mode == "alone")

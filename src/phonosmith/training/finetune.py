@@ -323,7 +323,7 @@ def _judged(
     }
     plain = backend.single_head(final, backend.heads(final)[-1])
     curvature = _curvature_errors(assembly, fitter, judge)
-    visits = len(assembly.replay) * len(state.history[1:])
+    visits = fitter.visits(len(assembly.train)) if assembly.replay else 0
     replay = None
     if assembly.replay:
         replay = ReplayUse(

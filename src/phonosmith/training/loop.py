@@ -196,13 +196,24 @@ class Fitter:
             for _ in range(max(self._cells, self._passing)):
                 yield [], True
             return
-        before = self.state.steps - (self.state.curvature_steps if self._mode == "alternate" else 0)
+        before = self._labelled_so_far
         for count in range(before, before + self._labelled_each_epoch):
             if self._mode == "alternate" and count % self.spec.cotrain_steps == 0:
                 yield [], True
             done, place = divmod(count, self._passing)
             order, start = epoch_order(self.seed, done + 1, len(self.train)), place * self.spec.batch_size
             yield order[start : start + self.spec.batch_size].tolist(), self._mode == "joint"
+
+    def visits(self, first: int) -> int:
+        """Return how often a structure from a place in the training set on was in a step so far."""
+        passes, rest = divmod(self._labelled_so_far, self._passing)
+        begun = epoch_order(self.seed, passes + 1, len(self.train))[: rest * self.spec.batch_size]
+        return passes * (len(self.train) - first) + int((begun >= first).sum())
+
+    @property
+    def _labelled_so_far(self) -> int:
+        """Steps on structures taken so far."""
+        return self.state.steps - (self.state.curvature_steps if self._mode in ("alternate", "alone") else 0)
 
     @property
     def _mode(self) -> str:
