@@ -96,15 +96,16 @@ def test_cotraining_is_counted_over_the_whole_training(tiny_model, tiny_frames, 
 def test_training_on_curvature_alone(tiny_model, tiny_frames, copper_phonon):
     """Without co-training no step is on structures; the energy of the perfect cell is held where it is not known."""
     spec = make_spec(
-        "pft", epochs=6, lr=3e-3, ema=None, replay="none", curvature_mode="alone", curvature_energy_weight=20.0,
+        "pft", epochs=16, lr=3e-3, ema=None, replay="none", curvature_mode="alone", curvature_energy_weight=20.0,
         e0="foundation",
     )  # fmt: skip
     arguments = (MacePotential(tiny_model(numbers=(29,))), tiny_frames(10), tiny_frames(2, 9), spec)
     document = fine_tune(*arguments, curvature=copper_phonon, seed=1).document
-    assert [line["steps"] for line in document.history] == [3 * epoch for epoch in range(7)]
-    assert document.curvature.steps == document.steps == 18
+    assert [line["steps"] for line in document.history] == [3 * epoch for epoch in range(17)]
+    assert document.curvature.steps == document.steps == 48
     losses = [line["train_loss"] for line in document.history[1:]]
-    assert losses[-1] < 0.9 * losses[0]
+    # columns are drawn at random, three an epoch: single epochs scatter
+    assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:4]), losses
     assert any("The energies of 1 perfect cells are not known" in note for note in document.notes)
 
 
