@@ -1,4 +1,4 @@
-"""A database, and copies of the files in workflows/ that point at it."""
+"""A database, and the files that init-cluster writes for it."""
 
 import dataclasses
 import json
@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 _MONGO = os.environ.get("PHONOSMITH_TEST_MONGO_URI", "")
 
 JOBS = """
@@ -60,7 +59,7 @@ def mongo():
 
 @dataclass
 class Cluster:
-    """Edited copies of the files in workflows/, as a user would make them, and the environment that names them."""
+    """The files of init-cluster, changed where a test needs it, and the environment that names them."""
 
     folder: Path
     address: str
@@ -72,8 +71,15 @@ class Cluster:
         host, _, port = self.address.removeprefix("mongodb://").rstrip("/").partition(":")
         return {"host": host, "port": int(port or 27017)}
 
-    def read(self, name):
-        return yaml.safe_load((WORKFLOWS / name).read_text())
+    def delivered(self, engine, folder):
+        """Return what init-cluster writes into a folder."""
+        from phonosmith.engines.queues.configuration import Cluster as Answers
+        from phonosmith.engines.queues.configuration import cluster_files
+
+        place = "{host}:{port}".format(**self.place)
+        answers = Answers(engine=engine, name="phonosmith", mongo=place, scratch=str(self.folder / "work"))
+        files = cluster_files(answers, folder)
+        return {name: yaml.safe_load(text) if name.endswith(".yaml") else text for name, text in files.items()}
 
     def write(self, name, content):
         path = self.folder / name
@@ -84,11 +90,11 @@ class Cluster:
     def stores(self, section, database=None):
         """Point the stores of a job store section at the database."""
         for kept in [section["docs_store"], *section["additional_stores"].values()]:
-            kept.update(self.place, database=database or self.database)
+            kept["database"] = database or self.database
         return section
 
     def jobflow_yaml(self, change=lambda _: None):
-        content = self.read("jobflow.yaml")
+        content = self.delivered("fireworks", self.folder)["jobflow.yaml"]
         self.stores(content["JOB_STORE"])
         change(content)
         path = self.write("jobflow.yaml", content)
@@ -104,11 +110,12 @@ class Cluster:
 
     def fireworks(self, scheduler=None):
         """Write launchpad, workers and queue adapters; return the launchpad file."""
-        pad = self.read("fireworks/my_launchpad.yaml") | self.place | {"name": f"{self.database}_fw"}
+        files = self.delivered("fireworks", self.folder / "fireworks")
+        pad = files["my_launchpad.yaml"] | {"name": f"{self.database}_fw"}
         path = self.write("fireworks/my_launchpad.yaml", pad)
         for kind in ("dft", "gpu", "inference"):
-            worker = self.write(f"fireworks/fworker_{kind}.yaml", self.read(f"fireworks/fworker_{kind}.yaml"))
-            adapter = self.read(f"fireworks/qadapter_{kind}.yaml")
+            worker = self.write(f"fireworks/fworker_{kind}.yaml", files[f"fworker_{kind}.yaml"])
+            adapter = files[f"qadapter_{kind}.yaml"]
             assert adapter["pre_rocket"].count("export") >= 3
             adapter["rocket_launch"] = f"{self.program('rlaunch')} -l {path} -w {worker} singleshot"
             exports = self.environment | {"PS_WORKER": kind}
@@ -118,20 +125,18 @@ class Cluster:
 
     def project(self, scheduler="shell", resources=None, change=lambda _: None):
         """Write jobflow-remote's project; return its name."""
-        content = self.read("jobflow-remote/phonosmith.yaml")
+        content = self.delivered("jobflow-remote", self.folder)["projects/phonosmith.yaml"]
         content["runner"] |= {f"delay_{what}": 1 for what in ("checkout", "check_run_status", "advance_status")}
         content["runner"] |= {"delay_refresh_limited": 5, "max_step_attempts": 1}
         for kind, worker in content["workers"].items():
             worker["scheduler_type"] = scheduler
-            worker["work_dir"] = str(self.folder / "work" / kind)
             worker["resources"] = dict((resources or {}).get(kind, {}))
             worker["max_jobs"] = 2
             exports = self.environment | {"PS_WORKER": kind}
             worker["pre_run"] = "\n".join(f'export {key}="{value}"' for key, value in exports.items())
             worker["execution_cmd"] = f"{self.program('jf')} -fe execution run {{}}"
-        for execution in content["exec_config"].values():
-            execution |= {"modules": None, "pre_run": None, "export": {"PS_EXEC": "set"}}
-        content["queue"]["store"] |= self.place | {"database": f"{self.database}_jf"}
+        content["exec_config"] = {name: {"export": {"PS_EXEC": "set"}} for name in ("vasp", "torch")}
+        content["queue"]["store"]["database"] = f"{self.database}_jf"
         self.stores(content["jobstore"])
         change(content)
         self.write("jfremote/phonosmith.yaml", content)
@@ -144,7 +149,10 @@ class Cluster:
     def routing(self):
         from phonosmith.flows.routing import read_routing
 
-        return read_routing(self.read("routing.yaml")["routing"])
+        names = {"dft": ("dft", "vasp"), "training": ("gpu", "torch"), "inference": ("inference", "torch")}
+        return read_routing(
+            {kind: {"worker": worker, "exec_config": program} for kind, (worker, program) in names.items()}
+        )
 
 
 @pytest.fixture

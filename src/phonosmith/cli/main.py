@@ -8,7 +8,7 @@ from __future__ import annotations
 import typer
 
 from phonosmith.cli.common import app
-from phonosmith.cli.setup import doctor, models, config
+from phonosmith.cli.setup import doctor, models, config, cluster
 from phonosmith.cli.data import plan, sample, label, dataset, from_phonons
 from phonosmith.cli import train, pft, replay, adapt, demo
 from phonosmith.cli.evaluate import relax, phonons, compare, follow, score_phases, forgetting, elastic, thermal

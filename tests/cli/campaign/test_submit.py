@@ -1,10 +1,6 @@
 """``phonosmith submit`` says what goes where, and what is missing before anything is submitted."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -16,10 +12,10 @@ from phonosmith.cli.main import app
 from phonosmith.cli.setup.doctor import check_fireworks, check_jobflow_remote, run_check
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import submission
+from phonosmith.engines.queues.configuration import Cluster, cluster_files
 from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.routing import Routing
 
-WORKFLOWS = Path(__file__).resolve().parents[3] / "workflows"
 CAMPAIGN = {
     "name": "two",
     "materials": [{"structure": "embedded:Si"}],
@@ -42,7 +38,7 @@ def place():
 
 @pytest.fixture
 def setup(tmp_path, place, monkeypatch):
-    """Write a campaign and both engines' files as delivered in workflows/, pointing at a server; return a changer."""
+    """Write a campaign and both engines' files as init-cluster does, pointing at a server; return a changer."""
     import jobflow_remote
 
     monkeypatch.setattr(submission, "PATIENCE_MS", 300)
@@ -53,22 +49,17 @@ def setup(tmp_path, place, monkeypatch):
     monkeypatch.setattr(jobflow_remote.SETTINGS, "project", None)
     (tmp_path / "projects").mkdir()
 
-    def read(name):
-        return yaml.safe_load((WORKFLOWS / name).read_text())
+    def read(engine, name):
+        answers = Cluster(engine=engine, mongo="{host}:{port}".format(**place))
+        return yaml.safe_load(cluster_files(answers, tmp_path)[name])
 
     content = {
         "campaign.yaml": CAMPAIGN,
-        "jobflow.yaml": read("jobflow.yaml"),
-        "my_launchpad.yaml": read("fireworks/my_launchpad.yaml") | place,
-        "projects/phonosmith.yaml": read("jobflow-remote/phonosmith.yaml"),
-        **{f"fworker_{kind}.yaml": read(f"fireworks/fworker_{kind}.yaml") for kind in ("dft", "gpu", "inference")},
+        "jobflow.yaml": read("fireworks", "jobflow.yaml"),
+        "my_launchpad.yaml": read("fireworks", "my_launchpad.yaml"),
+        "projects/phonosmith.yaml": read("jobflow-remote", "projects/phonosmith.yaml"),
+        **{f"fworker_{kind}.yaml": read("fireworks", f"fworker_{kind}.yaml") for kind in ("dft", "gpu", "inference")},
     }
-    project = content["projects/phonosmith.yaml"]
-    stores = [project["queue"]["store"]]
-    for section in (project["jobstore"], content["jobflow.yaml"]["JOB_STORE"]):
-        stores += [section["docs_store"], *section["additional_stores"].values()]
-    for store in stores:
-        store.update(place)
 
     def write(change=lambda _: None):
         changed = json.loads(json.dumps(content))
@@ -116,27 +107,6 @@ def test_what_goes_where_then_submitted_once(engine, ready, tmp_path):
     code, more = submit(tmp_path, engine)
     assert (code, more["n_new"], more["submitted"]) == (0, 0, False)
     assert set(more["held_back"]) == {"train si lora", "phonon si lora", "report si"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["fireworks", "jobflow-remote"])
-def test_the_delivered_script_submits(engine, ready, tmp_path):
-    """A dry run, then the submission; what is not right ends it before."""
-    where = {"fireworks": str(tmp_path / "my_launchpad.yaml"), "jobflow-remote": "phonosmith"}[engine]
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "JFREMOTE_PROJECTS_FOLDER": str(tmp_path / "projects"),
-    }
-
-    def run(campaign):
-        command = [str(WORKFLOWS / "submit.sh"), str(tmp_path / campaign), engine, where]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-    done = run("campaign.yaml")
-    assert done.returncode == 0, done.stderr
-    assert [word in done.stdout for word in ("jobs would be submitted", "jobs submitted")] == [True, True], done.stdout
-    assert run("absent.yaml").returncode == 2
 
 
 def test_the_table_is_readable(ready, tmp_path):

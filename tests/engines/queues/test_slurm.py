@@ -16,7 +16,6 @@ from phonosmith.engines.queues.remote import submit_remote
 
 ROOT = Path(__file__).resolve().parents[3]
 NODE = ROOT / "tools" / "slurm_node.sh"
-WORKFLOWS = ROOT / "workflows"
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 ONE_CORE = {"ntasks": 1, "cpus_per_task": 1, "gres": None}
 
@@ -87,7 +86,9 @@ def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_fl
     launchpad = LaunchPad.from_file(str(path))
     launchpad.reset("", require_password=False)
     assert submit_fireworks(one_flow.load(), cluster.routing(), path).submitted
-    shutil.copy(WORKFLOWS / "fireworks" / "launch.sh", path.parent)
+    launch = path.parent / "launch.sh"
+    launch.write_text(cluster.delivered("fireworks", path.parent)["launch.sh"])
+    launch.chmod(0o700)
     folder = cluster.folder / "launch"
     monkeypatch.setenv("LAUNCH_DIR", str(folder))
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{PATH}")

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phonosmith.cli.campaign.run import LIMITS, SLOTS, TRUST_RUN, WORKERS, retry_run
+from phonosmith.cli.campaign.submit import engine_named
 from phonosmith.cli.common import JSON, answer, command
-from phonosmith.core.errors import InputError, did_you_mean
+from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.engines.queues.retrying import Retried
@@ -35,23 +36,18 @@ def retry(
 
     Example: phonosmith retry si --job 'label si 07'
     """
-    from phonosmith.flows.routing import ENGINES
-
     names, materials = job or [], material or []
     if engine is None:
         if project is not None or launchpad is not None:
-            raise InputError("--project and --launchpad belong to an engine.", f"Add --engine {' or '.join(ENGINES)}.")
+            raise InputError("--project and --launchpad belong to an engine.", "Add --engine ENGINE.")
         retry_run(folder, names, materials, workers, slots, time_limit, json_output=json_output, trust=trust)
         return
-    if engine not in ENGINES:
-        raise InputError(f"There is no engine {engine!r}.", f"{did_you_mean(engine, ENGINES)}Use {', '.join(ENGINES)}.")
+    runs = engine_named(engine, project, launchpad)
     if workers is not None or slots or time_limit or trust:
         raise InputError(
             "--workers, --slots, --time-limit and --trust are for this machine.", f"Leave them out with {engine}."
         )
-    if (engine == "fireworks" and project is not None) or (engine == "jobflow-remote" and launchpad is not None):
-        raise InputError("--project is for jobflow-remote, --launchpad for FireWorks.", "Give the engine's own.")
-    if engine == "jobflow-remote":
+    if runs == "jobflow-remote":
         from phonosmith.engines.queues.remote import retry_remote
 
         done = retry_remote(names, materials, project)

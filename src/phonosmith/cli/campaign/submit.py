@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jobflow import Flow
 
     from phonosmith.engines.queues.submission import Submission
-    from phonosmith.flows.routing import Routing
+    from phonosmith.flows.routing import EngineName, Routing
 
 
 _TARGETS = {"jobflow-remote": "project", "fireworks": "launchpad"}
@@ -37,32 +37,47 @@ def submit(
 
     Example: phonosmith submit campaign.yaml --engine jobflow-remote --project phonosmith --dry-run
     """
-    from phonosmith.core.errors import ConfigurationError, InputError, did_you_mean
     from phonosmith.flows.campaign import read_campaign
-    from phonosmith.flows.routing import ENGINES, read_routing
 
-    if engine not in ENGINES:
-        advice = f"{did_you_mean(engine, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run."
-        raise InputError(f"There is no engine {engine!r}.", advice)
+    runs = engine_named(engine, project, launchpad)
+    checked = read_campaign(campaign)
+    done = submit_flow(checked.flow(), runs, read_rules(routing), project=project, launchpad=launchpad, dry_run=dry_run)
+    answer(done, lambda: _show(done, dry_run=dry_run), json_output=json_output)
+
+
+def engine_named(name: str, project: str | None, launchpad: Path | None) -> EngineName:
+    """Return an engine, refusing what there is not and options that belong to another one."""
+    from phonosmith.core.errors import InputError, did_you_mean
+    from phonosmith.flows.routing import ENGINES
+
+    engine = next((known for known in ENGINES if known == name), None)
+    if engine is None:
+        advice = f"{did_you_mean(name, ENGINES)}Engines: {', '.join(ENGINES)}; for this machine: phonosmith run."
+        raise InputError(f"There is no engine {name!r}.", advice)
     if project is not None and engine != "jobflow-remote":
         raise InputError("--project belongs to jobflow-remote.", "Use --launchpad for FireWorks.")
     if launchpad is not None and engine != "fireworks":
         raise InputError("--launchpad belongs to FireWorks.", "Use --project for jobflow-remote.")
-    checked = read_campaign(campaign)
+    return engine
+
+
+def read_rules(path: Path | None) -> Routing:
+    """Return the rules of a routing file; without one, workers called dft, gpu and inference."""
+    from phonosmith.core.errors import ConfigurationError
+    from phonosmith.flows.routing import read_routing
+
     section = None
-    if routing is not None:
-        content = read_yaml(routing)
+    if path is not None:
+        content = read_yaml(path)
         if not isinstance(content, dict) or "routing" not in content:
-            raise ConfigurationError(f"{routing} has no section 'routing'.", "See workflows/routing.yaml.")
+            raise ConfigurationError(f"{path} has no section 'routing'.", "See workflows/routing.yaml.")
         section = content["routing"]
-    rules = read_routing(section, f"{routing}: routing")
-    done = submit_flow(checked.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
-    answer(done, lambda: _show(done, dry_run=dry_run), json_output=json_output)
+    return read_routing(section, f"{path}: routing")
 
 
 def submit_flow(
     flow: Flow,
-    engine: str,
+    engine: EngineName,
     rules: Routing,
     *,
     project: str | None = None,

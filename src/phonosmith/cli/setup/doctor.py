@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -370,7 +370,7 @@ def check_jobflow_remote() -> Iterator[Finding]:
             if project.workers:
                 yield Finding(label, "ok", f"databases answer; workers: {', '.join(sorted(project.workers))}")
             else:
-                yield Finding(label, "warning", "the project has no workers.", "See workflows/jobflow-remote.")
+                yield Finding(label, "warning", "the project has no workers.", "See 'phonosmith init-cluster'.")
 
 
 def check_fireworks() -> Iterator[Finding]:
@@ -410,9 +410,22 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 )
 
 
+WORKER_CHECKS = (check_settings, check_versions, check_torch, check_gpu, check_artefact_store)
+"""What matters on a machine that runs jobs; where the reference program runs, VASP's checks come on top."""
+
+
 @command("doctor")
-def doctor(json_output: bool = JSON) -> None:
-    """Check this installation and say what to do about each finding.
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option(help="Ask the workers of fireworks or jobflow-remote instead: a small job to each.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="With --cluster jobflow-remote: the project.")] = None,
+    launchpad: Annotated[Path | None, typer.Option(help="With --cluster fireworks: the launchpad file.")] = None,
+    routing: Annotated[Path | None, typer.Option(help="With --cluster: names of the workers, as for submit.")] = None,
+    timeout: Annotated[float, typer.Option(help="With --cluster: how long to wait for answers, s.")] = 600.0,
+    json_output: bool = JSON,
+) -> None:
+    """Check this installation, or the workers of a cluster, and say what to do about each finding.
 
     Looked at: settings, package versions, torch and its device, what a GPU takes for a step, the artefact store, the
     embedded job store, jobflow's job store, the VASP command, the POTCAR folder, the cache of foundation models, the
@@ -423,12 +436,61 @@ def doctor(json_output: bool = JSON) -> None:
     """
     from phonosmith import __version__
 
+    if cluster is not None:
+        _ask_workers(cluster, project, launchpad, routing, timeout, json_output=json_output)
+        return
     findings = [finding for check in CHECKS for finding in run_check(check)]
-    healthy = not any(item.status == "error" and item.essential for item in findings)
+    healthy = not _broken(findings)
     payload = {"ok": healthy, "version": __version__, "checks": [asdict(item) for item in findings]}
     answer(payload, lambda: _show(__version__, findings, healthy), json_output=json_output)
     if not healthy:
         raise typer.Exit(1)
+
+
+def _ask_workers(
+    engine: str,
+    project: str | None,
+    launchpad: Path | None,
+    routing: Path | None,
+    seconds: float,
+    *,
+    json_output: bool,
+) -> None:
+    from phonosmith.cli.campaign.submit import engine_named, read_rules
+    from phonosmith.cli.setup.probing import probe_workers
+
+    probes = probe_workers(
+        engine_named(engine, project, launchpad),
+        read_rules(routing),
+        project=project,
+        launchpad=launchpad,
+        seconds=seconds,
+    )
+    healthy = all(not probe.problem and not _broken(probe.findings) for probe in probes)
+    payload = {"ok": healthy, "engine": engine, "workers": [asdict(probe) for probe in probes]}
+
+    def show() -> None:
+        for probe in probes:
+            typer.secho(f"{probe.worker} {f'on {probe.host}' if probe.host else ''}", bold=True)
+            if probe.problem:
+                typer.echo(f"{typer.style('FAIL', fg='red')}  {probe.problem}")
+                typer.echo(f"      -> {_UNANSWERED[engine]}")
+            else:
+                _show_findings(probe.findings)
+
+    answer(payload, show, json_output=json_output)
+    if not healthy:
+        raise typer.Exit(1)
+
+
+_UNANSWERED = {
+    "jobflow-remote": "Is the runner at work (jf runner status)? What does it say (jf job list; jf job info ID)?",
+    "fireworks": "Is somebody launching (launch.sh, or rlaunch)? What happened (lpad get_fws -s FIZZLED -d more)?",
+}
+
+
+def _broken(findings: list[Finding]) -> list[str]:
+    return [item.name for item in findings if item.status == "error" and item.essential]
 
 
 def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
@@ -447,11 +509,15 @@ def run_check(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
 
 def _show(version: str, findings: list[Finding], healthy: bool) -> None:
     typer.echo(f"phonosmith {version}")
+    _show_findings(findings)
+    broken = [item.name for item in findings if item.status == "error"]
+    typer.echo("Everything essential works." if healthy else f"To be repaired: {', '.join(broken)}.")
+
+
+def _show_findings(findings: list[Finding]) -> None:
     width = max(len(item.name) for item in findings)
     for item in findings:
         colour, mark = _MARKS[item.status]
         typer.echo(f"{typer.style(mark, fg=colour)}  {item.name:<{width}}  {item.message}")
         if item.advice:
             typer.echo(f"      {'':<{width}}  -> {item.advice}")
-    broken = [item.name for item in findings if item.status == "error"]
-    typer.echo("Everything essential works." if healthy else f"To be repaired: {', '.join(broken)}.")

@@ -42,7 +42,7 @@ def launchpad_file(given: Path | None) -> Path:
         given = Path(LAUNCHPAD_LOC) if LAUNCHPAD_LOC else Path("my_launchpad.yaml")
     if not given.is_file():
         raise ConfigurationError(
-            f"There is no launchpad file {given}.", "Name it with --launchpad; a ready one is in workflows/fireworks."
+            f"There is no launchpad file {given}.", "Name it with --launchpad; 'phonosmith init-cluster' writes one."
         )
     return given
 
@@ -66,7 +66,7 @@ def open_launchpad(path: Path) -> Any:
         ) from error
     except (yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
         raise ConfigurationError(
-            f"{path} is not a launchpad file: {error}.", "See workflows/fireworks/my_launchpad.yaml."
+            f"{path} is not a launchpad file: {error}.", "'phonosmith init-cluster --engine fireworks' writes one."
         ) from error
     if number is None:
         raise ConfigurationError(

@@ -51,8 +51,8 @@ def open_project(name: str | None) -> Any:
     except ConfigError as error:
         raise ConfigurationError(
             f"jobflow-remote's project {name or '(default)'} cannot be used: {_broken_file(folder, name) or error}.",
-            f"Put it into {folder} (or set JFREMOTE_PROJECTS_FOLDER), name it with --project; a ready one is in "
-            "workflows/jobflow-remote.",
+            f"Put it into {folder} (or set JFREMOTE_PROJECTS_FOLDER), name it with --project; 'phonosmith "
+            "init-cluster' writes one.",
         ) from error
 
 

@@ -164,13 +164,13 @@ def check_job_store(store: JobStore, source: str) -> None:
     """Refuse a job store (described by the file ``source``) that lacks the blob store or cannot be reached."""
     if type(store.docs_store).__name__ == "MemoryStore":
         raise ConfigurationError(
-            f"{source} names no job store: results would vanish with each job.", "See workflows/jobflow.yaml."
+            f"{source} names no job store: results would vanish with each job.", "'phonosmith init-cluster' writes one."
         )
     if BLOB_STORE not in store.additional_stores:
         known = ", ".join(store.additional_stores) or "none"
         raise ConfigurationError(
             f"{source}: the job store has no additional store {BLOB_STORE!r} (it has: {known}).",
-            "Large outputs go there; add it as in workflows/jobflow.yaml.",
+            "Large outputs go there; add it as 'phonosmith init-cluster' does.",
         )
     for part, kept in {"docs_store": store.docs_store, **store.additional_stores}.items():
         if problem := unreachable(kept):
