@@ -66,12 +66,14 @@ assert phonosmith("run", str(work / "wrong.yaml"), "--dry-run") == 2
 # DFT jobs, trainings and everything else are three kinds of worker; jobs that are created while the flow runs follow the
 # same rules. `--dry-run` of `submit` says which job goes where, and what is missing before anything can be submitted.
 #
-# With `jobflow.yaml` and a jobflow-remote project or a FireWorks launch pad in place (ready-to-edit files and a README lie
-# in `workflows/`):
+# `phonosmith init-cluster` writes what jobflow-remote or FireWorks need, from a few answers about your cluster:
 #
 # ```
-# phonosmith submit campaign.yaml --engine jobflow-remote --project lab --dry-run
-# phonosmith submit campaign.yaml --engine jobflow-remote --project lab
+# phonosmith init-cluster --engine jobflow-remote
+# source cluster/activate.sh
+# phonosmith doctor --cluster jobflow-remote
+# phonosmith submit campaign.yaml --engine jobflow-remote --dry-run
+# phonosmith submit campaign.yaml --engine jobflow-remote
 # phonosmith submit campaign.yaml --engine fireworks
 # phonosmith status --jobflow
 # ```
