@@ -17,7 +17,7 @@ RUNNER = "from jobflow_remote.jobs.runner import Runner; Runner('phonosmith').ru
 SCRIPTS = {
     # who works starts after the question, and is at its end when nothing is left to do
     "jobflow-remote": f"""
-source {{folder}}/activate.sh; jf admin reset -f >/dev/null
+source {{folder}}/activate.sh; jf admin reset -y >/dev/null
 (sleep 10; python -c "{RUNNER}") >runner.log 2>&1 &
 python -m phonosmith.cli.main doctor --cluster jobflow-remote --timeout 250 --json
 """,
@@ -96,6 +96,7 @@ def test_workers_say_what_they_see(engine, tmp_path):
             check=False,
         )
     answer = json.loads(done.stdout[done.stdout.index("{\n") :])
+    assert "workers" in answer, (answer, done.stderr[-3000:])
     workers = {probe["worker"]: probe for probe in answer["workers"]}
     assert set(workers) == {"dft", "gpu", "inference"}
     found = {name: {one["name"]: one for one in probe["findings"]} for name, probe in workers.items()}
