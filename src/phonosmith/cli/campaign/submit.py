@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, read_yaml
+from phonosmith.cli.common import JSON, answer, command, progress_bar, read_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -56,27 +57,32 @@ def submit(
             raise ConfigurationError(f"{routing} has no section 'routing'.", "See workflows/routing.yaml.")
         section = content["routing"]
     rules = read_routing(section, f"{routing}: routing")
-    done = submit_flow(checked.flow(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run)
+    with progress_bar("making the flows", len(checked.structures)) as bar:
+        done = submit_flows(
+            checked.flows(), engine, rules, project=project, launchpad=launchpad, dry_run=dry_run,
+            show=lambda number, words: bar(number, None, words),
+        )  # fmt: skip
     answer(done, lambda: _show(done, dry_run=dry_run), json_output=json_output)
 
 
-def submit_flow(
-    flow: Flow,
+def submit_flows(
+    flows: Flow | Iterable[Flow],
     engine: str,
     rules: Routing,
     *,
     project: str | None = None,
     launchpad: Path | None = None,
     dry_run: bool = False,
+    show: Callable[[int, str], None] = lambda *_: None,
 ) -> Submission:
-    """Submit a flow to one of the engines."""
+    """Submit flows to one of the engines; ``show`` is told how many are through, and what goes on."""
     if engine == "jobflow-remote":
         from phonosmith.engines.queues.remote import submit_remote
 
-        return submit_remote(flow, rules, project, dry_run=dry_run)
+        return submit_remote(flows, rules, project, dry_run=dry_run, show=show)
     from phonosmith.engines.queues.fireworks import submit_fireworks
 
-    return submit_fireworks(flow, rules, launchpad, dry_run=dry_run)
+    return submit_fireworks(flows, rules, launchpad, dry_run=dry_run, show=show)
 
 
 def _show(done: Submission, *, dry_run: bool) -> None:
