@@ -3,9 +3,9 @@
     python benchmarks/campaign/submission.py [--materials 53] [--queue none|jobflow-remote|fireworks] [--out FILE]
 
 53 materials × 5 strategies × 7 training-set sizes × 3 cells with VASP, every property of the study: 31,747 jobs before
-any label. ``none`` constructs and prepares them (identities, what is finished already, routing) without a database; with
-an engine they go into its queue on the test server (mongomock behind MongoDB's wire protocol: its own time is not that
-of a MongoDB). Times are processor seconds of this process, so that a busy machine changes them little; the server is
+any label. ``none`` constructs and prepares them (identities, what is finished already, routing) without a database;
+with an engine they go into its queue on the test server (mongomock behind MongoDB's wire protocol: its own time is not
+that of a MongoDB). Times are processor seconds of this process, so that a busy machine changes them little; the server is
 another process. Commands sent to the server are counted.
 """
 
@@ -110,7 +110,6 @@ def submit(n_materials: int, engine: str, folder: Path) -> dict[str, Any]:
     pymongo.monitoring.register(Listener())
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers.mongo_server import running_server
-
     from phonosmith.flows.routing import read_routing
 
     rules = read_routing(None)
