@@ -14,5 +14,4 @@ if [ -n "$where" ]; then
   esac
 fi
 
-phonosmith submit "$campaign" "${options[@]}" --dry-run
 phonosmith submit "$campaign" "${options[@]}"

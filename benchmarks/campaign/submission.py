@@ -5,8 +5,7 @@
 53 materials × 5 strategies × 7 training-set sizes × 3 cells with VASP, every property of the study: 31,747 jobs before
 any label. ``none`` constructs and prepares them (identities, what is finished already, routing) without a database;
 with an engine they go into its queue on the test server (mongomock behind MongoDB's wire protocol: its own time is not
-that of a MongoDB). Times are processor seconds of this process, so that a busy machine changes them little; the server is
-another process. Commands sent to the server are counted.
+that of a MongoDB). Times are processor seconds of this process; the server is another process. Commands sent to the server are counted.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_what_goes_where_then_submitted_once(engine, ready, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["fireworks", "jobflow-remote"])
 def test_the_delivered_script_submits(engine, ready, tmp_path):
-    """A dry run, then the submission; what is not right ends it before."""
+    """What is not right ends it before anything is submitted."""
     where = {"fireworks": str(tmp_path / "my_launchpad.yaml"), "jobflow-remote": "phonosmith"}[engine]
     environment = {
         **os.environ,
@@ -135,7 +135,7 @@ def test_the_delivered_script_submits(engine, ready, tmp_path):
 
     done = run("campaign.yaml")
     assert done.returncode == 0, done.stderr
-    assert [word in done.stdout for word in ("jobs would be submitted", "jobs submitted")] == [True, True], done.stdout
+    assert "jobs submitted" in done.stdout, done.stdout
     assert run("absent.yaml").returncode == 2
 
 

@@ -73,9 +73,9 @@ def test_what_was_half_added_when_a_submission_was_killed_is_added_once(queue, m
     """Both engines write a flow in two steps; here the process ends between them, without another word."""
     submit, opened = queue
     monkeypatch.setattr(turns, "DEAD_AFTER_S", 0.5)
-    name, method = (
-        ("workflows", "insert_one") if opened.engine == "fireworks" else (opened.controller.jobs.name, "insert_many")
-    )
+    name, method = "workflows", "insert_one"
+    if opened.engine == "jobflow-remote":
+        name, method = opened.controller.jobs.name, "insert_many"
     plain, before = getattr(Collection, method), iter(range(99))
 
     def dying(self, *args, **options):
