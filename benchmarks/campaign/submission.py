@@ -5,7 +5,8 @@
 53 materials × 5 strategies × 7 training-set sizes × 3 cells with VASP, every property of the study: 31,747 jobs before
 any label. ``none`` constructs and prepares them (identities, what is finished already, routing) without a database;
 with an engine they go into its queue on the test server (mongomock behind MongoDB's wire protocol: its own time is not
-that of a MongoDB). Times are processor seconds of this process; the server is another process. Commands sent to the server are counted.
+that of a MongoDB). Times are processor seconds of this process; the server is another process.
+Commands sent to it are counted.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def submit(n_materials: int, engine: str, folder: Path) -> dict[str, Any]:
 
     pymongo.monitoring.register(Listener())
     sys.path.insert(0, str(ROOT / "tests"))
+    # the server is a process of its own
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT / "tests"), os.environ.get("PYTHONPATH")]))
     from helpers.mongo_server import running_server
     from phonosmith.flows.routing import read_routing
 

@@ -9,57 +9,27 @@ from pymongo.collection import Collection
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import turns
-from phonosmith.engines.queues.fireworks import open_fireworks, submit_fireworks
-from phonosmith.engines.queues.remote import opened_remote, submit_remote
-
-
-@pytest.fixture(params=["fireworks", "jobflow-remote"])
-def queue(request, cluster, monkeypatch, tmp_path):
-    """Return what submits to an engine, and opens its queue."""
-    monkeypatch.setenv("PHONOSMITH_ARTEFACTS", str(tmp_path / "artefacts"))
-    rules = cluster.routing()
-    if request.param == "fireworks":
-        from fireworks import LaunchPad
-
-        monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
-        path = cluster.fireworks()
-        LaunchPad.from_file(str(path)).reset("", require_password=False)
-        opened = open_fireworks(path)
-        yield lambda flows, **options: submit_fireworks(flows, rules, path, **options), opened
-    else:
-        request.getfixturevalue("remote").open()
-        with opened_remote("phonosmith") as opened:
-            yield lambda flows, **options: submit_remote(flows, rules, "phonosmith", **options), opened
-
-
-def flows(n=3):
-    """Yield the flows of materials: two jobs, the second needs the first."""
-    import routed_jobs as jobs
-
-    for number in range(n):
-        first = jobs.named(jobs.where(), f"sample m{number} small")
-        second = jobs.named(jobs.collect([first.output, number]), f"report m{number}")
-        yield Flow([first, second], name=f"study m{number}")
+from phonosmith.engines.queues.fireworks import submit_fireworks
 
 
 def uuids(opened):
     return Counter(job.uuid for job in opened.all_jobs())
 
 
-def test_every_material_is_a_flow_of_its_own_and_shown_when_it_is_through(queue):
-    submit, opened = queue
+def test_every_material_is_a_flow_of_its_own_and_shown_when_it_is_through(submitting, study):
+    submit, opened = submitting
     seen = []
-    done = submit(flows(), show=lambda number, words: seen.append((number, words)))
+    done = submit(study(), show=lambda number, words: seen.append((number, words)))
     assert (done.n_new, len(done.ids)) == (6, 6)
     assert seen == [(1, "study m0"), (2, "study m1"), (3, "study m2")]
     assert len({job.submission for job in opened.all_jobs()}) == 3
     assert opened.database["phonosmith_turn"].find_one()["owner"] is None
 
 
-def test_two_submissions_at_once_put_every_job_there_once(queue):
-    submit, opened = queue
+def test_two_submissions_at_once_put_every_job_there_once(submitting, study):
+    submit, opened = submitting
     answers = []
-    both = [threading.Thread(target=lambda: answers.append(submit(flows(4)))) for _ in range(2)]
+    both = [threading.Thread(target=lambda: answers.append(submit(study(4)))) for _ in range(2)]
     for one in both:
         one.start()
     for one in both:
@@ -69,9 +39,9 @@ def test_two_submissions_at_once_put_every_job_there_once(queue):
     assert len(uuids(opened)) == 8
 
 
-def test_what_was_half_added_when_a_submission_was_killed_is_added_once(queue, monkeypatch):
+def test_what_was_half_added_when_a_submission_was_killed_is_added_once(submitting, study, monkeypatch):
     """Both engines write a flow in two steps; here the process ends between them, without another word."""
-    submit, opened = queue
+    submit, opened = submitting
     monkeypatch.setattr(turns, "DEAD_AFTER_S", 0.5)
     name, method = "workflows", "insert_one"
     if opened.engine == "jobflow-remote":
@@ -85,36 +55,36 @@ def test_what_was_half_added_when_a_submission_was_killed_is_added_once(queue, m
 
     monkeypatch.setattr(Collection, method, dying)
     with pytest.raises(SystemExit):
-        submit(flows())
+        submit(study())
     monkeypatch.setattr(Collection, method, plain)
     left = opened.database["phonosmith_turn"]
     left.update_one({}, {"$set": {"owner": "somebody killed"}})
     assert len(left.find_one()["adding"]) == 2
     said = []
-    done = submit(flows(), show=lambda _, words: said.append(words))
+    done = submit(study(), show=lambda _, words: said.append(words))
     assert said[0].startswith("waiting for the submission of ")
     assert (done.n_new, done.n_queued) == (4, 2)
     assert set(uuids(opened).values()) == {1}
     assert len(uuids(opened)) == 6
-    assert submit(flows()).n_new == 0
+    assert submit(study()).n_new == 0
 
 
-def test_a_submission_that_lost_its_turn_adds_nothing_more(queue):
-    submit, opened = queue
+def test_a_submission_that_lost_its_turn_adds_nothing_more(submitting, study):
+    submit, opened = submitting
 
     def show(number, _):
         opened.database["phonosmith_turn"].update_one({}, {"$set": {"owner": "another"}})
 
     with pytest.raises(ConfigurationError, match="took over"):
-        submit(flows(), show=show)
+        submit(study(), show=show)
     assert len(uuids(opened)) == 2
 
 
-def test_jobs_made_by_jobs_that_failed_are_named(queue):
+def test_jobs_made_by_jobs_that_failed_are_named(submitting):
     """They are in no flow that is made at submission."""
     import routed_jobs as jobs
 
-    submit, opened = queue
+    submit, opened = submitting
 
     def campaign():
         start = jobs.named(jobs.fan_out("si"), "label si start")
@@ -138,7 +108,7 @@ def test_jobs_made_by_jobs_that_failed_are_named(queue):
     assert (done.n_new, done.n_queued, done.failed) == (0, 1, ["label si 07"])
 
 
-def test_workers_that_run_offline_are_refused(cluster, monkeypatch):
+def test_workers_that_run_offline_are_refused(cluster, study, monkeypatch):
     from fireworks import LaunchPad
 
     monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
@@ -147,8 +117,8 @@ def test_workers_that_run_offline_are_refused(cluster, monkeypatch):
     launchpad.reset("", require_password=False)
     launchpad.offline_runs.insert_one({"completed": False, "deprecated": False})
     with pytest.raises(ConfigurationError, match="1 jobs of this launchpad were started offline"):
-        submit_fireworks(flows(), cluster.routing(), path)
+        submit_fireworks(study(), cluster.routing(), path)
     adapter = path.parent / "qadapter_dft.yaml"
     adapter.write_text(adapter.read_text().replace("singleshot", "singleshot --offline"))
     with pytest.raises(ConfigurationError, match="--offline cannot be used"):
-        submit_fireworks(flows(), cluster.routing(), path)
+        submit_fireworks(study(), cluster.routing(), path)

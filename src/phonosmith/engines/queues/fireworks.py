@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
+import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,6 +25,7 @@ from phonosmith.engines.queues.submission import (
     check_workers,
     submit_flows,
 )
+from phonosmith.engines.queues.watching import asked, last_line
 from phonosmith.flows.routing import EngineName, Routing, route
 
 if TYPE_CHECKING:
@@ -112,7 +115,17 @@ class FireWorksQueue:
             for parent, children in workflow["links"].items():
                 for child in children:
                     parents[int(child)].append(str(parent))
-        return self._jobs({}, parents)
+        reserved = self.launchpad.launches.find({"state": "RESERVED"}, {"fw_id": 1, "state_history.reservation_id": 1})
+        processes = {
+            launch["fw_id"]: str(entry["reservation_id"])
+            for launch in reserved
+            for entry in launch["state_history"]
+            if "reservation_id" in entry
+        }
+        return [
+            dataclasses.replace(job, parents=tuple(parents[int(job.id)]), process=processes.get(int(job.id), ""))
+            for job in self._jobs({})
+        ]
 
     def jobs(self, uuids: Sequence[str]) -> list[QueuedJob]:
         """Return the jobs of some uuids."""
@@ -122,7 +135,7 @@ class FireWorksQueue:
         """Return every job that failed or was stopped."""
         return self._jobs({"state": {"$in": [name for name, state in _STATES.items() if state in UNSUCCESSFUL]}})
 
-    def _jobs(self, criteria: dict[str, Any], parents: Mapping[int, list[str]] | None = None) -> list[QueuedJob]:
+    def _jobs(self, criteria: dict[str, Any]) -> list[QueuedJob]:
         wanted = (
             *("fw_id", "name", "state", "spec._category"),
             *(f"spec._tasks.job.{key}" for key in ("uuid", "index", "metadata", "hosts")),
@@ -141,7 +154,6 @@ class FireWorksQueue:
                             index=known.get("index") or 1,
                             name=found["name"],
                             state=_STATES.get(found["state"], "stopped"),
-                            parents=tuple((parents or {}).get(found["fw_id"], ())),
                             metadata=known.get("metadata") or {},
                             hosts=tuple(known.get("hosts") or ()),
                             worker=str(found["spec"].get("_category") or ""),
@@ -166,6 +178,28 @@ class FireWorksQueue:
         workflow = flow_to_workflow(routed, store=store, allow_external_references=True)
         return [str(number) for number in sorted(self.launchpad.add_wf(workflow).values())]
 
+    def errors(self, jobs: Sequence[QueuedJob]) -> dict[str, str]:
+        """Return why jobs failed, by their numbers."""
+        numbers = {"fw_id": {"$in": [int(job.id) for job in jobs]}}
+        stack = "action.stored_data._exception._stacktrace"
+        found = self.launchpad.launches.find(numbers, {"fw_id": 1, "launch_id": 1, stack: 1}).sort("launch_id", 1)
+        return {str(launch["fw_id"]): last_line(_at(launch, stack.split("."))) for launch in found}
+
+    def schedulers(self, jobs: Sequence[QueuedJob]) -> tuple[dict[str, str], list[str]]:
+        """Return what SLURM on this machine says about the processes of jobs; qlaunch runs where it is."""
+        if not any(job.process for job in jobs):
+            return {}, []
+
+        def run(command: str) -> tuple[str, str, int]:
+            done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+            return done.stdout, done.stderr, done.returncode
+
+        return asked(run, "this machine")
+
+    def idle(self) -> str:
+        """Return '': FireWorks keeps no list of its workers."""
+        return ""
+
     def mend(self, uuids: Sequence[str]) -> None:
         """Take jobs out that no workflow knows: FireWorks writes those first."""
         numbers = [int(job.id) for job in self.jobs(uuids)]
@@ -182,6 +216,12 @@ def open_fireworks(launchpad: Path | None, store: JobStore | None = None) -> Fir
     check_job_store(results, source)
     results.connect()
     return FireWorksQueue(opened, str(path), results, own_store=store is None)
+
+
+def _at(document: Any, path: Sequence[str]) -> str:
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return str(document or "")
 
 
 def refuse_offline(folder: Path, launchpad: Any) -> None:
@@ -219,9 +259,9 @@ def submit_fireworks(
     refuse_offline(folder, queue.launchpad)
     warnings = artefact_warnings()
     if known_categories(folder) is None:
-        asked = ", ".join(sorted({target.category or target.worker for target in rules.targets}))
+        names = ", ".join(sorted({target.category or target.worker for target in rules.targets}))
         warnings.append(
-            f"No fworker*.yaml beside {queue.target}: whether a worker takes each category ({asked}) is not checked."
+            f"No fworker*.yaml beside {queue.target}: whether a worker takes each category ({names}) is not checked."
         )
     return submit_flows(flows, queue, rules, warnings, dry_run=dry_run, show=show)
 

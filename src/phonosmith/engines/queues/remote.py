@@ -24,6 +24,7 @@ from phonosmith.engines.queues.submission import (
     submit_flows,
     unreachable,
 )
+from phonosmith.engines.queues.watching import asked, last_line
 from phonosmith.flows.routing import EngineName, Routing, jobs_of, route
 
 if TYPE_CHECKING:
@@ -181,6 +182,42 @@ class RemoteQueue:
         worker = rules.inference.worker
         added = self.controller.add_flow(flow=routed, worker=worker, allow_external_references=True)
         return [str(number) for number in added]
+
+    def errors(self, jobs: Sequence[QueuedJob]) -> dict[str, str]:
+        """Return why jobs failed, by their numbers; of a refusal the store knows the reasons."""
+        wanted = {"db_id": {"$in": [job.id for job in jobs]}}
+        found = self.controller.get_jobs(wanted, projection=["db_id", "uuid", "error", "remote.error"])
+        return {
+            str(one["db_id"]): "refused"
+            if one["uuid"] in self.refused
+            else last_line(one.get("error") or (one.get("remote") or {}).get("error") or "")
+            for one in found
+        }
+
+    def schedulers(self, jobs: Sequence[QueuedJob]) -> tuple[dict[str, str], list[str]]:
+        """Return what schedulers say about the processes of jobs, by these, and where none could be asked."""
+        said: dict[str, str] = {}
+        notes: list[str] = []
+        for name in sorted({job.worker for job in jobs if job.process}):
+            worker = self.project.workers.get(name)
+            if getattr(worker, "scheduler_type", None) != "slurm":
+                continue
+            host = worker.get_host()
+            try:
+                host.connect()
+                answer, problems = asked(lambda command, host=host: host.execute(command), f"worker {name}")
+            except Exception as problem:  # noqa: BLE001 ssh, keys, names: each fails in its own way
+                answer, problems = {}, [f"Worker {name} cannot be reached: {problem}."]
+            finally:
+                host.close()
+            said |= answer
+            notes += problems
+        return said, notes
+
+    def idle(self) -> str:
+        """Return the command that starts the runner where none is known to run."""
+        running = self.controller.get_running_runner()
+        return "" if isinstance(running, dict) else f"jf -p {self.target} runner start"
 
     def mend(self, uuids: Sequence[str]) -> None:
         """Take out what is there of a flow of such jobs if it is not complete; what has begun stays."""
