@@ -26,7 +26,8 @@ def put(opened, name, state, process="", error=""):
         opened.launchpad.fireworks.update_one({"name": name}, {"$set": {"state": state}})
         stored = {"_exception": {"_stacktrace": error}}
         launch = {"fw_id": job["fw_id"], "launch_id": job["fw_id"], "state": state, "action": {"stored_data": stored}}
-        opened.launchpad.launches.insert_one(launch | {"state_history": [{"reservation_id": process}]})
+        launch["state_history"] = [{"reservation_id": process}]
+        opened.launchpad.launches.replace_one({"launch_id": job["fw_id"]}, launch, upsert=True)
     else:
         change = {"state": state, "remote.process_id": process, "error": error}
         opened.controller.jobs.update_one({"job.name": name}, {"$set": change})

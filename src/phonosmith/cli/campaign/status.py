@@ -99,6 +99,8 @@ def status(
 
     [bold]Example[/bold]: phonosmith status --engine jobflow-remote --watch
     """
+    from rich.console import Console
+
     from phonosmith.flows.routing import ENGINES
 
     if engine is not None and engine not in ENGINES:
@@ -117,7 +119,7 @@ def status(
         else:
             found = _look_at_store(store, run, artefacts, jobflow=jobflow, deep=deep)
         if watch:
-            typer.clear()
+            Console().clear()
         answer(found.payload(), lambda found=found: _show(found), json_output=json_output)
         if not watch or not found.at_work:
             break
