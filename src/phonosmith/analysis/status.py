@@ -18,7 +18,8 @@ from typing import Any
 from jobflow import JobStore
 
 from phonosmith.analysis.choice import FOUNDATION
-from phonosmith.analysis.queries import Results, read_results, store_query
+from phonosmith.analysis.collection import store_query
+from phonosmith.analysis.queries import Results, read_results
 from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, material_of, stage_of, step_of
 
 STAGES = (
