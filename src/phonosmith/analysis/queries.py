@@ -6,7 +6,7 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from phonosmith.analysis.collection import (
 from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
-__all__ = ["Phases", "Results", "find_reports", "newest", "read_phases", "read_results"]
+__all__ = ["REFERENCE", "Phases", "Results", "find_reports", "newest", "read_phases", "read_results"]
 
 _PHASE_PATHS = (
     *JOB, "output.schema_version", "output.material", "output.cell", "output.seed",
@@ -82,14 +82,12 @@ def read_results(store: JobStore, campaign: str | None = None) -> Results:
     numbers come from the flat collection beside the reports, brought up to date (`current_rows`).
     """
     flat, notes = current_rows(store, campaign)
-    frames = [c.frame(columns, [*rows]) for columns, rows in zip(FRAMES, _rows_of(newest(flat, FLAT)), strict=True)]
-    return Results(*frames, notes)
-
-
-def _rows_of(flat: Sequence[Row]) -> Iterator[Iterator[Row]]:
-    """Yield the rows of each frame."""
-    for name in NAMES:
-        yield (one["common"] | row for one in flat for row in one[name])
+    chosen = newest(flat, FLAT)
+    potentials, materials, costs, failures = (
+        c.frame(columns, [one["common"] | row for one in chosen for row in one[name]])
+        for name, columns in zip(NAMES, FRAMES, strict=True)
+    )
+    return Results(potentials, materials, costs, failures, notes)
 
 
 @dataclass(frozen=True)

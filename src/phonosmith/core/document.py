@@ -28,7 +28,7 @@ def schemas_once() -> Iterator[None]:
     A campaign asks for that of emmet's VASP document, 40 ms each time, 70 times for every material.
     """
     before = BaseModel.__dict__["model_json_schema"]
-    BaseModel.model_json_schema = classmethod(_schema_once)  # type: ignore[assignment]
+    BaseModel.model_json_schema = classmethod(_schema_once)  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
@@ -49,7 +49,10 @@ class Document(BaseModel):
             return {key: item for key, item in value.items() if not key.startswith("@")}
         return value
 
-    model_json_schema = classmethod(_schema_once)  # type: ignore[assignment]
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the JSON schema, made once."""
+        return _schema_once(cls, *args, **kwargs)
 
 
 class Missing(Document):

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -120,7 +121,7 @@ def status(
             found = _look_at_store(store, run, artefacts, jobflow=jobflow, deep=deep)
         if watch:
             Console().clear()
-        answer(found.payload(), lambda found=found: _show(found), json_output=json_output)
+        answer(found.payload(), partial(_show, found), json_output=json_output)
         if not watch or not found.at_work:
             break
         time.sleep(every)
@@ -244,7 +245,7 @@ def _show(found: _Look) -> None:
         typer.echo(f"  incomplete: {name} was made without {', '.join(missing)}")
     for name in found.lost:
         typer.secho(f"  lost: {name} is done, and its document is not in the store", fg="red")
-    for what, counts in (("run", found.counts), ("queue", found.queue and found.queue.counts)):
+    for what, counts in (("run", found.counts), ("queue", None if found.queue is None else found.queue.counts)):
         if counts is not None:
             words = ", ".join(f"{number} {name}" for name, number in sorted(counts.items()))
             typer.echo(f"{what}: {words or 'empty'}")

@@ -205,7 +205,7 @@ class RemoteQueue:
             host = worker.get_host()
             try:
                 host.connect()
-                answer, problems = asked(lambda command, host=host: host.execute(command), f"worker {name}")
+                answer, problems = asked(host.execute, f"worker {name}")
             except Exception as problem:  # noqa: BLE001 ssh, keys, names: each fails in its own way
                 answer, problems = {}, [f"Worker {name} cannot be reached: {problem}."]
             finally:

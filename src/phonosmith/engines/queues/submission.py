@@ -52,8 +52,11 @@ class Queue(Protocol):
     """What submissions and those who look at a queue need of an engine."""
 
     engine: EngineName
-    target: str
     store: JobStore
+
+    @property
+    def target(self) -> str:
+        """Project or launchpad file."""
 
     @property
     def database(self) -> Database[Any]:

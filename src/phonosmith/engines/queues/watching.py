@@ -86,7 +86,7 @@ def look(queue: Watched) -> QueueLook:
             live.append(LiveJob(job.name, job.metadata, "failed", "stopped or paused by somebody"))
         else:
             live.append(LiveJob(job.name, job.metadata, job.state, errors.get(job.id, "")))
-    counts = dict(Counter(job.state for job in jobs))
+    counts = dict(Counter(str(job.state) for job in jobs))
     found = QueueLook(queue.engine, queue.target, counts, live, notes)
     option = "project" if queue.engine == "jobflow-remote" else "launchpad"
     where = f"--engine {queue.engine} --{option} {queue.target}"
