@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from helpers.synthetic import store_reports, synthetic_reports
-from phonosmith.analysis import columns, queries
+from phonosmith.analysis import collection, columns
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.queries import read_results
 from phonosmith.core.errors import ConfigurationError
@@ -34,7 +34,7 @@ def reaches(model, path):
 
 
 def test_every_path_is_a_field_of_the_documents():
-    for path in queries.PROJECTION:
+    for path in collection.PROJECTION:
         if path.startswith("output."):
             assert reaches(MaterialReport, path.removeprefix("output.")), path
     assert not reaches(MaterialReport, "foundation.phonons.mae")
@@ -192,7 +192,7 @@ def test_labels_lost_in_the_audit_do_not_tear_a_training_set_apart(job_store):
 
 
 def test_large_parts_are_not_read(campaign):
-    (document, *_) = queries.find_reports(campaign, None, queries.PROJECTION, [])
+    (document, *_) = collection.find_reports(campaign, None, collection.PROJECTION, [])
     output = document["output"]
     assert "curve" not in output["strategies"][0]
     assert "tensor" not in output["foundation"]["elastic"]["fit"]

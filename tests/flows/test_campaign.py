@@ -7,7 +7,7 @@ from monty.json import MontyEncoder
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.core.identity import fix_identities
+from phonosmith.core.identity import fix_identities, identified
 from phonosmith.flows.campaign import CampaignMaker
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.embedded import demo_structure
@@ -117,6 +117,11 @@ def test_another_material_or_foundation_changes_nothing_there_was():
     first = fix_identities(campaign().make(crystals("Si"), foundations()))
     more = fix_identities(campaign().make(crystals("Si", "C"), foundations(2)))
     assert {job.uuid for job, _ in first.iterflow()} <= {job.uuid for job, _ in more.iterflow()}
+    # one material after the other gives the same jobs
+    counted: Counter[str] = Counter()
+    apart = [identified(flow, counted) for flow in campaign().flows(crystals("Si", "C"), foundations(2))]
+    assert [sum(job.name.startswith("report") for job, _ in one) for one in apart] == [2, 2]
+    assert {job.uuid for one in apart for job, _ in one} == {job.uuid for job, _ in more.iterflow()}
 
 
 def test_names_that_would_collide_are_refused():

@@ -140,9 +140,10 @@ METRICS: tuple[Metric, ...] = (
 )
 """What is known about a potential."""
 
-_SHARED = ("material", "formula", "campaign", "mode", "foundation", "cell", "seed", "reference", "rehearsal")
+SHARED = ("material", "formula", "campaign", "mode", "foundation", "cell", "seed", "reference", "rehearsal")
+"""What all rows of a report have in common."""
 MATERIAL: tuple[Column, ...] = (
-    *(column for column in IDENTITY if column.name in _SHARED),
+    *(column for column in IDENTITY if column.name in SHARED),
     Column("space_group", "", "international symbol", "text"),
     Column("space_group_number", "", "international number", "integer"),
     Column("n_atoms", "", "atoms in the cell of the report", "integer"),

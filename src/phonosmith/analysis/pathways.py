@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from phonosmith.analysis.choice import FOUNDATION, Choice, in_order
-from phonosmith.analysis.queries import REFERENCE, Phases, Row
+from phonosmith.analysis.collection import Row
+from phonosmith.analysis.queries import REFERENCE, Phases
 from phonosmith.analysis.table import DASH, CampaignTable, Cell, Columns, Table, fixed, number, tidy
 
 NUMBERS = {REFERENCE: 6, FOUNDATION: 7, "scratch": 8, "delta": 9, "multihead": 10, "transfer": 11}

@@ -6,7 +6,7 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,41 +15,24 @@ from jobflow import JobStore
 
 from phonosmith.analysis import columns as c
 from phonosmith.analysis.choice import Choice
-from phonosmith.analysis.documents import MATERIAL_SCHEMA
-from phonosmith.analysis.judgement import VERDICT_PATHS, fit_by_todays_limits
-from phonosmith.core.errors import ConfigurationError, MismatchError
+from phonosmith.analysis.collection import (
+    FLAT,
+    FRAMES,
+    JOB,
+    NAMES,
+    Row,
+    current_rows,
+    find_reports,
+    newest,
+    training_set,
+)
+from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
-Row = dict[str, Any]
-REPORTS: Row = {
-    # a range that an index on names serves: 'report ' up to the next character after the blank
-    "name": {"$gte": "report ", "$lt": "report!"},
-    "output.@class": "MaterialReport",
-}
-"""Filter for the reports of materials in a job store."""
-OLDEST_SCHEMA = 1
-_METRIC_PATHS = dict.fromkeys(path for metric in c.METRICS for path in (metric.path, metric.relative_to) if path)
-_POTENTIAL_PATHS = (
-    "strategy", "n_train", "potential.name", "potential.sha256",
-    *(path for path in dict.fromkeys((*_METRIC_PATHS, *VERDICT_PATHS)) if not path.startswith("report:")),
-)  # fmt: skip
-_REPORT_PATHS = (
-    "schema_version", "material", "formula", "campaign", "mode", "cell", "seed", "reference", "rehearsal",
-    "space_group", "space_group_number", "best", "gain", "failed", "costs", "limits",
-    "labels.subsets", "labels.n_excluded", "labels.n_failed", "labels.train.n_frames",
-    "structure.sites.label",
-    "reference_result.phonons.n_displacements", "foundation.summary.n_displacements",
-    *(path.removeprefix("report:") for path in _METRIC_PATHS if path.startswith("report:")),
-)  # fmt: skip
-_JOB = ("uuid", "index", "completed_at")
-PROJECTION: tuple[str, ...] = (
-    *_JOB,
-    *(f"output.{path}" for path in _REPORT_PATHS),
-    *(f"output.{part}.{path}" for part in ("foundation", "strategies") for path in _POTENTIAL_PATHS),
-)
-"""Fields that are read of each report."""
+__all__ = ["REFERENCE", "Phases", "Results", "find_reports", "newest", "read_phases", "read_results"]
+
 _PHASE_PATHS = (
-    *_JOB, "output.schema_version", "output.material", "output.cell", "output.seed",
+    *JOB, "output.schema_version", "output.material", "output.cell", "output.seed",
     "output.foundation.potential.name", "output.foundation.potential.sha256", "output.labels.subsets",
     *(f"output.{part}.{name}" for part in ("foundation", "strategies") for name in ("strategy", "n_train")),
     *(
@@ -92,123 +75,19 @@ class Results:
         return len(self.materials) == 0
 
 
-_FRAMES = ((*c.IDENTITY, *c.METRICS), c.MATERIAL, c.COST, c.FAILURE)
-"""Columns of the frames in their order."""
-
-
 def read_results(store: JobStore, campaign: str | None = None) -> Results:
     """Return what the reports in a job store, or of one campaign, say.
 
-    Of several of one material, foundation, cell and seed the newest counts. The store is connected where it is not.
+    Of several of one material, foundation, cell and seed the newest counts. The store is connected where it is not. The
+    numbers come from the flat collection beside the reports, brought up to date (`current_rows`).
     """
-    notes: list[str] = []
-    reports: list[list[list[Row]]] = []
-    for document in newest(find_reports(store, campaign, PROJECTION, notes)):
-        try:
-            made = [
-                [{column.name: c.checked(column, row.get(column.name)) for column in columns} for row in rows]
-                for columns, rows in zip(_FRAMES, _rows(document, document["output"]), strict=True)
-            ]
-            reports.append(made)
-        except (TypeError, AttributeError, KeyError, ValueError) as error:
-            name = document["output"].get("material")
-            notes.append(f"job {document.get('uuid')}: report of {name} is damaged: {error}")
-    frames = [[row for made in reports for row in made[place]] for place in range(len(_FRAMES))]
-    potentials, materials, costs, failures = map(c.frame, _FRAMES, frames)
+    flat, notes = current_rows(store, campaign)
+    chosen = newest(flat, FLAT)
+    potentials, materials, costs, failures = (
+        c.frame(columns, [one["common"] | row for one in chosen for row in one[name]])
+        for name, columns in zip(NAMES, FRAMES, strict=True)
+    )
     return Results(potentials, materials, costs, failures, notes)
-
-
-def find_reports(store: JobStore, campaign: str | None, properties: tuple[str, ...], notes: list[str]) -> Iterator[Row]:
-    """Yield projected documents whose output is a report of a version that can be read; note the others."""
-    criteria = REPORTS | ({"output.campaign": campaign} if campaign is not None else {})
-    for document in store_query(store, criteria, properties):
-        version = document["output"].get("schema_version")
-        if isinstance(version, int) and OLDEST_SCHEMA <= version <= MATERIAL_SCHEMA:
-            yield document
-            continue
-        newer = isinstance(version, int) and version > MATERIAL_SCHEMA
-        notes.append(
-            f"job {document.get('uuid')}: report of {document['output'].get('material')} has layout {version}, "
-            f"{OLDEST_SCHEMA} to {MATERIAL_SCHEMA} can be read: "
-            + ("install a newer phonosmith to read it" if newer else "run the material again")
-        )
-
-
-def store_query(store: JobStore, criteria: Row, properties: tuple[str, ...]) -> list[Row]:
-    """Return projected documents of a job store, connected where it is not.
-
-    Raises
-    ------
-    ConfigurationError
-        When the store cannot be read.
-    """
-    try:
-        store.connect()
-        return list(store.query(criteria, properties=list(properties), load=False))
-    except Exception as error:
-        raise ConfigurationError(
-            f"The job store {store.name} cannot be read: {type(error).__name__}: {error}.",
-            "Check that its server runs and that jobflow.yaml or --store names the right one.",
-        ) from error
-
-
-def newest(documents: Iterable[Row]) -> list[Row]:
-    """Return the newest report of each material, foundation, cell and seed, by material."""
-    best: dict[tuple[str, ...], Row] = {}
-    paths = ("material", "foundation.potential.sha256", "cell", "seed")
-    for document in sorted(documents, key=lambda one: (str(one.get("completed_at") or ""), int(one.get("index") or 0))):
-        best[tuple(str(c.at(document["output"], path)) for path in paths)] = document
-    return [best[key] for key in sorted(best)]
-
-
-def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
-    """Return the rows a report gives to each frame."""
-    plain = ("material", "formula", "campaign", "cell", "reference", "rehearsal", "space_group", "space_group_number")
-    # layout 1 knew neither mode nor seed
-    common = {name: report.get(name) for name in (*plain, "best", "gain")} | {
-        "mode": report.get("mode") or "comparison",
-        "seed": report.get("seed") or 0,
-        "foundation": c.at(report, "foundation.potential.name"),
-        "uuid": document.get("uuid"),
-        "completed_at": str(document.get("completed_at") or ""),
-    }
-    if not common["material"]:
-        raise ValueError("it names no material")
-    tuned = report.get("strategies") or []
-    potentials = [
-        common
-        | {name: part[name] for name in ("strategy", "n_train")}
-        | {"training_set": training_set(part, report), "potential_sha256": c.at(part, "potential.sha256")}
-        | {metric.name: c.checked(metric, metric.value(part, report)) for metric in c.METRICS}
-        | {"fit": fit_by_todays_limits(part, report)}
-        for part in (report["foundation"], *tuned)
-    ]
-    failed = report.get("failed") or []
-    sites = c.at(report, "structure.sites")
-    truth = c.at(report, "reference_result.phonons.n_displacements")
-    material = common | {
-        "n_atoms": len(sites) if sites else None,
-        "n_potentials": len(tuned),
-        "n_failed": len(failed),
-        "n_labels_excluded": c.at(report, "labels.n_excluded"),
-        "n_labels_failed": c.at(report, "labels.n_failed"),
-        "n_displaced_cells": c.at(report, "foundation.summary.n_displacements") if truth is None else truth,
-    }
-    costs = []
-    for item in report.get("costs") or []:
-        hours = item["wall_seconds"] / 3600
-        counted = {"core_hours": hours * (item.get("cores") or 1), "gpu_hours": hours * (item.get("gpus") or 0)}
-        costs.append(common | item | counted)
-    return potentials, [material], costs, [common | {"what": what} for what in failed]
-
-
-def training_set(part: Mapping[str, Any], report: Mapping[str, Any]) -> str:
-    """Return the number of structures that was asked for, which the audit may have made smaller."""
-    if part["n_train"] == 0:
-        return ""
-    subsets = c.at(report, "labels.subsets") or {}
-    asked = [int(size) for size, ref in subsets.items() if c.at(ref, "n_frames") == part["n_train"]]
-    return str(min(asked)) if asked else "all"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from typing import Any
 from jobflow import JobStore
 
 from phonosmith.analysis.choice import FOUNDATION
-from phonosmith.analysis.queries import Results, read_results, store_query
-from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, stage_of, step_of
+from phonosmith.analysis.collection import store_query
+from phonosmith.analysis.queries import Results, read_results
+from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, material_of, stage_of, step_of
 
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
@@ -35,13 +36,27 @@ _COUNTED = re.compile(r" (?:\d+/\d+|part \d+)$")
 
 @dataclass
 class StageStatus:
-    """Numbers of jobs of one stage of one material; ``running`` and ``waiting`` only where a run was looked at."""
+    """Numbers of jobs of one stage of one material; the last three only where a run or a queue was looked at.
+
+    ``waiting`` needs other jobs, ``pending`` a worker or the scheduler.
+    """
 
     done: int = 0
     failed: int = 0
     missing: int = 0
     running: int = 0
     waiting: int = 0
+    pending: int = 0
+
+
+@dataclass(frozen=True)
+class LiveJob:
+    """A job as whoever runs it knows it: ``state`` as the fields above, or another word; why it failed or waits."""
+
+    name: str
+    metadata: Mapping[str, Any]
+    state: str
+    reason: str = ""
 
 
 @dataclass
@@ -58,6 +73,8 @@ class MaterialStatus:
         Jobs or strategies without a result, with the reason where the store or the run knows it.
     missing
         Names of jobs expected after the other materials.
+    pending
+        Numbers of jobs by what they wait for.
     """
 
     material: str
@@ -67,6 +84,7 @@ class MaterialStatus:
     stages: dict[str, StageStatus] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    pending: dict[str, int] = field(default_factory=dict)
 
     def stage(self, name: str) -> StageStatus:
         """Return the entry of a stage, made where it is missing."""
@@ -94,6 +112,36 @@ class StoreStatus:
         said = (metadata or {}).get(MATERIAL) if STAGE in (metadata or {}) else None
         key = owner(name, self.materials) if said is None else str(said).lower()
         return None if key is None else self.materials.setdefault(key, MaterialStatus(key))
+
+    def add_live(self, jobs: Iterable[LiveJob]) -> None:
+        """Replace guesses about what is missing of the materials of some jobs by what their runner or queue knows."""
+        guessed: set[str] = set()
+        for job in jobs:
+            if job.name == _OUTPUT_JOB:
+                continue
+            material = self.find(job.name, job.metadata)
+            if material is None:
+                # nothing of this material is in the store yet
+                if not (key := material_of(job.name, job.metadata)):
+                    continue
+                material = self.materials.setdefault(key, MaterialStatus(key))
+            if material.material not in guessed:
+                guessed.add(material.material)
+                material.missing.clear()
+                for entry in material.stages.values():
+                    entry.missing = 0
+            stage = material.stage(stage_of(job.name, job.metadata))
+            stage.running += job.state == "running"
+            stage.waiting += job.state == "waiting"
+            if job.state == "pending":
+                stage.pending += 1
+                material.pending[job.reason] = material.pending.get(job.reason, 0) + 1
+            elif job.state == "failed":
+                stage.failed += job.name not in material.failed
+                material.failed[job.name] = job.reason or "failed"
+            elif job.state == "missing":
+                stage.missing += 1
+                material.missing.append(job.name)
 
 
 def owner(name: str, keys: Iterable[str]) -> str | None:

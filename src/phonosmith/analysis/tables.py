@@ -12,10 +12,11 @@ from jobflow import JobStore
 
 from phonosmith.analysis import costs as cost
 from phonosmith.analysis.choice import CELLS, FOUNDATION, Choice, choose, in_order, selected
+from phonosmith.analysis.collection import Row
 from phonosmith.analysis.columns import METRICS
 from phonosmith.analysis.pathways import pathway_tables
 from phonosmith.analysis.published import Pair, grandel2026
-from phonosmith.analysis.queries import Phases, Results, Row, read_phases, read_results
+from phonosmith.analysis.queries import Phases, Results, read_phases, read_results
 from phonosmith.analysis.statistics import (
     FENCE,
     correlation,

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import uuid as uuid_module
+from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from phonosmith.core.hashing import digest_json
 
 if TYPE_CHECKING:
-    from jobflow import Flow
+    from jobflow import Flow, Job
 
 NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
 VOLATILE = ("uuid", "hosts", "index", "output")
 DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
 """What describes a job is no part of what it does: it counts as empty, as it was before jobs were described."""
+_WORK = ("function", "function_args", "function_kwargs")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
@@ -25,26 +28,50 @@ def has_content_identity(uuid: str) -> bool:
 
 
 def fix_identities(flow: Flow) -> Flow:
-    """Return the flow with every job's uuid derived from what the job does and what it depends on.
+    """Give every job of a flow, in place, a uuid derived from what it does and what it depends on; return the flow.
 
     Two flows built from the same inputs get the same uuids, so a store that holds the outputs of one holds those of the
     other: adding a strategy to a finished campaign leaves only the new jobs to run. Jobs that are equal in everything
     (name, function, arguments, configuration) are told apart by counting. None may have run under its old uuid.
     """
+    identified(flow, Counter())
+    return flow
+
+
+def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]:
+    """Do the same for one of several flows and return its jobs with the uuids of their parents, parents first.
+
+    ``counted`` goes on from flow to flow: how often which content has been seen.
+    """
     from monty.json import MontyDecoder, MontyEncoder
 
-    ordered = [job for job, _ in flow.iterflow()]
-    text = json.dumps(flow, cls=MontyEncoder)
-    seen: dict[str, int] = {}
+    ordered = list(flow.iterflow())
     renamed: dict[str, str] = {}
-    for job in ordered:
-        document = json.loads(_rename(json.dumps(job, cls=MontyEncoder), renamed))
-        plain = {k: v for k, v in document.items() if k not in VOLATILE} | DESCRIPTION
+    for job, _ in ordered:
+        before = json.dumps(job, cls=MontyEncoder)
+        text = _rename(before, renamed)
+        document = json.loads(text)
+        plain = {key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION
         content = digest_json(without_versions(plain))
-        seen[content] = seen.get(content, 0) + 1
-        renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{seen[content]}"))
-    fixed: Flow = MontyDecoder().decode(_rename(text, renamed))
-    return fixed
+        counted[content] += 1
+        renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
+        if text != before:
+            # what names other jobs is read anew; making a whole job anew would cost four times as much
+            work = MontyDecoder().process_decoded({key: document[key] for key in _WORK})
+            job.function, job.function_args, job.function_kwargs = (work[key] for key in _WORK)
+        job.set_uuid(renamed[job.uuid])
+    for inner in _flows(flow):
+        if inner.output is not None:
+            inner.output = MontyDecoder().decode(_rename(json.dumps(inner.output, cls=MontyEncoder), renamed))
+    return [(job, [renamed.get(parent, parent) for parent in parents]) for job, parents in ordered]
+
+
+def _flows(flow: Flow) -> Iterator[Flow]:
+    """Yield a flow and those in it."""
+    yield flow
+    for member in flow.jobs:
+        if hasattr(member, "jobs"):
+            yield from _flows(member)
 
 
 def without_versions(plain: Any) -> Any:

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
@@ -18,6 +18,7 @@ import yaml
 from jobflow import Flow, Maker
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
@@ -117,6 +118,16 @@ class CampaignMaker(Maker):
         ``sampler`` relaxes the configurations, by default the first foundation. Two materials or foundations of one
         name are refused, and all that ``FineTuneMaterialMaker`` refuses.
         """
+        flows = [*self.flows(materials, foundations, sampler)]
+        return Flow(flows, output=[report for flow in flows for report in flow.output], name=self.name)
+
+    def flows(
+        self,
+        materials: Mapping[str, Structure],
+        foundations: Sequence[PotentialRef],
+        sampler: PotentialRef | None = None,
+    ) -> Iterator[Flow]:
+        """Return the flows of the materials, each made when it is asked for; what `make` refuses is refused at once."""
         slugs = [_slug(ref.name) for ref in foundations]
         for kind, called in {"materials": [name.lower() for name in materials], "foundations": slugs}.items():
             double = sorted(name for name, count in Counter(called).items() if count > 1)
@@ -130,26 +141,37 @@ class CampaignMaker(Maker):
             materials.values(), [*foundations, *([sampler] if sampler else [])]
         ):
             maker.check(structure, potential)
-        flows, reports = [], []
-        for label, structure in materials.items():
-            key = label.lower()
-            parts, variants = maker.parts(structure, key), []
-            for cell, foundation, seed in itertools.product(self.cells, foundations, self.seeds):
-                of_cell = "" if cell == self.cells[0] else f"-{cell}"
-                base = key if foundation is foundations[0] else f"{key}-{_slug(foundation.name)}"
-                variant = Variant(
-                    foundation=foundation,
-                    sampler=sampler or foundations[0],
-                    sampling=settings.sampling.model_copy(update={"cell": cell}),
-                    seed=seed,
-                    labels=f"{key}{of_cell}",
-                    base=base,
-                    name=f"{base}{of_cell}" + ("" if seed == self.seeds[0] else f"-s{seed}"),
-                )
-                variants.append(variant)
-            reports += maker.add_variants(parts, variants, label)
-            flows.append(Flow(parts.jobs, name=f"{self.name} {key}"))
-        return Flow(flows, output=[report.output for report in reports], name=self.name)
+        return (
+            self._of_material(maker, label, structure, foundations, sampler or foundations[0])
+            for label, structure in materials.items()
+        )
+
+    @schemas_once()
+    def _of_material(
+        self,
+        maker: FineTuneMaterialMaker,
+        label: str,
+        structure: Structure,
+        foundations: Sequence[PotentialRef],
+        sampler: PotentialRef,
+    ) -> Flow:
+        key = label.lower()
+        parts, variants = maker.parts(structure, key), []
+        for cell, foundation, seed in itertools.product(self.cells, foundations, self.seeds):
+            of_cell = "" if cell == self.cells[0] else f"-{cell}"
+            base = key if foundation is foundations[0] else f"{key}-{_slug(foundation.name)}"
+            variant = Variant(
+                foundation=foundation,
+                sampler=sampler,
+                sampling=maker.settings.sampling.model_copy(update={"cell": cell}),
+                seed=seed,
+                labels=f"{key}{of_cell}",
+                base=base,
+                name=f"{base}{of_cell}" + ("" if seed == self.seeds[0] else f"-s{seed}"),
+            )
+            variants.append(variant)
+        reports = maker.add_variants(parts, variants, label)
+        return Flow(parts.jobs, output=[report.output for report in reports], name=f"{self.name} {key}")
 
 
 def _slug(name: str) -> str:
@@ -170,10 +192,16 @@ class Campaign:
 
     def flow(self) -> Flow:
         """Return the flow of the whole campaign."""
+        return self._maker().make(self.structures, self.foundations, self.sampler)
+
+    def flows(self) -> Iterator[Flow]:
+        """Return the flow of each material, each made when it is asked for."""
+        return self._maker().flows(self.structures, self.foundations, self.sampler)
+
+    def _maker(self) -> CampaignMaker:
         spec = self.spec
         maker = FineTuneMaterialMaker(name=spec.name, engine=self.engine, settings=spec, replay=self.replay)
-        campaign = CampaignMaker(name=spec.name, maker=maker, cells=tuple(spec.cells), seeds=tuple(spec.seeds))
-        return campaign.make(self.structures, self.foundations, self.sampler)
+        return CampaignMaker(name=spec.name, maker=maker, cells=tuple(spec.cells), seeds=tuple(spec.seeds))
 
 
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job, Maker
 
+from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
 from phonosmith.flows.parts import MaterialParts, Owner
@@ -100,6 +101,7 @@ class FineTuneMaterialMaker(Maker):
         self.name, self.engine, self.replay, self.seed, self.campaign = name, engine, replay, seed, campaign
         self.settings = material_settings(settings, **changes)
 
+    @schemas_once()
     def make(
         self, structure: Structure, foundation: PotentialRef, material: str = "", sampler: PotentialRef | None = None
     ) -> Flow:

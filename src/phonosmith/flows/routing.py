@@ -171,7 +171,7 @@ def route(flow: Flow | Job, rules: Routing | None = None, engine: EngineName = "
     """
     if engine not in ENGINES:
         raise ConfigurationError(f"Nothing can be routed for {engine!r}.", f"Engines: {', '.join(ENGINES)}.")
-    for member in _members(flow):
+    for member in jobs_of(flow):
         _route_job(member, rules or Routing(), engine)
     return flow
 
@@ -204,18 +204,18 @@ def _output_tolerance(replacement: Any) -> OnMissing:
     return OnMissing.ERROR if len(sources) == 1 else OnMissing.NONE
 
 
-def _members(made: Any) -> Iterator[Job]:
+def jobs_of(made: Any) -> Iterator[Job]:
     """Yield the jobs in whatever a job may return as new ones."""
     match made:
         case Job():
             yield made
         case Flow():
-            yield from _members(made.jobs)
+            yield from jobs_of(made.jobs)
         case dict():
-            yield from _members([*made.values()])
+            yield from jobs_of([*made.values()])
         case list() | tuple():
             for inner in made:
-                yield from _members(inner)
+                yield from jobs_of(inner)
 
 
 class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type information
@@ -240,7 +240,7 @@ class RoutedFunction(MSONable):  # type: ignore[misc]  # monty has no type infor
                     tolerance, name_filter=_OUTPUT_JOB, attributes=list(tolerance), dynamic=True
                 )
             rules = Routing.model_validate(self.rules)
-            for member in _members([answer.replace, answer.addition, answer.detour]):
+            for member in jobs_of([answer.replace, answer.addition, answer.detour]):
                 _route_job(member, rules, self.engine)
         seal_answer(answer)
         return answer

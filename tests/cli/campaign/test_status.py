@@ -75,7 +75,14 @@ def test_a_local_run_says_what_runs_waits_and_failed(tmp_path, flow):
     found = asked("--run", tmp_path)
     (material,) = found["materials"]
     assert material["failed"] == {"train si delta": "loss is not finite"}
-    assert material["stages"]["train"] == {"done": 0, "failed": 1, "missing": 0, "running": 1, "waiting": 0}
+    assert material["stages"]["train"] == {
+        "done": 0,
+        "failed": 1,
+        "missing": 0,
+        "running": 1,
+        "waiting": 0,
+        "pending": 0,
+    }
     assert material["stages"]["sample"]["done"] == 1
     assert material["missing"] == ["phonon si delta"]
     assert material["stages"]["report"]["waiting"] == 1

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from helpers.mongo_server import running_server
-from phonosmith.cli.campaign.submit import submit_flow
+from phonosmith.cli.campaign.submit import submit_flows
 from phonosmith.cli.main import app
 from phonosmith.cli.setup.doctor import check_fireworks, check_jobflow_remote, run_check
 from phonosmith.core.errors import ConfigurationError
@@ -160,7 +160,7 @@ def test_what_is_missing_is_said_before_anything_is_submitted(engine, change, wo
     ready(change)
     launchpad = tmp_path / "my_launchpad.yaml" if engine == "fireworks" else None
     with pytest.raises(ConfigurationError) as caught:
-        submit_flow(campaign_flow, engine, Routing(), launchpad=launchpad)
+        submit_flows(campaign_flow, engine, Routing(), launchpad=launchpad)
     for word in words:
         assert word in str(caught.value)
 

@@ -9,8 +9,9 @@ import pytest
 from phonosmith.core.errors import InputError
 from phonosmith.core.identity import fix_identities
 from phonosmith.engines.queues.fireworks import retry_fireworks
+from phonosmith.engines.queues.jobs import QueuedJob
 from phonosmith.engines.queues.remote import retry_remote
-from phonosmith.engines.queues.retrying import QueuedJob, plan_retry
+from phonosmith.engines.queues.retrying import plan_retry
 from phonosmith.flows.routing import route
 
 MODULE = """
@@ -243,8 +244,8 @@ def test_what_needs_a_failed_collection_waits_for_it_instead_of_looking_for_its_
 
 def queued(number, uuid, *, index=1, parents=(), state="done", hosts=("flow",), name=""):
     return QueuedJob(
-        id=str(number), uuid=uuid, index=index, name=name or uuid, failed=state == "failed",
-        settled=state != "waiting", parents=tuple(map(str, parents)), hosts=hosts,
+        id=str(number), uuid=uuid, index=index, name=name or uuid, state=state,
+        parents=tuple(map(str, parents)), hosts=hosts,
     )  # fmt: skip
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, read_yaml
+from phonosmith.cli.common import JSON, answer, command, progress_bar, read_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -41,7 +42,17 @@ def submit(
 
     runs = engine_named(engine, project, launchpad)
     checked = read_campaign(campaign)
-    done = submit_flow(checked.flow(), runs, read_rules(routing), project=project, launchpad=launchpad, dry_run=dry_run)
+    rules = read_rules(routing)
+    with progress_bar("making the flows", len(checked.structures)) as bar:
+        done = submit_flows(
+            checked.flows(),
+            runs,
+            rules,
+            project=project,
+            launchpad=launchpad,
+            dry_run=dry_run,
+            show=lambda number, words: bar(number, None, words),
+        )
     answer(done, lambda: _show(done, dry_run=dry_run), json_output=json_output)
 
 
@@ -75,23 +86,24 @@ def read_rules(path: Path | None) -> Routing:
     return read_routing(section, f"{path}: routing")
 
 
-def submit_flow(
-    flow: Flow,
+def submit_flows(
+    flows: Flow | Iterable[Flow],
     engine: EngineName,
     rules: Routing,
     *,
     project: str | None = None,
     launchpad: Path | None = None,
     dry_run: bool = False,
+    show: Callable[[int, str], None] = lambda *_: None,
 ) -> Submission:
-    """Submit a flow to one of the engines."""
+    """Submit flows to one of the engines; ``show`` is told how many are through, and what goes on."""
     if engine == "jobflow-remote":
         from phonosmith.engines.queues.remote import submit_remote
 
-        return submit_remote(flow, rules, project, dry_run=dry_run)
+        return submit_remote(flows, rules, project, dry_run=dry_run, show=show)
     from phonosmith.engines.queues.fireworks import submit_fireworks
 
-    return submit_fireworks(flow, rules, launchpad, dry_run=dry_run)
+    return submit_fireworks(flows, rules, launchpad, dry_run=dry_run, show=show)
 
 
 def _show(done: Submission, *, dry_run: bool) -> None:

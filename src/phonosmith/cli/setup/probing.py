@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, job
 
-from phonosmith.cli.campaign.submit import submit_flow
+from phonosmith.cli.campaign.submit import submit_flows
 from phonosmith.cli.common import progress_bar
 from phonosmith.cli.setup.doctor import WORKER_CHECKS, Finding, check_potcars, check_vasp_command, run_check
 from phonosmith.core.artefacts import default_artefacts
@@ -71,7 +71,7 @@ def probe_workers(
     flow = fix_identities(Flow(jobs, name="phonosmith doctor"))
     named = {member.uuid: member.name.removeprefix("probe ") for member, _ in flow.iterflow()}
     probing = rules.model_copy(update={"rules": (*to_each, *rules.rules)})
-    submit_flow(flow, engine, probing, project=project, launchpad=launchpad)
+    submit_flows(flow, engine, probing, project=project, launchpad=launchpad)
     store, failed = _watched(engine, project, launchpad)
     end, answers, lost = time.monotonic() + seconds, {}, set[str]()
     with progress_bar("workers", len(named)) as show:

@@ -2,36 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import subprocess
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.engines.queues.retrying import (
-    QueuedJob,
-    Retried,
-    plan_retry,
-    remove_results,
-    with_references,
-)
+from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
+from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_references
 from phonosmith.engines.queues.submission import (
     PATIENCE_MS,
     Submission,
     artefact_warnings,
     check_job_store,
     check_workers,
-    select,
+    submit_flows,
 )
-from phonosmith.flows.routing import Routing, route
+from phonosmith.engines.queues.watching import asked, last_line
+from phonosmith.flows.routing import EngineName, Routing, route
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
+    from pymongo.database import Database
 
-FAILED_STATES = ("FIZZLED", "DEFUSED", "PAUSED")
+_STATES: dict[str, QueueState] = {
+    "WAITING": "waiting", "READY": "ready", "RESERVED": "pending", "RUNNING": "running", "COMPLETED": "done",
+    "FIZZLED": "failed", "DEFUSED": "stopped", "PAUSED": "stopped",
+}  # fmt: skip
+_UUID = "spec._tasks.job.uuid"
 
 
 def launchpad_file(given: Path | None) -> Path:
@@ -88,48 +93,177 @@ def known_categories(folder: Path) -> set[str] | None:
     return categories if files else None
 
 
-def submit_fireworks(
-    flow: Flow, rules: Routing, launchpad: Path | None = None, *, store: JobStore | None = None, dry_run: bool = False
-) -> Submission:
-    """Submit what is new in a flow, not yet routed, to FireWorks.
+@dataclass
+class FireWorksQueue:
+    """A launchpad; results go to ``store``, and with ``own_store`` to that of each worker's own ``jobflow.yaml``."""
 
-    Results go to ``store``, where it is None to that of ``jobflow.yaml``, each worker's own. A dry run only checks.
-    """
-    from jobflow.managers.fireworks import flow_to_workflow
+    launchpad: Any
+    target: str
+    store: JobStore
+    own_store: bool = True
+    engine: EngineName = "fireworks"
 
+    @property
+    def database(self) -> Database[Any]:
+        """The launchpad's own database."""
+        return cast("Database[Any]", self.launchpad.db)
+
+    def all_jobs(self) -> list[QueuedJob]:
+        """Return every job with the jobs it needs."""
+        parents = defaultdict(list)
+        for workflow in self.launchpad.workflows.find({}, {"links": 1}):
+            for parent, children in workflow["links"].items():
+                for child in children:
+                    parents[int(child)].append(str(parent))
+        reserved = self.launchpad.launches.find({"state": "RESERVED"}, {"fw_id": 1, "state_history.reservation_id": 1})
+        processes = {
+            launch["fw_id"]: str(entry["reservation_id"])
+            for launch in reserved
+            for entry in launch["state_history"]
+            if "reservation_id" in entry
+        }
+        return [
+            dataclasses.replace(job, parents=tuple(parents[int(job.id)]), process=processes.get(int(job.id), ""))
+            for job in self._jobs({})
+        ]
+
+    def jobs(self, uuids: Sequence[str]) -> list[QueuedJob]:
+        """Return the jobs of some uuids."""
+        return self._jobs({_UUID: {"$in": list(uuids)}})
+
+    def unsuccessful(self) -> list[QueuedJob]:
+        """Return every job that failed or was stopped."""
+        return self._jobs({"state": {"$in": [name for name, state in _STATES.items() if state in UNSUCCESSFUL]}})
+
+    def _jobs(self, criteria: dict[str, Any]) -> list[QueuedJob]:
+        wanted = (
+            *("fw_id", "name", "state", "spec._category"),
+            *(f"spec._tasks.job.{key}" for key in ("uuid", "index", "metadata", "hosts")),
+        )
+        jobs = []
+        for found in self.launchpad.fireworks.find(
+            {"state": {"$ne": "ARCHIVED"}, **criteria}, dict.fromkeys(wanted, 1)
+        ):
+            for task in found["spec"]["_tasks"]:
+                if "job" in task:
+                    known = task["job"]
+                    jobs.append(
+                        QueuedJob(
+                            id=str(found["fw_id"]),
+                            uuid=known["uuid"],
+                            index=known.get("index") or 1,
+                            name=found["name"],
+                            state=_STATES.get(found["state"], "stopped"),
+                            metadata=known.get("metadata") or {},
+                            hosts=tuple(known.get("hosts") or ()),
+                            worker=str(found["spec"].get("_category") or ""),
+                        )
+                    )
+        return jobs
+
+    def check(self, flow: Flow, rules: Routing) -> None:
+        """Refuse categories that no worker file beside the launchpad's takes."""
+        folder = Path(self.target).parent
+        categories = known_categories(folder)
+        if categories is not None:
+            check_workers(flow, rules, sorted(categories), f"{folder} (fworker files)", field="category")
+
+    def add(self, flow: Flow, rules: Routing) -> list[str]:
+        """Route a flow, put it into the queue and return the numbers of its jobs."""
+        from jobflow.managers.fireworks import flow_to_workflow
+
+        # FireWorks itself never looks for a job by its uuid
+        self.launchpad.fireworks.create_index(_UUID)
+        routed, store = route(flow, rules, "fireworks"), None if self.own_store else self.store
+        workflow = flow_to_workflow(routed, store=store, allow_external_references=True)
+        return [str(number) for number in sorted(self.launchpad.add_wf(workflow).values())]
+
+    def errors(self, jobs: Sequence[QueuedJob]) -> dict[str, str]:
+        """Return why jobs failed, by their numbers."""
+        numbers = {"fw_id": {"$in": [int(job.id) for job in jobs]}}
+        stack = "action.stored_data._exception._stacktrace"
+        found = self.launchpad.launches.find(numbers, {"fw_id": 1, "launch_id": 1, stack: 1}).sort("launch_id", 1)
+        return {str(launch["fw_id"]): last_line(_at(launch, stack.split("."))) for launch in found}
+
+    def schedulers(self, jobs: Sequence[QueuedJob]) -> tuple[dict[str, str], list[str]]:
+        """Return what SLURM on this machine says about the processes of jobs; qlaunch runs where it is."""
+        if not any(job.process for job in jobs):
+            return {}, []
+
+        def run(command: str) -> tuple[str, str, int]:
+            done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+            return done.stdout, done.stderr, done.returncode
+
+        return asked(run, "this machine")
+
+    def idle(self) -> str:
+        """Return '': FireWorks keeps no list of its workers."""
+        return ""
+
+    def mend(self, uuids: Sequence[str]) -> None:
+        """Take jobs out that no workflow knows: FireWorks writes those first."""
+        numbers = [int(job.id) for job in self.jobs(uuids)]
+        known = self.launchpad.workflows.find({"nodes": {"$in": numbers}}, {"nodes": 1})
+        lost = set(numbers).difference(*(workflow["nodes"] for workflow in known))
+        self.launchpad.fireworks.delete_many({"fw_id": {"$in": sorted(lost)}})
+
+
+def open_fireworks(launchpad: Path | None, store: JobStore | None = None) -> FireWorksQueue:
+    """Return a launchpad, FireWorks' own default when None, with its job store, checked."""
     path = launchpad_file(launchpad)
     opened = open_launchpad(path)
     results, source = configured_store() if store is None else (store, "the job store")
     check_job_store(results, source)
-    warnings = artefact_warnings()
-    categories = known_categories(path.parent)
-    if categories is None:
-        asked = ", ".join(sorted({target.category or target.worker for target in rules.targets}))
-        warnings.append(
-            f"No fworker*.yaml beside {path}: whether a worker takes each category ({asked}) is not checked."
-        )
-    else:
-        check_workers(flow, rules, sorted(categories), f"{path.parent} (fworker files)", field="category")
     results.connect()
-    chosen = select(flow, results, lambda uuids: queued_jobs(opened, uuids))
-    ids: list[str] = []
-    if chosen.new and not dry_run:
-        new = route(chosen.flow(flow.name), rules, "fireworks")
-        workflow = flow_to_workflow(new, store=store, allow_external_references=True)
-        ids = [str(number) for number in sorted(opened.add_wf(workflow).values())]
-    return chosen.submission("fireworks", str(path), rules, warnings, ids)
+    return FireWorksQueue(opened, str(path), results, own_store=store is None)
 
 
-def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, bool]:
-    """Return the jobs that a launchpad knows, with whether they failed."""
-    query = {"spec._tasks.job.uuid": {"$in": uuids}, "state": {"$ne": "ARCHIVED"}}
-    states: dict[str, bool] = {}
-    for firework in launchpad.fireworks.find(query, {"spec._tasks.job.uuid": 1, "state": 1}):
-        failed = firework["state"] in FAILED_STATES
-        for task in firework["spec"]["_tasks"]:
-            uuid = task["job"]["uuid"]
-            states[uuid] = states.get(uuid, False) or failed
-    return states
+def _at(document: Any, path: Sequence[str]) -> str:
+    for key in path:
+        document = document.get(key) if isinstance(document, dict) else None
+    return str(document or "")
+
+
+def refuse_offline(folder: Path, launchpad: Any) -> None:
+    """Refuse workers that run offline: FireWorks cannot read back what they did, their results would be lost."""
+    files = sorted(folder.glob("*qadapter*.yaml"))
+    offline = [path for path in files if re.search(r"\s--offline\b", path.read_text(encoding="utf-8"))]
+    if offline:
+        raise ConfigurationError(
+            f"{offline[0]}: rlaunch --offline cannot be used: FireWorks does not read its results back with the "
+            "libraries of today.",
+            "Let the compute nodes reach the database, or use jobflow-remote, whose runner carries results.",
+        )
+    if open_runs := launchpad.offline_runs.count_documents({"completed": False, "deprecated": False}):
+        raise ConfigurationError(
+            f"{open_runs} jobs of this launchpad were started offline: their results cannot be read back.",
+            "Rerun them on workers that reach the database (lpad rerun_fws), then: lpad forget_offline.",
+        )
+
+
+def submit_fireworks(
+    flows: Flow | Iterable[Flow],
+    rules: Routing,
+    launchpad: Path | None = None,
+    *,
+    store: JobStore | None = None,
+    dry_run: bool = False,
+    show: Callable[[int, str], None] = lambda *_: None,
+) -> Submission:
+    """Submit what is new in flows, not yet routed, to FireWorks; see `submit_flows`.
+
+    Results go to ``store``, where it is None to that of ``jobflow.yaml``, each worker's own. A dry run only checks.
+    """
+    queue = open_fireworks(launchpad, store)
+    folder = Path(queue.target).parent
+    refuse_offline(folder, queue.launchpad)
+    warnings = artefact_warnings()
+    if known_categories(folder) is None:
+        names = ", ".join(sorted({target.category or target.worker for target in rules.targets}))
+        warnings.append(
+            f"No fworker*.yaml beside {queue.target}: whether a worker takes each category ({names}) is not checked."
+        )
+    return submit_flows(flows, queue, rules, warnings, dry_run=dry_run, show=show)
 
 
 def configured_store() -> tuple[JobStore, str]:
@@ -153,47 +287,16 @@ def retry_fireworks(
     store: JobStore | None = None,
 ) -> Retried:
     """Start failed jobs of a launchpad again, and whatever was done or failed without them."""
-    path = launchpad_file(launchpad)
-    opened = open_launchpad(path)
-    results = configured_store()[0] if store is None else store
-    results.connect()
-    jobs = with_references(known_jobs(opened), lambda ids: _texts(opened, ids))
+    queue = open_fireworks(launchpad, store)
+    opened = queue.launchpad
+    jobs = with_references(queue.all_jobs(), lambda ids: _texts(opened, ids))
     plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
-    remove_results(results, plan.outdated)
+    remove_results(queue.store, plan.outdated)
     _take_out(opened, [int(job.id) for job in [*plan.removed, *plan.elsewhere]])
     for job in plan.first:
         opened.rerun_fw(int(job.id), rerun_duplicates=False)
-    return plan.answer("fireworks", str(path))
-
-
-def known_jobs(launchpad: Any) -> list[QueuedJob]:
-    """Return every job of a launchpad."""
-    parents = defaultdict(list)
-    for workflow in launchpad.workflows.find({}, {"links": 1}):
-        for parent, children in workflow["links"].items():
-            for child in children:
-                parents[int(child)].append(str(parent))
-    wanted = ("fw_id", "name", "state", *(f"spec._tasks.job.{key}" for key in ("uuid", "index", "metadata", "hosts")))
-    jobs = []
-    for found in launchpad.fireworks.find({"state": {"$ne": "ARCHIVED"}}, dict.fromkeys(wanted, 1)):
-        for task in found["spec"]["_tasks"]:
-            if "job" in task:
-                known = task["job"]
-                jobs.append(
-                    QueuedJob(
-                        id=str(found["fw_id"]),
-                        uuid=known["uuid"],
-                        index=known.get("index") or 1,
-                        name=found["name"],
-                        failed=found["state"] == "FIZZLED",
-                        settled=found["state"] not in ("WAITING", "READY"),
-                        parents=tuple(parents[found["fw_id"]]),
-                        metadata=known.get("metadata") or {},
-                        hosts=tuple(known.get("hosts") or ()),
-                    )
-                )
-    return jobs
+    return plan.answer("fireworks", queue.target)
 
 
 def _texts(launchpad: Any, numbers: list[str]) -> dict[str, str]:

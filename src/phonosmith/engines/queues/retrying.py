@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.identity import UUID
-from phonosmith.core.metadata import material_of
+from phonosmith.engines.queues.jobs import QueuedJob
 from phonosmith.flows.routing import EngineName
 
 if TYPE_CHECKING:
@@ -38,41 +38,6 @@ class Retried(Document):
     resubmit: list[str] = Field(
         description="jobs of other submissions, made from results that are not valid any more: submit them again"
     )
-
-
-@dataclass(frozen=True)
-class QueuedJob:
-    """A job as a queue knows it.
-
-    Attributes
-    ----------
-    id, uuid, index, name, metadata, hosts
-        Number in the engine; of jobflow's job.
-    failed, settled
-        It ended without a result; it ended, or hangs, so that it has to be reset.
-    parents
-        Numbers of the jobs it needs, those of other submissions included.
-    """
-
-    id: str
-    uuid: str
-    index: int
-    name: str
-    failed: bool
-    settled: bool
-    parents: tuple[str, ...] = ()
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    hosts: tuple[str, ...] = ()
-
-    @property
-    def submission(self) -> str:
-        """The flow it was submitted with: the outermost one."""
-        return self.hosts[-1] if self.hosts else ""
-
-    @property
-    def material(self) -> str:
-        """What it is about, in lower case."""
-        return material_of(self.name, self.metadata)
 
 
 @dataclass(frozen=True)
@@ -185,8 +150,3 @@ def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
     for start in range(0, len(keys), _CHUNK):
         chosen = [{"uuid": uuid, "index": index} for uuid, index in keys[start : start + _CHUNK]]
         store.remove_docs({"$or": chosen, "metadata.refused": {"$ne": True}})
-
-
-def refused_uuids(store: JobStore) -> set[str]:
-    """Return the jobs whose result in a store is a refusal."""
-    return {str(one["uuid"]) for one in store.query({"metadata.refused": True}, properties=["uuid"])}

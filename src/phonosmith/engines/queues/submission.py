@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
-from phonosmith.core.identity import fix_identities, has_content_identity
+from phonosmith.core.identity import has_content_identity, identified
 from phonosmith.core.metadata import STAGE, STEP
-from phonosmith.flows.routing import EngineName, Routing
+from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob
+from phonosmith.engines.queues.turns import Turn
+from phonosmith.flows.routing import EngineName, Routing, jobs_of
 
 if TYPE_CHECKING:
     from jobflow import Flow, Job, JobStore
+    from pymongo.database import Database
 
 PATIENCE_MS = 3000
 """How long a database may take to answer, ms."""
@@ -44,49 +48,103 @@ class Submission(Document):
     ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
 
 
+class Queue(Protocol):
+    """What submissions and those who look at a queue need of an engine."""
+
+    engine: EngineName
+    store: JobStore
+
+    @property
+    def target(self) -> str:
+        """Project or launchpad file."""
+
+    @property
+    def database(self) -> Database[Any]:
+        """The queue's own database."""
+
+    def jobs(self, uuids: Sequence[str]) -> list[QueuedJob]:
+        """Return the jobs of some uuids."""
+
+    def unsuccessful(self) -> list[QueuedJob]:
+        """Return every job that failed or was stopped."""
+
+    def check(self, flow: Flow, rules: Routing) -> None:
+        """Refuse a flow whose jobs nobody here would run."""
+
+    def add(self, flow: Flow, rules: Routing) -> list[str]:
+        """Route a flow, put it into the queue and return the numbers of its jobs."""
+
+    def mend(self, uuids: Sequence[str]) -> None:
+        """Take out what is there of a flow of such jobs if it is not complete; what has begun stays."""
+
+
 @dataclass
 class Selection:
-    """Jobs of a flow by what is to be done about them: those to submit, and the names of the others."""
+    """Jobs of a flow by what is to be done about them: those to submit, and the names of the others.
+
+    ``submissions``: the flows with which those in the queue were submitted.
+    """
 
     new: list[Job] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
+    submissions: set[str] = field(default_factory=set)
 
     def flow(self, name: str) -> Flow:
         """Return the flow of the new jobs; what they need of finished ones is an external reference."""
-        return _flow_of(self.new, name)
+        from jobflow import Flow
 
-    def submission(
-        self, engine: EngineName, target: str, rules: Routing, warnings: list[str], ids: list[str]
-    ) -> Submission:
-        """Return what was done about the jobs; no ``ids``: nothing was submitted."""
-        stages: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for member in self.new:
-            stages[rules.target(member.name, member.metadata).worker][member.name.split()[0]] += 1
-        return Submission(
-            engine=engine,
-            target=target,
-            submitted=bool(ids),
-            workers={worker: dict(sorted(counts.items())) for worker, counts in sorted(stages.items())},
-            n_new=len(self.new),
-            n_finished=len(self.finished),
-            n_queued=len(self.queued),
-            failed=self.failed,
-            held_back=self.held_back,
-            warnings=warnings,
-            ids=ids,
-        )
+            member.hosts = []
+        return Flow(self.new, name=name)
 
 
-def _flow_of(members: list[Job], name: str) -> Flow:
-    """Return a new flow of jobs that belonged to another one."""
-    from jobflow import Flow
+def submit_flows(
+    flows: Flow | Iterable[Flow],
+    queue: Queue,
+    rules: Routing,
+    warnings: Sequence[str],
+    *,
+    dry_run: bool = False,
+    show: Callable[[int, str], None] = lambda *_: None,
+) -> Submission:
+    """Submit what is new in flows, not yet routed, one after the other, each as a whole or not at all.
 
-    for member in members:
-        member.hosts = []
-    return Flow(members, name=name)
+    Nobody else submits meanwhile. ``show`` is told how many flows are through, and what goes on.
+    """
+    done = Submission(
+        engine=queue.engine, target=queue.target, submitted=False, workers={}, n_new=0, n_finished=0, n_queued=0,
+        failed=[], held_back=[], warnings=[*warnings],
+    )  # fmt: skip
+    workers: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counted: Counter[str] = Counter()
+    submissions: set[str] = set()
+    turn = Turn(queue.database)
+    number = 0
+    with contextlib.nullcontext() if dry_run else turn.taken(queue.mend, lambda words: show(number, words)):
+        for number, flow in enumerate([flows] if hasattr(flows, "jobs") else flows, start=1):
+            queue.check(flow, rules)
+            chosen = select(flow, queue.store, queue.jobs, counted)
+            for member in chosen.new:
+                workers[rules.target(member.name, member.metadata).worker][member.name.split()[0]] += 1
+            if chosen.new and not dry_run:
+                with turn.adding([member.uuid for member in chosen.new]):
+                    done.ids += queue.add(chosen.flow(flow.name), rules)
+            done.n_new += len(chosen.new)
+            done.n_finished += len(chosen.finished)
+            done.n_queued += len(chosen.queued)
+            done.failed += chosen.failed
+            done.held_back += chosen.held_back
+            submissions |= chosen.submissions
+            show(number, flow.name)
+    # jobs made by jobs are in no flow that is made here
+    ended = [job for job in queue.unsuccessful() if job.submission in submissions] if submissions else []
+    done.failed = list(dict.fromkeys([*done.failed, *(job.name for job in ended)]))
+    done.submitted = bool(done.ids)
+    done.workers = {worker: dict(sorted(counts.items())) for worker, counts in sorted(workers.items())}
+    return done
 
 
 def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
@@ -99,24 +157,31 @@ def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     return finished
 
 
-def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mapping[str, bool]]) -> Selection:
-    """Sort the jobs of a flow into finished, queued, failed, held back and new.
+def select(
+    flow: Flow,
+    store: JobStore,
+    queued_jobs: Callable[[Sequence[str]], Iterable[QueuedJob]],
+    counted: Counter[str] | None = None,
+) -> Selection:
+    """Sort the jobs of a flow into finished, queued, failed, held back and new; they get identities from content.
 
-    ``queued_jobs`` tells which of some uuids the engine knows, with whether they failed.
+    ``queued_jobs`` gives those of some uuids that the engine knows; ``counted`` as for `identified`.
     """
-    ready = _prepared(flow, store)
-    uuids = [member.uuid for member, _ in ready.iterflow()]
-    finished, queued = finished_uuids(store, uuids), queued_jobs(uuids)
-    selection = Selection()
+    ordered, finished = _prepared(flow, store, Counter() if counted is None else counted)
+    known: defaultdict[str, list[QueuedJob]] = defaultdict(list)
+    for job in queued_jobs([member.uuid for member, _ in ordered]):
+        known[job.uuid].append(job)
+    selection = Selection(submissions={job.submission for jobs in known.values() for job in jobs} - {""})
     waiting: set[str] = set()
-    for member, parents in ready.iterflow():
+    for member, parents in ordered:
         # jobs made here by a job of the flow: by a random identity nothing could be found again
         if not has_content_identity(member.uuid):
             raise ConfigurationError(f"The job {member.name!r} has a random identity.", "Call fix_identities first.")
         if member.uuid in finished:
             selection.finished.append(member.name)
-        elif member.uuid in queued:
-            (selection.failed if queued[member.uuid] else selection.queued).append(member.name)
+        elif member.uuid in known:
+            failed = any(job.state in UNSUCCESSFUL for job in known[member.uuid])
+            (selection.failed if failed else selection.queued).append(member.name)
             waiting.add(member.uuid)
         elif waiting.intersection(parents) - {member.uuid}:
             selection.held_back.append(member.name)
@@ -126,27 +191,29 @@ def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mappi
     return selection
 
 
-def _prepared(flow: Flow, store: JobStore) -> Flow:
-    """Return the flow with identities from content, and with the label jobs that finished samplings ask for.
+def _prepared(flow: Flow, store: JobStore, counted: Counter[str]) -> tuple[list[tuple[Job, list[str]]], set[str]]:
+    """Return the jobs with their parents, parents first, and which of them are finished.
 
     Label jobs are made by a running job. Once the sampling is done they can be made here as well, where it can be seen
     which of them have run already: a larger training set then labels only the frames that are new.
     """
-    fixed = flow if all(has_content_identity(member.uuid) for member, _ in flow.iterflow()) else fix_identities(flow)
-    members: list[Job] = []
-    for member, parents in fixed.iterflow():
-        done = finished_uuids(store, [member.uuid, *parents])
-        # the labels are known as soon as the sampling is done: those there are need not be asked for again
+    ordered = identified(flow, counted)
+    finished = finished_uuids(store, (member.uuid for member, _ in ordered))
+    prepared: list[tuple[Job, list[str]]] = []
+    made_here: list[str] = []
+    for member, parents in ordered:
         starts_labels = (member.metadata.get(STAGE), member.metadata.get(STEP)) == ("label", "start")
-        if starts_labels and member.uuid not in done and done.issuperset(parents):
-            members += _expand(member, store)
+        if starts_labels and member.uuid not in finished and finished.issuperset(parents):
+            made = _expand(member, store)
+            made_here += [one.uuid for one, _ in made]
+            prepared += made
         else:
-            members.append(member)
-    return _flow_of(members, fixed.name)
+            prepared.append((member, parents))
+    return prepared, finished | finished_uuids(store, made_here)
 
 
-def _expand(member: Job, store: JobStore) -> list[Job]:
-    """Run a job that only makes others and return those, the one that carries its output included."""
+def _expand(member: Job, store: JobStore) -> list[tuple[Job, list[str]]]:
+    """Run a job that only makes others and return those with their parents, its output job included."""
     from jobflow import CURRENT_JOB
     from jobflow.core.job import prepare_replace
 
@@ -157,7 +224,7 @@ def _expand(member: Job, store: JobStore) -> list[Job]:
         response = ready.function.original(*ready.function_args, **ready.function_kwargs)
     finally:
         CURRENT_JOB.reset()
-    return [made for made, _ in prepare_replace(response.replace, member).iterflow()]
+    return [*prepare_replace(response.replace, member).iterflow()]
 
 
 def check_job_store(store: JobStore, source: str) -> None:
@@ -200,7 +267,7 @@ def check_workers(flow: Flow, rules: Routing, known: Iterable[str], source: str,
     The label jobs that the flow will make are counted in.
     """
     there, asked = list(known), dict[str, str]()
-    jobs = [(member.name, member.metadata) for member, _ in flow.iterflow()]
+    jobs = [(member.name, member.metadata) for member in jobs_of(flow)]
     for name, metadata in [*jobs, ("label (each frame)", {})]:
         target = rules.target(name, metadata)
         asked.setdefault(target.worker if field == "worker" else target.category or target.worker, name)
