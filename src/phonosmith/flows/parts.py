@@ -14,7 +14,8 @@ from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential, run_kappa, run_qha
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, engine_potential
+from phonosmith.evaluation.phonons.thermal_jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
@@ -24,7 +25,7 @@ from phonosmith.flows.jobs import (
     start_needed_labels,
     training_subset,
 )
-from phonosmith.flows.reference import check_cells, reference_phonons, reference_relaxation
+from phonosmith.flows.reference import check_cells, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
 from phonosmith.flows.settings import MaterialSettings
 from phonosmith.potentials.documents import PotentialRef
@@ -126,19 +127,33 @@ class MaterialParts:
             "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.crystal),
             "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.crystal),
             "transitions": lambda: TransitionMaker(engine=engine, options=settings.follow).make(phonons, name),
+            "qha": lambda: QhaFlowMaker(name=f"qha {name}", engine=engine).make(
+                phonons, self.matrix(settings.min_length), self._charges
+            ),
+            "kappa": lambda: KappaFlowMaker(
+                name=f"kappa {name}", engine=engine, mesh=settings.kappa_mesh, cells=settings.kappa_cells
+            ).make(phonons, self.matrix(settings.kappa_min_length), self._charges),
         }
         properties = self._asked(REFERENCE, makers, self._program)
-        paid = [kind for kind in ("relax", "phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
+        paid = [
+            kind for kind in ("relax", "phonons", "elastic", "eos", "qha", "kappa") if (REFERENCE, kind) in self._made
+        ]
         costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
         def make() -> Job | Flow:
             name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
-            member = reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh, nac=nac)
-            return self._program(member, "phonon")
+            maker = PhononFlowMaker(name=name, engine=self.engine, mesh=self.settings.mesh, nac=nac)
+            return self._program(maker.make(self.crystal, matrix), "phonon")
 
         return self._once((what, "phonons"), make)
+
+    @property
+    def _charges(self) -> OutputReference | None:
+        """The reference's phonons where they have Born charges, which then serve every side."""
+        matrix = self.matrix(self.settings.min_length)
+        return self._reference_phonons(matrix, REFERENCE) if self.settings.nac else None
 
     def _program_costs(self, kind: str) -> OutputReference:
         """Return what a flow of program calculations took."""
@@ -204,9 +219,14 @@ class MaterialParts:
             "elastic": lambda: FastElasticMaker().make(self.crystal, potential),
             "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.crystal, potential),
             "transitions": lambda: ModeFollowingMaker(options=self.settings.follow).make(phonons, potential),
-            "qha": lambda: run_qha(phonons, potential),
+            "qha": lambda: run_qha(phonons, potential, charges=self._charges),
             "kappa": lambda: run_kappa(
-                phonons, potential, self.matrix(self.settings.kappa_min_length), self.settings.kappa_mesh
+                phonons,
+                potential,
+                self.matrix(self.settings.kappa_min_length),
+                self.settings.kappa_mesh,
+                cells=self.settings.kappa_cells,
+                charges=self._charges,
             ),
         }
         return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))

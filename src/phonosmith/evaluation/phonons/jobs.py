@@ -13,13 +13,12 @@ from pymatgen.core import Structure
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.manifest import recorded
+from phonosmith.core.metadata import STAGE
 from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
-from phonosmith.evaluation.phonons.kappa import KappaDoc, evaluate_kappa
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
-from phonosmith.evaluation.phonons.qha import QhaDoc, evaluate_qha
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.displacements import check_forces
@@ -34,6 +33,8 @@ _LOST = (
     "its calculation left no forces; the others determine the force constants, but where it was one of a pair of "
     "opposite displacements the cubic part of the energy is no longer cancelled (hundredths of a THz)"
 )
+CALCULATIONS = ("relax", "static", "displace", "dielectric")
+"""Stages of a program's calculations behind phonons, first words of their names."""
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
 _COLLECTED = (
@@ -200,34 +201,6 @@ def run_phonons(
     ).document
 
 
-@job(output_schema=QhaDoc, config=JobConfig(expose_store=True))
-@reused()
-def run_qha(phonons: Any, potential: PotentialRef | dict[str, Any], mesh: int = 16) -> QhaDoc:
-    """Return quasi-harmonic properties of a potential about the cell and in the supercell of its phonons."""
-    from phonosmith.potentials.registry import load
-
-    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
-    crystal = Structure.from_dict(start.structure)
-    return evaluate_qha(crystal, load(ref), start.supercell_matrix, method=ref.name, mesh=mesh)
-
-
-@job(output_schema=KappaDoc, config=JobConfig(expose_store=True))
-@reused()
-def run_kappa(
-    phonons: Any,
-    potential: PotentialRef | dict[str, Any],
-    supercell_matrix: list[list[int]],
-    mesh: int = 11,
-    temperature: float = 300.0,
-) -> KappaDoc:
-    """Return the conductivity of a potential (at a temperature, K) in the cell its phonons were calculated for."""
-    from phonosmith.potentials.registry import load
-
-    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
-    crystal = Structure.from_dict(start.structure)
-    return evaluate_kappa(crystal, load(ref), supercell_matrix, method=ref.name, mesh=mesh, temperature=temperature)
-
-
 @dataclass
 class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of `PhononFlowMaker`.
@@ -261,6 +234,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference's worker.
     engine, maker
         Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
+    relax
+        With an engine: relax the cell and compute its energy first, or take it as it is.
     min_length
         With an engine: shortest edge of the supercell when none is given, Å.
     nac
@@ -272,6 +247,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     name: str = "phonon"
     engine: ReferenceEngine | None = None
     maker: Any = None
+    relax: bool = True
     min_length: float = 20.0
     nac: bool = False
     fc_calculator: FcCalculator = "symfc"
@@ -284,13 +260,14 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         self, structure: Structure, supercell_matrix: list[list[int]] | None = None, prev_dir: str | None = None
     ) -> Flow | Job:
         """Return the flow, or the one job of a potential; its output is a `PhononDoc`."""
-        maker, source = self.maker, self.source
+        maker, source, owner = self.maker, self.source, self.name.removeprefix("phonon ")
         settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
         if self.engine is not None:
             supercell_matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
             if (potential := engine_potential(self.engine)) is not None and not self.nac:
-                return FastPhononMaker(name=self.name, **settings).make(structure, potential, supercell_matrix)
-            maker = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon "), nac=self.nac)
+                fast = FastPhononMaker(name=self.name, relax=self.relax, **settings)
+                return fast.make(structure, potential, supercell_matrix)
+            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac)
             source = self.engine.name
         if maker is None:
             raise ConfigurationError(
@@ -319,6 +296,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         # a displaced cell that failed arrives as None; whether the others suffice is seen there
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
+        for stage in CALCULATIONS if self.engine is not None else ():
+            flow.update_metadata({STAGE: stage}, name_filter=f"{stage} {owner}")
         return flow
 
 
@@ -328,10 +307,11 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, nac: bool = False) -> Any:
+def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False) -> Any:
     """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
 
-    With ``nac`` it calculates Born charges and the dielectric tensor too; ConfigurationError for an engine that cannot.
+    Without ``relax`` the displaced cells are all. With ``nac`` it calculates Born charges and the dielectric tensor
+    too; ConfigurationError for an engine that cannot.
     """
     born_maker = engine.born(f"dielectric {owner}".strip()) if nac else None
     if nac and born_maker is None:
@@ -339,8 +319,8 @@ def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, nac: bool
             f"The engine {engine.name} computes no Born charges.", "Use the vasp engine, or leave nac out."
         )
     settings = {
-        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
-        "static_energy_maker": engine.static(f"static {owner}".strip()),
+        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()) if relax else None,
+        "static_energy_maker": engine.static(f"static {owner}".strip()) if relax else None,
         "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
         "symprec": SYMPREC,
         "create_thermal_displacements": False,
