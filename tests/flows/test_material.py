@@ -295,7 +295,12 @@ def test_a_program_computes_expansion_and_conductivity_with_the_same_charges_on_
 
 
 def test_without_reference_phonons_potentials_alone_have_expansion_and_conductivity():
-    asked = {"evaluate": ("phonons", "qha", "kappa"), "mode": "production", "strategies": ("transfer",)}
+    asked = {
+        "evaluate": ("phonons", "qha", "kappa"),
+        "mode": "production",
+        "strategies": ("transfer",),
+        "n_train": (4,),
+    }
     flow = maker(make_engine("vasp", rehearsal=True), **asked).make(silicon(), resolve("embedded"))
     names = {job.name for job, _ in flow.iterflow() if job.name.startswith(("qha", "kappa"))}
     assert names == {f"{kind} si {side}" for kind in ("qha", "kappa") for side in ("foundation", "transfer")}

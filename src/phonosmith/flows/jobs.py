@@ -48,7 +48,7 @@ def label_displaced(
     """Replace this job by the label jobs of a few displaced cells of a crystal that an earlier job relaxed."""
     from phonosmith.flows.reference import check_cells
 
-    return Response(replace=inherit(maker.make(check_cells(structure, matrix, n_cells), material)))
+    return Response(replace=inherit(maker.make(check_cells(structure, matrix, n_cells, maker.engine.order), material)))
 
 
 @job(output_schema=AuditedLabels)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from phonosmith.reference.engines import ReferenceEngine
+    from phonosmith.structures.magnetic import MagneticOrder
 
 
 CHECK_DISPLACEMENT = 0.03
@@ -76,11 +77,13 @@ def relax_in_folder(structure: Structure, engine: ReferenceEngine, folder: Path,
     return record
 
 
-def check_cells(structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int) -> list[Atoms]:
+def check_cells(
+    structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int, order: MagneticOrder | None = None
+) -> list[Atoms]:
     """Return a few symmetry-inequivalent displaced supercells of a relaxed crystal, evenly picked from all of them."""
     if n_cells < 1:
         raise InputError(f"{n_cells} check displacements were asked.", "Ask for 1 to 3, or leave them out.")
-    phonon = new_phonon(to_phonopy_atoms(structure), matrix, "auto", SYMPREC)
+    phonon = new_phonon(to_phonopy_atoms(structure, order), matrix, "auto", SYMPREC)
     cells = displaced_cells(phonon, CHECK_DISPLACEMENT)
     picked = np.unique(np.linspace(0, len(cells) - 1, min(n_cells, len(cells))).round().astype(int))
     chosen = [cells[index] for index in picked]

@@ -21,6 +21,8 @@ DEFAULT_STRATEGIES = ("transfer", "delta")
 PUBLISHED_SIZE = 10
 """Training structures behind the published tables 1 to 4."""
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions", "qha", "kappa"]
+NO_ORDER: tuple[Evaluation, ...] = ("elastic", "transitions", "kappa")
+"""What the reference does not compute of a crystal with a magnetic order."""
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -128,6 +130,12 @@ class MaterialSettings(Document):
 
     def require_of(self, engine: ReferenceEngine) -> None:
         """Refuse what the reference cannot compute."""
+        magnetic = [kind for kind in NO_ORDER if kind in self.evaluate] if engine.order is not None else []
+        if magnetic and self.mode == "comparison":
+            raise ConfigurationError(
+                f"evaluate: {', '.join(magnetic)} knows the symmetry without moments only, and moments are given.",
+                "Leave it out for this material, or set mode: production, where potentials alone have it.",
+            )
         if self.nac and self.mode == "production":
             raise ConfigurationError(
                 "nac: true needs phonons of the reference, which production mode does without.",

@@ -21,11 +21,11 @@ from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.identity import identified_like_running
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import describe, inherit
+from phonosmith.core.metadata import inherit
 from phonosmith.core.reuse import reused
 from phonosmith.evaluation.mechanics.jobs import relaxed_volumes
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
+from phonosmith.evaluation.phonons.jobs import PhononFlowMaker, force_jobs
 from phonosmith.evaluation.phonons.kappa import (
     KappaDoc,
     ThirdOrderCells,
@@ -48,16 +48,12 @@ from phonosmith.evaluation.phonons.qha import (
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.documents import ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.jobs import force_frame
 
 if TYPE_CHECKING:
     from jobflow import OutputReference
     from phono3py import Phono3py
-
-DISPLACE = "displace"
-"""Stage of the calculations of displaced cells."""
 
 
 def _model(phonons: Any) -> HarmonicModel | None:
@@ -239,12 +235,7 @@ def start_third_order(phonons: Any, task: ThirdOrder, charges: Any = None) -> Re
     """Replace this job by one for each displaced cell and one that collects their forces."""
     task, crystal = ThirdOrder.model_validate(task), _crystal(phonons)
     frames = displaced_frames(_cells(crystal, task))
-    jobs = []
-    for number, cell in enumerate(frames, 1):
-        owner = task.name.removeprefix("kappa ")
-        name = f"{DISPLACE} {owner} kappa {number:0{len(str(len(frames)))}d}/{len(frames)}"
-        jobs.append(describe(force_frame(Frame.from_atoms(cell), task.engine, name, task.attempts), stage=DISPLACE))
-        jobs[-1].name = name
+    jobs = force_jobs(frames, task.engine, f"{task.name.removeprefix('kappa ')} kappa", task.attempts)
     last = collect_kappa(crystal, task, [one.output for one in jobs], charges)
     last.config.on_missing_references = OnMissing.NONE
     last.name = task.name
