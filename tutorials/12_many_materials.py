@@ -56,7 +56,9 @@ if folder is None:
 # cells of the reference stand for the set:
 
 # %%
-phonosmith("from-phonons", Path(folder) / "SiC.yaml", "--train", 8, "--valid", 2, "--out", work / "labelled")
+phonosmith(
+    "from-phonons", Path(folder) / "SiC.yaml", "--min-length", 4, "--train", 8, "--valid", 2, "--out", work / "labelled"
+)
 drawn = phonosmith(
     "replay",
     "sample",
