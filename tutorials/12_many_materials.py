@@ -52,26 +52,24 @@ if folder is None:
 # %% [markdown]
 # Between two steps on force constants the model sees structures of its own training set, so that it forgets nothing
 # (`--replay`). `phonosmith replay fetch mptrj --out mptrj.xyz` downloads such a set where there is a network, `replay
-# sample` draws from it. Without a file the foundation labels simple crystals itself, and says so. Here a few labelled
-# cells of the reference stand for the set:
+# sample` draws from it. Without a file the foundation labels simple crystals itself, and says so. Here displaced cells
+# that the foundation labels stand for the set:
 
 # %%
-phonosmith(
-    "from-phonons", Path(folder) / "SiC.yaml", "--min-length", 4, "--train", 8, "--valid", 2, "--out", work / "labelled"
-)
-drawn = phonosmith(
-    "replay",
-    "sample",
-    work / "labelled" / "train.xyz",
-    "--size",
-    6,
-    "--elements",
-    "Si,C",
-    "--out",
-    work / "few.xyz",
-    answer=True,
-)
-assert drawn["n_frames"] == 6
+from ase.build import bulk
+from ase.io import write
+
+cells = [
+    bulk(*crystal, cubic=True) for crystal in (("Si", "diamond", 5.43), ("SiC", "zincblende", 4.36)) for _ in range(6)
+]
+for number, cell in enumerate(cells):
+    cell.rattle(0.08, seed=number)
+write(work / "cells.xyz", cells, format="extxyz")
+labels = ("--engine", "forcefield", "--potential", foundation, "--out", work / "labelled.xyz")
+phonosmith("label", work / "cells.xyz", *labels)
+options = ("--size", 8, "--elements", "Si,C", "--out", work / "few.xyz")
+drawn = phonosmith("replay", "sample", work / "labelled.xyz", *options, answer=True)
+assert drawn["n_frames"] == 8
 
 # %% [markdown]
 # A third of the materials is held out and judges the epochs. A real training takes thousands of steps; this one ends

@@ -56,9 +56,14 @@ class HarmonicModel:
 
     @property
     def space_group(self) -> tuple[str, int]:
-        """International symbol and number of the unit cell at phonopy's tolerance."""
-        dataset = self.phonon.symmetry.dataset
-        return str(dataset.international), int(dataset.number)
+        """International symbol and number of the unit cell at phonopy's tolerance, moments of atoms left aside."""
+        from phonopy.structure.symmetry import Symmetry
+
+        unit, known = self.phonon.unitcell, self.phonon.symmetry
+        if unit.magnetic_moments is not None:
+            plain = type(unit)(numbers=unit.numbers, cell=unit.cell, scaled_positions=unit.scaled_positions)
+            known = Symmetry(plain, symprec=known.tolerance)
+        return str(known.dataset.international), int(known.dataset.number)
 
 
 def composition_of(cell: PhonopyAtoms) -> Composition:
