@@ -88,8 +88,8 @@ def collect_model(
             f"{source or 'The flow'} returned forces of {len(forces)} displaced cells, {expected} were planned.",
             "Structure, supercell, displacement and symprec must be those the displaced cells were made with.",
         )
-    order = np.argsort(displacement_data.get("displacement_number") or range(expected), kind="stable")
-    kept = [number for number, place in enumerate(order) if forces[place] is not None]
+    places = np.argsort(displacement_data.get("displacement_number") or range(expected), kind="stable")
+    kept = [number for number, place in enumerate(places) if forces[place] is not None]
     if len(kept) < expected:
         lost = ", ".join(str(number + 1) for number in range(expected) if number not in kept)
         if not still_determined(phonon, kept):
@@ -102,7 +102,7 @@ def collect_model(
         phonon.dataset = {"natom": len(phonon.supercell), "first_atoms": cells}
         fc_calculator = "symfc"
     phonon.forces = check_forces(
-        [forces[order[number]] for number in kept], len(phonon.supercell), source or "the displaced cells"
+        [forces[places[number]] for number in kept], len(phonon.supercell), source or "the displaced cells"
     )
     if born is not None and epsilon_static is not None:
         from phonopy.structure.symmetry import symmetrize_borns_and_epsilon

@@ -105,9 +105,17 @@ def run_kappa(
     """
     from phonosmith.potentials.registry import load
 
-    ref, held = PotentialRef.model_validate(potential), _charged(charges)
-    settings = {"method": ref.name, "mesh": mesh, "temperature": temperature}
-    return evaluate_kappa(_crystal(phonons), load(ref), supercell_matrix, **settings, cells=cells, charges=held)
+    ref = PotentialRef.model_validate(potential)
+    return evaluate_kappa(
+        _crystal(phonons),
+        load(ref),
+        supercell_matrix,
+        method=ref.name,
+        mesh=mesh,
+        temperature=temperature,
+        cells=cells,
+        charges=_charged(charges),
+    )
 
 
 @dataclass

@@ -284,9 +284,9 @@ def check_moments(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """
     if asked is None or not outcome.final or not asked.protocol.spin_polarized:
         return
-    said = ((outcome.program, outcome.moment, outcome.site_moments),)
+    said = [(outcome.program, outcome.moment, outcome.site_moments)]
     if outcome.run is not None:
-        said = tuple((end.name, end.moment, end.site_moments) for end in outcome.run.witnesses)
+        said = [(end.name, end.moment, end.site_moments) for end in outcome.run.witnesses]
     table = dict(asked.protocol.magmoms)
     started = np.array(asked.frame.magmoms or [table.get(symbol, 0.0) for symbol in outcome.symbols])
     total, absolute = abs(float(started.sum())), float(np.abs(started).sum())
