@@ -103,7 +103,7 @@ assert abs(judged["sre"]) <= judged["srme"] <= 2
 # cell; `phonosmith plan --evaluate qha --evaluate kappa` and `run --dry-run` count them first - and SRME stands in
 # tables and report.
 #
-# Cubic SnTe, GeTe and their like have no quasi-harmonic properties at all: their phonons are imaginary, until thermal
-# motion holds the crystal together. For them: `phonosmith phonons --temperature 300`.
+# Cubic SnTe, GeTe and their like have no quasi-harmonic properties: their phonons are imaginary without thermal motion.
+# For them `phonosmith phonons --temperature 300` gives effective ones.
 #
 # **Next:** polar crystals ([11](11_polar_crystals.md)).
