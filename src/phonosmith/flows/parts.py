@@ -237,7 +237,7 @@ class MaterialParts:
             "elastic": lambda: FastElasticMaker().make(self.crystal, potential),
             "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.crystal, potential),
             "transitions": lambda: ModeFollowingMaker(options=self.settings.follow).make(phonons, potential),
-            "qha": lambda: run_qha(phonons, potential, charges=self._charges),
+            "qha": lambda: run_qha(phonons, potential, charges=self._charges, order=self.engine.order),
             "kappa": lambda: run_kappa(
                 phonons,
                 potential,

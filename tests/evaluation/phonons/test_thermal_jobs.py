@@ -1,5 +1,6 @@
 """Expansion and conductivity with one job per calculation, against the fast path of the same potential."""
 
+import numpy as np
 import pytest
 from jobflow import Flow
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -10,8 +11,15 @@ from phonosmith.engines.local.runner import LocalRunner, default_slots
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons import jobs as phonon_jobs
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
-from phonosmith.evaluation.phonons.kappa import KappaDoc, conductivity_error, evaluate_kappa
+from phonosmith.evaluation.phonons.kappa import (
+    KappaDoc,
+    conductivity_error,
+    evaluate_kappa,
+    third_order_cells,
+    with_charges,
+)
 from phonosmith.evaluation.phonons.qha import QhaDoc, evaluate_qha
 from phonosmith.evaluation.phonons.thermal_jobs import (
     KappaFlowMaker,
@@ -107,6 +115,24 @@ def test_random_displacements_conduct_like_pairs():
     potential = load("embedded-reference")
     pairs, random = (evaluate_kappa(silicon(), potential, TWO, mesh=5, cells=cells) for cells in ("pairs", "random"))
     assert random.result.kappa == pytest.approx(pairs.result.kappa, rel=0.05)
+
+
+def test_charges_of_phonons_serve_conductivity_and_expansion():
+    """LO rises at every volume as it does in the phonons the charges come from; a potential alone splits nothing."""
+    pytest.importorskip("phono3py")
+    potential, crystal = load("embedded-reference"), AseAtomsAdaptor.get_structure(demo_structure("SiC"))
+    charged = harmonic_from_potential(crystal, potential, TWO)
+    born = [sign * 2.69 * np.eye(3) for sign in ((1, -1) if crystal[0].specie.symbol == "Si" else (-1, 1))]
+    charged.phonon.nac_params = {"born": np.array(born), "dielectric": 6.52 * np.eye(3), "factor": 14.399652}
+    third = third_order_cells(crystal.to_ase_atoms(msonable=False), TWO)
+    with_charges(third, charged)
+    assert np.allclose(third.nac_params["born"], born)
+    options = {"mesh": 4, "temperatures": [0.0, 100.0, 200.0, 300.0, 400.0, 500.0]}
+    plain, split = (evaluate_qha(crystal, potential, TWO, charges=one, **options) for one in (None, charged))
+    # static energies are the same, zero-point energies are not: the LO branch is one of six and up to 4.5 THz higher
+    assert split.energies == pytest.approx(plain.energies, abs=1e-9)
+    shift = split.qha.gibbs_energy[0] - plain.qha.gibbs_energy[0]
+    assert 0 < shift < 0.5 * 4.1357e-3 * 4.5
 
 
 def test_what_failed_is_named(engine):

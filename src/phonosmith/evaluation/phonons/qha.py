@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from phonosmith.harmonic.model import HarmonicModel
     from phonosmith.potentials.base import Potential
+    from phonosmith.structures.magnetic import MagneticOrder
 
 MIN_VOLUMES = 5
 FACTORS = (0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
@@ -290,6 +291,7 @@ def evaluate_qha(
     temperatures: Sequence[float] = TEMPERATURES,
     mesh: int = MESH,
     charges: HarmonicModel | None = None,
+    order: MagneticOrder | None = None,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> QhaDoc:
     """Return quasi-harmonic properties of a potential.
@@ -297,7 +299,7 @@ def evaluate_qha(
     The relaxed cell is scaled isotropically to ``factors`` times its volume; 1 and a neighbour on each side serve the
     Grüneisen parameters. Volumes whose atoms do not relax or whose phonons are unstable are left out and named. The
     supercell matrix is phonopy's; temperatures (K) ascend; ``charges``: phonons with the Born charges for all volumes;
-    ``progress`` is told volumes done, their number, words.
+    ``order`` keeps the reference's magnetic cell; ``progress`` is told volumes done, their number, words.
 
     Raises
     ------
@@ -314,7 +316,8 @@ def evaluate_qha(
         relaxed = [Structure.from_ase_atoms(end.frames[-1]) for end in ends if end.converged]
         if progress is not None:
             progress(0, len(ordered), f"phonons at {len(relaxed)} volumes")
-        harmonics = iter(harmonics_from_potential(relaxed, potential, supercell_matrix, source=method or "potential"))
+        source = method or "potential"
+        harmonics = iter(harmonics_from_potential(relaxed, potential, supercell_matrix, source=source, order=order))
         for count, (factor, end) in enumerate(zip(ordered, ends, strict=True)):
             if progress is not None:
                 progress(count, len(ordered), f"free energy at {factor:g} of the volume")

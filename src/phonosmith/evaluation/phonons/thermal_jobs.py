@@ -50,6 +50,7 @@ from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.structures.magnetic import MagneticOrder
 
 if TYPE_CHECKING:
     from jobflow import OutputReference
@@ -75,16 +76,29 @@ def _crystal(phonons: Any) -> Structure:
 
 @job(output_schema=QhaDoc, config=JobConfig(expose_store=True))
 @reused()
-def run_qha(phonons: Any, potential: PotentialRef | dict[str, Any], mesh: int = MESH, charges: Any = None) -> QhaDoc:
+def run_qha(
+    phonons: Any,
+    potential: PotentialRef | dict[str, Any],
+    mesh: int = MESH,
+    charges: Any = None,
+    order: MagneticOrder | dict[str, Any] | None = None,
+) -> QhaDoc:
     """Return quasi-harmonic properties of a potential about the cell and in the supercell of its phonons.
 
-    ``charges``: phonons of the reference, whose Born charges (where they have some) serve at every volume.
+    ``charges``: phonons of the reference, whose Born charges (where they have some) serve at every volume; ``order``:
+    its magnetic order.
     """
     from phonosmith.potentials.registry import load
 
     ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
     return evaluate_qha(
-        _crystal(start), load(ref), start.supercell_matrix, method=ref.name, mesh=mesh, charges=_charged(charges)
+        _crystal(start),
+        load(ref),
+        start.supercell_matrix,
+        method=ref.name,
+        mesh=mesh,
+        charges=_charged(charges),
+        order=None if order is None else MagneticOrder.model_validate(order),
     )
 
 
