@@ -20,10 +20,13 @@ EXPECTED = {
     "06": "detla",
     "07": "report.html",
     "08": "against",
+    "10": "SRME",
+    "11": "THz with the non-analytic term",
+    "12": "MB for LAMMPS",
 }
 
 
-def test_there_are_eight():
+def test_each_has_words_to_look_for():
     assert [path.name[:2] for path in SCRIPTS] == list(EXPECTED)
 
 

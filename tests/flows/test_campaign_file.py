@@ -39,6 +39,16 @@ def test_a_good_file_is_a_campaign(tmp_path):
     assert {"train si delta", "train germanium transfer", "report si"} <= names
 
 
+def test_displaced_cells_of_a_program_are_counted_before_anything_runs(tmp_path):
+    pytest.importorskip("phono3py")
+    assert read_campaign(write(tmp_path, GOOD)).calculations() == {}
+    program = GOOD.replace("name: forcefield", "name: vasp\n  rehearsal: true") + "min_length: 10\n"
+    found = read_campaign(write(tmp_path, program + "evaluate: [qha, kappa]\n"))
+    # one displacement in silicon, at the relaxed and five further volumes; third order as in phono3py's example
+    assert found.calculations()["Si"] == {"phonons": 1, "qha": 5, "kappa": 111}
+    assert read_campaign(write(tmp_path, program)).calculations()["Si"] == {"phonons": 1}
+
+
 def test_the_example_is_a_campaign():
     path = Path(__file__).parents[2] / "workflows" / "campaign.yaml"
     if not path.is_file():

@@ -249,15 +249,17 @@ def test_forgetting_and_transitions_are_in_the_report(tmp_path):
 
 
 @pytest.mark.slow
-def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path):
-    """The numbers of the reference are those of its own evaluation, done here without any flow."""
+def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path, monkeypatch):
+    """The reference computes them job by job, like a program; its numbers are those of its fast path without a flow."""
     pytest.importorskip("phono3py")
+    for module in ("flows.parts", "evaluation.phonons.jobs"):
+        monkeypatch.setattr(f"phonosmith.{module}.engine_potential", lambda _: None)
     store = open_embedded_jobstore(tmp_path / "store.sqlite")
     store.connect()
     thermal = {"evaluate": ("phonons", "qha", "kappa"), "kappa_min_length": 3.0, "kappa_mesh": 5}
     flow = maker(strategies=("transfer",), **thermal).make(silicon(), resolve("embedded"))
     names = {job.name for job, _ in flow.iterflow()}
-    assert {"qha si reference", "kappa si reference", "qha si foundation", "kappa si transfer"} <= names
+    assert {"qha si reference", "kappa si reference start", "qha si foundation", "kappa si transfer"} <= names
     run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)
     answer = store.get_output(flow.jobs[-1].uuid, load=True)
     report = MaterialReport.model_validate({k: v for k, v in answer.items() if not k.startswith("@")})
@@ -266,13 +268,13 @@ def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path):
     crystal = Structure.from_dict(answer["structure"])
     matrix = choose_phonon_supercell(silicon(), 6.0, "cubic")
     direct = evaluate_qha(crystal, load("embedded-reference"), matrix)
-    assert truth.qha.room.thermal_expansion_per_k == pytest.approx(direct.room.thermal_expansion_per_k, rel=1e-6)
+    assert truth.qha.room.thermal_expansion_per_k == pytest.approx(direct.room.thermal_expansion_per_k, rel=1e-4)
     alone = evaluate_kappa(
         crystal, load("embedded-reference"), choose_phonon_supercell(silicon(), 3.0, "cubic"), mesh=5
     )
-    assert truth.kappa.result.kappa == pytest.approx(alone.result.kappa, rel=1e-6)
+    assert truth.kappa.result.kappa == pytest.approx(alone.result.kappa, rel=1e-4)
     assert truth.kappa.srme is None
-    assert found.kappa.srme == pytest.approx(conductivity_error(found.kappa.result, alone.result), rel=1e-6)
+    assert found.kappa.srme == pytest.approx(conductivity_error(found.kappa.result, alone.result), rel=1e-3)
     assert 0 < found.kappa.srme < 2
     assert {cost.stage for cost in report.costs} >= {"qha", "kappa"}
     row = read_results(store).potentials.set_index("strategy").loc["foundation"]
@@ -283,14 +285,25 @@ def test_expansion_and_conductivity_are_in_report_table_and_page(tmp_path):
     assert "Thermal conductivity of Si at 300 K, mesh 5³" in (tmp_path / "report.html").read_text()
 
 
-def test_program_references_have_no_jobs_for_expansion_and_conductivity():
-    one = maker(make_engine("vasp", rehearsal=True), evaluate=("phonons", "kappa"))
-    with pytest.raises(ConfigurationError, match="kappa needs a potential as reference"):
-        one.make(silicon(), resolve("embedded"))
-    alone = maker(make_engine("vasp", rehearsal=True), evaluate=("phonons", "kappa"), mode="production")
-    names = [job.name for job, _ in alone.make(silicon(), resolve("embedded")).iterflow()]
-    assert "kappa si foundation" in names
-    assert "kappa si reference" not in names
+def test_a_program_computes_expansion_and_conductivity_with_the_same_charges_on_every_side():
+    asked = {"evaluate": ("phonons", "qha", "kappa"), "nac": True, "strategies": ("transfer",)}
+    flow = maker(make_engine("vasp", rehearsal=True), **asked).make(silicon(), resolve("embedded"))
+    jobs = {job.name: job for job, _ in flow.iterflow()}
+    assert {"static si reference qha 0.98", "phonon si reference qha 1.02", "cost si qha reference"} <= set(jobs)
+    for name in ("qha si foundation", "kappa si transfer", "kappa si reference start", "qha si reference"):
+        assert jobs["phonon si reference"].uuid in jobs[name].input_uuids, name
+
+
+def test_without_reference_phonons_potentials_alone_have_expansion_and_conductivity():
+    asked = {
+        "evaluate": ("phonons", "qha", "kappa"),
+        "mode": "production",
+        "strategies": ("transfer",),
+        "n_train": (4,),
+    }
+    flow = maker(make_engine("vasp", rehearsal=True), **asked).make(silicon(), resolve("embedded"))
+    names = {job.name for job, _ in flow.iterflow() if job.name.startswith(("qha", "kappa"))}
+    assert names == {f"{kind} si {side}" for kind in ("qha", "kappa") for side in ("foundation", "transfer")}
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.flows.material import FineTuneMaterialMaker
-from phonosmith.flows.reference import reference_phonons
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import load, resolve
 from phonosmith.reference.audit.audit import audit
@@ -29,7 +29,8 @@ def phonons(engine, folder, structure=None, matrix=TWO, **options):
     folder.mkdir()
     store = open_embedded_jobstore(folder / "store.sqlite")
     store.connect()
-    member = reference_phonons(structure or silicon(), engine, matrix, "phonon si reference", 4, **options)
+    maker = PhononFlowMaker(name="phonon si reference", engine=engine, mesh=4, **options)
+    member = maker.make(structure or silicon(), matrix)
     run_locally(member, store=store, log=False, create_folders=True, root_dir=folder, raise_immediately=True)
     uuid = member.uuid if not hasattr(member, "jobs") else member.output.uuid
     found = store.get_output(uuid, load=True)
@@ -77,7 +78,7 @@ def test_vasp_flow_with_charges_splits_lo_from_to(tmp_path):
     assert compared.mae_thz < 2e-3
     assert compared.candidate.lo_to_splitting_thz == pytest.approx(compared.reference.lo_to_splitting_thz, abs=5e-3)
     with pytest.raises(ConfigurationError, match="no Born charges"):
-        reference_phonons(carbide, make_engine("forcefield", potential="embedded-reference"), TWO, "x", 4, nac=True)
+        PhononFlowMaker(engine=make_engine("forcefield", potential="embedded-reference"), nac=True).make(carbide, TWO)
 
 
 @pytest.mark.slow

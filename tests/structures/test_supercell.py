@@ -124,6 +124,15 @@ def test_a_crystal_without_a_right_angled_cell_gets_a_near_cubic_one():
     assert all(abs(angle - 90) < 20 for angle in choice.angles)
 
 
+def test_a_short_length_in_a_sharp_cell_is_no_crash():
+    """Twice the primitive cell of zincblende: rounded to 6 Å, pymatgen's matrix is singular."""
+    cell = np.array([[1, 0.5, 0.5], [0.5, 1, 0.5], [0.5, 0.5, 1]]) * 4.36
+    sites = [[0, 0, 0], [0.5] * 3, [0.125] * 3, [0.625] * 3]
+    found = phonon_supercell(Structure(Lattice(cell), ["Si", "Si", "C", "C"], sites), 6.0)
+    assert min(found.lengths) >= 6.0
+    assert any("no cubic supercell" in warning for warning in found.warnings)
+
+
 def test_a_mistyped_length_is_refused_before_anything_is_searched():
     for rule in ("cubic", "compact"):
         with pytest.raises(InputError, match="too many to choose from"):

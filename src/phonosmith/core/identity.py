@@ -74,6 +74,14 @@ def _flows(flow: Flow) -> Iterator[Flow]:
             yield from _flows(member)
 
 
+def identified_like_running(flow: Flow) -> Flow:
+    """Return jobs that a running job makes, with identities from content where it has one itself."""
+    from jobflow import CURRENT_JOB
+
+    running = CURRENT_JOB.job
+    return fix_identities(flow) if running is not None and has_content_identity(running.uuid) else flow
+
+
 def without_versions(plain: Any) -> Any:
     """Return JSON without the versions of packages: an upgrade makes no finished job another one."""
     if isinstance(plain, dict):

@@ -28,6 +28,7 @@ from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import CellSize
+from phonosmith.structures.magnetic import MagneticOrder, given_moments
 from phonosmith.structures.supercell import phonon_supercell
 from phonosmith.training.spec import make_spec
 
@@ -48,6 +49,11 @@ class MaterialSpec(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     structure: str = Field(description="structure file, relative to the campaign file; or 'embedded:Si'")
+    magmoms: list[float] | None = Field(
+        None,
+        description="moment of each atom in the structure file, μB, signs are directions: the magnetic order that "
+        "every calculation starts from, whose cell is kept. Needs spin_polarized: true in the engine's protocol",
+    )
     name: str = Field("", description="short name in job names and reports; the file's name by default")
 
     @model_validator(mode="after")
@@ -192,16 +198,27 @@ class Campaign:
 
     def flow(self) -> Flow:
         """Return the flow of the whole campaign."""
-        return self._maker().make(self.structures, self.foundations, self.sampler)
+        return self._campaign.make(self.structures, self.foundations, self.sampler)
 
     def flows(self) -> Iterator[Flow]:
         """Return the flow of each material, each made when it is asked for."""
-        return self._maker().flows(self.structures, self.foundations, self.sampler)
+        return self._campaign.flows(self.structures, self.foundations, self.sampler)
 
-    def _maker(self) -> CampaignMaker:
+    @property
+    def _campaign(self) -> CampaignMaker:
         spec = self.spec
-        maker = FineTuneMaterialMaker(name=spec.name, engine=self.engine, settings=spec, replay=self.replay)
-        return CampaignMaker(name=spec.name, maker=maker, cells=tuple(spec.cells), seeds=tuple(spec.seeds))
+        return CampaignMaker(name=spec.name, maker=self._maker, cells=tuple(spec.cells), seeds=tuple(spec.seeds))
+
+    def calculations(self) -> dict[str, dict[str, int]]:
+        """Count the displaced cells of each material that jobs of the campaign will ask a reference program for."""
+        counts = {
+            name: self._maker.parts(crystal, name.lower()).calculations() for name, crystal in self.structures.items()
+        }
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def _maker(self) -> FineTuneMaterialMaker:
+        return FineTuneMaterialMaker(name=self.spec.name, engine=self.engine, settings=self.spec, replay=self.replay)
 
 
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
@@ -314,6 +331,7 @@ def read_campaign(path: str | Path) -> Campaign:
     replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
     if engine is not None:
         reader.attempt(("nac",), spec.require_of, engine)
+        _check_orders(reader, spec, structures, engine)
     _check_supercells(reader, spec, structures)
     _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
     reader.finish()
@@ -370,6 +388,10 @@ def _structures(reader: _Reader, spec: CampaignSpec, folder: Path) -> dict[str, 
         if names[index] in names[:index]:
             reader.add(("materials", index), f"a second material called {material.name!r}: give it another 'name'")
         crystal = reader.attempt(("materials", index), _crystal, material.structure, folder)
+        if crystal is not None and material.magmoms is not None:
+            reader.attempt(("materials", index, "magmoms"), MagneticOrder.of, crystal, material.magmoms)
+            if len(material.magmoms) == len(crystal):
+                crystal.add_site_property("magmom", material.magmoms)
         if crystal is not None:
             crystals[material.name] = crystal
     return crystals
@@ -408,6 +430,18 @@ def _check_supercells(reader: _Reader, spec: CampaignSpec, structures: dict[str,
     field = max(lengths, key=lambda name: lengths[name])
     for crystal in structures.values():
         reader.attempt((field,), phonon_supercell, crystal, lengths[field])
+
+
+def _check_orders(
+    reader: _Reader, spec: CampaignSpec, structures: dict[str, Structure], engine: ReferenceEngine
+) -> None:
+    """Refuse moments that the engine, or what is asked of it, cannot take."""
+    for index, material in enumerate(spec.materials):
+        crystal, place = structures.get(material.name), ("materials", index, "magmoms")
+        if crystal is None or material.magmoms is None or (order := given_moments(crystal)) is None:
+            continue
+        if (magnetic := reader.attempt(place, engine.with_order, order)) is not None:
+            reader.attempt(place, spec.require_of, magnetic)
 
 
 def _check_elements(

@@ -95,23 +95,33 @@ def mechanics_cost(stage: str, name: str, document: ElasticDoc | EosDoc) -> Cost
 
 
 def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Cost]:
-    """Sum the run statistics of equal calculations (``displace si reference 1/3``, ``2/3``, ...) done for a stage.
+    """Sum what equal calculations (``displace si reference 1/3``, ``2/3``, ...) done for a stage took.
 
-    Job-store documents without run statistics are no calculations of the program.
+    Job-store documents that say nothing of it are no calculations of the program.
     """
     groups: dict[str, Cost] = {}
     for document in documents:
         output = document.get("output")
-        overall = (output.get("run_stats") or {}).get("overall") if isinstance(output, Mapping) else None
-        if not overall:
+        took = _took(output) if isinstance(output, Mapping) else None
+        if took is None:
             continue
+        seconds, cores, n_atoms = took
         name = _NUMBER.sub("", document["name"])
         group = groups.setdefault(name, Cost(stage=stage, name=name, wall_seconds=0.0, n_calculations=0))
-        group.wall_seconds += overall["elapsed_time"]
-        group.cores = max(int(overall.get("cores") or 1), group.cores)
-        group.n_atoms = output.get("nsites") if output else None
+        group.wall_seconds += seconds
+        group.cores = max(cores, group.cores)
+        group.n_atoms = n_atoms
         group.n_calculations += 1
     return list(groups.values())
+
+
+def _took(output: Mapping[str, Any]) -> tuple[float, int, int | None] | None:
+    """Return seconds, cores and atoms of a task document or the record of one calculation; None of anything else."""
+    if overall := (output.get("run_stats") or {}).get("overall"):
+        return float(overall["elapsed_time"]), int(overall.get("cores") or 1), output.get("nsites")
+    if output.get("protocol_digest") and output.get("wall_seconds") is not None:
+        return float(output["wall_seconds"]), int(output.get("cores") or 1), len(output.get("symbols") or ()) or None
+    return None
 
 
 @job(config=JobConfig(expose_store=True))
@@ -124,5 +134,6 @@ def collect_program_costs(stage: str, uuid: str, result: Any) -> list[Cost]:  # 
     own = None if store is None else store.query_one({"uuid": uuid}, properties=["hosts"])
     if store is None or own is None or not own.get("hosts"):
         return []
-    wanted = ["name", "output.run_stats", "output.nsites"]
+    of_records = ("protocol_digest", "wall_seconds", "cores", "symbols")
+    wanted = ["name", "output.run_stats", "output.nsites", *(f"output.{name}" for name in of_records)]
     return grouped_costs(stage, store.query({"hosts": own["hosts"][0]}, properties=wanted, load=False))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, JobConfig, Response, job
+from jobflow import JobConfig, Response, job
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError
-from phonosmith.core.identity import fix_identities, has_content_identity
+from phonosmith.core.identity import identified_like_running
 from phonosmith.core.metadata import inherit
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
@@ -38,10 +38,7 @@ def start_needed_labels(sample: Any, maker: LabelMaker, material: str, n_train: 
     others = [frame for frame in frames if frame.split != "train"]
     # validation frames first: their job names do not depend on the number of training frames
     flow = maker.make([*others, *train[:n_train]], material)
-    current = CURRENT_JOB.job
-    if current is not None and has_content_identity(current.uuid):
-        flow = fix_identities(flow)
-    return Response(replace=inherit(flow))
+    return Response(replace=inherit(identified_like_running(flow)))
 
 
 @job(config=JobConfig(pass_manager_config=False))
@@ -51,7 +48,7 @@ def label_displaced(
     """Replace this job by the label jobs of a few displaced cells of a crystal that an earlier job relaxed."""
     from phonosmith.flows.reference import check_cells
 
-    return Response(replace=inherit(maker.make(check_cells(structure, matrix, n_cells), material)))
+    return Response(replace=inherit(maker.make(check_cells(structure, matrix, n_cells, maker.engine.order), material)))
 
 
 @job(output_schema=AuditedLabels)

@@ -19,6 +19,7 @@ from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.settings import get_settings
+from phonosmith.structures.magnetic import given_moments
 from phonosmith.training.documents import TrainingInputs
 from phonosmith.training.jobs import FineTuneMaker
 
@@ -121,7 +122,13 @@ class FineTuneMaterialMaker(Maker):
     def parts(self, structure: Structure, key: str) -> MaterialParts:
         """Return what the variants of a material share, nothing of it made yet."""
         seed = self.seed if self.settings.sampling_seed is None else self.settings.sampling_seed
-        return MaterialParts(structure, key, self.settings, self.require_engine(), seed, self.replay)
+        return MaterialParts(structure, key, self.settings, self._engine_for(structure), seed, self.replay)
+
+    def _engine_for(self, structure: Structure) -> ReferenceEngine:
+        """Return the engine, with the magnetic order of a crystal whose sites carry moments where it knows of spin."""
+        engine, order = self.require_engine(), given_moments(structure)
+        knows = engine.name != "forcefield" and engine.protocol.spin_polarized
+        return engine.with_order(order) if order is not None and knows else engine
 
     def add_variants(self, parts: MaterialParts, variants: Sequence[Variant], label: str) -> list[Job]:
         """Add the jobs of foundations, cells and seeds to those of a material and return the reports'."""
@@ -213,7 +220,7 @@ class FineTuneMaterialMaker(Maker):
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:
         """Refuse an engine that is missing or lacks something, an unknown setting, a foundation without an element."""
-        self.settings.require_of(self.require_engine())
+        self.settings.require_of(self._engine_for(structure))
         self.settings.specs()
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))
         if missing:

@@ -13,8 +13,11 @@ from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
 from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
-from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential, run_kappa, run_qha
+from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell, displaced_cells
+from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, engine_potential
+from phonosmith.evaluation.phonons.kappa import displaced_frames, third_order_cells
+from phonosmith.evaluation.phonons.qha import FACTORS
+from phonosmith.evaluation.phonons.thermal_jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
@@ -24,9 +27,10 @@ from phonosmith.flows.jobs import (
     start_needed_labels,
     training_subset,
 )
-from phonosmith.flows.reference import check_cells, reference_phonons, reference_relaxation
+from phonosmith.flows.reference import check_cells, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
 from phonosmith.flows.settings import MaterialSettings
+from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
@@ -126,19 +130,48 @@ class MaterialParts:
             "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.crystal),
             "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.crystal),
             "transitions": lambda: TransitionMaker(engine=engine, options=settings.follow).make(phonons, name),
+            "qha": lambda: QhaFlowMaker(name=f"qha {name}", engine=engine).make(
+                phonons, self.matrix(settings.min_length), self._charges
+            ),
+            "kappa": lambda: KappaFlowMaker(
+                name=f"kappa {name}", engine=engine, mesh=settings.kappa_mesh, cells=settings.kappa_cells
+            ).make(phonons, self.matrix(settings.kappa_min_length), self._charges),
         }
         properties = self._asked(REFERENCE, makers, self._program)
-        paid = [kind for kind in ("relax", "phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
+        paid = [
+            kind for kind in ("relax", "phonons", "elastic", "eos", "qha", "kappa") if (REFERENCE, kind) in self._made
+        ]
         costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
+
+    def calculations(self) -> dict[str, int]:
+        """Count the displaced cells a program will be asked for, by what they are for; potentials have no such jobs."""
+        settings = self.settings
+        if settings.mode == "production" or engine_potential(self.engine) is not None:
+            return {}
+        phonon = new_phonon(to_phonopy_atoms(self.structure, self.engine.order), self.matrix(settings.min_length))
+        counts = {"phonons": len(displaced_cells(phonon))}
+        if "qha" in settings.evaluate:
+            counts["qha"] = (len(FACTORS) - 1) * counts["phonons"]
+        if "kappa" in settings.evaluate:
+            atoms = self.structure.to_ase_atoms(msonable=False)
+            matrix = self.matrix(settings.kappa_min_length)
+            counts["kappa"] = len(displaced_frames(third_order_cells(atoms, matrix, cells=settings.kappa_cells)))
+        return counts
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
         def make() -> Job | Flow:
             name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
-            member = reference_phonons(self.crystal, self.engine, matrix, name, self.settings.mesh, nac=nac)
-            return self._program(member, "phonon")
+            maker = PhononFlowMaker(name=name, engine=self.engine, mesh=self.settings.mesh, nac=nac)
+            return self._program(maker.make(self.crystal, matrix), "phonon")
 
         return self._once((what, "phonons"), make)
+
+    @property
+    def _charges(self) -> OutputReference | None:
+        """The reference's phonons where they have Born charges, which then serve every side."""
+        matrix = self.matrix(self.settings.min_length)
+        return self._reference_phonons(matrix, REFERENCE) if self.settings.nac else None
 
     def _program_costs(self, kind: str) -> OutputReference:
         """Return what a flow of program calculations took."""
@@ -160,7 +193,7 @@ class MaterialParts:
             if settings.relax:
                 start = label_displaced(self.crystal, matrix, settings.n_checks, maker, name)
                 return self.add(start, "label", self.key, "check", "start", step="start")
-            made = maker.make(check_cells(self.structure, matrix, settings.n_checks), name)
+            made = maker.make(check_cells(self.structure, matrix, settings.n_checks, self.engine.order), name)
             self.jobs.append(describe(made, stage="label", material=self.key, variant=self.key))
             return made
 
@@ -180,7 +213,7 @@ class MaterialParts:
         """
 
         def make_phonons() -> Job:
-            maker = FastPhononMaker(mesh=self.settings.mesh)
+            maker = FastPhononMaker(mesh=self.settings.mesh, order=self.engine.order)
             made = maker.make(self.crystal, potential, self.matrix(self.settings.min_length))
             return self._add_result(made, "phonon", owner)
 
@@ -204,9 +237,14 @@ class MaterialParts:
             "elastic": lambda: FastElasticMaker().make(self.crystal, potential),
             "eos": lambda: FastEosMaker(fmax=self.engine.protocol.relax_fmax).make(self.crystal, potential),
             "transitions": lambda: ModeFollowingMaker(options=self.settings.follow).make(phonons, potential),
-            "qha": lambda: run_qha(phonons, potential),
+            "qha": lambda: run_qha(phonons, potential, charges=self._charges, order=self.engine.order),
             "kappa": lambda: run_kappa(
-                phonons, potential, self.matrix(self.settings.kappa_min_length), self.settings.kappa_mesh
+                phonons,
+                potential,
+                self.matrix(self.settings.kappa_min_length),
+                self.settings.kappa_mesh,
+                cells=self.settings.kappa_cells,
+                charges=self._charges,
             ),
         }
         return self._asked(owner.identity, makers, lambda member, stage: self._add_result(member, stage, owner))
@@ -234,7 +272,8 @@ class MaterialParts:
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
 
         def make_sample() -> Job:
-            made = SamplingMaker(settings=settings, seed=self.seed).make(self.crystal, sampler)
+            maker = SamplingMaker(settings=settings, seed=self.seed, standardise=self.engine.order is None)
+            made = maker.make(self.crystal, sampler)
             return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:

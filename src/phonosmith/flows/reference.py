@@ -11,10 +11,9 @@ import numpy as np
 
 from phonosmith.analysis.documents import DisplacementCheck
 from phonosmith.core.errors import InputError, LabelError
-from phonosmith.core.metadata import STAGE, describe
+from phonosmith.core.metadata import describe
 from phonosmith.core.units import GPA_PER_EV_PER_A3
 from phonosmith.evaluation.phonons.fastpath import displaced_cells
-from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.model import SYMPREC, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.base import Potential
@@ -26,10 +25,9 @@ if TYPE_CHECKING:
     from pymatgen.core import Structure
 
     from phonosmith.reference.engines import ReferenceEngine
+    from phonosmith.structures.magnetic import MagneticOrder
 
 
-CALCULATIONS = ("relax", "static", "displace", "dielectric")
-"""Stages of a program's calculations behind phonons, first words of their names."""
 CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
 
@@ -79,21 +77,13 @@ def relax_in_folder(structure: Structure, engine: ReferenceEngine, folder: Path,
     return record
 
 
-def reference_phonons(
-    structure: Structure, engine: ReferenceEngine, matrix: list[list[int]], name: str, mesh: int, *, nac: bool = False
-) -> Job | Flow:
-    """Return the job or flow whose output is the reference's ``PhononDoc`` in one supercell; see `PhononFlowMaker`."""
-    member = PhononFlowMaker(name=name, engine=engine, mesh=mesh, nac=nac).make(structure, matrix)
-    for stage in CALCULATIONS:
-        member.update_metadata({STAGE: stage}, name_filter=f"{stage} {name.removeprefix('phonon ')}")
-    return member
-
-
-def check_cells(structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int) -> list[Atoms]:
+def check_cells(
+    structure: Structure, matrix: Sequence[Sequence[int]], n_cells: int, order: MagneticOrder | None = None
+) -> list[Atoms]:
     """Return a few symmetry-inequivalent displaced supercells of a relaxed crystal, evenly picked from all of them."""
     if n_cells < 1:
         raise InputError(f"{n_cells} check displacements were asked.", "Ask for 1 to 3, or leave them out.")
-    phonon = new_phonon(to_phonopy_atoms(structure), matrix, "auto", SYMPREC)
+    phonon = new_phonon(to_phonopy_atoms(structure, order), matrix, "auto", SYMPREC)
     cells = displaced_cells(phonon, CHECK_DISPLACEMENT)
     picked = np.unique(np.linspace(0, len(cells) - 1, min(n_cells, len(cells))).round().astype(int))
     chosen = [cells[index] for index in picked]

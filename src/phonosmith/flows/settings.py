@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.evaluation.modes.follow import FollowOptions
-from phonosmith.evaluation.phonons.jobs import engine_potential
+from phonosmith.evaluation.phonons.kappa import ThirdOrderCells
 from phonosmith.evaluation.verdict import GivenLimits
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings
@@ -21,6 +21,8 @@ DEFAULT_STRATEGIES = ("transfer", "delta")
 PUBLISHED_SIZE = 10
 """Training structures behind the published tables 1 to 4."""
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions", "qha", "kappa"]
+NO_ORDER: tuple[Evaluation, ...] = ("elastic", "transitions", "kappa")
+"""What the reference does not compute of a crystal with a magnetic order."""
 Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -76,6 +78,11 @@ class MaterialSettings(Document):
     check_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of their supercell, Å")
     min_length: float = Field(20.0, gt=0, le=100, description="shortest edge of phonon supercells, Å")
     kappa_min_length: float = Field(10.0, gt=0, le=100, description="shortest edge of third-order supercells, Å")
+    kappa_cells: ThirdOrderCells = Field(
+        "pairs",
+        description="displaced cells of third order, on both sides: every pair of displacements, or (random) all atoms "
+        "displaced in as many cells as a fit needs, far fewer where the symmetry is low",
+    )
     kappa_mesh: int = Field(11, gt=1, le=100, description="q-points along each axis of conductivities")
     supercell: SupercellRule = Field(
         "cubic",
@@ -123,13 +130,11 @@ class MaterialSettings(Document):
 
     def require_of(self, engine: ReferenceEngine) -> None:
         """Refuse what the reference cannot compute."""
-        thermal = [kind for kind in ("qha", "kappa") if kind in self.evaluate]
-        if thermal and self.mode == "comparison" and engine_potential(engine) is None:
+        magnetic = [kind for kind in NO_ORDER if kind in self.evaluate] if engine.order is not None else []
+        if magnetic and self.mode == "comparison":
             raise ConfigurationError(
-                f"evaluate: {', '.join(thermal)} needs a potential as reference; nothing here has the engine "
-                f"{engine.name} calculate phonons at several volumes or third-order forces.",
-                "Leave them out, or set mode: production, where potentials alone have them; phonosmith kappa --against "
-                "judges a conductivity by a phono3py file.",
+                f"evaluate: {', '.join(magnetic)} knows the symmetry without moments only, and moments are given.",
+                "Leave it out for this material, or set mode: production, where potentials alone have it.",
             )
         if self.nac and self.mode == "production":
             raise ConfigurationError(

@@ -22,7 +22,6 @@ from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.core.reading import COMPRESSED, bare_name, load_yaml, read_bounded
 from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
-from phonosmith.harmonic.matching import find_transforms
 from phonosmith.harmonic.model import (
     SYMPREC,
     HarmonicModel,
@@ -33,7 +32,7 @@ from phonosmith.harmonic.model import (
     require_same_formula,
     unpack_force_constants,
 )
-from phonosmith.harmonic.nac import NacParams, carried_charges, checked_charges
+from phonosmith.harmonic.nac import NacParams, charges_of, checked_charges
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -105,15 +104,7 @@ def add_charges(phonon: Phonopy, path: str | Path) -> None:
     if not source.is_dir() and not bare_name(source.name).endswith((".yaml", ".yml")):
         phonon.nac_params = _born_file(source, phonon)
         return
-    other = read_phonopy(source, nac=True)
-    transforms = find_transforms(other.primitive, phonon.primitive)
-    if not transforms:
-        raise MismatchError(
-            f"The charges of {source} belong to another crystal ({composition_of(other.primitive).formula}) than "
-            f"{composition_of(phonon.primitive).formula}.",
-            "Give the BORN file or phonopy.yaml of this crystal.",
-        )
-    phonon.nac_params = carried_charges(other, phonon, transforms[0])
+    phonon.nac_params = charges_of(read_phonopy(source, nac=True), phonon, str(source))
 
 
 def load_harmonic(

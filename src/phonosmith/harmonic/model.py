@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pymatgen.core import Composition, Structure
 
     from phonosmith.core.artefacts import ArtefactRef, ArtefactStore
+    from phonosmith.structures.magnetic import MagneticOrder
 
 Array = NDArray[np.float64]
 SYMPREC = 1e-4
@@ -55,9 +56,14 @@ class HarmonicModel:
 
     @property
     def space_group(self) -> tuple[str, int]:
-        """International symbol and number of the unit cell at phonopy's tolerance."""
-        dataset = self.phonon.symmetry.dataset
-        return str(dataset.international), int(dataset.number)
+        """International symbol and number of the unit cell at phonopy's tolerance, moments of atoms left aside."""
+        from phonopy.structure.symmetry import Symmetry
+
+        unit, known = self.phonon.unitcell, self.phonon.symmetry
+        if unit.magnetic_moments is not None:
+            plain = type(unit)(numbers=unit.numbers, cell=unit.cell, scaled_positions=unit.scaled_positions)
+            known = Symmetry(plain, symprec=known.tolerance)
+        return str(known.dataset.international), int(known.dataset.number)
 
 
 def composition_of(cell: PhonopyAtoms) -> Composition:
@@ -117,14 +123,17 @@ def new_phonon(
         )
 
 
-def to_phonopy_atoms(structure: Structure) -> PhonopyAtoms:
-    """Return a pymatgen structure as phonopy atoms, in the same order."""
+def to_phonopy_atoms(structure: Structure, order: MagneticOrder | None = None) -> PhonopyAtoms:
+    """Return a pymatgen structure as phonopy atoms, in the same order; with moments, symmetry is magnetic."""
     from phonopy.structure.atoms import PhonopyAtoms
 
+    symbols = [site.specie.symbol for site in structure]
+    moments = None if order is None else order.moments_in(symbols, structure.lattice.matrix, structure.cart_coords)
     return PhonopyAtoms(
-        symbols=[site.specie.symbol for site in structure],
+        symbols=symbols,
         cell=structure.lattice.matrix,
         scaled_positions=structure.frac_coords,
+        magnetic_moments=moments,
     )
 
 
@@ -211,6 +220,8 @@ def pack_force_constants(model: HarmonicModel) -> bytes:
         "fc_calculator": np.array(model.fc_calculator),
         "source": np.array(model.source),
     }
+    if unit.magnetic_moments is not None:
+        content["magnetic_moments"] = np.asarray(unit.magnetic_moments, dtype=float)
     if nac is not None:
         content |= {name: np.asarray(nac[name]) for name in ("born", "dielectric")}
         content["nac_factor"] = np.array(nac.get("factor", NAC_FACTOR))
@@ -232,7 +243,8 @@ def unpack_force_constants(data: bytes, *, nac: bool = False) -> HarmonicModel:
         raise ArtefactError(
             "The artefact holds no force constants of phonosmith.", "Give the reference of a PhononDoc."
         )
-    unit = PhonopyAtoms(**{name: content[name] for name in ("numbers", "cell", "scaled_positions", "masses")})
+    known = ("numbers", "cell", "scaled_positions", "masses", "magnetic_moments")
+    unit = PhonopyAtoms(**{name: content[name] for name in known if name in content})
     phonon = new_phonon(unit, content["supercell_matrix"], content["primitive_matrix"], float(content["symprec"]))
     phonon.force_constants = check_force_constants(content["force_constants"], phonon, "the artefact")
     if nac and "born" in content:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scipy.linalg import polar
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.harmonic.matching import Integers, pair_sites
-from phonosmith.harmonic.model import NAC_FACTOR
+from phonosmith.harmonic.matching import Integers, find_transforms, pair_sites
+from phonosmith.harmonic.model import NAC_FACTOR, composition_of
 
 if TYPE_CHECKING:
+    from phono3py import Phono3py
     from phonopy import Phonopy
 
 CHARGE_SUM_TOLERANCE = 0.5
@@ -30,7 +31,7 @@ class NacParams(TypedDict):
     """e²/(4πε0), eV Å."""
 
 
-def checked_charges(params: Any, phonon: Phonopy, where: str) -> NacParams:
+def checked_charges(params: Any, phonon: Phonopy | Phono3py, where: str) -> NacParams:
     """Return charges and dielectric tensor of ``where`` in our form; those no crystal can have are refused."""
     born, dielectric = (np.asarray(params[name], dtype=float) for name in ("born", "dielectric"))
     count = len(phonon.primitive)
@@ -56,7 +57,7 @@ def checked_charges(params: Any, phonon: Phonopy, where: str) -> NacParams:
     return {"born": born, "dielectric": dielectric, "factor": float(params.get("factor") or NAC_FACTOR)}
 
 
-def carried_charges(reference: Phonopy, candidate: Phonopy, transform: Integers) -> NacParams:
+def carried_charges(reference: Phonopy, candidate: Phonopy | Phono3py, transform: Integers) -> NacParams:
     """Return the reference's charges for the atoms and axes of another calculation of the crystal.
 
     The unimodular integer ``transform`` M brings the candidate's lattice onto the reference's (see `CellMatch`).
@@ -69,3 +70,15 @@ def carried_charges(reference: Phonopy, candidate: Phonopy, transform: Integers)
     born = np.empty_like(params["born"])
     born[counterparts] = rotation @ params["born"] @ rotation.T
     return {"born": born, "dielectric": rotation @ params["dielectric"] @ rotation.T, "factor": params["factor"]}
+
+
+def charges_of(source: Phonopy, phonon: Phonopy | Phono3py, where: str) -> NacParams:
+    """Return the charges of another calculation of the crystal, in any setting; ``where`` names it in messages."""
+    transforms = find_transforms(source.primitive, phonon.primitive)
+    if not transforms:
+        raise MismatchError(
+            f"The charges of {where} belong to another crystal ({composition_of(source.primitive).formula}) than "
+            f"{composition_of(phonon.primitive).formula}.",
+            "Give the BORN file or phonopy.yaml of this crystal.",
+        )
+    return carried_charges(source, phonon, transforms[0])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from phonosmith.core.attempts import repeated
 from phonosmith.core.document import Document
@@ -16,6 +17,7 @@ from phonosmith.reference.documents import Frame, ReferenceRecord
 from phonosmith.reference.outcome import MOVING
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
+from phonosmith.structures.magnetic import MagneticOrder
 
 if TYPE_CHECKING:
     from jobflow import Maker
@@ -38,6 +40,28 @@ class ReferenceEngine(Document, frozen=True):
     )
     frozen_timeout: float = Field(7200.0, gt=0, description="VASP without output for so long is started again, s")
     custodian: dict[str, Any] = Field(default_factory=dict, description="further arguments of Custodian")
+    order: MagneticOrder | None = Field(
+        None, description="magnetic order of the crystal it computes: every calculation starts from it"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out an order there is not: a job keeps the identity it had before there were any."""
+        plain: dict[str, Any] = handler(self)
+        return plain if self.order is not None else {k: v for k, v in plain.items() if k != "order"}
+
+    def with_order(self, order: MagneticOrder) -> ReferenceEngine:
+        """Return the engine for a crystal whose atoms have given moments; it must calculate with spin."""
+        if self.name == "forcefield":
+            raise ConfigurationError(
+                "A potential knows no magnetic moments.", "Use the vasp or gpaw engine, or leave magmoms out."
+            )
+        if not self.protocol.spin_polarized:
+            raise ConfigurationError(
+                "Moments are given, and the protocol calculates without spin.",
+                "Set spin_polarized: true in the protocol of the engine.",
+            )
+        return self.model_copy(update={"order": order})
 
     @property
     def functional(self) -> str:
@@ -76,9 +100,9 @@ class ReferenceEngine(Document, frozen=True):
         """Return the Maker of a calculation, for use in any atomate2 flow."""
         protocol = self.protocol.model_dump(mode="json")
         if self.name == "vasp":
-            from phonosmith.reference.vasp.makers import ProtocolVaspMaker
+            from phonosmith.reference.vasp.makers import MagneticVaspMaker, ProtocolVaspMaker
 
-            return ProtocolVaspMaker(
+            return (ProtocolVaspMaker if self.order is None else partial(MagneticVaspMaker, order=self._order))(
                 name=name,
                 protocol=protocol,
                 calculation=calculation,
@@ -91,13 +115,13 @@ class ReferenceEngine(Document, frozen=True):
             raise ConfigurationError(
                 f"The engine {self.name} computes no Born charges.", "Use the vasp engine for them."
             )
-        from phonosmith.reference.forcefield import CalculatorSpec, ProtocolAseMaker
+        from phonosmith.reference.forcefield import CalculatorSpec, MagneticAseMaker, ProtocolAseMaker
 
         spec = CalculatorSpec.model_validate(self.calculator)
         settings: dict[str, Any] = {}
         if self.name == "gpaw":
             settings = {"protocol": protocol, "calculation": calculation}
-        return ProtocolAseMaker(
+        return (ProtocolAseMaker if self.order is None else partial(MagneticAseMaker, order=self._order))(
             name=name,
             protocol=protocol,
             calculation=calculation,
@@ -105,6 +129,10 @@ class ReferenceEngine(Document, frozen=True):
             calculator_meta=spec.path,
             calculator_kwargs=spec.arguments | settings,
         )
+
+    @property
+    def _order(self) -> dict[str, Any]:
+        return {} if self.order is None else self.order.model_dump(mode="json")
 
     def compute(
         self, frame: Frame, calculation: Calculation = "static", name: str = "static", attempts: int = 1

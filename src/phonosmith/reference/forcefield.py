@@ -22,12 +22,15 @@ from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.accept import accept
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, explained, refused
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
-from phonosmith.reference.protocol import Calculation, ReferenceProtocol
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol, moment_table
 from phonosmith.reference.vasp.run import voigt_from_kbar
 from phonosmith.structures.labels import Labels
+from phonosmith.structures.magnetic import MagneticOrder
 
 _STEPS_PER_VASP_STEP = 10
 """ASE's optimisers take many cheap steps where VASP's take few: allowed for each ionic step of the protocol."""
+OTHER_MOMENT = 0.6
+"""μB: of elements in no table, as pymatgen starts VASP."""
 _ELASTIC_MARGIN = 0.1
 """Potentials relax strained cells this much further: steps are cheap, and in silicon forces of 1 meV/Å left by FIRE
 shift C44 by 0.3 GPa."""
@@ -123,16 +126,28 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
             self.relax_kwargs = {"fmax": tighter * fmax}
         super().__post_init__()
 
+    def _with_moments(self, structure: Any) -> Any:
+        moments = self.started(Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))).magmoms
+        return structure if moments is None else structure.copy(site_properties={"magmom": moments})
+
     def set_cell(self, cell: Any) -> None:
         """Tell a program that has k-points the cell (rows in Å) they are chosen for."""
         if self.engine == "gpaw":
             arguments: dict[str, Any] = self.calculator_kwargs
             arguments["cell"] = np.asarray(cell, dtype=float).tolist()
 
+    def started(self, frame: Frame) -> Frame:
+        """Return a configuration with the moments that a calculation with spin starts from, by element if not given."""
+        if self.engine == "forcefield" or not self.rules.spin_polarized or frame.magmoms is not None:
+            return frame
+        table = moment_table(self.rules)
+        return frame.model_copy(update={"magmoms": [float(table.get(one, OTHER_MOMENT)) for one in frame.symbols]})
+
     @forcefield_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Any:
         """Run the calculator on a structure, or on each of a list; a refused result fails the job."""
         several = isinstance(structure, list)
+        structure = [self._with_moments(one) for one in structure] if several else self._with_moments(structure)
         self.set_cell((structure[0] if several else structure).lattice.matrix)
         documents = super().make.original(self, structure, prev_dir=prev_dir)
         pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
@@ -144,6 +159,18 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
                     "Look at the structure and at the limits of the calculator.",
                 )
         return documents
+
+
+@dataclass
+class MagneticAseMaker(ProtocolAseMaker):
+    """A Maker for one crystal whose magnetic order (`MagneticOrder` as JSON) every calculation starts from."""
+
+    order: dict[str, Any] = field(default_factory=dict)
+
+    def started(self, frame: Frame) -> Frame:
+        """Return a configuration with the moment of its site on every atom."""
+        known = MagneticOrder.model_validate(self.order)
+        return frame.model_copy(update={"magmoms": known.moments_in(frame.symbols, frame.cell, frame.positions)})
 
 
 def judge_document(document: Any, asked: Asked) -> list[Reason]:
@@ -167,7 +194,7 @@ def evaluate_frame(calculator: Calculator, atoms: Atoms, asked: Asked, **known: 
     """Evaluate one configuration and return a record that holds both energies; nothing is judged yet."""
     copy = atoms.copy()
     copy.calc = calculator
-    return ReferenceRecord(
+    record = ReferenceRecord(
         calculation=asked.calculation,
         protocol_digest=asked.protocol.digest,
         symbols=copy.get_chemical_symbols(),
@@ -182,6 +209,10 @@ def evaluate_frame(calculator: Calculator, atoms: Atoms, asked: Asked, **known: 
         info=dict(asked.frame.info),
         **known,
     )
+    if asked.protocol.spin_polarized and record.engine != "forcefield":
+        record.spin_polarized, record.magmom = True, float(copy.get_magnetic_moment())
+        record.magmoms = np.asarray(copy.get_magnetic_moments(), dtype=float).tolist()
+    return record
 
 
 def compute_with_ase(
@@ -192,6 +223,7 @@ def compute_with_ase(
     A relaxation is done by the Maker; the numbers recorded are those of a fresh evaluation at its end, so that
     statics and relaxations report the same two energies.
     """
+    frame = maker.started(frame)
     asked = Asked(frame, maker.rules, maker.calculation)
     known = {
         "engine_version": version, "functional": functional, "potential": spec.potential,

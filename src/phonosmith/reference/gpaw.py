@@ -47,14 +47,11 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation, cell:
     GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density
     counts points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING.
     """
-    if protocol.spin_polarized:
-        raise ConfigurationError(
-            "The gpaw engine is not set up for spin.", "Use the vasp engine, or spin_polarized: false."
-        )
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
     points = {"size": (1, 1, 1)} if protocol.gamma_only(calculation, cell) else {"density": 1.0 / protocol.kspacing}
-    return {
+    spin = {"spinpol": True} if protocol.spin_polarized else {}
+    return spin | {
         "mode": {"name": "pw", "ecut": protocol.encut},
         "xc": protocol.functional,
         "kpts": points | {"gamma": True},

@@ -78,7 +78,11 @@ class Outcome:
         numbers = (record.cell, record.positions, record.forces, record.stress)
         cell, positions, forces, stress = (None if n is None else np.asarray(n, dtype=float) for n in numbers)
         labels = Labels(record.energy, forces, stress)
-        return cls(record.symbols, cell, positions, labels, record.energy_sigma0, record.pbc, program=record.engine)
+        sites = None if record.magmoms is None else np.asarray(record.magmoms, dtype=float)
+        return cls(
+            record.symbols, cell, positions, labels, record.energy_sigma0, record.pbc, program=record.engine,
+            spin=record.spin_polarized, moment=record.magmom, site_moments=sites,
+        )  # fmt: skip
 
     @classmethod
     def of_atoms(cls, atoms: Atoms) -> Outcome:

@@ -150,6 +150,13 @@ class ReferenceProtocol(Document, frozen=True, extra="forbid"):
         return {element: table[element] for element in wanted}
 
 
+def moment_table(protocol: ReferenceProtocol) -> dict[str, float]:
+    """Return initial moments by element, μB: the protocol's, or pymatgen's for the Materials Project."""
+    from pymatgen.io.vasp.sets import MPRelaxSet
+
+    return dict(protocol.magmoms) or dict(MPRelaxSet.CONFIG["INCAR"]["MAGMOM"])
+
+
 def load_protocol(data: Mapping[str, Any] | None) -> ReferenceProtocol:
     """Build a protocol from a mapping, naming each field that is wrong."""
     try:

@@ -31,7 +31,11 @@ def store_frames(result: SamplingResult, store: ArtefactStore) -> SamplingDoc:
 @job(output_schema=SamplingDoc, config=JobConfig(expose_store=True))
 @reused()
 def sample_material(
-    structure: Structure, potential: PotentialRef | dict[str, Any] | str, settings: dict[str, Any], seed: int
+    structure: Structure,
+    potential: PotentialRef | dict[str, Any] | str,
+    settings: dict[str, Any],
+    seed: int,
+    standardise: bool = True,
 ) -> SamplingDoc:
     """Draw the configurations of one material (a relaxed crystal) and keep the frames in the artefact store."""
     from phonosmith.potentials import registry
@@ -40,8 +44,9 @@ def sample_material(
     if isinstance(potential, dict):
         potential = PotentialRef.model_validate(potential)
     reference = registry.resolve(potential) if isinstance(potential, str) else potential
+    asked = SamplingSettings.model_validate(settings)
     result = sample_configurations(
-        structure, registry.load(reference), SamplingSettings.model_validate(settings), seed, reference=reference
+        structure, registry.load(reference), asked, seed, reference=reference, standardise=standardise
     )
     return store_frames(result, default_artefacts())
 
@@ -56,16 +61,20 @@ class SamplingMaker(Maker):
         First part of the job's name; formula and cell size follow.
     settings
         Of ``SamplingSettings``; only what differs from the protocol.
+    standardise
+        See `sample_configurations`.
     """
 
     name: str = "sample"
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    standardise: bool = True
 
     def make(self, structure: Structure, potential: PotentialRef | str) -> Job:
         """Return a job whose output is a ``SamplingDoc``; structure and potential may be output references."""
         settings = SamplingSettings.model_validate(self.settings)
-        made = sample_material(structure, potential, settings.model_dump(mode="json"), self.seed)
+        kept = {} if self.standardise else {"standardise": False}
+        made = sample_material(structure, potential, settings.model_dump(mode="json"), self.seed, **kept)
         formula = getattr(getattr(structure, "composition", None), "reduced_formula", None)
         parts = [self.name, formula.lower() if isinstance(formula, str) else "", settings.cell]
         made.name = " ".join(part for part in parts if part)

@@ -75,6 +75,7 @@ def sample_configurations(
     seed: int = 0,
     *,
     reference: PotentialRef | None = None,
+    standardise: bool = True,
     on_step: Callable[[int, int], None] | None = None,
 ) -> SamplingResult:
     """Return the fine-tuning configurations of one material, unlabelled.
@@ -94,12 +95,15 @@ def sample_configurations(
         Every random draw follows from it.
     reference
         Identity of ``potential``, recorded in the document.
+    standardise
+        Start from the standard primitive cell, or from the cell as given: that of a magnetic order, which symmetry
+        without moments would reduce.
     on_step
         Progress callback of the relaxations: step number, configurations still moving.
     """
     settings = settings or SamplingSettings()
     clean = clean_structure(structure)
-    primitive = standard_primitive(clean, settings.symprec)
+    primitive = standard_primitive(clean, settings.symprec) if standardise else clean
     return _run(primitive, potential, settings, seed, reference, structure_warnings(clean), on_step)
 
 

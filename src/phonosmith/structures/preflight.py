@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ConfigDict, Field
 
 from phonosmith.core.document import Document
+from phonosmith.core.errors import ConfigurationError
 from phonosmith.structures.cost import CostModel, reciprocal_lengths, workload
 from phonosmith.structures.reading import duplicate_groups, structure_warnings
 from phonosmith.structures.standard import spacegroup_number, standard_primitive
@@ -41,6 +42,10 @@ class PlanSettings(Document):
     supercell: SupercellRule = Field("cubic", description="rule of the phonon supercell: cubic as published, compact")
     gamma_min_length: float = Field(18.0, gt=0, description="phonon supercells shorter than this get the k-mesh, Å")
     displacement: float = Field(0.01, gt=0, description="finite displacement, Å")
+    qha_volumes: int = Field(0, ge=0, description="further volumes with phonons (quasi-harmonic properties); 0: none")
+    kappa_length: float | None = Field(
+        None, gt=0, description="shortest edge of the third-order supercell, Å; null: no conductivity"
+    )
     max_atoms: int = Field(500, gt=0, description="atom cap of the fine-tuning cells")
     oversized_static: int = Field(250, gt=0, description="atoms from which a training cell is called oversized")
     oversized_phonon: int = Field(800, gt=0, description="atoms from which a phonon supercell is called oversized")
@@ -75,10 +80,14 @@ class MaterialPlan(Document):
     n_atoms_primitive: int = 0
     cells: dict[str, CellPlan] = Field(default_factory=dict, description="fine-tuning cells by size")
     phonon: CellPlan | None = Field(None, description="DFT phonon reference")
+    thermal: dict[str, CellPlan] = Field(
+        default_factory=dict, description="displaced cells of expansion (qha) and conductivity (kappa), where asked"
+    )
     n_statics: int = Field(0, description="DFT statics for fine-tuning")
     n_phonon_displacements: int = Field(0, description="displaced supercells of the DFT phonon reference")
     core_hours_statics: float = 0.0
     core_hours_phonons: float = 0.0
+    core_hours_thermal: float = 0.0
     core_hours: float = 0.0
     memory_gb: float = Field(0.0, description="largest calculation, GB over all ranks")
     training_steps: int = Field(0, description="optimiser steps of one fine-tuning per cell size")
@@ -123,6 +132,22 @@ def phonon_displacements(structure: Structure, choice: SupercellChoice, distance
         phonon = Phonopy(get_phonopy_structure(structure), choice.phonopy_matrix, primitive_matrix="P", symprec=1e-4)
         phonon.generate_displacements(distance=distance)
     return len(phonon.displacements)
+
+
+def third_order_displacements(structure: Structure, choice: SupercellChoice) -> int:
+    """Return how many displaced supercells phono3py asks for."""
+    try:
+        from phono3py import Phono3py
+    except ImportError as error:
+        raise ConfigurationError(
+            "Counting third-order cells needs phono3py.", "Install it with: pip install 'phonosmith[kappa]'."
+        ) from error
+    from pymatgen.io.phonopy import get_phonopy_structure
+
+    cell = get_phonopy_structure(structure)
+    phonon = Phono3py(cell, choice.phonopy_matrix, primitive_matrix="auto", symprec=1e-4, log_level=0)
+    phonon.generate_displacements()
+    return sum(cell is not None for cell in phonon.supercells_with_displacements)
 
 
 def plan_material(
@@ -182,6 +207,13 @@ def plan_material(
     thickness = 2 * np.pi / reciprocal_lengths(choice.build(primitive).lattice.matrix)
     meshed = settings.kspacing if thickness.min() < settings.gamma_min_length else None
     phonon = planned(choice, "phonon supercell", meshed, displaced)
+    thermal = {}
+    if settings.qha_volumes:
+        thermal["qha"] = planned(choice, "phonon supercell", meshed, settings.qha_volumes * displaced)
+    if settings.kappa_length is not None:
+        smaller = phonon_supercell(primitive, settings.kappa_length, rule=settings.supercell)
+        pairs = third_order_displacements(primitive, smaller)
+        thermal["kappa"] = planned(smaller, "third-order supercell", settings.kspacing, pairs)
     symbols = sorted({site.specie.symbol for site in primitive})
     if elements is not None and (unknown := [symbol for symbol in symbols if symbol not in elements]):
         notes.append(f"the foundation does not know {', '.join(unknown)}")
@@ -192,7 +224,7 @@ def plan_material(
                 f"perhaps not relaxed: the foundation finds forces up to {force:.2f} eV/Å and a pressure of "
                 f"{pressure:.1f} GPa"
             )
-    statics = sum(cell.core_hours for cell in cells.values())
+    statics, heat = (sum(cell.core_hours for cell in some.values()) for some in (cells, thermal))
     return MaterialPlan(
         source=source,
         formula=structure.composition.reduced_formula,
@@ -201,14 +233,16 @@ def plan_material(
         n_atoms_primitive=len(primitive),
         cells=cells,
         phonon=phonon,
+        thermal=thermal,
         n_statics=settings.frames_per_cell * len(cells),
         n_phonon_displacements=displaced,
         core_hours_statics=statics,
         core_hours_phonons=phonon.core_hours,
-        core_hours=statics + phonon.core_hours,
-        memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon)),
+        core_hours_thermal=heat,
+        core_hours=statics + phonon.core_hours + heat,
+        memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon, *thermal.values())),
         training_steps=settings.epochs * math.ceil(settings.training_frames / settings.batch_size),
-        warnings=notes,
+        warnings=list(dict.fromkeys(notes)),
     )
 
 

@@ -388,7 +388,7 @@ def _cubic_matrix(structure: Structure, min_length: float, max_atoms: int) -> In
     turned = Structure(Lattice(vectors), structure.species, structure.frac_coords)
     try:
         columns = get_supercell_matrix(turned, min_length, None, prefer_90_degrees=True, max_atoms=max_atoms)
-    except AttributeError:  # how pymatgen's transformation says that there is none
+    except (AttributeError, np.linalg.LinAlgError):  # how pymatgen's transformation says that there is none
         return None
     rows = np.rint(np.transpose(columns)).astype(np.int64)
     edges = np.linalg.norm(rows @ structure.lattice.matrix, axis=1)

@@ -41,6 +41,20 @@ def test_plan_of_two_materials(files):
     assert any("POTCARs not found" in note for note in payload["warnings"])
 
 
+def test_expansion_and_conductivity_are_planned_where_they_are_asked(files):
+    pytest.importorskip("phono3py")
+    result = plan(files / "Si.cif", "--evaluate", "qha", "--evaluate", "kappa", "--json")
+    assert result.exit_code == 0, result.output
+    (material,) = json.loads(result.stdout)["materials"]
+    thermal = material["thermal"]
+    # phonons at five further volumes; phono3py's example of silicon has 111 displaced cells of 64 atoms
+    assert thermal["qha"]["n_calculations"] == 5 * material["n_phonon_displacements"]
+    assert (thermal["kappa"]["n_calculations"], thermal["kappa"]["n_atoms"]) == (111, 64)
+    parts = ("core_hours_statics", "core_hours_phonons", "core_hours_thermal")
+    assert material["core_hours"] == pytest.approx(sum(material[name] for name in parts))
+    assert material["core_hours_thermal"] > 0
+
+
 def test_foundation_is_asked_about_elements_and_forces(files):
     result = plan(files / "Si.cif", files / "POSCAR", "--foundation", "embedded-reference", "--json")
     assert result.exit_code == 0, result.output

@@ -66,8 +66,13 @@ def run(
     if dry_run:
         names = [job.name for job, _ in flow.iterflow()]
         payload = {"campaign": checked.spec.name, "materials": list(checked.structures), "jobs": len(names)}
-        words = f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started."
-        answer(payload | {"names": names}, lambda: typer.echo(words), json_output=json_output)
+        displaced = checked.calculations()
+        words = [f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started."]
+        for material, counts in displaced.items():
+            said = ", ".join(f"{number} for {what}" for what, number in counts.items())
+            words.append(f"{material}: displaced cells by the reference: {said}")
+        payload |= {"names": names, "displaced_cells": displaced}
+        answer(payload, lambda: typer.echo("\n".join(words)), json_output=json_output)
         return
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities

@@ -28,6 +28,9 @@ def plan(
     frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
     kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
     phonon_length: Annotated[float, typer.Option(help="Shortest edge of the phonon supercell, Å.")] = 20.0,
+    evaluate: Annotated[
+        list[str] | None, typer.Option(help="By the reference as well: qha, kappa (repeatable).")
+    ] = None,
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the fine-tuning cells.")] = 500,
     epochs: Annotated[int, typer.Option(help="Training epochs.")] = 200,
     calibration: Annotated[
@@ -42,11 +45,15 @@ def plan(
 
     [bold]Example[/bold]: phonosmith plan Si.cif NaCl.vasp --foundation MACE-MP-0b3
     """
+    from phonosmith.evaluation.phonons.qha import FACTORS
+    from phonosmith.flows.settings import MaterialSettings
     from phonosmith.reference.protocol import ReferenceProtocol
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
     from phonosmith.structures.preflight import MaterialPlan, PlanSettings, combine, plan_material
     from phonosmith.structures.reading import read_structure
 
+    if unknown := set(evaluate or ()) - {"qha", "kappa"}:
+        raise InputError(f"--evaluate {min(unknown)} cannot be planned.", "Give qha or kappa.")
     protocol = ReferenceProtocol()
     settings = checked_options(
         PlanSettings,
@@ -60,6 +67,9 @@ def plan(
         encut=protocol.encut,
         phonon_length=phonon_length,
         gamma_min_length=protocol.gamma_min_length,
+        # the relaxed volume has its phonons anyway
+        qha_volumes=len(FACTORS) - 1 if "qha" in (evaluate or ()) else 0,
+        kappa_length=MaterialSettings().kappa_min_length if "kappa" in (evaluate or ()) else None,
         max_atoms=max_atoms,
         epochs=epochs,
     )
@@ -138,7 +148,7 @@ def _show(result: Plan) -> None:
         if not material.usable:
             rows.append((Path(material.source).name, "[red]unusable[/red]", *[""] * 6))
             continue
-        cells = dict(material.cells) | ({} if material.phonon is None else {"phonon": material.phonon})
+        cells = material.cells | ({} if material.phonon is None else {"phonon": material.phonon}) | material.thermal
         heads = (material.formula, f"group {material.spacegroup or '?'}", *[""] * len(cells))
         for head, (size, cell) in zip(heads, cells.items(), strict=False):
             edges, mesh = " ".join(f"{edge:.1f}" for edge in cell.lengths), "×".join(map(str, cell.kpoints))

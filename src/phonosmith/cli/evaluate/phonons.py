@@ -55,7 +55,8 @@ def phonons(
     """Relax a crystal with a potential and compute its phonons in one go.
 
     With --temperature, a crystal whose harmonic phonons are imaginary gets its effective ones at that temperature too
-    (self-consistent harmonic approximation), which say whether thermal motion holds it together.
+    (self-consistent harmonic approximation). Imaginary ones there: nothing holds it together. Real ones are no proof
+    that it is the stable phase: compare its free energy with that of the distorted crystal.
 
     Example: phonosmith phonons GeTe.cif --potential tuned --temperature 300 --out phonons
     """
@@ -127,7 +128,9 @@ def phonons(
         typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")
     for summary, warm, folder in at_temperature:
         words = (
-            "stable" if warm.stability.stable_practical else f"{warm.stability.n_imaginary_practical} imaginary modes"
+            "no imaginary modes"
+            if warm.stability.stable_practical
+            else f"{warm.stability.n_imaginary_practical} imaginary modes"
         )
         typer.echo(
             f"effective at {summary.temperature:g} K: ω {warm.omega_min_thz:.3f} to {warm.omega_max_thz:.3f} THz; "

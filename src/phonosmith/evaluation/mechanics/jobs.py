@@ -5,7 +5,7 @@ Both routes end in one fit: stresses in `fit_elastic`, energies in `fit_birch_mu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -273,14 +273,40 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
         return flow
 
 
+def relaxed_volumes(
+    structure: Any, engine: ReferenceEngine, factors: Mapping[str, float], stages: tuple[str, str]
+) -> tuple[list[Job | Flow], list[dict[str, Any]]]:
+    """Return the jobs that relax the atoms of a cell scaled to some volumes, and what is known of each afterwards.
+
+    What is known are references to ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å). Factors by label;
+    calculations are called by their stage (of relaxation and static) and the label. VASP computes a static at each
+    volume, so that every energy has the plane waves of its own cell: the free energy, the one forces belong to. Of ASE
+    calculators the energy of the relaxed atoms is taken.
+    """
+    from atomate2.common.jobs.eos import apply_strain_to_structure
+
+    gradients = [(np.eye(3) * factor ** (1 / 3)).tolist() for factor in factors.values()]
+    scaled = apply_strain_to_structure(structure, gradients)
+    members, points = [scaled], []
+    for number, label in enumerate(factors):
+        relaxed = engine.eos_relax(f"{stages[0]} {label}").make(scaled.output[number].final_structure)
+        members.append(relaxed)
+        last, energy = relaxed.output, relaxed.output.output.energy
+        if engine.name == "vasp":
+            members.append(engine.static(f"{stages[1]} {label}").make(last.structure))
+            last = members[-1].output
+            energy = last.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy
+        points.append({"structure": last.structure, "energy": energy, "forces": relaxed.output.output.forces})
+    return members, points
+
+
 @dataclass
 class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """An equation of state with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each
-    fixed cell with the threshold of relaxations. VASP then computes a static at each volume, so that every energy has
-    the plane waves of its own cell; the energy fitted is the free energy, the one forces belong to. Of ASE calculators
-    the energy of the relaxed atoms is taken. (atomate2's own flow spaces its cells evenly in length.)
+    fixed cell with the threshold of relaxations (`relaxed_volumes`). (atomate2's own flow spaces its cells evenly in
+    length.)
     """
 
     name: str = "eos"
@@ -288,25 +314,12 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `EosDoc`."""
-        from atomate2.common.jobs.eos import apply_strain_to_structure
-
         engine = _engine(self)
-        vasp = engine.name == "vasp"
         equilibrium = engine.relax("eos equilibrium relax").make(structure, prev_dir=prev_dir)
-        gradients = [(np.eye(3) * factor ** (1 / 3)).tolist() for factor in VOLUME_FACTORS]
-        scaled = apply_strain_to_structure(equilibrium.output.structure, gradients)
-        members, points = [equilibrium, scaled], []
-        for number in range(len(gradients)):
-            relaxed = engine.eos_relax(f"eos relax {number}").make(scaled.output[number].final_structure)
-            members.append(relaxed)
-            last, energy = relaxed.output, relaxed.output.output.energy
-            if vasp:
-                members.append(engine.static(f"eos static {number}").make(last.structure))
-                last = members[-1].output
-                energy = last.calcs_reversed[0].output.ionic_steps[-1].e_fr_energy
-            points.append({"structure": last.structure, "energy": energy, "forces": relaxed.output.output.forces})
+        volumes = {str(number): factor for number, factor in enumerate(VOLUME_FACTORS)}
+        members, points = relaxed_volumes(equilibrium.output.structure, engine, volumes, ("eos relax", "eos static"))
         identity = (engine.calculator or {}).get("potential")
         ours = collect_eos(equilibrium.output.structure, points, method=engine.functional, potential_sha256=identity)
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
-        return Flow([*members, ours], output=ours.output, name=self.name)
+        return Flow([equilibrium, *members, ours], output=ours.output, name=self.name)

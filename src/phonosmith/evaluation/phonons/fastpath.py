@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononDoc
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.structures.magnetic import MagneticOrder
 
 DISPLACEMENT = 0.01
 """Å, phonopy's default and that of the published DFT reference."""
@@ -87,6 +88,7 @@ def harmonic_from_potential(
     displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
     source: str = "potential",
+    order: MagneticOrder | None = None,
     progress: bool = False,
 ) -> HarmonicModel:
     """Return the harmonic model of a structure as it is, all displaced cells evaluated in one call.
@@ -100,6 +102,7 @@ def harmonic_from_potential(
         displacement=displacement,
         fc_calculator=fc_calculator,
         source=source,
+        order=order,
         progress=progress,
     )
     return model
@@ -113,14 +116,15 @@ def harmonics_from_potential(
     displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
     source: str = "potential",
+    order: MagneticOrder | None = None,
     progress: bool = False,
 ) -> list[HarmonicModel]:
     """Return the harmonic models of structures as they are, the displaced cells of all evaluated in one call.
 
     ``supercell_matrix`` is phonopy's, ``displacement`` is in Å, ``source`` names the potential in messages and files,
-    ``progress`` shows a bar.
+    ``order`` keeps the magnetic cell and its symmetry, ``progress`` shows a bar.
     """
-    phonons = [new_phonon(to_phonopy_atoms(structure), supercell_matrix) for structure in structures]
+    phonons = [new_phonon(to_phonopy_atoms(structure, order), supercell_matrix) for structure in structures]
     cells = [displaced_cells(phonon, displacement) for phonon in phonons]
     evaluated = iter(potential.evaluate([one for some in cells for one in some], stress=False, progress=progress))
     models = []
@@ -146,6 +150,7 @@ def evaluate_phonons(
     steps: int = 500,
     ref: PotentialRef | None = None,
     born: Path | None = None,
+    order: MagneticOrder | None = None,
     progress: bool = False,
 ) -> PhononResult:
     """Relax a crystal with its symmetry kept and compute its harmonic phonons.
@@ -163,6 +168,8 @@ def evaluate_phonons(
         Identity of the potential for the document.
     born
         File of Born charges and dielectric constant for the non-analytic term, see `add_charges`.
+    order
+        Magnetic order of the reference, whose cell and symmetry the phonons then have; a potential knows no moments.
 
     Raises
     ------
@@ -187,6 +194,7 @@ def evaluate_phonons(
             displacement=displacement,
             fc_calculator=fc_calculator,
             source=ref.name if ref is not None else potential.architecture,
+            order=order,
             progress=progress,
         )
         if born is not None:

@@ -7,33 +7,45 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 from pymatgen.core import Structure
 
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
+from phonosmith.core.identity import identified_like_running
 from phonosmith.core.manifest import recorded
+from phonosmith.core.metadata import STAGE, describe, inherit
 from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
 from phonosmith.evaluation.phonons.documents import PhononDoc
-from phonosmith.evaluation.phonons.fastpath import DISPLACEMENT, choose_phonon_supercell, evaluate_phonons
-from phonosmith.evaluation.phonons.kappa import KappaDoc, evaluate_kappa
+from phonosmith.evaluation.phonons.fastpath import (
+    DISPLACEMENT,
+    choose_phonon_supercell,
+    displaced_cells,
+    evaluate_phonons,
+)
 from phonosmith.evaluation.phonons.mesh import DEFAULT_MESH, Mesh
-from phonosmith.evaluation.phonons.qha import QhaDoc, evaluate_qha
 from phonosmith.evaluation.phonons.summary import summarise_phonons
 from phonosmith.evaluation.relax import RESIDUAL_STRESS_GPA
 from phonosmith.harmonic.displacements import check_forces
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants, still_determined
 from phonosmith.harmonic.model import NAC_FACTOR, SYMPREC, HarmonicModel, new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
+from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.reference.jobs import force_frame
+from phonosmith.structures.magnetic import MagneticOrder
 
 if TYPE_CHECKING:
-    from phonosmith.reference.engines import ReferenceEngine
+    from ase import Atoms
 
 _LOST = (
     "its calculation left no forces; the others determine the force constants, but where it was one of a pair of "
     "opposite displacements the cubic part of the energy is no longer cancelled (hundredths of a THz)"
 )
+DISPLACE = "displace"
+CALCULATIONS = ("relax", "static", DISPLACE, "dielectric")
+"""Stages of a program's calculations behind phonons, first words of their names."""
 COLLECT_FUNCTION = "generate_frequencies_eigenvectors"
 """Name of the last job of atomate2's phonon flow, which ours replaces."""
 _COLLECTED = (
@@ -54,6 +66,7 @@ def collect_model(
     born: Any = None,
     epsilon_static: Any = None,
     source: str = "",
+    order: MagneticOrder | None = None,
 ) -> HarmonicModel:
     """Build a harmonic model from the forces of displaced cells that atomate2's flow computed.
 
@@ -61,11 +74,12 @@ def collect_model(
     ``displacement`` and ``symprec`` (Å) must be those used then. The data are the output of atomate2's displacement
     job: ``forces`` (eV/Å) and the ``displacement_number`` that puts them in order. Cells without forces (None) are left
     out where the others determine the force constants all the same. Born charges of the atoms of
-    ``structure`` and the dielectric tensor are for the non-analytic term, ``source`` is the name in messages.
+    ``structure`` and the dielectric tensor are for the non-analytic term, ``source`` is the name in messages; ``order``
+    must be the one the displacements were made with.
     """
     if fc_calculator not in {"symfc", "traditional"}:
         raise InputError(f"Unknown force-constants calculator {fc_calculator!r}.", "Choose symfc or traditional.")
-    phonon = new_phonon(to_phonopy_atoms(structure), supercell_matrix, symprec=symprec)
+    phonon = new_phonon(to_phonopy_atoms(structure, order), supercell_matrix, symprec=symprec)
     phonon.generate_displacements(distance=displacement)
     expected = len(phonon.dataset["first_atoms"])
     forces = displacement_data["forces"]
@@ -74,8 +88,8 @@ def collect_model(
             f"{source or 'The flow'} returned forces of {len(forces)} displaced cells, {expected} were planned.",
             "Structure, supercell, displacement and symprec must be those the displaced cells were made with.",
         )
-    order = np.argsort(displacement_data.get("displacement_number") or range(expected), kind="stable")
-    kept = [number for number, place in enumerate(order) if forces[place] is not None]
+    places = np.argsort(displacement_data.get("displacement_number") or range(expected), kind="stable")
+    kept = [number for number, place in enumerate(places) if forces[place] is not None]
     if len(kept) < expected:
         lost = ", ".join(str(number + 1) for number in range(expected) if number not in kept)
         if not still_determined(phonon, kept):
@@ -88,7 +102,7 @@ def collect_model(
         phonon.dataset = {"natom": len(phonon.supercell), "first_atoms": cells}
         fc_calculator = "symfc"
     phonon.forces = check_forces(
-        [forces[order[number]] for number in kept], len(phonon.supercell), source or "the displaced cells"
+        [forces[places[number]] for number in kept], len(phonon.supercell), source or "the displaced cells"
     )
     if born is not None and epsilon_static is not None:
         from phonopy.structure.symmetry import symmetrize_borns_and_epsilon
@@ -122,6 +136,7 @@ def collect_phonons(
     potential: PotentialRef | dict[str, Any] | None = None,
     source: str = "",
     with_born: bool = False,
+    order: MagneticOrder | dict[str, Any] | None = None,
 ) -> PhononDoc:
     """Collect displaced-cell forces into a `PhononDoc`: symfc, mesh thermodynamics, compact storage.
 
@@ -156,6 +171,7 @@ def collect_phonons(
             born=born,
             epsilon_static=epsilon_static,
             source=source or ("" if ref is None else ref.name),
+            order=None if order is None else MagneticOrder.model_validate(order),
         )
         document = summarise_phonons(
             model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=total_dft_energy
@@ -182,6 +198,7 @@ def run_phonons(
     temperatures: Sequence[float] = (300.0,),
     displacement: float = DISPLACEMENT,
     fc_calculator: FcCalculator = "symfc",
+    order: MagneticOrder | dict[str, Any] | None = None,
 ) -> PhononDoc:
     """Relax, displace, evaluate in one batch, fit and judge: the fast path of potentials in one job."""
     from phonosmith.potentials.registry import load
@@ -197,42 +214,16 @@ def run_phonons(
         displacement=displacement,
         fc_calculator=fc_calculator,
         ref=ref,
+        order=None if order is None else MagneticOrder.model_validate(order),
     ).document
-
-
-@job(output_schema=QhaDoc, config=JobConfig(expose_store=True))
-@reused()
-def run_qha(phonons: Any, potential: PotentialRef | dict[str, Any], mesh: int = 16) -> QhaDoc:
-    """Return quasi-harmonic properties of a potential about the cell and in the supercell of its phonons."""
-    from phonosmith.potentials.registry import load
-
-    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
-    crystal = Structure.from_dict(start.structure)
-    return evaluate_qha(crystal, load(ref), start.supercell_matrix, method=ref.name, mesh=mesh)
-
-
-@job(output_schema=KappaDoc, config=JobConfig(expose_store=True))
-@reused()
-def run_kappa(
-    phonons: Any,
-    potential: PotentialRef | dict[str, Any],
-    supercell_matrix: list[list[int]],
-    mesh: int = 11,
-    temperature: float = 300.0,
-) -> KappaDoc:
-    """Return the conductivity of a potential (at a temperature, K) in the cell its phonons were calculated for."""
-    from phonosmith.potentials.registry import load
-
-    ref, start = PotentialRef.model_validate(potential), PhononDoc.model_validate(phonons)
-    crystal = Structure.from_dict(start.structure)
-    return evaluate_kappa(crystal, load(ref), supercell_matrix, method=ref.name, mesh=mesh, temperature=temperature)
 
 
 @dataclass
 class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
     """The fast path as a Maker: one job, the document of `PhononFlowMaker`.
 
-    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker.
+    The potential is an argument of `make`, because references to earlier jobs are not resolved inside a Maker. For
+    ``order`` see `evaluate_phonons`.
     """
 
     name: str = "phonon"
@@ -241,10 +232,13 @@ class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     temperatures: list[float] = field(default_factory=lambda: [300.0])
     displacement: float = DISPLACEMENT
     fc_calculator: FcCalculator = "symfc"
+    order: MagneticOrder | None = None
 
     def make(self, structure: Structure, potential: Any, supercell_matrix: list[list[int]] | None = None) -> Job:
         """Return the job; potential is a PotentialRef or the output reference of a job that returns one."""
-        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "name"}
+        options = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("name", "order")}
+        # jobs without an order stay the jobs they were before there were any
+        options |= {} if self.order is None else {"order": self.order}
         member = run_phonons(structure, potential, supercell_matrix=supercell_matrix, **options)
         member.name = self.name
         return member
@@ -261,6 +255,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference's worker.
     engine, maker
         Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
+    relax
+        With an engine: relax the cell and compute its energy first, or take it as it is.
     min_length
         With an engine: shortest edge of the supercell when none is given, Å.
     nac
@@ -272,6 +268,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
     name: str = "phonon"
     engine: ReferenceEngine | None = None
     maker: Any = None
+    relax: bool = True
     min_length: float = 20.0
     nac: bool = False
     fc_calculator: FcCalculator = "symfc"
@@ -284,13 +281,16 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         self, structure: Structure, supercell_matrix: list[list[int]] | None = None, prev_dir: str | None = None
     ) -> Flow | Job:
         """Return the flow, or the one job of a potential; its output is a `PhononDoc`."""
-        maker, source = self.maker, self.source
+        maker, source, owner = self.maker, self.source, self.name.removeprefix("phonon ")
         settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
         if self.engine is not None:
             supercell_matrix = supercell_matrix or choose_phonon_supercell(structure, self.min_length)
             if (potential := engine_potential(self.engine)) is not None and not self.nac:
-                return FastPhononMaker(name=self.name, **settings).make(structure, potential, supercell_matrix)
-            maker = atomate2_phonon_maker(self.engine, self.name.removeprefix("phonon "), nac=self.nac)
+                fast = FastPhononMaker(name=self.name, relax=self.relax, **settings)
+                return fast.make(structure, potential, supercell_matrix)
+            if self.engine.order is not None:
+                return self._with_moments(self.engine, structure, supercell_matrix, owner)
+            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac)
             source = self.engine.name
         if maker is None:
             raise ConfigurationError(
@@ -319,7 +319,86 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         # a displaced cell that failed arrives as None; whether the others suffice is seen there
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
+        for stage in CALCULATIONS if self.engine is not None else ():
+            flow.update_metadata({STAGE: stage}, name_filter=f"{stage} {owner}")
         return flow
+
+    def _with_moments(
+        self, engine: ReferenceEngine, structure: Any, supercell_matrix: list[list[int]], owner: str
+    ) -> Flow:
+        """Return the flow where atoms have moments: atomate2's leaves them out of symmetry and displaced cells."""
+        members: list[Job | Flow] = []
+        stress = energy = None
+        if self.relax:
+            relaxed = engine.relax(f"relax {owner}").make(structure)
+            structure, stress = relaxed.output.structure, relaxed.output.output.stress
+            static = engine.static(f"static {owner}").make(structure)
+            energy = static.output.output.energy
+            members = [describe(relaxed, stage="relax"), describe(static, stage="static")]
+        settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
+        charges = {}
+        if self.nac:
+            if (maker := engine.born(f"dielectric {owner}")) is None:
+                raise no_charges(engine)
+            members.append(describe(maker.make(structure), stage="dielectric"))
+            found = members[-1].output.calcs_reversed[0].output
+            charges = {"born": found.outcar["born"], "epsilon_static": found.epsilon_static, "with_born": True}
+        moved = displaced_forces(structure, supercell_matrix, engine, owner)
+        moved.name = f"phonon {owner} start"
+        last = collect_phonons(
+            structure,
+            supercell_matrix,
+            moved.output,
+            **settings,
+            **charges,
+            total_dft_energy=energy,
+            residual_stress=stress,
+            source=engine.name,
+            order=engine.order,
+        )
+        last.config.on_missing_references = OnMissing.NONE
+        last.name = self.name
+        return Flow([*members, moved, last], output=last.output, name=self.name)
+
+
+# the displaced cells belong to the worker of the reference program, not to the one that starts them
+@job(config=JobConfig(pass_manager_config=False))
+def displaced_forces(
+    structure: Structure, supercell_matrix: list[list[int]], engine: ReferenceEngine, owner: str
+) -> Response[Any]:
+    """Replace this job by one for each displaced cell that the magnetic symmetry leaves; output: their forces."""
+    computing = ReferenceEngine.model_validate(engine)
+    phonon = new_phonon(to_phonopy_atoms(structure, computing.order), supercell_matrix)
+    jobs = force_jobs(displaced_cells(phonon), computing, owner)
+    last = displacement_forces([one.output for one in jobs])
+    last.config.on_missing_references = OnMissing.NONE
+    last.name = f"phonon {owner} forces"
+    made = Flow([*jobs, last], output=last.output, name=f"displace {owner}")
+    return Response(replace=inherit(identified_like_running(made)))
+
+
+@job
+def displacement_forces(records: list[Any]) -> dict[str, Any]:
+    """Return forces as atomate2's flow has them: None for cells without."""
+    known = [None if item is None else ReferenceRecord.model_validate(item) for item in records]
+    return {"forces": [record.forces if record is not None and record.accepted else None for record in known]}
+
+
+def force_jobs(cells: Sequence[Atoms], engine: ReferenceEngine, owner: str, attempts: int = 2) -> list[Job]:
+    """Return one job of the reference's worker for each displaced cell: ``displace si reference kappa 007/111``."""
+    jobs = []
+    for number, cell in enumerate(cells, 1):
+        name = f"{DISPLACE} {owner} {number:0{len(str(len(cells)))}d}/{len(cells)}"
+        jobs.append(describe(force_frame(Frame.from_atoms(cell), engine, name, attempts), stage=DISPLACE))
+        jobs[-1].name = name
+    return jobs
+
+
+def no_charges(engine: ReferenceEngine) -> ConfigurationError:
+    """Return the error of an engine that is asked for Born charges and computes none."""
+    return ConfigurationError(
+        f"The engine {engine.name} computes no Born charges.", "Use the vasp engine, or leave nac out."
+    )
 
 
 def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
@@ -328,19 +407,18 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, nac: bool = False) -> Any:
+def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False) -> Any:
     """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
 
-    With ``nac`` it calculates Born charges and the dielectric tensor too; ConfigurationError for an engine that cannot.
+    Without ``relax`` the displaced cells are all. With ``nac`` it calculates Born charges and the dielectric tensor
+    too; ConfigurationError for an engine that cannot.
     """
     born_maker = engine.born(f"dielectric {owner}".strip()) if nac else None
     if nac and born_maker is None:
-        raise ConfigurationError(
-            f"The engine {engine.name} computes no Born charges.", "Use the vasp engine, or leave nac out."
-        )
+        raise no_charges(engine)
     settings = {
-        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()),
-        "static_energy_maker": engine.static(f"static {owner}".strip()),
+        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()) if relax else None,
+        "static_energy_maker": engine.static(f"static {owner}".strip()) if relax else None,
         "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
         "symprec": SYMPREC,
         "create_thermal_displacements": False,

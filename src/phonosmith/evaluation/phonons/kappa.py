@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,17 +20,21 @@ from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
 from phonosmith.harmonic.files import safe_tree
-from phonosmith.harmonic.model import SYMPREC, atoms_of
-from phonosmith.harmonic.nac import checked_charges
+from phonosmith.harmonic.model import SYMPREC, atoms_of, composition_of
+from phonosmith.harmonic.nac import charges_of, checked_charges
 
 if TYPE_CHECKING:
     from ase import Atoms
     from phono3py import Phono3py
     from pymatgen.core import Structure
 
+    from phonosmith.harmonic.model import HarmonicModel
     from phonosmith.potentials.base import Potential
 
+ThirdOrderCells = Literal["pairs", "random"]
 WORST_SRME = 2.0
+DISTANCE = 0.03
+"""Å, phono3py's default."""
 
 
 class ConductivityResult(Document):
@@ -47,10 +51,10 @@ class ConductivityResult(Document):
 
 
 class KappaDoc(Document):
-    """Thermal conductivity of one crystal by one potential."""
+    """Thermal conductivity of one crystal by one potential, or by the reference."""
 
     formula: str = Field(description="reduced formula")
-    method: str = Field(description="name of the potential")
+    method: str = Field(description="name of the potential or functional")
     supercell_matrix: list[list[int]] = Field(description="supercell of second and third order")
     result: ConductivityResult = Field(description="conductivity")
     srme: float | None = Field(None, description="error mode by mode against a reference, 0 to 2, where one is known")
@@ -159,9 +163,16 @@ def _has_forces(dataset: Any) -> bool:
 
 def _produce(phonon: Phono3py) -> None:
     """Make force constants of second and third order, translations and permutations imposed, alike for everybody."""
-    fit = "symfc" if "displacements" in phonon.dataset else None
-    phonon.produce_fc3(symmetrize_fc3r=True, fc_calculator=fit)
-    phonon.produce_fc2(symmetrize_fc2=True, fc_calculator=fit)
+    if "displacements" in phonon.dataset:
+        # second order beside third: alone it would take up what third order makes of large displacements
+        phonon.produce_fc3(fc_calculator="symfc")
+        if phonon.phonon_supercell_matrix is not None:
+            phonon.produce_fc2(fc_calculator="symfc")
+        return
+    phonon.produce_fc3()
+    phonon.symmetrize_fc3()
+    phonon.produce_fc2()
+    phonon.symmetrize_fc2()
 
 
 def phono3py_class() -> type[Phono3py]:
@@ -182,6 +193,17 @@ def conductivity_error(candidate: ConductivityResult, reference: ConductivityRes
     return srme(candidate.mode_kappa, reference.mode_kappa)
 
 
+def kappa_document(phonon: Phono3py, manifest: Manifest, *, method: str, mesh: int, temperature: float) -> KappaDoc:
+    """Return the document of a crystal with force constants, whoever computed the forces, at a temperature (K)."""
+    return KappaDoc(
+        formula=str(composition_of(phonon.unitcell).reduced_formula),
+        method=method,
+        supercell_matrix=phonon.supercell_matrix.tolist(),
+        result=relaxation_time_conductivity(phonon, (mesh, mesh, mesh), temperature),
+        manifest=manifest,
+    )
+
+
 def evaluate_kappa(
     structure: Structure,
     potential: Potential,
@@ -190,21 +212,80 @@ def evaluate_kappa(
     method: str = "",
     mesh: int = 11,
     temperature: float = 300.0,
+    cells: ThirdOrderCells = "pairs",
+    charges: HarmonicModel | None = None,
 ) -> KappaDoc:
-    """Return the conductivity of a relaxed crystal by a potential at a temperature (K)."""
+    """Return the conductivity of a relaxed crystal by a potential at a temperature (K).
+
+    ``cells`` see `third_order_cells`; ``charges``: phonons with the Born charges of the non-analytic term.
+    """
     phono3py_class()
     atoms = structure.to_ase_atoms(msonable=False)
-    settings = {"supercell": supercell_matrix, "mesh": mesh, "temperature": temperature}
+    settings = {"supercell": supercell_matrix, "mesh": mesh, "temperature": temperature, "cells": cells}
     with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
-        phonon = third_order_phonon(atoms, potential, supercell_matrix)
-        result = relaxation_time_conductivity(phonon, (mesh, mesh, mesh), temperature)
-    return KappaDoc(
-        formula=structure.composition.reduced_formula,
-        method=method,
-        supercell_matrix=supercell_matrix,
-        result=result,
-        manifest=manifest,
+        phonon = third_order_phonon(atoms, potential, supercell_matrix, cells=cells)
+        with_charges(phonon, charges)
+        return kappa_document(phonon, manifest, method=method, mesh=mesh, temperature=temperature)
+
+
+def third_order_cells(
+    unitcell: Atoms,
+    supercell_matrix: ArrayLike,
+    *,
+    like: Phono3py | None = None,
+    cells: ThirdOrderCells = "pairs",
+    distance: float = DISTANCE,
+) -> Phono3py:
+    """Return a Phono3py object of a relaxed cell with the displacements whose forces are wanted.
+
+    The supercell matrix serves second and third order, ``distance`` is the displacement in Å. What ``like`` has instead
+    (primitive cell, larger second-order supercell) is taken from there, so that modes can be compared. ``cells``: every
+    pair of displacements that symmetry leaves, or as many cells with all atoms displaced at random as phono3py
+    estimates symfc's fit to need, always the same ones: far fewer where the symmetry is low.
+    """
+    from phonopy.structure.atoms import PhonopyAtoms
+
+    cell = PhonopyAtoms(
+        symbols=unitcell.get_chemical_symbols(),
+        cell=unitcell.cell.array,
+        scaled_positions=unitcell.get_scaled_positions(),
     )
+    phonon = phono3py_class()(
+        cell,
+        np.asarray(supercell_matrix, dtype=int),
+        primitive_matrix="auto" if like is None else like.primitive_matrix,
+        phonon_supercell_matrix=None if like is None else like.phonon_supercell_matrix,
+        symprec=SYMPREC,
+        log_level=0,
+    )
+    several = {"number_of_snapshots": "auto", "random_seed": 0} if cells == "random" else {}
+    phonon.generate_displacements(distance=distance, **several)
+    if phonon.phonon_supercell_matrix is not None:
+        phonon.generate_fc2_displacements(distance=distance)
+    return phonon
+
+
+def displaced_frames(phonon: Phono3py) -> list[Atoms]:
+    """Return the displaced cells of third order, then those of second order where that has a larger supercell."""
+    moved = [cell for cell in phonon.supercells_with_displacements if cell is not None]
+    if phonon.phonon_supercell_matrix is not None:
+        moved += phonon.phonon_supercells_with_displacements
+    return [atoms_of(cell) for cell in moved]
+
+
+def set_forces(phonon: Phono3py, forces: Sequence[ArrayLike]) -> None:
+    """Make force constants from the forces (eV/Å) in `displaced_frames`."""
+    third = sum(cell is not None for cell in phonon.supercells_with_displacements)
+    phonon.forces = np.array(forces[:third], dtype=float)
+    if phonon.phonon_supercell_matrix is not None:
+        phonon.phonon_forces = np.array(forces[third:], dtype=float)
+    _produce(phonon)
+
+
+def with_charges(phonon: Phono3py, charges: HarmonicModel | None) -> None:
+    """Give a conductivity the Born charges of phonons of the same crystal, where there are some."""
+    if charges is not None:
+        phonon.nac_params = charges_of(charges.phonon, phonon, charges.source)
 
 
 def third_order_phonon(
@@ -213,41 +294,16 @@ def third_order_phonon(
     supercell_matrix: ArrayLike,
     *,
     like: Phono3py | None = None,
-    distance: float = 0.03,
+    cells: ThirdOrderCells = "pairs",
     progress: bool = False,
 ) -> Phono3py:
     """Return a Phono3py object of a relaxed cell, its force constants from a potential in one batch.
 
-    The supercell matrix serves second and third order; ``distance`` is the displacement in Å. What ``like`` has
-    instead (primitive cell, larger second-order supercell, charges) is taken from there, so that modes can be compared.
+    For the arguments see `third_order_cells`; charges are taken from ``like``, too.
     """
-    Phono3py = phono3py_class()
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    cell = PhonopyAtoms(
-        symbols=unitcell.get_chemical_symbols(),
-        cell=unitcell.cell.array,
-        scaled_positions=unitcell.get_scaled_positions(),
-    )
-    phonon = Phono3py(
-        cell,
-        np.asarray(supercell_matrix, dtype=int),
-        primitive_matrix="auto" if like is None else like.primitive_matrix,
-        phonon_supercell_matrix=None if like is None else like.phonon_supercell_matrix,
-        symprec=SYMPREC,
-        log_level=0,
-    )
-
-    def forces(cells: Sequence[PhonopyAtoms]) -> NDArray[np.float64]:
-        frames = [atoms_of(moved) for moved in cells]
-        return np.array([result.forces for result in potential.evaluate(frames, stress=False, progress=progress)])
-
-    phonon.generate_displacements(distance=distance)
-    phonon.forces = forces([moved for moved in phonon.supercells_with_displacements if moved is not None])
-    if phonon.phonon_supercell_matrix is not None:
-        phonon.generate_fc2_displacements(distance=distance)
-        phonon.phonon_forces = forces(phonon.phonon_supercells_with_displacements)
+    phonon = third_order_cells(unitcell, supercell_matrix, like=like, cells=cells)
+    results = potential.evaluate(displaced_frames(phonon), stress=False, progress=progress)
+    set_forces(phonon, [result.forces for result in results])
     if like is not None and like.nac_params is not None:
         phonon.nac_params = like.nac_params
-    _produce(phonon)
     return phonon

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +19,22 @@ from phonosmith.evaluation.phonons.fastpath import harmonics_from_potential
 from phonosmith.evaluation.phonons.mesh import mesh_frequencies
 from phonosmith.evaluation.phonons.stability import judge_stability
 from phonosmith.evaluation.phonons.thermodynamics import mode_heat_capacity, thermal_properties
+from phonosmith.harmonic.nac import charges_of
 from phonosmith.sampling.fire import relax_batch
 
 if TYPE_CHECKING:
     from phonopy import Phonopy
     from pymatgen.core import Structure
 
+    from phonosmith.harmonic.model import HarmonicModel
     from phonosmith.potentials.base import Potential
+    from phonosmith.structures.magnetic import MagneticOrder
 
 MIN_VOLUMES = 5
 FACTORS = (0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
 """Volumes relative to the relaxed one; more of them above, because crystals expand."""
+MESH = 16
+"""q-points along each axis for free energies."""
 ROOM = 300.0
 """K: where tables compare crystals."""
 TEMPERATURES = tuple(float(t) for t in range(0, 1020, 20))
@@ -181,10 +187,10 @@ def mean_gruneisen(
 
 
 class QhaDoc(Document):
-    """Quasi-harmonic properties of one crystal by one potential."""
+    """Quasi-harmonic properties of one crystal by one potential, or by the reference."""
 
     formula: str = Field(description="reduced formula")
-    method: str = Field(description="name of the potential")
+    method: str = Field(description="name of the potential or functional")
     volumes: list[float] = Field(description="volumes used, Å³ per primitive cell")
     energies: list[float] = Field(description="static energies there, eV per primitive cell")
     qha: QuasiHarmonicResult = Field(description="properties against temperature")
@@ -192,6 +198,87 @@ class QhaDoc(Document):
     gruneisen: GruneisenResult = Field(description="mode Grüneisen parameters about the given volume")
     left_out: list[str] = Field(default_factory=list, description="volumes not used, and why")
     manifest: Manifest = Field(description="provenance")
+
+
+@dataclass(frozen=True)
+class VolumePhonons:
+    """What is known at one volume.
+
+    Attributes
+    ----------
+    factor
+        Volume over that of the relaxed cell.
+    model
+        Phonons of the cell with relaxed atoms; None where there are none.
+    energy
+        Static energy, eV per cell of the model.
+    lost
+        Why there are no phonons.
+    """
+
+    factor: float
+    model: HarmonicModel | None
+    energy: float = float("nan")
+    lost: str = ""
+
+
+def ordered_factors(factors: Sequence[float]) -> list[float]:
+    """Return volume factors in order; InputError unless 1 has a neighbour on each side."""
+    ordered = sorted({float(factor) for factor in factors})
+    if 1.0 not in ordered[1:-1]:
+        raise InputError("The volume factors need 1 and a neighbour on each side.", "Give e.g. 0.98, 1, 1.02.")
+    return ordered
+
+
+def qha_document(
+    formula: str,
+    points: Iterable[VolumePhonons],
+    manifest: Manifest,
+    *,
+    method: str = "",
+    temperatures: Sequence[float] = TEMPERATURES,
+    mesh: int = MESH,
+    charges: HarmonicModel | None = None,
+) -> QhaDoc:
+    """Return the document of what is known at the volumes of a crystal, whoever computed it.
+
+    Volumes without phonons, or with unstable ones, are left out and named. ``points`` ascend in volume; all get the
+    Born charges of ``charges``, none where there are no charges. For the rest see `evaluate_qha`.
+    """
+    factors, models, energies, thermal, left_out = [], [], [], [], []
+    asked = []
+    for point in points:
+        asked.append(point.factor)
+        if point.model is None or not judge_stability(point.model).stable_practical:
+            left_out.append(f"volume factor {point.factor:g}: {point.lost or 'imaginary modes'}")
+            continue
+        model = point.model
+        model.phonon.nac_params = None if charges is None else charges_of(charges.phonon, model.phonon, charges.source)
+        sampled = mesh_frequencies(model, mesh)
+        thermal.append(thermal_properties(sampled.frequencies, sampled.weights, temperatures))
+        energies.append(point.energy * (len(model.phonon.primitive) / len(model.phonon.unitcell)))
+        factors.append(point.factor)
+        models.append(model.phonon)
+    middle = asked.index(1.0)
+    if not set(asked[middle - 1 : middle + 2]) <= set(factors):
+        raise InputError(f"The volumes about the given one cannot be used: {'; '.join(left_out)}.", "Relax it first.")
+    volumes = [float(phonon.primitive.volume) for phonon in models]
+    tables = (
+        np.transpose([getattr(one, name) for one in thermal]) for name in ("free_energy", "heat_capacity", "entropy")
+    )
+    result = quasi_harmonic(volumes, energies, temperatures, *tables)
+    place = factors.index(1.0)
+    return QhaDoc(
+        formula=formula,
+        method=method,
+        volumes=volumes,
+        energies=energies,
+        qha=result,
+        room=result.at(ROOM) if result.temperatures[-1] >= ROOM else None,
+        gruneisen=mean_gruneisen(models[place], models[place + 1], models[place - 1], mesh=(mesh, mesh, mesh)),
+        left_out=left_out,
+        manifest=manifest,
+    )
 
 
 def evaluate_qha(
@@ -202,14 +289,17 @@ def evaluate_qha(
     method: str = "",
     factors: Sequence[float] = FACTORS,
     temperatures: Sequence[float] = TEMPERATURES,
-    mesh: int = 16,
+    mesh: int = MESH,
+    charges: HarmonicModel | None = None,
+    order: MagneticOrder | None = None,
     progress: Callable[[int, int | None, str], None] | None = None,
 ) -> QhaDoc:
     """Return quasi-harmonic properties of a potential.
 
     The relaxed cell is scaled isotropically to ``factors`` times its volume; 1 and a neighbour on each side serve the
     Grüneisen parameters. Volumes whose atoms do not relax or whose phonons are unstable are left out and named. The
-    supercell matrix is phonopy's; temperatures (K) ascend; ``progress`` is told volumes done, their number, words.
+    supercell matrix is phonopy's; temperatures (K) ascend; ``charges``: phonons with the Born charges for all volumes;
+    ``order`` keeps the reference's magnetic cell; ``progress`` is told volumes done, their number, words.
 
     Raises
     ------
@@ -218,54 +308,32 @@ def evaluate_qha(
     """
     from pymatgen.core import Structure
 
-    ordered = sorted({float(factor) for factor in factors})
-    if 1.0 not in ordered[1:-1]:
-        raise InputError("The volume factors need 1 and a neighbour on each side.", "Give e.g. 0.98, 1, 1.02.")
-    around = ordered[ordered.index(1.0) - 1 :][:3]
+    ordered = ordered_factors(factors)
     atoms = structure.to_ase_atoms(msonable=False)
-    settings = {"factors": ordered, "mesh": mesh, "fmax": FMAX, "supercell": [list(row) for row in supercell_matrix]}
-    with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
-        cells = [scaled_cell(atoms, factor) for factor in ordered]
-        models, energies, thermal, left_out = {}, [], [], []
-        ends = relax_batch(cells, potential, fmax=FMAX, max_steps=MAX_STEPS)
+
+    def points() -> Iterator[VolumePhonons]:
+        ends = relax_batch([scaled_cell(atoms, one) for one in ordered], potential, fmax=FMAX, max_steps=MAX_STEPS)
         relaxed = [Structure.from_ase_atoms(end.frames[-1]) for end in ends if end.converged]
         if progress is not None:
             progress(0, len(ordered), f"phonons at {len(relaxed)} volumes")
-        harmonics = iter(harmonics_from_potential(relaxed, potential, supercell_matrix, source=method or "potential"))
+        source = method or "potential"
+        harmonics = iter(harmonics_from_potential(relaxed, potential, supercell_matrix, source=source, order=order))
         for count, (factor, end) in enumerate(zip(ordered, ends, strict=True)):
             if progress is not None:
                 progress(count, len(ordered), f"free energy at {factor:g} of the volume")
-            if not end.converged:
-                left_out.append(f"volume factor {factor:g}: atoms did not relax below {FMAX:g} eV/Å")
-                continue
-            model = next(harmonics)
-            if not judge_stability(model).stable_practical:
-                left_out.append(f"volume factor {factor:g}: imaginary modes")
-                continue
-            models[factor] = model.phonon
-            sampled = mesh_frequencies(model, mesh)
-            thermal.append(thermal_properties(sampled.frequencies, sampled.weights, temperatures))
-            energies.append(end.energies[-1] * (len(model.phonon.primitive) / len(atoms)))
-        if not models.keys() >= set(around):
-            raise InputError(
-                f"The volumes about the given one cannot be used: {'; '.join(left_out)}.", "Relax it first."
-            )
-        volumes = [float(phonon.primitive.volume) for phonon in models.values()]
-        tables = (
-            np.transpose([getattr(one, name) for one in thermal])
-            for name in ("free_energy", "heat_capacity", "entropy")
+            if end.converged:
+                yield VolumePhonons(factor, next(harmonics), end.energies[-1])
+            else:
+                yield VolumePhonons(factor, None, lost=f"atoms did not relax below {FMAX:g} eV/Å")
+
+    settings = {"factors": ordered, "mesh": mesh, "fmax": FMAX, "supercell": [list(row) for row in supercell_matrix]}
+    with recorded({"structure": digest_structure(atoms)}, settings) as manifest:
+        return qha_document(
+            structure.composition.reduced_formula,
+            points(),
+            manifest,
+            method=method,
+            temperatures=temperatures,
+            mesh=mesh,
+            charges=charges,
         )
-        result = quasi_harmonic(volumes, energies, temperatures, *tables)
-        smaller, middle, larger = (models[factor] for factor in around)
-        gruneisen = mean_gruneisen(middle, larger, smaller, mesh=(mesh, mesh, mesh))
-    return QhaDoc(
-        formula=structure.composition.reduced_formula,
-        method=method,
-        volumes=volumes,
-        energies=energies,
-        qha=result,
-        room=result.at(ROOM) if result.temperatures[-1] >= ROOM else None,
-        gruneisen=gruneisen,
-        left_out=left_out,
-        manifest=manifest,
-    )

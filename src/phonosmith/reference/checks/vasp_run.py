@@ -282,21 +282,24 @@ def check_moments(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
 
     Those of pymatgen's table are a guess: what becomes of them is no fault, the audit compares frames.
     """
-    if outcome.run is None or asked is None or not outcome.final or not asked.protocol.spin_polarized:
+    if asked is None or not outcome.final or not asked.protocol.spin_polarized:
         return
+    said = [(outcome.program, outcome.moment, outcome.site_moments)]
+    if outcome.run is not None:
+        said = [(end.name, end.moment, end.site_moments) for end in outcome.run.witnesses]
     table = dict(asked.protocol.magmoms)
     started = np.array(asked.frame.magmoms or [table.get(symbol, 0.0) for symbol in outcome.symbols])
     total, absolute = abs(float(started.sum())), float(np.abs(started).sum())
     advice = "another magnetic state, or none; start near the one expected, or without spin"
-    for end in outcome.run.witnesses:
-        sites = None if end.site_moments is None else float(np.abs(end.site_moments).sum())
-        for ended, begun in ((sites, absolute), (end.moment, total)):
+    for name, moment, site_moments in said:
+        sites = None if site_moments is None else float(np.abs(site_moments).sum())
+        for ended, begun in ((sites, absolute), (moment, total)):
             if ended is not None and begun >= SOME_MOMENT and not abs(ended) >= 0.1 * begun:
-                message = f"moments of {begun:.3g} μB became {abs(ended):.2g} μB ({end.name}): {advice}"
+                message = f"moments of {begun:.3g} μB became {abs(ended):.2g} μB ({name}): {advice}"
                 yield Reason(code="moments", message=message)
                 return
-        turned = [] if end.site_moments is None else turned_sites(started, end.site_moments).tolist()
+        turned = [] if site_moments is None else turned_sites(started, site_moments).tolist()
         if turned:
-            message = f"the moments of {len(turned)} atoms turned against the others ({end.name}; the first is atom"
+            message = f"the moments of {len(turned)} atoms turned against the others ({name}; the first is atom"
             yield Reason(code="moments", message=f"{message} {turned[0]}): {advice}")
             return

@@ -27,7 +27,6 @@ from pymatgen.core import SETTINGS as PYMATGEN
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
-from pymatgen.io.vasp.sets import MPRelaxSet
 
 from phonosmith.core.attempts import repeated
 from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
@@ -35,12 +34,13 @@ from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
 from phonosmith.reference.outcome import Asked, Outcome
-from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags, moment_table
 from phonosmith.reference.vasp.folder import read_folder
 from phonosmith.reference.vasp.handlers import fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
+from phonosmith.structures.magnetic import MagneticOrder
 
 _CLOCK = "CUSTODIAN_WALLTIME_START"
 ATTEMPTS = 2
@@ -77,8 +77,7 @@ class ProtocolInputSet(VaspInputGenerator):  # type: ignore[misc]  # atomate2 ha
 def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> ProtocolInputSet:
     """Return the generator of a calculation's inputs."""
     tags = electronic_tags(protocol, calculation)
-    table = dict(protocol.magmoms) or MPRelaxSet.CONFIG["INCAR"]["MAGMOM"]
-    moments = {"MAGMOM": table} if protocol.spin_polarized else {}
+    moments = {"MAGMOM": moment_table(protocol)} if protocol.spin_polarized else {}
     return ProtocolInputSet(
         config_dict={
             "PARENT": "phonosmith",
@@ -192,6 +191,23 @@ class ProtocolVaspMaker(BaseVaspMaker):
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
+
+
+@dataclass
+class MagneticVaspMaker(ProtocolVaspMaker):
+    """A Maker for one crystal whose magnetic order (`MagneticOrder` as JSON) every calculation starts from.
+
+    Moments follow from where atoms sit: flows may displace, sort and forget them on the way.
+    """
+
+    order: dict[str, Any] = field(default_factory=dict)
+
+    def calculate(self, structure: Any, frame: Frame) -> tuple[Any, ReferenceRecord]:
+        """Give every atom its moment, then run."""
+        known = MagneticOrder.model_validate(self.order)
+        moments = known.moments_in(frame.symbols, frame.cell, frame.positions)
+        started = structure.copy(site_properties={"magmom": moments})
+        return super().calculate(started, frame.model_copy(update={"magmoms": moments}))
 
 
 def record_from_task(
