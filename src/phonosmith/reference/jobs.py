@@ -19,7 +19,7 @@ from phonosmith.core.reuse import reused
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, require_spin
-from phonosmith.reference.protocol import ReferenceProtocol
+from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 
 
 def _leave_refusal(record: ReferenceRecord) -> None:
@@ -59,12 +59,22 @@ def _only_results_travel() -> bool:
 @reused("name", "attempts")
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
     """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
+    return computed_frame(frame, engine, "static", name, attempts)
+
+
+def computed_frame(
+    frame: Frame, engine: ReferenceEngine, calculation: Calculation, name: str, attempts: int
+) -> ReferenceRecord:
+    """Do the one calculation of the running job, whose store has to be exposed, and return its accepted record.
+
+    A refused record stays in the job store, for whoever goes on without it, and the job fails.
+    """
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
-        record = computing.compute(asked, "static", name, attempts)
+        record = computing.compute(asked, calculation, name, attempts)
     except PhonosmithError as error:
         reason = Reason(code="configuration", message=str(error))
-        _leave_refusal(refused(asked, computing.protocol, "static", computing.name, reason))
+        _leave_refusal(refused(asked, computing.protocol, calculation, computing.name, reason))
         raise
     if not record.accepted:
         if _only_results_travel():
