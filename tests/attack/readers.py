@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from phonosmith.core.errors import PhonosmithError
+from phonosmith.core.errors import InputError, PhonosmithError
 
 SEEDS = Path(__file__).parent / "seeds"
 CAMPAIGN = b"""\
@@ -313,6 +313,49 @@ def _replay(path: Path) -> Any:
     return sample_replay(path, size=2, elements=["Si"], seed=0)[0]
 
 
+def _eos(path: Path) -> Any:
+    from phonosmith.core.reading import read_document
+    from phonosmith.evaluation.mechanics.documents import EosDoc
+
+    return read_document(path, EosDoc, "equation of state", "Give eos.json.")
+
+
+@cache
+def _eos_text() -> bytes:
+    from pymatgen.core import Lattice, Structure
+
+    from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
+    from phonosmith.potentials.registry import load, resolve
+
+    silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).get_primitive_structure()
+    potential = load(resolve("embedded-reference"))
+    return evaluate_eos(silicon, potential, method="embedded").model_dump_json().encode()
+
+
+def _expectations(path: Path) -> Any:
+    from phonosmith.reference.importers.collect import read_expectations
+
+    return read_expectations([str(path)])
+
+
+def _imported(path: Path) -> Any:
+    from phonosmith.reference.importers.collect import import_source
+
+    frames, report = import_source(path)
+    if not frames:
+        raise InputError(report.refused[0].reason, "Every refusal of an import is listed.")
+    return frames, report.refused
+
+
+def _labelled_structures() -> list[bytes]:
+    from pymatgen.core import Lattice, Structure
+
+    structure = Structure(Lattice.cubic(4.0), ["Na", "Cl"], [[0, 0, 0], [0.51, 0.52, 0.53]]).as_dict()
+    forces = [[0.1023, 0.0411, 0.0217], [-0.1023, -0.0411, -0.0217]]
+    outputs = {"energy": -7.2, "forces": forces, "virial_stress": [1.1, 2.2, 3.3, 0.12, 0.23, 0.34]}
+    return [json.dumps([{"structure": structure, "outputs": outputs}]).encode()]
+
+
 READERS: dict[str, Reader] = {
     "energies": Reader(_energies, "energies.csv", lambda: [b"material,energy_ev\nmp-149,-10.8\nmp-22862,-6.8\n"]),
     "replay": Reader(_replay, "replay.xyz", _replay_seeds),
@@ -329,4 +372,7 @@ READERS: dict[str, Reader] = {
     "empirical": Reader(_empirical, "potential.json", _empirical_seeds),
     "artefact": Reader(_header, "model.safetensors", _artefact),
     "phonon document": Reader(_document, "phonons.json", _documents),
+    "equation of state": Reader(_eos, "eos.json", lambda: [_eos_text()]),
+    "expectations": Reader(_expectations, "e.json", lambda: [b'[{"id": "mp-2", "formula": "Ge2Sb2"}]', b'{"a": "Si"}']),
+    "import": Reader(_imported, "labels.json", _labelled_structures, _check_labels),
 }

@@ -21,6 +21,7 @@ unit_cell:
   points: [{symbol: Po, coordinates: [0, 0, 0]}]
 supercell_matrix: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 """
+EMPIRICAL = READERS["empirical"].seeds()[0]
 FOUND = {
     # a YAML library that takes a tab and another that does not
     "tab": ("campaign", CAMPAIGN_WITH_TAB),
@@ -34,6 +35,11 @@ FOUND = {
     "phases depth": ("phases", b"[" * 100_000),
     # a lost quote makes one key of three, which can never be written again
     "quote": ("extxyz", LOST_QUOTE),
+    "column name": ("extxyz", b'1\nProperties=species:S:1:pos:R:3:Properties=species:S:1 pbc="F F F"\nCu 0 0 0 x\n'),
+    "column count": ("extxyz", "1\nProperties=species:S:²:pos:R:3 pbc=T\nCu 0 0 0\n".encode()),
+    "column counts": ("extxyz", b"1\nProperties=species:S:x:pos:R:99999999999 pbc=T\nCu 0 0 0\n"),
+    # separators that strip takes for blanks and int does not
+    "count of a sample": ("replay", b"\x1f2\nx\nSi 0 0 0\nSi 1 1 1\n"),
     # integers no array holds
     "phonopy integer": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[99999999999999999999, 0, 0]")),
     "phonopy multiple": ("phonopy", PHONOPY.replace(b"[1, 0, 0]", b"[9999999999999, 0, 0]")),
@@ -52,22 +58,29 @@ FOUND = {
     "nan": ("poscar", BELOW_A_POSCAR + b"1 1\nDirect\n0 0 nan\n.5 .5 .5\n"),
     "flat": ("xyz", b'1\nLattice="0 0 0 0 5 0 0 0 5" pbc="T T T"\nCu 0 0 0\n'),
     "no block": ("cif", b"not a cif"),
+    # parameters whose roots are no numbers
+    "root": ("empirical", EMPIRICAL.replace(b'"S": 2.', b'"S": -2.', 1)),
+    # records that are none
+    "records": ("expectations", b'["a", "b"]'),
+    "record": ("expectations", b'"ab"'),
 }
 OUTCAR = (SEEDS / "OUTCAR").read_bytes()
 IN_ITS_OWN_PROCESS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from attack.readers import READERS, refuses_or_is_right
-assert not refuses_or_is_right(READERS[sys.argv[2]], sys.stdin.buffer.read())
+content = sys.stdin.buffer.read()
+for name in sys.argv[2:]:
+    assert not refuses_or_is_right(READERS[name], content), name
 """
+OF_JSON = ("json", "empirical", "phonon document", "equation of state", "expectations", "import")
 
 
-@pytest.mark.parametrize("name", ["json", "empirical", "phonon document"])
-def test_deep_json_is_refused_whatever_the_limit_of_recursion_is(name):
+def test_deep_json_is_refused_whatever_the_limit_of_recursion_is():
     # with the limit raised, as symfc does, json's own recursion ended the interpreter
     code = IN_ITS_OWN_PROCESS.replace("import sys\n", "import sys\nsys.setrecursionlimit(10**7)\n", 1)
     content = b'{"a":' * 300_000
-    command = [sys.executable, "-c", code, os.path.dirname(os.path.dirname(__file__)), name]
+    command = [sys.executable, "-c", code, os.path.dirname(os.path.dirname(__file__)), *OF_JSON]
     done = subprocess.run(command, input=content, timeout=120, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-600:]
 

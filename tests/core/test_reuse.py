@@ -80,16 +80,30 @@ def test_jobs_with_random_identities_are_left_alone(store):
     assert DONE == ["one", "two"]
 
 
-def test_a_store_that_only_takes_results_is_no_hindrance(tmp_path):
+def test_where_a_store_only_takes_results_they_go_round_by_the_artefact_store(tmp_path):
     from jobflow_remote.remote.data import MinimalORJSONStore
 
+    def sent(label, data=1):
+        taking = JobStore(MinimalORJSONStore(str(tmp_path / f"{label}.json")))
+        taking.connect()
+        (member,) = fix_identities(Flow([work(data, label)])).jobs
+        return member.run(taking).output, member.metadata
+
     DONE.clear()
-    taking = JobStore(MinimalORJSONStore(str(tmp_path / "result.json")))
-    taking.connect()
-    (member,) = fix_identities(Flow([work(1, "one")])).jobs
-    member.run(taking)
-    assert DONE == ["one"]
-    assert member.metadata[CONTENT]
+    first, metadata = sent("one")
+    assert metadata[CONTENT]
+    second, metadata = sent("two")
+    sent("three", data=2)
+    assert DONE == ["one", "three"]
+    assert second["model"] == first["model"]
+    assert metadata[REUSED] != metadata[CONTENT]
+    artefacts = default_artefacts()
+    assert len(artefacts.backend.keys()) == 2  # results on the shelf are no artefacts
+    shelf = artefacts.backend.beside("results")
+    for key in shelf.keys():  # noqa: SIM118
+        shelf.write(key, shelf.read(key).replace(b'"data": 1', b'"data": 3'))
+    sent("four")
+    assert DONE == ["one", "three", "four"]
 
 
 def test_versions_and_names_are_no_content():

@@ -378,7 +378,7 @@ def test_damaged_user_files_are_named(ours):
     path = user_file(INDEX)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{not json")
-    with pytest.raises(ConfigurationError, match=r"models\.json cannot be read"):
+    with pytest.raises(ConfigurationError, match=r"models\.json is not valid JSON"):
         resolve("mine")
     path.write_text(json.dumps({"mine": {"ref": {"sha256": "x"}}}))
     with pytest.raises(PotentialError, match="entry mine of the model index is damaged"):

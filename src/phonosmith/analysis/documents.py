@@ -59,6 +59,7 @@ class AuditedLabels(Document):
     verdict: str = Field(description="pass or pass_with_exclusions")
     n_excluded: int = Field(description="labels the audit left out")
     n_failed: int = Field(description="frames without a label")
+    missing: list[Missing] = Field(default_factory=list, description="label jobs without a label, and why")
     subsets: dict[str, DatasetRef] = Field(
         default_factory=dict,
         description="the first training labels, by the number asked (fewer where there are not more)",

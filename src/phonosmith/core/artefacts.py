@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from phonosmith.settings import Settings
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHELF = "results"
 
 
 class ArtefactRef(Document):
@@ -92,6 +93,10 @@ class DirectoryBackend:
         """Tell whether the artefact is kept."""
         return self.path(sha256).is_file()
 
+    def beside(self, name: str) -> DirectoryBackend:
+        """Return a place of its own for something else than content under its hash."""
+        return DirectoryBackend(self.root / name)
+
     def keys(self) -> list[str]:
         """List every kept hash."""
         return sorted(p.name for p in self.root.glob("[0-9a-f][0-9a-f]/*") if _SHA256.fullmatch(p.name))
@@ -103,8 +108,8 @@ class MaggmaBackend:
     The content travels as base64 text, because these stores pass documents through JSON.
     """
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, prefix: str = "") -> None:
+        self.store, self.prefix = store, prefix
 
     @cached_property
     def _index(self) -> Store:
@@ -122,6 +127,10 @@ class MaggmaBackend:
             ) from error
         return index
 
+    def beside(self, name: str) -> MaggmaBackend:
+        """Return a place of its own for something else than content under its hash."""
+        return MaggmaBackend(self.store, f"{name}:")
+
     def write(self, sha256: str, data: bytes) -> None:
         """Keep data under its hash; what is there but altered is written again."""
         if self.has(sha256):
@@ -129,7 +138,9 @@ class MaggmaBackend:
                 if digest_bytes(self.read(sha256)) == sha256:
                     return
         text = base64.b64encode(data).decode()
-        self.store.update([{self.store.key: sha256, "size": len(data), "base64": text}], key=self.store.key)
+        self.store.update(
+            [{self.store.key: self.prefix + sha256, "size": len(data), "base64": text}], key=self.store.key
+        )
 
     def read(self, sha256: str) -> bytes:
         """Return the kept bytes."""
@@ -138,7 +149,9 @@ class MaggmaBackend:
                 f"Artefact {sha256[:12]} is not in {self.store.name}.", "Check PHONOSMITH_ARTEFACTS_STORE."
             )
         try:
-            return base64.b64decode(self.store.query_one({self.store.key: sha256})["base64"], validate=True)
+            return base64.b64decode(
+                self.store.query_one({self.store.key: self.prefix + sha256})["base64"], validate=True
+            )
         except Exception as error:
             # stores raise anything from zlib.error to KeyError when their content is damaged
             raise ArtefactError(
@@ -148,11 +161,11 @@ class MaggmaBackend:
 
     def has(self, sha256: str) -> bool:
         """Tell whether the artefact is kept."""
-        return bool(self._index.count({self.store.key: sha256}) > 0)
+        return bool(self._index.count({self.store.key: self.prefix + sha256}) > 0)
 
     def keys(self) -> list[str]:
         """List every kept hash."""
-        return sorted(self._index.distinct(self.store.key))
+        return sorted(key for key in self._index.distinct(self.store.key) if _SHA256.fullmatch(key))
 
 
 class ArtefactStore:
@@ -200,6 +213,15 @@ class ArtefactStore:
         raise ConfigurationError(
             "A path was asked of a remote artefact store without a cache.", "Set PHONOSMITH_CACHE."
         )
+
+    def shelve(self, key: str, data: bytes) -> None:
+        """Keep a finished result under the digest of what it was made from, for those who ask nobody else."""
+        self.backend.beside(_SHELF).write(key, data)
+
+    def shelved(self, key: str) -> bytes | None:
+        """Return what was kept under such a digest; whoever reads it has to check it."""
+        shelf = self.backend.beside(_SHELF)
+        return shelf.read(key) if shelf.has(key) else None
 
     def has(self, ref: ArtefactRef | str) -> bool:
         """Tell whether the artefact is kept."""

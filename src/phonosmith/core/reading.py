@@ -1,10 +1,11 @@
-"""Read a file, compressed or not, and YAML within bounds: damage and bombs of any kind end with a reason."""
+"""Read a file, compressed or not, and YAML and JSON within bounds: damage and bombs of any kind end with a reason."""
 
 from __future__ import annotations
 
 import bz2
 import gzip
 import io
+import json
 import lzma
 import re
 import stat
@@ -12,11 +13,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from phonosmith.core.errors import InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Model = TypeVar("Model", bound="BaseModel")
 
 COMPRESSED = (".gz", ".xz", ".lzma", ".bz2")
 MIB = 1 << 20
@@ -126,6 +132,34 @@ def check_json(data: bytes, where: str) -> None:
 
 
 _JSON_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def load_json(data: str | bytes, where: str) -> Any:
+    """Return what JSON holds; text that is none, or that is nested too deep, is an InputError."""
+    try:
+        check_json(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"), where)
+        return json.loads(data)
+    # a number of thousands of digits is a ValueError as well
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not valid JSON: {error}.", "Write it again, or copy it whole.") from error
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file, compressed or not, holds."""
+    return load_json(read_bounded(path), str(path))
+
+
+def read_document(path: Path, model: type[Model], what: str, advice: str) -> Model:
+    """Return a document from the JSON file it was written to; a file of something else is no ``what``."""
+    from pydantic import ValidationError
+
+    content = read_json(path)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is no {what}: {f'{place}: ' if place else ''}{first['msg']}.", advice) from error
 
 
 def load_yaml(data: str | bytes, where: str) -> Any:

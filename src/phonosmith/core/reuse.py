@@ -19,7 +19,7 @@ from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.identity import has_content_identity, without_versions
-from phonosmith.core.sealing import altered_fields, artefacts_in
+from phonosmith.core.sealing import SEAL, altered_fields, artefacts_in, seal
 
 if TYPE_CHECKING:
     from jobflow import Job, JobStore
@@ -54,7 +54,8 @@ def reused(
     """Make a job's function hand on the result that an equal job has left in the job store.
 
     Two jobs are equal when the function's name and its arguments are, apart from those in ``ignoring``; ``using`` gives
-    what counts in place of the arguments. Only jobs with an identity from content take part, with an exposed store. A
+    what counts in place of the arguments. Only jobs with an identity from content take part, with an exposed store;
+    where that takes results but answers nothing (jobflow-remote's workers), results go round by the artefact store. A
     result counts only as long as its seal and every artefact it names are whole. It may be the job's own: whoever lost
     the folder of a run, or its state, still has what the store holds.
     """
@@ -71,14 +72,10 @@ def reused(
                 return function(*args, **kwargs)
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
-            document: dict[str, Any] | None = None
             said = {name: value for name, value in bound.arguments.items() if name not in ignoring}
             counting = using(*args, **kwargs) if using else said
             key = content_key(function.__name__, counting)
-            store = CURRENT_JOB.store if job.config.expose_store else None
-            # jobflow-remote's workers have a store that takes results and answers nothing
-            with suppress(NotImplementedError):
-                document = None if store is None else _left(store, key)
+            document, silent = _found(key)
             if document is not None:
                 from monty.json import MontyDecoder
 
@@ -88,6 +85,8 @@ def reused(
             answer = function(*args, **kwargs)
             if not isinstance(answer, Response) and getattr(answer, "finished", True):
                 job.metadata[CONTENT] = key
+                if silent and not job.metadata.get("refused"):
+                    _shelve(key, answer)
             return answer
 
         return run
@@ -108,23 +107,51 @@ def made_before(function: str, counting: Mapping[str, Any]) -> Any | None:
     from jobflow import CURRENT_JOB
 
     job: Job | None = CURRENT_JOB.job
-    if job is None or not has_content_identity(job.uuid) or not job.config.expose_store:
+    if job is None or not has_content_identity(job.uuid):
         return None
-    document = _left(CURRENT_JOB.store, content_key(function, counting))
+    document, _ = _found(content_key(function, counting))
     return None if document is None else document["output"]
 
 
-def _left(store: JobStore, key: str) -> dict[str, Any] | None:
-    """Return a whole document that was made from the same content."""
+def _found(key: str) -> tuple[Mapping[str, Any] | None, bool]:
+    """Return a whole document that was made from the same content, and whether the running job's store is silent."""
+    from jobflow import CURRENT_JOB
+
+    if not CURRENT_JOB.job.config.expose_store:
+        return None, False
+    store: JobStore = CURRENT_JOB.store
     field = f"metadata.{CONTENT}"
-    store.ensure_index(field)
-    for document in store.query({field: key}, load=True):
-        said = document.get("metadata") or {}
-        if document.get("output") is not None and not said.get("refused") and not altered_fields(document):
-            try:
-                for ref in artefacts_in(document["output"]):
-                    default_artefacts().get_bytes(ref)
-            except ArtefactError:
-                continue
-            return dict(document)
-    return None
+    try:
+        store.ensure_index(field)
+    except NotImplementedError:
+        shelved = default_artefacts().shelved(key)
+        with suppress(ValueError, RecursionError):
+            document = json.loads(shelved or b"null")
+            return (document if isinstance(document, Mapping) and _is_whole(document) else None), True
+        return None, True
+    return next((one for one in store.query({field: key}, load=True) if _is_whole(one)), None), False
+
+
+def _is_whole(document: Mapping[str, Any]) -> bool:
+    """Tell whether a document holds a result, as it was sealed, and everything it names is there."""
+    said = document.get("metadata") or {}
+    if document.get("output") is None or said.get("refused") or altered_fields(document):
+        return False
+    try:
+        for ref in artefacts_in(document["output"]):
+            default_artefacts().get_bytes(ref)
+    except ArtefactError:
+        return False
+    return True
+
+
+def _shelve(key: str, answer: Any) -> None:
+    """Keep the running job's result in the artefact store, under the digest of what it was made from."""
+    from jobflow import CURRENT_JOB
+    from monty.json import jsanitize
+
+    job: Job = CURRENT_JOB.job
+    output = jsanitize(answer, strict=True, enum_values=True)
+    sealed = {SEAL: seal(job.uuid, job.index, output)}
+    document = {"uuid": job.uuid, "index": job.index, "output": output, "metadata": sealed}
+    default_artefacts().shelve(key, json.dumps(document).encode("utf-8", "surrogatepass"))

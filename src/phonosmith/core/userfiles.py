@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.reading import read_json
 from phonosmith.settings import get_settings
 
 INDEX = "models.json"
@@ -33,12 +34,12 @@ def user_file(name: str) -> Path:
 def read_user_json(name: str) -> dict[str, Any]:
     """Return a file's content, empty when there is none yet; a damaged file is a ConfigurationError."""
     path = user_file(name)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}.", "Repair it or move it away.") from error
+    try:
+        content = read_json(path)
+    except InputError as error:
+        raise ConfigurationError(error.message, "Repair it or move it away.") from error
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path} does not hold a JSON object.", "Repair it or move it away.")
     return content

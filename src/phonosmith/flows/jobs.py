@@ -9,13 +9,14 @@ from jobflow import JobConfig, Response, job
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
+from phonosmith.core.document import Missing
 from phonosmith.core.errors import LabelError
 from phonosmith.core.identity import identified_like_running
 from phonosmith.core.metadata import inherit
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import AuditOptions, DatasetRef
-from phonosmith.reference.documents import LabelReport
+from phonosmith.reference.documents import LabelReport, explained
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.labels import sampled_frames
 
@@ -107,6 +108,7 @@ def audited(
         verdict=document.verdict,
         n_excluded=len(dropped),
         n_failed=len(labels.failures),
+        missing=[Missing(what=one.job, reason=explained(one.reasons)) for one in labels.failures],
         findings=words,
         label_seconds=labels.wall_seconds,
         label_cores=labels.cores,

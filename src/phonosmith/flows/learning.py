@@ -248,7 +248,7 @@ def join_labels(report: Any, previous: AuditedLabels | None, material: str, foun
     train = [*get_dataset(previous.train), *splits["train"]]
     both = {"train": train, "valid": get_dataset(previous.valid)}
     joined = audited(labels, both, foundation=baseline_for(labels, foundation))
-    summed = ("label_seconds", "n_failed", "n_excluded")
+    summed = ("label_seconds", "n_failed", "missing", "n_excluded")
     return joined.model_copy(update={name: getattr(joined, name) + getattr(previous, name) for name in summed})
 
 

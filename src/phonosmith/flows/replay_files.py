@@ -143,11 +143,12 @@ def sample_replay(path: Path, *, size: int, elements: Sequence[str], seed: int) 
 def _texts(stream: IO[str], where: str) -> Iterator[str]:
     """Yield the text of one structure after the other."""
     for line in stream:
-        if not line.strip():
+        count = line.strip()
+        if not count:
             continue
-        if not line.strip().isdecimal() or len(line) > COUNT_DIGITS:
-            raise InputError(f"{where}: {line.strip()[:40]!r} is no number of atoms.", "Give an extended XYZ file.")
-        wanted = 2 + int(line)
+        if not count.isdecimal() or len(count) > COUNT_DIGITS:
+            raise InputError(f"{where}: {count[:40]!r} is no number of atoms.", "Give an extended XYZ file.")
+        wanted = 2 + int(count)
         lines = [line, *itertools.islice(stream, wanted - 1)]
         if len(lines) < wanted:
             raise InputError(f"{where} ends inside a structure.", "The file was cut off; fetch it again.")

@@ -166,9 +166,9 @@ class _Case:
         self.missing.append(Missing(what=what, reason=reason))
         self.notes.append(f"{what}: {reason}")
 
-    def lack_parts(self, phonons: PhononDoc, owner: str) -> None:
-        """Record what phonons were made without."""
-        for part in phonons.missing:
+    def lack_parts(self, document: PhononDoc | EosDoc | TransitionDoc, owner: str) -> None:
+        """Record what a document was made without."""
+        for part in document.missing:
             self.lacks(f"{part.what} of {owner}", part.reason)
 
     def account(self, results: PotentialResults, owner: str) -> None:
@@ -177,6 +177,8 @@ class _Case:
             document: ElasticDoc | EosDoc | TransitionDoc | QhaDoc | KappaDoc | ForgettingDoc | None
             document = getattr(results, kind)
             name = f"{kind} {self.subject.key} {owner}"
+            if isinstance(document, EosDoc | TransitionDoc):
+                self.lack_parts(document, f"the {kind} of {owner}")
             if document is None:
                 self.lacks(f"{kind} of {owner}", "no result, its job failed")
             elif isinstance(document, ElasticDoc | EosDoc):
@@ -371,7 +373,8 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
             case.costs.append(costs.sampling_cost(f"sample {key}", inputs.sample))
         case.costs.append(costs.label_cost(f"label {key}", audited))
         if audited.n_failed:
-            case.lacks(f"{audited.n_failed} labels", "their calculations failed or were refused")
+            why = "; ".join(f"{one.what}: {one.reason}" for one in audited.missing)
+            case.lacks(f"{audited.n_failed} labels", why or "their calculations failed or were refused")
         if truth is not None:
             case.lack_parts(truth, "reference")
             case.costs.append(costs.phonon_cost(f"phonon {key} reference", truth))

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.core.reading import COMPRESSED, bare_name, load_yaml, read_bounded
+from phonosmith.core.reading import COMPRESSED, bare_name, load_yaml, read_bounded, read_document
 from phonosmith.harmonic.displacements import attach_forces, displacements_and_forces, has_forces, require_same_cell
 from phonosmith.harmonic.fit import FcCalculator, make_force_constants
 from phonosmith.harmonic.model import (
@@ -174,10 +173,7 @@ def _stored_or_read(
     """Return the model a document refers to, or what phonopy's files hold."""
     if ".json" not in source.suffixes:
         return read_phonopy(source, symprec=symprec, nac=nac, calculations=calculations)
-    try:
-        document = _StoredPhonons.model_validate_json(read_bounded(source))
-    except ValidationError as error:
-        raise InputError(f"{source} is no phonon document: {error}.", "Give phonons.json or phonopy.yaml.") from error
+    document = read_document(source, _StoredPhonons, "phonon document", "Give phonons.json or phonopy.yaml.")
     model = unpack_force_constants(default_artefacts().get_bytes(document.force_constants), nac=nac)
     if nac and model.phonon.nac_params is None:
         raise InputError(f"The phonons of {source} have no Born charges.", "Give a BORN file with --born.")

@@ -15,7 +15,7 @@ from ase import Atoms
 
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import InputError, PotentialError
-from phonosmith.core.reading import check_json
+from phonosmith.core.reading import load_json
 from phonosmith.potentials.documents import PotentialRef
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ def read_header(data: bytes, name: str = "The file") -> Header:
     """Return the header of an artefact; anything else is a PotentialError."""
     try:
         length = int.from_bytes(data[:8], "little")
-        check_json(data[8 : 8 + length], name)
-        text = json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY]
-        check_json(text.encode(), name)
-        content: Header = json.loads(text)
+        text = load_json(data[8 : 8 + length], name)["__metadata__"][METADATA_KEY]
+        content: Header = load_json(text, name)
         version = content.get("format")
     except (ValueError, KeyError, TypeError, AttributeError, MemoryError, InputError) as error:
         raise PotentialError(

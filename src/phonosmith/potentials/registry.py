@@ -14,7 +14,6 @@ from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_at
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ArtefactError, InputError, PhonosmithError, PotentialError
 from phonosmith.core.hashing import digest_bytes
-from phonosmith.core.reading import check_json
 from phonosmith.core.userfiles import INDEX, edited_user_json, read_user_json
 from phonosmith.potentials.architecture import architecture, architectures, find_foundation, foundations
 from phonosmith.potentials.base import Potential
@@ -131,9 +130,6 @@ def check_model(data: bytes, source: str) -> None:
 def _import_bytes(data: bytes, name: str, source: str, *, trust: bool = False) -> PotentialRef:
     if is_model_file(data):
         return store_model(data, name)
-    if data.lstrip()[:1] == b"{":
-        # a model may begin with a line of JSON, or be JSON
-        check_json(data if b"\x00" not in data else data[: data.find(b"\n") + 1], source)
     owner = next((one for one in architectures() if one.recognises(data)), None)
     if owner is None:
         refuse_other_formats(data, source)

@@ -59,19 +59,23 @@ def _only_results_travel() -> bool:
 @reused("name", "attempts")
 def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
     """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
-    return _computed(frame, engine, "static", name, attempts)
+    return computed_frame(frame, engine, "static", name, attempts)
 
 
 @job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
 @reused("name", "attempts")
 def force_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
     """Compute one displaced supercell, with the k-points of those; otherwise like `label_frame`."""
-    return _computed(frame, engine, "displacement", name, attempts)
+    return computed_frame(frame, engine, "displacement", name, attempts)
 
 
-def _computed(
+def computed_frame(
     frame: Frame, engine: ReferenceEngine, calculation: Calculation, name: str, attempts: int
 ) -> ReferenceRecord:
+    """Do the one calculation of the running job, whose store has to be exposed, and return its accepted record.
+
+    A refused record stays in the job store, for whoever goes on without it, and the job fails.
+    """
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
         record = computing.compute(asked, calculation, name, attempts)

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
-from phonosmith.core.errors import InputError
-from phonosmith.core.reading import read_bounded
+from phonosmith.core.reading import read_document
 from phonosmith.potentials.architecture import find_foundation
 from phonosmith.training.documents import TrainingDocument
 from phonosmith.training.spec import TrainSpec, make_spec
@@ -61,12 +58,7 @@ def find_evidence(store: JobStore, ref: PotentialRef) -> Evidence:
 
 def read_training(path: Path) -> TrainingDocument:
     """Read the training.json that a training wrote."""
-    try:
-        return TrainingDocument.model_validate_json(read_bounded(path))
-    except ValidationError as error:
-        raise InputError(
-            f"{path} is no training document: {error}.", "Give the training.json of a training."
-        ) from error
+    return read_document(path, TrainingDocument, "training document", "Give the training.json of a training.")
 
 
 def model_card(ref: PotentialRef, evidence: Evidence) -> str:

@@ -154,7 +154,7 @@ def _require_announced_columns(chunk: str) -> None:
 def _tidy(atoms: Atoms) -> None:
     """Undo what ASE's reader adds: constraints (they zero forces on access) and 32-bit integers."""
     atoms.set_constraint()
-    for key in atoms.info:
+    for key in (*atoms.info, *atoms.arrays):
         # a lost quote makes one key of several, and what they said is gone
         _require_plain(key)
     for name, values in list(atoms.arrays.items()):
@@ -204,7 +204,7 @@ def _diagnose(chunk: str) -> str | None:
     columns = [
         (name, kind)
         for name, kind, count in zip(properties[::3], properties[1::3], properties[2::3], strict=False)
-        for _ in range(int(count) if count.isdigit() else 0)
+        for _ in range(int(count) if count.isdecimal() and len(count) < 4 else 0)
     ]
     for number, line in enumerate(lines[2:]):
         values = line.split()

@@ -63,7 +63,7 @@ def test_a_figure_of_two_methods(silicon, tmp_path):
     [
         (["--figure", "eos.txt"], "no image format"),
         (["--against", "x.json"], "--against is for the figure"),
-        (["--figure", "eos.png", "--against", "no-such.json"], "holds no equation of state"),
+        (["--figure", "eos.png", "--against", "no-such.json"], "no-such.json does not exist"),
     ],
 )
 def test_options_of_the_figure_are_checked_before_anything_runs(silicon, options, message):

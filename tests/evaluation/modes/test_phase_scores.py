@@ -156,7 +156,7 @@ def test_transition_documents_are_read_as_yaml_of_the_same_phases_is(tmp_path):
     (tmp_path / "one.json").write_text(document().model_dump_json())
     assert read_phase_file(tmp_path / "one.json") == {"GeTe": expected}
     (tmp_path / "one.json").write_text("{")
-    with pytest.raises(InputError, match="is no valid JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         read_phase_file(tmp_path / "one.json")
     (tmp_path / "one.json").write_text('{"formula": "GeTe", "initial": 1, "modes": [], "phases": []}')
     with pytest.raises(InputError, match=r"one.json: .*initial: Input should be a valid dictionary"):

@@ -112,6 +112,9 @@ def test_failed_points_are_walls_and_the_rest_goes_on(tmp_path, monkeypatch):
     (mode,) = found.modes
     assert mode.minima
     assert mode.skipped is None
+    assert [(one.what, one.reason) for one in found.missing] == [
+        ("mode point ge forcefield m01 r1 002", "scf: not converged")
+    ]
 
 
 def test_maker_without_engine_is_refused():

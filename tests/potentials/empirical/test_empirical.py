@@ -293,9 +293,9 @@ def change(edit):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"not json", "not JSON"),
+        (b"not json", "not valid JSON"),
         (b"[]", "lacks"),
-        (b"\xff\xfe", "not JSON"),
+        (b"\xff\xfe", "not valid JSON"),
         (change(lambda c: c.update(version=2)), "version 2"),
         (change(lambda c: c.update(sets=[])), "missing or empty"),
         (change(lambda c: c["sets"][0].update(form="morse")), "unknown form 'morse'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -121,6 +120,7 @@ def _foundation(
 
 
 def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
+    from phonosmith.core.reading import read_json
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS
     from phonosmith.structures.cost import CostModel, calibrate, workload
     from phonosmith.structures.reading import read_structure
@@ -130,9 +130,9 @@ def _calibrated(path: Path | None, settings: PlanSettings) -> CostModel:
     try:
         rows = [
             (path.parent / item["structure"], float(item["core_hours"]), float(item.get("kspacing", settings.kspacing)))
-            for item in json.loads(path.read_text(encoding="utf-8"))
+            for item in read_json(path)
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} does not list finished calculations: {type(error).__name__} {error}.",
             'Write [{"structure": "Si.vasp", "core_hours": 12.5, "kspacing": 0.1}, ...].',

@@ -84,6 +84,7 @@ def eos(
     Example: phonosmith eos Si.cif --potential embedded --figure eos.png
     """
     from phonosmith.core.errors import InputError
+    from phonosmith.core.reading import read_document
     from phonosmith.evaluation.mechanics.documents import EosDoc
     from phonosmith.evaluation.mechanics.fastpath import evaluate_eos
     from phonosmith.report.figures.mechanics import energy_volume_figure
@@ -93,11 +94,8 @@ def eos(
         raise InputError("--against is for the figure.", "Name one with --figure.")
     if figure is not None:
         image_format(figure)
-    try:
-        drawn = [] if against is None else [EosDoc.model_validate_json(against.read_bytes())]
-    except (OSError, ValueError) as error:
-        message = f"{against} holds no equation of state ({type(error).__name__})."
-        raise InputError(message, "Give the eos.json that phonosmith eos --out wrote.") from error
+    written = "Give the eos.json that phonosmith eos --out wrote."
+    drawn = [] if against is None else [read_document(against, EosDoc, "equation of state", written)]
     case = load_case(structure, potential)
     case = case.relaxed() if relax else case
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import yaml
-
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.reading import load_yaml, read_bounded
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
 from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_references
 from phonosmith.engines.queues.submission import (
@@ -58,7 +57,7 @@ def open_launchpad(path: Path) -> Any:
     from fireworks import LaunchPad
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_bounded(path), str(path))
         patience = {"serverSelectionTimeoutMS": PATIENCE_MS}
         content["mongoclient_kwargs"] = patience | (content.get("mongoclient_kwargs") or {})
         launchpad = LaunchPad.from_dict(content)
@@ -69,7 +68,7 @@ def open_launchpad(path: Path) -> Any:
             f"{path}: MongoDB cannot be reached: {type(error).__name__}: {reason}.",
             "Start the server, or repair host and port there.",
         ) from error
-    except (yaml.YAMLError, TypeError, AttributeError, KeyError, ValueError) as error:
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
         raise ConfigurationError(
             f"{path} is not a launchpad file: {error}.", "'phonosmith init-cluster --engine fireworks' writes one."
         ) from error
@@ -88,7 +87,7 @@ def known_categories(folder: Path) -> set[str] | None:
     categories: set[str] = set()
     files = sorted(folder.glob("*fworker*.yaml"))
     for path in files:
-        category = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("category") or []
+        category = (load_yaml(read_bounded(path), str(path)) or {}).get("category") or []
         categories.update([category] if isinstance(category, str) else category)
     return categories if files else None
 

@@ -11,9 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import yaml
-
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.reading import load_yaml, read_bounded
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
 from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_references
 from phonosmith.engines.queues.submission import (
@@ -67,12 +66,12 @@ def _broken_file(folder: str, name: str | None) -> str:
 
     for path in sorted(Path(folder).expanduser().glob(f"{name or '*'}.yaml")):
         try:
-            Project.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+            Project.model_validate(load_yaml(read_bounded(path), str(path)))
         except ValidationError as error:
             first = error.errors()[0]
             return f"{path}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        except yaml.YAMLError as error:
-            return f"{path} is not valid YAML: {error}"
+        except InputError as error:
+            return error.message
     return ""
 
 

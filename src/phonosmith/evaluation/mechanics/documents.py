@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
 
 
@@ -77,6 +77,7 @@ class EosDoc(Document):
     max_forces: list[float] = Field(description="largest force left at each volume, eV/Å")
     converged: list[bool] = Field(description="forces below the criterion at each volume")
     fit: EosFit = Field(description="Birch-Murnaghan fit to the converged points")
+    missing: list[Missing] = Field(default_factory=list, description="volumes whose calculations gave no energy")
     manifest: Manifest = Field(description="provenance")
 
 

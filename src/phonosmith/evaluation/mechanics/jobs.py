@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
 
+from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import recorded
@@ -164,7 +165,8 @@ def collect_eos(
     Points have ``structure``, ``energy`` (eV per cell) and ``forces`` (eV/Å, atoms relaxed) of each volume; those of a
     failed calculation are None and left out. For the other arguments see `collect_elastic`.
     """
-    good = [item for item in points if item.get("energy") is not None and item.get("structure") is not None]
+    known = [item.get("energy") is not None and item.get("structure") is not None for item in points]
+    good = [item for item, there in zip(points, known, strict=True) if there]
     require_enough_volumes(len(good), len(points), "were calculated")
     good.sort(key=lambda item: float(item["structure"].volume))
     with recorded(_inputs(structure, potential_sha256), {"volumes": len(points)}) as manifest:
@@ -177,8 +179,11 @@ def collect_eos(
             max_forces=[float(np.linalg.norm(np.asarray(item["forces"]), axis=-1).max()) for item in good],
             converged=[True] * len(good),
         )
-    if len(good) < len(points):
-        document.fit.warnings.append(f"{len(points) - len(good)} of {len(points)} volumes failed and are left out")
+    document.missing = [
+        Missing(what=f"volume {number} of {len(points)}", reason="its calculation left no energy")
+        for number, there in enumerate(known, 1)
+        if not there
+    ]
     return document
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.phonons.documents import StructureDict
 from phonosmith.potentials.documents import PotentialRef
@@ -80,6 +80,7 @@ class FollowedMode(Document):
     minima: list[GridMinimum] = Field(default_factory=list, description="inequivalent minima away from zero")
     pathways: list[Pathway] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list, description="what a reader should know about this mode")
+    missing: list[Missing] = Field(default_factory=list, description="points and relaxations without a result")
     seconds: float = Field(0.0, description="wall time, s")
 
 
@@ -94,5 +95,8 @@ class TransitionDoc(Document):
     modes: list[FollowedMode] = Field(description="one entry per imaginary mode or subspace; empty when stable")
     phases: list[Phase] = Field(description="distinct final phases, the initial one left out, lowest energy first")
     n_energies: int = Field(0, description="energies calculated in all")
+    missing: list[Missing] = Field(
+        default_factory=list, description="modes, points of their grids and relaxations without a result"
+    )
     seconds: float = Field(0.0, description="wall time, s")
     manifest: Manifest

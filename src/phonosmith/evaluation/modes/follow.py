@@ -256,6 +256,7 @@ def transition_document(
         modes=modes,
         phases=distinct_phases([pathway for mode in modes for pathway in mode.pathways], initial),
         n_energies=sum(mode.n_energies for mode in modes),
+        missing=[part for mode in modes for part in mode.missing],
         seconds=manifest.wall_seconds,
         manifest=manifest,
     )

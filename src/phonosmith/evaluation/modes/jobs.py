@@ -14,7 +14,7 @@ from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
 from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.core.reuse import reused
@@ -35,14 +35,17 @@ from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused
+from phonosmith.reference.documents import Frame, ReferenceRecord
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.jobs import label_frame
+from phonosmith.reference.jobs import computed_frame, label_frame
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
 
 PUBLISHED = FollowOptions()
+WALL = "wall"
+"""In place of the record of a point whose atoms would overlap: it is not calculated."""
+NO_RESULT = "the job left no result"
 
 
 class ReferenceFollowing(Document):
@@ -112,7 +115,7 @@ def _round(
     space: dict[str, Any],
     task: ReferenceFollowing,
     history: list[list[Sample]],
-    answers: list[Any] | None,
+    answers: list[tuple[str, Any]] | None,
 ) -> Job:
     """Return a round; it starts other jobs, which belong to the worker of the reference program, not to its own."""
     number = len(history) + (answers is not None)
@@ -127,7 +130,7 @@ def survey_round(
     space: dict[str, Any],
     following: ReferenceFollowing,
     history: list[list[Sample]],
-    answers: list[Any] | None,
+    answers: list[tuple[str, Any]] | None,
 ) -> Response[Any] | FollowedMode:
     """Take the answers to the last round, and ask for the next; with the survey done, relax from its minima.
 
@@ -138,13 +141,13 @@ def survey_round(
     history
         Samples of the rounds before the last: [energy in eV or None, gradient in eV/(Å√amu) or None] each.
     answers
-        Records of the last round, None where a point was not calculated.
+        Records of the last round by the names of their jobs: None where one left nothing, or `WALL`.
     """
     mode, room = FollowedMode.model_validate(document), ModeSpace.from_dict(space)
     task = ReferenceFollowing.model_validate(following)
     past = [[Sample(*one) for one in samples] for samples in history]
     if answers is not None:
-        records = [_record(item) for item in answers]
+        records = [None if item == WALL else _accepted(mode, title, _record(item)) for title, item in answers]
         past.append([Sample(None) if one is None else to_sample(room, one.energy, one.forces) for one in records])
         mode.seconds += sum(one.wall_seconds for one in records if one is not None)
     try:
@@ -158,21 +161,29 @@ def survey_round(
         if not task.relax or not starts:
             return mode
         return _relaxations(mode, [Frame.from_atoms(one) for one in displaced], past[0][0].energy, task)
-    points: dict[int, Job] = {}
+    points: list[Job] = []
+    asked: list[tuple[str, Any]] = [("", WALL)] * len(wanted)
     for place, frame in displaced_cells(room, wanted).items():
         title = f"mode point {task.name} r{len(past)} {place:03d}"
-        points[place] = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
-        points[place].name = title
-    asked = [points[place].output if place in points else None for place in range(len(wanted))]
+        point = label_frame(Frame.from_atoms(frame), task.engine, title, task.attempts)
+        point.name = title
+        points.append(point)
+        asked[place] = title, point.output
     after = _round(mode, space, task, past, asked)
     title = f"mode round {task.name} {len(past)}"
-    return Response(replace=Flow([*points.values(), after], output=after.output, name=title))
+    return Response(replace=Flow([*points, after], output=after.output, name=title))
 
 
 def _record(item: Any) -> ReferenceRecord | None:
-    """Return an accepted record, None for what failed or was refused."""
-    record = None if item is None else ReferenceRecord.model_validate(item)
-    return record if record is not None and record.accepted else None
+    return None if item is None else ReferenceRecord.model_validate(item)
+
+
+def _accepted(mode: FollowedMode, title: str, record: ReferenceRecord | None) -> ReferenceRecord | None:
+    """Return an accepted record; of a job that failed or was refused, say in the mode that it is missing."""
+    if record is not None and record.accepted:
+        return record
+    mode.missing.append(Missing(what=title, reason=NO_RESULT if record is None else record.explain()))
+    return None
 
 
 def _relaxations(
@@ -183,29 +194,27 @@ def _relaxations(
         title = f"mode relax {task.name} {number:02d}"
         jobs.append(relax_frame(frame, task.engine, title, task.attempts))
         jobs[-1].name = title
-    outputs = [one.output for one in jobs]
+    outputs = [(one.name, one.output) for one in jobs]
     last = _collecting(collect_pathways(mode, frames, zero, outputs), f"mode collect {task.name}")
     return Response(replace=Flow([*jobs, last], output=last.output, name=f"mode relax {task.name}"))
 
 
-@job(output_schema=ReferenceRecord)
+@job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
+@reused("name", "attempts")
 def relax_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int) -> ReferenceRecord:
-    """Relax cell and atoms of one displaced crystal; a refused result is kept with its reasons, not raised."""
-    how, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
-    try:
-        return how.compute(asked, "relax", name, attempts)
-    except PhonosmithError as error:
-        return refused(asked, how.protocol, "relax", how.name, Reason(code="relaxation", message=str(error)))
+    """Relax cell and atoms of one displaced crystal; a refused result is left to be read, and the job fails."""
+    return computed_frame(frame, engine, "relax", name, attempts)
 
 
 @job(output_schema=FollowedMode)
 def collect_pathways(
-    document: FollowedMode, frames: list[Frame], zero: float | None, records: list[Any]
+    document: FollowedMode, frames: list[Frame], zero: float | None, records: list[tuple[str, Any]]
 ) -> FollowedMode:
     """Name the phases that relaxations ended in; ``zero`` is the energy of the undisplaced supercell, eV."""
     mode = FollowedMode.model_validate(document)
-    for start, frame, item in zip(mode.minima, frames, records, strict=False):
-        record = None if item is None else ReferenceRecord.model_validate(item)
+    for start, frame, (title, item) in zip(mode.minima, frames, records, strict=False):
+        record = _record(item)
+        _accepted(mode, title, record)
         mode.pathways.append(_pathway(start, Frame.model_validate(frame), zero, record))
         mode.seconds += 0.0 if record is None else record.wall_seconds
     return mode
@@ -215,7 +224,7 @@ def _pathway(start: GridMinimum, frame: Frame, zero: float | None, record: Refer
     """Return what became of one displaced crystal whose undisplaced energy was ``zero`` eV."""
     pathway = Pathway(start=start, displaced=displaced_phase(frame.to_atoms(), start), converged=False, n_steps=0)
     if record is None or not record.accepted or zero is None or record.energy is None or record.positions is None:
-        pathway.note = "the job left no result" if record is None else record.explain()
+        pathway.note = NO_RESULT if record is None else record.explain()
         return pathway
     ended = record.to_atoms()
     forces = np.zeros((len(ended), 3)) if record.forces is None else np.array(record.forces)
@@ -229,11 +238,13 @@ def _pathway(start: GridMinimum, frame: Frame, zero: float | None, record: Refer
 def collect_transitions(
     phonons: PhononDoc | dict[str, Any], modes: list[Any], following: ReferenceFollowing
 ) -> TransitionDoc:
-    """Put the followed modes of one crystal together; one whose jobs failed is left out with a word."""
+    """Put the followed modes of one crystal together; one whose jobs failed is left out and named."""
     task = ReferenceFollowing.model_validate(following)
     with recorded(settings=task.settings()) as manifest:
         followed = [FollowedMode.model_validate(item) for item in modes if item is not None]
         document = transition_document(_model(phonons), followed, task.engine.functional, manifest)
+    lost = [number for number, item in enumerate(modes, start=1) if item is None]
+    document.missing[:0] = [Missing(what=f"mode {number} of {len(modes)}", reason=NO_RESULT) for number in lost]
     document.seconds = sum(mode.seconds for mode in followed)
     return document
 

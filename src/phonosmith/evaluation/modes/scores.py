@@ -7,7 +7,6 @@ those for which the reference does; F1 is the harmonic mean of the two averages.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_vali
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.core.reading import check_json, check_yaml
+from phonosmith.core.reading import check_yaml, load_json
 from phonosmith.evaluation.modes.documents import Phase, TransitionDoc
 
 _OLD_SYMBOLS = {"Abm2": 39, "Aba2": 41, "Cmca": 64, "Cmma": 67, "Ccca": 68}
@@ -227,9 +226,7 @@ def _materials(text: str, kind: str) -> dict[str, MaterialPhases]:
     # a transition document is long, and YAML's own parser takes seconds for what JSON's reads at once
     if kind == "YAML":
         check_yaml(text, "it")
-    else:
-        check_json(text.encode(), "it")
-    content = json.loads(text) if kind == "JSON" else yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    content = load_json(text, "it") if kind == "JSON" else yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     if not isinstance(content, dict) or not content:
         raise InputError("it holds no materials.", _FORMAT)
     if {"initial", "modes", "phases", "formula"} <= content.keys():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from phonosmith.core.errors import InputError
+from phonosmith.core.reading import load_json
 from phonosmith.potentials.architecture import Architecture
 from phonosmith.potentials.container import store_file
 from phonosmith.potentials.empirical import FORMAT
-from phonosmith.potentials.foreign import unreadable
 
 if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
@@ -25,8 +25,8 @@ class Empirical(Architecture):
         if data.lstrip()[:1] != b"{":
             return False
         try:
-            content = json.loads(data)
-        except ValueError:
+            content = load_json(data, "it")
+        except InputError:
             return False
         return isinstance(content, dict) and content.get("format") == FORMAT
 
@@ -34,10 +34,7 @@ class Empirical(Architecture):
         """Read the file: numpy in float64 on the CPU whatever is asked, as nothing is gained elsewhere."""
         from phonosmith.potentials.empirical.potential import load_empirical
 
-        try:
-            return load_empirical(data)
-        except ArithmeticError as error:
-            raise unreadable(f"{name} has parameters no potential has", error) from error
+        return load_empirical(data)
 
     def bring(self, data: bytes, name: str, source: str, *, trust: bool) -> PotentialRef:  # noqa: ARG002
         """Keep the file as it is."""

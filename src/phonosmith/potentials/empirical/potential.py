@@ -7,7 +7,6 @@ covers all its elements, so elements that no publication combined are refused ra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ from ase.data import atomic_numbers
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import PotentialError
+from phonosmith.core.errors import InputError, PotentialError
+from phonosmith.core.reading import load_json
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.empirical import FORMAT
@@ -101,9 +101,9 @@ class EmpiricalPotential:
 def load_empirical(data: bytes) -> EmpiricalPotential:
     """Read the content of a parameter file; anything missing or no number is a PotentialError."""
     try:
-        content = json.loads(data)
-    except ValueError as error:
-        raise PotentialError(f"The parameter file is not JSON: {error}.", "Take it again from its source.") from error
+        content = load_json(data, "The parameter file")
+    except InputError as error:
+        raise PotentialError(error.message, "Take it again from its source.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise PotentialError(f'The parameter file lacks "format": "{FORMAT}".', "Is it the file of another potential?")
     if content.get("version") != 1:
@@ -137,6 +137,10 @@ def _read_set(where: str, one: Any) -> TripletPotential:
         return FORMS[form](elements, parameters)
     except KeyError as error:
         raise PotentialError(f"{where}: the parameter {error} is missing.", "Complete the entry.") from error
+    except (ValueError, ArithmeticError) as error:
+        # a root of a negative number, or a number beyond all others
+        message = f"{where} has parameters no potential has: {error}."
+        raise PotentialError(message, "Correct the parameter file.") from error
     except PotentialError as error:
         raise PotentialError(f"{where}: {error.message}", error.advice) from error
 

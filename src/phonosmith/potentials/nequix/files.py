@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from phonosmith.core.errors import PotentialError
+from phonosmith.core.errors import InputError, PotentialError
+from phonosmith.core.reading import load_json
 from phonosmith.potentials.container import store_file
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.potentials.e3nn_eager import e3nn_version, import_e3nn, require_signs
@@ -106,7 +107,7 @@ def read_model(data: bytes, name: str = "The file") -> Any:
     end = data.find(b"\n") + 1
     import_nequix()
     try:
-        config = json.loads(data[:end])
+        config = load_json(data[:end], name)
         require_signs([config["hidden_irreps"]], config.get("e3nn", e3nn_version()), name)
         model = build_model(config)
         stream = io.BytesIO(data[end:])
@@ -117,7 +118,7 @@ def read_model(data: bytes, name: str = "The file") -> Any:
             view.copy_(torch.as_tensor(array).reshape(view.shape))
         if stream.read().strip():
             raise ValueError("it holds more arrays than the architecture has")  # noqa: TRY301
-    except (KeyError, TypeError, ValueError, EOFError, RuntimeError, AssertionError) as error:
+    except (InputError, KeyError, TypeError, ValueError, EOFError, RuntimeError, AssertionError) as error:
         raise unreadable(f"{name} is not a readable Nequix model", error) from error
     return model
 

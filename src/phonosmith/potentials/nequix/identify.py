@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phonosmith.core.artefacts import write_atomic
+from phonosmith.core.errors import InputError
+from phonosmith.core.reading import load_json
 from phonosmith.potentials.architecture import Architecture, Foundation
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ class Nequix(Architecture):
         if data[:1] != b"{":
             return False
         try:
-            header = json.loads(data[: data.find(b"\n") + 1] or b"null")
-        except ValueError:
+            header = load_json(data[: data.find(b"\n") + 1] or b"null", "it")
+        except InputError:
             return False
         return isinstance(header, dict) and "hidden_irreps" in header and "atomic_numbers" in header
 

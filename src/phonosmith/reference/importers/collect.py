@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from ase.formula import Formula
 from phonosmith.core.errors import InputError, PhonosmithError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.core.manifest import recorded
-from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, read_bounded
+from phonosmith.core.reading import DEFAULT_LIMITS, Limits, bare_name, load_json, read_bounded
 from phonosmith.reference.datasets.dataset import put_dataset
 from phonosmith.reference.datasets.documents import ImportDocument, Refusal, SourceReport
 from phonosmith.reference.datasets.geometry import reduced_formula, same_geometry
@@ -96,16 +95,18 @@ def read_expectations(items: Sequence[str]) -> dict[str, str]:
         else:
             text = read_bounded(path).decode(errors="replace")
             try:
-                records = json.loads(text) if path.suffix == ".json" else list(csv.DictReader(text.splitlines()))
-            except ValueError as error:
+                table = csv.DictReader(text.splitlines())
+                records = load_json(text, str(path)) if path.suffix == ".json" else list(table)
+            except csv.Error as error:
                 raise InputError(f"{path} is neither JSON nor CSV: {error}.", "Give name=Formula.") from error
         if isinstance(records, Mapping):
             records = [{"id": key, "formula": value} for key, value in records.items()]
-        for record in records:
-            key = next((record[k] for k in ("id", "material", "mp_id", "name", "material_id") if record.get(k)), None)
-            if not key or not record.get("formula"):
+        for record in records if isinstance(records, list) else [None]:
+            said = record if isinstance(record, Mapping) else {}
+            key = next((said[k] for k in ("id", "material", "mp_id", "name", "material_id") if said.get(k)), None)
+            if not key or not said.get("formula"):
                 raise InputError(f"{path} has no columns 'id' and 'formula'.", "Give name=Formula.")
-            text = str(record["formula"])
+            text = str(said["formula"])
             try:
                 expected[str(key)] = reduced_formula(Formula(text))
             except (ValueError, KeyError, SyntaxError) as error:
@@ -313,9 +314,9 @@ def _take_json(taken: Taken, name: str, data: bytes) -> None:
     text = data.decode(errors="replace")
     try:
         lines = [line for line in text.splitlines() if line.strip()]
-        tree = [json.loads(line) for line in lines] if ".jsonl" in name else json.loads(text)
-    except (ValueError, RecursionError) as error:
-        taken.refuse(name, f"it is not valid JSON: {error}")
+        tree = [load_json(line, "it") for line in lines] if ".jsonl" in name else load_json(text, "it")
+    except InputError as error:
+        taken.refuse(name, error.message)
         return
     if is_structures_json(tree):
         taken.add("structures", *frames_of_structures(tree, name))
