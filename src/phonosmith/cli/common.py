@@ -272,19 +272,6 @@ def print_table(
 
 
 @contextlib.contextmanager
-def progress_bar(words: str, total: int | None = None) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Show a bar on standard error and give what moves it: done, total, words."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(words, total=total)
-        yield lambda done, of, now: bar.update(task, completed=done, total=of, description=escape(now))
-
-
-@contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Keep libraries' prints off standard output and their import warnings off the screen."""
     root = logging.getLogger()

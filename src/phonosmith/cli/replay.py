@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, app, command, progress_bar
+from phonosmith.cli.common import JSON, answer, app, command
+from phonosmith.core.progress import progress_bar
 
 replay_app = typer.Typer(
     help="Structures foundations were trained on, for strategies that replay.", no_args_is_help=True

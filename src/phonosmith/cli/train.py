@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, progress_bar, quiet_libraries, shown
+from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, quiet_libraries, shown
 from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -176,7 +176,10 @@ class FineTuneMaterialMaker(Maker):
             owner = Owner(f"{variant.name} {ending}", variant.name, ending, one.strategy, n_train)
             # the training was done in the pack: its own job only takes the result from there
             step = "collect" if pack is not None else None
-            parts.add(train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step)
+            epochs = one.maker.spec().epochs
+            parts.add(
+                train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step, epochs=epochs
+            )
             results = parts.results(train.output.model, owner, foundation, one.inputs.replay)
             trained.append(
                 TrainedPotential(strategy=one.strategy, n_train=one.n_train, training=train.output, results=results)

@@ -26,7 +26,7 @@ from phonosmith.flows.jobs import (
 )
 from phonosmith.flows.reference import check_cells, reference_phonons, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
-from phonosmith.flows.settings import MaterialSettings
+from phonosmith.flows.settings import MaterialSettings, most_labels
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
@@ -240,7 +240,10 @@ class MaterialParts:
         def make_labels() -> Job:
             needed = max(self.settings.sizes, default=None)
             made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
-            return self.add(made, "label", variant, "start", step="start")
+            most = most_labels(sampling)
+            # training and validation frames, and the job that collects them
+            jobs = min(needed or most, most) + sampling.n_select + 1
+            return self.add(made, "label", variant, "start", step="start", makes=jobs)
 
         sample = self._once(("sample", *drawn), make_sample)
         labels = self._once(("label", *drawn), make_labels)

@@ -17,8 +17,8 @@ from phonosmith.cli.common import (
     open_artefacts,
     open_store,
     print_json,
-    progress_bar,
 )
+from phonosmith.core.progress import progress_bar
 
 
 @command("report")

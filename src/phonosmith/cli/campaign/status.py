@@ -19,9 +19,9 @@ from phonosmith.cli.common import (
     open_artefacts,
     open_store,
     print_table,
-    progress_bar,
 )
 from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from jobflow import JobStore

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table, progress_bar
+from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc

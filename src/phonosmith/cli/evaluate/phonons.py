@@ -19,8 +19,8 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_json,
-    progress_bar,
 )
+from phonosmith.core.progress import progress_bar
 
 
 @command("phonons")

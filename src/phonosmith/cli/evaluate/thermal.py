@@ -20,10 +20,10 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_table,
-    progress_bar,
     quiet_libraries,
 )
 from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phono3py import Phono3py
