@@ -10,6 +10,7 @@ from jobflow import Flow, Job, Maker
 
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
+from phonosmith.flows.finished import FinishedPhonons
 from phonosmith.flows.parts import MaterialParts, Owner
 from phonosmith.flows.reporting import ReportInputs, ReportSubject, TrainedPotential, report_material
 from phonosmith.flows.settings import MaterialSettings, material_settings, training_of
@@ -132,7 +133,7 @@ class FineTuneMaterialMaker(Maker):
     def _trainings(self, parts: MaterialParts, variant: Variant) -> list[_Training]:
         """Return the trainings of a variant; what they take is made where it is not yet."""
         settings = self.settings
-        specs, sizes = settings.specs(), settings.sizes
+        specs, sizes = settings.specs(), parts.sizes
         _, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
         curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
         size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
@@ -163,7 +164,7 @@ class FineTuneMaterialMaker(Maker):
     def _add_variant(self, parts: MaterialParts, variant: Variant, label: str, pack: OutputReference | None) -> Job:
         """Add the jobs of one foundation, cell and seed; ``pack``: what ran its trainings, where one job did."""
         settings, foundation, engine = self.settings, variant.foundation, parts.engine
-        several = len(settings.sizes) > 1
+        several = len(parts.sizes) > 1
         sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
         reference = parts.reference()
         owner = Owner(f"foundation {foundation.sha256}", variant.base, "foundation", "foundation")
@@ -191,7 +192,7 @@ class FineTuneMaterialMaker(Maker):
             key=variant.name,
             campaign=self.campaign,
             mode=settings.mode,
-            cell="given" if variant.sampling.supercell_matrix is not None else variant.sampling.cell,
+            cell=_cell_name(parts, variant.sampling),
             seed=variant.seed,
             reference=engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
             rehearsal=engine.rehearsal is not None,
@@ -214,7 +215,10 @@ class FineTuneMaterialMaker(Maker):
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:
         """Refuse an engine that is missing or lacks something, an unknown setting, a foundation without an element."""
-        self.settings.require_of(self.require_engine())
+        engine = self.require_engine()
+        if isinstance(engine, FinishedPhonons):
+            engine.require(self.settings)
+        self.settings.require_of(engine)
         self.settings.specs()
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))
         if missing:
@@ -228,3 +232,9 @@ class FineTuneMaterialMaker(Maker):
         if self.engine is None:
             raise ConfigurationError(f"{type(self).__name__} has no engine.", "Pass engine=make_engine('vasp').")
         return self.engine
+
+
+def _cell_name(parts: MaterialParts, sampling: SamplingSettings) -> str:
+    if parts.finished is not None:
+        return ""
+    return "given" if sampling.supercell_matrix is not None else sampling.cell

@@ -82,6 +82,7 @@ class MaterialPlan(Document):
     core_hours: float = 0.0
     memory_gb: float = Field(0.0, description="largest calculation, GB over all ranks")
     training_steps: int = Field(0, description="optimiser steps of one fine-tuning per cell size")
+    recommendation: str = Field("", description="which calculations to pay for, with the numbers that say so")
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -123,6 +124,20 @@ def phonon_displacements(structure: Structure, choice: SupercellChoice, distance
         phonon = Phonopy(get_phonopy_structure(structure), choice.phonopy_matrix, primitive_matrix="P", symprec=1e-4)
         phonon.generate_displacements(distance=distance)
     return len(phonon.displacements)
+
+
+def recommendation(statics: float, phonons: float) -> str:
+    """Say which calculations to pay for, from the core-hours of labels and of the DFT phonons."""
+    if phonons < statics:
+        return (
+            f"the DFT phonons ({phonons:,.0f} core-hours) are cheaper than the labels ({statics:,.0f}): calculate the "
+            "phonons and fine-tune from them ('phonosmith tune phonopy.yaml'); labels are for what lies beyond "
+            "harmonic phonons (other volumes, larger displacements)"
+        )
+    return (
+        f"the labels ({statics:,.0f} core-hours) are cheaper than the DFT phonons ({phonons:,.0f}): a campaign with "
+        "'mode: production' judges without them"
+    )
 
 
 def plan_material(
@@ -208,6 +223,7 @@ def plan_material(
         core_hours=statics + phonon.core_hours,
         memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon)),
         training_steps=settings.epochs * math.ceil(settings.training_frames / settings.batch_size),
+        recommendation=recommendation(statics, phonon.core_hours),
         warnings=notes,
     )
 

@@ -152,6 +152,9 @@ def _show(result: Plan) -> None:
         f"{result.core_hours:,.0f} core-hours (× or ÷ {result.core_hours_spread:.1f}, {basis}), "
         f"{result.training_steps} training steps"
     )
+    for material in result.materials:
+        if material.recommendation:
+            typer.echo(f"{typer.style('→', fg='green')} {Path(material.source).name}: {material.recommendation}.")
     notes = [f"{Path(one.source).name}: {warning}" for one in result.materials for warning in one.warnings]
     for note in [*notes, *result.warnings]:
         typer.echo(f"{typer.style('!', fg='yellow')} {note}")
