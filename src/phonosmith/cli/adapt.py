@@ -11,6 +11,7 @@ import typer
 from phonosmith.cli.common import (
     JSON,
     STRUCTURE,
+    TRAINING,
     TRUST,
     answer,
     command,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from phonosmith.reference.engines import ReferenceEngine
 
 
-@command("adapt")
+@command("adapt", TRAINING)
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the run, the model (model.model) and adaptive.json.")],
     foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],

@@ -55,7 +55,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -63,9 +62,15 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function a command of the program (or of a group of commands) whose errors are explained."""
-    return lambda function: group.command(name)(explained(function))
+START, DATA, TRAINING, EVALUATION, CAMPAIGNS, MODELS = (
+    "Start here", "Data", "Training", "Evaluation", "Campaigns", "Models",
+)  # fmt: skip
+"""Groups of commands in --help, in their order."""
+
+
+def command(name: str, panel: str = "", group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a command of the program, in a panel of its help (or of a group), whose errors are explained."""
+    return lambda function: group.command(name, rich_help_panel=panel or None)(explained(function))
 
 
 def print_json(payload: object) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, quiet_libraries, shown
+from phonosmith.cli.common import JSON, TRAINING, TRUST, command, print_json, print_table, quiet_libraries, shown
 from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
 from phonosmith.core.progress import progress_bar
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from phonosmith.training.spec import TrainSpec
 
 
-@command("train")
+@command("train", TRAINING)
 def train(
     foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
     train: Annotated[Path, typer.Option(help="Labelled training structures (extended XYZ: energy, forces, stress).")],

@@ -185,6 +185,13 @@ class Study:
         ours = potentials[(potentials["material"] == material.material) & potentials["potential_sha256"].isin(shas)]
         return ours[list(COLUMNS)].reset_index(drop=True)
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the table as plain records; None where a number is not known."""
+        return [
+            {name: None if value is None or value != value else value for name, value in row.items()}  # noqa: PLR0124
+            for row in self.table.astype(object).where(self.table.notna(), None).to_dict("records")
+        ]
+
     @property
     def numbers(self) -> list[Number]:
         """The three numbers of the best potential beside their limits; none where its phonons failed."""

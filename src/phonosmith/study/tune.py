@@ -66,8 +66,17 @@ def tune(
     training, changes
         Settings of the strategies and of the material (fields of `MaterialSettings`) in place of the budget's.
     """
-    request = read_request(crystal, foundation, reference, strategy, budget, trust=trust, training=training, **changes)
-    study = Study(request, Path(f"tuned-{request.key}") if out is None else out)
+    study = planned(
+        crystal,
+        foundation=foundation,
+        reference=reference,
+        strategy=strategy,
+        budget=budget,
+        out=out,
+        trust=trust,
+        training=training,
+        **changes,
+    )
     if show:
         for line in (study.cost.words(), study.cost.recommendation, *study.cost.warnings):
             if line:
@@ -75,12 +84,24 @@ def tune(
     if not run:
         return study
     try:
-        request.require_program()
+        study.request.require_program()
     except ConfigurationError as error:
-        if show:
-            print(f"{error.message} Planned only. {how_to_submit(study)}", file=sys.stderr)
+        print(f"{error} Planned only. {how_to_submit(study)}", file=sys.stderr)
         return study
     return study.run(show=show)
+
+
+def planned(
+    crystal: str | Path | Structure,
+    *,
+    foundation: str | PotentialRef,
+    reference: str | Path | PotentialRef | ReferenceEngine | None = None,
+    out: str | Path | None = None,
+    **options: Any,
+) -> Study:
+    """Return a study that is checked and not begun; ``options`` are those of `read_request`."""
+    request = read_request(crystal, foundation, reference, **options)
+    return Study(request, Path(f"tuned-{request.key}") if out is None else out)
 
 
 def how_to_submit(study: Study) -> str:

@@ -10,6 +10,7 @@ import typer
 from phonosmith.cli.common import (
     ARTEFACTS,
     CAMPAIGN,
+    CAMPAIGNS,
     JOBFLOW,
     JSON,
     STORE,
@@ -21,7 +22,7 @@ from phonosmith.cli.common import (
 from phonosmith.core.progress import progress_bar
 
 
-@command("report")
+@command("report", CAMPAIGNS)
 def report(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import INTERRUPTED, JSON, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import CAMPAIGNS, INTERRUPTED, JSON, answer, command, print_table, result_line, shown
 from phonosmith.core.errors import InputError
 from phonosmith.core.progress import progress_bar
 
@@ -36,7 +36,7 @@ TRUST_RUN = typer.Option(
 )
 
 
-@command("run")
+@command("run", CAMPAIGNS)
 def run(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,

@@ -11,6 +11,7 @@ import typer
 
 from phonosmith.cli.common import (
     ARTEFACTS,
+    CAMPAIGNS,
     JOBFLOW,
     JSON,
     STORE,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from phonosmith.engines.store.sealed import StoreCheck
 
 
-@command("status")
+@command("status", CAMPAIGNS)
 def status(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

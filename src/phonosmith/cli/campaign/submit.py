@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, read_yaml
+from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command, read_yaml
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -20,7 +20,7 @@ _TARGETS = {"jobflow-remote": "project", "fireworks": "launchpad"}
 """The option that names what a submission went to."""
 
 
-@command("submit")
+@command("submit", CAMPAIGNS)
 def submit(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote.")],

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, print_table
+from phonosmith.cli.common import (
+    CAMPAIGN,
+    CAMPAIGNS,
+    JOBFLOW,
+    JSON,
+    STORE,
+    command,
+    open_store,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -26,7 +36,7 @@ _LAYOUTS: dict[str, Callable[[CampaignTable], str]] = {
 }
 
 
-@command("tables")
+@command("tables", CAMPAIGNS)
 def tables(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

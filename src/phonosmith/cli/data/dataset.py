@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table
+from phonosmith.cli.common import DATA, JSON, answer, command, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Steps(StrEnum):
     last = "last"
 
 
-@command("import")
+@command("import", DATA)
 def import_(
     out: Annotated[Path, typer.Option("--out", "-o", help="Extended XYZ file to write.")],
     paths: Annotated[
@@ -76,7 +76,7 @@ def _show_import(document: ImportDocument, out: Path) -> None:
         typer.echo(f"{document.n_frames} frames -> {out} (dataset {document.dataset.short})")
 
 
-@command("audit")
+@command("audit", DATA)
 def audit(
     dataset: Annotated[Path, typer.Argument(help="Extended XYZ file with labels.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,

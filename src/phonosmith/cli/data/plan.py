@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, print_table
+from phonosmith.cli.common import JSON, START, TRUST, answer, checked_options, command, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from phonosmith.structures.preflight import MaterialPlan, Plan, PlanSettings
 
 
-@command("plan")
+@command("plan", START)
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
     cell: Annotated[list[str] | None, typer.Option(help="primitive, small, large [large] (repeatable).")] = None,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table
+from phonosmith.cli.common import DATA, JSON, TRUST, answer, checked_options, command, load_case, print_table
 from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc
 
 
-@command("sample")
+@command("sample", DATA)
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
     foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],

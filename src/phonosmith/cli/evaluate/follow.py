@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phonosmith.cli.common import (
+    EVALUATION,
     JSON,
     MIN_LENGTH,
     NO_RELAX,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
 
 
-@command("follow")
+@command("follow", EVALUATION)
 def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE,

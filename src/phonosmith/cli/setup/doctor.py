@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, quiet_libraries
+from phonosmith.cli.common import JSON, START, answer, command, quiet_libraries
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -410,7 +410,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 )
 
 
-@command("doctor")
+@command("doctor", START)
 def doctor(json_output: bool = JSON) -> None:
     """Check this installation and say what to do about each finding.
 
