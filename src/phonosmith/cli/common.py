@@ -39,7 +39,7 @@ JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.y
 ARTEFACTS = typer.Option(None, "--artefacts", help="Artefact store (folder) [the configured one].")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
+POTENTIAL = typer.Option(..., "--potential", help="Foundation name, embedded, own name, sha256 prefix or file.")
 TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
 SUPERCELL = typer.Option(
     None,

@@ -44,7 +44,10 @@ def sample_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     json_output: bool = JSON,
 ) -> None:
-    """Draw structures at random from a file that may be too large to be read as a whole; labels are kept."""
+    """Draw structures at random from a file that may be too large to be read as a whole; labels are kept.
+
+    Example: phonosmith replay sample mptrj.xyz --size 100 --out few.xyz
+    """
     from phonosmith.flows.replay_files import sample_replay
     from phonosmith.structures.extxyz import require_writable, write_frames
 

@@ -49,7 +49,10 @@ def train(
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
-    """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
+    """Fine-tune a foundation for one material; an unfinished training in the folder goes on.
+
+    Example: phonosmith train --foundation embedded --train train.xyz --valid valid.xyz --out model
+    """
     since = time.perf_counter()
     from phonosmith.training.spec import make_spec, parse_settings
 

@@ -59,7 +59,7 @@ def tables(
     arXiv:2604.01017: 6 to 11 list the ways along imaginary modes by reference, foundation, scratch, delta, multihead
     and transfer.
 
-    [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --number 6 --format csv
+    Example: phonosmith tables --store run/store.sqlite --number 6 --format csv
     """
     from phonosmith.analysis.table import write_tables
     from phonosmith.analysis.tables import campaign_tables

@@ -90,7 +90,10 @@ def label(
     material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
     json_output: bool = JSON,
 ) -> None:
-    """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
+    """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written.
+
+    Example: phonosmith label frames.xyz --engine forcefield --potential embedded-reference --out labelled.xyz
+    """
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
     from phonosmith.reference.protocol import load_protocol

@@ -40,7 +40,7 @@ def plan(
 
     Exit code 2 when a structure cannot be used (the others are still planned).
 
-    [bold]Example[/bold]: phonosmith plan Si.cif NaCl.vasp --foundation MACE-MP-0b3
+    Example: phonosmith plan Si.cif --foundation embedded
     """
     from phonosmith.reference.protocol import ReferenceProtocol
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS

@@ -59,7 +59,10 @@ def compare(
     ] = None,
     json_output: bool = JSON,
 ) -> None:
-    """Compare candidate phonons with reference phonons on one q-mesh."""
+    """Compare candidate phonons with reference phonons on one q-mesh.
+
+    Example: phonosmith compare reference/phonopy.yaml tuned/phonopy.yaml --figure bands.png
+    """
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
     from phonosmith.harmonic.files import add_charges, load_pair
     from phonosmith.reference.importers.beside import calculations_beside

@@ -24,7 +24,7 @@ def config(
 
     The settings file is ~/.phonosmith.yaml, or what PHONOSMITH_CONFIG_FILE names.
 
-    [bold]Example[/bold]: phonosmith config --init
+    Example: phonosmith config --init
     """
     from phonosmith.settings import config_file
 

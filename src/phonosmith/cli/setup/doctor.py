@@ -420,6 +420,8 @@ def doctor(json_output: bool = JSON) -> None:
 
     Ends with 0 when everything essential works and with 1 otherwise. What is missing for DFT on this machine only
     (VASP, POTCAR files) is a note, not a failure.
+
+    Example: phonosmith doctor
     """
     from phonosmith import __version__
 

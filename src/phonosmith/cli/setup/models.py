@@ -38,7 +38,10 @@ def add_command(
     sha256: Annotated[str, typer.Option(help="Digest the file must have, at least its first six digits.")] = "",
     json_output: bool = JSON,
 ) -> None:
-    """Bring a model file into the artefact store and give it a name; it is rebuilt and its energies are checked."""
+    """Bring a model file into the artefact store and give it a name; it is rebuilt and its energies are checked.
+
+    Example: phonosmith models add model/model.model --name si-tuned
+    """
     from phonosmith.potentials.registry import add
 
     with quiet_libraries():
@@ -50,7 +53,10 @@ def add_command(
 
 @command("list", group=models_app)
 def list_command(json_output: bool = JSON) -> None:
-    """List every potential that has a name here, and the foundations that can be fetched."""
+    """List every potential that has a name here, and the foundations that can be fetched.
+
+    Example: phonosmith models list
+    """
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
     from phonosmith.potentials.registry import damaged_entries, list_named
@@ -80,7 +86,10 @@ def list_command(json_output: bool = JSON) -> None:
 
 @command("show", group=models_app)
 def show_command(reference: _Ref, trust: bool = TRUST, json_output: bool = JSON) -> None:
-    """Show what a potential is: identity, elements, cutoff, architecture, parents."""
+    """Show what a potential is: identity, elements, cutoff, architecture, parents.
+
+    Example: phonosmith models show embedded
+    """
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import architecture
     from phonosmith.potentials.registry import resolve
@@ -192,7 +201,10 @@ def card_command(
 
 @command("verify", group=models_app)
 def verify_command(json_output: bool = JSON) -> None:
-    """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
+    """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did.
+
+    Example: phonosmith models verify
+    """
     from phonosmith.potentials.registry import Verification, damaged_entries, list_named, verify_potential
 
     with quiet_libraries():
