@@ -41,7 +41,7 @@ def examples():
         for name, inner in getattr(command, "commands", {}).items():
             yield from walk(inner, [*path, name])
 
-    return dict((" ".join(path), text) for path, text in walk(typer.main.get_command(app), []))
+    return {" ".join(path): text for path, text in walk(typer.main.get_command(app), [])}
 
 
 def test_every_command_has_an_example_of_itself():

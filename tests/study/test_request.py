@@ -80,7 +80,7 @@ def test_phonopy_files_bring_their_crystal_and_are_the_reference(shared):
     file = shared / "data" / "phonopy" / "Si" / "phonopy_disp.yaml"
     request = read_request(file, "embedded", None)
     assert isinstance(request.reference, FinishedPhonons)
-    assert (request.name, len(request.crystal), request.reference.n_displacements) == ("Si", 8, 1)
+    assert (request.name, len(request.crystal), request.reference.n_displacements) == ("Si", 2, 1)
     with pytest.raises(MismatchError, match="another one"):
         read_request(read_crystal("embedded:Ge"), "embedded", file)
     with pytest.raises(InputError, match="of its own"):

@@ -70,7 +70,8 @@ def tune(
     except PhonosmithError as error:
         raise type(error)(error.message, f"{error.advice} {how_to_submit(study)}") from error
     study.run(show=not json_output or os.isatty(2))
-    payload = _payload(study)
+    with quiet_libraries():
+        payload = _payload(study)
     answer(payload, lambda: _show(study, payload), json_output=json_output)
     if open_page:
         typer.launch(payload["files"]["report"])

@@ -116,7 +116,8 @@ class Forecast:
                     epochs[row.key] = epoch
             elif row.state == DONE and row.seconds is not None and not step_of(row.name, row.metadata):
                 took[name].append(row.seconds)
-            if row.state not in SETTLED:
+            # what replaces a job takes over what was said of it, under the next index
+            if row.state not in SETTLED and row.index == 1:
                 stage.total += int(row.metadata.get(MAKES) or 0)
         for stage in stages.values():
             self._time(stage, took[stage.name], epochs, now)
