@@ -29,6 +29,8 @@ NAMES = [
     "compare_phonons",
     "TrainSpec",
     "make_spec",
+    "Study",
+    "tune",
 ]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "tutorials").glob("[0-9]*.py"))]
 

@@ -2,7 +2,10 @@
 
     import phonosmith as ps
 
-The names below are what scripts use; each is imported when it is first asked for.
+    study = ps.tune("POSCAR", foundation="MACE-MP-0b3", reference="phonopy.yaml")
+    print(study.verdict, study.table)
+
+`tune` does one material in one call. The names below are what scripts use; each is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.jobs import LabelMaker
     from phonosmith.sampling.jobs import SamplingMaker
+    from phonosmith.study.study import Study
+    from phonosmith.study.tune import tune
     from phonosmith.training.jobs import FineTuneMaker
     from phonosmith.training.spec import TrainSpec, make_spec
 
@@ -38,6 +43,7 @@ _HOMES = {
     "LocalRunner": "engines.local.runner",
     "PhononFlowMaker": "evaluation.phonons.jobs",
     "SamplingMaker": "sampling.jobs",
+    "Study": "study.study",
     "TrainSpec": "training.spec",
     "TransitionMaker": "evaluation.modes.jobs",
     "compare_phonons": "evaluation.phonons.comparison",
@@ -47,6 +53,7 @@ _HOMES = {
     "read_crystal": "potentials.embedded",
     "read_results": "analysis.queries",
     "resolve": "potentials.registry",
+    "tune": "study.tune",
 }
 
 __all__ = [
@@ -58,6 +65,7 @@ __all__ = [
     "LocalRunner",
     "PhononFlowMaker",
     "SamplingMaker",
+    "Study",
     "TrainSpec",
     "TransitionMaker",
     "compare_phonons",
@@ -67,6 +75,7 @@ __all__ = [
     "read_crystal",
     "read_results",
     "resolve",
+    "tune",
 ]
 
 

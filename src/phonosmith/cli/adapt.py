@@ -11,6 +11,7 @@ import typer
 from phonosmith.cli.common import (
     JSON,
     STRUCTURE,
+    TRAINING,
     TRUST,
     answer,
     command,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from phonosmith.reference.engines import ReferenceEngine
 
 
-@command("adapt")
+@command("adapt", TRAINING)
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the run, the model (model.model) and adaptive.json.")],
     foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
@@ -63,8 +64,7 @@ def adapt(
     from phonosmith.analysis.learning_documents import AdaptiveReport
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities
-    from phonosmith.engines.local.runner import LocalRunner
-    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.engines.local.session import carry_out, open_folder_store
     from phonosmith.flows.learning import AdaptiveMaker
     from phonosmith.potentials.registry import export_plain, resolve
     from phonosmith.structures.reading import read_structure
@@ -87,11 +87,10 @@ def adapt(
     )
     with quiet_libraries():
         flow = fix_identities(maker.make(crystal, resolve(foundation, trust=trust)))
-    store = open_embedded_jobstore(out / "store.sqlite")
-    store.connect()
-    runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
-    runner.retry()
-    summary = runner.run(flow)
+    outcome = carry_out(out, flow, progress=not json_output or os.isatty(2), again=lambda _: None)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    summary = outcome.summary
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
     if not summary.ok:
@@ -99,7 +98,9 @@ def adapt(
             f"{len(summary.failed)} jobs failed, and the labels made so far do not decide anything yet.",
             "Mend the cause named above and run the same command again: what is done is kept.",
         )
+    store = open_folder_store(out)
     report = AdaptiveReport.model_validate(store.get_output(flow.output.uuid, load=True))
+    store.close()
     files = [out / "adaptive.json", out / "model.model"]
     write_atomic(files[0], (report.model_dump_json(indent=1) + "\n").encode())
     export_plain(report.potential, files[1])

@@ -39,7 +39,7 @@ JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.y
 ARTEFACTS = typer.Option(None, "--artefacts", help="Artefact store (folder) [the configured one].")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL = typer.Option(..., "--potential", "-p", help="Foundation name, embedded, own name, sha256 prefix or file.")
+POTENTIAL = typer.Option(..., "--potential", help="Foundation name, embedded, own name, sha256 prefix or file.")
 TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
 SUPERCELL = typer.Option(
     None,
@@ -55,7 +55,6 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 
@@ -63,9 +62,15 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-def command(name: str, group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function a command of the program (or of a group of commands) whose errors are explained."""
-    return lambda function: group.command(name)(explained(function))
+START, DATA, TRAINING, EVALUATION, CAMPAIGNS, MODELS = (
+    "Start here", "Data", "Training", "Evaluation", "Campaigns", "Models",
+)  # fmt: skip
+"""Groups of commands in --help, in their order."""
+
+
+def command(name: str, panel: str = "", group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a command of the program, in a panel of its help (or of a group), whose errors are explained."""
+    return lambda function: group.command(name, rich_help_panel=panel or None)(explained(function))
 
 
 def print_json(payload: object) -> None:
@@ -269,19 +274,6 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-@contextlib.contextmanager
-def progress_bar(words: str, total: int | None = None) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Show a bar on standard error and give what moves it: done, total, words."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(words, total=total)
-        yield lambda done, of, now: bar.update(task, completed=done, total=of, description=escape(now))
 
 
 @contextlib.contextmanager

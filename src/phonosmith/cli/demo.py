@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import INTERRUPTED, JSON, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import INTERRUPTED, JSON, START, answer, command, print_table, result_line, shown
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
 
 
-@command("demo")
+@command("demo", START)
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for store, artefacts, models, figures.")] = Path("demo-out"),
     material: Annotated[str, typer.Option(help="Embedded material: Si, Ge, C or SiC.")] = "Si",

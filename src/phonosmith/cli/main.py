@@ -8,11 +8,14 @@ from __future__ import annotations
 import typer
 
 from phonosmith.cli.common import app
-from phonosmith.cli.setup import doctor, models, config, cluster
+from phonosmith.cli import tune, demo
+from phonosmith.cli.setup import doctor, config
 from phonosmith.cli.data import plan, sample, label, dataset, from_phonons
-from phonosmith.cli import train, pft, replay, adapt, demo
+from phonosmith.cli import replay, train, pft, adapt
 from phonosmith.cli.evaluate import relax, phonons, compare, follow, score_phases, forgetting, elastic, thermal
 from phonosmith.cli.campaign import run, retry, status, report, tables, submit
+from phonosmith.cli.setup import cluster
+from phonosmith.cli.setup import models
 
 
 def _version(show: bool) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, command, print_json, progress_bar, quiet_libraries
+from phonosmith.cli.common import JSON, TRAINING, TRUST, command, print_json, quiet_libraries
 from phonosmith.cli.train import kept, parse_seed, show_training
 from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -22,7 +23,7 @@ VALID_SHARE = 0.1
 """Structures of replay that validate."""
 
 
-@command("pft")
+@command("pft", TRAINING)
 def pft(
     data: Annotated[
         Path,

@@ -7,15 +7,16 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, app, command, progress_bar
+from phonosmith.cli.common import DATA, JSON, answer, app, command
+from phonosmith.core.progress import progress_bar
 
 replay_app = typer.Typer(
     help="Structures foundations were trained on, for strategies that replay.", no_args_is_help=True
 )
-app.add_typer(replay_app, name="replay")
+app.add_typer(replay_app, name="replay", rich_help_panel=DATA)
 
 
-@command("fetch", replay_app)
+@command("fetch", group=replay_app)
 def fetch_command(
     source: Annotated[str, typer.Argument(help="mptrj, matpes-pbe, matpes-r2scan, omat, or an address (https://…).")],
     out: Annotated[Path, typer.Option(help="Extended XYZ file to write.")],
@@ -34,7 +35,7 @@ def fetch_command(
     answer(found, lambda: typer.echo(words), json_output=json_output)
 
 
-@command("sample", replay_app)
+@command("sample", group=replay_app)
 def sample_command(
     file: Annotated[Path, typer.Argument(help="Labelled structures (extended XYZ), of any size.")],
     out: Annotated[Path, typer.Option(help="File for the sample.")],
@@ -43,7 +44,10 @@ def sample_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
     json_output: bool = JSON,
 ) -> None:
-    """Draw structures at random from a file that may be too large to be read as a whole; labels are kept."""
+    """Draw structures at random from a file that may be too large to be read as a whole; labels are kept.
+
+    Example: phonosmith replay sample mptrj.xyz --size 100 --out few.xyz
+    """
     from phonosmith.flows.replay_files import sample_replay
     from phonosmith.structures.extxyz import require_writable, write_frames
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, command, print_json, print_table, progress_bar, quiet_libraries, shown
+from phonosmith.cli.common import JSON, TRAINING, TRUST, command, print_json, print_table, quiet_libraries, shown
 from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from phonosmith.training.spec import TrainSpec
 
 
-@command("train")
+@command("train", TRAINING)
 def train(
     foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
     train: Annotated[Path, typer.Option(help="Labelled training structures (extended XYZ: energy, forces, stress).")],
@@ -48,7 +49,10 @@ def train(
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
-    """Fine-tune a foundation for one material; an unfinished training in the folder goes on."""
+    """Fine-tune a foundation for one material; an unfinished training in the folder goes on.
+
+    Example: phonosmith train --foundation embedded --train train.xyz --valid valid.xyz --out model
+    """
     since = time.perf_counter()
     from phonosmith.training.spec import make_spec, parse_settings
 

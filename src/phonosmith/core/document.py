@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, Field, PlainSerializer, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
+_LONGEST_VALUE, _MOST_FIELDS = 60, 8
 _SCHEMAS: dict[type[BaseModel], dict[str, Any]] = {}
 _PLAIN_SCHEMA = BaseModel.__dict__["model_json_schema"].__func__
 
@@ -49,10 +50,36 @@ class Document(BaseModel):
             return {key: item for key, item in value.items() if not key.startswith("@")}
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield the first fields that are set, long values cut: documents are read by their fields, not printed."""
+        told = [(name, value) for name, value in super().__repr_args__() if value is not None]
+        for name, value in told[:_MOST_FIELDS]:
+            yield name, _brief(value)
+        if len(told) > _MOST_FIELDS:
+            yield None, _Words("...")
+
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return the JSON schema, made once."""
         return _schema_once(cls, *args, **kwargs)
+
+
+class _Words(str):
+    """Text that is its own representation."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _brief(value: Any) -> Any:
+    """Return what stands for a value in the representation of a document."""
+    if isinstance(value, BaseModel):
+        return _Words(f"{type(value).__name__}(...)")
+    if isinstance(value, Mapping | list | tuple | set) and value:
+        return _Words(f"<{len(value)}>")
+    return value if len(repr(value)) <= _LONGEST_VALUE else _Words(f"{repr(value)[:_LONGEST_VALUE]}...")
 
 
 class Missing(Document):

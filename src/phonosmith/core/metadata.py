@@ -11,6 +11,8 @@ material   lower-case name of the material
 variant    name of the material with what tells apart foundation, cell and seed, as job names have it
 strategy   preset of training, or ``foundation``, ``reference``; ``pack``: one job that runs several trainings
 n_train    training structures asked, where a campaign has several sizes
+makes      how many jobs it will make when it runs, as far as is known before
+epochs     epochs a training was asked for
 ========== ============================================================================================
 """
 
@@ -21,10 +23,12 @@ from typing import Any, TypeVar
 
 Member = TypeVar("Member", bound=Any)
 """A job or a flow."""
-STAGE, STEP, MATERIAL = "stage", "step", "material"
+STAGE, STEP, MATERIAL, MAKES, EPOCHS = "stage", "step", "material", "makes", "epochs"
 PACK = "pack"
 """Strategy of a job that runs several trainings; each has a job of its own that collects its result."""
-KEYS = (STAGE, STEP, MATERIAL, "variant", "strategy", "n_train")
+KEYS = (STAGE, STEP, MATERIAL, "variant", "strategy", "n_train", MAKES, EPOCHS)
+_OWN = (STAGE, STEP, MAKES)
+"""What is said of a job alone, not of those it makes."""
 
 
 def describe(member: Member, **what: str | int | None) -> Member:
@@ -43,7 +47,7 @@ def describe(member: Member, **what: str | int | None) -> Member:
     new = {key: value for key, value in said.items() if key not in member.metadata}
     member.metadata.update(new)
     # jobs made on the way belong to the same material, but have a stage of their own or none
-    common = {key: value for key, value in new.items() if key not in (STAGE, STEP)}
+    common = {key: value for key, value in new.items() if key not in _OWN}
     if common:
         member.update_metadata(common)
     return member
@@ -60,7 +64,7 @@ def inherit(member: Member) -> Member:
     from jobflow import CURRENT_JOB
 
     running = CURRENT_JOB.job
-    known = {} if running is None else {key: running.metadata.get(key) for key in KEYS if key != STEP}
+    known = {} if running is None else {key: running.metadata.get(key) for key in KEYS if key not in (STEP, MAKES)}
     return describe(member, **known)
 
 

@@ -11,6 +11,7 @@ from jobflow import Flow, Job, Maker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
+from phonosmith.flows.finished import FinishedPhonons
 from phonosmith.flows.parts import MaterialParts, Owner
 from phonosmith.flows.reporting import ReportInputs, ReportSubject, TrainedPotential, report_material
 from phonosmith.flows.settings import MaterialSettings, material_settings, training_of
@@ -141,7 +142,7 @@ class FineTuneMaterialMaker(Maker):
     def _trainings(self, parts: MaterialParts, variant: Variant) -> list[_Training]:
         """Return the trainings of a variant; what they take is made where it is not yet."""
         settings = self.settings
-        specs, sizes = settings.specs(), settings.sizes
+        specs, sizes = settings.specs(), parts.sizes
         _, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
         curvature = parts.curvature() if any(spec.uses_curvature for spec in specs.values()) else None
         size = max((spec.replay_size for spec in specs.values() if spec.uses_replay), default=0)
@@ -172,7 +173,7 @@ class FineTuneMaterialMaker(Maker):
     def _add_variant(self, parts: MaterialParts, variant: Variant, label: str, pack: OutputReference | None) -> Job:
         """Add the jobs of one foundation, cell and seed; ``pack``: what ran its trainings, where one job did."""
         settings, foundation, engine = self.settings, variant.foundation, parts.engine
-        several = len(settings.sizes) > 1
+        several = len(parts.sizes) > 1
         sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
         reference = parts.reference()
         owner = Owner(f"foundation {foundation.sha256}", variant.base, "foundation", "foundation")
@@ -185,7 +186,10 @@ class FineTuneMaterialMaker(Maker):
             owner = Owner(f"{variant.name} {ending}", variant.name, ending, one.strategy, n_train)
             # the training was done in the pack: its own job only takes the result from there
             step = "collect" if pack is not None else None
-            parts.add(train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step)
+            epochs = one.maker.spec().epochs
+            parts.add(
+                train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step, epochs=epochs
+            )
             results = parts.results(train.output.model, owner, foundation, one.inputs.replay)
             trained.append(
                 TrainedPotential(strategy=one.strategy, n_train=one.n_train, training=train.output, results=results)
@@ -197,7 +201,7 @@ class FineTuneMaterialMaker(Maker):
             key=variant.name,
             campaign=self.campaign,
             mode=settings.mode,
-            cell="given" if variant.sampling.supercell_matrix is not None else variant.sampling.cell,
+            cell=_cell_name(parts, variant.sampling),
             seed=variant.seed,
             reference=engine.functional if engine.name == "forcefield" else f"{engine.name} {engine.functional}",
             rehearsal=engine.rehearsal is not None,
@@ -220,7 +224,10 @@ class FineTuneMaterialMaker(Maker):
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:
         """Refuse an engine that is missing or lacks something, an unknown setting, a foundation without an element."""
-        self.settings.require_of(self._engine_for(structure))
+        engine = self._engine_for(structure)
+        if isinstance(engine, FinishedPhonons):
+            engine.require(self.settings)
+        self.settings.require_of(engine)
         self.settings.specs()
         missing = sorted({site.specie.symbol for site in structure} - set(foundation.elements))
         if missing:
@@ -234,3 +241,9 @@ class FineTuneMaterialMaker(Maker):
         if self.engine is None:
             raise ConfigurationError(f"{type(self).__name__} has no engine.", "Pass engine=make_engine('vasp').")
         return self.engine
+
+
+def _cell_name(parts: MaterialParts, sampling: SamplingSettings) -> str:
+    if parts.finished is not None:
+        return ""
+    return "given" if sampling.supercell_matrix is not None else sampling.cell

@@ -19,6 +19,7 @@ from phonosmith.evaluation.phonons.kappa import displaced_frames, third_order_ce
 from phonosmith.evaluation.phonons.qha import FACTORS
 from phonosmith.evaluation.phonons.thermal_jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
 from phonosmith.flows.costs import collect_program_costs
+from phonosmith.flows.finished import FinishedPhonons, labels_of_file, phonons_of_file
 from phonosmith.flows.jobs import (
     audit_material,
     force_constants_file,
@@ -29,7 +30,7 @@ from phonosmith.flows.jobs import (
 )
 from phonosmith.flows.reference import check_cells, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
-from phonosmith.flows.settings import MaterialSettings
+from phonosmith.flows.settings import MaterialSettings, most_labels
 from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -98,8 +99,20 @@ class MaterialParts:
         self.jobs.append(member)
         return member
 
+    @property
+    def finished(self) -> FinishedPhonons | None:
+        """The reference, where its phonons exist already."""
+        return self.engine if isinstance(self.engine, FinishedPhonons) else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Training-set sizes, ascending; empty: one training with all labels."""
+        return () if self.finished is not None else self.settings.sizes
+
     def matrix(self, min_length: float) -> list[list[int]]:
-        """Return the supercell of phonons whose shortest edge has some length, Å."""
+        """Return the supercell of phonons whose shortest edge has some length, Å; that of phonons that exist."""
+        if self.finished is not None:
+            return self.finished.supercell_matrix
         if min_length not in self._matrices:
             self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, self.settings.supercell)
         return self._matrices[min_length]
@@ -161,6 +174,9 @@ class MaterialParts:
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:
         def make() -> Job | Flow:
+            if self.finished is not None:
+                made = phonons_of_file(self.finished, self.settings.mesh)
+                return self.add(made, "phonon", self.key, what, strategy=REFERENCE)
             name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
             maker = PhononFlowMaker(name=name, engine=self.engine, mesh=self.settings.mesh, nac=nac)
             return self._program(maker.make(self.crystal, matrix), "phonon")
@@ -266,8 +282,10 @@ class MaterialParts:
 
     def labels(
         self, sampler: PotentialRef, sampling: SamplingSettings, variant: str
-    ) -> tuple[OutputReference, OutputReference]:
-        """Return sampling and audited labels; ``variant``: what their jobs call the material."""
+    ) -> tuple[OutputReference | None, OutputReference]:
+        """Return sampling (None: there is none) and audited labels; ``variant``: what their jobs call the material."""
+        if self.finished is not None:
+            return None, self._finished_labels().labels
         settings = sampling.model_dump(mode="json")
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
 
@@ -277,14 +295,24 @@ class MaterialParts:
             return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:
-            needed = max(self.settings.sizes, default=None)
+            needed = max(self.sizes, default=None)
             made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
-            return self.add(made, "label", variant, "start", step="start")
+            most = most_labels(sampling)
+            # training and validation frames, and the job that collects them
+            jobs = min(needed or most, most) + sampling.n_select + 1
+            return self.add(made, "label", variant, "start", step="start", makes=jobs)
 
         sample = self._once(("sample", *drawn), make_sample)
         labels = self._once(("label", *drawn), make_labels)
         audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels, sampler), "audit", variant))
         return sample, audited
+
+    def _finished_labels(self) -> OutputReference:
+        """Return what the force constants that exist give to train on."""
+        return self._once(
+            (REFERENCE, "labels"),
+            lambda: self.add(labels_of_file(self.finished, self.key, self.seed), "label", self.key),
+        )
 
     def training_set(self, audited: OutputReference, size: int | None, variant: str) -> OutputReference:
         """Return the training labels, or the first so many of them."""
@@ -302,6 +330,8 @@ class MaterialParts:
 
     def curvature(self) -> OutputReference:
         """Return the force constants that supervise curvature."""
+        if self.finished is not None:
+            return self._finished_labels().curvature
         small, large = (self.matrix(edge) for edge in (self.settings.curvature_min_length, self.settings.min_length))
         shared = self.settings.mode == "comparison" and small == large
         phonons = self._reference_phonons(small, REFERENCE if shared else "curvature")

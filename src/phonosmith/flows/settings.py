@@ -111,10 +111,10 @@ class MaterialSettings(Document):
     @classmethod
     def _within_the_labels(cls, sizes: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         sampling = info.data.get("sampling")
-        if sampling is not None and sizes and max(sizes) > _most_labels(sampling):
+        if sampling is not None and sizes and max(sizes) > most_labels(sampling):
             raise ValueError(
                 f"a training set of {max(sizes)} structures cannot be: the sampling gives at most "
-                f"{_most_labels(sampling)} (n_select from every volume but that of validation)"
+                f"{most_labels(sampling)} (n_select from every volume but that of validation)"
             )
         return sizes
 
@@ -123,7 +123,7 @@ class MaterialSettings(Document):
         """Training-set sizes, ascending; empty: one training with all labels."""
         if self.n_train:
             return tuple(sorted(set(self.n_train)))
-        total = _most_labels(self.sampling)
+        total = most_labels(self.sampling)
         if self.mode == "production":
             return (max(1, total // 2), total)
         return (PUBLISHED_SIZE,) if total > PUBLISHED_SIZE else ()
@@ -158,7 +158,7 @@ class MaterialSettings(Document):
         return {name: make_spec(name, **training_of(self.training, name)) for name in self.strategies}
 
 
-def _most_labels(sampling: SamplingSettings) -> int:
+def most_labels(sampling: SamplingSettings) -> int:
     """Return how many structures there are to train on when every trajectory gives all of its frames."""
     return (len(sampling.volume_factors) - 1) * sampling.n_select
 

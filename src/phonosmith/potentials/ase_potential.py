@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from ase.calculators.calculator import Calculator, all_changes
-from rich.progress import track
 
 from phonosmith.core.errors import PotentialError
+from phonosmith.core.progress import progress_bar
 from phonosmith.potentials.base import Array, Evaluation, Potential, require_elements
 from phonosmith.potentials.hessian import difference_columns
 
@@ -63,13 +63,15 @@ class AsePotential:
         if self._calculator is None:
             self._calculator = self._factory()
         results = []
-        for atoms in track(frames, description="evaluating", disable=not progress):
-            copy = atoms.copy()
-            copy.calc = self._calculator
-            forces = np.array(copy.get_forces(apply_constraint=False), dtype=float)
-            periodic = bool(np.all(copy.pbc))
-            tension = copy.get_stress(voigt=True, apply_constraint=False) if stress and periodic else np.zeros(6)
-            results.append(Evaluation(float(copy.get_potential_energy()), forces, np.array(tension, dtype=float)))
+        with progress_bar("evaluating", len(frames), show=progress) as move:
+            for done, atoms in enumerate(frames, start=1):
+                copy = atoms.copy()
+                copy.calc = self._calculator
+                forces = np.array(copy.get_forces(apply_constraint=False), dtype=float)
+                periodic = bool(np.all(copy.pbc))
+                tension = copy.get_stress(voigt=True, apply_constraint=False) if stress and periodic else np.zeros(6)
+                results.append(Evaluation(float(copy.get_potential_energy()), forces, np.array(tension, dtype=float)))
+                move(done, len(frames), "evaluating")
         return results
 
     def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:

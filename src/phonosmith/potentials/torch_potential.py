@@ -20,11 +20,10 @@ import torch
 from ase.calculators.calculator import Calculator
 from ase.data import atomic_numbers, chemical_symbols
 from ase.stress import full_3x3_to_voigt_6_stress
-from rich.console import Console
-from rich.progress import Progress
 
 from phonosmith.core.errors import PotentialError
 from phonosmith.core.manifest import note_device
+from phonosmith.core.progress import progress_bar
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
 from phonosmith.potentials.capture import RECORD_AFTER, CudaCapture, Recorded
@@ -168,12 +167,11 @@ class TorchPotential:
     ) -> list[Evaluation]:
         """Evaluate on the device the potential is on, with all its elements."""
         results: list[Evaluation] = []
-        with frozen(self.model), Progress(console=Console(stderr=True), disable=not progress) as bar:
-            task = bar.add_task("evaluating", total=len(frames))
+        with frozen(self.model), progress_bar("evaluating", len(frames), show=progress) as move:
             graphs = (self._graph(atoms, index) for index, atoms in enumerate(frames))
             for group in batches(graphs, *self.batch_limits()):
                 results.extend(self._evaluate_group(group, frames, stress=stress))
-                bar.advance(task, len(group))
+                move(len(results), len(frames), "evaluating")
         return results
 
     def _graph(self, atoms: Atoms, index: int) -> Graph:

@@ -29,7 +29,7 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 class ReferenceEngine(Document, frozen=True):
     """A protocol together with the program that carries it out; plain data, so it travels with a job."""
 
-    name: EngineName = Field(description="vasp, forcefield or gpaw")
+    name: EngineName | Literal["phonopy"] = Field(description="vasp, forcefield, gpaw; phonopy: calculated already")
     protocol: ReferenceProtocol = Field(description="how calculations are done")
     calculator: dict[str, Any] | None = Field(
         None, description="ASE calculator (CalculatorSpec) of forcefield and gpaw"

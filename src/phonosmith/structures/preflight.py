@@ -91,6 +91,7 @@ class MaterialPlan(Document):
     core_hours: float = 0.0
     memory_gb: float = Field(0.0, description="largest calculation, GB over all ranks")
     training_steps: int = Field(0, description="optimiser steps of one fine-tuning per cell size")
+    recommendation: str = Field("", description="which calculations to pay for, with the numbers that say so")
     warnings: list[str] = Field(default_factory=list)
 
 
@@ -148,6 +149,20 @@ def third_order_displacements(structure: Structure, choice: SupercellChoice) -> 
     phonon = Phono3py(cell, choice.phonopy_matrix, primitive_matrix="auto", symprec=1e-4, log_level=0)
     phonon.generate_displacements()
     return sum(cell is not None for cell in phonon.supercells_with_displacements)
+
+
+def recommendation(statics: float, phonons: float) -> str:
+    """Say which calculations to pay for, from the core-hours of labels and of the DFT phonons."""
+    if phonons < statics:
+        return (
+            f"the DFT phonons ({phonons:,.0f} core-hours) are cheaper than the labels ({statics:,.0f}): calculate the "
+            "phonons and fine-tune from them ('phonosmith tune phonopy.yaml'); labels are for what lies beyond "
+            "harmonic phonons (other volumes, larger displacements)"
+        )
+    return (
+        f"the labels ({statics:,.0f} core-hours) are cheaper than the DFT phonons ({phonons:,.0f}): a campaign with "
+        "'mode: production' judges without them"
+    )
 
 
 def plan_material(
@@ -242,6 +257,7 @@ def plan_material(
         core_hours=statics + phonon.core_hours + heat,
         memory_gb=max(cell.memory_gb for cell in (*cells.values(), phonon, *thermal.values())),
         training_steps=settings.epochs * math.ceil(settings.training_frames / settings.batch_size),
+        recommendation=recommendation(statics, phonon.core_hours),
         warnings=list(dict.fromkeys(notes)),
     )
 

@@ -15,6 +15,7 @@ import torch
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
+from phonosmith.core.progress import progress_bar
 from phonosmith.potentials.backend import Backend
 from phonosmith.potentials.capture import Capture
 from phonosmith.potentials.device import ordered_sums
@@ -65,20 +66,15 @@ class EpochRecord:
 @contextmanager
 def epoch_reporter(spec: TrainSpec, title: str, *, show: bool) -> Iterator[Callable[[EpochRecord], None]]:
     """Yield a callback that shows a bar with validation errors and learning rate on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TimeElapsedColumn
-
-    count, status = "{task.completed}/{task.total}", "{task.fields[status]}"
-    columns = ("{task.description}", BarColumn(), count, TimeElapsedColumn(), status)
-    with Progress(*columns, console=Console(stderr=True), disable=not show) as bar:
-        task = bar.add_task(f"train {title}", total=spec.epochs, status="")
+    name = f"train {title}"
+    with progress_bar(name, spec.epochs, show=show) as move:
 
         def report(record: EpochRecord) -> None:
             status = (
                 f"F {record.valid_mae_forces_mev_per_angstrom:.1f} meV/Å, "
                 f"E {record.valid_mae_energy_mev_per_atom:.2f} meV/atom, lr {record.lr:.1e}"
             )
-            bar.update(task, completed=record.epoch, status=status)
+            move(record.epoch, spec.epochs, f"{name}: {status}")
 
         yield report
 

@@ -191,6 +191,8 @@ class TrainSpec(Document):
 _TRANSFER: dict[str, Any] = {"lr": 0.01, "weight_decay": 5e-3}
 _DELTA: dict[str, Any] = {"anchor": "pull", "pull": 10.0, "lr": 0.01}
 
+DEFAULT_STRATEGY = "delta"
+"""Preset of whoever asks for none."""
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "scratch": {"start": "fresh", "lr": 0.01, "weight_decay": 5e-7},

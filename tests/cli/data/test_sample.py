@@ -33,7 +33,7 @@ def sample(*arguments):
 def test_sample_writes_frames_and_document(silicon, tmp_path):
     out = tmp_path / "out"
     options = ["--foundation", "embedded-reference", "--cell", "small", "--seed", 4, "--out", out]
-    result = sample(silicon, *options, "--max-steps", 60, "--plot", "--json")
+    result = sample(silicon, *options, "--max-steps", 60, "--figure", out / "energy_ladder.svg", "--json")
     assert result.exit_code == 0, result.output
     payload = json.loads(result.stdout)
     assert set(payload) >= KEYS

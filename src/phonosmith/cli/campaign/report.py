@@ -10,6 +10,7 @@ import typer
 from phonosmith.cli.common import (
     ARTEFACTS,
     CAMPAIGN,
+    CAMPAIGNS,
     JOBFLOW,
     JSON,
     STORE,
@@ -17,11 +18,11 @@ from phonosmith.cli.common import (
     open_artefacts,
     open_store,
     print_json,
-    progress_bar,
 )
+from phonosmith.core.progress import progress_bar
 
 
-@command("report")
+@command("report", CAMPAIGNS)
 def report(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

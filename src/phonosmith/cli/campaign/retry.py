@@ -9,14 +9,14 @@ import typer
 
 from phonosmith.cli.campaign.run import LIMITS, SLOTS, TRUST_RUN, WORKERS, retry_run
 from phonosmith.cli.campaign.submit import engine_named
-from phonosmith.cli.common import JSON, answer, command
+from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.engines.queues.retrying import Retried
 
 
-@command("retry")
+@command("retry", CAMPAIGNS)
 def retry(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of a run on this machine.")] = Path(),
     job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,

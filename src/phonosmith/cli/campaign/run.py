@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shlex
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import INTERRUPTED, JSON, answer, command, print_table, result_line, shown
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.cli.common import CAMPAIGNS, INTERRUPTED, JSON, answer, command, print_table, result_line, shown
+from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
-    from jobflow import Flow, JobStore
+    from jobflow import Flow
 
-    from phonosmith.analysis.documents import MaterialReport, PotentialReport
-    from phonosmith.engines.local.runner import LocalRunner, RunSummary, Slot
+    from phonosmith.analysis.documents import PotentialReport
+    from phonosmith.engines.local.runner import Slot
+    from phonosmith.engines.local.session import Outcome
     from phonosmith.engines.local.state import JobRow
 
 WORKERS = typer.Option(None, "--workers", min=1, help="Jobs at a time on processor cores; one per core by default.")
@@ -39,7 +36,7 @@ TRUST_RUN = typer.Option(
 )
 
 
-@command("run")
+@command("run", CAMPAIGNS)
 def run(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
@@ -76,8 +73,9 @@ def run(
         return
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities
+    from phonosmith.engines.local.session import prepare_folder
 
-    _prepare(folder)
+    prepare_folder(folder)
     write_atomic(folder / "campaign.yaml", campaign.read_bytes())
     again = shlex.join(["phonosmith", "run", str(campaign), *([] if out is None else ["--out", str(out)])])
     _work(folder, fix_identities(flow), places, limits, json_output=json_output, command=again, trust=trust)
@@ -116,17 +114,6 @@ def _limits(text: str) -> dict[str, float]:
     return limits
 
 
-def _prepare(folder: Path) -> None:
-    """Make the folder, or say why it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writable").touch()
-        (folder / ".writable").unlink()
-    except OSError as error:
-        advice = "Choose another folder with --out."
-        raise ConfigurationError(f"Cannot write into {folder}: {error.strerror}.", advice) from error
-
-
 def retry_run(
     folder: Path,
     names: list[str],
@@ -143,7 +130,6 @@ def retry_run(
     if not (folder / "run" / "run.sqlite").is_file():
         raise InputError(f"{folder} holds no run.", "Give the folder that 'phonosmith run --out' wrote.")
     places, limits = _slots(workers, slots), _limits(time_limit)
-    _prepare(folder)
     again, command = (names, materials), shlex.join(["phonosmith", "retry", str(folder)])
     _work(folder, None, places, limits, json_output=json_output, command=command, trust=trust, again=again)
 
@@ -160,49 +146,46 @@ def _work(
     again: tuple[list[str], list[str]] | None = None,
 ) -> None:
     """Run a flow, or failed jobs (of names, materials) again; ``command`` goes on with it after an interruption."""
-    from phonosmith.core.artefacts import default_artefacts
-    from phonosmith.engines.local.mending import Mender
-    from phonosmith.engines.local.runner import LocalRunner
-    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.engines.local.session import carry_out
 
-    with _alone(folder), _ending_like_ctrl_c():
-        store = open_embedded_jobstore(folder / "store.sqlite")
-        store.connect()
-        runner = LocalRunner(
-            store,
-            folder / "run",
-            slots=places,
-            time_limits=limits,
-            progress=not json_output or os.isatty(2),
-            trust=trust,
-        )
-        if again is not None:
-            runner.retry(_chosen(runner.state.rows("failed", asked=True), *again))
-        if flow is not None:
-            runner.ask(flow)
-        mender = Mender(runner.state, store, default_artefacts(), folder / "run")
-        interrupted = False
-        try:
-            if losses := mender.mend():
-                typer.secho(f"Lost since the last run: {losses}.", fg="yellow", err=True)
-            summary = runner.run()
-            while mender.mend_again():
-                summary = summary.and_then(runner.run())
-        except KeyboardInterrupt:
-            interrupted, summary = True, runner.summary()
-        lost = [] if interrupted else mender.remaining()
-        reports = _reports(store, runner)
-        store.close()
+    outcome = carry_out(
+        folder,
+        flow,
+        slots=places,
+        time_limits=limits,
+        progress=not json_output or os.isatty(2),
+        trust=trust,
+        again=None if again is None else lambda failed: _chosen(failed, *again),
+        say=lambda words: typer.secho(words, fg="yellow", err=True),
+    )
+    page = None if outcome.interrupted else _write_page(folder, outcome)
     # what failed has to be asked for again, what was interrupted goes on by itself
-    following = command if interrupted else shlex.join(["phonosmith", "retry", str(folder)])
-    payload = _payload(folder, summary, reports)
-    payload |= {"restored": mender.restored, "repeated": mender.repeated, "lost": lost, "ok": summary.ok and not lost}
-    payload |= {"interrupted": interrupted, "command": None if payload["ok"] else following}
+    following = command if outcome.interrupted else shlex.join(["phonosmith", "retry", str(folder)])
+    payload = _payload(folder, outcome)
+    payload |= {"interrupted": outcome.interrupted, "command": None if outcome.ok else following, "report": page}
     answer(payload, lambda: _show(payload), json_output=json_output)
-    if interrupted:
+    if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
-    if not payload["ok"]:
+    if not outcome.ok:
         raise typer.Exit(1)
+
+
+def _write_page(folder: Path, outcome: Outcome) -> str | None:
+    """Write the page about the materials that have a report; return its name, None where there is none."""
+    if not outcome.reports:
+        return None
+    from phonosmith.analysis.judgement import rejudged
+    from phonosmith.report.page.html import write_report
+
+    reports = [rejudged(report) for report in sorted(outcome.reports, key=lambda report: report.key)]
+    with progress_bar("report") as move:
+        written = write_report(
+            reports,
+            folder / "report.html",
+            title=reports[0].campaign or folder.name,
+            progress=lambda done, total, name: move(done, total, f"report: {name or 'writing'}"),
+        )
+    return str(written.path)
 
 
 def _chosen(failed: list[JobRow], names: list[str], materials: list[str]) -> list[str] | None:
@@ -219,45 +202,8 @@ def _chosen(failed: list[JobRow], names: list[str], materials: list[str]) -> lis
     return [name for name, of in known.items() if (not names or name in names) and (not materials or of in materials)]
 
 
-@contextmanager
-def _ending_like_ctrl_c() -> Iterator[None]:
-    """Let what asks this process to end (a scheduler, a closed terminal) do what Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second runner out of the folder; the lock ends with this process, however it ends."""
-    with (folder / "lock").open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"Another phonosmith is running the campaign in {folder}."
-            raise ConfigurationError(message, "Wait for it, or choose another --out.") from error
-        yield
-
-
-def _reports(store: JobStore, runner: LocalRunner) -> list[MaterialReport]:
-    """Return the finished reports that are asked for."""
-    from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.core.metadata import stage_of
-
-    rows = [row for row in runner.state.rows("done", asked=True) if stage_of(row.name, row.metadata) == "report"]
-    there = [row.uuid for row in rows if store.count({"uuid": row.uuid})]
-    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
-
-
-def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:
+def _payload(folder: Path, outcome: Outcome) -> dict[str, Any]:
+    summary = outcome.summary
     materials = [
         {
             **report.model_dump(include={"material", "key", "mode", "reference", "rehearsal", "cell", "seed"}),
@@ -265,10 +211,10 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
             "strategies": [_line(entry) for entry in report.strategies],
             **report.model_dump(include={"best", "gain", "failed", "missing", "notes"}),
         }
-        for report in sorted(reports, key=lambda report: report.key)
+        for report in sorted(outcome.reports, key=lambda report: report.key)
     ]
     return {
-        "ok": summary.ok,
+        "ok": outcome.ok,
         "folder": str(folder),
         "done": summary.done,
         "jobs_run": summary.executed,
@@ -279,6 +225,9 @@ def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -
         "waiting": [row.name for row in summary.waiting],
         "seconds": summary.seconds,
         "materials": materials,
+        "restored": outcome.restored,
+        "repeated": outcome.repeated,
+        "lost": outcome.lost,
     }
 
 
@@ -316,8 +265,8 @@ def _show(payload: dict[str, Any]) -> None:
         typer.secho(f"  incomplete: {one['job']} was made without {', '.join(one['missing'])}", fg="yellow")
     for line in payload["lost"]:
         typer.secho(f"  still lost: {line}", fg="red")
-    if payload["materials"]:
-        typer.echo(f"Page with figures: phonosmith report --store {payload['folder']}/store.sqlite")
+    if payload["report"]:
+        typer.echo(f"Report: {payload['report']}")
     if payload["interrupted"]:
         typer.echo(
             f"Stopped. {len(payload['waiting'])} jobs are still to be done; what is done stays done. "

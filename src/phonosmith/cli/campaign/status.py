@@ -14,6 +14,7 @@ import typer
 
 from phonosmith.cli.common import (
     ARTEFACTS,
+    CAMPAIGNS,
     JOBFLOW,
     JSON,
     STORE,
@@ -22,9 +23,9 @@ from phonosmith.cli.common import (
     open_artefacts,
     open_store,
     print_table,
-    progress_bar,
 )
 from phonosmith.core.errors import InputError, did_you_mean
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -74,7 +75,7 @@ class _Look:
         } | ({} if checked is None else {"deep": checked.model_dump(mode="json") | {"ok": checked.ok}})
 
 
-@command("status")
+@command("status", CAMPAIGNS)
 def status(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

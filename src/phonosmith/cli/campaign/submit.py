@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, progress_bar, read_yaml
+from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command, read_yaml
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from jobflow import Flow
@@ -21,7 +22,7 @@ _TARGETS = {"jobflow-remote": "project", "fireworks": "launchpad"}
 """The option that names what a submission went to."""
 
 
-@command("submit")
+@command("submit", CAMPAIGNS)
 def submit(
     campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
     engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote.")],

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import CAMPAIGN, JOBFLOW, JSON, STORE, command, open_store, print_json, print_table
+from phonosmith.cli.common import (
+    CAMPAIGN,
+    CAMPAIGNS,
+    JOBFLOW,
+    JSON,
+    STORE,
+    command,
+    open_store,
+    print_json,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from jobflow import JobStore
@@ -26,7 +36,7 @@ _LAYOUTS: dict[str, Callable[[CampaignTable], str]] = {
 }
 
 
-@command("tables")
+@command("tables", CAMPAIGNS)
 def tables(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,
@@ -49,7 +59,7 @@ def tables(
     arXiv:2604.01017: 6 to 11 list the ways along imaginary modes by reference, foundation, scratch, delta, multihead
     and transfer.
 
-    [bold]Example[/bold]: phonosmith tables --store run/store.sqlite --number 6 --format csv
+    Example: phonosmith tables --store run/store.sqlite --number 6 --format csv
     """
     from phonosmith.analysis.table import write_tables
     from phonosmith.analysis.tables import campaign_tables

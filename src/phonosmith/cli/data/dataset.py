@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table
+from phonosmith.cli.common import DATA, JSON, answer, command, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class Steps(StrEnum):
     last = "last"
 
 
-@command("import")
+@command("import", DATA)
 def import_(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Extended XYZ file to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Extended XYZ file to write.")],
     paths: Annotated[
         list[Path] | None,
         typer.Argument(help="Folders, archives, vasprun.xml, OUTCAR, XYZ, phonopy YAML, JSON of atomate2."),
@@ -38,7 +38,10 @@ def import_(
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
     json_output: bool = JSON,
 ) -> None:
-    """Import finished calculations as one labelled dataset, refusing what cannot be trusted."""
+    """Import finished calculations as one labelled dataset, refusing what cannot be trusted.
+
+    Example: phonosmith import old-runs --out labels.xyz
+    """
     from phonosmith.reference.importers.collect import import_paths
 
     if not paths and not jobstore:
@@ -76,10 +79,10 @@ def _show_import(document: ImportDocument, out: Path) -> None:
         typer.echo(f"{document.n_frames} frames -> {out} (dataset {document.dataset.short})")
 
 
-@command("audit")
+@command("audit", DATA)
 def audit(
     dataset: Annotated[Path, typer.Argument(help="Extended XYZ file with labels.")],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the frames that remain to this file.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the frames that remain to this file.")] = None,
     majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
     allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
     foundation: Annotated[
@@ -87,7 +90,10 @@ def audit(
     ] = None,
     json_output: bool = JSON,
 ) -> None:
-    """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse."""
+    """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse.
+
+    Example: phonosmith audit labels.xyz --foundation embedded
+    """
     from phonosmith.reference.audit.audit import audit as judge
     from phonosmith.reference.audit.audit import kept_frames, predictions
     from phonosmith.reference.datasets.documents import AuditOptions

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command
+from phonosmith.cli.common import DATA, JSON, answer, command
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.oracle import Shapes
 
 
-@command("from-phonons")
+@command("from-phonons", DATA)
 def from_phonons(
     phonons: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS beside it) with forces.")],
     out: Annotated[Path, typer.Option(help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")],

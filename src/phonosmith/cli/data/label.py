@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, read_yaml
+from phonosmith.cli.common import DATA, JSON, answer, command, read_yaml
 from phonosmith.core.errors import ConfigurationError, LabelError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _with_jobs(engine: ReferenceEngine, frames: list[Frame], material: str, work
     return labelled, refused
 
 
-@command("label")
+@command("label", DATA)
 def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
     engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
@@ -90,7 +90,10 @@ def label(
     material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
     json_output: bool = JSON,
 ) -> None:
-    """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written."""
+    """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written.
+
+    Example: phonosmith label frames.xyz --engine forcefield --potential embedded-reference --out labelled.xyz
+    """
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
     from phonosmith.reference.protocol import load_protocol

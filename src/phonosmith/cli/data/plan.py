@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, print_table
+from phonosmith.cli.common import JSON, START, TRUST, answer, checked_options, command, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from phonosmith.structures.preflight import MaterialPlan, Plan, PlanSettings
 
 
-@command("plan")
+@command("plan", START)
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
     cell: Annotated[list[str] | None, typer.Option(help="primitive, small, large [large] (repeatable).")] = None,
@@ -42,7 +42,7 @@ def plan(
 
     Exit code 2 when a structure cannot be used (the others are still planned).
 
-    [bold]Example[/bold]: phonosmith plan Si.cif NaCl.vasp --foundation MACE-MP-0b3
+    Example: phonosmith plan Si.cif --foundation embedded
     """
     from phonosmith.evaluation.phonons.qha import FACTORS
     from phonosmith.flows.settings import MaterialSettings
@@ -162,6 +162,9 @@ def _show(result: Plan) -> None:
         f"{result.core_hours:,.0f} core-hours (× or ÷ {result.core_hours_spread:.1f}, {basis}), "
         f"{result.training_steps} training steps"
     )
+    for material in result.materials:
+        if material.recommendation:
+            typer.echo(f"{typer.style('→', fg='green')} {Path(material.source).name}: {material.recommendation}.")
     notes = [f"{Path(one.source).name}: {warning}" for one in result.materials for warning in one.warnings]
     for note in [*notes, *result.warnings]:
         typer.echo(f"{typer.style('!', fg='yellow')} {note}")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, checked_options, command, load_case, print_table, progress_bar
+from phonosmith.cli.common import DATA, JSON, TRUST, answer, checked_options, command, load_case, print_table
+from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.sampling.documents import SamplingDoc
 
 
-@command("sample")
+@command("sample", DATA)
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
     foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],
@@ -27,7 +29,7 @@ def sample(
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the supercell.")] = 500,
     relax_cell: str = typer.Option("fixed", help="Cell while relaxing: fixed (volume and strain stay), shape or full."),
     trust: bool = TRUST,
-    plot: Annotated[bool, typer.Option("--plot", help="Also draw the energy ladder (energy_ladder.svg).")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Also draw the energy ladder into this file (.svg).")] = None,
     json_output: bool = JSON,
 ) -> None:
     """Draw fine-tuning configurations: supercell, rattle, strain, volumes, relaxations, energy-spaced frames.
@@ -35,7 +37,7 @@ def sample(
     Writes train.xyz (outermost first, so that any prefix is a nested training set), valid.xyz and sampling.json. The
     frames carry no labels: run 'phonosmith label' next.
 
-    [bold]Example[/bold]: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
+    Example: phonosmith sample Si.cif --foundation MACE-MP-0b3 --cell large --seed 7 --out si
     """
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.sampling.documents import SamplingSettings
@@ -55,6 +57,8 @@ def sample(
         max_atoms=max_atoms,
         relax_cell=relax_cell,
     )
+    if figure is not None and figure.suffix.lower() != ".svg":
+        raise InputError(f"--figure {figure} is no name of an SVG file.", "End it in .svg.")
     require_writable(out / "train.xyz")
     case = load_case(structure, foundation, trust=trust)
     most = max_steps * settings.max_rounds
@@ -75,10 +79,10 @@ def sample(
     }
     for name, text in files.items():
         write_atomic(out / name, text.encode())
-    if plot:
+    if figure is not None:
         from phonosmith.sampling.figure import energy_ladder_svg
 
-        write_atomic(out / "energy_ladder.svg", energy_ladder_svg(document))
+        write_atomic(figure, energy_ladder_svg(document))
     payload = {
         "supercell_matrix": document.supercell.matrix,
         **document.supercell.model_dump(include={"n_atoms", "lengths", "angles"}),

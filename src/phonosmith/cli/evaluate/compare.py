@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table
+from phonosmith.cli.common import EVALUATION, JSON, answer, command, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.phonons.documents import PhononComparison
@@ -42,7 +42,7 @@ def _show(result: PhononComparison) -> None:
         typer.echo(f"note: {note}")
 
 
-@command("compare")
+@command("compare", EVALUATION)
 def compare(
     reference: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz, FORCE_SETS beside) or phonons.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
@@ -59,7 +59,10 @@ def compare(
     ] = None,
     json_output: bool = JSON,
 ) -> None:
-    """Compare candidate phonons with reference phonons on one q-mesh."""
+    """Compare candidate phonons with reference phonons on one q-mesh.
+
+    Example: phonosmith compare reference/phonopy.yaml tuned/phonopy.yaml --figure bands.png
+    """
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
     from phonosmith.harmonic.files import add_charges, load_pair
     from phonosmith.reference.importers.beside import calculations_beside

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, POTENTIAL, STRUCTURE, command, load_case, print_json
+from phonosmith.cli.common import EVALUATION, JSON, POTENTIAL, STRUCTURE, command, load_case, print_json
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -25,7 +25,7 @@ def _keep(document: BaseModel, out: Path | None, name: str) -> None:
         write_atomic(out / name, document.model_dump_json(indent=2).encode())
 
 
-@command("elastic")
+@command("elastic", EVALUATION)
 def elastic(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
@@ -64,7 +64,7 @@ def elastic(
         typer.secho(f"Warning: {warning}", fg="yellow", err=True)
 
 
-@command("eos")
+@command("eos", EVALUATION)
 def eos(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,

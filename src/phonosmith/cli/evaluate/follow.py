@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phonosmith.cli.common import (
+    EVALUATION,
     JSON,
     MIN_LENGTH,
     NO_RELAX,
@@ -19,14 +20,14 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_json,
-    progress_bar,
 )
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.modes.documents import FollowedMode, TransitionDoc
 
 
-@command("follow")
+@command("follow", EVALUATION)
 def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, TRUST, answer, command, load_case, print_table
+from phonosmith.cli.common import EVALUATION, JSON, TRUST, answer, command, load_case, print_table
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -32,7 +32,7 @@ def _show(document: ForgettingDoc) -> None:
         typer.echo(f"skipped: {reason}")
 
 
-@command("forgetting")
+@command("forgetting", EVALUATION)
 def forgetting(
     structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
     potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],

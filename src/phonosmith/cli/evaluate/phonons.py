@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from phonosmith.cli.common import (
+    EVALUATION,
     JSON,
     MIN_LENGTH,
     NO_RELAX,
@@ -19,11 +20,11 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_json,
-    progress_bar,
 )
+from phonosmith.core.progress import progress_bar
 
 
-@command("phonons")
+@command("phonons", EVALUATION)
 def phonons(
     out: Annotated[Path, typer.Option(help="Folder for phonopy.yaml (with forces) and phonons.json.")],
     structure: Path = STRUCTURE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, STRUCTURE, TRUST, answer, command, load_case, read_yaml
+from phonosmith.cli.common import EVALUATION, JSON, STRUCTURE, TRUST, answer, command, load_case, read_yaml
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ FORMATS = {".cif": "cif", ".vasp": "poscar", ".poscar": "poscar", ".json": "json
 """How relaxed crystals are written, by the suffix of the file (POSCAR and CONTCAR by their names)."""
 
 
-@command("relax")
+@command("relax", EVALUATION)
 def relax(
     out: Annotated[Path, typer.Option(help="Relaxed crystal: .cif, .vasp (or POSCAR), .json.")],
     structure: Path = STRUCTURE,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table, shown
+from phonosmith.cli.common import EVALUATION, JSON, answer, command, print_table, shown
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.modes.scores import PhaseScores
@@ -24,7 +24,7 @@ def _show(scores: PhaseScores) -> None:
     typer.echo(f"precision {precision} {means[0]}, recall {recall} {means[1]}, F1 {f1}")
 
 
-@command("score-phases")
+@command("score-phases", EVALUATION)
 def score_phases(
     reference: Annotated[Path, typer.Argument(help="the reference's phases: YAML, or transitions.json")],
     candidate: Annotated[Path, typer.Argument(help="the same of the potential")],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phonosmith.cli.common import (
+    EVALUATION,
     JSON,
     NO_RELAX,
     POTENTIAL,
@@ -20,10 +21,10 @@ from phonosmith.cli.common import (
     command,
     load_case,
     print_table,
-    progress_bar,
     quiet_libraries,
 )
 from phonosmith.core.errors import InputError
+from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
     from phono3py import Phono3py
@@ -51,7 +52,7 @@ def asked_temperatures(text: str) -> list[float]:
     return values
 
 
-@command("qha")
+@command("qha", EVALUATION)
 def qha(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
@@ -126,7 +127,7 @@ def qha(
     answer(payload, show, json_output=json_output)
 
 
-@command("kappa")
+@command("kappa", EVALUATION)
 def kappa(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,

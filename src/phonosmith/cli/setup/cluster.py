@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command
+from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _Text = Annotated[str | None, typer.Option()]
 _Number = Annotated[int | None, typer.Option()]
 
 
-@command("init-cluster")
+@command("init-cluster", CAMPAIGNS)
 def init_cluster(
     out: Annotated[Path, typer.Option(help="Folder for the files; nothing in it is overwritten.")] = Path("cluster"),
     engine: _Text = None,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, print_table, read_yaml
+from phonosmith.cli.common import JSON, START, answer, command, print_table, read_yaml
 from phonosmith.core.errors import mask_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-@command("config")
+@command("config", START)
 def config(
     init: bool = typer.Option(False, "--init", help="Write a settings file, all commented out; never overwrites."),
     json_output: bool = JSON,
@@ -24,7 +24,7 @@ def config(
 
     The settings file is ~/.phonosmith.yaml, or what PHONOSMITH_CONFIG_FILE names.
 
-    [bold]Example[/bold]: phonosmith config --init
+    Example: phonosmith config --init
     """
     from phonosmith.settings import config_file
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from phonosmith.cli.common import JSON, answer, command, quiet_libraries
+from phonosmith.cli.common import JSON, START, answer, command, quiet_libraries
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ WORKER_CHECKS = (check_settings, check_versions, check_torch, check_gpu, check_a
 """What matters on a machine that runs jobs; where the reference program runs, VASP's checks come on top."""
 
 
-@command("doctor")
+@command("doctor", START)
 def doctor(
     cluster: Annotated[
         str | None, typer.Option(help="Ask the workers of fireworks or jobflow-remote instead: a small job to each.")
@@ -433,6 +433,8 @@ def doctor(
 
     Ends with 0 when everything essential works and with 1 otherwise. What is missing for DFT on this machine only
     (VASP, POTCAR files) is a note, not a failure.
+
+    Example: phonosmith doctor
     """
     from phonosmith import __version__
 

@@ -10,6 +10,7 @@ import typer
 from phonosmith.cli.common import (
     JOBFLOW,
     JSON,
+    MODELS,
     STORE,
     TRUST,
     answer,
@@ -22,12 +23,12 @@ from phonosmith.cli.common import (
 )
 
 models_app = typer.Typer(help="Add, list, show, export and verify interatomic potentials.", no_args_is_help=True)
-app.add_typer(models_app, name="models")
+app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 
 _Ref = Annotated[str, typer.Argument(help="Own name, foundation name, sha256 prefix or file.")]
 
 
-@command("add", models_app)
+@command("add", group=models_app)
 def add_command(
     file: Annotated[
         Path, typer.Argument(help="Model file: of a known architecture, a phonosmith .safetensors or empirical .json.")
@@ -37,7 +38,10 @@ def add_command(
     sha256: Annotated[str, typer.Option(help="Digest the file must have, at least its first six digits.")] = "",
     json_output: bool = JSON,
 ) -> None:
-    """Bring a model file into the artefact store and give it a name; it is rebuilt and its energies are checked."""
+    """Bring a model file into the artefact store and give it a name; it is rebuilt and its energies are checked.
+
+    Example: phonosmith models add model/model.model --name si-tuned
+    """
     from phonosmith.potentials.registry import add
 
     with quiet_libraries():
@@ -47,9 +51,12 @@ def add_command(
     answer(ref, lambda: typer.echo(words), json_output=json_output)
 
 
-@command("list", models_app)
+@command("list", group=models_app)
 def list_command(json_output: bool = JSON) -> None:
-    """List every potential that has a name here, and the foundations that can be fetched."""
+    """List every potential that has a name here, and the foundations that can be fetched.
+
+    Example: phonosmith models list
+    """
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import foundations
     from phonosmith.potentials.registry import damaged_entries, list_named
@@ -77,9 +84,12 @@ def list_command(json_output: bool = JSON) -> None:
         typer.echo(f" {one['name']}: fetched when first used ({one['note']})")
 
 
-@command("show", models_app)
+@command("show", group=models_app)
 def show_command(reference: _Ref, trust: bool = TRUST, json_output: bool = JSON) -> None:
-    """Show what a potential is: identity, elements, cutoff, architecture, parents."""
+    """Show what a potential is: identity, elements, cutoff, architecture, parents.
+
+    Example: phonosmith models show embedded
+    """
     from phonosmith.core.artefacts import default_artefacts
     from phonosmith.potentials.architecture import architecture
     from phonosmith.potentials.registry import resolve
@@ -100,7 +110,7 @@ def show_command(reference: _Ref, trust: bool = TRUST, json_output: bool = JSON)
                 typer.echo(f"{key}: {value}")
 
 
-@command("export", models_app)
+@command("export", group=models_app)
 def export_command(
     reference: _Ref,
     file: Annotated[
@@ -148,7 +158,7 @@ def export_command(
     answer(payload, lambda: typer.echo(f"Wrote {ref.name} ({ref.short}) to {file}.{use}"), json_output=json_output)
 
 
-@command("card", models_app)
+@command("card", group=models_app)
 def card_command(
     reference: _Ref,
     out: Annotated[Path | None, typer.Option(help="Markdown file to write [default: print].")] = None,
@@ -189,9 +199,12 @@ def card_command(
     answer(payload, lambda: typer.echo(card if out is None else f"Wrote {out}."), json_output=json_output)
 
 
-@command("verify", models_app)
+@command("verify", group=models_app)
 def verify_command(json_output: bool = JSON) -> None:
-    """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did."""
+    """Check every named potential: present, unaltered, rebuilt by the installed packages, predicting what it did.
+
+    Example: phonosmith models verify
+    """
     from phonosmith.potentials.registry import Verification, damaged_entries, list_named, verify_potential
 
     with quiet_libraries():

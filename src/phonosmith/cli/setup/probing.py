@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, job
 
 from phonosmith.cli.campaign.submit import submit_flows
-from phonosmith.cli.common import progress_bar
 from phonosmith.cli.setup.doctor import WORKER_CHECKS, Finding, check_potcars, check_vasp_command, run_check
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.core.identity import fix_identities
+from phonosmith.core.progress import progress_bar
 from phonosmith.flows.routing import EngineName, Routing, Rule
 
 if TYPE_CHECKING:

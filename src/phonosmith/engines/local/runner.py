@@ -16,9 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of, step_of
+from phonosmith.engines.local.outlook import Show, Watcher, jobs_bar
 from phonosmith.engines.local.state import (
     FAILED,
     RUNNING,
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
 POLL_SECONDS = 0.2
+TELL_SECONDS = 1.0
 WORKER_MEMORY_GB = 2.5
 """A worker that holds more than this after a job is replaced by a new one: libraries keep some memory of every model
 they compile, about 30 MB for each training, and a campaign has hundreds."""
@@ -133,7 +136,7 @@ class LocalRunner:
         Longest time of a job in seconds, by its stage or the beginning of its name (first match wins), e.g.
         ``{"label": 1800}``. What takes longer is ended, fails with that reason, and its worker is replaced.
     progress
-        Show a progress bar on standard error.
+        Show a progress bar on standard error; or what is entered for a run and then told about its jobs.
     trust
         Take over a folder whose jobs this user has not signed: they are code that runs as this user.
     """
@@ -149,16 +152,17 @@ class LocalRunner:
         restarts: int = 1,
         worker_memory_gb: float = WORKER_MEMORY_GB,
         time_limits: Mapping[str, float] | None = None,
-        progress: bool = False,
+        progress: bool | Watcher = False,
         trust: bool = False,
     ) -> None:
         self.root = Path(root).resolve()
         self.slots = list(slots) if slots is not None else default_slots()
         self.rules = dict(rules or {})
-        self.retries, self.restarts, self.progress = retries, restarts, progress
+        self.retries, self.restarts = retries, restarts
         self.worker_memory_gb, self.time_limits = worker_memory_gb, dict(time_limits or {})
         if not self.slots:
             raise ConfigurationError("The local runner needs at least one slot.", "Give slots=[Slot('cpu')].")
+        self.watcher = partial(jobs_bar, len(self.slots)) if progress is True else progress or None
         self.state = RunState(self.root / "run.sqlite")
         self.state.require_own(trust=trust)
         self._store = json.dumps(store.as_dict())
@@ -182,13 +186,12 @@ class LocalRunner:
             self.state.forget_running()
             if flow is not None:
                 self.state.add_flow(flow)
-            with _progress_bar(self.progress) as show:
+            with nullcontext() if self.watcher is None else self.watcher() as show:
                 try:
                     while self._advance():
-                        if self.progress:
-                            show(self.state.rows(asked=True))
-                        self._executed += self._wait()
-                    show(self.state.rows(asked=True))
+                        self._executed += self._wait(show)
+                    if show is not None:
+                        show(self.state.rows(asked=True))
                 finally:
                     self._shut_down()
         return self.summary()
@@ -302,10 +305,14 @@ class LocalRunner:
             worker.tasks.write(task.encode() + b"\n")
             worker.tasks.flush()
 
-    def _wait(self) -> int:
+    def _wait(self, show: Show | None) -> int:
         """Wait until a job ends; return how many did."""
         ended = 0
+        rows, told = [] if show is None else self.state.rows(asked=True), 0.0
         while not ended:
+            if show is not None and time.monotonic() - told > TELL_SECONDS:
+                show(rows)
+                told = time.monotonic()
             for key, _ in self._selector.select(timeout=POLL_SECONDS):
                 worker: _Worker = key.data
                 line = worker.answers.readline()
@@ -449,23 +456,3 @@ def _worker_environment(slot: Slot) -> dict[str, str]:
     kept = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     python = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(str(Path(entry).absolute()) for entry in kept)}
     return {**os.environ, **python, **slot.environment}
-
-
-@contextmanager
-def _progress_bar(wanted: bool) -> Iterator[Callable[[Sequence[JobRow]], None]]:
-    """Show a progress bar on standard error, or nothing; yield what tells it about the jobs."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
-        task = bar.add_task("jobs", total=None)
-
-        def show(rows: Sequence[JobRow]) -> None:
-            settled = sum(row.state in SETTLED for row in rows)
-            running = ", ".join(row.name for row in rows if row.state == RUNNING)
-            failed = sum(row.state == FAILED for row in rows)
-            words = f"{failed} failed, " if failed else ""
-            bar.update(task, total=len(rows), completed=settled, description=f"{words}{running[:50] or 'jobs'}")
-
-        yield show

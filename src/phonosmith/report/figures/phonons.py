@@ -235,6 +235,14 @@ def bands_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference
 
 
 @styled
+def parity_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
+    """Return the figure of candidate against reference frequencies."""
+    figure = new_figure(4.2, 4.2)
+    _draw_parity(figure.subplots(), compared, compared_curves(compared, names))
+    return figure
+
+
+@styled
 def full_figure(compared: ComparedPhonons, names: tuple[str, str] = ("reference", "candidate")) -> Figure:
     """Return one figure of bands, densities of states, parity and thermal curves of two sides."""
     curves = compared_curves(compared, names)

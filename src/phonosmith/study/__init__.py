@@ -1,0 +1,1 @@
+"""One material in one call: planned, carried out, watched, judged."""
