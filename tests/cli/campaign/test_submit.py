@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from helpers.mongo_server import running_server
 from phonosmith.cli.campaign.submit import submit_flows
 from phonosmith.cli.main import app
-from phonosmith.cli.setup.doctor import check_fireworks, check_jobflow_remote, run_check
+from phonosmith.cli.setup.checks import check_fireworks, check_jobflow_remote, run_check
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.queues import submission
 from phonosmith.engines.queues.configuration import Cluster, cluster_files

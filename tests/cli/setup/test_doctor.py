@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
-from phonosmith.cli.setup import doctor
+from phonosmith.cli.setup import checks as doctor
 from phonosmith.core.errors import PotentialError
 from phonosmith.potentials.base import Evaluation
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from jobflow import Flow, job
 
 from phonosmith.cli.campaign.submit import submit_flows
-from phonosmith.cli.setup.doctor import WORKER_CHECKS, Finding, check_potcars, check_vasp_command, run_check
+from phonosmith.cli.setup.checks import WORKER_CHECKS, Finding, check_potcars, check_vasp_command, run_check
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.core.identity import fix_identities
