@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +15,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.analysis.table import Cell
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.content import Page
+from phonosmith.report.page.charts import as_data, looks
+from phonosmith.report.page.content import MaterialSection, Page
 from phonosmith.report.page.page import Progress, build_page
+from phonosmith.report.page.texts import typeset
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_SCRIPTS = ("chart", "phonons", "crystal", "tables", "report")
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,46 @@ def _source_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _json(value: object) -> Markup:
+    """Return JSON that a page holds as data: nothing in it can end its element."""
+    text = json.dumps(as_data(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028"))  # noqa: S704
+
+
+def _section_data(section: MaterialSection) -> Markup:
+    charts = [chart for block in section.blocks for chart in block.charts]
+    return _json({"phonons": section.phonons, "crystal": section.crystal, "charts": charts})
+
+
+def _look_data(page: Page) -> Markup:
+    charts = [chart for section in page.materials for block in section.blocks for chart in block.charts]
+    sides = [side.look for section in page.materials if section.phonons is not None for side in section.phonons.sides]
+    return _json(looks([*charts, *page.charts], sides))
+
+
+def _shown(cell: Cell) -> str:
+    """Return the text of a cell with the sign for minus where it is a number."""
+    return cell.text.replace("-", "\N{MINUS SIGN}") if isinstance(cell.key, int | float) else cell.text
+
+
 def render(page: Page) -> str:
     """Return the HTML of a page; only this package's own script and style may act in it."""
-    style, script = ((_TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    # one script with one hash: the parts share a scope
+    parts = [(_TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     # every text is escaped whatever the template's name ends in
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters |= {
+        "shown": _shown,
+        "typeset": typeset,
+        "is_digest": lambda text: _DIGEST.fullmatch(text) is not None,
+        "section_data": _section_data,
+        "campaign_data": lambda page: _json({"charts": page.charts}),
+        "look_data": _look_data,
+    }
     template = environment.get_template("report.html.j2")
     # style and script are files of this package, with nothing from outside in them
     safe = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
