@@ -41,10 +41,14 @@ from phonosmith.report.page.potential_tables import (
     statistics_table,
 )
 from phonosmith.report.page.texts import formula_text, reason_of, slug, space_group_text, unique_slugs
-from phonosmith.report.page.verdicts import grounds, headline, is_claim, reasons, tiles, verdict_badge
+from phonosmith.report.page.verdicts import grounds, headline, is_claim, name_text, reasons, tiles, verdict_badge
 
 Progress = Callable[[int, int, str], None]
 _STILL_SIDES = 3
+_TOYS = (
+    "materials without DFT have a fine-tuned potential that passes the test against what plays its part, which says "
+    "nothing about the materials"
+)
 
 
 def _attempt(heading: str, make: Callable[[Sheet], Block], sheet: Sheet) -> Block:
@@ -82,9 +86,9 @@ class _Making:
         badges += [Cell(f"sampling cell: {report.cell}")] if report.cell else []
         badges += [data_cell(report)]
         badges += [Cell("incomplete", tone="warn")] if report.missing else []
-        shown = (
-            formula_text(label) if report.formula == report.material else f"{label} ({formula_text(report.formula)})"
-        )
+        shown = name_text(report, label)
+        if report.formula != report.material:
+            shown += f" ({formula_text(report.formula)})"
         return MaterialSection(
             anchor=f"material-{name}",
             heading=shown,
@@ -178,12 +182,7 @@ def _lead(reports: Sequence[MaterialReport]) -> list[str]:
             "materials have a fine-tuned potential that can be trusted for harmonic phonons",
             "can be trusted for",
         ),
-        (
-            [report for report in reports if not is_claim(report)],
-            "materials without DFT have a fine-tuned potential that passes the test against what plays its part, which "
-            "says nothing about the materials",
-            "passes for",
-        ),
+        ([report for report in reports if not is_claim(report)], _TOYS, "passes for"),
     ):
         if group:
             chosen = [chosen_potential(report) for report in group]

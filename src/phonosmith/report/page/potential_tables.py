@@ -14,7 +14,7 @@ from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, fixed, number, whole
 from phonosmith.report.page.deviations import PROPERTIES, errors_by_strategy, property_errors
 from phonosmith.report.page.texts import space_group_text
-from phonosmith.report.page.verdicts import basis_of, verdict_badge
+from phonosmith.report.page.verdicts import basis_of, name_text, verdict_badge
 
 
 def _share_changed(entry: PotentialReport) -> Cell:
@@ -84,7 +84,7 @@ def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) ->
         ("training structures", "best.n_train", whole), ("data", "report", data_cell),
     )  # fmt: skip
     items = [
-        {"name": Cell(report_label(report, reports), href=f"#{anchor}"), "report": report}
+        {"name": Cell(name_text(report, report_label(report, reports)), href=f"#{anchor}"), "report": report}
         | {"best": chosen_potential(report)}
         for report, anchor in zip(reports, anchors, strict=True)
     ]

@@ -41,9 +41,12 @@ def is_claim(report: MaterialReport) -> bool:
     return basis_of(report) in ("dft", "production")
 
 
-def name_text(report: MaterialReport) -> str:
-    """Return the material's name, subscripts where it is a formula."""
-    return formula_text(report.material) if report.material == report.formula else report.material
+def name_text(report: MaterialReport, label: str = "") -> str:
+    """Return the material's name, or a label that starts with it, with subscripts where the name is a formula."""
+    text = label or report.material
+    return (
+        text.replace(report.material, formula_text(report.material), 1) if report.material == report.formula else text
+    )
 
 
 def headline(report: MaterialReport) -> str:
@@ -72,10 +75,10 @@ def headline(report: MaterialReport) -> str:
 
 def grounds(report: MaterialReport) -> list[str]:
     """Return what the verdict is based on, in sentences."""
-    labels = report.labels
+    labels, chosen = report.labels, chosen_potential(report)
     counted = f"{labels.train.n_frames} training and {labels.valid.n_frames} validation labels"
     truth = report.reference_result.phonons
-    lines = []
+    lines = [] if chosen is None or chosen.verdict.fit else [f"Why not: {_why(chosen)}."]
     match basis_of(report):
         case "stand-in":
             lines.append(
@@ -101,13 +104,15 @@ def grounds(report: MaterialReport) -> list[str]:
     return lines
 
 
+def _why(entry: PotentialReport) -> str:
+    return "; ".join(entry.verdict.reasons) or "no reason was recorded"
+
+
 def reasons(report: MaterialReport) -> list[str]:
     """Return one sentence for each potential that is not fit."""
-    lines = []
-    for entry in all_entries(report):
-        if not entry.verdict.fit:
-            why = "; ".join(entry.verdict.reasons) or "no reason was recorded"
-            lines.append(f"{entry_name(entry, report)} is not fit: {why}.")
+    lines = [
+        f"{entry_name(one, report)} is not fit: {_why(one)}." for one in all_entries(report) if not one.verdict.fit
+    ]
     return lines + [f"{name} has no result: its training or its phonons failed." for name in report.failed]
 
 

@@ -128,7 +128,7 @@ class Viewer {
     this.radius = (symbol) => elements[symbol][1];
     this.colour = (symbol) => elements[symbol][0];
     this.edges = [];
-    const corner = (bits) => place(bits.map((bit, axis) => bit * (filled ? 1 : repeats[axis])), cell.lattice);
+    const corner = (bits) => place(bits, cell.lattice);
     for (let axis = 0; axis < 3; axis += 1) for (let other = 0; other < 4; other += 1) {
       const bits = [0, 0, 0];
       [bits[(axis + 1) % 3], bits[(axis + 2) % 3]] = [other & 1, other >> 1];
@@ -144,8 +144,10 @@ class Viewer {
         if (norm(a.at.map((value, axis) => value - b.at[axis])) < reach) this.bonds.push([i, j]);
       }
     });
-    this.centre = [0, 1, 2].map((axis) => this.edges.flat().reduce((sum, point) => sum + point[axis], 0) / (2 * this.edges.length));
-    this.size = Math.max(...[...this.edges.flat(), ...this.atoms.map((one) => one.at)].map((point) => norm(point.map((value, axis) => value - this.centre[axis])))) + 0.8;
+    const points = [...this.edges.flat(), ...this.atoms.map((one) => one.at)];
+    const ends = [0, 1, 2].map((axis) => [Math.min, Math.max].map((end) => end(...points.map((point) => point[axis]))));
+    this.centre = ends.map(([low, high]) => (low + high) / 2);
+    this.size = Math.max(...points.map((point) => norm(point.map((value, axis) => value - this.centre[axis])))) + 0.8;
     this.key.replaceChildren();
     for (const symbol of Object.keys(elements)) {
       const item = element("span", {}, this.key);
