@@ -100,8 +100,12 @@ def verdicts_chart(reports: Sequence[MaterialReport]) -> Chart | None:
     if len(reports) < 2:
         return None
     counts = verdict_counts(reports)
-    kinds = zip(("fit", "not fit", "failed"), ("delta", "foundation", "freeze1"), zip(*counts.values(), strict=True))
-    series = [_bars(kind, look, list(counts), values) for kind, look, values in kinds if any(values)]
+    kinds = (("fit", "delta"), ("not fit", "foundation"), ("failed", "freeze1"))
+    series = [
+        _bars(kind, look, list(counts), values)
+        for (kind, look), values in zip(kinds, zip(*counts.values(), strict=True), strict=True)
+        if any(values)
+    ]
     return Chart(
         "verdicts",
         "Verdicts by potential",

@@ -35,7 +35,8 @@ class Series:
 
     Gaps in a line are None. ``bars`` and ``boxes`` stand beside each other at whole numbers; a box holds all values at
     its place, ``spans`` reach from ``low`` to ``high``. ``labels`` say what each point is, ``links`` where a choice of
-    it leads on the page. What is not ``shown`` can be switched on.
+    it leads on the page. Many dots are drawn ``small``; what is not ``shown`` can be switched on; ``label``: what the
+    series is called where not by its name.
     """
 
     name: str
@@ -48,7 +49,9 @@ class Series:
     labels: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     hollow: bool = False
+    small: bool = False
     shown: bool = True
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,11 @@ class MaterialSection:
     blocks: list[Block]
     missing: list[str]
 
+    @property
+    def charts(self) -> list[Chart]:
+        """All charts of the section."""
+        return [*([self.forces] if self.forces else []), *(chart for block in self.blocks for chart in block.charts)]
+
 
 @dataclass
 class Page:

@@ -51,12 +51,11 @@ def _json(value: object) -> Markup:
 
 
 def _section_data(section: MaterialSection) -> Markup:
-    charts = [chart for block in section.blocks for chart in block.charts]
-    return _json({"phonons": section.phonons, "crystal": section.crystal, "charts": charts})
+    return _json({"phonons": section.phonons, "crystal": section.crystal, "charts": section.charts})
 
 
 def _look_data(page: Page) -> Markup:
-    charts = [chart for section in page.materials for block in section.blocks for chart in block.charts]
+    charts = [chart for section in page.materials for chart in section.charts]
     sides = [side.look for section in page.materials if section.phonons is not None for side in section.phonons.sides]
     return _json(looks([*charts, *page.charts], sides))
 

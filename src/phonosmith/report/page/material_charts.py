@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from phonosmith.analysis.choice import all_entries, largest_trainings
+from phonosmith.analysis.choice import all_entries, chosen_potential, largest_trainings
 from phonosmith.analysis.documents import MaterialReport, PotentialReport, SamplingSummary
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
@@ -86,6 +86,27 @@ def training_chart(entries: Sequence[PotentialReport]) -> Chart:
         "Training curves; dots mark the weights kept",
         f"Validation force error and loss against the epoch for {', '.join(entry.strategy for entry in entries)}.",
         panels,
+    )
+
+
+def forces_chart(report: MaterialReport) -> Chart | None:
+    """Return forces of the validation labels against those of the foundation and the chosen potential."""
+    chosen = chosen_potential(report)
+    parity = None if chosen is None else chosen.parity
+    if chosen is None or parity is None:
+        return None
+    series = [
+        Series(name, name, rounded(parity.label), rounded(values), "dots", small=True, label=label)
+        for name, values, label in (
+            ("foundation", parity.before, "before (foundation)"),
+            (chosen.strategy, parity.after, f"after ({chosen.strategy})"),
+        )
+    ]
+    return Chart(
+        "forces",
+        f"Forces of the validation labels ({len(parity.label)} of {parity.n_components} components)",
+        f"Forces of the validation labels of {report.material} against those of the foundation and {chosen.strategy}.",
+        [Panel(Axis("reference (meV/Å)"), Axis("potential (meV/Å)"), series, diagonal=True)],
     )
 
 

@@ -31,6 +31,7 @@ from phonosmith.report.page.charts import Chart
 from phonosmith.report.page.content import Block, MaterialSection, Page, Picture
 from phonosmith.report.page.crystal import Crystal, conventional_crystal
 from phonosmith.report.page.files import FOLDER, Exporter
+from phonosmith.report.page.material_charts import forces_chart
 from phonosmith.report.page.phonons import Detail, LoadedPhonons, load_phonons, phonon_data
 from phonosmith.report.page.pictures import Gallery
 from phonosmith.report.page.potential_tables import (
@@ -102,7 +103,7 @@ class _Making:
             phonons=phonon_data(report, loaded, detail),
             crystal=_crystal(report),
             still=still,
-            forces=None,
+            forces=forces_chart(report),
             potentials=potentials_table(report),
             blocks=[block for block in parts if not block.empty],
             missing=[block.heading.lower() for block in parts if block.empty],

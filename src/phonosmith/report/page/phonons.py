@@ -118,9 +118,9 @@ def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -
     compared = {name: entry.phonons for name, entry in one_per_strategy(report) if entry.phonons is not None}
     positions, names = path_ticks(base)
     segments = [
-        (point_label(start), point_label(end), points[0].tolist(), points[-1].tolist(), float(places[0]), float(places[-1]))
-        for (start, end), points, places in zip(base.path.labels, base.path.segments, base.distances, strict=True)
-    ]  # fmt: skip
+        (point_label(ends[0]), point_label(ends[1]), q[0].tolist(), q[-1].tolist(), float(places[0]), float(places[-1]))
+        for ends, q, places in zip(base.path.labels, base.path.segments, base.distances, strict=True)
+    ]
     modes = modes_along(loaded.models[curves.sides[0].name], base.path, detail.mode_bytes)
     grid = curves.grid
     return PhononData(

@@ -36,7 +36,8 @@ def potentials_table(report: MaterialReport) -> Table:
     moves = ("phonons moved with the last labels by, THz", "entry.phonon_change_thz", fixed())
     checks = ("forces in displaced cells off by, %", "entry.check.relative_percent", fixed(1))
     columns: Columns = [
-        ("potential", "entry", lambda entry: entry_name(entry, report)), ("verdict", "entry", lambda entry: verdict_badge(entry, report)),
+        ("potential", "entry", lambda entry: entry_name(entry, report)),
+        ("verdict", "entry", lambda entry: verdict_badge(entry, report)),
         *((words, f"errors.{name}", write) for name, (words, write) in properties.items()),
         *[moves] * any(entry.phonon_change_thz is not None for entry in entries),
         *[checks] * any(entry.check is not None for entry in entries),
