@@ -36,6 +36,8 @@ const startPage = () => {
   const picker = document.getElementById("picker");
   let matching = sections;
   let current = null;
+  // whoever steps from material to material keeps the buttons in sight
+  let stepping = false;
 
   const show = (section) => {
     if (!section) return;
@@ -57,13 +59,15 @@ const startPage = () => {
     const section = target?.closest(".material");
     if (section && section !== current) {
       show(section);
-      target.scrollIntoView();
+      if (!stepping) target.scrollIntoView();
     }
+    stepping = false;
   };
 
   if (many) {
-    picker.addEventListener("change", () => { window.location.hash = picker.value; });
-    const step = (by) => show(matching[matching.indexOf(current) + by]);
+    const go = (id) => { stepping = true; window.location.hash = id; };
+    picker.addEventListener("change", () => go(picker.value));
+    const step = (by) => go(matching[matching.indexOf(current) + by].id);
     document.getElementById("previous").addEventListener("click", () => step(-1));
     document.getElementById("next").addEventListener("click", () => step(1));
     const filter = document.getElementById("filter");
