@@ -13,8 +13,8 @@ import pytest
 from helpers.synthetic import synthetic_reports
 from phonosmith.analysis.table import number
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.texts import formula_text, space_group_text, typeset, unique_slugs
 from phonosmith.report.page.html import write_report
+from phonosmith.report.page.texts import formula_text, space_group_text, typeset, unique_slugs
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)> Si\u202eₓ‑{{7*7}}"
 

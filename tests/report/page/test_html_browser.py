@@ -30,19 +30,21 @@ const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 let count = 0;
 while (walker.nextNode()) {
   const node = walker.currentNode.parentElement;
-  if (!walker.currentNode.textContent.trim() || !node.checkVisibility() || node.closest("script,noscript,option,button:disabled")) continue;
+  const words = walker.currentNode.textContent.trim().slice(0, 40);
+  if (!words || !node.checkVisibility() || node.closest("script,noscript,option,button:disabled")) continue;
   const style = getComputedStyle(node);
   const ink = node.ownerSVGElement ? style.fill : style.color;
   const [high, low] = [luminance(ink), luminance(behind(node))].sort((a, b) => b - a);
   count += 1;
-  if ((high + 0.05) / (low + 0.05) < 4.5) poor.push([walker.currentNode.textContent.trim().slice(0, 40), ink, behind(node)]);
+  if ((high + 0.05) / (low + 0.05) < 4.5) poor.push([words, ink, behind(node)]);
 }
 return [count, poor];
 """
 """Texts seen, and those whose contrast with what lies behind them is below 4.5, by the formula of WCAG 2."""
 NAMES = """
 const named = (one) => (one.getAttribute("aria-label") || one.textContent || one.labels?.[0]?.textContent || "").trim();
-const parts = [...document.querySelectorAll("button, a, input, select, canvas, svg[role=img], summary")].filter((one) => one.checkVisibility());
+const usable = document.querySelectorAll("button, a, input, select, canvas, svg[role=img], summary");
+const parts = [...usable].filter((one) => one.checkVisibility());
 return [parts.length, parts.filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 80))];
 """
 
@@ -146,7 +148,8 @@ def test_one_material_at_a_time_and_the_filter_hides_the_others(address, browser
 
         def visible():
             return driver.execute_script(
-                "return [...document.querySelectorAll('.material')].filter(one => one.checkVisibility()).map(one => one.id)"
+                "const all = [...document.querySelectorAll('.material')];"
+                "return all.filter(one => one.checkVisibility()).map(one => one.id)"
             )
 
         links = driver.execute_script(
@@ -209,7 +212,8 @@ def test_a_band_point_is_read_switched_zoomed_and_moves_the_crystal(address, bro
         assert "of reference" in title
         pixels = (
             "const c = document.querySelector('.material.current canvas');"
-            "return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].reduce((a, b) => (a * 31 + b) % 1e9, 7)"
+            "const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+            "return data.reduce((a, b) => (a * 31 + b) % 1e9, 7)"
         )
         first = driver.execute_script(pixels)
         time.sleep(0.5)
@@ -249,7 +253,7 @@ def test_every_width_and_mode_can_be_read(address, browser, width, mode):
         scheme = {"features": [{"name": "prefers-color-scheme", "value": mode}]}
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         opened(driver, address)
-        driver.execute_script("document.querySelectorAll('.material.current details').forEach(one => { one.open = true })")
+        driver.find_element("css selector", ".material.current .open-all").click()
         time.sleep(0.3)
         wide = driver.execute_script(
             "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"

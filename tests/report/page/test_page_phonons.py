@@ -85,7 +85,8 @@ def carbide():
     from phonosmith.potentials.empirical.potential import load_empirical
 
     structure = AseAtomsAdaptor.get_structure(demo_structure("SiC"))
-    return harmonic_from_potential(structure, load_empirical(reference_bytes()), np.diag([2, 2, 2]).tolist(), source="x")
+    potential = load_empirical(reference_bytes())
+    return harmonic_from_potential(structure, potential, np.diag([2, 2, 2]).tolist(), source="embedded")
 
 
 def test_modes_obey_the_force_constants(carbide):

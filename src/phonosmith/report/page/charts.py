@@ -102,6 +102,8 @@ def as_data(value: Any) -> Any:
         return [as_data(one) for one in value]
     if isinstance(value, dict):
         return {name: as_data(one) for name, one in value.items()}
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if not is_dataclass(value):
         return value
     kept = {}

@@ -26,6 +26,7 @@ from phonosmith.report.page.texts import typeset
 _TEMPLATES = Path(__file__).with_name("templates")
 _SCRIPTS = ("chart", "phonons", "crystal", "tables", "report")
 _DIGEST = re.compile("[0-9a-f]{64}")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,17 @@ def _shown(cell: Cell) -> str:
     return cell.text.replace("-", "\N{MINUS SIGN}") if isinstance(cell.key, int | float) else cell.text
 
 
+def _sort_key(cell: Cell) -> str:
+    """Return what a column is sorted by where the text does not say it."""
+    return (
+        ""
+        if cell.key is None or _NUMBER.fullmatch(cell.text)
+        else f"{cell.key:.6g}"
+        if isinstance(cell.key, float)
+        else str(cell.key)
+    )
+
+
 def render(page: Page) -> str:
     """Return the HTML of a page; only this package's own script and style may act in it."""
     style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -78,6 +90,7 @@ def render(page: Page) -> str:
     environment.filters |= {
         "shown": _shown,
         "typeset": typeset,
+        "sort_key": _sort_key,
         "is_digest": lambda text: _DIGEST.fullmatch(text) is not None,
         "section_data": _section_data,
         "campaign_data": lambda page: _json({"charts": page.charts}),

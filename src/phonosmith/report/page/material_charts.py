@@ -16,7 +16,7 @@ from phonosmith.report.page.charts import Axis, Chart, Panel, Series, rounded
 
 _MEV = 1000.0
 _RUNGS = ("delta", "transfer", "reference", "scratch", "foundation", "multihead", "delta+pft")
-_CURVE_POINTS = 60
+_CURVE_POINTS = 25
 _MOST_CONSTANTS = 13
 
 

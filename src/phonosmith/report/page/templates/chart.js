@@ -190,7 +190,7 @@ class Chart {
     const longest = Math.max(0, ...ticksBelow.map((tick) => tick[1].length));
     const turned = longest > 3 && ticksBelow.length * longest * 7 > width - 60;
     const frame = {
-      x0: left + (bare ? 10 : 58), x1: left + width - 10, y0: top + 8,
+      x0: left + (bare ? 10 : 58), x1: left + width - 14, y0: top + 8,
       y1: top + height - (panel.x.label || this.options.shareY ? 40 : 24) - (turned ? 12 + 3.6 * longest : 0),
     };
     frame.xr = this.range(index, "x");
@@ -216,7 +216,7 @@ class Chart {
       shape("path", { d: `M${x.toFixed(1)} ${frame.y0}V${frame.y1}`, class: "grid" }, root);
       if (turned) {
         shape("text", { transform: `translate(${x.toFixed(1)} ${frame.y1 + 12}) rotate(-35)`, class: "tick end" }, root, words);
-      } else if (x - last > 5 + 3.4 * words.length) {
+      } else if (x - last > 5 + 3.4 * words.length && x + 3.4 * words.length < left + width) {
         shape("text", { x: x.toFixed(1), y: frame.y1 + 15, class: "tick middle" }, root, words);
         last = x + 3.4 * words.length;
       }

@@ -182,7 +182,7 @@ class Viewer {
     const shifted = this.atoms.map((one) => (this.mode ? one.at.map((value, axis) => value + this.moved(one.atom, one.r, this.phase)[axis]) : one.at));
     const seen = shifted.map(project);
     const items = [
-      ...seen.map((point, i) => ({ z: point[2], draw: () => this.ball(pen, point, 0.42 * this.radius(this.atoms[i].symbol) * scale, this.colour(this.atoms[i].symbol), ink) })),
+      ...seen.map((point, i) => ({ z: point[2], draw: () => this.ball(pen, point, 0.36 * this.radius(this.atoms[i].symbol) * scale, this.colour(this.atoms[i].symbol), ink) })),
       ...this.bonds.map(([i, j]) => ({ z: Math.min(seen[i][2], seen[j][2]) - 0.01, draw: () => { pen.lineWidth = Math.max(1.5, 0.13 * scale); pen.strokeStyle = "#9aa0a6"; pen.beginPath(); pen.moveTo(seen[i][0], seen[i][1]); pen.lineTo(seen[j][0], seen[j][1]); pen.stroke(); } })),
     ];
     items.sort((a, b) => a.z - b.z).forEach((item) => item.draw());
@@ -191,7 +191,7 @@ class Viewer {
     pen.fillStyle = mark;
     for (const one of this.atoms) {
       // arrows show the largest displacement of the wave at the moment its first atom turns
-      const reach = this.moved(one.atom, one.r, 0).map((value) => (2.2 * value * 0.35) / Math.max(this.amplitude, 0.05));
+      const reach = this.moved(one.atom, one.r, 0).map((value) => (1.5 * value) / this.amplitude);
       this.arrow(pen, project(one.at), project(one.at.map((value, axis) => value + reach[axis])));
     }
   }

@@ -7,7 +7,7 @@ const cellValue = (row, index) => {
   const cell = row.cells[index];
   const key = cell.dataset.sort ?? cell.textContent.trim();
   if (key === "inf") return Infinity;
-  const number = Number(key);
+  const number = Number(key.replace("−", "-"));
   return key === "" || Number.isNaN(number) ? key.toLowerCase() : number;
 };
 
