@@ -52,32 +52,30 @@ def _named(names: Sequence[str], label: str = "") -> Axis:
 
 def improvement_chart(reports: Sequence[MaterialReport], labels: Sequence[str], anchors: Sequence[str]) -> Chart | None:
     """Return the phonon error of each material's chosen potential against the foundation's."""
-    points: dict[bool, list[tuple[float, float, str, str]]] = {True: [], False: []}
+    series = {
+        True: Series("fit", "delta", [], [], "dots"),
+        False: Series("not fit", "foundation", [], [], "dots", hollow=True),
+    }
     limits = set()
     for report, label, anchor in zip(reports, labels, anchors, strict=True):
         base, chosen = report.foundation.phonons, chosen_potential(report)
         if base is not None and chosen is not None and chosen.phonons is not None:
-            before, after = base.mae_thz, chosen.phonons.mae_thz
-            words = f"{label}: {before:.3f} to {after:.3f} THz ({chosen.strategy})"
-            points[chosen.verdict.fit].append((before, after, words, f"#{anchor}"))
+            before, after, one = base.mae_thz, chosen.phonons.mae_thz, series[chosen.verdict.fit]
+            one.x.extend(rounded([before]))
+            one.y.extend(rounded([after]))
+            one.labels.append(f"{label}: {before:.3f} to {after:.3f} THz ({chosen.strategy})")
+            one.links.append(f"#{anchor}")
             limits.add(chosen.verdict.thresholds.get("phonon_mae_thz"))
-    if sum(map(len, points.values())) < 2:
+    drawn = [one for one in series.values() if one.x]
+    if sum(len(one.x) for one in drawn) < 2:
         return None
-    series = [
-        Series(
-            "fit" if fit else "not fit", "delta" if fit else "foundation", rounded(x), rounded(y), "dots",
-            labels=list(words), links=list(links), hollow=not fit,
-        )
-        for fit, found in points.items() if found
-        for x, y, words, links in [tuple(zip(*found, strict=True))]
-    ]  # fmt: skip
     guides = [(limit, "limit") for limit in limits if limit is not None] if len(limits) == 1 else []
-    axes = (Axis(f"phonon MAE of the {which} (THz)", log=True) for which in ("foundation", "chosen potential"))
+    before_axis, after_axis = (Axis(f"phonon MAE of the {which} (THz)", log=True) for which in ("foundation", "chosen"))
     return Chart(
         "improvement",
         "Phonon error before and after fine-tuning; a point opens its material, below the line tuning helped",
         "Phonon MAE of each material's chosen potential against the foundation's; the numbers are in the table.",
-        [Panel(*axes, series, diagonal=True, y_guides=guides)],
+        [Panel(before_axis, after_axis, drawn, diagonal=True, y_guides=guides)],
     )
 
 

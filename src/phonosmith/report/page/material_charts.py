@@ -78,8 +78,8 @@ def training_chart(entries: Sequence[PotentialReport]) -> Chart:
             epochs, values = [float(epoch) for epoch in curve.epoch], getattr(curve, field)
             series.append(Series(entry.strategy, entry.strategy, rounded(epochs), rounded(values)))
             kept = [place for place, epoch in enumerate(curve.epoch) if epoch == curve.best_epoch]
-            marks = [epochs[place] for place in kept], rounded([values[place] for place in kept])
-            series.append(Series(entry.strategy, entry.strategy, *marks, "dots"))
+            x, y = (rounded(one[place] for place in kept) for one in (epochs, values))
+            series.append(Series(entry.strategy, entry.strategy, x, y, "dots"))
         panels.append(Panel(Axis("epoch (0: the start)"), Axis(label, log=True), series))
     return Chart(
         "training",

@@ -157,8 +157,8 @@ def campaign_charts(reports: Sequence[MaterialReport], labels: Sequence[str], an
         for make in (verdicts_chart, errors_chart, learning_chart, costs_chart):
             chart = make(group)
             if chart is not None and name:
-                words = {"caption": f"{chart.caption} ({name})", "alt": f"{name}: {chart.alt}"}
-                chart = replace(chart, key=f"{chart.key}-{slug(name)}", **words)
+                key, caption = f"{chart.key}-{slug(name)}", f"{chart.caption} ({name})"
+                chart = replace(chart, key=key, caption=caption, alt=f"{name}: {chart.alt}")
             drawn.append(chart)
     drawn.append(crystals_chart(reports))
     return [chart for chart in drawn if chart is not None]
@@ -266,7 +266,7 @@ def build_page(
         overview=overview_table(reports, anchors) if several else None,
         statistics=[table for table in statistics if table is not None],
         unfinished=Table("Materials without a report yet", ("material", "state"), waiting) if waiting else None,
-        charts=campaign_charts(reports, labels, anchors) if several else [],
+        charts=campaign_charts(reports, [section.heading for section in sections], anchors) if several else [],
         pictures=_elements(reports, gallery) if len(distinct_materials(reports)) > 1 else [],
         materials=sections,
         costs=_costs(reports),
