@@ -1,12 +1,15 @@
 """The page as a document: everything in it, everything escaped, nothing from elsewhere."""
 
+import base64
 import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +18,7 @@ from phonosmith.analysis.table import number
 from phonosmith.core.errors import InputError
 from phonosmith.report.page.html import write_report
 from phonosmith.report.page.texts import formula_text, space_group_text, typeset, unique_slugs
+from phonosmith.report.page.verdicts import tiles
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)> Si\u202eₓ‑{{7*7}}"
 
@@ -60,7 +64,7 @@ def page(tmp_path_factory):
 
 def data(found, name):
     """Return the data a page holds under an id."""
-    return json.loads(found.scripts[name])
+    return json.loads(zlib.decompress(base64.b64decode(found.scripts[name])))
 
 
 def test_headings_descend_one_by_one_and_every_figure_has_words(page):
@@ -159,7 +163,7 @@ def test_hostile_names_stay_text(tmp_path):
     page = outline(found.path)
     # one script, ours, beside data; no picture but embedded ones; no event handlers
     scripts = page.all("script")
-    assert [attrs for attrs in scripts if attrs.get("type") != "application/json"] == [{}]
+    assert [attrs for attrs in scripts if attrs.get("type") != "text/plain"] == [{}]
     assert len(scripts) == 4
     sections = [data(page, name) for name in page.scripts]
     assert len(sections) == 3
@@ -233,6 +237,10 @@ def test_numbers_of_the_verdict_stand_beside_limits_and_spread(tmp_path):
     assert f"limit {0.1:g} THz" in text
     assert f"3 seeds: {min(found):.3f} to {max(found):.3f} THz" in text
     assert f"foundation {reports[0].foundation.phonons.mae_thz:.3f} THz" in text
+    # the interval of a committee, where a report has one
+    sure = reports[0].strategies[0].model_copy(update={"expected_mae_thz": SimpleNamespace(low=0.0511, high=0.0622)})
+    one = reports[0].model_copy(update={"strategies": [sure]})
+    assert "committee: 0.051 to 0.062 THz" in [line for tile in tiles(one, reports) for line in tile.lines]
     alone = " ".join(outline(write_report(reports[:1], tmp_path / "b.html").path).text)
     assert "one seed: spread not known" in alone
 

@@ -10,7 +10,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from phonosmith.report.figures.style import OKABE_ITO, line_style
 
@@ -135,12 +135,12 @@ def pack(rows: ArrayLike, step: float) -> Packed:
     first = np.diff(whole, prepend=0, axis=1)
     second = (np.diff(first, prepend=0, axis=1) & 0xFFFF).astype("<u2")
     planes = np.concatenate([(second & 0xFF).ravel(), (second >> 8).ravel()]).astype(np.uint8)
-    return Packed(step, list(values.shape), pack_bytes(planes))
+    return Packed(step, list(values.shape), pack_bytes(planes.tobytes()))
 
 
-def pack_bytes(values: NDArray[Any]) -> str:
+def pack_bytes(values: bytes) -> str:
     """Return bytes compressed by zlib in base64."""
-    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
+    return base64.b64encode(zlib.compress(values, 9)).decode()
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

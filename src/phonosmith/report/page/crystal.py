@@ -117,4 +117,4 @@ def modes_along(model: HarmonicModel, path: BandPath, budget: int) -> Modes | No
     lengths = np.linalg.norm(moved.reshape(*moved.shape[:2], -1, 3), axis=-1).max(axis=-1)
     scaled = moved / lengths[..., None]
     parts = np.stack([scaled.real, scaled.imag], axis=-1)
-    return Modes(points, pack_bytes(np.rint(_WHOLE * parts).astype(np.int8)))
+    return Modes(points, pack_bytes(np.rint(_WHOLE * parts).astype(np.int8).tobytes()))

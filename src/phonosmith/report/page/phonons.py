@@ -36,7 +36,7 @@ class Detail:
         """Return what keeps pages of 200 materials within 15 MB."""
         if number <= 5:
             return cls(41, MOST_DRAWN, 60_000, 130)
-        return cls(31, 3, 20_000, 90) if number <= 40 else cls(21, 3, 6_000, 60)
+        return cls(31, 3, 20_000, 90) if number <= 40 else cls(21, 3, 6_000, 50)
 
 
 @dataclass(frozen=True)

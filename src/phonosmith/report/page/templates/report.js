@@ -1,9 +1,9 @@
 // The page: one material at a time, filter, figures when they come into sight, print.
 
-const readData = (id) => JSON.parse(document.getElementById(id).textContent);
+const readData = async (id) => JSON.parse(new TextDecoder().decode(await inflate(document.getElementById(id).textContent)));
 
-const startPage = () => {
-  const looks = readData("looks");
+const startPage = async () => {
+  const [looks, campaign] = await Promise.all([readData("looks"), readData("campaign-data")]);
   const sections = every(".material");
   const drawn = new WeakSet();
 
@@ -18,18 +18,20 @@ const startPage = () => {
   };
 
   const prepared = new WeakMap();
-  const prepare = (section) => {
-    if (!prepared.has(section)) {
-      const data = readData(`${section.id}-data`);
-      prepared.set(section, data);
-      prepareTables(section);
-      const host = section.querySelector(".crystal");
-      const viewer = host && (data.crystal || data.phonons) ? new Viewer(host, data.crystal, data.phonons?.cell, section.dataset.name) : null;
-      const bands = section.querySelector(".bands");
-      if (bands && data.phonons) new Phonons(bands, data.phonons, looks, viewer).start();
-      every("details", section).forEach((part) => part.addEventListener("toggle", () => drawIn(section, data)));
-    }
-    drawIn(section, prepared.get(section));
+  const prepareSection = async (section) => {
+    prepareTables(section);
+    const data = await readData(`${section.id}-data`);
+    const host = section.querySelector(".crystal");
+    const viewer = host && (data.crystal || data.phonons) ? new Viewer(host, data.crystal, data.phonons?.cell, section.dataset.name) : null;
+    const bands = section.querySelector(".bands");
+    if (bands && data.phonons) await new Phonons(bands, data.phonons, looks, viewer).start();
+    every("details", section).forEach((part) => part.addEventListener("toggle", () => drawIn(section, data)));
+    return data;
+  };
+  const prepare = async (section) => {
+    if (!prepared.has(section)) prepared.set(section, prepareSection(section));
+    drawIn(section, await prepared.get(section));
+    performance.mark("drawn");
   };
 
   const many = sections.length > 1;
@@ -91,7 +93,6 @@ const startPage = () => {
 
   every("main > section:not(.materials)").forEach((part) => prepareTables(part));
   every(".tools, .hint").forEach((part) => { part.hidden = false; });
-  const campaign = readData("campaign-data");
   const parts = every("main > section:not(.materials)");
   const seen = new IntersectionObserver((entries) => entries.forEach((entry) => { if (entry.isIntersecting) drawIn(entry.target, campaign); }), { rootMargin: "300px" });
   parts.forEach((part) => seen.observe(part));
@@ -106,4 +107,4 @@ const startPage = () => {
 };
 
 document.documentElement.classList.add("js");
-document.addEventListener("DOMContentLoaded", startPage);
+document.addEventListener("DOMContentLoaded", () => { startPage(); });
