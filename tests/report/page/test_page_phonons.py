@@ -12,10 +12,10 @@ from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
 from phonosmith.evaluation.phonons.bands import standard_path
 from phonosmith.evaluation.phonons.mesh import sorted_frequencies
 from phonosmith.harmonic.model import HarmonicModel, full_force_constants
+from phonosmith.report.charts.data import pack
+from phonosmith.report.charts.material import thermal_chart
 from phonosmith.report.figures.phonons import drawing_mesh, phonon_curves
-from phonosmith.report.page.charts import pack
 from phonosmith.report.page.crystal import conventional_crystal, drawn_points, modes_along
-from phonosmith.report.page.material_charts import thermal_chart
 
 
 def springs(factor=1.0, **settings):

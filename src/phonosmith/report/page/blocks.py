@@ -19,11 +19,8 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc
 from phonosmith.evaluation.modes.documents import FollowedMode, Phase
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.evaluation.phonons.qha import QhaDoc
-from phonosmith.report.figures.forgetting import forgetting_figure
-from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
-from phonosmith.report.page.campaign_charts import crystal_system
-from phonosmith.report.page.content import Block
-from phonosmith.report.page.material_charts import (
+from phonosmith.report.charts.campaign import crystal_system
+from phonosmith.report.charts.material import (
     elastic_chart,
     energy_volume_chart,
     labels_chart,
@@ -31,6 +28,9 @@ from phonosmith.report.page.material_charts import (
     thermal_chart,
     training_chart,
 )
+from phonosmith.report.figures.forgetting import forgetting_figure
+from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
+from phonosmith.report.page.content import Block
 from phonosmith.report.page.phonons import MOST_DRAWN, LoadedPhonons, drawn_sides
 from phonosmith.report.page.pictures import Gallery
 from phonosmith.report.page.texts import formula_text, space_group_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from phonosmith.analysis.table import Cell, Table
-from phonosmith.report.page.charts import Chart
+from phonosmith.report.charts.data import Chart
 from phonosmith.report.page.crystal import Crystal
 from phonosmith.report.page.phonons import PhononData
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.bands import BandPath
-from phonosmith.report.page.charts import pack_bytes
+from phonosmith.report.charts.data import pack_bytes
 from phonosmith.structures.standard import standard_conventional
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.table import Cell
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.charts import as_data, looks, pack_bytes
+from phonosmith.report.charts.data import as_data, looks, pack_bytes
 from phonosmith.report.page.content import MaterialSection, Page
 from phonosmith.report.page.page import Progress, build_page
 from phonosmith.report.page.texts import typeset

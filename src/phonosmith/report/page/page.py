@@ -16,10 +16,7 @@ from phonosmith.analysis.choice import chosen_potential, distinct_materials, one
 from phonosmith.analysis.documents import Cost, MaterialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, number, whole
 from phonosmith.core.artefacts import ArtefactStore
-from phonosmith.report.figures.elements import elements_figure
-from phonosmith.report.figures.phonons import many_bands_figure
-from phonosmith.report.page.blocks import BLOCKS, Sheet
-from phonosmith.report.page.campaign_charts import (
+from phonosmith.report.charts.campaign import (
     costs_chart,
     crystals_chart,
     errors_chart,
@@ -27,11 +24,14 @@ from phonosmith.report.page.campaign_charts import (
     learning_chart,
     verdicts_chart,
 )
-from phonosmith.report.page.charts import Chart
+from phonosmith.report.charts.data import Chart
+from phonosmith.report.charts.material import forces_chart
+from phonosmith.report.figures.elements import elements_figure
+from phonosmith.report.figures.phonons import many_bands_figure
+from phonosmith.report.page.blocks import BLOCKS, Sheet
 from phonosmith.report.page.content import Block, MaterialSection, Page, Picture
 from phonosmith.report.page.crystal import Crystal, conventional_crystal
 from phonosmith.report.page.files import FOLDER, Exporter
-from phonosmith.report.page.material_charts import forces_chart
 from phonosmith.report.page.phonons import Detail, LoadedPhonons, load_phonons, phonon_data
 from phonosmith.report.page.pictures import Gallery
 from phonosmith.report.page.potential_tables import (

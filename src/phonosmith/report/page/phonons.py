@@ -11,8 +11,8 @@ from phonosmith.analysis.documents import MaterialReport, PhononSummary
 from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import PhonosmithError
 from phonosmith.harmonic.model import HarmonicModel
+from phonosmith.report.charts.data import Packed, pack
 from phonosmith.report.figures.phonons import PhononCurves, load_model, path_ticks, phonon_curves, point_label
-from phonosmith.report.page.charts import Packed, pack
 from phonosmith.report.page.crystal import Crystal, Modes, modes_along, primitive_crystal
 from phonosmith.report.page.texts import reason_of
 

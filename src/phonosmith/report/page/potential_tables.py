@@ -12,7 +12,7 @@ from phonosmith.analysis.choice import all_entries, chosen_potential, entry_name
 from phonosmith.analysis.columns import at
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, fixed, number, whole
-from phonosmith.report.page.deviations import PROPERTIES, errors_by_strategy, property_errors
+from phonosmith.report.charts.deviations import PROPERTIES, errors_by_strategy, property_errors
 from phonosmith.report.page.texts import space_group_text
 from phonosmith.report.page.verdicts import basis_of, name_text, verdict_badge
 

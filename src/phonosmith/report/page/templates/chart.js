@@ -99,7 +99,8 @@ class Chart {
 
   makeLegend() {
     const names = this.names();
-    if (names.length < 2 && !this.options.legend) return;
+    // nothing to tell apart, nothing to switch
+    if (this.chart.panels.every((panel) => panel.series.length < 2) && !this.options.legend) return;
     for (const one of names) {
       const button = element("button", { type: "button", "aria-pressed": String(!this.hidden.has(one.name)) }, this.legend);
       const [colour, dashes, marker] = this.looks[one.look] ?? ["grey", "", "o"];

@@ -11,8 +11,8 @@ from pymatgen.core import Structure
 from phonosmith.analysis.choice import chosen_potential, distinct_materials, in_order, largest_trainings
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.charts import Axis, Chart, Panel, Series, quartiles, rounded
-from phonosmith.report.page.deviations import PROPERTIES, costs_compared, errors_by_strategy, force_errors
+from phonosmith.report.charts.data import Axis, Chart, Panel, Series, quartiles, rounded
+from phonosmith.report.charts.deviations import PROPERTIES, costs_compared, errors_by_strategy, force_errors
 from phonosmith.report.page.texts import typeset
 from phonosmith.structures.standard import standard_primitive
 
@@ -148,7 +148,7 @@ def errors_chart(reports: Sequence[MaterialReport]) -> Chart | None:
             for name in names if name in row
         ]  # fmt: skip
         guides = [] if key == "phonon MAE" else [(0.0, "")]
-        panels.append(Panel(_named(names), Axis(typeset(f"{key}: deviation ({unit})")), series, y_guides=guides))
+        panels.append(Panel(_named(names), Axis(typeset(f"{key} ({unit})")), series, y_guides=guides))
     return Chart(
         "errors",
         "Deviations from the reference over materials: quartiles, whiskers to 1.5 quartile distances, all points",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from helpers.synthetic import synthetic_reports
-from phonosmith.report.page.charts import as_data, look, rounded
-from phonosmith.report.page.material_charts import (
+from phonosmith.report.charts.data import as_data, look, rounded
+from phonosmith.report.charts.material import (
     elastic_chart,
     energy_volume_chart,
     forces_chart,

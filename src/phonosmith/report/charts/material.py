@@ -11,8 +11,8 @@ from phonosmith.analysis.documents import MaterialReport, PotentialReport, Sampl
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
+from phonosmith.report.charts.data import Axis, Chart, Panel, Series, rounded
 from phonosmith.report.figures.phonons import TEMPERATURES, PhononCurves
-from phonosmith.report.page.charts import Axis, Chart, Panel, Series, rounded
 
 _MEV = 1000.0
 _RUNGS = ("delta", "transfer", "reference", "scratch", "foundation", "multihead", "delta+pft")

@@ -7,8 +7,7 @@ import pytest
 from pymatgen.core import Composition
 
 from helpers.synthetic import synthetic_reports, target
-from phonosmith.report.figures.elements import element_counts, elements_figure
-from phonosmith.report.page.campaign_charts import (
+from phonosmith.report.charts.campaign import (
     costs_chart,
     crystal_system,
     crystals_chart,
@@ -18,7 +17,8 @@ from phonosmith.report.page.campaign_charts import (
     verdict_counts,
     verdicts_chart,
 )
-from phonosmith.report.page.deviations import costs_compared, errors_by_strategy, force_errors, property_errors
+from phonosmith.report.charts.deviations import costs_compared, errors_by_strategy, force_errors, property_errors
+from phonosmith.report.figures.elements import element_counts, elements_figure
 from phonosmith.report.page.page import campaign_charts, variants, worst_first
 
 
