@@ -458,3 +458,12 @@ def test_every_builder_survives_one_material(fill):
         assert all(len(row) == len(block.columns) for block in table.blocks for row in block.rows)
     assert found.tables[0].blocks[0].texts == [["large", "0.270", "0.216", "0.068", "0.081", "0.054"]]
     assert found.tables[0].notes == [tables.QUARTILES, "1 material"]
+
+
+def test_no_p_across_potentials_of_one_crystal(thirteen):
+    """Five potentials of each of thirteen crystals are 65 numbers, but no 65 independent ones."""
+    rows = thirteen["correlation_force_phonon"].data.set_index("potentials")
+    assert rows.loc["all fine-tuned", "n"] > rows.loc["delta", "n"] == 13
+    assert np.isnan(rows.loc["all fine-tuned", "spearman_p"])
+    assert rows.loc["all fine-tuned", "spearman"] > 0
+    assert 0 <= rows.loc["delta", "spearman_p"] <= 1

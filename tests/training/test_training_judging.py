@@ -14,7 +14,7 @@ from phonosmith.structures.labels import label_frame
 from phonosmith.training.assemble import Groundwork, assemble
 from phonosmith.training.finetune import fine_tune
 from phonosmith.training.graphs import in_batches, relative_to
-from phonosmith.training.judging import predicted
+from phonosmith.training.judging import force_parity, predicted
 from phonosmith.training.losses import errors
 from phonosmith.training.spec import make_spec
 
@@ -95,6 +95,27 @@ def test_errors_from_kept_predictions_are_those_of_the_loop(tiny_model, tiny_fra
     assert assembly.foundation_errors("train", shifted=True).mae_energy_mev_per_atom < 0.5 * (
         assembly.foundation_errors("train").mae_energy_mev_per_atom
     )
+
+
+def test_force_parity_is_labels_beside_what_calculators_say(tiny_model, tiny_frames, monkeypatch):
+    """Through ASE, structure by structure; a part of the components is drawn evenly, in the same order of all three."""
+    from phonosmith.training import judging
+
+    module, frames = tiny_model(), tiny_frames(3, 9)
+    spec = make_spec("transfer")
+    assembly = assemble(Groundwork(MacePotential(module)), tiny_frames(2), frames, spec, replay=None, seed=0)
+    base = assembly.foundation_predicted("valid")
+    found = force_parity(assembly.raw["valid"], base, base)
+    labels = np.concatenate([atoms.get_forces().ravel() for atoms in frames])
+    ours = np.concatenate([MacePotential(module).evaluate([atoms])[0].forces.ravel() for atoms in frames])
+    # written in steps of 0.1 meV/Å
+    assert found.label == pytest.approx(1000 * labels, abs=0.051)
+    assert found.before == found.after == pytest.approx(1000 * ours, abs=0.051)
+    monkeypatch.setattr(judging, "MOST_COMPONENTS", 5)
+    few = force_parity(assembly.raw["valid"], base, base)
+    assert len(few.label) == 5
+    assert few.n_components == len(labels)
+    assert (few.label[0], few.before[-1]) == (found.label[0], found.before[-1])
 
 
 def test_a_set_that_does_not_fit_is_predicted_in_halves(tiny_model, tiny_frames, monkeypatch):

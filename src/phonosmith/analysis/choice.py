@@ -106,3 +106,19 @@ def largest_trainings(entries: Sequence[PotentialReport]) -> list[PotentialRepor
 def chosen_potential(report: MaterialReport) -> PotentialReport | None:
     """Return the potential a user would take: the first fit one (they are sorted by phonons), else the first."""
     return next((entry for entry in report.strategies if entry.verdict.fit), next(iter(report.strategies), None))
+
+
+def all_entries(report: MaterialReport) -> list[PotentialReport]:
+    """Return the foundation and every training."""
+    return [report.foundation, *report.strategies]
+
+
+def one_per_strategy(report: MaterialReport) -> list[tuple[str, PotentialReport]]:
+    """Return foundation and each strategy's largest training, by the name figures use."""
+    return [("foundation", report.foundation)] + [(e.strategy, e) for e in largest_trainings(report.strategies)]
+
+
+def entry_name(entry: PotentialReport, report: MaterialReport) -> str:
+    """Return the strategy, with its training structures where one strategy was trained on several sizes."""
+    same = [other for other in report.strategies if other.strategy == entry.strategy]
+    return f"{entry.strategy}, {entry.n_train} structures" if len(same) > 1 else entry.strategy

@@ -18,6 +18,7 @@ from phonosmith.evaluation.phonons.qha import QhaDoc
 from phonosmith.evaluation.verdict import GivenLimits, Verdict
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
+from phonosmith.training.documents import ForceParity
 
 MATERIAL_SCHEMA = 2
 
@@ -151,6 +152,7 @@ class PotentialReport(Document):
     valid_force_mae: float | None = Field(None, description="validation force MAE, meV/Å")
     valid_energy_mae: float | None = Field(None, description="validation energy MAE, meV/atom")
     valid_stress_mae: float | None = Field(None, description="validation stress MAE, meV/Å³")
+    parity: ForceParity | None = Field(None, description="forces of validation labels and predictions")
     n_parameters: int | None = Field(None, description="parameters of the model")
     n_changed: int | None = Field(None, description="parameters that differ from the foundation's")
     improved: bool | None = Field(None, description="validation loss below the foundation's")

@@ -39,6 +39,11 @@ class Cell:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def is_number(self) -> bool:
+        """Tell whether this is a number, or the dash in place of one."""
+        return isinstance(self.key, int | float) or self.text == DASH
+
 
 Columns = Sequence[tuple[str, str, Callable[[Any], Cell | str]]]
 """Name of a column, dotted path within an item (the item itself where empty), and how what is there is written."""
@@ -46,30 +51,23 @@ Columns = Sequence[tuple[str, str, Callable[[Any], Cell | str]]]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns whose names include units; the first cell of each row is its header.
-
-    ``sortable``: by a reader; ``numeric``: columns of numbers.
-    """
+    """Rows under columns whose names include units; the first cell of each row is its header."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
-    sortable: bool = False
-    numeric: frozenset[int] = frozenset()
 
     @classmethod
-    def of(
-        cls,
-        caption: str,
-        items: Iterable[object],
-        columns: Columns,
-        *,
-        sortable: bool = False,
-        numeric: Iterable[int] = (),
-    ) -> Table:
+    def of(cls, caption: str, items: Iterable[object], columns: Columns) -> Table:
         """Return a row for each item."""
         rows = [[write(at(item, path) if path else item) for _, path, write in columns] for item in items]
-        return cls(caption, [name for name, _, _ in columns], rows, sortable, frozenset(numeric))
+        return cls(caption, [name for name, _, _ in columns], rows)
+
+    @property
+    def numeric(self) -> frozenset[int]:
+        """Columns of numbers: every cell sorts as one or says that there is none."""
+        places = range(1, len(self.columns))
+        return frozenset(i for i in places if self.rows and all(row[i].is_number for row in self.cells))
 
     @property
     def cells(self) -> list[list[Cell]]:

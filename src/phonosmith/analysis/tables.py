@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from itertools import groupby
 
@@ -407,23 +407,29 @@ def paired_table(sources: Sources, metric: str) -> CampaignTable | None:
 
 
 def correlation_table(sources: Sources) -> CampaignTable | None:
-    """Return how force and phonon errors go together, by strategy and over all fine-tuned potentials."""
+    """Return how force and phonon errors go together, by strategy and over all fine-tuned potentials.
+
+    Several potentials of one crystal are no independent pairs: such a group has correlations, but no p.
+    """
     rows = sources.rows.dropna(subset=[FORCE, PHONON])
     if not len(rows):
         return None
     groups = {one: rows[rows["strategy"] == one] for one in in_order(rows["strategy"])}
     groups["all fine-tuned"] = rows[rows["strategy"] != FOUNDATION]
-    data = [
-        {"source": SOURCE, "potentials": name, **asdict(correlation(group[FORCE], group[PHONON]))}
-        for name, group in groups.items()
-    ]
+    data = []
+    for name, group in groups.items():
+        found = correlation(group[FORCE], group[PHONON])
+        if group["material"].duplicated().any():
+            found = replace(found, spearman_p=float("nan"), pearson_p=float("nan"))
+        data.append({"source": SOURCE, "potentials": name, **asdict(found)})
     columns: Columns = (
         ("potentials", "potentials", str), ("pairs", "n", str), ("Spearman", "spearman", fixed(2)),
         ("p", "spearman_p", _p_value), ("Pearson", "pearson", fixed(2)), ("p", "pearson_p", _p_value),
         ("Pearson of logarithms", "pearson_log", fixed(2)),
     )  # fmt: skip
     names = "correlation_force_phonon", f"Validation force MAE and phonon MAE: {sources.choice}"
-    return _list_table(names, tidy(data), columns)
+    notes = ["p only where every pair is another crystal: several potentials of one crystal are not independent"]
+    return _list_table(names, tidy(data), columns, notes)
 
 
 def outlier_table(sources: Sources) -> CampaignTable | None:

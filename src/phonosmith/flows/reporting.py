@@ -298,6 +298,7 @@ def _with_training(entry: PotentialReport, training: TrainingDocument) -> Potent
             "training_seconds": training.seconds,
             "train_force_mae": training.metrics["train"].after.mae_forces_mev_per_angstrom,
             **_valid_errors(training.metrics["valid"].after),
+            "parity": training.parity,
             "curve": TrainingCurve(
                 epoch=[line["epoch"] for line in training.history],
                 train_loss=[line.get("train_loss") for line in training.history],

@@ -213,9 +213,13 @@ class Assembly:
         """Precision of foundation and start."""
         return next(self.foundation.parameters()).dtype
 
+    def foundation_predicted(self, split: str) -> Predicted:
+        """Return the foundation's predictions of a split, computed once."""
+        return self.ground.predicted(self.base, self.frames[split], self.device)
+
     def foundation_errors(self, split: str, *, shifted: bool = False) -> Errors:
         """Return the foundation's errors on a split, with its own atomic energies or with those suited to the data."""
-        found = self.ground.predicted(self.base, self.frames[split], self.device)
+        found = self.foundation_predicted(split)
         graphs = self.replay if split == "replay" else self.raw[split]
         return found.errors(relative_to(graphs, self.suited, 0) if shifted else graphs, self.spec)
 

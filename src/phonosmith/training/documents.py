@@ -63,6 +63,15 @@ class ReplayUse(Document):
     after: Errors = Field(description="trained model (its replay head, where it has one) on the replay structures")
 
 
+class ForceParity(Document):
+    """Force components of the validation labels beside the predictions, evenly drawn from all of them."""
+
+    label: list[float] = Field(description="of the reference, meV/Å")
+    before: list[float] = Field(description="of the foundation, meV/Å")
+    after: list[float] = Field(description="of the trained model, meV/Å")
+    n_components: int = Field(description="components there are")
+
+
 class TrainingChecks(Document):
     """Whether what was asked for happened."""
 
@@ -79,6 +88,7 @@ class TrainingDocument(Document):
     spec: TrainSpec = Field(description="every setting")
     seed: int = Field(description="seed of every random draw")
     metrics: dict[str, SplitErrors] = Field(description="errors by split: train, valid")
+    parity: ForceParity | None = Field(None, description="forces of validation labels and predictions")
     improved: bool = Field(
         description="validation loss (plus the weighted error of columns that judge, if any) below the foundation's, "
         "both with the same energy reference"

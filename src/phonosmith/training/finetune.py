@@ -34,7 +34,7 @@ from phonosmith.training.documents import (
 )
 from phonosmith.training.energies import settled_shift
 from phonosmith.training.graphs import compositions, relative_to
-from phonosmith.training.judging import predicted
+from phonosmith.training.judging import force_parity, predicted
 from phonosmith.training.loop import Fitter, epoch_reporter
 from phonosmith.training.placement import asked_device, choose_training_device
 from phonosmith.training.spec import TrainSpec
@@ -344,6 +344,7 @@ def _judged(
         spec=spec,
         seed=fitter.seed,
         metrics=metrics,
+        parity=force_parity(assembly.raw["valid"], assembly.foundation_predicted("valid"), found["valid"]),
         improved=improved,
         finished=state.finished,
         stop_reason=state.reason,

@@ -15,13 +15,17 @@ from phonosmith.potentials.backend import Backend, Predictions
 from phonosmith.potentials.base import Array
 from phonosmith.potentials.graphs import Graph, batches, collate, frozen, numpy64
 from phonosmith.potentials.torch_potential import TorchPotential
-from phonosmith.training.documents import Errors
+from phonosmith.training.documents import Errors, ForceParity
 from phonosmith.training.graphs import LabelledBatch, LabelledGraph, labelled_batch
 from phonosmith.training.losses import errors_of, prediction_sums
 from phonosmith.training.spec import TrainSpec
 
 if TYPE_CHECKING:
     from phonosmith.potentials.graphs import Batch
+
+
+MOST_COMPONENTS = 300
+"""Of a force parity: what a figure can show, small enough for every report."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,15 @@ class Predicted:
                 ),
                 batch,
             )
+
+
+def force_parity(graphs: Sequence[LabelledGraph], before: Predicted, after: Predicted) -> ForceParity:
+    """Return force components of labels and of two predictions of them, at most `MOST_COMPONENTS`, in order."""
+    label = np.concatenate([one.forces.ravel() for one in graphs])
+    shown = np.linspace(0, len(label) - 1, min(len(label), MOST_COMPONENTS)).astype(int)
+    sides = (label, *(numpy64(one.forces).ravel() for one in (before, after)))
+    rows = [np.round(1000 * side[shown], 1).tolist() for side in sides]
+    return ForceParity(label=rows[0], before=rows[1], after=rows[2], n_components=len(label))
 
 
 def _without_edges(one: LabelledGraph) -> LabelledGraph:

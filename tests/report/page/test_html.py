@@ -1,19 +1,24 @@
 """The page as a document: everything in it, everything escaped, nothing from elsewhere."""
 
+import base64
 import itertools
+import json
 import os
 import re
 import subprocess
 import sys
+import zlib
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
 from helpers.synthetic import synthetic_reports
 from phonosmith.analysis.table import number
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.content import space_group_text, unique_slugs
 from phonosmith.report.page.html import write_report
+from phonosmith.report.page.texts import formula_text, space_group_text, typeset, unique_slugs
+from phonosmith.report.page.verdicts import tiles
 
 HOSTILE = "<script>alert('x')</script>\"'&<img src=x onerror=alert(1)> Si\u202eₓ‑{{7*7}}"
 
@@ -23,7 +28,7 @@ class Outline(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.text, self._inside = [], [], []
+        self.tags, self.text, self._inside, self.scripts = [], [], [], {}
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
@@ -38,6 +43,8 @@ class Outline(HTMLParser):
     def handle_data(self, data):
         if not {"script", "style"} & set(self._inside):
             self.text.append(data)
+        elif self._inside[-1] == "script" and "id" in self.tags[-1][1]:
+            self.scripts[self.tags[-1][1]["id"]] = data
 
     def all(self, *names):
         return [attrs for tag, attrs in self.tags if tag in names]
@@ -55,16 +62,25 @@ def page(tmp_path_factory):
     return found, outline(found.path)
 
 
-def test_headings_descend_one_by_one_and_every_picture_has_words(page):
+def data(found, name):
+    """Return the data a page holds under an id."""
+    return json.loads(zlib.decompress(base64.b64decode(found.scripts[name])))
+
+
+def test_headings_descend_one_by_one_and_every_figure_has_words(page):
     _, found = page
     levels = [int(tag[1]) for tag, _ in found.tags if re.fullmatch(r"h[1-6]", tag)]
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    pictures = found.all("img")
-    assert len(pictures) > 8
-    assert all(len(picture["alt"]) > 20 for picture in pictures)
-    assert all(picture["src"].startswith("data:image/webp;base64,") for picture in pictures)
+    assert all(len(picture["alt"]) > 20 for picture in found.all("img"))
+    assert all(picture["src"].startswith("data:image/webp;base64,") for picture in found.all("img"))
+    for attrs in found.all("section"):
+        if attrs.get("class") == "material":
+            charts = data(found, f"{attrs['id']}-data")["charts"]
+            assert {"sampling", "training", "labels", "elastic", "eos"} <= {chart["key"] for chart in charts}
+            assert all(len(chart["alt"]) > 20 for chart in charts)
+    assert len(found.all("figcaption")) == len(found.all("figure"))
 
 
 def test_a_screen_reader_finds_its_way(page):
@@ -97,7 +113,7 @@ def test_every_part_of_a_material_is_there_or_named_as_missing(page):
     for word in ("Phonons", "Thermal", "Stability", "Elastic", "Equation of state", "Structure", "Sampling",
                  "Labels and audit", "Training", "Costs", "Provenance"):  # fmt: skip
         assert word in text, word
-    assert "Not part of this report: thermal expansion and conductivity, phase transitions, forgetting." in text
+    assert "Not part of this report: phase transitions, thermal expansion and conductivity, forgetting." in text
     assert "late" in text
     # the references of these reports lead nowhere: said, not hidden
     assert "cannot be drawn" in text
@@ -105,12 +121,16 @@ def test_every_part_of_a_material_is_there_or_named_as_missing(page):
 
 def test_numbers_on_the_page_are_those_of_the_documents(tmp_path):
     (report,) = synthetic_reports(1, strategies=("transfer", "delta"))
-    text = " ".join(outline(write_report([report], tmp_path / "a.html").path).text)
+    page = outline(write_report([report], tmp_path / "a.html").path)
+    text = " ".join(page.text)
     for entry in [report.foundation, *report.strategies]:
         assert f"{entry.phonons.mae_thz:.3f}" in text
-        assert f"{entry.phonons.omega_max_error_percent:+.2f}" in text
-    assert report.labels.train.sha256 in text
-    assert report.foundation.potential.sha256 in text
+        assert f"{entry.phonons.omega_max_error_percent:+.2f}".replace("-", "\N{MINUS SIGN}") in text
+    # digests are short, with the whole one to copy
+    copied = {attrs["data-copy"] for attrs in page.all("code")}
+    assert {report.labels.train.sha256, report.foundation.potential.sha256} <= copied
+    assert report.labels.train.sha256[:12] in text
+    assert report.labels.train.sha256 not in text
 
 
 def hostile_report():
@@ -141,11 +161,15 @@ def test_hostile_names_stay_text(tmp_path):
         unfinished={HOSTILE: HOSTILE},
     )
     page = outline(found.path)
-    # one script, ours; no picture but embedded ones; no event handlers
-    assert len(page.all("script")) == 1
+    # one script, ours, beside data; no picture but embedded ones; no event handlers
+    scripts = page.all("script")
+    assert [attrs for attrs in scripts if attrs.get("type") != "text/plain"] == [{}]
+    assert len(scripts) == 4
+    sections = [data(page, name) for name in page.scripts]
+    assert len(sections) == 3
     assert all(image["src"].startswith("data:image/webp") for image in page.all("img"))
     assert not [attrs for _, attrs in page.tags for name in attrs if name.startswith("on")]
-    assert HOSTILE in "".join(page.text)
+    assert typeset(HOSTILE) in "".join(page.text)
     assert "49" not in re.findall(r"Si\S*", "".join(page.text))
     written = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert all(re.fullmatch(r"[a-z0-9.+/-]+", name) for name in written)
@@ -160,6 +184,12 @@ def test_names_become_safe_addresses_and_numbers_readable():
     ]  # fmt: skip
     assert [number(value, 2).text for value in (-0.004, 1.005, None, float("nan"))] == ["0.00", "1.00", "–", "–"]
     assert space_group_text("P4_2/mnm") == "P4₂/mnm"
+    assert [formula_text(one) for one in ("Bi2Te3", "Ca(OH)2", "Li0.5CoO2", "Si")] == [
+        "Bi₂Te₃", "Ca(OH)₂", "Li₀.₅CoO₂", "Si",
+    ]  # fmt: skip
+    assert typeset("ω_max off by -5.1 %, MACE-MP-0b3 on 2026-01-01, Fd-3m") == (
+        "ωₘₐₓ off by −5.1 %, MACE-MP-0b3 on 2026-01-01, Fd-3m"
+    )
 
 
 def test_no_report_at_all_is_a_page_that_says_so(tmp_path):
@@ -168,16 +198,51 @@ def test_no_report_at_all_is_a_page_that_says_so(tmp_path):
     assert found.problems == []
 
 
-def test_rehearsals_and_production_are_marked(tmp_path):
-    played = synthetic_reports(1, strategies=("delta",), elastic=False)
-    blind = synthetic_reports(1, strategies=("delta",), mode="production", elastic=False)
-    text = " ".join(outline(write_report([*played, *blind], tmp_path / "a.html").path).text)
-    assert "made by a stand-in for the DFT program" in text
-    assert "judged without reference phonons" in text
-    real = played[0].model_copy(update={"rehearsal": False, "material": "real"})
-    text = " ".join(outline(write_report([real], tmp_path / "b.html").path).text)
-    assert "stand-in" not in text
-    assert "production" not in text.lower()
+def headline_of(found):
+    """Return what stands before the first figure."""
+    return " ".join(found.text).split("Phonon MAE")[0]
+
+
+def test_only_dft_makes_a_claim_about_the_material(tmp_path):
+    """The same numbers: a stand-in, a potential in the place of DFT, DFT, and DFT without phonons."""
+    (played,) = synthetic_reports(1, strategies=("delta",), elastic=False)
+    played.strategies[0].verdict = played.strategies[0].verdict.model_copy(update={"fit": True, "reasons": []})
+    (blind,) = synthetic_reports(1, strategies=("delta",), elastic=False, mode="production")
+    toy = played.model_copy(update={"rehearsal": False, "reference": "embedded-reference"})
+    real = toy.model_copy(update={"reference": "vasp PBE"})
+    blind = blind.model_copy(update={"rehearsal": False, "reference": "vasp PBE"})
+    texts = {}
+    for name, report in (("played", played), ("toy", toy), ("real", real), ("blind", blind)):
+        page = outline(write_report([report], tmp_path / f"{name}.html").path)
+        texts[name] = " ".join(page.text)
+        sizes = {attrs["class"] for attrs in page.all("p") if attrs.get("class") in ("headline", "grounds")}
+        assert sizes == {"headline", "grounds"}
+    for name, words in (("played", "a program that stands in for VASP"), ("toy", "no evidence about the real crystal")):
+        assert words in texts[name]
+        assert "fit to a toy" in texts[name]
+        assert "be trusted" not in texts[name]
+    assert "delta can be trusted for harmonic phonons" in texts["real"]
+    assert "fit to a toy" not in texts["real"]
+    assert "stands in" not in texts["real"]
+    assert "no reference phonons. Judged by validation forces" in texts["blind"]
+    for name in ("played", "toy", "real"):
+        assert "small demonstration model" in texts[name]
+
+
+def test_numbers_of_the_verdict_stand_beside_limits_and_spread(tmp_path):
+    reports = synthetic_reports(1, strategies=("delta",), seeds=3, elastic=False)
+    found = [report.strategies[0].phonons.mae_thz for report in reports]
+    page = outline(write_report(reports, tmp_path / "a.html").path)
+    text = " ".join(" ".join(page.text).split())
+    assert f"limit {0.1:g} THz" in text
+    assert f"3 seeds: {min(found):.3f} to {max(found):.3f} THz" in text
+    assert f"foundation {reports[0].foundation.phonons.mae_thz:.3f} THz" in text
+    # the interval of a committee, where a report has one
+    sure = reports[0].strategies[0].model_copy(update={"expected_mae_thz": SimpleNamespace(low=0.0511, high=0.0622)})
+    one = reports[0].model_copy(update={"strategies": [sure]})
+    assert "committee: 0.051 to 0.062 THz" in [line for tile in tiles(one, reports) for line in tile.lines]
+    alone = " ".join(outline(write_report(reports[:1], tmp_path / "b.html").path).text)
+    assert "one seed: spread not known" in alone
 
 
 def test_a_damaged_part_does_not_cost_the_page(tmp_path):
@@ -185,7 +250,7 @@ def test_a_damaged_part_does_not_cost_the_page(tmp_path):
     broken = report.model_copy(update={"structure": {"lattice": "nonsense"}})
     text = " ".join(outline(write_report([broken], tmp_path / "a.html").path).text)
     assert "This part could not be made" in text
-    assert report.labels.train.sha256 in text
+    assert report.labels.train.sha256[:12] in text
 
 
 @pytest.mark.slow
@@ -223,7 +288,8 @@ def test_a_reader_without_a_display(tmp_path):
         "from pathlib import Path\n"
         "from phonosmith.report.page.html import write_report\n"
         "from helpers.synthetic import synthetic_reports\n"
-        f"found = write_report(synthetic_reports(1, strategies=('delta',)), Path({str(tmp_path)!r}) / 'a.html')\n"
+        "reports = synthetic_reports(2, strategies=('delta',))\n"
+        f"found = write_report(reports, Path({str(tmp_path)!r}) / 'a.html')\n"
         "assert 'data:image/webp' in found.path.read_text()\n"
         "assert 'tkinter' not in sys.modules\n"
     )
@@ -262,7 +328,7 @@ def test_transitions_and_forgetting_have_tables_and_figures(tmp_path):
     report.reference_result.transitions = found.model_copy(update={"method": "DFT"})
     page = outline(write_report([report], tmp_path / "a.html").path)
     text = " ".join(page.text)
-    for word in ("-1.234", "-12.30", "P6₃cm (185)", "120.0", "1.50", "replay pool: no labels"):
+    for word in ("−1.234", "−12.30", "P6₃cm (185)", "120.0", "1.50", "replay pool: no labels"):
         assert word in text, word
     captions = [image["alt"] for image in page.all("img")]
     for word in ("Energy along the imaginary modes", "Energies of the phases", "Force errors of delta"):

@@ -1,6 +1,7 @@
-"""The page in a browser: quiet console, working tables, pictures, phone width, no network."""
+"""The page in a browser: quiet console, working tables and figures, modes, filter, phone width, dark, no network."""
 
 import json
+import time
 
 import pytest
 
@@ -11,6 +12,41 @@ from phonosmith.settings import get_settings
 pytestmark = pytest.mark.slow
 
 TITLE = "<script>document.title='taken'</script> & \"quotes\""
+CONTRAST = """
+const luminance = (colour) => {
+  const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((one) => one / 255);
+  const [r, g, b] = parts.map((one) => (one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+};
+const behind = (node) => {
+  for (let one = node; one; one = one.parentElement) {
+    const colour = getComputedStyle(one).backgroundColor;
+    if (!/, 0\\)$/.test(colour) && colour !== "transparent") return colour;
+  }
+  return "rgb(255, 255, 255)";
+};
+const poor = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+let count = 0;
+while (walker.nextNode()) {
+  const node = walker.currentNode.parentElement;
+  const words = walker.currentNode.textContent.trim().slice(0, 40);
+  if (!words || !node.checkVisibility() || node.closest("script,noscript,option,button:disabled")) continue;
+  const style = getComputedStyle(node);
+  const ink = node.ownerSVGElement ? style.fill : style.color;
+  const [high, low] = [luminance(ink), luminance(behind(node))].sort((a, b) => b - a);
+  count += 1;
+  if ((high + 0.05) / (low + 0.05) < 4.5) poor.push([words, ink, behind(node)]);
+}
+return [count, poor];
+"""
+"""Texts seen, and those whose contrast with what lies behind them is below 4.5, by the formula of WCAG 2."""
+NAMES = """
+const named = (one) => (one.getAttribute("aria-label") || one.textContent || one.labels?.[0]?.textContent || "").trim();
+const usable = document.querySelectorAll("button, a, input, select, canvas, svg[role=img], summary");
+const parts = [...usable].filter((one) => one.checkVisibility());
+return [parts.length, parts.filter((one) => !named(one)).map((one) => one.outerHTML.slice(0, 80))];
+"""
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +65,16 @@ def address(tmp_path_factory):
     return found.path.as_uri()
 
 
+def opened(driver, address, place=""):
+    """Open the page, or one of its materials, and wait for the interactive figure."""
+    driver.get(address + place)
+    for _ in range(200):
+        if driver.execute_script("return document.querySelector('.material.current .bands.ready') !== null"):
+            return driver
+        time.sleep(0.1)
+    raise AssertionError("the figure was not drawn")
+
+
 def column(driver, index):
     cells = driver.execute_script(
         "return [...document.querySelectorAll('#overview tbody tr')].map(row => row.cells[arguments[0]].textContent)",
@@ -43,18 +89,27 @@ def requests(driver):
     sent = [entry["params"] for entry in entries if entry["method"] == "Network.requestWillBeSent"]
     urls = [item["request"]["url"] for item in sent if item["documentURL"].startswith("file:")]
     assert urls, "the log holds at least the page"
-    return [url for url in urls if not url.startswith(("data:", "file:"))]
+    return [url for url in urls if not url.startswith(("data:", "file:", "blob:"))]
 
 
 def test_opens_quietly_and_asks_nobody(address, browser):
     with browser(1280) as driver:
-        driver.get(address)
+        opened(driver, address)
         assert driver.title == TITLE
         assert driver.find_element("css selector", "h1").text == TITLE
-        driver.find_element("id", "open-all").click()
-        states = driver.execute_script("return [...document.querySelectorAll('details')].map(part => part.open)")
-        assert len(states) > 20
+        driver.find_element("css selector", ".material.current .open-all").click()
+        states = driver.execute_script(
+            "return [...document.querySelectorAll('.material.current details.part')].map(part => part.open)"
+        )
+        assert len(states) > 8
         assert all(states)
+        # every chart of what is open is drawn, with something in it
+        charts = driver.execute_script(
+            "return [...document.querySelectorAll('.material.current [data-chart]')].map(one =>"
+            " one.querySelectorAll('.chart-svg .series').length)"
+        )
+        assert len(charts) >= 4
+        assert all(charts)
         assert driver.get_log("browser") == []
         assert requests(driver) == []
 
@@ -79,47 +134,146 @@ def test_tables_sort_by_click_and_by_keyboard(address, browser):
         assert [float(text) for text in shown[:-1]] == sorted(numbers, reverse=True)
         # what is not known stays last
         assert shown[-1] == "–"
-        heads[0].find_element("css selector", "button").send_keys(Keys.SPACE)
-        assert [head.get_attribute("aria-sort") for head in heads].count("ascending") == 1
-        names = column(driver, 0)
-        assert names == sorted(names, key=str.lower)
-        box = driver.find_element("id", "filter")
-        box.send_keys(names[-1])
-        assert driver.find_element("id", "shown").text == "1 of 4 materials"
+        # nine columns at first, the others on request
+        seen = "return [...document.querySelectorAll('#overview thead th')].filter(one => !one.hidden).length"
+        assert driver.execute_script(seen) == 9
+        driver.execute_script("document.querySelector('.columns').open = true")
+        driver.find_element("css selector", ".columns").find_elements("css selector", "input")[-1].click()
+        assert driver.execute_script(seen) == 10
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_every_picture_is_drawn_and_the_page_is_no_wider_than_the_window(address, browser, width):
-    with browser(width) as driver:
-        driver.get(address)
-        driver.find_element("id", "open-all").click()
-        sizes = driver.execute_async_script(
-            "const done = arguments[0]; const all = [...document.images];"
-            "all.forEach(image => { image.loading = 'eager'; });"
-            "document.querySelectorAll('.material').forEach(part => { part.style.contentVisibility = 'visible'; });"
-            "Promise.all(all.map(image => image.decode())).then("
-            "() => done(all.map(image => [image.naturalWidth, image.getBoundingClientRect().width])),"
-            "problem => done(String(problem)));"
+def test_one_material_at_a_time_and_the_filter_hides_the_others(address, browser):
+    with browser(1280) as driver:
+        opened(driver, address, "#material-material")
+
+        def visible():
+            return driver.execute_script(
+                "const all = [...document.querySelectorAll('.material')];"
+                "return all.filter(one => one.checkVisibility()).map(one => one.id)"
+            )
+
+        links = driver.execute_script(
+            "return [...document.querySelectorAll('#overview tbody a')].map(one => one.getAttribute('href').slice(1))"
         )
-        assert len(sizes) > 20
-        assert all(natural > 300 and 0 < shown <= width for natural, shown in sizes), sizes
+        assert len(visible()) == 1
+        driver.get(address)
+        assert visible() == links[:1]  # worst first: the one without a potential
+        driver.find_element("id", "next").click()
+        assert visible() == links[1:2]
+        assert driver.find_element("id", "place").text == "2 of 4"
+        assert driver.current_url.endswith(f"#{links[1]}")
+        driver.find_element("id", "previous").click()
+        assert visible() == links[:1]
+        name = driver.find_elements("css selector", "#overview tbody a")[2].text
+        driver.find_element("id", "filter").send_keys(name)
+        assert driver.find_element("id", "shown").text == "1 of 4 materials"
+        assert visible() == links[2:3]
+        assert driver.find_element("id", "next").get_attribute("disabled")
+        # a point of the scatter opens its material
+        driver.find_element("id", "filter").send_keys("\ue003" * len(name))
+        driver.execute_script("document.querySelector('[data-chart=improvement] .chart-svg').focus()")
+        driver.switch_to.active_element.send_keys("\ue014", "\ue007")  # right, enter
+        assert visible()[0] in links
+
+
+def test_a_band_point_is_read_switched_zoomed_and_moves_the_crystal(address, browser, tmp_path):
+    from selenium.webdriver import ActionChains
+
+    with browser(1280) as driver:
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        opened(driver, address)
+        driver.find_element("id", "next").click()
+        opened(driver, driver.current_url)
+        section = driver.find_element("css selector", ".material.current")
+        bands = section.find_element("css selector", ".bands")
+        names = [one.text for one in bands.find_elements("css selector", ".legend button")]
+        assert names == ["reference", "before (foundation)", names[2], names[3]]
+        states = [one.get_attribute("aria-pressed") for one in bands.find_elements("css selector", ".legend button")]
+        assert states.count("false") == 1  # the fourth side can be switched on
+        lines = "return document.querySelectorAll('.material.current .bands .series').length"
+        before = driver.execute_script(lines)
+        bands.find_elements("css selector", ".legend button")[0].click()
+        assert driver.execute_script(lines) == before - 2  # its bands and its density of states
+        bands.find_elements("css selector", ".legend button")[0].click()
+        drawing = bands.find_element("css selector", ".chart-svg")
+        # by mouse: the first corner, its highest band
+        middle = driver.execute_script(
+            "const path = document.querySelector('.material.current .bands .series.reference .line').getAttribute('d');"
+            "const [x, y] = path.slice(1).split('L')[0].split(' ').map(Number);"
+            "const box = document.querySelector('.material.current .bands .chart-svg');"
+            "box.scrollIntoView({block: 'center'}); return [x - box.clientWidth / 2 + 1, y - box.clientHeight / 2]"
+        )
+        ActionChains(driver).move_to_element_with_offset(drawing, round(middle[0]), round(middle[1])).perform()
+        assert "branch 1: reference" in bands.find_element("css selector", ".readout").text
+        ActionChains(driver).move_to_element_with_offset(drawing, round(middle[0]) + 150, -60).click().perform()
+        words = bands.find_element("css selector", ".readout").text
+        assert words.endswith("THz")
+        title = section.find_element("css selector", ".viewer-title").text
+        assert "of reference" in title
+        pixels = (
+            "const c = document.querySelector('.material.current canvas');"
+            "const { data } = c.getContext('2d').getImageData(0, 0, c.width, c.height);"
+            "return data.reduce((a, b) => (a * 31 + b) % 1e9, 7)"
+        )
+        first = driver.execute_script(pixels)
+        time.sleep(0.5)
+        assert driver.execute_script(pixels) != first, "the atoms move"
+        for button in section.find_elements("css selector", ".viewer button"):
+            if button.text in ("Save XYZ", "Save for v_sim"):
+                button.click()
+        for _ in range(50):
+            files = sorted(path.suffix for path in tmp_path.iterdir())
+            if files == [".ascii", ".xyz"]:
+                break
+            time.sleep(0.1)
+        # zoom by keyboard, and back
+        drawing = bands.find_element("css selector", ".chart-svg")
+        drawing.send_keys("+")
+        reset = bands.find_element("css selector", ".chart-tools button")
+        assert reset.text == "Reset zoom"
+        reset.click()
+        assert not reset.is_displayed()
+    from ase.io import read
+
+    (xyz,), (ascii_file,) = tmp_path.glob("*.xyz"), tmp_path.glob("*.ascii")
+    frames = read(xyz, ":")
+    assert len(frames) == 24
+    largest = max(abs(frame.positions - frames[0].positions).max() for frame in frames)
+    assert 0.1 < largest < 1.5
+    shown = read(ascii_file, format="v-sim")
+    assert shown.get_volume() == pytest.approx(frames[0].get_volume() * len(shown) / len(frames[0]), rel=1e-4)
+    distances = [atoms.get_all_distances(mic=True).max() for atoms in (shown,)]
+    assert distances[0] == pytest.approx(2.35, abs=0.05)  # neighbours in silicon
+
+
+@pytest.mark.parametrize(("width", "mode"), [(1280, "light"), (768, "dark"), (390, "light"), (320, "dark")])
+def test_every_width_and_mode_can_be_read(address, browser, width, mode):
+    """No wider than the window, contrast of every text at least 4.5, a name for everything that can be used."""
+    with browser(width) as driver:
+        scheme = {"features": [{"name": "prefers-color-scheme", "value": mode}]}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
+        opened(driver, address)
+        driver.find_element("css selector", ".material.current .open-all").click()
+        time.sleep(0.3)
         wide = driver.execute_script(
             "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
         assert wide[0] <= wide[1]
+        count, poor = driver.execute_script(CONTRAST)
+        assert count > 300
+        assert poor == []
+        count, nameless = driver.execute_script(NAMES)
+        assert count > 50
+        assert nameless == []
 
 
-def test_a_figure_can_be_enlarged_and_left_with_the_keyboard(address, browser):
-    from selenium.webdriver.common.keys import Keys
-
-    with browser(390) as driver:
+def test_without_scripts_there_are_pictures_and_every_material(address, browser):
+    with browser(1280) as driver:
+        driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
         driver.get(address)
-        button = driver.find_element("css selector", "#campaign ~ .pictures .enlarge")
-        button.send_keys(Keys.ENTER)
-        dialog = driver.find_element("id", "zoom")
-        assert dialog.get_attribute("open")
-        large = dialog.find_element("css selector", "img")
-        assert large.size["width"] > 390
-        assert large.get_attribute("alt")
-        driver.switch_to.active_element.send_keys(Keys.ESCAPE)
-        assert not dialog.get_attribute("open")
+        materials = driver.find_elements("css selector", ".material")
+        assert len(materials) == 4
+        assert all(one.is_displayed() for one in materials)
+        pictures = driver.find_elements("css selector", ".main-chart img")
+        assert len(pictures) == 4
+        assert all(one.get_attribute("alt").startswith("Phonon bands") for one in pictures)

@@ -8,14 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
+from phonosmith.evaluation.mechanics.documents import EosDoc
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
 from phonosmith.report.figures.style import (
     NAMED,
     REFERENCE,
     LineStyle,
     escape_math,
-    legend_above,
     line_style,
     new_figure,
     styled,
@@ -74,52 +73,4 @@ def energy_volume_figure(sides: Sequence[EosDoc], names: Sequence[str] | None = 
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, -0.06 * high), high + 0.08 * (high - low) * (1 + len(axes.get_legend_handles_labels()[1])))
     axes.legend(frameon=False, fontsize="small", loc="upper center")
-    return figure
-
-
-def independent_constants(tensor: Sequence[Sequence[float]], floor: float = 0.5) -> list[tuple[int, int]]:
-    """Return the entries of a Voigt tensor that differ from those before them by more than ``floor`` GPa.
-
-    Entries that symmetry makes equal (C22 = C11 of a cubic crystal) or zero are left out.
-    """
-    values = np.array(tensor, dtype=float)
-    pairs = [(i, i) for i in range(6)] + [(i, j) for i in range(6) for j in range(i + 1, 6)]
-    chosen: list[tuple[int, int]] = []
-    for pair in pairs:
-        known = [values[other] for other in chosen if (other[0] == other[1]) == (pair[0] == pair[1])]
-        if abs(values[pair]) > floor and all(abs(values[pair] - value) > floor for value in known):
-            chosen.append(pair)
-    return chosen
-
-
-@styled
-def elastic_figure(sides: Sequence[ElasticDoc], names: Sequence[str]) -> Figure:
-    """Return the figure of elastic constants, moduli and Slack conductivity of one material by several methods.
-
-    Entries shown are the independent ones of the first side, the reference where there is one. ``names``: strategies.
-    """
-    if not sides:
-        raise InputError("There are no elastic constants to draw.", "Pass at least one document.")
-    pairs = independent_constants(sides[0].fit.tensor)[:13]
-    ticks = [f"$C_{{{i + 1}{j + 1}}}$" for i, j in pairs] + ["$K$", "$G$"]
-    figure = new_figure(6.6, 3.0)
-    left, right = figure.subplots(1, 2, width_ratios=[max(len(ticks), 4), 1.6])
-    for index, (side, name) in enumerate(zip(sides, names, strict=True)):
-        style = line_style(name)
-        moduli = side.fit.moduli
-        values = [side.fit.tensor[i][j] for i, j in pairs]
-        values += [float("nan")] * 2 if moduli is None else [moduli.bulk_vrh, moduli.shear_vrh]
-        shift = 0.6 * ((index + 0.5) / len(sides) - 0.5)
-        look = {"color": style.colour, "marker": style.marker, "ls": "none", "ms": 5}
-        left.plot(np.arange(len(ticks)) + shift, values, label=escape_math(name), **look)
-        right.plot([shift], [float("nan") if side.slack is None else side.slack.kappa], **look)
-    for edge in np.arange(len(ticks) - 1) + 0.5:
-        left.axvline(edge, color="0.92" if edge < len(pairs) - 1 else "0.7", lw=0.6, zorder=0)
-    left.set_xticks(range(len(ticks)), ticks)
-    left.set(xlim=(-0.5, len(ticks) - 0.5), ylabel="elastic constant (GPa)")
-    left.axhline(0, color="0.6", lw=0.6, zorder=0)
-    right.set_xticks([0], [r"$\kappa_\mathrm{Slack}$, 300 K"])
-    highest = max([side.slack.kappa for side in sides if side.slack is not None], default=1)
-    right.set(xlim=(-0.5, 0.5), ylim=(0, 1.12 * highest), ylabel="conductivity (W/m/K)")
-    legend_above(figure, left)
     return figure

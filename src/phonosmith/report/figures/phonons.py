@@ -15,7 +15,7 @@ from phonosmith.analysis.documents import PhononSummary
 from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import InputError, MismatchError
 from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
-from phonosmith.evaluation.phonons.comparison import ComparedPhonons
+from phonosmith.evaluation.phonons.comparison import ComparedPhonons, with_charges_of
 from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
 from phonosmith.evaluation.phonons.mesh import MeshFrequencies, mesh_frequencies
 from phonosmith.evaluation.phonons.thermodynamics import thermal_properties
@@ -62,8 +62,8 @@ class PhononCurves:
 
 
 def load_model(summary: PhononSummary, artefacts: ArtefactStore) -> HarmonicModel:
-    """Rebuild the phonons a report refers to from the artefact store."""
-    return unpack_force_constants(artefacts.get_bytes(summary.force_constants))
+    """Rebuild the phonons a report refers to from the artefact store, with their Born charges where they have some."""
+    return unpack_force_constants(artefacts.get_bytes(summary.force_constants), nac=True)
 
 
 def drawing_mesh(n_branches: int) -> int:
@@ -71,25 +71,26 @@ def drawing_mesh(n_branches: int) -> int:
     return int(np.clip(round((_MESH_BUDGET / n_branches) ** (1 / 3)), 6, 16))
 
 
-def phonon_curves(models: Mapping[str, HarmonicModel]) -> PhononCurves:
+def phonon_curves(models: Mapping[str, HarmonicModel], points: int = POINTS) -> PhononCurves:
     """Return bands, mesh frequencies and densities of states of several models of one crystal.
 
-    The first of them, the reference where there is one, gives the path.
+    The first of them, the reference where there is one, gives the path (with so many ``points`` per segment) and its
+    Born charges to all, as in the comparison.
     """
     if not models:
         raise InputError("There are no phonons to draw.", "Pass at least one model.")
     base, *others = models
     first = models[base]
-    path = standard_path(first, POINTS)
+    path = standard_path(first, points)
     size = drawing_mesh(3 * len(first.phonon.primitive))
-    bands = {base: band_structure(first, path)}
-    left_out = {}
+    bands, drawn, left_out = {base: band_structure(first, path)}, {base: first}, {}
     for name in others:
         try:
-            bands[name] = band_structure(models[name], path, match_models(first, models[name]))
+            drawn[name], match = with_charges_of(first, models[name], match_models(first, models[name]))
+            bands[name] = band_structure(drawn[name], path, match)
         except MismatchError as error:
             left_out[name] = error.message
-    meshes = {name: mesh_frequencies(models[name], size) for name in bands}
+    meshes = {name: mesh_frequencies(drawn[name], size) for name in bands}
     grid = frequency_grid([mesh.frequencies for mesh in meshes.values()], SMEARING_THZ, SMEARING_THZ / 4)
     sides = [
         Side(name, bands[name], mesh, density_of_states(mesh.frequencies, mesh.weights, grid, SMEARING_THZ))
@@ -187,16 +188,6 @@ def draw_thermal(axes: Sequence[Axes], curves: PhononCurves) -> None:
             panel.plot(TEMPERATURES, values, label=escape_math(side.label or side.name), **_line(side.name, place, 1.2))
     for panel, label in zip(axes, ("$C_v$ (J/K/mol)", "$S$ (J/K/mol)", "$F$ (kJ/mol)"), strict=True):
         panel.set(xlabel="temperature (K)", ylabel=label, xlim=(TEMPERATURES[0], TEMPERATURES[-1]))
-
-
-@styled
-def many_thermal_figure(curves: PhononCurves) -> Figure:
-    """Return the figure of harmonic thermodynamics, per mole of primitive cells."""
-    figure = new_figure(6.6, 2.6)
-    panels = np.asarray(figure.subplots(1, 3)).tolist()
-    draw_thermal(panels, curves)
-    legend_above(figure, panels[0])
-    return figure
 
 
 def _draw_compared(axes: tuple[Axes, Axes], compared: ComparedPhonons, curves: PhononCurves) -> None:

@@ -11,35 +11,32 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from pymatgen.core import Structure
 
-from phonosmith.analysis.choice import largest_trainings
-from phonosmith.analysis.documents import MaterialReport, PhononSummary, PotentialReport
+from phonosmith.analysis.choice import all_entries, entry_name, largest_trainings, one_per_strategy
+from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, Tone, duration, fixed, number, whole
-from phonosmith.core.artefacts import ArtefactStore
-from phonosmith.core.errors import PhonosmithError
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc, ForgettingSet
 from phonosmith.evaluation.mechanics.documents import ElasticDoc
 from phonosmith.evaluation.modes.documents import FollowedMode, Phase
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.evaluation.phonons.qha import QhaDoc
-from phonosmith.report.figures.campaign import crystal_system
-from phonosmith.report.figures.forgetting import forgetting_figure
-from phonosmith.report.figures.material import ladder_figure, structure_figure, training_figure
-from phonosmith.report.figures.mechanics import elastic_figure, energy_volume_figure
-from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
-from phonosmith.report.figures.phonons import (
-    PhononCurves,
-    load_model,
-    many_bands_figure,
-    many_thermal_figure,
-    phonon_curves,
+from phonosmith.report.charts.campaign import crystal_system
+from phonosmith.report.charts.material import (
+    elastic_chart,
+    energy_volume_chart,
+    labels_chart,
+    ladder_chart,
+    thermal_chart,
+    training_chart,
 )
-from phonosmith.report.page.content import Block, space_group_text
-from phonosmith.report.page.pictures import Gallery, reason_of
-from phonosmith.report.page.potential_tables import all_entries, entry_name, one_per_strategy
+from phonosmith.report.figures.forgetting import forgetting_figure
+from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
+from phonosmith.report.page.content import Block
+from phonosmith.report.page.phonons import MOST_DRAWN, LoadedPhonons, drawn_sides
+from phonosmith.report.page.pictures import Gallery
+from phonosmith.report.page.texts import formula_text, space_group_text
 
 Document = TypeVar("Document")
-MOST_DRAWN = 6
-"""Potentials in one figure of bands; more cannot be told apart."""
+_TINY = 1e-6
 MOST_PATHWAYS = 3
 _KINDS = {
     "far": "same material, far from equilibrium", "strain": "strained", "eos": "other volumes",
@@ -61,8 +58,7 @@ class Sheet:
 
     report: MaterialReport
     gallery: Gallery
-    curves: PhononCurves | None
-    problems: list[str]
+    phonons: LoadedPhonons
 
 
 def sides_of(
@@ -108,35 +104,18 @@ def matrix_text(matrix: Sequence[Sequence[int]]) -> str:
     return "; ".join(" ".join(str(value) for value in row) for row in matrix)
 
 
-def summaries(report: MaterialReport) -> dict[str, PhononSummary]:
-    """Return the phonons to draw by name: reference, potentials with the best first, foundation."""
-    base, *tuned = one_per_strategy(report)
-    drawn = {"reference": report.reference_result.phonons}
-    drawn |= {name: entry.summary for name, entry in [*tuned[: MOST_DRAWN - 1], base]}
-    return {name: summary for name, summary in drawn.items() if summary is not None}
+def _tiny(value: float) -> Cell:
+    return number(value, 6) if value >= _TINY else Cell("< 10⁻⁶", value)
 
 
-def load_curves(report: MaterialReport, artefacts: ArtefactStore) -> tuple[PhononCurves | None, list[str]]:
-    """Return the curves of a material's phonons; force constants that are not there become sentences."""
-    models, problems = {}, []
-    for name, summary in summaries(report).items():
-        try:
-            models[name] = load_model(summary, artefacts)
-        except PhonosmithError as error:
-            problems.append(f"The phonons of {name} cannot be drawn: {error.message}")
-    if not models:
-        return None, problems
-    try:
-        curves = phonon_curves(models)
-    except Exception as error:  # noqa: BLE001 - numerical libraries fail in many ways; the page goes on and says it
-        return None, [*problems, f"The phonons of {report.material} cannot be drawn: {reason_of(error)}"]
-    return curves, problems + [f"{name} is not drawn: {why}" for name, why in curves.left_out.items()]
+def _share(share: float) -> Cell:
+    return number(100 * share, 2) if share else Cell("none", 0.0)
 
 
 def phonons_block(sheet: Sheet) -> Block:
     """Return bands with densities of states and the comparison in numbers."""
-    report, curves = sheet.report, sheet.curves
-    block = Block(problems=sheet.problems)
+    report = sheet.report
+    block = Block(problems=sheet.phonons.problems)
     compared, _ = compared_phonons(report)
     if compared:
         columns: Columns = (
@@ -145,10 +124,10 @@ def phonons_block(sheet: Sheet) -> Block:
             ("ω_max error, %", "document.omega_max_error_percent", fixed(2, signed=True)),
             ("ω_mean error, %", "document.omega_mean_error_percent", fixed(2, signed=True)),
             ("DOS error, %", "document.dos_error_percent", fixed(1)),
-            ("sum rule violated by, eV/Å²", "document.candidate.asr_residual", fixed(6)),
+            ("sum rule violated by, eV/Å²", "document.candidate.asr_residual", _tiny),
         )  # fmt: skip
         caption = f"Phonons of {report.material} against the reference"
-        block.tables = [Table.of(caption, compared, columns, sortable=True)]
+        block.tables = [Table.of(caption, compared, columns)]
     reference = report.reference_result.phonons
     if reference is not None:
         cells = f"{reference.n_displacements} with {reference.n_atoms_supercell} atoms"
@@ -159,15 +138,6 @@ def phonons_block(sheet: Sheet) -> Block:
         ]
     elif report.mode == "production":
         block.texts = ["Production mode: no reference phonons were calculated; the potentials are drawn alone."]
-    if curves is not None:
-        errors = ", ".join(f"{side.name} {side.document.mae_thz:.3f} THz" for side in compared)
-        block.pictures = sheet.gallery.draw(
-            "bands",
-            lambda: many_bands_figure(curves),
-            f"Phonon bands and densities of states of {report.material}: {_names(curves.sides)}."
-            + (f" Mean absolute errors: {errors}." if errors else ""),
-            f"Phonon bands and density of states of {report.material}; reference black, imaginary modes below zero",
-        )
     for entry in all_entries(report):
         if entry.phonons is not None:
             block.texts += [f"{entry_name(entry, report)}: {note}" for note in entry.phonons.notes]
@@ -176,24 +146,19 @@ def phonons_block(sheet: Sheet) -> Block:
 
 def thermal_block(sheet: Sheet) -> Block:
     """Return harmonic heat capacity, entropy and free energy."""
-    report, curves, block = sheet.report, sheet.curves, Block()
+    report, curves, block = sheet.report, sheet.phonons.curves, Block()
     compared, sides = compared_phonons(report)
     if compared:
         columns: Columns = (
             ("potential", "label", str), ("C_v, J/K/mol", "document.heat_capacity", fixed(2)),
             ("S, J/K/mol", "document.entropy", fixed(2)), ("F, kJ/mol", "document.free_energy", fixed(3)),
-            ("modes left out (not real), %", "document.imaginary_share", lambda share: number(100 * share, 2)),
+            ("modes left out (not real), %", "document.imaginary_share", _share),
         )  # fmt: skip
         temperature = f"{compared[0].document.temperature:g} K"
         caption = f"Thermodynamics of {report.material} at {temperature}, per mole of primitive cells"
         block.tables = [Table.of(caption, sides, columns)]
     if curves is not None:
-        block.pictures = sheet.gallery.draw(
-            "thermal",
-            lambda: many_thermal_figure(curves),
-            f"Heat capacity, entropy and free energy of {report.material} from 0 to 800 K: {_names(curves.sides)}.",
-            "Harmonic thermodynamics per mole of primitive cells; modes that are not real are left out",
-        )
+        block.charts = [thermal_chart(curves)]
     return block
 
 
@@ -210,7 +175,7 @@ def stability_block(sheet: Sheet) -> Block:
             ("space group after relaxation", "document", _group_text),
         )  # fmt: skip
         return Block(tables=[Table.of(caption, sides, columns)])
-    alone = summaries(sheet.report)
+    alone = drawn_sides(sheet.report, MOST_DRAWN)
     if not alone:
         return Block()
     columns = (
@@ -239,17 +204,10 @@ def elastic_block(sheet: Sheet) -> Block:
         ("Born", "document.fit.born_stable", partial(_stable, otherwise="bad")), ("reliable", "document", _reliable),
     )  # fmt: skip
     caption = f"Elastic properties of {report.material} (Voigt-Reuss-Hill)"
-    pictures = sheet.gallery.draw(
-        "elastic",
-        lambda: elastic_figure([side.document for side in sides], [side.name for side in sides]),
-        f"Independent elastic constants, bulk and shear modulus and Slack conductivity of {report.material} by "
-        f"{', '.join(side.label for side in sides)}; the values are in the table.",
-        "Elastic constants, moduli and Slack conductivity",
-    )
     return Block(
         texts=[f"{side.label}: {warning}" for side in sides for warning in side.document.fit.warnings],
-        tables=[Table.of(caption, sides, columns, sortable=True, numeric=range(1, 7))],
-        pictures=pictures,
+        tables=[Table.of(caption, sides, columns)],
+        charts=[elastic_chart([(side.name, side.document) for side in sides])],
     )
 
 
@@ -267,17 +225,11 @@ def eos_block(sheet: Sheet) -> Block:
         ("residual, meV/atom", "document", lambda one: number(1000 * one.fit.rms_residual / one.n_atoms)),
         ("points", "document.fit.n_points", whole),
     )  # fmt: skip
-    table = Table.of(f"Birch-Murnaghan fits of {report.material}", sides, columns, numeric=range(1, 6))
+    table = Table.of(f"Birch-Murnaghan fits of {report.material}", sides, columns)
     fits = [(side.name, side.document.fit) for side in sides]
-    pictures = sheet.gallery.draw(
-        "eos",
-        lambda: energy_volume_figure([side.document for side in sides], [side.name for side in sides]),
-        f"Energy above the minimum against volume per atom of {report.material} by "
-        f"{_names(sides)}; equilibrium volumes are in the table.",
-        "Energy against volume, with Birch-Murnaghan fits",
-    )
+    chart = energy_volume_chart([(side.name, side.document) for side in sides])
     texts = [f"{name}: {words}" for name, fit in fits for words in (*fit.reasons, *fit.warnings)]
-    return Block(texts=texts, tables=[table], pictures=pictures)
+    return Block(texts=texts, tables=[table], charts=[chart])
 
 
 def _expansion(document: QhaDoc) -> Cell:
@@ -299,7 +251,7 @@ def expansion_block(sheet: Sheet) -> Block:
             ("Grüneisen", "document.gruneisen.mean", fixed(3)),
         )  # fmt: skip
         caption = f"Quasi-harmonic properties of {report.material} at 300 K"
-        block.tables.append(Table.of(caption, expanding, columns, numeric=range(1, 6)))
+        block.tables.append(Table.of(caption, expanding, columns))
         for side in expanding:
             said = (*side.document.left_out, *side.document.qha.warnings)
             block.texts += [f"{side.label}: {words}" for words in said]
@@ -312,7 +264,7 @@ def expansion_block(sheet: Sheet) -> Block:
         )  # fmt: skip
         at = conducting[0].document.result
         caption = f"Thermal conductivity of {report.material} at {at.temperature:g} K, mesh {at.mesh[0]}³"
-        block.tables.append(Table.of(caption, conducting, columns, numeric=range(1, 4)))
+        block.tables.append(Table.of(caption, conducting, columns))
     return block
 
 
@@ -398,7 +350,7 @@ def forgetting_block(sheet: Sheet) -> Block:
     )  # fmt: skip
     caption = f"Force MAE of the potentials of {report.material} where they were not tuned"
     sets = [Named(side.label, side.label, one) for side in sides for one in side.document.sets]
-    table = Table.of(caption, sets, columns, sortable=True, numeric=(3, 5, 6, 7))
+    table = Table.of(caption, sets, columns)
     texts = [f"{side.name}: not used: {why}" for side in sides for why in side.document.skipped]
     if not table.rows:
         return Block(texts=texts, tables=[replace(table, rows=[[DASH] * 8])])
@@ -425,7 +377,7 @@ def structure_block(sheet: Sheet) -> Block:
     structure = Structure.from_dict(report.structure)
     symbol = space_group_text(report.space_group) or DASH
     facts = [
-        ("formula", report.formula),
+        ("formula", formula_text(report.formula)),
         ("space group", f"{symbol} ({report.space_group_number or 'number unknown'})"),
         ("crystal system", crystal_system(report.space_group_number) or DASH),
         ("edges a, b, c", ", ".join(f"{length:.4f}" for length in structure.lattice.abc) + " Å"),
@@ -433,13 +385,7 @@ def structure_block(sheet: Sheet) -> Block:
         ("atoms in this cell", str(len(structure))),
         ("volume", f"{structure.volume / len(structure):.3f} Å³ per atom"),
     ]
-    pictures = sheet.gallery.draw(
-        "structure",
-        lambda: structure_figure(structure),
-        f"Ball drawing of {report.formula}, space group {report.space_group}, in two views.",
-        f"Conventional cell of {report.formula}",
-    )
-    return Block(facts=facts, pictures=pictures)
+    return Block(facts=facts)
 
 
 def sampling_block(sheet: Sheet) -> Block:
@@ -453,14 +399,9 @@ def sampling_block(sheet: Sheet) -> Block:
         ("volumes", ", ".join(f"{100 * (factor - 1):+g} %" for factor in sampling.volume_factors)),
         ("configurations chosen", f"{chosen} of {relaxations} relaxations with the foundation"),
     ]
-    pictures = sheet.gallery.draw(
-        "sampling",
-        lambda: ladder_figure(sampling),
-        f"Energy against step of {relaxations} relaxations of {sheet.report.material}; "
-        f"{chosen} configurations are marked, equally spaced in energy.",
-        "Relaxations and the configurations taken from them",
+    return Block(
+        texts=[f"Warning: {warning}" for warning in sampling.warnings], facts=facts, charts=[ladder_chart(sampling)]
     )
-    return Block(texts=[f"Warning: {warning}" for warning in sampling.warnings], facts=facts, pictures=pictures)
 
 
 def labels_block(sheet: Sheet) -> Block:
@@ -496,16 +437,10 @@ def training_block(sheet: Sheet) -> Block:
         ("ended because", "curve.stop_reason", lambda why: why or DASH),
         ("better than its start", "improved", {True: "yes", False: "no", None: DASH}.__getitem__),
     )  # fmt: skip
-    table = Table.of(f"Trainings of {report.material}", curved, columns, numeric=range(1, 6))
-    drawn = largest_trainings(curved)
-    pictures = sheet.gallery.draw(
-        "training",
-        lambda: training_figure(drawn),
-        f"Validation force error and loss against the epoch for {', '.join(entry.strategy for entry in drawn)}; "
-        "a mark shows the epoch whose weights were kept.",
-        "Training curves; marks show the weights kept",
-    )
-    return Block(tables=[table], pictures=pictures)
+    table = Table.of(f"Trainings of {report.material}", curved, columns)
+    about_labels = labels_chart(report)
+    charts = [training_chart(largest_trainings(curved)), *([about_labels] if about_labels is not None else [])]
+    return Block(tables=[table], charts=charts)
 
 
 def costs_block(sheet: Sheet) -> Block:
@@ -518,7 +453,7 @@ def costs_block(sheet: Sheet) -> Block:
         ("GPUs", "gpus", whole), ("core hours", "", lambda cost: number(cost.wall_seconds * cost.cores / 3600)),
     )  # fmt: skip
     caption = f"What the jobs of {sheet.report.material} took"
-    table = Table.of(caption, sheet.report.costs, columns, sortable=True, numeric=range(2, 8))
+    table = Table.of(caption, sheet.report.costs, columns)
     return Block(tables=[table])
 
 
@@ -562,17 +497,17 @@ def provenance_block(sheet: Sheet) -> Block:
 
 BLOCKS: dict[str, Callable[[Sheet], Block]] = {
     "Phonons": phonons_block,
-    "Thermal properties": thermal_block,
-    "Stability": stability_block,
-    "Elastic properties": elastic_block,
-    "Equation of state": eos_block,
-    "Thermal expansion and conductivity": expansion_block,
-    "Phase transitions": transitions_block,
-    "Forgetting": forgetting_block,
     "Structure": structure_block,
     "Sampling": sampling_block,
     "Labels and audit": labels_block,
     "Training": training_block,
+    "Thermal properties": thermal_block,
+    "Elastic properties": elastic_block,
+    "Equation of state": eos_block,
+    "Stability": stability_block,
+    "Phase transitions": transitions_block,
+    "Thermal expansion and conductivity": expansion_block,
+    "Forgetting": forgetting_block,
     "Costs": costs_block,
     "Provenance": provenance_block,
 }

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 from phonosmith.analysis.table import Cell, Table
+from phonosmith.report.charts.data import Chart
+from phonosmith.report.page.crystal import Crystal
+from phonosmith.report.page.phonons import PhononData
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,17 @@ class Picture:
     caption: str
     width: int
     height: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number a verdict rests on: what, value, unit, whether within its limit, and lines of what to read it by."""
+
+    title: str
+    value: str
+    unit: str
+    good: bool
+    lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class Block:
     texts: list[str] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    charts: list[Chart] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -44,22 +56,34 @@ class Block:
     @property
     def empty(self) -> bool:
         """Tell whether there is anything to show."""
-        return not any((self.texts, self.facts, self.tables, self.pictures, self.links, self.problems))
+        return not any((self.texts, self.facts, self.tables, self.charts, self.pictures, self.links, self.problems))
 
 
 @dataclass
 class MaterialSection:
-    """One material's part of the page."""
+    """One material's part of the page: the answer first, then what it was made from."""
 
     anchor: str
     heading: str
+    verdict: Cell
     badges: list[Cell]
     headline: str
+    grounds: list[str]
+    tiles: list[Tile]
     reasons: list[str]
     notes: list[str]
+    phonons: PhononData | None
+    crystal: Crystal | None
+    still: list[Picture]
+    forces: Chart | None
     potentials: Table | None
     blocks: list[Block]
     missing: list[str]
+
+    @property
+    def charts(self) -> list[Chart]:
+        """All charts of the section."""
+        return [*([self.forces] if self.forces else []), *(chart for block in self.blocks for chart in block.charts)]
 
 
 @dataclass
@@ -67,44 +91,15 @@ class Page:
     """The whole page."""
 
     title: str
-    badges: list[Cell]
     lead: list[str]
     warnings: list[str]
     overview: Table | None
     statistics: list[Table]
     unfinished: Table | None
+    charts: list[Chart]
     pictures: list[Picture]
     materials: list[MaterialSection]
     costs: list[Table]
     provenance: list[Table]
     problems: list[str]
     footer: str
-
-
-def space_group_text(symbol: str) -> str:
-    """Return an international symbol with its screw axes as subscripts: P4_2/mnm -> P4₂/mnm."""
-    return re.sub(r"_(\d)", lambda match: "₀₁₂₃₄₅₆₇₈₉"[int(match[1])], symbol)
-
-
-def slug(text: str) -> str:
-    """Return a name that is safe in addresses and file names: lower-case letters, digits, dots and hyphens."""
-    plain = re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-.")
-    return plain[:60] or "material"
-
-
-def unique_slugs(names: Sequence[str]) -> list[str]:
-    """Return one slug per name, numbered where two names give the same."""
-    slugs: list[str] = []
-    for name in names:
-        base = slug(name)
-        free = (text for number in count(1) if (text := base if number == 1 else f"{base}-{number}") not in slugs)
-        slugs.append(next(free))
-    return slugs
-
-
-def file_size(size: int) -> str:
-    """Return a size in bytes as a reader would say it."""
-    for limit, unit, divisor in ((1e3, "B", 1), (1e6, "kB", 1e3), (1e9, "MB", 1e6)):
-        if size < limit:
-            return f"{size / divisor:.3g} {unit}"
-    return f"{size / 1e9:.3g} GB"

@@ -7,16 +7,15 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
-from phonosmith.analysis.choice import chosen_potential
+from phonosmith.analysis.choice import chosen_potential, one_per_strategy
 from phonosmith.analysis.documents import MaterialReport, PhononSummary
 from phonosmith.core.artefacts import ArtefactStore, write_atomic
 from phonosmith.harmonic.files import phonopy_yaml
 from phonosmith.potentials.architecture import architecture
 from phonosmith.potentials.registry import plain_bytes
 from phonosmith.report.figures.phonons import load_model
-from phonosmith.report.page.content import Link, file_size, slug
-from phonosmith.report.page.pictures import reason_of
-from phonosmith.report.page.potential_tables import one_per_strategy
+from phonosmith.report.page.content import Link
+from phonosmith.report.page.texts import file_size, reason_of, slug
 
 FOLDER = "files"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +15,18 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from phonosmith.analysis.documents import MaterialReport
+from phonosmith.analysis.table import Cell
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_atomic
 from phonosmith.core.errors import InputError
-from phonosmith.report.page.content import Page
+from phonosmith.report.charts.data import as_data, looks, pack_bytes
+from phonosmith.report.page.content import MaterialSection, Page
 from phonosmith.report.page.page import Progress, build_page
+from phonosmith.report.page.texts import typeset
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_SCRIPTS = ("chart", "phonons", "crystal", "tables", "report")
+_DIGEST = re.compile("[0-9a-f]{64}")
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,57 @@ def _source_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _packed(value: object) -> str:
+    """Return data for the script as compressed JSON in base64: a quarter of the text, and nothing to be escaped."""
+    text = json.dumps(as_data(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return pack_bytes(text.encode())
+
+
+def _section_data(section: MaterialSection) -> str:
+    return _packed({"phonons": section.phonons, "crystal": section.crystal, "charts": section.charts})
+
+
+def _look_data(page: Page) -> str:
+    charts = [chart for section in page.materials for chart in section.charts]
+    sides = [side.look for section in page.materials if section.phonons is not None for side in section.phonons.sides]
+    return _packed(looks([*charts, *page.charts], sides))
+
+
+def _shown(cell: Cell) -> str:
+    """Return the text of a cell with the sign for minus where it is a number."""
+    return cell.text.replace("-", "\N{MINUS SIGN}") if isinstance(cell.key, int | float) else cell.text
+
+
+def _sort_key(cell: Cell) -> str:
+    """Return what a column is sorted by where the text does not say it."""
+    return (
+        ""
+        if cell.key is None or _NUMBER.fullmatch(cell.text)
+        else f"{cell.key:.6g}"
+        if isinstance(cell.key, float)
+        else str(cell.key)
+    )
+
+
 def render(page: Page) -> str:
     """Return the HTML of a page; only this package's own script and style may act in it."""
-    style, script = ((_TEMPLATES / f"report.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style = (_TEMPLATES / "report.css").read_text(encoding="utf-8")
+    # one script with one hash: the parts share a scope
+    parts = [(_TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS]
+    script = '"use strict";\n(() => {\n' + "\n".join(parts) + "})();\n"
     # every text is escaped whatever the template's name ends in
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
+    environment.filters |= {
+        "shown": _shown,
+        "typeset": typeset,
+        "sort_key": _sort_key,
+        "is_digest": lambda text: _DIGEST.fullmatch(text) is not None,
+        "section_data": _section_data,
+        "campaign_data": lambda page: _packed({"charts": page.charts}),
+        "look_data": _look_data,
+    }
     template = environment.get_template("report.html.j2")
     # style and script are files of this package, with nothing from outside in them
     safe = {"style": Markup(style), "script": Markup(script)}  # noqa: S704

@@ -10,16 +10,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from phonosmith.core.errors import PhonosmithError
 from phonosmith.report.figures.style import save_figure, webp_bytes
 from phonosmith.report.page.content import Picture
-
-
-def reason_of(error: Exception) -> str:
-    """Return an error in one sentence."""
-    if isinstance(error, PhonosmithError):
-        return error.message
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+from phonosmith.report.page.texts import reason_of
 
 
 class Gallery:
@@ -29,11 +22,11 @@ class Gallery:
         self.folder = folder
         self.problems: list[str] = []
 
-    def draw(self, name: str, make: Callable[[], Figure], alt: str, caption: str) -> list[Picture]:
+    def draw(self, name: str, make: Callable[[], Figure], alt: str, caption: str, dpi: int = 130) -> list[Picture]:
         """Return the picture of a figure, or nothing after noting why it could not be drawn; ``name``: no suffix."""
         try:
             figure = make()
-            data = webp_bytes(figure)
+            data = webp_bytes(figure, dpi)
             if self.folder is not None:
                 for suffix in (".svg", ".png"):
                     save_figure(figure, self.folder / f"{name}{suffix}")

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from phonosmith.analysis.choice import chosen_potential, in_order, largest_trainings
+from phonosmith.analysis.choice import all_entries, chosen_potential, entry_name, in_order
 from phonosmith.analysis.columns import at
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, fixed, number, whole
-from phonosmith.report.figures.statistics import PROPERTIES, errors_by_strategy, property_errors
-from phonosmith.report.page.content import space_group_text
-
-
-def verdict_cell(entry: PotentialReport | None) -> Cell:
-    """Return fit or not fit as a badge."""
-    if entry is None:
-        return Cell("no result", "2", tone="bad")
-    return Cell("fit", "0", tone="good") if entry.verdict.fit else Cell("not fit", "1", tone="bad")
-
-
-def entry_name(entry: PotentialReport, report: MaterialReport) -> str:
-    """Return the strategy, with its training structures where one strategy was trained on several sizes."""
-    same = [other for other in report.strategies if other.strategy == entry.strategy]
-    return f"{entry.strategy}, {entry.n_train} structures" if len(same) > 1 else entry.strategy
+from phonosmith.report.charts.deviations import PROPERTIES, errors_by_strategy, property_errors
+from phonosmith.report.page.texts import space_group_text
+from phonosmith.report.page.verdicts import basis_of, name_text, verdict_badge
 
 
 def _share_changed(entry: PotentialReport) -> Cell:
@@ -47,7 +36,8 @@ def potentials_table(report: MaterialReport) -> Table:
     moves = ("phonons moved with the last labels by, THz", "entry.phonon_change_thz", fixed())
     checks = ("forces in displaced cells off by, %", "entry.check.relative_percent", fixed(1))
     columns: Columns = [
-        ("potential", "entry", lambda entry: entry_name(entry, report)), ("verdict", "entry", verdict_cell),
+        ("potential", "entry", lambda entry: entry_name(entry, report)),
+        ("verdict", "entry", lambda entry: verdict_badge(entry, report)),
         *((words, f"errors.{name}", write) for name, (words, write) in properties.items()),
         *[moves] * any(entry.phonon_change_thz is not None for entry in entries),
         *[checks] * any(entry.check is not None for entry in entries),
@@ -58,35 +48,11 @@ def potentials_table(report: MaterialReport) -> Table:
     ]  # fmt: skip
     items = [{"entry": entry, "errors": row} for entry, row in zip(entries, errors, strict=True)]
     caption = f"Potentials of {report.material}: verdicts, and errors against {report.reference}"
-    table = Table.of(caption, items, columns, sortable=True, numeric=range(2, len(columns)))
-    lost: list[list[Cell | str]] = [[name, verdict_cell(None), *[DASH] * (len(columns) - 2)] for name in report.failed]
+    table = Table.of(caption, items, columns)
+    lost: list[list[Cell | str]] = [
+        [name, verdict_badge(None, report), *[DASH] * (len(columns) - 2)] for name in report.failed
+    ]
     return replace(table, rows=[*table.rows, *lost])
-
-
-def reasons(report: MaterialReport) -> list[str]:
-    """Return one sentence for each potential that is not fit."""
-    lines = []
-    for entry in all_entries(report):
-        if not entry.verdict.fit:
-            why = "; ".join(entry.verdict.reasons) or "no reason was recorded"
-            lines.append(f"{entry_name(entry, report)} is not fit: {why}.")
-    return lines + [f"{name} has no result: its training or its phonons failed." for name in report.failed]
-
-
-def headline(report: MaterialReport) -> str:
-    """Return the verdict on a material in one sentence."""
-    chosen = chosen_potential(report)
-    if chosen is None:
-        return "No potential was finished for this material."
-    name, base = entry_name(chosen, report), report.foundation.phonons
-    verdict = "can be trusted" if chosen.verdict.fit else "must not be trusted"
-    sentence = f"{name} {verdict} for harmonic phonons of {report.material}"
-    if chosen.phonons is None:
-        return f"{sentence}, judged without reference phonons (production mode)."
-    sentence += f": phonon MAE {chosen.phonons.mae_thz:.3f} THz"
-    if base is not None:
-        sentence += f", foundation {base.mae_thz:.3f} THz"
-    return f"{sentence}, reference {report.reference}."
 
 
 def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> str:
@@ -103,12 +69,15 @@ def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> s
 def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) -> Table:
     """Return one line per material with its verdict, linked to its section."""
 
+    def verdict(item: dict[str, Any]) -> Cell:
+        return verdict_badge(item["best"], item["report"])
+
     def better(item: dict[str, MaterialReport | PotentialReport | None]) -> Cell:
         mae, base = at(item, "best.phonons.mae_thz"), at(item, "report.foundation.phonons.mae_thz")
         return number(base / mae if mae and base is not None else None, 1)
 
     columns: Columns = (
-        ("material", "name", lambda cell: cell), ("verdict", "best", verdict_cell),
+        ("material", "name", lambda cell: cell), ("verdict", "", verdict),
         ("potential", "best.strategy", lambda name: name or DASH), ("phonon MAE, THz", "best.phonons.mae_thz", fixed()),
         ("foundation, THz", "report.foundation.phonons.mae_thz", fixed()), ("times better", "", better),
         ("ω_max, %", "best.phonons.omega_max_error_percent", fixed(2, signed=True)),
@@ -116,25 +85,27 @@ def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) ->
         ("training structures", "best.n_train", whole), ("data", "report", data_cell),
     )  # fmt: skip
     items = [
-        {"name": Cell(report_label(report, reports), href=f"#{anchor}"), "report": report}
+        {"name": Cell(name_text(report, report_label(report, reports)), href=f"#{anchor}"), "report": report}
         | {"best": chosen_potential(report)}
         for report, anchor in zip(reports, anchors, strict=True)
     ]
     caption = "Verdict on each material: the best potential that is fit, or the best there is"
-    return Table.of(caption, items, columns, sortable=True, numeric=(3, 4, 5, 6, 7, 9))
+    return Table.of(caption, items, columns)
 
 
 def _space_group_cell(report: MaterialReport) -> Cell:
-    return Cell(space_group_text(report.space_group) or DASH, float(report.space_group_number or 999))
+    return Cell(space_group_text(report.space_group) or DASH, str(report.space_group_number or 999))
+
+
+_DATA = {
+    "dft": Cell("DFT", tone="good"), "stand-in": Cell("rehearsal, not DFT", tone="warn"),
+    "potential": Cell("a potential, not DFT", tone="warn"), "production": Cell("production", tone="warn"),
+}  # fmt: skip
 
 
 def data_cell(report: MaterialReport) -> Cell:
     """Return where the truth of a material's verdict comes from."""
-    if report.rehearsal:
-        return Cell("rehearsal", tone="warn")
-    if report.mode == "production":
-        return Cell("production", tone="warn")
-    return Cell("compared")
+    return _DATA[basis_of(report)]
 
 
 def _median_and_quartiles(values: Sequence[float] | None, digits: int, sign: str) -> Cell:
@@ -165,14 +136,4 @@ def statistics_table(reports: Sequence[MaterialReport], variant: str = "") -> Ta
     columns = ["potential", "materials", *(f"{key}, {units[key]}" for key in errors)]
     of = f" ({variant})" if variant else ""
     caption = f"Deviation from the reference over all materials{of}: median [first and third quartile]"
-    return Table(caption, columns, rows, sortable=True, numeric=frozenset(range(1, len(columns))))
-
-
-def all_entries(report: MaterialReport) -> list[PotentialReport]:
-    """Return the foundation and every training."""
-    return [report.foundation, *report.strategies]
-
-
-def one_per_strategy(report: MaterialReport) -> list[tuple[str, PotentialReport]]:
-    """Return foundation and each strategy's largest training, by the name figures use."""
-    return [("foundation", report.foundation)] + [(e.strategy, e) for e in largest_trainings(report.strategies)]
+    return Table(caption, columns, rows)

@@ -1,81 +1,110 @@
-"use strict";
-(() => {
-  const every = (selector, root = document) => Array.from(root.querySelectorAll(selector));
-  const value = (row, index) => {
-    const cell = row.cells[index];
-    const key = cell.dataset.sort ?? cell.textContent.trim();
-    if (key === "inf") return Infinity;
-    const number = Number(key);
-    return key === "" || Number.isNaN(number) ? key.toLowerCase() : number;
-  };
-  const unknown = (item) => item === Infinity || item === "–";
-  const compare = (a, b) => {
-    if (typeof a === "number" && typeof b === "number") return a - b;
-    return String(a).localeCompare(String(b), undefined, { numeric: true });
-  };
+// The page: one material at a time, filter, figures when they come into sight, print.
 
-  // column names become buttons only where they can do something
-  every("table.sortable").forEach((table) => {
-    const heads = every("thead th", table);
-    const body = table.tBodies[0];
-    heads.forEach((head, index) => {
-      const button = document.createElement("button");
-      button.type = "button";
-      button.textContent = head.textContent;
-      head.textContent = "";
-      head.append(button);
-      button.addEventListener("click", () => {
-        const down = head.getAttribute("aria-sort") === "ascending";
-        heads.forEach((other) => other.removeAttribute("aria-sort"));
-        head.setAttribute("aria-sort", down ? "descending" : "ascending");
-        const rows = Array.from(body.rows).map((row, place) => ({ row, place, item: value(row, index) }));
-        rows.sort((a, b) => {
-          // what is not known stays at the end in both directions
-          const missing = unknown(a.item) - unknown(b.item);
-          if (missing) return missing;
-          const order = compare(a.item, b.item);
-          return (down ? -order : order) || a.place - b.place;
-        });
-        body.append(...rows.map((entry) => entry.row));
-      });
+const readData = async (id) => JSON.parse(new TextDecoder().decode(await inflate(document.getElementById(id).textContent)));
+
+const startPage = async () => {
+  const [looks, campaign] = await Promise.all([readData("looks"), readData("campaign-data")]);
+  const sections = every(".material");
+  const drawn = new WeakSet();
+
+  // a chart is made when it is first seen; its data belong to its section, or to the page
+  const drawIn = (root, data) => {
+    every("[data-chart]", root).forEach((host) => {
+      if (drawn.has(host) || !host.offsetParent) return;
+      drawn.add(host);
+      const chart = data.charts?.find((one) => one.key === host.dataset.chart);
+      if (chart) new Chart(host, chart, looks);
     });
-  });
+  };
 
-  const filter = document.getElementById("filter");
-  if (filter) {
+  const prepared = new WeakMap();
+  const prepareSection = async (section) => {
+    prepareTables(section);
+    const data = await readData(`${section.id}-data`);
+    const host = section.querySelector(".crystal");
+    const viewer = host && (data.crystal || data.phonons) ? new Viewer(host, data.crystal, data.phonons?.cell, section.dataset.name) : null;
+    const bands = section.querySelector(".bands");
+    if (bands && data.phonons) await new Phonons(bands, data.phonons, looks, viewer).start();
+    every("details", section).forEach((part) => part.addEventListener("toggle", () => drawIn(section, data)));
+    return data;
+  };
+  const prepare = async (section) => {
+    if (!prepared.has(section)) prepared.set(section, prepareSection(section));
+    drawIn(section, await prepared.get(section));
+    performance.mark("drawn");
+  };
+
+  const many = sections.length > 1;
+  const picker = document.getElementById("picker");
+  let matching = sections;
+  let current = null;
+  // whoever steps from material to material keeps the buttons in sight
+  let stepping = false;
+
+  const show = (section) => {
+    if (!section) return;
+    current?.classList.remove("current");
+    current = section;
+    section.classList.add("current");
+    if (many) {
+      picker.value = section.id;
+      const index = matching.indexOf(section);
+      document.getElementById("previous").disabled = index <= 0;
+      document.getElementById("next").disabled = index < 0 || index >= matching.length - 1;
+      document.getElementById("place").textContent = index < 0 ? "" : `${index + 1} of ${matching.length}`;
+    }
+    prepare(section);
+  };
+
+  const fromAddress = () => {
+    const target = document.getElementById(decodeURIComponent(window.location.hash.slice(1)));
+    const section = target?.closest(".material");
+    if (section && section !== current) {
+      show(section);
+      if (!stepping) target.scrollIntoView();
+    }
+    stepping = false;
+  };
+
+  if (many) {
+    const go = (id) => { stepping = true; window.location.hash = id; };
+    picker.addEventListener("change", () => go(picker.value));
+    const step = (by) => go(matching[matching.indexOf(current) + by].id);
+    document.getElementById("previous").addEventListener("click", () => step(-1));
+    document.getElementById("next").addEventListener("click", () => step(1));
+    const filter = document.getElementById("filter");
     const rows = every("#overview tbody tr");
     const shown = document.getElementById("shown");
+    const texts = new Map(rows.map((row) => [row.querySelector("a").getAttribute("href").slice(1), row]));
     filter.addEventListener("input", () => {
       const word = filter.value.trim().toLowerCase();
-      let count = 0;
-      rows.forEach((row) => {
-        row.hidden = !row.textContent.toLowerCase().includes(word);
-        count += row.hidden ? 0 : 1;
+      const fits = (section) => texts.get(section.id).textContent.toLowerCase().includes(word);
+      matching = sections.filter(fits);
+      sections.forEach((section) => {
+        const hidden = !matching.includes(section);
+        texts.get(section.id).hidden = hidden;
+        section.classList.toggle("filtered", hidden);
+        picker.querySelector(`option[value="${section.id}"]`).hidden = hidden;
       });
-      shown.textContent = word ? `${count} of ${rows.length} materials` : "";
+      shown.textContent = word ? `${matching.length} of ${sections.length} materials` : "";
+      show(matching.includes(current) ? current : matching[0]);
     });
   }
 
-  const open = (state) => every("details").forEach((part) => { part.open = state; });
-  document.getElementById("open-all")?.addEventListener("click", () => open(true));
-  document.getElementById("close-all")?.addEventListener("click", () => open(false));
-  window.addEventListener("beforeprint", () => open(true));
+  every("main > section:not(.materials)").forEach((part) => prepareTables(part));
+  every(".tools, .hint").forEach((part) => { part.hidden = false; });
+  const parts = every("main > section:not(.materials)");
+  const seen = new IntersectionObserver((entries) => entries.forEach((entry) => { if (entry.isIntersecting) drawIn(entry.target, campaign); }), { rootMargin: "300px" });
+  parts.forEach((part) => seen.observe(part));
+  show(sections[0]);
+  fromAddress();
+  window.addEventListener("hashchange", fromAddress);
 
-  const zoom = document.getElementById("zoom");
-  every("figure img").forEach((image) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "enlarge";
-    image.replaceWith(button);
-    button.append(image);
-    button.title = "Enlarge";
-    button.addEventListener("click", () => {
-      const large = image.cloneNode();
-      large.loading = "eager";
-      zoom.querySelector(".zoomed").replaceChildren(large);
-      zoom.showModal();
-    });
-  });
+  const open = (state) => every("details.part", current ?? document).forEach((part) => { part.open = state; });
+  every(".open-all").forEach((button) => button.addEventListener("click", () => open(true)));
+  every(".close-all").forEach((button) => button.addEventListener("click", () => open(false)));
+  window.addEventListener("beforeprint", () => { open(true); if (current) prepare(current); parts.forEach((part) => drawIn(part, campaign)); });
+};
 
-  every("[hidden].tools, [hidden].hint").forEach((part) => { part.hidden = false; });
-})();
+document.documentElement.classList.add("js");
+document.addEventListener("DOMContentLoaded", () => { startPage(); });

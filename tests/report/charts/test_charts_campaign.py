@@ -1,28 +1,25 @@
-"""Figures over materials: the numbers they show are those that went into the reports."""
+"""Charts over materials: the numbers they show are those that went into the reports."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
+from pymatgen.core import Composition
 
 from helpers.synthetic import synthetic_reports, target
-from phonosmith.core.errors import InputError
-from phonosmith.report.figures.campaign import (
+from phonosmith.report.charts.campaign import (
+    costs_chart,
     crystal_system,
-    crystals_figure,
-    element_counts,
-    elements_figure,
+    crystals_chart,
+    errors_chart,
+    improvement_chart,
+    learning_chart,
     verdict_counts,
-    verdicts_figure,
+    verdicts_chart,
 )
-from phonosmith.report.figures.statistics import (
-    costs_compared,
-    costs_figure,
-    errors_by_strategy,
-    errors_figure,
-    force_errors,
-    learning_figure,
-    property_errors,
-)
-from phonosmith.report.page.page import variants
+from phonosmith.report.charts.deviations import costs_compared, errors_by_strategy, force_errors, property_errors
+from phonosmith.report.figures.elements import element_counts, elements_figure
+from phonosmith.report.page.page import campaign_charts, variants, worst_first
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +43,8 @@ def test_crystal_systems_by_the_international_tables(number, name):
 
 def test_crystals_and_elements_count_materials_once(reports):
     twice = [*reports, *(report.model_copy(update={"seed": 1}) for report in reports)]
-    left, right = crystals_figure(twice).axes
-    assert sum(bar.get_width() for bar in left.patches) == 9
-    assert sum(bar.get_height() for bar in right.patches) == 9
+    assert [sum(panel.series[0].y) for panel in crystals_chart(twice).panels] == [9, 9]
     counts = element_counts(twice)
-    from collections import Counter
-
-    from pymatgen.core import Composition
-
     assert counts == Counter(symbol for report in reports for symbol in Composition(report.formula).as_dict())
     shown = [text.get_text() for text in elements_figure(twice).axes[0].texts]
     assert {"H", "Si", "Lr"} <= set(shown)
@@ -68,20 +59,36 @@ def test_verdicts_count_the_largest_training_and_failures(reports):
     fit = sum(entry.verdict.fit for report in reports for entry in report.strategies if
               (entry.strategy, entry.n_train) == ("delta", 10))  # fmt: skip
     assert counts["delta"] == (fit, 9 - fit, 0)
-    assert len(verdicts_figure(lost).axes) == 2
+    (panel,) = verdicts_chart(lost).panels
+    assert {one.name: one.y[-1] for one in panel.series} == {"fit": 0, "not fit": 0, "failed": 9}
+
+
+def test_improvement_links_each_material_worst_first(reports):
+    ordered = worst_first(reports)
+    chosen = [next((one for one in report.strategies if one.verdict.fit), report.strategies[0]) for report in ordered]
+    fits = [entry.verdict.fit for entry in chosen]
+    assert fits == sorted(fits)
+    for fit in (False, True):
+        errors = [one.phonons.mae_thz for one in chosen if one.verdict.fit is fit]
+        assert errors == sorted(errors, reverse=True)
+    names = [f"m{i}" for i in range(9)]
+    (panel,) = improvement_chart(ordered, names, names).panels
+    points = {link: (x, y) for one in panel.series for x, y, link in zip(one.x, one.y, one.links, strict=True)}
+    for report, entry, name in zip(ordered, chosen, names, strict=True):
+        expected = report.foundation.phonons.mae_thz, entry.phonons.mae_thz
+        assert points[f"#{name}"] == pytest.approx(expected, rel=1e-4)
+    assert panel.diagonal
+    assert panel.y_guides == [(0.1, "limit")]
 
 
 def test_learning_curves_show_medians_and_quartiles(reports):
-    (axes,) = learning_figure(reports).axes
-    lines = {line.get_label(): line for line in axes.lines}
-    for size, shown in zip(*lines["delta"].get_data(), strict=True):
-        assert shown == pytest.approx(target("valid_force_mae", "delta", int(size))[0], rel=1e-6)
-    (band, *_) = list(axes.collections)
-    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
-    median, width = target("valid_force_mae", "transfer", 4)
-    assert high == pytest.approx(median + width / 2, rel=0.2)
-    assert 0 < low < median
-    assert axes.get_yscale() == "log"
+    (panel,) = learning_chart(reports).panels
+    lines = {one.name: one for one in panel.series}
+    for size, shown in zip(lines["delta"].x, lines["delta"].y, strict=True):
+        assert shown == pytest.approx(target("valid_force_mae", "delta", int(size))[0], rel=1e-4)
+    for low, high, size in zip(lines["transfer"].low, lines["transfer"].high, lines["transfer"].x, strict=True):
+        assert high - low == pytest.approx(target("valid_force_mae", "transfer", int(size))[1], rel=0.2)
+    assert panel.y.log
 
 
 def test_errors_are_relative_to_the_reference(reports):
@@ -96,6 +103,9 @@ def test_errors_are_relative_to_the_reference(reports):
     sides = reports[0].foundation.phonons
     change = sides.candidate.free_energy - sides.reference.free_energy
     assert found["F, 300 K"] == pytest.approx(100 * change / abs(sides.reference.free_energy))
+    first = errors_chart(reports).panels[0]
+    drawn = next(one for one in first.series if one.name == "delta")
+    assert sorted(drawn.y) == pytest.approx(sorted(table["phonon MAE"]["delta"]), rel=1e-4)
 
 
 def test_seeds_of_a_material_are_averaged_and_variants_kept_apart():
@@ -113,42 +123,24 @@ def test_seeds_of_a_material_are_averaged_and_variants_kept_apart():
     }  # fmt: skip
 
 
-def test_boxes_with_and_without_outliers(reports):
-    far = reports[0].strategies[-1].model_copy(deep=True)
-    changed = []
-    for report in reports:
-        strategies = [
-            entry if entry.strategy != "delta" or report is not reports[0]
-            else far.model_copy(update={"strategy": "delta", "n_train": 99,
-                                        "phonons": far.phonons.model_copy(update={"mae_thz": 50.0})})
-            for entry in report.strategies
-        ]  # fmt: skip
-        changed.append(report.model_copy(update={"strategies": strategies}))
-    tops = [errors_figure(changed, outliers=shown).axes[0].get_ylim()[1] for shown in (False, True)]
-    assert tops[0] < 5 < 50 < tops[1]
-
-
-def test_costs_are_core_hours_of_materials_that_need_at_least_so_many_cells(reports):
+def test_costs_are_core_hours(reports):
     rows = costs_compared(reports)
     assert len(rows) == 9
     for report, (cells, displaced, labels) in zip(reports, rows, strict=True):
         by_stage = {
             cost.name.split()[0]: cost for cost in report.costs if "reference" in cost.name or cost.stage == "label"
         }
-        assert displaced == pytest.approx(by_stage["phonon"].wall_seconds * by_stage["phonon"].cores / 3600)
-        assert labels == pytest.approx(by_stage["label"].wall_seconds * by_stage["label"].cores / 3600)
+        for stage, value in (("phonon", displaced), ("label", labels)):
+            assert value == pytest.approx(by_stage[stage].wall_seconds * by_stage[stage].cores / 3600)
         assert cells == report.reference_result.phonons.n_displacements
-    top, bottom = costs_figure(reports).axes
-    heights = [bar.get_height() for bar in bottom.patches]
-    assert heights[0] == 9
-    assert heights == sorted(heights, reverse=True)
-    means = top.lines[-1].get_ydata()
-    assert means[0] == pytest.approx(np.mean([row[2] for row in rows]))
+    (panel,) = costs_chart(reports).panels
+    assert sorted(panel.series[1].y) == pytest.approx(sorted(row[2] for row in rows), rel=1e-4)
 
 
-def test_nothing_to_draw_is_an_error_with_words():
+def test_one_material_gets_no_figure_over_materials():
+    alone = synthetic_reports(1, strategies=("delta",))
+    assert [make(alone) for make in (verdicts_chart, errors_chart, learning_chart, costs_chart, crystals_chart)] == [
+        None
+    ] * 5
     blind = synthetic_reports(2, strategies=("delta",), mode="production")
-    with pytest.raises(InputError, match="compared with a reference"):
-        errors_figure(blind, outliers=True)
-    with pytest.raises(InputError, match="both costs"):
-        costs_figure(blind)
+    assert {chart.key for chart in campaign_charts(blind, ["a", "b"], ["a", "b"])} == {"verdicts", "crystals"}

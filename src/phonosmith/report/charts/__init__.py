@@ -1,0 +1,1 @@
+"""Charts as plain data, drawn by the script of a page."""
