@@ -199,7 +199,10 @@ def test_gpaw_parameters_follow_the_protocol():
     assert chosen["occupations"] == {"name": "methfessel-paxton", "order": 0, "width": 0.05}
     large, small = np.eye(3) * 20.0, np.eye(3) * 5.43
     assert gpaw_parameters(ReferenceProtocol(), "displacement", large)["kpts"] == {"size": (1, 1, 1), "gamma": True}
-    assert gpaw_parameters(ReferenceProtocol(), "displacement", small)["kpts"] == {"density": 10.0, "gamma": True}
+    # the mesh VASP takes, 2π / 5.43 / 0.1 rounded up
+    assert gpaw_parameters(ReferenceProtocol(), "displacement", small)["kpts"] == {"size": (12, 12, 12), "gamma": True}
+    with pytest.raises(InputError, match="depend on the cell"):
+        gpaw_parameters(ReferenceProtocol(), "displacement")
     assert gpaw_parameters(ReferenceProtocol(ismear=-1), "static")["occupations"]["name"] == "fermi-dirac"
 
 

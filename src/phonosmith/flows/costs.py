@@ -97,19 +97,22 @@ def mechanics_cost(stage: str, name: str, document: ElasticDoc | EosDoc) -> Cost
 def grouped_costs(stage: str, documents: Iterable[Mapping[str, Any]]) -> list[Cost]:
     """Sum the run statistics of equal calculations (``displace si reference 1/3``, ``2/3``, ...) done for a stage.
 
-    Job-store documents without run statistics are no calculations of the program.
+    VASP's documents hold run statistics, those of ASE calculators the time they took in one process. Job-store
+    documents with neither are no calculations of the program.
     """
     groups: dict[str, Cost] = {}
     for document in documents:
         output = document.get("output")
-        overall = (output.get("run_stats") or {}).get("overall") if isinstance(output, Mapping) else None
-        if not overall:
+        if not isinstance(output, Mapping):
+            continue
+        overall = (output.get("run_stats") or {}).get("overall") or output.get("output")
+        if not isinstance(overall, Mapping) or overall.get("elapsed_time") is None:
             continue
         name = _NUMBER.sub("", document["name"])
         group = groups.setdefault(name, Cost(stage=stage, name=name, wall_seconds=0.0, n_calculations=0))
         group.wall_seconds += overall["elapsed_time"]
         group.cores = max(int(overall.get("cores") or 1), group.cores)
-        group.n_atoms = output.get("nsites") if output else None
+        group.n_atoms = output.get("nsites")
         group.n_calculations += 1
     return list(groups.values())
 
@@ -124,5 +127,5 @@ def collect_program_costs(stage: str, uuid: str, result: Any) -> list[Cost]:  # 
     own = None if store is None else store.query_one({"uuid": uuid}, properties=["hosts"])
     if store is None or own is None or not own.get("hosts"):
         return []
-    wanted = ["name", "output.run_stats", "output.nsites"]
+    wanted = ["name", "output.run_stats", "output.output.elapsed_time", "output.nsites"]
     return grouped_costs(stage, store.query({"hosts": own["hosts"][0]}, properties=wanted, load=False))

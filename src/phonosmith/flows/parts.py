@@ -95,9 +95,11 @@ class MaterialParts:
         return member
 
     def matrix(self, min_length: float) -> list[list[int]]:
-        """Return the supercell of phonons whose shortest edge has some length, Å."""
+        """Return the supercell of phonons whose shortest edge has some length, Å, or the one the settings name."""
+        if not isinstance(rule := self.settings.supercell, str):
+            return [list(row) for row in rule]
         if min_length not in self._matrices:
-            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, self.settings.supercell)
+            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, rule)
         return self._matrices[min_length]
 
     @property
@@ -129,7 +131,7 @@ class MaterialParts:
         }
         properties = self._asked(REFERENCE, makers, self._program)
         paid = [kind for kind in ("relax", "phonons", "elastic", "eos") if (REFERENCE, kind) in self._made]
-        costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
+        costs = [self._program_costs(kind) for kind in paid]
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
 
     def _reference_phonons(self, matrix: list[list[int]], what: str) -> OutputReference:

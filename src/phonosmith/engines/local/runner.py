@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of, step_of
 from phonosmith.engines.local.state import (
+    DONE,
     FAILED,
     RUNNING,
     SETTLED,
@@ -182,7 +184,7 @@ class LocalRunner:
             self.state.forget_running()
             if flow is not None:
                 self.state.add_flow(flow)
-            with _progress_bar(self.progress) as show:
+            with _progress_bar(len(self.slots), self.progress) as show:
                 try:
                     while self._advance():
                         if self.progress:
@@ -451,21 +453,43 @@ def _worker_environment(slot: Slot) -> dict[str, str]:
     return {**os.environ, **python, **slot.environment}
 
 
+def remaining_time(rows: Sequence[JobRow], places: int) -> tuple[float, bool]:
+    """Return how long a run still takes, s, by what its finished jobs of the same stage took.
+
+    The second value tells whether every stage to come is known by now; where one is not, it will be longer.
+    """
+    took: dict[tuple[str, bool], list[float]] = {}
+    for row in rows:
+        if row.state == DONE and row.seconds is not None:
+            took.setdefault(_kind(row), []).append(row.seconds)
+    left = [_kind(row) for row in rows if row.state not in SETTLED]
+    seconds = sum(sum(took[kind]) / len(took[kind]) for kind in left if kind in took)
+    return seconds / places, all(kind in took for kind in left)
+
+
+def _kind(row: JobRow) -> tuple[str, bool]:
+    return stage_of(row.name, row.metadata), bool(step_of(row.name, row.metadata))
+
+
 @contextmanager
-def _progress_bar(wanted: bool) -> Iterator[Callable[[Sequence[JobRow]], None]]:
+def _progress_bar(places: int, wanted: bool) -> Iterator[Callable[[Sequence[JobRow]], None]]:
     """Show a progress bar on standard error, or nothing; yield what tells it about the jobs."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    text, left = TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), left)
     with Progress(*columns, console=Console(stderr=True), disable=not wanted) as bar:
-        task = bar.add_task("jobs", total=None)
+        task = bar.add_task("jobs", total=None, left="")
 
         def show(rows: Sequence[JobRow]) -> None:
             settled = sum(row.state in SETTLED for row in rows)
             running = ", ".join(row.name for row in rows if row.state == RUNNING)
             failed = sum(row.state == FAILED for row in rows)
             words = f"{failed} failed, " if failed else ""
-            bar.update(task, total=len(rows), completed=settled, description=f"{words}{running[:50] or 'jobs'}")
+            seconds, known = remaining_time(rows, places)
+            left = f"{'' if known else '> '}{timedelta(seconds=round(seconds))} left" if seconds else ""
+            description = f"{words}{running[:50] or 'jobs'}"
+            bar.update(task, total=len(rows), completed=settled, description=description, left=left)
 
         yield show
