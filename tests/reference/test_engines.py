@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from ase import Atoms
 from ase.build import bulk
 from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
@@ -252,49 +251,3 @@ def test_gpaw_forces_are_derivatives_of_its_energy(monkeypatch, tmp_path):
         energies.append(engine.compute(Frame.from_atoms(moved)).energy)
     assert record.forces[0][0] == pytest.approx(-(energies[0] - energies[1]) / 0.02, abs=5e-3)
     assert record.energy <= record.energy_sigma0
-
-
-@pytest.mark.slow
-@needs_gpaw
-@pytest.mark.filterwarnings("ignore")
-def test_gpaw_campaign_of_silicon(tmp_path):
-    """Twelve rattled 8-atom cells and the phonons of a 16-atom cell with real PBE."""
-    from phonopy import Phonopy
-    from phonopy.structure.atoms import PhonopyAtoms
-
-    from phonosmith.reference.jobs import LabelMaker
-
-    protocol = ReferenceProtocol(encut=250, kspacing=0.6, ediff=1e-7, displacement_kpoints="kspacing")
-    engine = make_engine("gpaw", protocol)
-    frames = []
-    for seed in range(12):
-        atoms = bulk("Si", a=5.47, cubic=True)
-        atoms.rattle(0.05, seed=seed)
-        frames.append(atoms)
-    store = JobStore(MemoryStore(), additional_stores={"data": MemoryStore()})
-    flow = LabelMaker(engine=engine, fraction=1.0).make(frames, "Si")
-    responses = run_locally(flow, log=False, store=store, create_folders=True, root_dir=tmp_path, ensure_success=True)
-    report = responses[flow.jobs[-1].uuid][1].output
-    assert report.n_labelled == 12
-
-    primitive = bulk("Si", a=5.47)
-    phonon = Phonopy(
-        PhonopyAtoms(symbols=["Si", "Si"], cell=primitive.cell.array, positions=primitive.positions),
-        np.eye(3) * 2,
-        primitive_matrix=np.eye(3),
-    )
-    phonon.generate_displacements(distance=0.01)
-    forces = []
-    for supercell in phonon.supercells_with_displacements:
-        moved = Atoms(symbols=supercell.symbols, cell=supercell.cell, positions=supercell.positions, pbc=True)
-        job = engine.displacement().make(AseAtomsAdaptor.get_structure(moved))
-        done = run_locally(job, log=False, store=store, create_folders=True, root_dir=tmp_path, ensure_success=True)
-        forces.append(done[job.uuid][1].output.output.forces)
-    phonon.forces = forces
-    phonon.produce_force_constants()
-    phonon.symmetrize_force_constants()
-    phonon.run_qpoints([[0, 0, 0]])
-    gamma = np.asarray(phonon.qpoints.frequencies)[0]
-    # optical mode of silicon in PBE: 15.1 THz; acoustic sum rule exact after symmetrisation
-    assert gamma[-1] == pytest.approx(15.1, abs=0.4)
-    assert np.abs(gamma[:3]).max() < 1e-3
