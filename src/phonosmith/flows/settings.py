@@ -28,15 +28,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
 
 
-def _not_flat(matrix: _Rows) -> _Rows:
-    if round(abs(float(np.linalg.det(np.array(matrix, dtype=float))))) == 0:
-        raise ValueError("give three independent rows of integers, e.g. [[2, 0, 0], [0, 2, 0], [0, 0, 2]]")
+def _right_handed(matrix: _Rows) -> _Rows:
+    if round(float(np.linalg.det(np.array(matrix, dtype=float)))) < 1:
+        raise ValueError("give three independent, right-handed vectors, e.g. [[2, 0, 0], [0, 2, 0], [0, 0, 2]]")
     return matrix
 
 
 _Row = tuple[int, int, int]
 _Rows = tuple[_Row, _Row, _Row]
-SupercellMatrix = Annotated[_Rows, AfterValidator(_not_flat)]
+SupercellMatrix = Annotated[_Rows, AfterValidator(_right_handed)]
 
 
 def _at_least_one(number: int) -> int:
