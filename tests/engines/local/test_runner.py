@@ -18,7 +18,8 @@ from jobflow import Flow
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.identity import fix_identities
-from phonosmith.engines.local.runner import LocalRunner, Slot
+from phonosmith.engines.local.runner import LocalRunner, Slot, remaining_time
+from phonosmith.engines.local.state import JobRow
 from phonosmith.engines.local.worker import RESPONSE_FILE
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 
@@ -337,7 +338,8 @@ def test_kill_minus_nine_then_resume_repeats_no_finished_job(work):
         import runner_jobs as jobs
         from jobflow import Flow
         from phonosmith.core.identity import fix_identities
-        from phonosmith.engines.local.runner import LocalRunner, Slot
+        from phonosmith.engines.local.runner import LocalRunner, Slot, remaining_time
+from phonosmith.engines.local.state import JobRow
         from phonosmith.engines.store.sqlite import open_embedded_jobstore
         slow = [jobs.slow(i, 0.4) for i in range(6)]
         fan = jobs.fan_out(3)
@@ -605,3 +607,19 @@ def test_a_new_runner_waits_for_the_workers_of_one_that_was_killed(work):
         begin = time.monotonic()
         assert local.run(Flow([jobs.add(1, 1)])).ok
         assert time.monotonic() - begin > 0.4
+
+
+def test_the_time_left_follows_from_finished_jobs_of_the_same_stage():
+    def row(name, state, seconds=None, **said):
+        return JobRow(name, 1, name, state, 1, None, None, seconds, said)
+
+    rows = [
+        row("label si 0", "done", 100.0),
+        row("label si 1", "done", 140.0),
+        row("label si start", "done", 1.0, step="start"),
+    ]
+    rows += [row("label si 2", "running"), row("label si 3", "waiting")]
+    assert remaining_time(rows, 2) == (120.0, True)
+    # of a stage nothing is known of, it says that it will be longer
+    assert remaining_time([*rows, row("train si delta", "waiting")], 2) == (120.0, False)
+    assert remaining_time([row("label si 0", "failed")], 2) == (0.0, True)
