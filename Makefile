@@ -1,4 +1,4 @@
-# Everything a fresh clone needs: `make demo` and `make test` set themselves up in .venv.
+# Everything a fresh clone needs: `make demo`, `make demo-real` and `make test` set themselves up in .venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test test-slow fuzz lint types layers sizes check docs wheel clean
+.PHONY: demo demo-real test test-slow fuzz lint types layers sizes check docs wheel clean
 
 # torch first and pinned: an unpinned torch brings gigabytes of GPU packages
 $(STAMP): pyproject.toml constraints.txt
@@ -17,6 +17,12 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/phonosmith demo --out demo-out
+
+# SevenNet-0 on real PBE: GPAW is built here (g++, libxc and OpenBLAS must be there), what it calculates is kept
+demo-real: $(STAMP)
+	$(BIN)/python -c "import gpaw" 2>/dev/null || sh tools/install_gpaw.sh $(BIN)/python
+	$(BIN)/python -c "import sevenn" 2>/dev/null || PYTHON=$(BIN)/python bash tools/install_architectures.sh
+	$(BIN)/phonosmith demo --real --out demo-real-out
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS)
@@ -56,4 +62,4 @@ wheel: $(STAMP)
 	$(BIN)/python tools/check_wheel.py dist
 
 clean:
-	rm -rf $(VENV) dist build demo-out docs/_build docs/api docs/tutorials
+	rm -rf $(VENV) dist build demo-out demo-real-out docs/_build docs/api docs/tutorials

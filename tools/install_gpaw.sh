@@ -3,18 +3,28 @@
 #
 #   tools/install_gpaw.sh [PYTHON]
 #
-# Needs a C++ compiler, libxc and an optimised BLAS with headers. On Debian and Ubuntu:
-#   apt-get install g++ libxc-dev libopenblas-dev
-# Neither numpy, scipy nor ASE of the environment is changed.
+# Needs a C++ compiler, libxc and an optimised BLAS with headers: on Debian and Ubuntu, as root, they are installed where
+# they are missing. Neither numpy, scipy nor ASE of the environment is changed.
 set -eu
 
 python=${1:-python}
 gpaw_version=26.7.0
 data_version=1.2.1
+packages="g++ libxc-dev libopenblas-dev"
 
-command -v g++ >/dev/null || { echo "g++ is missing: apt-get install g++" >&2; exit 2; }
-printf '#include <xc.h>\nint main(){return 0;}\n' | g++ -x c++ -fsyntax-only - 2>/dev/null ||
-    { echo "libxc is missing: apt-get install libxc-dev" >&2; exit 2; }
+if "$python" -c "import sys, importlib.metadata as m, gpaw; sys.exit(m.version('gpaw') != '$gpaw_version')" 2>/dev/null; then
+    echo "GPAW $gpaw_version is there"
+    exit 0
+fi
+builds() {
+    command -v g++ >/dev/null &&
+        printf '#include <xc.h>\nint main(){return 0;}\n' | g++ -x c++ - -o /dev/null -lxc -lopenblas 2>/dev/null
+}
+if ! builds && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } \
+        >/dev/null 2>&1 || true
+fi
+builds || { echo "A C++ compiler, libxc or OpenBLAS is missing: apt-get install $packages" >&2; exit 2; }
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

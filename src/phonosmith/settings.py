@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     )
     cache: Path | None = Field(None, description="worker-side copy of artefacts; default HOME/cache")
     database: Path | None = Field(None, description="embedded job store; default HOME/store.sqlite")
+    reference_cache: Path | None = Field(
+        None, description="folder where GPAW's results are kept by their content and found again; none by default"
+    )
     device: Literal["cpu", "cuda", "auto"] = Field(
         "auto", description="where potentials are evaluated and trained; auto: where it is measured to take less time"
     )
@@ -97,7 +100,7 @@ class Settings(BaseSettings):
         """Order the sources: arguments, environment, YAML file."""
         return init_settings, env_settings, _YamlSource(cls)
 
-    @field_validator("home", "artefacts", "cache", "database")
+    @field_validator("home", "artefacts", "cache", "database", "reference_cache")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """Fix relative folders once: jobs run in folders of their own."""

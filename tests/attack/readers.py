@@ -356,6 +356,26 @@ def _labelled_structures() -> list[bytes]:
     return [json.dumps([{"structure": structure, "outputs": outputs}]).encode()]
 
 
+KEPT_NAME = "f77407598d75c97adfc1eeb8aab4ba48e10fd6ed5a412db3ade456aaec80eb6a.json"
+KEPT = (
+    b'{"calculated":{"program":"gpaw 1","settings":{"xc":"PBE"},"symbols":["He"],"cell":[[4,0,0],[0,4,0],[0,0,4]],'
+    b'"positions":[[0,0,0]],"pbc":[true,true,true]},"numbers":{"energy":-1.5,"energy_sigma0":-1.5,'
+    b'"forces":[[0,0,0]],"stress":[0.1,0.1,0.1,0.1,0.1,0.1],"wall_seconds":1,"processor_seconds":0.5},'
+    b'"digest":"35f733d231418b1e028a676a1e527abe4df6938ae734126036f2123db89ed4d6"}'
+)
+
+
+def _kept(path: Path) -> Any:
+    from phonosmith.reference.kept import read_result
+
+    return read_result(path)
+
+
+def _check_kept(kept: Any) -> None:
+    # nothing can be changed but spaces and the spelling of numbers
+    assert (kept.numbers.energy, kept.numbers.stress[0], kept.calculated.program) == (-1.5, 0.1, "gpaw 1")
+
+
 READERS: dict[str, Reader] = {
     "energies": Reader(_energies, "energies.csv", lambda: [b"material,energy_ev\nmp-149,-10.8\nmp-22862,-6.8\n"]),
     "replay": Reader(_replay, "replay.xyz", _replay_seeds),
@@ -369,6 +389,7 @@ READERS: dict[str, Reader] = {
     "xyz": Reader(_crystal, "crystal.xyz", lambda: _frame_seeds()[1:3], _check_crystal),
     "json": Reader(_crystal, "crystal.json", _json_crystal, _check_crystal),
     "phases": Reader(_phases, "phases.yaml", lambda: [PHASES]),
+    "kept result": Reader(_kept, KEPT_NAME, lambda: [KEPT], _check_kept),
     "empirical": Reader(_empirical, "potential.json", _empirical_seeds),
     "artefact": Reader(_header, "model.safetensors", _artefact),
     "phonon document": Reader(_document, "phonons.json", _documents),

@@ -1,5 +1,7 @@
+import importlib.util
 import json
 import os
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from typer.testing import CliRunner
@@ -38,3 +40,58 @@ def test_an_unknown_material_or_strategy_is_said_at_once(tmp_path):
         os.environ.pop("PHONOSMITH_ARTEFACTS", None)
         assert result.exit_code == 2
         assert word in json.loads(result.stdout)["advice"]
+
+
+def invoke(*arguments):
+    result = CliRunner().invoke(app, ["demo", *arguments, "--json"])
+    for name in ("PHONOSMITH_ARTEFACTS", "PHONOSMITH_REFERENCE_CACHE"):
+        os.environ.pop(name, None)
+    assert result.stdout, result.stderr
+    return result.exit_code, json.loads(result.stdout)
+
+
+def test_what_real_dft_lacks_is_said_before_anything_runs(tmp_path, monkeypatch):
+    def absent(_):
+        raise PackageNotFoundError
+
+    real = ["--real", "--out", str(tmp_path / "out")]
+    code, said = invoke("--small", "--out", str(tmp_path / "out"))
+    assert (code, "--real" in said["advice"]) == (2, True)
+    code, said = invoke(*real, "--material", "Silicon")
+    assert (code, "Si, AlAs" in said["advice"]) == (2, True)
+    monkeypatch.setattr("phonosmith.reference.gpaw.version", absent)
+    code, said = invoke(*real)
+    assert (code, "tools/install_gpaw.sh" in said["advice"]) == (2, True)
+    monkeypatch.setattr("phonosmith.reference.gpaw.version", lambda _: "26.7.0")
+    monkeypatch.setattr("phonosmith.potentials.sevennet.identify.importlib.util.find_spec", lambda _: None)
+    code, said = invoke(*real)
+    assert (code, "tools/install_architectures.sh" in said["advice"]) == (2, True)
+    assert not (tmp_path / "out" / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("gpaw", "sevenn")),
+    reason="GPAW or SevenNet is not installed (tools/install_gpaw.sh, tools/install_architectures.sh)",
+)
+def test_a_published_foundation_on_real_dft_in_a_primitive_cell(tmp_path, monkeypatch):
+    """Two atoms: the way from SevenNet-0 and GPAW to a verdict; in another folder every calculation is found."""
+    monkeypatch.setenv("PHONOSMITH_REFERENCE_CACHE", str(tmp_path / "kept"))
+    arguments = ["--real", "--small", "--material", "Si", "--epochs", "8"]
+    try:
+        code, found = invoke(*arguments, "--out", str(tmp_path / "first"))
+    finally:
+        monkeypatch.setenv("PHONOSMITH_REFERENCE_CACHE", str(tmp_path / "kept"))
+    assert code == 0, found
+    assert (found["foundation_name"], found["reference"]) == ("7net-0", "gpaw PBE")
+    assert (found["labels_computed"], found["labels_cached"]) == (3, 0)
+    (transfer,) = found["strategies"]
+    assert transfer["phonon_mae_thz"] < found["foundation"]["phonon_mae_thz"]
+    report = json.loads((tmp_path / "first" / "report.json").read_text())
+    # the optical mode of silicon in PBE: 15.1 to 15.2 THz in published calculations
+    assert report["reference_result"]["phonons"]["omega_max_thz"] == pytest.approx(15.15, abs=0.15)
+    assert {"label", "phonon", "relax"} <= {cost["stage"] for cost in report["costs"] if cost["wall_seconds"] > 1}
+    code, again = invoke(*arguments, "--out", str(tmp_path / "second"))
+    assert code == 0, again
+    assert (again["labels_computed"], again["labels_cached"]) == (0, 3)
+    assert again["strategies"] == [transfer | {"training_seconds": again["strategies"][0]["training_seconds"]}]

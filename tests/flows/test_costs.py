@@ -16,10 +16,13 @@ def test_equal_calculations_are_one_line_and_what_is_no_calculation_none():
             document("displace si reference 1/2", 10.0),
             document("displace si reference 2/2", 12.5, cores=16),
             {"name": "phonon si reference", "output": {"formula": "Si"}},
+            # an ASE calculator's, in one process
+            {"name": "static si reference", "output": {"nsites": 2, "output": {"elapsed_time": 3.5}}},
             {"name": "store_inputs", "output": None},
         ],
     )
     assert [(cost.name, cost.wall_seconds, cost.cores, cost.n_atoms, cost.n_calculations) for cost in found] == [
         ("relax si reference", 100.0, 8, 2, 1),
         ("displace si reference", 22.5, 16, 64, 2),
+        ("static si reference", 3.5, 1, 2, 1),
     ]

@@ -1,9 +1,13 @@
 import pytest
+from ase.build import bulk
 from pydantic import ValidationError
+from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.flows.campaign import CampaignSpec
+from phonosmith.flows.parts import MaterialParts
 from phonosmith.flows.settings import MaterialSettings, material_settings, strategies_named, training_of
+from phonosmith.reference.engines import make_engine
 
 
 def test_campaigns_say_what_materials_are_told_and_nothing_of_it_changes():
@@ -36,3 +40,14 @@ def test_settings_of_one_strategy_replace_those_of_all():
     assert strategies_named(training) == ["delta"]
     assert training_of(training, "delta") == {"epochs": 5, "e0_values": {"Si": 1.0}}
     assert training_of(training, "transfer") == {"epochs": 3, "e0_values": {"Si": 1.0}}
+
+
+def test_a_supercell_may_be_given_and_stands_for_every_length():
+    doubled = [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+    silicon = AseAtomsAdaptor.get_structure(bulk("Si"))
+    parts = MaterialParts(silicon, "si", material_settings(supercell=doubled), make_engine("gpaw"), seed=0)
+    assert parts.matrix(20.0) == parts.matrix(5.0) == doubled
+    assert CampaignSpec(materials=["Si.cif"], foundations=["embedded"], supercell="compact").supercell == "compact"
+    for wrong in ([[1, 0, 0], [2, 0, 0], [0, 0, 1]], [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], [[1, 0], [0, 1]], "cubik"):
+        with pytest.raises(ConfigurationError, match="supercell"):
+            material_settings(supercell=wrong)

@@ -1,4 +1,4 @@
-"""``phonosmith demo``: the whole pipeline in a few minutes, without DFT, database or GPU."""
+"""``phonosmith demo``: the whole pipeline in minutes, without licence, database or GPU; with real DFT where asked."""
 
 from __future__ import annotations
 
@@ -14,63 +14,106 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
     from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.engines.local.runner import LocalRunner
+    from phonosmith.engines.local.state import JobRow
     from phonosmith.harmonic.model import HarmonicModel
 
 
 @command("demo", START)
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for store, artefacts, models, figures.")] = Path("demo-out"),
-    material: Annotated[str, typer.Option(help="Embedded material: Si, Ge, C or SiC.")] = "Si",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for store, artefacts, models, figures. [default: demo-out]")
+    ] = None,
+    material: Annotated[str, typer.Option(help="Si, Ge, C or SiC [Si]; with --real Si, AlAs or both [Si,AlAs].")] = "",
     strategies: Annotated[str, typer.Option(help="Comma-separated presets; five of them by default.")] = "",
-    epochs: Annotated[int, typer.Option(min=1, help="Largest number of epochs per training.")] = 60,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of epochs per training. [default: 60]")
+    ] = None,
+    real: Annotated[
+        bool, typer.Option("--real", help="SevenNet-0, a published foundation, on real DFT (PBE by GPAW).")
+    ] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="With --real: primitive cells, to test the installation in a minute.")
+    ] = False,
     json_output: bool = JSON,
 ) -> None:
-    """Fine-tune the embedded foundation for one crystal with several strategies and judge each by its phonons.
+    """Fine-tune a foundation for one crystal with several strategies and judge each by its phonons.
 
     A small MACE trained on one published empirical potential is the foundation; another published potential stands in
     for DFT. Everything else is the real pipeline: sampling, labels, audit, training, phonons on both sides, verdict.
     Interrupt it as you like: the same command continues where it stopped.
 
+    With --real nothing stands in for anything: SevenNet-0 is fine-tuned on PBE calculations by GPAW, and GPAW's phonons
+    are the truth. What GPAW has calculated is kept (PHONOSMITH_REFERENCE_CACHE), so that a second demonstration, in
+    another folder too, takes minutes.
+
     Example: phonosmith demo --out demo-out
     """
-    from phonosmith.core.errors import PhonosmithError
+    from phonosmith.core.errors import InputError, PhonosmithError
     from phonosmith.settings import get_settings
 
-    out = out.resolve()
+    if small and not real:
+        raise InputError("--small is for the demonstration with real DFT.", "Add --real, or leave it out.")
+    out = (out or Path("demo-real-out" if real else "demo-out")).resolve()
     # the demonstration keeps to its folder unless the user already has an artefact store
     os.environ.setdefault("PHONOSMITH_ARTEFACTS", str(out / "artefacts"))
     get_settings.cache_clear()
+    if real:
+        os.environ.setdefault("PHONOSMITH_REFERENCE_CACHE", str(get_settings().home_dir / "reference"))
+        get_settings.cache_clear()
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.core.identity import fix_identities
     from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.store.sqlite import open_embedded_jobstore
-    from phonosmith.flows.demo import DEMO_STRATEGIES, demo_flow
+    from phonosmith.flows import demo as flows
 
-    names = [name.strip() for name in strategies.split(",") if name.strip()] or list(DEMO_STRATEGIES)
-    flow = fix_identities(demo_flow(material, names, epochs))
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    if real:
+        crystals = [name.strip() for name in material.split(",") if name.strip()] or list(flows.REAL_CRYSTALS)
+        flow = flows.real_demo_flow(crystals, names or flows.REAL_STRATEGIES, epochs or flows.REAL_EPOCHS, small=small)
+    else:
+        flow = flows.demo_flow(material or "Si", names or flows.DEMO_STRATEGIES, epochs or flows.DEMO_EPOCHS)
+    flow = fix_identities(flow)
     store = open_embedded_jobstore(out / "store.sqlite")
     store.connect()
     runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
     runner.retry()
     runner.ask(flow)
+    before = {row.uuid for row in _label_rows(runner)}
     try:
         summary = runner.run()
     except KeyboardInterrupt:
         typer.secho("Stopped; what is done stays done. The same command goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    report_job = next(job for job, _ in flow.iterflow() if job.metadata.get("stage") == "report")
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
-    if any(row.uuid == report_job.uuid for row in [*summary.failed, *summary.skipped]):
+    unfinished = {row.uuid for row in [*summary.failed, *summary.skipped]}
+    wanted = [job.uuid for job, _ in flow.iterflow() if job.metadata.get("stage") == "report"]
+    if unfinished & set(wanted):
         raise PhonosmithError("The demonstration did not reach its report.", "Look at the folders named above.")
-    report = MaterialReport.model_validate(store.get_output(report_job.uuid, load=True))
+    reports = [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in wanted]
+    materials = [_entry(report) for report in reports]
+    payload = materials[0] | {
+        "seconds": summary.seconds,
+        "jobs_run": summary.executed,
+        "files": _write(reports, store, flow, out),
+    }
+    if real:
+        computed, kept = _label_origins(runner, store, before)
+        payload |= {"labels_computed": computed, "labels_cached": kept, "materials": materials}
+    answer(payload, lambda: _show(materials, payload), json_output=json_output)
+
+
+def _entry(report: MaterialReport) -> dict[str, Any]:
+    """Return what is printed about one material."""
     lines = [
         result_line(entry) | {"training_seconds": entry.training_seconds}
         for entry in (report.foundation, *report.strategies)
     ]
-    payload = {
+    return {
         "material": report.material,
         "reference": report.reference,
+        "foundation_name": report.foundation.potential.name,
         "n_train": report.labels.train.n_frames,
         "n_valid": report.labels.valid.n_frames,
         "foundation": lines[0],
@@ -78,15 +121,30 @@ def demo(
         "failed": report.failed,
         "best": report.best,
         "gain": report.gain,
-        "seconds": summary.seconds,
-        "jobs_run": summary.executed,
-        "files": _write(report, store, flow, out),
     }
-    answer(payload, lambda: _show(payload), json_output=json_output)
 
 
-def _write(report: MaterialReport, store: JobStore, flow: Flow, out: Path) -> list[str]:
-    """Write report (JSON and HTML), one figure per potential, the best model as a plain file; return their names."""
+def _label_rows(runner: LocalRunner) -> list[JobRow]:
+    """Return the label jobs that are done, without those that start or collect them."""
+    from phonosmith.core.metadata import stage_of, step_of
+
+    done = runner.state.rows("done", asked=True)
+    return [row for row in done if stage_of(row.name, row.metadata) == "label" and not step_of(row.name, row.metadata)]
+
+
+def _label_origins(runner: LocalRunner, store: JobStore, before: set[str]) -> tuple[int, int]:
+    """Return how many labels were calculated now, and how many there were."""
+    uuids = [row.uuid for row in _label_rows(runner)]
+    fields = ["uuid", "output.kept", "metadata.reused"]
+    computed = 0
+    for document in store.query({"uuid": {"$in": uuids}}, properties=fields):
+        found = document["output"].get("kept") or (document.get("metadata") or {}).get("reused")
+        computed += document["uuid"] not in before and not found
+    return computed, len(uuids) - computed
+
+
+def _write(reports: list[MaterialReport], store: JobStore, flow: Flow, out: Path) -> list[str]:
+    """Write reports (JSON and HTML), one figure per potential, best models as plain files; return their names."""
     from phonosmith.core.artefacts import default_artefacts, write_atomic
     from phonosmith.evaluation.phonons.comparison import compare_phonons_in_full
     from phonosmith.evaluation.phonons.documents import PhononDoc
@@ -96,50 +154,56 @@ def _write(report: MaterialReport, store: JobStore, flow: Flow, out: Path) -> li
     from phonosmith.report.figures.style import save_figure
     from phonosmith.report.page.html import write_report
 
-    files = [out / "report.json"]
-    write_atomic(files[0], report.model_dump_json(indent=2).encode())
-    key = report.material.lower()
+    files = []
     uuids = {job.name: job.uuid for job, _ in flow.iterflow()}
+    for report in reports:
+        key = report.material.lower()
 
-    def model(name: str) -> HarmonicModel:
-        document = store.get_output(uuids[f"phonon {key} {name}"], load=True)
-        return harmonic_from_document(PhononDoc.model_validate(document), default_artefacts())
+        def model(name: str, key: str = key) -> HarmonicModel:
+            document = store.get_output(uuids[f"phonon {key} {name}"], load=True)
+            return harmonic_from_document(PhononDoc.model_validate(document), default_artefacts())
 
-    reference = model("reference")
-    for entry in [report.foundation, *report.strategies]:
-        compared = compare_phonons_in_full(reference, model(entry.strategy), 12)
-        figure = bands_figure(compared, ("reference", entry.strategy))
-        files.append(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png"))
-    if report.strategies:
-        best = report.strategies[0].strategy
-        curves = phonon_curves({"reference": reference, "foundation": model("foundation"), best: model(best)})
-        files.append(save_figure(many_bands_figure(curves), out / "figures" / f"{key}-bands.png"))
-        files.append(out / f"{key}-{best}.model")
-        export_plain(report.strategies[0].potential, files[-1])
-    page = write_report([report], out / "report.html", title=f"phonosmith demonstration: {report.material}")
+        files.append(out / ("report.json" if len(reports) == 1 else f"{key}-report.json"))
+        write_atomic(files[-1], report.model_dump_json(indent=2).encode())
+        reference = model("reference")
+        for entry in [report.foundation, *report.strategies]:
+            compared = compare_phonons_in_full(reference, model(entry.strategy), 12)
+            figure = bands_figure(compared, ("reference", entry.strategy))
+            files.append(save_figure(figure, out / "figures" / f"{key}-{entry.strategy}.png"))
+        if report.strategies:
+            best = report.strategies[0].strategy
+            curves = phonon_curves({"reference": reference, "foundation": model("foundation"), best: model(best)})
+            files.append(save_figure(many_bands_figure(curves), out / "figures" / f"{key}-bands.png"))
+            files.append(out / f"{key}-{best}.model")
+            export_plain(report.strategies[0].potential, files[-1])
+    title = f"phonosmith demonstration: {', '.join(report.material for report in reports)}"
+    page = write_report(reports, out / "report.html", title=title)
     return [str(path) for path in (*files, page.path)]
 
 
-def _show(payload: dict[str, Any]) -> None:
-    lines = [payload["foundation"], *payload["strategies"]]
+def _show(materials: list[dict[str, Any]], payload: dict[str, Any]) -> None:
     forms = {
         "phonon_mae_thz": ".3f",
         "omega_max_error_percent": "+.2f",
         "valid_force_mae_mev_per_angstrom": ".1f",
         "training_seconds": ".0f",
     }
-    print_table(
-        ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", " verdict"),
-        [
-            (line["strategy"], *(shown(line[key], form) for key, form in forms.items()), line["verdict"])
-            for line in lines
-        ],
-        title=f"{payload['material']}: phonons against {payload['reference']} ({payload['seconds']:.0f} s)",
-    )
-    for line in lines:
-        if line["verdict"] != "fit":
-            typer.echo(f"{line['strategy']} is not fit: {'; '.join(line['reasons'])}.")
-    if payload["gain"] is not None:
-        typer.echo(f"{payload['best']}: phonon MAE {payload['gain']:.1f} times below the foundation's.")
+    for material in materials:
+        lines = [material["foundation"] | {"strategy": material["foundation_name"]}, *material["strategies"]]
+        print_table(
+            ("potential", "phonon MAE\nTHz", "ω_max error\n%", "force MAE\nmeV/Å", "training\ns", " verdict"),
+            [
+                (line["strategy"], *(shown(line[key], form) for key, form in forms.items()), line["verdict"])
+                for line in lines
+            ],
+            title=f"{material['material']}: phonons against {material['reference']} ({payload['seconds']:.0f} s)",
+        )
+        for line in lines:
+            if line["verdict"] != "fit":
+                typer.echo(f"{line['strategy']} is not fit: {'; '.join(line['reasons'])}.")
+        if material["gain"] is not None:
+            typer.echo(f"{material['best']}: phonon MAE {material['gain']:.1f} times below the foundation's.")
+    if "labels_computed" in payload:
+        typer.echo(f"Labels: {payload['labels_computed']} calculated, {payload['labels_cached']} found.")
     for path in payload["files"]:
         typer.echo(f"  {path}")

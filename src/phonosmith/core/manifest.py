@@ -96,6 +96,12 @@ def gpus_in_use() -> int:
     return int(torch is not None and bool(torch.cuda.is_initialized()))
 
 
+def thread_cores() -> int:
+    """Return the cores the libraries of this one process may use: as many as it has threads, where that is limited."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return min(process_cores(), int(threads)) if threads.isdigit() and int(threads) > 0 else process_cores()
+
+
 @contextmanager
 def recorded(
     inputs: Mapping[str, str] | None = None, settings: Mapping[str, Any] | None = None, seed: int | None = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+import numpy as np
 import yaml
 from jobflow import Flow, Maker
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,7 +30,7 @@ from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import CellSize
 from phonosmith.structures.magnetic import MagneticOrder, given_moments
-from phonosmith.structures.supercell import phonon_supercell
+from phonosmith.structures.supercell import phonon_supercell, require_buildable
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
@@ -426,6 +427,11 @@ def _replay(path: Path) -> DatasetRef:
 
 def _check_supercells(reader: _Reader, spec: CampaignSpec, structures: dict[str, Structure]) -> None:
     """Choose the largest supercell of every crystal once: what cannot be had must not be found out by a job."""
+    if not isinstance(spec.supercell, str):
+        cells = round(float(np.linalg.det(np.array(spec.supercell, dtype=float))))
+        for crystal in structures.values():
+            reader.attempt(("supercell",), require_buildable, cells * len(crystal))
+        return
     lengths = {name: getattr(spec, name) for name in ("min_length", "check_min_length", "curvature_min_length")}
     field = max(lengths, key=lambda name: lengths[name])
     for crystal in structures.values():

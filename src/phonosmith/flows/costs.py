@@ -119,6 +119,10 @@ def _took(output: Mapping[str, Any]) -> tuple[float, int, int | None] | None:
     """Return seconds, cores and atoms of a task document or the record of one calculation; None of anything else."""
     if overall := (output.get("run_stats") or {}).get("overall"):
         return float(overall["elapsed_time"]), int(overall.get("cores") or 1), output.get("nsites")
+    # an ASE calculator's: the time it took in one process
+    plain = output.get("output")
+    if isinstance(plain, Mapping) and plain.get("elapsed_time") is not None:
+        return float(plain["elapsed_time"]), 1, output.get("nsites")
     if output.get("protocol_digest") and output.get("wall_seconds") is not None:
         return float(output["wall_seconds"]), int(output.get("cores") or 1), len(output.get("symbols") or ()) or None
     return None
@@ -134,6 +138,6 @@ def collect_program_costs(stage: str, uuid: str, result: Any) -> list[Cost]:  # 
     own = None if store is None else store.query_one({"uuid": uuid}, properties=["hosts"])
     if store is None or own is None or not own.get("hosts"):
         return []
-    of_records = ("protocol_digest", "wall_seconds", "cores", "symbols")
+    of_records = ("output.elapsed_time", "protocol_digest", "wall_seconds", "cores", "symbols")
     wanted = ["name", "output.run_stats", "output.nsites", *(f"output.{name}" for name in of_records)]
     return grouped_costs(stage, store.query({"hosts": own["hosts"][0]}, properties=wanted, load=False))

@@ -110,11 +110,13 @@ class MaterialParts:
         return () if self.finished is not None else self.settings.sizes
 
     def matrix(self, min_length: float) -> list[list[int]]:
-        """Return the supercell of phonons whose shortest edge has some length, Å; that of phonons that exist."""
+        """Return the supercell of phonons: that of phonons at hand, the one the settings name, or by its shortest edge, Å."""
         if self.finished is not None:
             return self.finished.supercell_matrix
+        if not isinstance(rule := self.settings.supercell, str):
+            return [list(row) for row in rule]
         if min_length not in self._matrices:
-            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, self.settings.supercell)
+            self._matrices[min_length] = choose_phonon_supercell(self.structure, min_length, rule)
         return self._matrices[min_length]
 
     @property
@@ -154,7 +156,7 @@ class MaterialParts:
         paid = [
             kind for kind in ("relax", "phonons", "elastic", "eos", "qha", "kappa") if (REFERENCE, kind) in self._made
         ]
-        costs = [self._program_costs(kind) for kind in paid] if engine.name == "vasp" else []
+        costs = [self._program_costs(kind) for kind in paid]
         return ReferenceResults(asked=list(properties), phonons=phonons, costs=costs, **properties)
 
     def calculations(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jobflow import Flow
 
 from phonosmith.analysis.documents import DisplacementCheck
 from phonosmith.core.errors import InputError, LabelError
@@ -21,7 +22,6 @@ from phonosmith.reference.documents import Frame, ReferenceRecord
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from jobflow import Flow, Job
     from pymatgen.core import Structure
 
     from phonosmith.reference.engines import ReferenceEngine
@@ -32,13 +32,14 @@ CHECK_DISPLACEMENT = 0.03
 """Å: three times that of phonons, so that forces left in a cell that is not exactly relaxed count less."""
 
 
-def reference_relaxation(structure: Structure, engine: ReferenceEngine, name: str) -> Job | Flow:
-    """Return the job or flow that relaxes cell and atoms; its output holds the relaxed ``structure``.
+def reference_relaxation(structure: Structure, engine: ReferenceEngine, name: str) -> Flow:
+    """Return the flow that relaxes cell and atoms; its output holds the relaxed ``structure``.
 
     VASP relaxes twice, the second time with the plane waves of the relaxed cell.
     """
     if engine.name != "vasp":
-        return engine.relax(name).make(structure)
+        one = engine.relax(name).make(structure)
+        return Flow([one], output=one.output, name=name)
     from atomate2.vasp.flows.core import DoubleRelaxMaker
 
     return describe(DoubleRelaxMaker(name, engine.relax(name), engine.relax(name)).make(structure), stage="relax")

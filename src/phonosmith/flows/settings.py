@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from phonosmith.core.document import Document
@@ -27,6 +28,17 @@ Mode = Literal["comparison", "production"]
 Pack = Literal["none", "material"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """What every generator of random numbers takes."""
+
+
+def _right_handed(matrix: _Rows) -> _Rows:
+    if round(float(np.linalg.det(np.array(matrix, dtype=float)))) < 1:
+        raise ValueError("give three independent, right-handed vectors, e.g. [[2, 0, 0], [0, 2, 0], [0, 0, 2]]")
+    return matrix
+
+
+_Row = tuple[int, int, int]
+_Rows = tuple[_Row, _Row, _Row]
+SupercellMatrix = Annotated[_Rows, AfterValidator(_right_handed)]
 
 
 def _at_least_one(number: int) -> int:
@@ -84,9 +96,10 @@ class MaterialSettings(Document):
         "displaced in as many cells as a fit needs, far fewer where the symmetry is low",
     )
     kappa_mesh: int = Field(11, gt=1, le=100, description="q-points along each axis of conductivities")
-    supercell: SupercellRule = Field(
+    supercell: SupercellRule | SupercellMatrix = Field(
         "cubic",
-        description="phonon supercells: with right angles as published, or the smallest near-cubic ones",
+        description="phonon supercells: with right angles as published, the smallest near-cubic ones, or this one "
+        "(phonopy's matrix for the cell as given) whatever the lengths say",
     )
     follow: FollowOptions = Field(
         default_factory=FollowOptions, description="how transitions are looked for and followed"

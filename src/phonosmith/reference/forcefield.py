@@ -18,9 +18,11 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError, LabelError, PhonosmithError
+from phonosmith.core.manifest import thread_cores
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.accept import accept
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, explained, refused
+from phonosmith.reference.kept import KeepingCalculator
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, moment_table
 from phonosmith.reference.vasp.run import voigt_from_kbar
@@ -150,6 +152,9 @@ class ProtocolAseMaker(ForceFieldRelaxMaker):
         structure = [self._with_moments(one) for one in structure] if several else self._with_moments(structure)
         self.set_cell((structure[0] if several else structure).lattice.matrix)
         documents = super().make.original(self, structure, prev_dir=prev_dir)
+        if not several and isinstance(self.calculator, KeepingCalculator):
+            # what it cost when it was calculated, not what it took to find it
+            documents.output.elapsed_time = self.calculator.wall_seconds
         pairs = zip(structure, documents, strict=True) if several else [(structure, documents)]
         for number, (sent, document) in enumerate(pairs):
             asked = Frame.from_atoms(AseAtomsAdaptor.get_atoms(sent, msonable=False))
@@ -227,7 +232,7 @@ def compute_with_ase(
     asked = Asked(frame, maker.rules, maker.calculation)
     known = {
         "engine_version": version, "functional": functional, "potential": spec.potential,
-        "directory": Path.cwd().name,
+        "directory": Path.cwd().name, "cores": thread_cores(),
     }  # fmt: skip
     start = time.perf_counter()
     try:
@@ -236,14 +241,18 @@ def compute_with_ase(
         if maker.calculation in MOVING:
             document = type(maker).make.original(maker, AseAtomsAdaptor.get_structure(atoms))
             atoms = AseAtomsAdaptor.get_atoms(document.structure, msonable=False)
-        record = evaluate_frame(maker.calculator, atoms, asked, engine=maker.engine, **known)
+        calculator = maker.calculator
+        record = evaluate_frame(calculator, atoms, asked, engine=maker.engine, **known)
         record.reasons = accept(Outcome.of_record(record), asked)
+        record.wall_seconds = time.perf_counter() - start
+        if isinstance(calculator, KeepingCalculator):
+            record.wall_seconds, record.kept = calculator.wall_seconds, calculator.n_calculated == 0
     except Exception as error:  # whatever a foreign program raises is one refused calculation
         if isinstance(error, PhonosmithError) and not isinstance(error, LabelError):
             raise
         reason = Reason(code="run_failed", message=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
         if isinstance(error, LabelError):
             reason = Reason(code="gate", message=error.message)
-        record = refused(frame, maker.rules, maker.calculation, maker.engine, reason, **known)
-    record.wall_seconds = time.perf_counter() - start
+        wall = time.perf_counter() - start
+        record = refused(frame, maker.rules, maker.calculation, maker.engine, reason, wall_seconds=wall, **known)
     return record

@@ -10,7 +10,9 @@ import numpy as np
 from ase.calculators.calculator import Calculator
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.reference.protocol import Calculation, Cell, ReferenceProtocol
+from phonosmith.reference.kept import KeepingCalculator
+from phonosmith.reference.protocol import Calculation, Cell, ReferenceProtocol, kpoint_mesh
+from phonosmith.settings import get_settings
 
 GPAW_CALCULATOR = "phonosmith.reference.gpaw.gpaw_calculator"
 
@@ -45,11 +47,17 @@ def gpaw_parameters(protocol: ReferenceProtocol, calculation: Calculation, cell:
     """Return the arguments of ``gpaw.GPAW`` that correspond to a protocol (for a test to compare line by line).
 
     GPAW converges the energy per valence electron, so EDIFF is at least as strict as in VASP; its k-point density
-    counts points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING.
+    counts points per Å⁻¹ of the reciprocal vectors with 2π, hence 1/KSPACING. For a cell (rows in Å) the mesh is the
+    protocol's own, which a relaxation that starts there keeps, as in VASP.
     """
     if calculation == "born":
         raise ConfigurationError("The gpaw engine computes no Born charges.", "Use the vasp engine for them.")
-    points = {"size": (1, 1, 1)} if protocol.gamma_only(calculation, cell) else {"density": 1.0 / protocol.kspacing}
+    points: dict[str, Any] = {"density": 1.0 / protocol.kspacing}
+    if cell is not None:
+        points = {"size": kpoint_mesh(protocol, calculation, cell)}
+    else:
+        # refuses displaced atoms whose k-points the cell decides
+        protocol.gamma_only(calculation)
     spin = {"spinpol": True} if protocol.spin_polarized else {}
     return spin | {
         "mode": {"name": "pw", "ecut": protocol.encut},
@@ -71,11 +79,29 @@ def gpaw_calculator(
     """Return a GPAW calculator of a protocol, as JSON (the dotted path the Makers carry).
 
     ``overrides`` are further arguments of ``gpaw.GPAW``: communicator, mixer, nbands, ...; ``cell`` (rows in Å) is
-    needed where atoms are displaced: it decides the k-points.
+    needed where atoms are displaced: it decides the k-points. Where the settings name a ``reference_cache``, results
+    are kept there and found again.
     """
-    require_gpaw()
-    from gpaw import GPAW
-
+    program = require_gpaw()
     vectors = None if cell is None else np.asarray(cell, dtype=float)
     parameters = gpaw_parameters(ReferenceProtocol.model_validate(protocol), calculation, vectors)
-    return GPAW(**parameters | dict(overrides or {}))
+    parameters |= dict(overrides or {})
+
+    def make() -> Calculator:
+        from gpaw import GPAW
+
+        return GPAW(**parameters)
+
+    folder = get_settings().reference_cache
+    if folder is None:
+        return make()
+    numbers = {name: value for name, value in parameters.items() if name != "txt"}
+    return KeepingCalculator(make, f"gpaw {program}, gpaw-data {_data_version()}", numbers, folder)
+
+
+def _data_version() -> str:
+    try:
+        return version("gpaw-data")
+    except PackageNotFoundError:
+        # data sets of the user's own: whoever changes them empties the folder
+        return "own"
