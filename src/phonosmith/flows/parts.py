@@ -110,7 +110,7 @@ class MaterialParts:
         return () if self.finished is not None else self.settings.sizes
 
     def matrix(self, min_length: float) -> list[list[int]]:
-        """Return the supercell of phonons: that of phonons at hand, the one the settings name, or by its shortest edge, Å."""
+        """Return the supercell of phonons: that of phonons at hand, the one the settings name, or by its edge, Å."""
         if self.finished is not None:
             return self.finished.supercell_matrix
         if not isinstance(rule := self.settings.supercell, str):
