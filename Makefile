@@ -62,4 +62,4 @@ wheel: $(STAMP)
 	$(BIN)/python tools/check_wheel.py dist
 
 clean:
-	rm -rf $(VENV) dist build demo-out demo-real-out docs/_build docs/api docs/tutorials
+	rm -rf $(VENV) dist build demo-out demo-real-out docs/_build docs/tutorials

@@ -25,24 +25,14 @@ release = metadata.version("phonosmith")
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.apidoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.mathjax",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "api"]
 html_theme = "furo"
 html_title = "phonosmith"
 
-apidoc_modules = [
-    {
-        "path": "../src/phonosmith",
-        "destination": "api",
-        "separate_modules": True,
-        "module_first": True,
-        "max_depth": 3,
-    }
-]
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"

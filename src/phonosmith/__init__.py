@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from phonosmith.training.jobs import FineTuneMaker
     from phonosmith.training.spec import TrainSpec, make_spec
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "ElasticFlowMaker": "evaluation.mechanics.jobs",

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -347,6 +348,8 @@ def check_embedded_potentials() -> Iterator[Finding]:
 
 def check_jobflow_remote() -> Iterator[Finding]:
     """Open each project of jobflow-remote: databases, blob store, set-up; nothing where there is no project."""
+    if find_spec("jobflow_remote") is None:
+        return
     from jobflow_remote import SETTINGS
 
     from phonosmith.engines.queues.remote import check_databases, open_project
@@ -372,6 +375,8 @@ def check_jobflow_remote() -> Iterator[Finding]:
 
 def check_fireworks() -> Iterator[Finding]:
     """Reach FireWorks' database; nothing where no launchpad is configured."""
+    if find_spec("fireworks") is None:
+        return
     from fireworks.fw_config import LAUNCHPAD_LOC
 
     if not LAUNCHPAD_LOC:

@@ -22,6 +22,7 @@ from phonosmith.engines.queues.submission import (
     artefact_warnings,
     check_job_store,
     check_workers,
+    require_package,
     submit_flows,
 )
 from phonosmith.engines.queues.watching import asked, last_line
@@ -40,6 +41,7 @@ _UUID = "spec._tasks.job.uuid"
 
 def launchpad_file(given: Path | None) -> Path:
     """Return the launchpad file: the one named, else the one FireWorks would take."""
+    require_package("fireworks", "fireworks")
     if given is None:
         from fireworks.fw_config import LAUNCHPAD_LOC
 

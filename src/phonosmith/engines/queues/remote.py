@@ -20,6 +20,7 @@ from phonosmith.engines.queues.submission import (
     artefact_warnings,
     check_job_store,
     check_workers,
+    require_package,
     submit_flows,
     unreachable,
 )
@@ -44,6 +45,7 @@ WAIT_SECONDS = 60
 
 def open_project(name: str | None) -> Any:
     """Return a project of jobflow-remote, or say which file is missing or wrong."""
+    require_package("jobflow_remote", "remote")
     from jobflow_remote import SETTINGS
     from jobflow_remote.config.base import ConfigError
     from jobflow_remote.config.manager import ConfigManager

@@ -227,6 +227,16 @@ def _expand(member: Job, store: JobStore) -> list[tuple[Job, list[str]]]:
     return [*prepare_replace(response.replace, member).iterflow()]
 
 
+def require_package(name: str, extra: str) -> None:
+    """Refuse an engine whose package is not installed: laptops do without."""
+    from importlib.util import find_spec
+
+    if find_spec(name) is None:
+        raise ConfigurationError(
+            f"{name.replace('_', '-')} is not installed here.", f"Install it with: pip install 'phonosmith[{extra}]'."
+        )
+
+
 def check_job_store(store: JobStore, source: str) -> None:
     """Refuse a job store (described by the file ``source``) that lacks the blob store or cannot be reached."""
     if type(store.docs_store).__name__ == "MemoryStore":
