@@ -85,5 +85,5 @@ def test_phonopy_files_bring_their_crystal_and_are_the_reference(shared):
         read_request(read_crystal("embedded:Ge"), "embedded", file)
     with pytest.raises(InputError, match="of its own"):
         read_request(file, "embedded", "vasp")
-    with pytest.raises(PotentialError, match="does not know Na"):
+    with pytest.raises(PotentialError, match="does not know Cl, Na"):
         read_request(shared / "data" / "phonopy" / "NaCl" / "phonopy_disp.yaml", "embedded", None)

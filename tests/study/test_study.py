@@ -44,7 +44,7 @@ def test_five_lines_from_a_crystal_to_a_verdict(tmp_path, capsys):
     atoms = study.request.crystal.to_ase_atoms(msonable=False)
     atoms.rattle(0.05, seed=1)
     (expected,) = load(study.best.entry.potential).evaluate([atoms])
-    saved = resolve(str(study.best.save(tmp_path / "best.model")))
+    saved = resolve(str(study.best.save(tmp_path / "best.model")), trust=True)
     (written,) = load(saved).evaluate([atoms])
     atoms.calc = study.best.calculator()
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
