@@ -33,7 +33,7 @@ def schemas_once() -> Iterator[None]:
     try:
         yield
     finally:
-        BaseModel.model_json_schema = before
+        BaseModel.model_json_schema = before  # type: ignore[method-assign]
 
 
 class Document(BaseModel):

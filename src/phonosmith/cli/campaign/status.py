@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from phonosmith.analysis.status import StoreStatus
     from phonosmith.core.artefacts import ArtefactStore
-    from phonosmith.engines.queues.watching import QueueLook, Watched
+    from phonosmith.engines.queues.jobs import Queue
+    from phonosmith.engines.queues.watching import QueueLook
     from phonosmith.engines.store.sealed import StoreCheck
 
 
@@ -137,7 +138,7 @@ def _look_at_queue(
     from phonosmith.engines.queues.watching import look
 
     with contextlib.ExitStack() as stack:
-        queue: Watched
+        queue: Queue
         if engine == "jobflow-remote":
             from phonosmith.engines.queues.remote import opened_remote
 

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -15,13 +15,12 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.core.identity import has_content_identity, identified
 from phonosmith.core.metadata import STAGE, STEP
-from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob
+from phonosmith.engines.queues.jobs import UNSUCCESSFUL, Queue, QueuedJob
 from phonosmith.engines.queues.turns import Turn
 from phonosmith.flows.routing import EngineName, Routing, jobs_of
 
 if TYPE_CHECKING:
     from jobflow import Flow, Job, JobStore
-    from pymongo.database import Database
 
 PATIENCE_MS = 3000
 """How long a database may take to answer, ms."""
@@ -46,36 +45,6 @@ class Submission(Document):
     held_back: list[str] = Field(description="new jobs that wait for those; submit again when they are done")
     warnings: list[str] = Field(default_factory=list, description="what may go wrong")
     ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
-
-
-class Queue(Protocol):
-    """What submissions and those who look at a queue need of an engine."""
-
-    engine: EngineName
-    store: JobStore
-
-    @property
-    def target(self) -> str:
-        """Project or launchpad file."""
-
-    @property
-    def database(self) -> Database[Any]:
-        """The queue's own database."""
-
-    def jobs(self, uuids: Sequence[str]) -> list[QueuedJob]:
-        """Return the jobs of some uuids."""
-
-    def unsuccessful(self) -> list[QueuedJob]:
-        """Return every job that failed or was stopped."""
-
-    def check(self, flow: Flow, rules: Routing) -> None:
-        """Refuse a flow whose jobs nobody here would run."""
-
-    def add(self, flow: Flow, rules: Routing) -> list[str]:
-        """Route a flow, put it into the queue and return the numbers of its jobs."""
-
-    def mend(self, uuids: Sequence[str]) -> None:
-        """Take out what is there of a flow of such jobs if it is not complete; what has begun stays."""
 
 
 @dataclass

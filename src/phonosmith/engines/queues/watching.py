@@ -3,44 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from phonosmith.analysis.status import LiveJob
-from phonosmith.engines.queues.jobs import QueuedJob
+from phonosmith.engines.queues.jobs import Queue
 
 if TYPE_CHECKING:
-    from jobflow import JobStore
-
     from phonosmith.flows.routing import EngineName
 
 SQUEUE = 'squeue --noheader --user="$(id -un)" --format="%A|%T|%r"'
 """The user's jobs in SLURM's queue: number, state, reason."""
 UNTAKEN = "no worker has taken it"
-
-
-class Watched(Protocol):
-    """What is needed of a queue to say what goes on in it."""
-
-    engine: EngineName
-    store: JobStore
-
-    @property
-    def target(self) -> str:
-        """Project or launchpad file."""
-
-    def all_jobs(self) -> list[QueuedJob]:
-        """Return every job."""
-
-    def errors(self, jobs: Sequence[QueuedJob]) -> Mapping[str, str]:
-        """Return why jobs failed, by their numbers."""
-
-    def schedulers(self, jobs: Sequence[QueuedJob]) -> tuple[dict[str, str], list[str]]:
-        """Return what schedulers say about the processes of jobs, by these, and where none could be asked."""
-
-    def idle(self) -> str:
-        """Return the command that starts what gives jobs to workers, where it is seen that nobody does; else ''."""
 
 
 @dataclass
@@ -70,7 +45,7 @@ class QueueLook:
         return any(self.counts.get(state) for state in ("waiting", "ready", "pending", "running"))
 
 
-def look(queue: Watched) -> QueueLook:
+def look(queue: Queue) -> QueueLook:
     """Return what goes on in a queue."""
     jobs = queue.all_jobs()
     errors = queue.errors([job for job in jobs if job.failed])
