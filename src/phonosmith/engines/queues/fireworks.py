@@ -15,10 +15,12 @@ from phonosmith.engines.queues.retrying import (
     Retried,
     plan_retry,
     remove_results,
+    with_losses,
     with_references,
 )
 from phonosmith.engines.queues.submission import (
     PATIENCE_MS,
+    Known,
     Submission,
     artefact_warnings,
     check_job_store,
@@ -119,16 +121,16 @@ def submit_fireworks(
     return chosen.submission("fireworks", str(path), rules, warnings, ids)
 
 
-def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, bool]:
-    """Return the jobs that a launchpad knows, with whether they failed."""
+def queued_jobs(launchpad: Any, uuids: list[str]) -> dict[str, Known]:
+    """Return what a launchpad knows of jobs."""
     query = {"spec._tasks.job.uuid": {"$in": uuids}, "state": {"$ne": "ARCHIVED"}}
-    states: dict[str, bool] = {}
-    for firework in launchpad.fireworks.find(query, {"spec._tasks.job.uuid": 1, "state": 1}):
-        failed = firework["state"] in FAILED_STATES
-        for task in firework["spec"]["_tasks"]:
-            uuid = task["job"]["uuid"]
-            states[uuid] = states.get(uuid, False) or failed
-    return states
+    wanted = {"spec._tasks.job.uuid": 1, "spec._tasks.job.index": 1, "state": 1}
+    states = (
+        (task["job"]["uuid"], task["job"].get("index") or 1, firework["state"])
+        for firework in launchpad.fireworks.find(query, wanted)
+        for task in firework["spec"]["_tasks"]
+    )
+    return Known.of(states, FAILED_STATES)
 
 
 def configured_store() -> tuple[JobStore, str]:
@@ -156,7 +158,7 @@ def retry_fireworks(
     opened = open_launchpad(path)
     results = configured_store()[0] if store is None else store
     results.connect()
-    jobs = with_references(known_jobs(opened), lambda ids: _texts(opened, ids))
+    jobs = with_references(with_losses(known_jobs(opened), results), lambda ids: _texts(opened, ids))
     plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
     remove_results(results, plan.outdated)
@@ -186,6 +188,7 @@ def known_jobs(launchpad: Any) -> list[QueuedJob]:
                         index=known.get("index") or 1,
                         name=found["name"],
                         failed=found["state"] == "FIZZLED",
+                        done=found["state"] == "COMPLETED",
                         settled=found["state"] not in ("WAITING", "READY"),
                         parents=tuple(parents[found["fw_id"]]),
                         metadata=known.get("metadata") or {},

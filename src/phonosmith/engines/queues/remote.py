@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,12 @@ from phonosmith.engines.queues.retrying import (
     QueuedJob,
     Retried,
     plan_retry,
-    refused_uuids,
     remove_results,
+    with_losses,
     with_references,
 )
 from phonosmith.engines.queues.submission import (
+    Known,
     Submission,
     artefact_warnings,
     check_job_store,
@@ -116,14 +117,14 @@ def submit_remote(flow: Flow, rules: Routing, project: str | None = None, *, dry
     return chosen.submission("jobflow-remote", opened.name, rules, warnings, [str(number) for number in ids])
 
 
-def queued_jobs(project: Any, uuids: list[str]) -> dict[str, bool]:
-    """Return the jobs that a project knows, with whether they failed."""
+def queued_jobs(project: Any, uuids: list[str]) -> dict[str, Known]:
+    """Return what a project knows of jobs."""
     controller = project.get_job_controller()
     try:
-        jobs = controller.get_jobs({"uuid": {"$in": uuids}}, projection=["uuid", "state"])
+        jobs = controller.get_jobs({"uuid": {"$in": uuids}}, projection=["uuid", "index", "state"])
     finally:
         controller.close()
-    return {job["uuid"]: job["state"] in FAILED_STATES for job in jobs}
+    return Known.of(((job["uuid"], job["index"], job["state"]) for job in jobs), FAILED_STATES)
 
 
 def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), project: str | None = None) -> Retried:
@@ -134,7 +135,7 @@ def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), proje
     store.connect()
     controller = opened.get_job_controller()
     try:
-        jobs = with_references(known_jobs(controller, refused_uuids(store)), lambda ids: _texts(controller, ids))
+        jobs = with_references(with_losses(known_jobs(controller), store), lambda ids: _texts(controller, ids))
         plan = plan_retry(jobs, names, materials)
         # before anything can start: nobody is to find what is not valid any more
         remove_results(store, plan.outdated)
@@ -164,8 +165,8 @@ def _texts(controller: Any, numbers: list[str]) -> dict[str, str]:
     return {str(one["db_id"]): json.dumps(one["job"], default=str) for one in found}
 
 
-def known_jobs(controller: Any, refused: Container[str]) -> list[QueuedJob]:
-    """Return every job of a project; ``refused``: uuids of jobs that completed with a refusal."""
+def known_jobs(controller: Any) -> list[QueuedJob]:
+    """Return every job of a project."""
     wanted = ["db_id", "uuid", "index", "state", "parents", "job.name", "job.metadata", "job.hosts"]
     found = list(controller.get_jobs({}, projection=wanted))
     numbers = defaultdict(list)
@@ -177,7 +178,8 @@ def known_jobs(controller: Any, refused: Container[str]) -> list[QueuedJob]:
             uuid=one["uuid"],
             index=one["index"],
             name=one["job"]["name"],
-            failed=one["state"] in RETRIED_STATES or (one["state"] == "COMPLETED" and one["uuid"] in refused),
+            failed=one["state"] in RETRIED_STATES,
+            done=one["state"] == "COMPLETED",
             settled=one["state"] not in ("WAITING", "READY"),
             parents=tuple(number for parent in one["parents"] or () for number in numbers[parent]),
             metadata=one["job"].get("metadata") or {},

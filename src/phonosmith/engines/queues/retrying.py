@@ -18,6 +18,7 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.identity import UUID
 from phonosmith.core.metadata import material_of
+from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName
 
 if TYPE_CHECKING:
@@ -48,8 +49,8 @@ class QueuedJob:
     ----------
     id, uuid, index, name, metadata, hosts
         Number in the engine; of jobflow's job.
-    failed, settled
-        It ended without a result; it ended, or hangs, so that it has to be reset.
+    failed, settled, done
+        It ended without a result; it ended, or hangs, so that it has to be reset; it ended well.
     parents
         Numbers of the jobs it needs, those of other submissions included.
     """
@@ -60,6 +61,7 @@ class QueuedJob:
     name: str
     failed: bool
     settled: bool
+    done: bool = False
     parents: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
     hosts: tuple[str, ...] = ()
@@ -187,6 +189,15 @@ def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
         store.remove_docs({"$or": chosen, "metadata.refused": {"$ne": True}})
 
 
-def refused_uuids(store: JobStore) -> set[str]:
-    """Return the jobs whose result in a store is a refusal."""
-    return {str(one["uuid"]) for one in store.query({"metadata.refused": True}, properties=["uuid"])}
+def with_losses(jobs: Sequence[QueuedJob], store: JobStore) -> list[QueuedJob]:
+    """Return the jobs, those as failed that are done but whose document is a refusal, altered, or gone from the store."""
+    last: dict[str, int] = {}
+    for job in jobs:
+        last[job.uuid] = max(job.index, last.get(job.uuid, 0))
+    whole = whole_documents(store, list(last))
+
+    def is_lost(job: QueuedJob) -> bool:
+        # of a job that was replaced the last one holds the result
+        return job.done and job.index == last[job.uuid] and whole.get((job.uuid, job.index), True)
+
+    return [replace(job, failed=True) if is_lost(job) else job for job in jobs]

@@ -14,6 +14,7 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.metadata import STAGE, STEP
+from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName, Routing
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class Submission(Document):
     n_finished: int = Field(description="jobs whose results are in the store already")
     n_queued: int = Field(description="jobs submitted earlier that have not finished")
     failed: list[str] = Field(description="jobs submitted earlier that failed; they are not submitted again")
+    lost: list[str] = Field(
+        default_factory=list, description="jobs done earlier whose documents are gone or altered since; retry them"
+    )
     held_back: list[str] = Field(description="new jobs that wait for those; submit again when they are done")
     warnings: list[str] = Field(default_factory=list, description="what may go wrong")
     ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
@@ -52,6 +56,7 @@ class Selection:
     finished: list[str] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
 
     def flow(self, name: str) -> Flow:
@@ -74,6 +79,7 @@ class Selection:
             n_finished=len(self.finished),
             n_queued=len(self.queued),
             failed=self.failed,
+            lost=self.lost,
             held_back=self.held_back,
             warnings=warnings,
             ids=ids,
@@ -89,6 +95,28 @@ def _flow_of(members: list[Job], name: str) -> Flow:
     return Flow(members, name=name)
 
 
+@dataclass(frozen=True)
+class Known:
+    """What an engine knows of the jobs with one uuid: whether one failed; the last index where all are done."""
+
+    failed: bool
+    last: int | None
+
+    @classmethod
+    def of(cls, states: Iterable[tuple[str, int, str]], failed: Iterable[str]) -> dict[str, Known]:
+        """Return what states of jobs (uuid, index, state) amount to; ``failed``: the states of failure."""
+        found: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
+        for uuid, index, state in states:
+            found[uuid].append((index, state))
+        return {
+            uuid: cls(
+                any(state in failed for _, state in jobs),
+                max(index for index, _ in jobs) if all(state == "COMPLETED" for _, state in jobs) else None,
+            )
+            for uuid, jobs in found.items()
+        }
+
+
 def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     """Return those jobs whose final output is in a store; refused labels and replaced jobs do not count."""
     wanted, finished = list(uuids), set()
@@ -99,14 +127,18 @@ def finished_uuids(store: JobStore, uuids: Iterable[str]) -> set[str]:
     return finished
 
 
-def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mapping[str, bool]]) -> Selection:
-    """Sort the jobs of a flow into finished, queued, failed, held back and new.
+def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mapping[str, Known]]) -> Selection:
+    """Sort the jobs of a flow into finished, queued, failed, lost, held back and new.
 
-    ``queued_jobs`` tells which of some uuids the engine knows, with whether they failed.
+    ``queued_jobs`` tells what the engine knows of some uuids. A job it has done is lost where the store does not hold
+    its document as it was sealed.
     """
     ready = _prepared(flow, store)
     uuids = [member.uuid for member, _ in ready.iterflow()]
-    finished, queued = finished_uuids(store, uuids), queued_jobs(uuids)
+    queued, whole = queued_jobs(uuids), whole_documents(store, uuids)
+    refused = {uuid for (uuid, _), is_refused in whole.items() if is_refused}
+    lost = {uuid for uuid, known in queued.items() if known.last and (uuid, known.last) not in whole}
+    finished = (finished_uuids(store, uuids) & {uuid for uuid, _ in whole}) - lost
     selection = Selection()
     waiting: set[str] = set()
     for member, parents in ready.iterflow():
@@ -116,7 +148,9 @@ def select(flow: Flow, store: JobStore, queued_jobs: Callable[[list[str]], Mappi
         if member.uuid in finished:
             selection.finished.append(member.name)
         elif member.uuid in queued:
-            (selection.failed if queued[member.uuid] else selection.queued).append(member.name)
+            failed = queued[member.uuid].failed or member.uuid in refused
+            gone = selection.lost if member.uuid in lost else selection.queued
+            (selection.failed if failed else gone).append(member.name)
             waiting.add(member.uuid)
         elif waiting.intersection(parents) - {member.uuid}:
             selection.held_back.append(member.name)
