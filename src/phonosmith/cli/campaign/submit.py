@@ -92,9 +92,7 @@ def _show(done: Submission, *, dry_run: bool) -> None:
     if done.failed:
         typer.echo(f"{len(done.failed)} failed earlier: {', '.join(done.failed[:5])} ... Start them with: {again}")
     if done.lost:
-        typer.echo(
-            f"{len(done.lost)} lost or altered since: {', '.join(done.lost[:5])} ... Make them again with: {again}"
-        )
+        typer.echo(f"{len(done.lost)} lost or altered: {', '.join(done.lost[:5])} ... Make them again with: {again}")
     if done.held_back:
         typer.echo(f"{len(done.held_back)} new jobs wait for those in the queue: submit again when they are done.")
     for warning in done.warnings:

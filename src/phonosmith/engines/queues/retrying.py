@@ -190,7 +190,7 @@ def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
 
 
 def with_losses(jobs: Sequence[QueuedJob], store: JobStore) -> list[QueuedJob]:
-    """Return the jobs, those as failed that are done but whose document is a refusal, altered, or gone from the store."""
+    """Return the jobs; one that is done counts as failed where its document is a refusal, altered, or gone."""
     last: dict[str, int] = {}
     for job in jobs:
         last[job.uuid] = max(job.index, last.get(job.uuid, 0))
