@@ -114,7 +114,13 @@ def _noise(size: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 ZERO = "a constant is a zero of energy; offsets between sources and POTCARs are fitted apart"
-SMALL = "smaller than what a foundation may miss, or than the error of the work between neighbours"
+TENTH = (
+    "without a foundation a tenth is within what hot crystals do: real sets have slopes of energy over work up to 1.14"
+)
+FEW_WORK = "without a foundation, single stresses weigh too little in the work between neighbours: their change is below its error (0.6 of the curvature part)"
+NOISE = "in all frames: the work is off by 0.115 of its curvature part in the median, real labels (DFT silicon against Nequix) by 0.111"
+AXES = "xx and yy of frame 5, and of one of the four, differ by 0.3 meV/Å³ (0.4 kbar), less than the scatter about the foundation; without one the work changes by a hundredth of its curvature part"
+LUCKY = "of the four, one is right within 0.4 meV/atom by chance and one within 15: foundations miss 17 meV/atom in real sets"
 NEXT = "whose labels two frames share nobody can tell: both go"
 
 KINDS: tuple[ForgedSet, ...] = (
@@ -129,7 +135,7 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("forces with the sign turned (gradients)", _forces(lambda f: -f)),
     ForgedSet("forces rounded to 0.1 eV/Å", _forces(lambda f: np.round(f, 1))),
     ForgedSet("forces rounded to 0.01 eV/Å", _forces(lambda f: np.round(f, 2))),
-    ForgedSet("forces times 0.9", _forces(lambda f: 0.9 * f), SMALL),
+    ForgedSet("forces times 0.9", _forces(lambda f: 0.9 * f), TENTH),
     ForgedSet("forces times 1.5", _forces(lambda f: 1.5 * f)),
     ForgedSet("forces times 2", _forces(lambda f: 2 * f)),
     ForgedSet("forces divided by 25.7 (Ry/bohr)", _forces(lambda f: f / 25.71)),
@@ -137,18 +143,18 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("forces times 1e5", _forces(lambda f: 1e5 * f)),
     ForgedSet("forces zero", _forces(np.zeros_like)),
     ForgedSet("net force of 0.05 eV/Å on every atom", _forces(lambda f: f + np.array([0.05, 0, 0]))),
-    ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3)), SMALL),
+    ForgedSet("noise of 0.3 eV/Å on the forces", _forces(_noise(0.3)), NOISE),
     ForgedSet("one force turned round", _forces(lambda f: f * np.where(np.arange(len(f)) == 0, -1, 1)[:, None])),
     ForgedSet("stress zero", _stress(np.zeros_like)),
     ForgedSet("stress constant", _stress(lambda s: np.full(6, 0.013))),
-    ForgedSet("stress with the sign turned", _stress(lambda s: -s), SMALL),
-    ForgedSet("stress divided by 10 (kbar for GPa)", _stress(lambda s: s / 10), SMALL),
+    ForgedSet("stress with the sign turned", _stress(lambda s: -s), FEW_WORK),
+    ForgedSet("stress divided by 10 (kbar for GPa)", _stress(lambda s: s / 10), FEW_WORK),
     ForgedSet("stress times 10", _stress(lambda s: 10 * s)),
     ForgedSet("stress in GPa", _stress(lambda s: 160.2 * s)),
     ForgedSet("stress in kbar, VASP's sign", _stress(lambda s: -1602 * s)),
     ForgedSet("virial instead of stress", lambda labels, atoms, _: replace(labels, stress=-np.array(labels.stress) * atoms.get_volume())),
-    ForgedSet("yz and xy of the stress exchanged (VASP's order)", _stress(lambda s: s[[0, 1, 2, 5, 4, 3]]), SMALL),
-    ForgedSet("xx and yy of the stress exchanged", _stress(lambda s: s[[1, 0, 2, 3, 4, 5]]), SMALL),
+    ForgedSet("yz and xy of the stress exchanged (VASP's order)", _stress(lambda s: s[[0, 1, 2, 5, 4, 3]]), FEW_WORK),
+    ForgedSet("xx and yy of the stress exchanged", _stress(lambda s: s[[1, 0, 2, 3, 4, 5]]), AXES),
     ForgedSet("stress 0.05 eV/Å³ too high", _stress(lambda s: s + np.repeat([0.05, 0.0], 3)), ""),
     ForgedSet("stress of the next frame", lambda labels, _, other: replace(labels, stress=other.stress), NEXT),
     ForgedSet("energy 19 meV/atom higher", _energy(lambda e, n: e + 0.019 * n), ZERO),
@@ -157,7 +163,7 @@ KINDS: tuple[ForgedSet, ...] = (
     ForgedSet("energy in Ha", _energy(lambda e, _: e / 27.211386)),
     ForgedSet("energy per atom instead of the cell's", _energy(lambda e, n: e / n)),
     ForgedSet("energy of a doubled cell", _energy(lambda e, _: 2 * e)),
-    ForgedSet("energy of the next frame", lambda labels, _, other: replace(labels, energy=other.energy), SMALL),
+    ForgedSet("energy of the next frame", lambda labels, _, other: replace(labels, energy=other.energy), LUCKY),
     ForgedSet("energy -1e6 eV", _energy(lambda e, _: e - 1e6), ZERO),
     ForgedSet("energy and forces times 0.8 (another potential)", lambda labels, _, __: replace(labels, energy=0.8 * float(labels.energy or 0), forces=0.8 * np.array(labels.forces)), "stress stays, which shows where forces and stress do not always work together; all three scaled alike is another surface, as sound as the first"),
 )  # fmt: skip

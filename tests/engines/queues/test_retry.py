@@ -18,6 +18,7 @@ MODULE = """
 import os
 from pathlib import Path
 from jobflow import Flow, JobConfig, OnMissing, Response, job
+from phonosmith.core.reuse import reused
 
 def note(text):
     with open(os.environ["QUEUE_NOTES"], "a") as handle:
@@ -67,6 +68,16 @@ def train(total, part=1):
 def other():
     note("phonon")
     return 7
+
+@job(config=JobConfig(expose_store=True))
+@reused("label")
+def expensive(data, label):
+    note("expensive")
+    return data * 10
+
+def work(label):
+    first = named(audit([1, 2] if label == "few" else [1, 1, 1]), "audit ge " + label)
+    return Flow([first, named(expensive(first.output, label), "train ge " + label)])
 
 def flow(fewest):
     first = named(start(fewest), "label si start")
@@ -240,6 +251,52 @@ def test_what_needs_a_failed_collection_waits_for_it_instead_of_looking_for_its_
     assert set(queue.states().values()) == {"COMPLETED"}
     assert queue.store.get_output(last.uuid) == [3, 30, 7]
     assert ran()["label 0"] == ran()["phonon"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_documents_that_were_lost_are_found_and_made_again_and_equal_work_is_done_once(
+    queue, work, cluster, monkeypatch
+):
+    from phonosmith.engines.queues import fireworks, remote
+    from phonosmith.engines.queues.submission import select
+
+    jobs, ran, _ = work
+    artefacts = str(cluster.folder / "artefacts")
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS", artefacts)
+    cluster.environment["PHONOSMITH_ARTEFACTS"] = artefacts
+
+    def made(label):
+        flow = fix_identities(jobs.work(label))
+        return flow, {one.name: one.uuid for one, _ in flow.iterflow()}
+
+    def selected(flow):
+        if isinstance(queue, FireWorks):
+            return select(flow, queue.store, fireworks.open_fireworks(queue.path, queue.store).jobs)
+        with remote.opened_remote("phonosmith") as opened:
+            return select(flow, queue.store, opened.jobs)
+
+    flow, uuids = made("few")
+    queue.submit(flow)
+    queue.run()
+    assert queue.store.get_output(uuids["train ge few"]) == 30
+    # other labels with the same sum: another job, the same content
+    more, others = made("many")
+    queue.submit(more)
+    queue.run()
+    assert queue.store.get_output(others["train ge many"]) == 30
+    assert ran() == Counter({"audit": 2, "expensive": 1})
+    assert sorted(selected(made("few")[0]).finished) == ["audit ge few", "train ge few"]
+    queue.store.remove_docs({"uuid": uuids["audit ge few"]})
+    altered = queue.store.query_one({"uuid": uuids["train ge few"]})
+    queue.store.docs_store.update([altered | {"output": 31}], key=["uuid", "index"])
+    found = selected(made("few")[0])
+    assert (sorted(found.lost), found.new, found.finished) == (["audit ge few", "train ge few"], [], [])
+    assert sorted(queue.retry().failed) == ["audit ge few", "train ge few"]
+    queue.run()
+    assert queue.store.get_output(uuids["train ge few"]) == 30
+    assert ran() == Counter({"audit": 3, "expensive": 1})
+    assert sorted(selected(made("few")[0]).finished) == ["audit ge few", "train ge few"]
 
 
 def queued(number, uuid, *, index=1, parents=(), state="done", hosts=("flow",), name=""):

@@ -116,9 +116,11 @@ def _show(done: Submission, *, dry_run: bool) -> None:
         f"{done.n_new} jobs {head} to {done.engine} ({done.target}), {done.n_finished} are finished, "
         f"{done.n_queued} in the queue already. Jobs made on the way, such as one per label, come on top."
     )
+    again = f"phonosmith retry --engine {done.engine} --{_TARGETS[done.engine]} {done.target}"
     if done.failed:
-        again = f"phonosmith retry --engine {done.engine} --{_TARGETS[done.engine]} {done.target}"
         typer.echo(f"{len(done.failed)} failed earlier: {', '.join(done.failed[:5])} ... Start them with: {again}")
+    if done.lost:
+        typer.echo(f"{len(done.lost)} lost or altered: {', '.join(done.lost[:5])} ... Make them again with: {again}")
     if done.held_back:
         typer.echo(f"{len(done.held_back)} new jobs wait for those in the queue: submit again when they are done.")
     for warning in done.warnings:

@@ -6,7 +6,8 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from phonosmith.core.progress import progress_bar
 from phonosmith.flows.routing import EngineName, Routing, Rule
 
 if TYPE_CHECKING:
-    from jobflow import JobStore
+    from phonosmith.engines.queues.jobs import Queue
 
 
 @dataclass(frozen=True)
@@ -72,15 +73,14 @@ def probe_workers(
     named = {member.uuid: member.name.removeprefix("probe ") for member, _ in flow.iterflow()}
     probing = rules.model_copy(update={"rules": (*to_each, *rules.rules)})
     submit_flows(flow, engine, probing, project=project, launchpad=launchpad)
-    store, failed = _watched(engine, project, launchpad)
     end, answers, lost = time.monotonic() + seconds, {}, set[str]()
-    with progress_bar("workers", len(named)) as show:
+    with _queue(engine, project, launchpad) as queue, progress_bar("workers", len(named)) as show:
         while len(answers) + len(lost) < len(named) and time.monotonic() < end:
             time.sleep(1)
             waiting = [uuid for uuid in named if uuid not in answers]
-            for found in store.query({"uuid": {"$in": waiting}}, properties=["uuid", "output"], load=True):
+            for found in queue.store.query({"uuid": {"$in": waiting}}, properties=["uuid", "output"], load=True):
                 answers[found["uuid"]] = found["output"]
-            lost = {uuid for uuid, has_failed in failed(waiting).items() if has_failed and uuid not in answers}
+            lost = {job.uuid for job in queue.jobs(waiting) if job.failed and job.uuid not in answers}
             show(len(answers) + len(lost), len(named), ", ".join(named[uuid] for uuid in waiting))
     probes = []
     for uuid_, worker in named.items():
@@ -93,20 +93,14 @@ def probe_workers(
     return probes
 
 
-def _watched(
-    engine: EngineName, project: str | None, launchpad: Path | None
-) -> tuple[JobStore, Callable[[list[str]], dict[str, bool]]]:
-    """Return where answers arrive, and who knows of failures."""
+@contextmanager
+def _queue(engine: EngineName, project: str | None, launchpad: Path | None) -> Iterator[Queue]:
     if engine == "jobflow-remote":
-        from phonosmith.engines.queues import remote
+        from phonosmith.engines.queues.remote import opened_remote
 
-        opened = remote.open_project(project)
-        store = opened.get_jobstore()
-        store.connect()
-        return store, lambda uuids: remote.queued_jobs(opened, uuids)
-    from phonosmith.engines.queues import fireworks
+        with opened_remote(project) as queue:
+            yield queue
+    else:
+        from phonosmith.engines.queues.fireworks import open_fireworks
 
-    pad = fireworks.open_launchpad(fireworks.launchpad_file(launchpad))
-    store, _ = fireworks.configured_store()
-    store.connect()
-    return store, lambda uuids: fireworks.queued_jobs(pad, uuids)
+        yield open_fireworks(launchpad)

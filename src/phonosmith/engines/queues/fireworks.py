@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.reading import load_yaml, read_bounded
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
-from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_references
+from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_losses, with_references
 from phonosmith.engines.queues.submission import (
     PATIENCE_MS,
     Submission,
@@ -290,7 +290,7 @@ def retry_fireworks(
     """Start failed jobs of a launchpad again, and whatever was done or failed without them."""
     queue = open_fireworks(launchpad, store)
     opened = queue.launchpad
-    jobs = with_references(queue.all_jobs(), lambda ids: _texts(opened, ids))
+    jobs = with_references(with_losses(queue.all_jobs(), queue.store), lambda ids: _texts(opened, ids))
     plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
     remove_results(queue.store, plan.outdated)

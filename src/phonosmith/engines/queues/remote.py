@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.core.reading import load_yaml, read_bounded
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
-from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_references
+from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_losses, with_references
 from phonosmith.engines.queues.submission import (
     Submission,
     artefact_warnings,
@@ -273,7 +273,7 @@ def submit_remote(
 def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), project: str | None = None) -> Retried:
     """Start failed jobs of a project again, and whatever was done or failed without them."""
     with opened_remote(project) as queue:
-        jobs = with_references(queue.all_jobs(), lambda ids: _texts(queue.controller, ids))
+        jobs = with_references(with_losses(queue.all_jobs(), queue.store), lambda ids: _texts(queue.controller, ids))
         plan = plan_retry(jobs, names, materials)
         # before anything can start: nobody is to find what is not valid any more
         remove_results(queue.store, plan.outdated)

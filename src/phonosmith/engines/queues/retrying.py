@@ -18,6 +18,7 @@ from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.identity import UUID
 from phonosmith.engines.queues.jobs import QueuedJob
+from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName
 
 if TYPE_CHECKING:
@@ -150,3 +151,17 @@ def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
     for start in range(0, len(keys), _CHUNK):
         chosen = [{"uuid": uuid, "index": index} for uuid, index in keys[start : start + _CHUNK]]
         store.remove_docs({"$or": chosen, "metadata.refused": {"$ne": True}})
+
+
+def with_losses(jobs: Sequence[QueuedJob], store: JobStore) -> list[QueuedJob]:
+    """Return the jobs; one that is done counts as failed where its document is a refusal, altered, or gone."""
+    last: dict[str, int] = {}
+    for job in jobs:
+        last[job.uuid] = max(job.index, last.get(job.uuid, 0))
+    whole = whole_documents(store, list(last))
+
+    def is_lost(job: QueuedJob) -> bool:
+        # of a job that was replaced the last one holds the result
+        return job.state == "done" and job.index == last[job.uuid] and whole.get((job.uuid, job.index), True)
+
+    return [replace(job, state="failed") if is_lost(job) else job for job in jobs]

@@ -17,6 +17,7 @@ from phonosmith.core.identity import has_content_identity, identified
 from phonosmith.core.metadata import STAGE, STEP
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, Queue, QueuedJob
 from phonosmith.engines.queues.turns import Turn
+from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName, Routing, jobs_of
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class Submission(Document):
     n_finished: int = Field(description="jobs whose results are in the store already")
     n_queued: int = Field(description="jobs submitted earlier that have not finished")
     failed: list[str] = Field(description="jobs submitted earlier that failed; they are not submitted again")
+    lost: list[str] = Field(
+        default_factory=list, description="jobs done earlier whose documents are gone or altered since; retry them"
+    )
     held_back: list[str] = Field(description="new jobs that wait for those; submit again when they are done")
     warnings: list[str] = Field(default_factory=list, description="what may go wrong")
     ids: list[str] = Field(default_factory=list, description="numbers of the new jobs in the engine")
@@ -58,6 +62,7 @@ class Selection:
     finished: list[str] = field(default_factory=list)
     queued: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
     held_back: list[str] = field(default_factory=list)
     submissions: set[str] = field(default_factory=set)
 
@@ -105,6 +110,7 @@ def submit_flows(
             done.n_finished += len(chosen.finished)
             done.n_queued += len(chosen.queued)
             done.failed += chosen.failed
+            done.lost += chosen.lost
             done.held_back += chosen.held_back
             submissions |= chosen.submissions
             show(number, flow.name)
@@ -132,14 +138,23 @@ def select(
     queued_jobs: Callable[[Sequence[str]], Iterable[QueuedJob]],
     counted: Counter[str] | None = None,
 ) -> Selection:
-    """Sort the jobs of a flow into finished, queued, failed, held back and new; they get identities from content.
+    """Sort the jobs of a flow into finished, queued, failed, lost, held back and new, with identities from content.
 
-    ``queued_jobs`` gives those of some uuids that the engine knows; ``counted`` as for `identified`.
+    ``queued_jobs`` gives those of some uuids that the engine knows; ``counted`` as for `identified`. A job that is done
+    is lost where the store does not hold its document as it was sealed.
     """
     ordered, finished = _prepared(flow, store, Counter() if counted is None else counted)
     known: defaultdict[str, list[QueuedJob]] = defaultdict(list)
     for job in queued_jobs([member.uuid for member, _ in ordered]):
         known[job.uuid].append(job)
+    whole = whole_documents(store, [*{member.uuid for member, _ in ordered} & {*known, *finished}])
+    refused = {uuid for (uuid, _), is_refused in whole.items() if is_refused}
+    lost = {
+        uuid
+        for uuid, jobs in known.items()
+        if all(job.state == "done" for job in jobs) and (uuid, max(job.index for job in jobs)) not in whole
+    }
+    finished = (finished & {uuid for uuid, _ in whole}) - lost
     selection = Selection(submissions={job.submission for jobs in known.values() for job in jobs} - {""})
     waiting: set[str] = set()
     for member, parents in ordered:
@@ -149,8 +164,9 @@ def select(
         if member.uuid in finished:
             selection.finished.append(member.name)
         elif member.uuid in known:
-            failed = any(job.state in UNSUCCESSFUL for job in known[member.uuid])
-            (selection.failed if failed else selection.queued).append(member.name)
+            failed = member.uuid in refused or any(job.state in UNSUCCESSFUL for job in known[member.uuid])
+            gone = selection.lost if member.uuid in lost else selection.queued
+            (selection.failed if failed else gone).append(member.name)
             waiting.add(member.uuid)
         elif waiting.intersection(parents) - {member.uuid}:
             selection.held_back.append(member.name)

@@ -93,6 +93,16 @@ def keys_in(store: JobStore, uuids: Sequence[str]) -> set[tuple[str, int]]:
     return found
 
 
+def whole_documents(store: JobStore, uuids: Sequence[str]) -> dict[tuple[str, int], bool]:
+    """Return uuid and index of every document of some jobs that is as it was sealed, and whether it is a refusal."""
+    found: dict[tuple[str, int], bool] = {}
+    for start in range(0, len(uuids), _CHUNK):
+        for one in store.query({"uuid": {"$in": list(uuids[start : start + _CHUNK])}}, load=True):
+            if not altered_fields(one):
+                found[one["uuid"], one["index"]] = bool((one.get("metadata") or {}).get("refused"))
+    return found
+
+
 def check_store(
     store: JobStore, artefacts: ArtefactStore, progress: Callable[[int, int | None, str], None] | None = None
 ) -> StoreCheck:

@@ -27,16 +27,22 @@ _FRAME_SCALE = 0.08
 """Deviation of a frame's force scale from the others' that is never odd."""
 _STRESS = 0.003
 """eV/Å³ (5 kbar): smaller differences are not looked at."""
-_STRESS_SCALE = (0.4, 2.5)
-"""A strained frame's stress over the foundation's, beyond which it is wrong."""
+_STRESS_ODD, _STRESS_FAR = 0.002, 4.0
+"""eV/Å³ (3 kbar) and `_deviations` from the line through most frames beyond which a stress is wrong; real sets (DFT
+silicon, germanium, salt against Nequix) reach 2.7 deviations."""
 _ENERGY = 0.01
 _UNLIKE = 0.1
 """One minus the correlation of forces with the foundation's, beyond the others': noise, or another calculation."""
+_FORCE_ODD, _FORCE_FAR = 0.005, 6.0
+"""The same, and its `_deviations`, where all frames resemble the foundation alike; real sets reach 4."""
 _SIGMAS = 8 * 1.4826
-_LOUD = 0.01
-"""eV/Å, root mean square: smaller forces are not compared."""
-_ALLOWANCE = (0.5, 0.2)
-"""What a foundation may miss of a frame's stress, and of its energy above the typical one, beside the scatter."""
+_LOUD = 0.05
+"""eV/Å, root mean square: smaller forces are not compared. Foundations leave 0.02 in anatase where DFT has none."""
+_ALLOWANCE = 0.2
+"""What a foundation may miss of a frame's energy above the typical one, beside the scatter."""
+_MOST = 0.6
+"""Share of the frames that a line has to pass through: more than half are sound."""
+_LEAST_SPREAD = 0.25
 
 
 def baseline_findings(frames: Sequence[Atoms], baseline: Sequence[Labels], limits: AuditOptions) -> Iterator[Finding]:
@@ -84,6 +90,7 @@ def _forces(labels: Sequence[Labels], baseline: Sequence[Labels], limits: AuditO
     turned = np.array([_turned(a, b) for a, b in zip(given, told, strict=True)])
     typical = float(np.median(alike))
     apart = typical - alike > max(_UNLIKE, _SIGMAS * float(np.median(np.abs(alike - typical))))
+    apart |= (1 - alike > _FORCE_ODD) & (_deviations(1 - alike) > _FORCE_FAR)
     other_atoms = (alike < 0.5) | turned | apart
     yield from _judged(
         "foreign_forces",
@@ -107,6 +114,36 @@ def _forces(labels: Sequence[Labels], baseline: Sequence[Labels], limits: AuditO
         yield from _judged("force_scale", what, indices[far].tolist(), len(indices), limits)
 
 
+def _deviations(errors: Array) -> Array:
+    """Return how far errors lie above the typical one, in robust deviations of their logarithms.
+
+    What a foundation misses is spread over a decade or two within one set; what was not computed for its frame lies
+    beyond.
+    """
+    logarithms = np.log(np.maximum(errors, 1e-6))
+    away = logarithms - np.median(logarithms)
+    return np.asarray(away / max(1.4826 * float(np.median(np.abs(away))), _LEAST_SPREAD))
+
+
+def _from_most(given: Array, told: Array, slope: float) -> Array:
+    """Return the largest deviation of each frame's stress from the line (one slope) through most of the frames.
+
+    Least trimmed squares: fit, keep the frames that fit best, fit again.
+    """
+    offset = np.median(given - slope * told, axis=0)
+    count = max(_FEWEST - 1, int(np.ceil(_MOST * len(given))))
+    for _ in range(20):
+        off = np.abs(given - slope * told - offset).max(axis=1)
+        kept = np.argsort(off, kind="stable")[:count]
+        middle = told[kept].mean(axis=0)
+        size = float(np.sum((told[kept] - middle) ** 2))
+        # where most frames are unstrained they say nothing about the slope
+        if size > told[kept].size * (_STRESS / 3) ** 2:
+            slope = float(np.sum((told[kept] - middle) * (given[kept] - given[kept].mean(axis=0)))) / size
+        offset = (given[kept] - slope * told[kept]).mean(axis=0)
+    return np.asarray(np.abs(given - slope * told - offset).max(axis=1))
+
+
 def _turned(given: Array, told: Array) -> bool:
     """Tell whether forces resemble the predictions far better with axes exchanged."""
     as_given = float(np.sum((given - told) ** 2))
@@ -122,6 +159,7 @@ def _stresses(labels: Sequence[Labels], baseline: Sequence[Labels], limits: Audi
     given, told = (np.array([side[i].stress for i in known]) for side in (labels, baseline))
     spread, expected = given - np.median(given, axis=0), told - np.median(told, axis=0)
     loud = np.abs(expected) > _STRESS
+    slope = 1.0
     if np.count_nonzero(loud) >= _FEWEST:
         slope = float(np.median(spread[loud] / expected[loud]))
         if not 1 / SCALE < slope < SCALE:
@@ -136,13 +174,8 @@ def _stresses(labels: Sequence[Labels], baseline: Sequence[Labels], limits: Audi
             message = f"stresses follow the foundation's {as_given / least:.1f} times better in the order {name}"
             yield Finding(check="exchanged_stress", severity="refuse", message=message)
             return
-    off = np.abs(spread - expected - np.median(spread - expected, axis=0)).max(axis=1)
-    far = off > max(_STRESS, _SIGMAS * float(np.median(off)) / 2) + _ALLOWANCE[0] * np.abs(told).max(axis=1)
-    # where a frame is under stress, its own scale tells most
-    here = expected + np.median(given - expected, axis=0)
-    scale = np.sum(given * here, axis=1) / np.maximum(np.sum(here**2, axis=1), 1e-12)
-    strained = np.sqrt(np.mean(here**2, axis=1)) > max(_STRESS, 3 * float(np.median(off)))
-    far |= strained & ((scale < _STRESS_SCALE[0]) | (scale > _STRESS_SCALE[1]))
+    off = _from_most(given, told, slope)
+    far = (off > _STRESS_ODD) & (_deviations(off) > _STRESS_FAR)
     what = f"a stress up to {off.max():.3g} eV/Å³ from where the foundation and the other frames expect it"
     yield from _judged("foreign_stress", what, np.array(known)[far].tolist(), len(known), limits)
 
@@ -168,6 +201,6 @@ def _energies(
         fitted = terms @ np.linalg.lstsq(terms * root[:, None], off * root, rcond=1e-8)[0]
         away = np.abs(off - fitted)
         weights = 1 / np.maximum(away, 1e-6)
-    far = away > max(_ENERGY, _SIGMAS * float(np.median(away))) + _ALLOWANCE[1] * np.abs(told - np.median(told))
+    far = away > max(_ENERGY, _SIGMAS * float(np.median(away))) + _ALLOWANCE * np.abs(told - np.median(told))
     what = f"an energy up to {1000 * away.max():.0f} meV/atom from where the foundation and the other frames expect it"
     yield from _judged("foreign_energy", what, np.array(known)[far].tolist(), len(known), limits)

@@ -33,8 +33,9 @@ _ANHARMONIC = (0.02, 0.1)
 ``_SYSTEMATIC`` times the typical residual. Hot crystals (900 K) reach slopes of 1.14 that way."""
 _SYSTEMATIC = (6, 2)
 """Without and with a baseline."""
-_ROUGH = 0.02
-"""Typical residual over the curvature part of the work from which the whole tolerance of slopes is needed."""
+_ROUGH = 0.06
+"""What nine in ten residuals are below, over the curvature part of the work, from which the whole tolerance of slopes
+is needed: real sets (silicon and germanium at 300 to 900 K) reach slopes of 1.10 at 0.09 and 0.12."""
 _SHEARS = ("yz", "xz", "xy")
 
 
@@ -45,7 +46,8 @@ class Pairs:
     Attributes
     ----------
     ends : indices of both frames
-    change : energy of the second minus that of the first, less the error of the rule where a baseline tells it
+    change : energy of the second minus that of the first, less ``error``
+    error : error of the rule as a baseline tells it; zero without one
     by_forces : work of forces along axis a times displacement along axis b
     by_stress : work of stress component c times strain component d, Voigt
     curved : size of the curvature part of the work
@@ -54,6 +56,7 @@ class Pairs:
 
     ends: NDArray[np.int_]
     change: Array
+    error: Array
     by_forces: Array
     by_stress: Array
     curved: Array
@@ -71,6 +74,7 @@ class Pairs:
             self,
             ends=self.ends[chosen],
             change=self.change[chosen],
+            error=self.error[chosen],
             by_forces=self.by_forces[chosen],
             by_stress=self.by_stress[chosen],
             curved=self.curved[chosen],
@@ -118,7 +122,7 @@ def _explained(pairs: Pairs, limits: AuditOptions, odd: Sequence[int]) -> list[F
 def neighbours(frames: Sequence[Atoms], baseline: Sequence[Labels] | None = None) -> Pairs:
     """Return the pairs of nearest frames of equal atoms, a few for each frame, that are near enough to be compared."""
     groups = grouped(frames, _comparable)
-    found: dict[tuple[int, int], tuple[float, Array, Array, float]] = {}
+    found: dict[tuple[int, int], tuple[float, Array, Array, float, float]] = {}
     for members in groups.values():
         if len(members) < 3:
             continue
@@ -126,17 +130,19 @@ def neighbours(frames: Sequence[Atoms], baseline: Sequence[Labels] | None = None
             step = work(frames[one], frames[other], labels_of(frames[one]), labels_of(frames[other]))
             if step is None:
                 continue
+            error, curved = 0.0, step[3]
             if baseline is not None:
                 known = work(frames[one], frames[other], baseline[one], baseline[other])
                 if known is None:
                     continue
                 error = known[0] - float(np.trace(known[1]) + np.trace(known[2]))
-                step = (step[0] - error, step[1], step[2], known[3])
-            found[one, other] = step
-    columns = list(zip(*found.values(), strict=True)) or [(), (), (), ()]
+                curved = known[3]
+            found[one, other] = (step[0] - error, step[1], step[2], curved, error)
+    columns = list(zip(*found.values(), strict=True)) or [(), (), (), (), ()]
     return Pairs(
         np.array(list(found), dtype=int).reshape(-1, 2),
         np.array(columns[0], dtype=float),
+        np.array(columns[4], dtype=float),
         np.array(columns[1], dtype=float).reshape(-1, 3, 3),
         np.array(columns[2], dtype=float).reshape(-1, 6, 6),
         np.array(columns[3], dtype=float),
@@ -191,7 +197,9 @@ def _contradicting(pairs: Pairs, smallest: float) -> tuple[list[int], float]:
 
     The neighbours of a wrong frame look odd only because of it, so it leaves before the others are looked at again.
     """
-    residual = np.abs(pairs.change - pairs.work.sum(axis=1))
+    off = pairs.change - pairs.work.sum(axis=1)
+    # a foundation that is wrong about a pair is no witness against its labels
+    residual = np.minimum(np.abs(off), np.abs(off + pairs.error))
     excess = residual / (_ALLOWED[pairs.baseline] * pairs.curved + smallest)
     left = {tuple(ends): k for k, ends in enumerate(pairs.ends.tolist())}
     odd: list[int] = []
@@ -224,11 +232,11 @@ def _slopes(pairs: Pairs, tolerance: float) -> tuple[list[Finding], tuple[float,
         slopes = np.linalg.lstsq(work * root, pairs.change * root[:, 0], rcond=None)[0]
         far = np.abs(pairs.change - work @ slopes) / scale
         weights = 1 / (scale**2 * np.maximum(1, far / max(0.01, 3 * float(np.median(far)))))
-    typical = float(np.median(far))
+    typical, rough = (float(value) for value in np.quantile(far, [0.5, 0.9]))
     doubt = float(np.clip(_SYSTEMATIC[pairs.baseline] * typical, *_ANHARMONIC)) * pairs.curved + 1e-7
     # how both slopes answer an error of each pair: where the two kinds of work go together, they answer strongly
     answers = np.linalg.pinv(work * root) * root[:, 0]
-    tolerance *= float(np.clip(typical / _ROUGH, 0.3, 1.0))
+    tolerance *= float(np.clip(rough / _ROUGH, 0.3, 1.0))
     findings = []
     wrong_stress = " (a slope of -1 is a wrong sign, 0.0062 a stress in GPa, -0.00062 one in VASP's kbar)"
     for column, (name, hint) in enumerate((("forces", ""), ("stress", wrong_stress))):
