@@ -81,6 +81,8 @@ def test_a_campaign_runs_continues_and_takes_a_fifth_strategy(campaign, tmp_path
     out = tmp_path / "out"
     code, first = call("run", campaign, "--out", out, "--workers", 1, "--json")
     assert (code, first["ok"]) == (0, True)
+    assert (out / "report.html").stat().st_size > 10_000
+    assert first["report"] == str(out / "report.html")
     (material,) = first["materials"]
     assert {entry["strategy"] for entry in material["strategies"]} == {"scratch", "transfer", "freeze1", "delta"}
     assert material["foundation"]["phonon_mae_thz"] > 0.1
