@@ -80,8 +80,11 @@ def test_jobs_with_random_identities_are_left_alone(store):
     assert DONE == ["one", "two"]
 
 
-def test_where_a_store_only_takes_results_they_go_round_by_the_artefact_store(tmp_path):
+def test_where_a_store_knows_no_other_results_they_go_round_by_the_artefact_store(tmp_path, monkeypatch):
+    from jobflow_remote.jobs.run import CURRENT_JOBDOC
     from jobflow_remote.remote.data import MinimalORJSONStore
+
+    monkeypatch.setattr(CURRENT_JOBDOC, "job_doc", object())
 
     def sent(label, data=1):
         taking = JobStore(MinimalORJSONStore(str(tmp_path / f"{label}.json")))

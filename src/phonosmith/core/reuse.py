@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import wraps
@@ -55,7 +56,7 @@ def reused(
 
     Two jobs are equal when the function's name and its arguments are, apart from those in ``ignoring``; ``using`` gives
     what counts in place of the arguments. Only jobs with an identity from content take part, with an exposed store;
-    where that takes results but answers nothing (jobflow-remote's workers), results go round by the artefact store. A
+    where that knows no results of others (jobflow-remote's workers), they go round by the artefact store. A
     result counts only as long as its seal and every artefact it names are whole. It may be the job's own: whoever lost
     the folder of a run, or its state, still has what the store holds.
     """
@@ -121,15 +122,23 @@ def _found(key: str) -> tuple[Mapping[str, Any] | None, bool]:
         return None, False
     store: JobStore = CURRENT_JOB.store
     field = f"metadata.{CONTENT}"
-    try:
-        store.ensure_index(field)
-    except NotImplementedError:
+    if only_results_travel():
         shelved = default_artefacts().shelved(key)
         with suppress(ValueError, RecursionError):
             document = json.loads(shelved or b"null")
             return (document if isinstance(document, Mapping) and _is_whole(document) else None), True
         return None, True
+    store.ensure_index(field)
     return next((one for one in store.query({field: key}, load=True) if _is_whole(one)), None), False
+
+
+def only_results_travel() -> bool:
+    """Tell whether the running job's store is one of its own that gives its results away and knows no others.
+
+    So it is on jobflow-remote's workers, where what a failed job has left in it is thrown away as well.
+    """
+    module = sys.modules.get("jobflow_remote.jobs.run")
+    return module is not None and module.CURRENT_JOBDOC.job_doc is not None
 
 
 def _is_whole(document: Mapping[str, Any]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
-from phonosmith.core.reuse import reused
+from phonosmith.core.reuse import only_results_travel, reused
 from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, require_spin
@@ -42,14 +41,12 @@ def _leave_refusal(record: ReferenceRecord) -> None:
     store.update(document, key=["uuid", "index"])
 
 
-def _only_results_travel() -> bool:
+def _is_marked_refused() -> bool:
     """Mark the running job as refused where only the results of jobs that did not raise reach the job store.
 
-    jobflow-remote's workers write into a store of their own, which is thrown away with a failed job, and the reasons
-    with it. The job then counts as completed there; for everybody else its document is that of any refused job.
+    The job then counts as completed there; for everybody else its document is that of any refused job.
     """
-    module = sys.modules.get("jobflow_remote.jobs.run")
-    if module is None or module.CURRENT_JOBDOC.job_doc is None or CURRENT_JOB.job is None:
+    if not only_results_travel() or CURRENT_JOB.job is None:
         return False
     CURRENT_JOB.job.metadata["refused"] = True
     return True
@@ -84,7 +81,7 @@ def computed_frame(
         _leave_refusal(refused(asked, computing.protocol, calculation, computing.name, reason))
         raise
     if not record.accepted:
-        if _only_results_travel():
+        if _is_marked_refused():
             return record
         _leave_refusal(record)
         raise LabelError(f"{name}: {record.explain()}.", "Repair the cause and run this job again.")
