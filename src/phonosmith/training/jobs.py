@@ -51,8 +51,8 @@ class FineTuneMaker(Maker):
     name
         Job name; ``make`` completes it to ``train <material> <strategy>``.
     strategy, settings
-        Preset (scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and what to change
-        of it.
+        Preset (phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and
+        what to change of it.
     walltime
         Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
     continuations
@@ -64,7 +64,7 @@ class FineTuneMaker(Maker):
     """
 
     name: str = "train"
-    strategy: str = "delta"
+    strategy: str = "phonosmith"
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     walltime: float | None = None
