@@ -357,7 +357,9 @@ def test_the_stand_in_refuses_what_waits(what):
         fake_capture(lambda: WAITS[what](torch.eye(3)))
 
 
-@pytest.mark.parametrize("case", ["phonosmith", *(pytest.param(one, marks=pytest.mark.slow) for one in ("transfer", "pft"))])
+@pytest.mark.parametrize(
+    "case", ["phonosmith", *(pytest.param(one, marks=pytest.mark.slow) for one in ("transfer", "pft"))]
+)
 def test_resume_goes_on_where_it_was(mace, tmp_path, case):
     """A recorded training cut off goes on to the same bits; so does, to rounding, a plain one that is then recorded."""
     parts = parts_of(mace, settings_of(case))

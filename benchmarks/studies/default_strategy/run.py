@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve()
-sys.path[:0] = [str(HERE.parents[1]), str(HERE.parents[1] / "real_dft")]
+sys.path.insert(0, str(HERE.parents[1] / "real_dft"))
+sys.path.insert(0, str(HERE.parents[1]))
 from distil import cached
 from run import compare, opened
 
