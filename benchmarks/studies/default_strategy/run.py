@@ -24,9 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-HERE = Path(__file__).resolve()
-sys.path.insert(0, str(HERE.parents[1] / "real_dft"))
-sys.path.insert(0, str(HERE.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real_dft"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
 from run import compare, opened
 
