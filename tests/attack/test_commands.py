@@ -125,7 +125,6 @@ def test_compare_refuses_numbers_that_cannot_be(silicon, tmp_path, options):
         ("--min-length", 1e6),
         ("--min-length", "inf"),
         ("--shapes", "round"),
-        ("--pattern", "tidy"),
     ],
 )
 def test_from_phonons_refuses_numbers_that_cannot_be(silicon, tmp_path, options):

@@ -35,7 +35,7 @@ def adapt(
     potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
     protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
     rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in."),
-    strategy: Annotated[str, typer.Option(help="A strategy that trains on labels alone.")] = "phonosmith",
+    strategy: Annotated[str, typer.Option(help="A strategy that trains on labels alone.")] = "transfer",
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
     cell: Annotated[str, typer.Option(help="Size of the labelled cells: primitive, small or large.")] = "small",
     committee: Annotated[

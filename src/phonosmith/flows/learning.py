@@ -113,7 +113,7 @@ class AdaptiveMaker(Maker):
 
     name: str = "adaptive"
     engine: ReferenceEngine | None = None
-    strategy: str = "phonosmith"
+    strategy: str = "delta"
     training: dict[str, Any] = field(default_factory=dict)
     sampling: dict[str, Any] = field(default_factory=dict)
     layer_size: int | None = None

@@ -17,7 +17,7 @@ from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.structures.supercell import SupercellRule
 from phonosmith.training.spec import TrainSpec, make_spec
 
-DEFAULT_STRATEGIES = ("phonosmith", "delta")
+DEFAULT_STRATEGIES = ("transfer", "delta")
 PUBLISHED_SIZE = 10
 """Training structures behind the published tables 1 to 4."""
 Evaluation = Literal["phonons", "elastic", "eos", "forgetting", "transitions", "qha", "kappa"]

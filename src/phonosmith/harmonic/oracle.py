@@ -29,11 +29,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 Shapes = Literal["varied", "one"]
-Patterns = Literal["thermal", "random"]
 MEAN_DISPLACEMENT = 0.03
 """Å; larger patterns leave the range in which a harmonic energy stands for the true one."""
-SOFTEST = 0.15
-"""Least frequency, of the largest, that thermal displacements are drawn with: zero would have no bound."""
 LARGEST_DISPLACEMENT = 0.3
 """Å; a tenth of a bond, where no potential energy is harmonic any more."""
 MOST_FRAMES = 10_000
@@ -126,34 +123,6 @@ def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]
     return small
 
 
-def thermal_displacements(phonon: Phonopy, mean: float, rng: np.random.Generator) -> Array:
-    """Return displacements (atoms, 3) of mean length ``mean``, Å, in which every mode holds the same energy.
-
-    A mode of frequency ω moves by 1/ω, so that an error δω of a potential shows in the forces as δ(ω²)/ω = 2 δω: the
-    force error of such cells is the error of the frequencies. With independent moves of the atoms it is that of their
-    squares, and soft modes hardly count. Unstable modes move as stable ones of the same |ω|, none by more than one of
-    `SOFTEST` times the largest. ``phonon`` holds full force constants.
-    """
-    roots = np.repeat(np.sqrt(phonon.supercell.masses), 3)
-    hessian = hessian_matrix(np.asarray(phonon.force_constants, dtype=float))
-    squares, modes = np.linalg.eigh(hessian / np.outer(roots, roots))
-    frequencies = np.sqrt(np.abs(squares))
-    amplitudes = rng.normal(size=len(squares)) / np.maximum(frequencies, SOFTEST * frequencies.max())
-    moves: Array = (modes @ amplitudes / roots).reshape(-1, 3)
-    moves -= moves.mean(axis=0)
-    return moves * (mean / np.linalg.norm(moves, axis=1).mean())
-
-
-def random_displacements(phonon: Phonopy, mean: float, rng: np.random.Generator) -> Array:
-    """Return independent normal displacements (atoms, 3) of mean length ``mean`` over many cells, Å."""
-    # the mean length of a vector with independent normal components of width s is s √(8/π)
-    moves: Array = rng.normal(0.0, mean / np.sqrt(8 / np.pi), (len(phonon.supercell), 3))
-    return moves - moves.mean(axis=0)
-
-
-_MOVES = {"thermal": thermal_displacements, "random": random_displacements}
-
-
 def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
     """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV) and forces (eV/Å).
 
@@ -188,7 +157,6 @@ def dataset_from_phonons(
     n_train: int = 8,
     n_valid: int = 3,
     shapes: Shapes = "varied",
-    pattern: Patterns = "random",
     displacement: float = MEAN_DISPLACEMENT,
     relaxed_cell: bool = True,
     seed: int = 0,
@@ -204,11 +172,8 @@ def dataset_from_phonons(
     shapes
         ``varied``: every frame in a supercell of another shape with at most as many atoms (see `varied_supercells`);
         ``one``: all in the supercell of the perfect cell.
-    pattern
-        ``thermal``: every mode holds the same energy (see `thermal_displacements`); ``random``: every atom moves by
-        itself.
     displacement
-        Mean length of the displacements, Å.
+        Mean length of the random displacements, Å.
     relaxed_cell
         The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
     """
@@ -223,12 +188,16 @@ def dataset_from_phonons(
     notes = stability_notes(phonon, model.source)
     n_atoms = len(phonon.supercell)
     rng = np.random.default_rng(seed)
+    # the mean length of a vector with independent normal components of width s is s √(8/π)
+    width = displacement / np.sqrt(8 / np.pi)
     sources = [phonon] * (n_train + n_valid)
     if shapes == "varied":
         cells = varied_supercells(model.phonon.primitive, n_atoms, n_train + n_valid, rng)
         sources = [in_supercell(model, cell) for cell in cells]
-    moves = _MOVES[pattern]
-    frames = [harmonic_label(source, moves(source, displacement, rng), model.source) for source in sources]
+    frames = []
+    for source in sources:
+        moves = rng.normal(0.0, width, (len(source.supercell), 3))
+        frames.append(harmonic_label(source, moves - moves.mean(axis=0), model.source))
     still = atoms_of(phonon.supercell)
     still.info["labels"] = f"harmonic, {model.source}"
     stress = np.zeros(6) if relaxed_cell else None

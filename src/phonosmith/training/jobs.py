@@ -64,7 +64,7 @@ class FineTuneMaker(Maker):
     """
 
     name: str = "train"
-    strategy: str = "phonosmith"
+    strategy: str = "delta"
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     walltime: float | None = None

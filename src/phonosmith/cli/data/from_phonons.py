@@ -11,7 +11,7 @@ from phonosmith.cli.common import JSON, answer, command
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
-    from phonosmith.harmonic.oracle import Patterns, Shapes
+    from phonosmith.harmonic.oracle import Shapes
 
 
 @command("from-phonons")
@@ -22,9 +22,6 @@ def from_phonons(
     n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 8,
     n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 3,
     shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
-    pattern: Annotated[
-        str, typer.Option(help="thermal: each mode holds the same energy; random: each atom moves by itself.")
-    ] = "thermal",
     displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
     stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
@@ -36,7 +33,7 @@ def from_phonons(
     to smaller supercells, of different shape so that together they see many wave vectors.
 
     Example: phonosmith from-phonons phonopy.yaml --out data && phonosmith train --foundation MACE-MP-0b3
-    --train data/train.xyz --valid data/valid.xyz --curvature data/phonopy.yaml --strategy delta+pft --out model
+    --train data/train.xyz --valid data/valid.xyz --out model
     """
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.harmonic.files import load_harmonic, phonopy_yaml
@@ -44,16 +41,14 @@ def from_phonons(
     from phonosmith.reference.importers.beside import calculations_beside
     from phonosmith.structures.extxyz import write_frames
 
-    for option, given, known in (("shapes", shapes, ("varied", "one")), ("pattern", pattern, ("thermal", "random"))):
-        if given not in known:
-            raise InputError(f"--{option} {given} is unknown.", f"Choose {' or '.join(known)}.")
+    if shapes not in ("varied", "one"):
+        raise InputError(f"--shapes {shapes} is unknown.", "Choose varied or one.")
     data = dataset_from_phonons(
         load_harmonic(phonons, calculations=calculations_beside),
         min_length=min_length,
         n_train=n_train,
         n_valid=n_valid,
         shapes=cast("Shapes", shapes),
-        pattern=cast("Patterns", pattern),
         displacement=displacement,
         relaxed_cell=stress_free,
         seed=seed,
@@ -67,7 +62,6 @@ def from_phonons(
         "n_valid": len(data.valid),
         "n_atoms": len(data.train[0]),
         "supercell_matrix": data.phonon.supercell_matrix,
-        "pattern": pattern,
         "mean_displacement": displacement,
         "files": [str(file) for file in files],
         "notes": list(data.notes),
