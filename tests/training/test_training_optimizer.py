@@ -8,6 +8,7 @@ import torch
 
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.potentials.mace.backend import MaceBackend
+from phonosmith.training.loop import scheduler_for
 from phonosmith.training.spec import make_spec
 from phonosmith.training.step import Step
 from phonosmith.training.trainable import select_trainable
@@ -96,3 +97,46 @@ def test_settings_that_contradict_each_other():
     ):
         with pytest.raises(ConfigurationError, match=said):
             make_spec(**settings)
+
+
+def test_the_cosine_schedule_is_torchs_after_a_linear_rise():
+    """Rates of all 40 epochs: two that rise, then those of torch's cosine over the other 38; none is wasted at zero."""
+    spec = make_spec("transfer", schedule="cosine", lr=0.004, epochs=40)
+
+    def rates(made, epochs):
+        optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=spec.lr)
+        scheduler, found = made(optimizer), []
+        for _ in range(epochs):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found, optimizer.param_groups[0]["lr"]
+
+    ours, end = rates(lambda optimizer: scheduler_for(optimizer, spec), 40)
+    theirs, _ = rates(lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=38), 38)
+    assert ours[:3] == pytest.approx([0.004 / 3, 0.008 / 3, 0.004])
+    # torch goes from epoch to epoch by a recursion
+    assert ours[2:] == pytest.approx(theirs, rel=1e-9)
+    assert 0 < ours[-1] < 1e-2 * spec.lr
+    assert end == pytest.approx(0.0, abs=1e-18)
+
+
+def test_the_average_of_weights_is_torchs(tiny_model):
+    """Once the warm-up is over, the moving average is that of torch's ``swa_utils``."""
+    from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+    module = tiny_model()
+    spec = make_spec("phonosmith", ema=0.5)
+    step = Step(BACKEND, module, select_trainable(BACKEND, module, spec), spec)
+    step.count.fill_(8)
+    step.ema = [parameter.detach().clone() for parameter in step.parameters]
+    theirs = AveragedModel(torch.nn.ParameterList(step.parameters), avg_fn=get_ema_avg_fn(spec.ema))
+    theirs.update_parameters(torch.nn.ParameterList(step.parameters))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        for parameter in step.parameters:
+            parameter.grad = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+        step.update()
+        theirs.update_parameters(torch.nn.ParameterList(step.parameters))
+    for average, other in zip(step.ema, theirs.module, strict=True):
+        torch.testing.assert_close(average, other.detach(), rtol=1e-12, atol=1e-14)

@@ -85,11 +85,11 @@ def compare(truth, potential, mesh):
 
 def comparison_row(comparison):
     """Return the numbers the study reports from one comparison."""
-    from phonosmith.evaluation.verdict import judge
+    from phonosmith.evaluation.verdict import Thresholds, judge
     from phonosmith.settings import get_settings
 
     left, right = comparison.reference, comparison.candidate
-    verdict = judge(comparison, get_settings())
+    verdict = judge(comparison, Thresholds.of(get_settings()))
     return {
         "phonon_mae_thz": comparison.mae_thz,
         "omega_max_error_percent": comparison.omega_max_error_percent,

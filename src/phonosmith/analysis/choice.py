@@ -15,7 +15,9 @@ CELLS = ("primitive", "small", "large")
 FOUNDATION = "foundation"
 PUBLISHED_TRAINING_SET = "10"
 """Training structures behind the published tables."""
-_ORDER = (FOUNDATION, "scratch", "transfer", "f", "freeze", "multihead", "delta", "lora", "pft", "delta+pft")
+_ORDER = (
+    FOUNDATION, "scratch", "transfer", "f", "freeze", "multihead", "delta", "lora", "pft", "delta+pft", "phonosmith",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

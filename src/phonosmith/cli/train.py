@@ -38,9 +38,9 @@ def train(
     ] = None,
     curvature: Annotated[Path | None, typer.Option(help="phonopy.yaml with force constants or forces.")] = None,
     strategy: str = typer.Option(
-        "delta",
-        help="scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. Several, as in "
-        "transfer,delta, train side by side, each into a folder of its own below --out.",
+        "phonosmith",
+        help="phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. "
+        "Several, as in transfer,delta, train side by side, each into a folder of its own below --out.",
     ),
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
     seed: Annotated[str, typer.Option(help="Seed of every random draw, or several, as in 0,1,2.")] = "0",

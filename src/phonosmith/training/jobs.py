@@ -51,8 +51,8 @@ class FineTuneMaker(Maker):
     name
         Job name; ``make`` completes it to ``train <material> <strategy>``.
     strategy, settings
-        Preset (scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and what to change
-        of it.
+        Preset (phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and
+        what to change of it.
     walltime
         Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
     continuations

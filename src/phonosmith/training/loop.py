@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import TrainingError
@@ -40,6 +41,10 @@ CHECKPOINT_SECONDS = 60.0
 """Time between two checkpoints, s (one is always written when training ends or is interrupted)."""
 HOST_COPY_SECONDS = 5.0
 """Time between two copies of a training on a GPU to the host, s: where the GPU fails, the last becomes a checkpoint."""
+
+WARMUP = 0.05
+"""Share of the epochs over which the rate of a cosine schedule rises."""
+_RATES = ("_last_lr", "base_lrs")
 
 
 @dataclass
@@ -101,6 +106,27 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
+def cosine_factor(epoch: int, epochs: int) -> float:
+    """Return the learning rate of an epoch (counted from 0) over its largest: a linear rise, then half a cosine.
+
+    >>> [round(cosine_factor(epoch, 40), 3) for epoch in (0, 1, 2, 21, 39, 40)]
+    [0.333, 0.667, 1.0, 0.5, 0.002, 0.0]
+    """
+    rise = round(WARMUP * epochs)
+    if epoch < rise:
+        return (epoch + 1) / (rise + 1)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, (epoch - rise) / (epochs - rise))))
+
+
+def scheduler_for(optimizer: torch.optim.Optimizer, spec: TrainSpec) -> ReduceLROnPlateau | LambdaLR:
+    """Return what sets the learning rate after each epoch."""
+    if spec.schedule == "cosine":
+        return LambdaLR(optimizer, lambda epoch: cosine_factor(epoch, spec.epochs))
+    return ReduceLROnPlateau(
+        optimizer, factor=spec.scheduler_factor, patience=spec.scheduler_patience, min_lr=spec.min_lr
+    )
+
+
 class Fitter:
     """Fits the trainable parameters of one model in place.
 
@@ -155,9 +181,7 @@ class Fitter:
         self.step = Step(backend, model, parameters, spec, curvature, recordable=self._capture is not None)
         self.parameters, self.optimizer = self.step.parameters, self.step.optimizer
         self.dtype, self.device = self.step.dtype, self.step.device
-        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=spec.scheduler_factor, patience=spec.scheduler_patience, min_lr=spec.min_lr
-        )
+        self.scheduler = scheduler_for(self.optimizer, spec)
         self.identity, self.workdir = identity, workdir
         self.state = FitState()
         self._recording: Recording | None = None
@@ -429,7 +453,10 @@ class Fitter:
             if self._recording is not None:
                 self._read_recorded(self._recording)
             record = self._judge(self.state.epoch + 1, time.perf_counter() - self._started)
-            self.scheduler.step(record.monitor)
+            if isinstance(self.scheduler, ReduceLROnPlateau):
+                self.scheduler.step(record.monitor)
+            else:
+                self.scheduler.step()
             self.step.keep_rates()
         self.state.epoch = record.epoch
         self.state.seconds += time.perf_counter() - self._started
@@ -532,7 +559,8 @@ class Fitter:
         """Copy to the host all that a training needs to go on: a GPU can fail."""
         self._copied = time.perf_counter()
         scheduler = self.scheduler.state_dict()
-        scheduler["_last_lr"] = [float(rate) for rate in scheduler.get("_last_lr", [])]
+        # of a recorded step rates are tensors on the device
+        scheduler |= {key: [float(rate) for rate in scheduler[key]] for key in _RATES if key in scheduler}
         content = {
             "state": dict(vars(self.state)),
             "parameters": _copies(self.parameters),

@@ -118,6 +118,11 @@ class TrainSpec(Document):
     epochs: int = Field(200, ge=1, description="largest number of epochs")
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
+    schedule: Literal["plateau", "cosine"] = Field(
+        "plateau",
+        description="plateau: the rate is reduced where the validation loss stands still; cosine: it rises over the "
+        "first twentieth of the epochs and falls to zero with the last one, so that no epoch is left over",
+    )
     scheduler_factor: float = Field(0.5, gt=0, lt=1, description="ReduceLROnPlateau factor, on validation loss")
     scheduler_patience: int = Field(8, ge=0, description="epochs without improvement before the rate is reduced")
     min_lr: float = Field(1e-6, ge=0, description="smallest learning rate")
@@ -196,6 +201,13 @@ DEFAULT_STRATEGY = "delta"
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "scratch": {"start": "fresh", "lr": 0.01, "weight_decay": 5e-7},
+        "phonosmith": {
+            "schedule": "cosine",
+            "patience": None,
+            "batch_size": 1,
+            "ema": 0.99,
+            "lr": 0.01,
+        },
         "transfer": _TRANSFER,
         **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
         **{f"freeze{n}": {**_TRANSFER, "trainable": "freeze", "freeze_blocks": n} for n in range(1, 6)},

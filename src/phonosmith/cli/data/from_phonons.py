@@ -33,7 +33,7 @@ def from_phonons(
     to smaller supercells, of different shape so that together they see many wave vectors.
 
     Example: phonosmith from-phonons phonopy.yaml --out data && phonosmith train --foundation MACE-MP-0b3
-    --train data/train.xyz --valid data/valid.xyz --curvature data/phonopy.yaml --strategy delta+pft --out model
+    --train data/train.xyz --valid data/valid.xyz --out model
     """
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.harmonic.files import load_harmonic, phonopy_yaml

@@ -64,6 +64,7 @@ _STYLES = {
     "delta": LineStyle(OKABE_ITO["blue"], "-", "o"),
     "delta+pft": LineStyle(OKABE_ITO["purple"], "-", "P"),
     "pft": LineStyle(OKABE_ITO["green"], _DASHED, "X"),
+    "phonosmith": LineStyle(OKABE_ITO["blue"], _MIXED, "*"),
     "lora": LineStyle(OKABE_ITO["orange"], _MIXED, "<"),
 }
 NAMED = frozenset(_STYLES)
