@@ -1,8 +1,6 @@
 import json
-from types import SimpleNamespace
 
 import pytest
-from ase import Atoms
 from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
@@ -16,7 +14,7 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import Thresholds, judge_production
-from phonosmith.flows.learning import AdaptiveMaker, _reason, force_disagreement, next_places
+from phonosmith.flows.learning import AdaptiveMaker, _reason, next_places
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
@@ -134,19 +132,6 @@ def test_next_configurations_are_the_most_doubtful_ones():
     # equal doubts: the order of sampling
     assert next_places(5, [1], {0: 0.1, 2: 0.1, 3: 0.1, 4: 0.1}, 3) == [0, 2, 3]
     assert next_places(2, [0, 1], {}, 2) == []
-
-
-def test_disagreement_of_forces_by_hand():
-    class Pulls:
-        def __init__(self, strength):
-            self.strength = strength
-
-        def evaluate(self, frames, *, stress):
-            return [SimpleNamespace(forces=self.strength * frame.positions) for frame in frames]
-
-    near, far = Atoms("Si2", positions=[[0, 0, 0], [1, 0, 0]]), Atoms("Si2", positions=[[0, 0, 0], [0, 3, 4]])
-    # two members, strengths 1 and 3: the standard deviation of each component is √2 times the position
-    assert force_disagreement([Pulls(1.0), Pulls(3.0)], [near, far]) == pytest.approx([1.0, 5.0])
 
 
 @pytest.mark.slow

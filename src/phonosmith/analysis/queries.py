@@ -15,10 +15,12 @@ from jobflow import JobStore
 
 from phonosmith.analysis import columns as c
 from phonosmith.analysis.choice import Choice
+from phonosmith.analysis.committees import ANY, Expected
 from phonosmith.analysis.documents import MATERIAL_SCHEMA
 from phonosmith.analysis.judgement import VERDICT_PATHS, fit_by_todays_limits
 from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
+from phonosmith.evaluation.phonons.committee import Interval
 
 Row = dict[str, Any]
 REPORTS: Row = {
@@ -27,6 +29,11 @@ REPORTS: Row = {
     "output.@class": "MaterialReport",
 }
 """Filter for the reports of materials in a job store."""
+COMMITTEES: Row = {
+    "name": {"$gte": "committee ", "$lt": "committee!"},
+    "output.@class": "CommitteeReport",
+}
+"""Filter for what is known of committees."""
 OLDEST_SCHEMA = 1
 _METRIC_PATHS = dict.fromkeys(path for metric in c.METRICS for path in (metric.path, metric.relative_to) if path)
 _POTENTIAL_PATHS = (
@@ -103,11 +110,12 @@ def read_results(store: JobStore, campaign: str | None = None) -> Results:
     """
     notes: list[str] = []
     reports: list[list[list[Row]]] = []
+    expected = read_expected(store, campaign)
     for document in newest(find_reports(store, campaign, PROJECTION, notes)):
         try:
             made = [
                 [{column.name: c.checked(column, row.get(column.name)) for column in columns} for row in rows]
-                for columns, rows in zip(_FRAMES, _rows(document, document["output"]), strict=True)
+                for columns, rows in zip(_FRAMES, _rows(document, document["output"], expected), strict=True)
             ]
             reports.append(made)
         except (TypeError, AttributeError, KeyError, ValueError) as error:
@@ -132,6 +140,23 @@ def find_reports(store: JobStore, campaign: str | None, properties: tuple[str, .
             f"{OLDEST_SCHEMA} to {MATERIAL_SCHEMA} can be read: "
             + ("install a newer phonosmith to read it" if newer else "run the material again")
         )
+
+
+def read_expected(store: JobStore, campaign: str | None = None) -> Expected:
+    """Return the phonon MAE that the committees of a job store, or of one campaign, leave open; the newest count."""
+    criteria = COMMITTEES | ({"output.campaign": campaign} if campaign is not None else {})
+    paths = ("strategy", "potentials", "committee.mae_thz")
+    properties = ("completed_at", "output.material", *(f"output.committees.{path}" for path in paths))
+    expected = {}
+    for document in sorted(
+        store_query(store, criteria, properties), key=lambda one: str(one.get("completed_at") or "")
+    ):
+        output = document["output"]
+        for one in output.get("committees") or []:
+            if one["strategy"] != ANY:
+                interval = Interval.model_validate(c.at(one, "committee.mae_thz"))
+                expected |= {(output["material"], sha256): interval for sha256 in one["potentials"]}
+    return expected
 
 
 def store_query(store: JobStore, criteria: Row, properties: tuple[str, ...]) -> list[Row]:
@@ -161,7 +186,7 @@ def newest(documents: Iterable[Row]) -> list[Row]:
     return [best[key] for key in sorted(best)]
 
 
-def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
+def _rows(document: Row, report: Row, expected: Expected) -> tuple[list[Row], ...]:
     """Return the rows a report gives to each frame."""
     plain = ("material", "formula", "campaign", "cell", "reference", "rehearsal", "space_group", "space_group_number")
     # layout 1 knew neither mode nor seed
@@ -175,6 +200,9 @@ def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
     if not common["material"]:
         raise ValueError("it names no material")
     tuned = report.get("strategies") or []
+    for part in tuned:
+        of = expected.get((str(common["material"]), str(c.at(part, "potential.sha256"))))
+        part["expected_mae_thz"] = None if of is None else of.model_dump()
     potentials = [
         common
         | {name: part[name] for name in ("strategy", "n_train")}

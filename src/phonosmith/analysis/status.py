@@ -24,6 +24,7 @@ from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, stage_of, step
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
     "elastic", "eos", "follow", "qha", "kappa", "forgetting", "cost", "report",
+    "committee",
 )  # fmt: skip
 """Order in which stages are shown; others follow by name."""
 _NAMED = re.compile(r"sample (.+) (?:primitive|small|large)|(?:phonon|elastic|eos) (.+) (?:reference|foundation)")

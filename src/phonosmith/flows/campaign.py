@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
+from phonosmith.flows.jobs import collect_committees
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
@@ -147,7 +148,13 @@ class CampaignMaker(Maker):
                     name=f"{base}{of_cell}" + ("" if seed == self.seeds[0] else f"-s{seed}"),
                 )
                 variants.append(variant)
-            reports += maker.add_variants(parts, variants, label)
+            made = maker.add_variants(parts, variants, label)
+            reports += made
+            of_seeds = [slice(place, place + len(self.seeds)) for place in range(0, len(made), len(self.seeds))]
+            for chosen in of_seeds if len(self.seeds) > 1 else []:
+                # seeds are the innermost loop; the first seed's name is that of all
+                committee = collect_committees([one.output for one in made[chosen]], settings.mesh)
+                parts.add(committee, "committee", variants[chosen][0].name)
             flows.append(Flow(parts.jobs, name=f"{self.name} {key}"))
         return Flow(flows, output=[report.output for report in reports], name=self.name)
 

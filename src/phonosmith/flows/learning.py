@@ -27,6 +27,7 @@ from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
 from phonosmith.core.manifest import recorded
 from phonosmith.core.metadata import PACK, describe, named
+from phonosmith.evaluation.phonons.committee import force_disagreement
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker
@@ -50,10 +51,7 @@ from phonosmith.training.jobs import FineTuneMaker, PackMaker
 from phonosmith.training.spec import make_spec
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
     from phonosmith.harmonic.model import HarmonicModel
-    from phonosmith.potentials.base import Potential
 
 MIN_TRAIN = 2
 """Labels a training needs at least."""
@@ -254,15 +252,24 @@ def join_labels(report: Any, previous: AuditedLabels | None, material: str, foun
 
 @job(output_schema=DatasetRef)
 def leave_out(train: Any, part: int, parts: int) -> DatasetRef:
-    """Keep the training labels whose place modulo ``parts`` is not ``part``; go without one where few would be left."""
+    """Return the training labels that a member of a committee sees (see `places_without`)."""
     from phonosmith.reference.datasets.dataset import get_dataset, put_dataset
 
     ref = DatasetRef.model_validate(train)
     frames = get_dataset(ref)
-    few = parts < 2 or len(frames) - -(-len(frames) // parts) < MIN_TRAIN
-    groups = len(frames) if few else parts
-    kept = [atoms for place, atoms in enumerate(frames) if place % groups != part % groups]
+    kept = [frames[place] for place in places_without(len(frames), part, parts)]
     return put_dataset(kept, name=f"{ref.name} without {part}", parents=[ref.sha256])
+
+
+def places_without(n_frames: int, part: int, parts: int) -> list[int]:
+    """Return the places whose number modulo ``parts`` is not ``part``; all but one where few would be left.
+
+    >>> places_without(6, 0, 2), places_without(3, 0, 2)
+    ([1, 3, 5], [1, 2])
+    """
+    few = parts < 2 or n_frames - -(-n_frames // parts) < MIN_TRAIN
+    groups = n_frames if few else parts
+    return [place for place in range(n_frames) if place % groups != part % groups]
 
 
 @job(config=JobConfig(pass_manager_config=False))
@@ -329,26 +336,16 @@ def next_places(n_frames: int, asked: Sequence[int], doubts: Mapping[int, float]
     return sorted(left, key=lambda place: (-doubts.get(place, 0.0), place))[:count]
 
 
-def force_disagreement(potentials: Sequence[Potential], frames: Sequence[Atoms]) -> list[float]:
-    """Return how far a committee's forces are apart in each configuration, eV/Å.
-
-    That is the root mean square over atoms of the standard deviation of a force vector between the members.
-    """
-    forces = [[answer.forces for answer in one.evaluate(frames, stress=False)] for one in potentials]
-    return [
-        float(np.sqrt(np.var(np.stack(of_one), axis=0, ddof=1).sum(axis=-1).mean()))
-        for of_one in zip(*forces, strict=True)
-    ]
-
-
 def _doubts(state: AdaptiveState) -> dict[int, float]:
     """Return the committee's force disagreement in the configurations that have not been asked."""
     train = [frame for frame in sampled_frames(state.sample) if frame.split == "train"]
     left = [place for place in range(len(train)) if place not in set(state.asked)]
     if not left:
         return {}
-    members = [load(one.model) for one in state.trainings if one.model is not None]
-    return dict(zip(left, force_disagreement(members, [train[place].to_atoms() for place in left]), strict=True))
+    frames = [train[place].to_atoms() for place in left]
+    members = [load(one.model).evaluate(frames, stress=False) for one in state.trainings if one.model is not None]
+    forces = [[answer.forces for answer in answers] for answers in members]
+    return dict(zip(left, force_disagreement(forces), strict=True))
 
 
 def _distance(first: HarmonicModel, second: HarmonicModel, mesh: int) -> float | None:

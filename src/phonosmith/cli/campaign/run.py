@@ -244,12 +244,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _reports(store: JobStore, runner: LocalRunner) -> list[MaterialReport]:
     """Return the finished reports that are asked for."""
+    from phonosmith.analysis.committees import with_expected
     from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.analysis.judgement import rejudged
+    from phonosmith.analysis.queries import read_expected
     from phonosmith.core.metadata import stage_of
 
     rows = [row for row in runner.state.rows("done", asked=True) if stage_of(row.name, row.metadata) == "report"]
     there = [row.uuid for row in rows if store.count({"uuid": row.uuid})]
-    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
+    reports = [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
+    expected = read_expected(store)
+    return [rejudged(with_expected(report, expected)) for report in reports] if expected else reports
 
 
 def _payload(folder: Path, summary: RunSummary, reports: list[MaterialReport]) -> dict[str, Any]:
@@ -285,7 +290,11 @@ def _show(payload: dict[str, Any]) -> None:
     rows = []
     for material in payload["materials"]:
         for line in (material["foundation"], *material["strategies"]):
-            errors = shown(line["phonon_mae_thz"], ".3f"), shown(line["valid_force_mae_mev_per_angstrom"], ".1f")
+            up_to = f" (to {line['expected_mae_thz']['high']:.3f})" if line["expected_mae_thz"] else ""
+            errors = (
+                shown(line["phonon_mae_thz"], ".3f") + up_to,
+                shown(line["valid_force_mae_mev_per_angstrom"], ".1f"),
+            )
             name, n_train = line.get("name") or line["strategy"], str(line["n_train"] or "-")
             rows.append((material["key"], name, n_train, *errors, line["verdict"]))
     if rows:

@@ -98,7 +98,7 @@ def _side(
     )
 
 
-def _with_charges_of(
+def with_charges_of(
     reference: HarmonicModel, candidate: HarmonicModel, match: CellMatch
 ) -> tuple[HarmonicModel, CellMatch]:
     """Return the candidate with the reference's Born charges (without any where the reference has none).
@@ -139,7 +139,7 @@ def compare_phonons_in_full(
         When the two do not belong together.
     """
     match = match_models(reference, candidate)
-    candidate, match = _with_charges_of(reference, candidate, match)
+    candidate, match = with_charges_of(reference, candidate, match)
     ours = mesh_frequencies(reference, mesh, symmetry=match.same_rotations)
     qpoints = match.to_candidate(ours.qpoints)
     theirs = replace(ours, qpoints=qpoints, frequencies=sorted_frequencies(candidate, qpoints))
