@@ -28,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-POOL, FIRST, MESH, STEPS, BATCH = 10, 3, 12, 240, 2
+POOL, FIRST, MESH, STEPS, BATCH = 10, 3, 10, 120, 2
 
 
 def truth_of(path, length):
@@ -78,7 +78,7 @@ class Crystal:
 
     def committee(self, places):
         """Return the committee of ``phonosmith adapt`` on some of the pool: one with all, two without a part each."""
-        from phonosmith.flows.learning import places_without
+        from phonosmith.flows.adaptive import places_without
 
         parts = [places, *([places[i] for i in places_without(len(places), part, 2)] for part in range(2))]
         return [self.trained(part, seed) for seed, part in enumerate(parts)]
@@ -108,7 +108,7 @@ def measured(crystal, *, adapt):
     """Return the row of one crystal."""
     from phonosmith.evaluation.phonons.committee import force_disagreement
     from phonosmith.evaluation.phonons.comparison import compare_phonons
-    from phonosmith.flows.learning import next_places
+    from phonosmith.flows.adaptive import next_places
 
     start = time.process_time()
     everything = list(range(POOL))

@@ -84,6 +84,12 @@ class CampaignSpec(MaterialSettings):
     engine: EngineSpec = Field(default_factory=EngineSpec, description="who computes labels and reference results")
     replay: str | None = Field(None, description="replay structures (extended XYZ), relative to the campaign file")
 
+    @model_validator(mode="after")
+    def _one_committee(self) -> CampaignSpec:
+        if self.adaptive is not None and len(self.seeds) > 1:
+            raise ValueError("adaptive trains a committee of its own: give one of seeds")
+        return self
+
     @field_validator("materials", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:

@@ -9,6 +9,7 @@ from jobflow import CURRENT_JOB, JobConfig, OnMissing, Response, job
 
 from phonosmith.analysis.committees import CommitteeReport, SeedCommittee, groups_of
 from phonosmith.analysis.documents import AuditedLabels, MaterialReport
+from phonosmith.analysis.learning import LearningCurveReport, learning_curves
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.errors import LabelError, PhonosmithError
 from phonosmith.core.identity import fix_identities, has_content_identity
@@ -206,6 +207,23 @@ def collect_committees(reports: list[Any], mesh: int) -> CommitteeReport:
         notes=notes,
         manifest=manifest,
     )
+
+
+@job(output_schema=LearningCurveReport)
+def collect_curve(report: Any) -> LearningCurveReport:
+    """Take the learning curves from the report of a material."""
+    of = MaterialReport.model_validate(report)
+    with recorded({"train": of.labels.train.sha256}, seed=of.seed) as manifest:
+        base = of.foundation
+        return LearningCurveReport(
+            material=of.material,
+            mode=of.mode,
+            foundation_phonon_mae_thz=None if base.phonons is None else base.phonons.mae_thz,
+            foundation_force_mae=base.valid_force_mae,
+            curves=learning_curves(of),
+            failed=of.failed,
+            manifest=manifest,
+        )
 
 
 @job(output_schema=PotentialRef)

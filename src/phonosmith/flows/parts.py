@@ -15,6 +15,7 @@ from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker,
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker, engine_potential, run_kappa, run_qha
+from phonosmith.flows.adaptive import AdaptiveMaker, AdaptiveState
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.jobs import (
     audit_material,
@@ -26,7 +27,7 @@ from phonosmith.flows.jobs import (
 )
 from phonosmith.flows.reference import check_cells, reference_phonons, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
-from phonosmith.flows.settings import MaterialSettings
+from phonosmith.flows.settings import MaterialSettings, training_of
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.reference.engines import ReferenceEngine
@@ -226,23 +227,58 @@ class MaterialParts:
     def _add_result(self, member: Job | Flow, stage: str, owner: Owner) -> Job:
         return self.add(member, stage, owner.variant, owner.ending, strategy=owner.strategy, n_train=owner.n_train)
 
+    def sample(self, sampler: PotentialRef, sampling: SamplingSettings, variant: str) -> OutputReference:
+        """Return the configurations drawn; ``variant``: what their job calls the material."""
+        settings = sampling.model_dump(mode="json")
+
+        def make() -> Job:
+            made = SamplingMaker(settings=settings, seed=self.seed).make(self.crystal, sampler)
+            return self.add(made, "sample", variant, sampling.cell)
+
+        return self._once(("sample", variant, sampler.sha256, sampling.model_dump_json()), make)
+
+    def adaptive(self, sample: OutputReference, foundation: PotentialRef, seed: int, variant: str) -> OutputReference:
+        """Return the report of labels made a few at a time, where a committee disagrees (``AdaptiveReport``)."""
+        settings = self.settings
+        (strategy,) = settings.strategies
+        assert settings.adaptive is not None
+        maker = AdaptiveMaker(
+            engine=self.engine,
+            strategy=strategy,
+            training=training_of(settings.training, strategy),
+            options=settings.adaptive.model_dump(exclude_defaults=True),
+            limits=dict(settings.verdict),
+            pack=settings.pack,
+            mesh=settings.mesh,
+            seed=seed,
+        )
+        state = AdaptiveState(
+            material=variant,
+            key=variant,
+            foundation=foundation,
+            matrix=self.matrix(settings.min_length),
+            sample=sample,
+        )
+
+        def make() -> Job:
+            start = describe(maker.start(self.crystal, state), material=self.key, variant=variant)
+            self.jobs.append(start)
+            return start
+
+        return self._once(("adaptive", variant), make)
+
     def labels(
         self, sampler: PotentialRef, sampling: SamplingSettings, variant: str
     ) -> tuple[OutputReference, OutputReference]:
         """Return sampling and audited labels; ``variant``: what their jobs call the material."""
-        settings = sampling.model_dump(mode="json")
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
-
-        def make_sample() -> Job:
-            made = SamplingMaker(settings=settings, seed=self.seed).make(self.crystal, sampler)
-            return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:
             needed = max(self.settings.sizes, default=None)
             made = start_needed_labels(sample, LabelMaker(engine=self.engine), variant, needed)
             return self.add(made, "label", variant, "start", step="start")
 
-        sample = self._once(("sample", *drawn), make_sample)
+        sample = self.sample(sampler, sampling, variant)
         labels = self._once(("label", *drawn), make_labels)
         audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels, sampler), "audit", variant))
         return sample, audited

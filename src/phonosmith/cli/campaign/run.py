@@ -67,6 +67,9 @@ def run(
         names = [job.name for job, _ in flow.iterflow()]
         payload = {"campaign": checked.spec.name, "materials": list(checked.structures), "jobs": len(names)}
         words = f"{campaign} is fine: {len(names)} jobs besides those made on the way. Nothing was started."
+        if checked.spec.adaptive is not None:
+            payload["adaptive_labels"] = (few, most) = checked.spec.adaptive_labels
+            words += f" Each material (foundation, cell) gets {few} to {most} labels."
         answer(payload | {"names": names}, lambda: typer.echo(words), json_output=json_output)
         return
     from phonosmith.core.artefacts import write_atomic

@@ -5,7 +5,7 @@ from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
 
-from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
+from phonosmith.analysis.learning import AdaptiveReport, AdaptiveRound
 from phonosmith.cli.main import app
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError
@@ -14,15 +14,20 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import Thresholds, judge_production
-from phonosmith.flows.learning import AdaptiveMaker, _reason, next_places
+from phonosmith.flows.adaptive import AdaptiveMaker, _reason, next_places
+from phonosmith.flows.settings import AdaptiveOptions
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
 from phonosmith.settings import Settings
 
 
-def maker(**changes):
+def maker(committee=1, **changes):
+    # without a committee unless asked, and as many labels in every round
+    known = {name for name in AdaptiveOptions.model_fields if name in changes}
+    options = {"committee": committee, "n_valid": 4, "spread_thz": 0.05} | {name: changes.pop(name) for name in known}
     tiny = {
+        "options": options,
         "engine": make_engine("forcefield", potential="embedded-reference"),
         "strategy": "transfer",
         "training": {"epochs": 1},
@@ -31,6 +36,9 @@ def maker(**changes):
         "mesh": 4,
     }
     return AdaptiveMaker(**(tiny | changes))
+
+
+ALONE, COMMITTEE = {"change_thz": 0.05}, {"spread_thz": 0.05}
 
 
 def run(one, folder):
@@ -62,26 +70,26 @@ def rounds(*changes, forces=10.0, spread=None, improved=True):
 
 
 def test_it_stops_when_phonons_and_verdict_stand_still():
-    assert _reason(maker(), rounds(None)) is None
-    assert _reason(maker(), rounds(None, 0.051)) is None
-    assert "0.049 THz" in _reason(maker(), rounds(None, 0.2, 0.049))
+    assert _reason(ALONE, rounds(None)) is None
+    assert _reason(ALONE, rounds(None, 0.051)) is None
+    assert "0.049 THz" in _reason(ALONE, rounds(None, 0.2, 0.049))
     # force errors fell below their limit in this round: the verdict moved, one more round shows whether it stays
     changed = [*rounds(None, forces=30.0), rounds(None, 0.01)[1]]
-    assert _reason(maker(), changed) is None
+    assert _reason(ALONE, changed) is None
     # a potential that stays bad has converged to a bad one: more of the same labels will not help
-    assert _reason(maker(), rounds(None, 0.01, forces=30.0)) is not None
+    assert _reason(ALONE, rounds(None, 0.01, forces=30.0)) is not None
 
 
 def test_trainings_that_hand_back_the_foundation_prove_nothing():
-    assert _reason(maker(), rounds(None, 0.0, improved=False)) is None
-    assert _reason(maker(committee=2), rounds(None, spread=0.0, improved=False)) is None
+    assert _reason(ALONE, rounds(None, 0.0, improved=False)) is None
+    assert _reason(COMMITTEE, rounds(None, spread=0.0, improved=False)) is None
 
 
 def test_a_committee_may_stop_after_the_first_round():
-    assert "committee" in _reason(maker(committee=2), rounds(None, spread=0.04))
-    assert _reason(maker(committee=2), rounds(None, 0.01, spread=0.06)) is None
+    assert "committee" in _reason(COMMITTEE, rounds(None, spread=0.04))
+    assert _reason(COMMITTEE, rounds(None, 0.01, spread=0.06)) is None
     # members that relaxed into different structures have no spread: they do not agree, whatever else stood still
-    assert _reason(maker(committee=2), rounds(None, 0.01)) is None
+    assert _reason(COMMITTEE, rounds(None, 0.01)) is None
 
 
 def test_what_it_cannot_do_is_said_at_once():
@@ -90,7 +98,7 @@ def test_what_it_cannot_do_is_said_at_once():
         ({"strategy": "pft"}, "force constants"),
         ({"engine": None}, "engine"),
         ({"n_valid": 0}, "1"),
-        ({"committee": 2, "layer_size": 2}, "3 training labels"),
+        ({"committee": 2, "first": 2}, "3 training labels"),
     ):
         with pytest.raises(ConfigurationError, match=word):
             maker(**changes).make(crystal, resolve("embedded"))
@@ -98,7 +106,7 @@ def test_what_it_cannot_do_is_said_at_once():
 
 @pytest.mark.slow
 def test_labels_are_made_layer_by_layer_and_the_saved_ones_counted(tmp_path):
-    chosen = {"strategy": "delta", "training": {"epochs": 6}, "layer_size": 6, "n_valid": 2}
+    chosen = {"strategy": "delta", "training": {"epochs": 6}, "first": 6, "step": 6, "n_valid": 2}
     report, store = run(maker(change_thz=1e3, **chosen), tmp_path / "run")
     assert report.stopped
     assert [one.n_labels for one in report.rounds] == [2 + 6, 2 + 12]
@@ -136,7 +144,7 @@ def test_next_configurations_are_the_most_doubtful_ones():
 
 @pytest.mark.slow
 def test_a_committee_labels_where_it_disagrees(tmp_path):
-    chosen = {"committee": 3, "spread_thz": 1e-9, "max_rounds": 2, "n_valid": 1, "layer_size": 3}
+    chosen = {"committee": 3, "spread_thz": 1e-9, "max_rounds": 2, "n_valid": 1, "first": 3, "step": 3}
     report, store = run(maker(training={"epochs": 3, "lr": 0.005}, **chosen), tmp_path / "run")
     assert [one.n_labels for one in report.rounds] == [4, 7]
     # members saw different labels, so that their phonons differ although all are trained alike
