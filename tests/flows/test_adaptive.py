@@ -5,7 +5,9 @@ from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
 
+from phonosmith.analysis.committees import CommitteeReport
 from phonosmith.analysis.learning import AdaptiveReport, AdaptiveRound
+from phonosmith.analysis.status import read_status
 from phonosmith.cli.main import app
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError
@@ -15,10 +17,12 @@ from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import Thresholds, judge_production
 from phonosmith.flows.adaptive import AdaptiveMaker, _reason, next_places
+from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.settings import AdaptiveOptions
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
+from phonosmith.report.page.reading import read_reports
 from phonosmith.settings import Settings
 
 
@@ -179,3 +183,90 @@ def test_the_command_refuses_what_cannot_be(tmp_path):
     done = CliRunner().invoke(app, [*command, "--potential", "embedded", "--strategy", "pft", "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert "force constants" in json.loads(done.stdout)["error"]
+
+
+SILICON = """
+materials: [embedded:Si]
+foundations: [embedded]
+strategies: [transfer]
+cells: [primitive]
+training: {epochs: 2}
+sampling: {max_steps: 10}
+evaluate: [phonons]
+engine: {name: forcefield, potential: embedded-reference}
+min_length: 6.0
+mesh: 4
+"""
+
+
+def campaign(tmp_path, text):
+    file = tmp_path / "campaign.yaml"
+    file.write_text(SILICON + text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("adaptive: {first: 2}", "3 training labels or more"),
+        ("adaptive: {frist: 3}", "unknown field"),
+        ("adaptive: {}\nn_train: [4]", "exclude each other"),
+        ("adaptive: {}\nseeds: [0, 1]", "one of seeds"),
+        ("learning_curve: [4]", "two training-set sizes"),
+        ("learning_curve: [4, 90]", "cannot be"),
+    ],
+)
+def test_a_campaign_says_what_cannot_be(tmp_path, text, word):
+    with pytest.raises(ConfigurationError, match=word):
+        read_campaign(campaign(tmp_path, text))
+
+
+def test_a_dry_run_counts_the_labels_and_a_curve_has_its_job(tmp_path):
+    file = campaign(tmp_path, "adaptive: {max_rounds: 4, step: 2}")
+    found = json.loads(CliRunner().invoke(app, ["run", str(file), "--dry-run", "--json"]).stdout)
+    # one to validate, three, then three rounds of two
+    assert found["adaptive_labels"] == [4, 10]
+    assert {"sample si primitive", "adaptive si start", "phonon si transfer", "report si"} <= set(found["names"])
+    assert not any(name.startswith(("label", "audit", "train")) for name in found["names"])
+    file = campaign(tmp_path, "learning_curve: [2, 4]")
+    found = json.loads(CliRunner().invoke(app, ["run", str(file), "--dry-run", "--json"]).stdout)
+    assert {"train si transfer 2", "train si transfer 4", "curve si"} <= set(found["names"])
+
+
+@pytest.mark.slow
+def test_a_campaign_reports_on_the_potential_that_came_of_it(tmp_path):
+    file = campaign(tmp_path, "adaptive: {max_rounds: 2, spread_thz: 0.0}")
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "si"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    ((transfer,),) = [one["strategies"] for one in json.loads(done.stdout)["materials"]]
+    store = open_embedded_jobstore(tmp_path / "si" / "store.sqlite")
+    store.connect()
+    (report,) = read_reports(store).reports
+    (entry,) = report.strategies
+    # three, then the one where the committee's forces were furthest apart
+    assert (entry.n_train, transfer["n_train"], report.labels.valid.n_frames) == (4, 4, 1)
+    assert entry.phonons.mae_thz == transfer["phonon_mae_thz"]
+    (last,) = store.query({"name": "adaptive si r2"}, load=True)
+    first, second = AdaptiveReport.model_validate(last["output"]).rounds
+    assert first.asked == [0, 1, 2]
+    assert second.asked == [max(first.force_std, key=first.force_std.get)]
+    assert second.committee.basis == "disagreement"
+    assert entry.potential.sha256 == second.potential.sha256
+    assert read_status(store).materials["si"].n_reports == 1
+
+
+@pytest.mark.slow
+def test_seeds_of_a_campaign_are_a_committee(tmp_path):
+    file = campaign(tmp_path, "n_train: [4]\nseeds: [0, 1]")
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "si"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["materials"]
+    store = open_embedded_jobstore(tmp_path / "si" / "store.sqlite")
+    store.connect()
+    (document,) = store.query({"name": "committee si"}, load=True)
+    (seeds,) = CommitteeReport.model_validate(document["output"]).committees
+    errors = [one["strategies"][0]["phonon_mae_thz"] for one in found]
+    assert seeds.seeds == [0, 1]
+    assert seeds.committee.member_mae_thz == pytest.approx(errors, rel=1e-9)
+    assert len(seeds.force_std) == 4 + 4
+    assert all(one["strategies"][0]["expected_mae_thz"] == seeds.committee.mae_thz.model_dump() for one in found)

@@ -413,8 +413,8 @@ def _reason(criteria: Mapping[str, float], rounds: Sequence[AdaptiveRound]) -> s
     if good[0] != good[-1]:
         return None
     return (
-        f"phonons moved by {this.phonon_change_thz:.3f} THz since the round before (limit {criteria['change_thz']:g} THz), "
-        "verdict unchanged"
+        f"phonons moved by {this.phonon_change_thz:.3f} THz since the round before "
+        f"(limit {criteria['change_thz']:g} THz), verdict unchanged"
     )
 
 
