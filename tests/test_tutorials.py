@@ -20,10 +20,11 @@ EXPECTED = {
     "06": "detla",
     "07": "report.html",
     "08": "against",
+    "09": "ended because",
 }
 
 
-def test_there_are_eight():
+def test_there_are_nine():
     assert [path.name[:2] for path in SCRIPTS] == list(EXPECTED)
 
 

@@ -3,7 +3,7 @@
 Run: ``OMP_NUM_THREADS=1 python benchmarks/studies/sure/run.py FILES... --foundation FOUNDATION.model --work FOLDER``
 with FILES phonopy files that hold forces or force constants, and as foundation a MACE file (``distil.py`` makes one).
 ``--adapt NAME ...``: crystals for which labelling by disagreement is measured as well. A second run goes on where the
-first one stopped; ``--page`` writes tables of what is there and trains nothing.
+first one stopped.
 
 For each crystal:
 
