@@ -1,7 +1,7 @@
 """Calibrate the intervals of committees and write the page of this study.
 
-Run: ``python benchmarks/studies/sure/page.py WORK --out results.json > README.md`` with WORK the folder of ``run.py``, or
-``page.py results.json > README.md``.
+Run: ``python benchmarks/studies/sure/page.py WORK --out results.json > README.md`` with WORK the folder of ``run.py``,
+or ``page.py results.json > README.md``.
 
 Left out once each, a crystal is judged by factors from all others: the order statistics that hold in 80 % of cases when
 crystals are exchangeable (of nine others the smallest and the largest).
@@ -84,9 +84,10 @@ def page(rows):
     lines = [
         "# How sure is it, and how few labels are enough?",
         "",
-        "Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of PBE calculations, in",
-        "supercells with edges of 10 Å; labels: their harmonic energy in ten small cells; foundation: a 32-channel MACE",
-        "distilled from nequix-mp-1 (9.5 meV/Å from its teacher); trainings of 120 steps, short on purpose. MAE in THz.",
+        "Made by `run.py` (its first lines say how), page by `page.py`. Truth: force constants of PBE calculations,",
+        "in supercells with edges of 10 Å; labels: their harmonic energy in ten small cells; foundation: a MACE of 32",
+        "channels distilled from nequix-mp-1 (9.5 meV/Å from its teacher); trainings of 120 steps, short on purpose.",
+        "MAE in THz.",
         "",
         "## Intervals that contain the truth, every crystal left out once",
         "",
@@ -105,7 +106,7 @@ def page(rows):
             lines.append(f"| {said} | {what} | {low:.2f} to {high:.2f} | {share(one['held'])} |")
     lines += [
         "",
-        "With the reference known: the MAE of a third seed within the interval (Student, of logarithms) of the two others:",
+        "With the reference known: the MAE of a third seed within the interval (Student, logarithms) of the others:",
         f"{share(one_more(rows))}.",
         "",
         "| crystal | foundation | first member | disagreement, jackknife | disagreement, seeds | seeds |",
@@ -123,8 +124,8 @@ def page(rows):
         "",
         "## Four labels instead of ten",
         "",
-        "Training labels; the relaxed cell (without forces) and two validation cells come on top everywhere. Chosen: three,",
-        "then the one where the committee's forces are furthest apart. Reached: MAE within 5 % of that of ten labels.",
+        "Training labels; the relaxed cell (without forces) and two validation cells come on top everywhere. Chosen:",
+        "three, then the one where the committee's forces are furthest apart. Reached: MAE within 5 % of ten labels'.",
         "",
         "| crystal | ten labels (three seeds) | four, chosen | four, in order | three | reached |",
         "|---|---:|---:|---:|---:|---|",
