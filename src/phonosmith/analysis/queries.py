@@ -147,7 +147,7 @@ def read_expected(store: JobStore, campaign: str | None = None) -> Expected:
     criteria = COMMITTEES | ({"output.campaign": campaign} if campaign is not None else {})
     paths = ("strategy", "potentials", "committee.mae_thz")
     properties = ("completed_at", "output.material", *(f"output.committees.{path}" for path in paths))
-    expected = {}
+    expected: dict[tuple[str, str], Interval] = {}
     for document in sorted(
         store_query(store, criteria, properties), key=lambda one: str(one.get("completed_at") or "")
     ):

@@ -221,4 +221,6 @@ def judge_production(
         reasons.append(_reason("imaginary_modes"))
     reasons += _uncertain(expected, limits)
     applied: list[LimitName] = ["force_mae_mev_per_angstrom", "phonon_change_thz", "check_percent"]
-    return Verdict.of(reasons, limits.named(*applied, *(["phonon_mae_thz"] if expected is not None else [])))
+    if expected is not None:
+        applied.append("phonon_mae_thz")
+    return Verdict.of(reasons, limits.named(*applied))

@@ -107,7 +107,7 @@ def compare(
 
 
 def _show_committee(results: dict[str, PhononComparison], committee: Committee) -> None:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (Path(name).name, f"{one.mae_thz:.4f}", f"{one.candidate.omega_max_thz:.4f}", f"{one.candidate.entropy:.4f}")
         for name, one in results.items()
     ]

@@ -38,7 +38,7 @@ COVERAGE = 0.8
 """Share of cases in which an interval is meant to hold."""
 LEAST = 1e-6
 """What an error (THz) has at least where logarithms are taken."""
-MAE_FACTORS = (0.5, 2.0)
+MAE_FACTORS = (1.0, 6.9)
 """Phonon MAE of a member against the truth over the disagreement of its committee: lowest and highest to expect."""
 TRUTH_FACTOR = 3.0
 """Standard deviations of a committee around its mean within which the true highest frequency or entropy is."""
