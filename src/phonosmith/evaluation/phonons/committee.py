@@ -40,7 +40,7 @@ LEAST = 1e-6
 """What an error (THz) has at least where logarithms are taken."""
 MAE_FACTORS = (1.0, 6.9)
 """Phonon MAE of a member against the truth over the disagreement of its committee: lowest and highest to expect."""
-TRUTH_FACTOR = 3.0
+TRUTH_FACTOR = 7.4
 """Standard deviations of a committee around its mean within which the true highest frequency or entropy is."""
 
 
