@@ -52,18 +52,18 @@ assert summary.ok, summary.failed
 
 # %% [markdown]
 # What the committee leaves open is an interval: in four of five cases the phonon MAE lies within. A verdict of *fit*
-# needs its upper end below the limit, and the rounds end when it is (or everything is labelled).
+# needs its upper end below the limit, and the rounds end when it is, after ``max_rounds``, or with all labelled.
 
 # %%
 report = store.get_output(flow.output.uuid, load=True)
-for one in report["rounds"]:
-    interval = one["committee"]["mae_thz"]
+for one in report.rounds:
+    interval = one.committee.mae_thz
     print(
-        f"{one['n_labels']} labels: committee {one['spread_thz']:.3f} THz apart,",
-        f"phonon MAE {interval['low']:.3f} to {interval['high']:.3f} THz expected",
+        f"{one.n_labels} labels: committee {one.spread_thz:.3f} THz apart,",
+        f"phonon MAE {interval.low:.3f} to {interval.high:.3f} THz expected",
     )
-print("ended because", report["reason"])
-assert report["n_labels"] < report["n_labels_protocol"]
+print("ended because", report.reason)
+assert report.n_labels < report.n_labels_protocol
 
 # %% [markdown]
 # Several finished trainings of one crystal are a committee too: `phonosmith compare REFERENCE SEED0 SEED1 SEED2`, and
