@@ -20,6 +20,7 @@ EXPECTED = {
     "06": "detla",
     "07": "report.html",
     "08": "against",
+    "09": "ended because",
     "10": "SRME",
     "11": "THz with the non-analytic term",
     "12": "MB for LAMMPS",

@@ -93,7 +93,7 @@ def teaching_frames(structure, count, n_atoms, seed):
     return frames
 
 
-def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
+def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40, channels=64, cutoff=6.0):
     """Fit the foundation, or find it finished in the folder; return its path.
 
     Parameters
@@ -110,6 +110,8 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
         Largest cell.
     epochs
         Of the fit.
+    channels, cutoff
+        Scalar channels of the model; Å.
     """
     import torch
 
@@ -120,9 +122,10 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
 
     path = work / "foundation.model"
     taught = {"teacher": Path(teacher).stem, "crystals": sorted(structures), "cells": count, "n_atoms": n_atoms}
+    taught |= {"channels": channels, "cutoff": cutoff}
     if path.exists():
         before = json.loads((work / "foundation.json").read_text())
-        if any(before[key] != value for key, value in taught.items()):
+        if any(before.get(key, value) != value for key, value in taught.items()):
             raise SystemExit(f"{path} was taught with other settings: choose another folder, or the same settings.")
         return path
 
@@ -141,7 +144,13 @@ def distil(work, teacher, structures, *, count=14, n_atoms=28, epochs=40):
         "transfer", epochs=epochs, weight_decay=5e-7, batch_size=2, scheduler_patience=3, patience=None, e0="refit"
     )
     result = fine_tune(
-        MacePotential(untrained(train)), train, valid, spec, seed=0, workdir=work / "distillation", progress=True
+        MacePotential(untrained(train, channels, cutoff)),
+        train,
+        valid,
+        spec,
+        seed=0,
+        workdir=work / "distillation",
+        progress=True,
     )
     document = result.document
     after = document.metrics["valid"].after

@@ -115,15 +115,14 @@ def teaching_frames():
     return [frames[index] for index in order]
 
 
-def untrained(frames):
-    """Return a random 64x0e model whose scale and neighbour number fit labelled configurations."""
+def untrained(frames, channels=64, cutoff=6.0):
+    """Return a random model of scalar channels whose scale and neighbour number fit labelled configurations."""
     import torch
     from ase.neighborlist import neighbor_list
     from mace import modules
 
     from e3nn import o3  # isort: skip
 
-    cutoff = 6.0
     neighbours = np.mean([len(neighbor_list("i", a, cutoff)) / len(a) for a in frames])
     scale = float(np.sqrt(np.mean(np.concatenate([a.get_forces() for a in frames]) ** 2)))
     numbers = sorted({int(z) for a in frames for z in a.numbers})
@@ -132,7 +131,8 @@ def untrained(frames):
     block = modules.interaction_classes["RealAgnosticResidualInteractionBlock"]
     return modules.ScaleShiftMACE(
         r_max=cutoff, num_bessel=8, num_polynomial_cutoff=5, max_ell=3, interaction_cls=block,
-        interaction_cls_first=block, num_interactions=2, num_elements=len(numbers), hidden_irreps=o3.Irreps("64x0e"),
+        interaction_cls_first=block, num_interactions=2, num_elements=len(numbers),
+        hidden_irreps=o3.Irreps(f"{channels}x0e"),
         MLP_irreps=o3.Irreps("16x0e"), atomic_energies=np.zeros(len(numbers)), avg_num_neighbors=float(neighbours),
         atomic_numbers=numbers, correlation=3, gate=torch.nn.functional.silu, radial_MLP=[64, 64, 64],
         radial_type="bessel", atomic_inter_scale=scale, atomic_inter_shift=0.0,

@@ -1,5 +1,6 @@
 import pytest
 
+from phonosmith.evaluation.phonons.committee import Interval
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.evaluation.verdict import Thresholds, Verdict, judge, judge_production
 from phonosmith.settings import Settings
@@ -90,3 +91,19 @@ def test_without_reference_phonons_each_reason_speaks_alone(change, words):
     assert verdict.fit == (words is None)
     assert [words in reason for reason in verdict.reasons] == ([] if words is None else [True])
     assert [reason.message for reason in verdict.details] == verdict.reasons
+
+
+def test_fit_needs_the_upper_end_of_what_a_committee_leaves_open():
+    limits = Thresholds.of(Settings())
+    inside, beyond = (Interval(low=0.04, high=high) for high in (limits.phonon_mae_thz, limits.phonon_mae_thz + 1e-3))
+    assert judge(comparison(), limits, expected=inside).fit
+    (reason,) = judge(comparison(), limits, expected=beyond).details
+    assert (reason.code, reason.value, reason.threshold) == ("mae_uncertain", beyond.high, limits.phonon_mae_thz)
+    assert "committee" in reason.message
+    # an error that exceeds the limit itself says enough
+    assert [one.code for one in judge(comparison(mae=0.2), limits, expected=beyond).details] == ["phonon_mae"]
+    good = {"valid_force_mae": 5.0, "phonon_change_thz": 0.01, "check_percent": 1.0}
+    assert judge_production(limits, expected=inside, **good).fit
+    verdict = judge_production(limits, expected=beyond, **good)
+    assert [one.code for one in verdict.details] == ["mae_uncertain"]
+    assert verdict.thresholds["phonon_mae_thz"] == limits.phonon_mae_thz

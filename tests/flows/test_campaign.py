@@ -98,7 +98,7 @@ def test_no_reference_calculation_is_there_twice_under_two_names():
         (
             {"seeds": (0,), "strategies": ("delta",)},
             {"seeds": (0, 3), "strategies": ("delta",)},
-            {"train si-s3 delta", "phonon si-s3 delta", "report si-s3"},
+            {"train si-s3 delta", "phonon si-s3 delta", "report si-s3", "committee si"},
         ),
         (
             {"strategies": ("delta",), "n_train": (4, 16)},

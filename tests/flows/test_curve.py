@@ -3,11 +3,11 @@ from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
-from phonosmith.analysis.learning_documents import LearningCurveReport
+from phonosmith.analysis.learning import LearningCurveReport, learning_curves
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.verdict import Verdict
-from phonosmith.flows.learning import LearningCurveMaker, learning_curves
+from phonosmith.flows.learning import LearningCurveMaker
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve

@@ -17,10 +17,12 @@ from maggma.core import Builder, Store
 from maggma.stores import MongoStore
 
 from phonosmith.analysis import columns as c
+from phonosmith.analysis.committees import ANY, Expected
 from phonosmith.analysis.documents import MATERIAL_SCHEMA
 from phonosmith.analysis.judgement import VERDICT_PATHS, fit_by_todays_limits, limits_of
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.hashing import digest_json
+from phonosmith.evaluation.phonons.committee import Interval
 
 Row = dict[str, Any]
 REPORTS: Row = {
@@ -29,6 +31,15 @@ REPORTS: Row = {
     "output.@class": "MaterialReport",
 }
 """Filter for the reports of materials in a job store."""
+COMMITTEES: Row = {
+    "name": {"$gte": "committee ", "$lt": "committee!"},
+    "output.@class": "CommitteeReport",
+}
+"""Filter for what is known of committees."""
+_COMMITTEE_PATHS = (
+    "completed_at", "output.material",
+    *(f"output.committees.{path}" for path in ("strategy", "potentials", "committee.mae_thz")),
+)  # fmt: skip
 OLDEST_SCHEMA = 1
 _METRIC_PATHS = dict.fromkeys(path for metric in c.METRICS for path in (metric.path, metric.relative_to) if path)
 _POTENTIAL_PATHS = (
@@ -76,9 +87,9 @@ class ResultsBuilder(Builder):  # type: ignore[misc]  # maggma has no type infor
 
     def outdated(self) -> tuple[list[str], list[str]]:
         """Return the jobs whose flat document is missing or of another content, and those whose report is gone."""
-        limits = limits_of(None).model_dump()
-        found = self.source.query(REPORTS, properties=[*JOB, "metadata.seal.sha256"])
-        wanted = {_job(one): _content(one, limits) for one in found}
+        limits, expected = limits_of(None).model_dump(), self._expected()
+        found = self.source.query(REPORTS, properties=[*JOB, "output.material", "metadata.seal.sha256"])
+        wanted = {_job(one): _content(one, limits, expected) for one in found}
         known = {str(one["job"]): one["content"] for one in self.target.query({}, properties=["job", "content"])}
         stale = [job for job, content in wanted.items() if known.get(job) != content]
         return stale, sorted(known.keys() - wanted.keys())
@@ -90,17 +101,21 @@ class ResultsBuilder(Builder):  # type: ignore[misc]  # maggma has no type infor
         self.total = len(stale)
         if gone:
             self.target.remove_docs({"job": {"$in": gone}})
-        limits = limits_of(None).model_dump()
+        limits, expected = limits_of(None).model_dump(), self._expected()
         for start in range(0, len(stale), self.chunk_size):
             chunk = stale[start : start + self.chunk_size]
             criteria = {**REPORTS, "uuid": {"$in": [job.partition(" ")[0] for job in chunk]}}
             for document in self.source.query(criteria, properties=[*PROJECTION, "metadata.seal.sha256"]):
                 if _job(document) in chunk:
-                    yield document | {"content": _content(document, limits)}
+                    content = _content(document, limits, expected)
+                    yield document | {"content": content, "expected": _of_material(document, expected)}
 
     def process_item(self, item: Row) -> Row:
         """Return the flat document of a report."""
-        return flat_document(item) | {"content": item["content"]}
+        return flat_document(item, item["expected"]) | {"content": item["content"]}
+
+    def _expected(self) -> Expected:
+        return _newest_intervals(self.source.query(COMMITTEES, properties=list(_COMMITTEE_PATHS)))
 
     def update_targets(self, items: list[Row]) -> None:
         """Write flat documents."""
@@ -151,7 +166,8 @@ def current_rows(store: JobStore, campaign: str | None = None) -> tuple[list[Row
             if not isinstance(beside, MongoStore):  # those share the connection of the job store
                 beside.close()
     if beside is None or not flat:
-        flat = [flat_document(one) for one in store_query(store, REPORTS, PROJECTION)]
+        expected = read_expected(store)
+        flat = [flat_document(one, expected) for one in store_query(store, REPORTS, PROJECTION)]
     if campaign is not None:
         flat = [one for one in flat if one["campaign"] == campaign]
     return [one for one in flat if not one["note"]], [one["note"] for one in flat if one["note"]]
@@ -161,14 +177,21 @@ def _job(document: Row) -> str:
     return f"{document.get('uuid')} {document.get('index')}"
 
 
-def _content(document: Row, limits: Mapping[str, Any]) -> str:
+def _of_material(document: Row, expected: Expected) -> dict[tuple[str, str], Interval]:
+    material = str(c.at(document, "output.material"))
+    return {key: interval for key, interval in expected.items() if key[0] == material}
+
+
+def _content(document: Row, limits: Mapping[str, Any], expected: Expected) -> str:
     seal = c.at(document, "metadata.seal.sha256")
     job = [str(document.get(name)) for name in JOB]
-    return digest_json({"seal": seal, "job": job, "limits": limits, "layout": LAYOUT})
+    open_ends = {key[1]: interval.model_dump() for key, interval in _of_material(document, expected).items()}
+    known = {"seal": seal, "job": job, "limits": limits, "layout": LAYOUT}
+    return digest_json(known | ({"expected": open_ends} if open_ends else {}))
 
 
-def flat_document(document: Row) -> Row:
-    """Return what is kept of a report, as `PROJECTION` reads it."""
+def flat_document(document: Row, expected: Expected) -> Row:
+    """Return what is kept of a report, as `PROJECTION` reads it; ``expected``: what committees leave open."""
     report = document["output"]
     kept = {
         "job": _job(document),
@@ -184,7 +207,7 @@ def flat_document(document: Row) -> Row:
     try:
         made = [
             [{column.name: c.checked(column, row.get(column.name)) for column in columns} for row in rows]
-            for columns, rows in zip(FRAMES, _rows(document, report), strict=True)
+            for columns, rows in zip(FRAMES, _rows(document, report, expected), strict=True)
         ]
     except (TypeError, AttributeError, KeyError, ValueError) as error:
         return kept | {"note": f"job {document.get('uuid')}: report of {report.get('material')} is damaged: {error}"}
@@ -220,6 +243,23 @@ def find_reports(store: JobStore, campaign: str | None, properties: tuple[str, .
             yield document
 
 
+def read_expected(store: JobStore, campaign: str | None = None) -> Expected:
+    """Return the phonon MAE that the committees of a job store, or of one campaign, leave open; the newest count."""
+    criteria = COMMITTEES | ({"output.campaign": campaign} if campaign is not None else {})
+    return _newest_intervals(store_query(store, criteria, _COMMITTEE_PATHS))
+
+
+def _newest_intervals(documents: Iterable[Row]) -> dict[tuple[str, str], Interval]:
+    expected: dict[tuple[str, str], Interval] = {}
+    for document in sorted(documents, key=lambda one: str(one.get("completed_at") or "")):
+        output = document["output"]
+        for one in output.get("committees") or []:
+            if one["strategy"] != ANY:
+                interval = Interval.model_validate(c.at(one, "committee.mae_thz"))
+                expected |= {(output["material"], sha256): interval for sha256 in one["potentials"]}
+    return expected
+
+
 def store_query(store: JobStore, criteria: Row, properties: tuple[str, ...]) -> list[Row]:
     """Return projected documents of a job store, connected where it is not.
 
@@ -246,7 +286,7 @@ def newest(documents: Iterable[Row], identity: Sequence[str] = IDENTITY) -> list
     return [best[key] for key in sorted(best)]
 
 
-def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
+def _rows(document: Row, report: Row, expected: Expected) -> tuple[list[Row], ...]:
     """Return the rows a report gives to each frame."""
     plain = ("material", "formula", "campaign", "cell", "reference", "rehearsal", "space_group", "space_group_number")
     # layout 1 knew neither mode nor seed
@@ -260,6 +300,9 @@ def _rows(document: Row, report: Row) -> tuple[list[Row], ...]:
     if not common["material"]:
         raise ValueError("it names no material")
     tuned = report.get("strategies") or []
+    for part in tuned:
+        of = expected.get((str(common["material"]), str(c.at(part, "potential.sha256"))))
+        part["expected_mae_thz"] = None if of is None else of.model_dump()
     potentials = [
         common
         | {name: part[name] for name in ("strategy", "n_train")}

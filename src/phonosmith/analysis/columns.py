@@ -91,6 +91,8 @@ def _percent(name: str, path: str, what: str, relative_to: str = "") -> Metric:
 
 METRICS: tuple[Metric, ...] = (
     _same("phonon_mae_thz", "THz", "phonons.mae_thz", "phonon MAE over mesh and branches"),
+    _same("phonon_mae_low_thz", "THz", "expected_mae_thz.low", "lower end of what its committee leaves open"),
+    _same("phonon_mae_high_thz", "THz", "expected_mae_thz.high", "upper end of it, which a verdict of fit needs"),
     _same("phonon_rmse_thz", "THz", "phonons.rmse_thz", "root mean square phonon error"),
     _same("phonon_scaled_rmse_thz", "THz", "phonons.scaled_rmse_thz", "RMSE after scaling to the highest frequency"),
     _same("omega_max_error_percent", "percent", "phonons.omega_max_error_percent", "error of the highest frequency"),

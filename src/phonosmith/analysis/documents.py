@@ -12,6 +12,7 @@ from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
+from phonosmith.evaluation.phonons.committee import Interval
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
 from phonosmith.evaluation.phonons.kappa import KappaDoc
 from phonosmith.evaluation.phonons.qha import QhaDoc
@@ -135,6 +136,9 @@ class PotentialReport(Document):
     verdict: Verdict = Field(description="fit for phonons of this material?")
     phonons: PhononComparison | None = Field(
         None, description="against the reference, on one mesh; null in production mode"
+    )
+    expected_mae_thz: Interval | None = Field(
+        None, description="phonon MAE that its committee, trainings with other seeds, leaves open, THz"
     )
     summary: PhononSummary | None = Field(None, description="its own phonons")
     phonon_change_thz: float | None = Field(

@@ -23,7 +23,7 @@ def verdict_on(entry: PotentialReport, limits: Thresholds, base: PhononCompariso
     if entry.summary is None:
         return unfit("no_phonons", "its phonons could not be computed")
     if entry.phonons is not None:
-        return judge(entry.phonons, limits, base, improved=improved)
+        return judge(entry.phonons, limits, base, improved=improved, expected=entry.expected_mae_thz)
     return judge_production(
         limits,
         valid_force_mae=entry.valid_force_mae,
@@ -32,6 +32,7 @@ def verdict_on(entry: PotentialReport, limits: Thresholds, base: PhononCompariso
         improved=improved,
         stable=entry.summary.stable_practical,
         trained=entry.n_train > 0,
+        expected=entry.expected_mae_thz,
     )
 
 

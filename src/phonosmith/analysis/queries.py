@@ -24,12 +24,13 @@ from phonosmith.analysis.collection import (
     current_rows,
     find_reports,
     newest,
+    read_expected,
     training_set,
 )
 from phonosmith.core.errors import MismatchError
 from phonosmith.evaluation.modes.scores import MaterialPhases, NamedPhase, score_material
 
-__all__ = ["REFERENCE", "Phases", "Results", "find_reports", "newest", "read_phases", "read_results"]
+__all__ = ["REFERENCE", "Phases", "Results", "find_reports", "newest", "read_expected", "read_phases", "read_results"]
 
 _PHASE_PATHS = (
     *JOB, "output.schema_version", "output.material", "output.cell", "output.seed",

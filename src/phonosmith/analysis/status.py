@@ -25,6 +25,7 @@ from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, material_of, s
 STAGES = (
     "sample", "replay", "label", "audit", "subset", "relax", "static", "displace", "curvature", "train", "phonon",
     "elastic", "eos", "follow", "qha", "kappa", "forgetting", "cost", "report",
+    "committee",
 )  # fmt: skip
 """Order in which stages are shown; others follow by name."""
 _NAMED = re.compile(r"sample (.+) (?:primitive|small|large)|(?:phonon|elastic|eos) (.+) (?:reference|foundation)")

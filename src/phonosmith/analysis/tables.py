@@ -382,6 +382,28 @@ def verdict_table(sources: Sources) -> CampaignTable | None:
     return _list_table(names, data, columns)
 
 
+def committee_table(sources: Sources) -> CampaignTable | None:
+    """Return what the committees of several seeds leave open about each phonon MAE."""
+    rows = sources.results.potentials.dropna(subset=["phonon_mae_high_thz"])
+    if not len(rows):
+        return None
+    which = ["material", "foundation", "cell", "strategy", "training_set"]
+    columns = {"n": ("seed", "nunique"), "n_fit": ("fit", "sum"), "phonon_mae_thz": ("phonon_mae_thz", "mean")}
+    columns |= {f"phonon_mae_{end}_thz": (f"phonon_mae_{end}_thz", "first") for end in ("low", "high")}
+    data = rows.groupby(which, sort=False).agg(**columns).reset_index()
+
+    def interval(row: Row) -> str:
+        return " to ".join(str(number(row[f"phonon_mae_{end}_thz"], 3)) for end in ("low", "high"))
+
+    shown: Columns = (
+        *((name.replace("_", " "), name, str) for name in which), ("seeds", "n", str),
+        ("phonon MAE (mean), THz", "phonon_mae_thz", fixed()), ("interval, THz", "", interval), ("fit", "n_fit", str),
+    )  # fmt: skip
+    rule = "interval: where one more training of the kind falls in four of five cases (without reference: the truth)"
+    names = "committees", "How sure: phonon MAE that the committees of seeds leave open"
+    return _list_table(names, data, shown, [rule])
+
+
 def paired_table(sources: Sources, metric: str) -> CampaignTable | None:
     """Return Wilcoxon tests and bootstrap intervals of the differences between strategies."""
     word, unit, digits = CURVES[metric]
@@ -470,6 +492,7 @@ TABLES: tuple[Callable[[Sources], CampaignTable | None], ...] = (
     cost_table,
     training_cost_table,
     verdict_table,
+    committee_table,
     *(partial(learning_table, metric=metric) for metric in CURVES),
     *(partial(paired_table, metric=metric) for metric in (PHONON, FORCE)),
     correlation_table,

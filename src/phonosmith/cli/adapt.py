@@ -23,7 +23,7 @@ from phonosmith.cli.common import (
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 
 if TYPE_CHECKING:
-    from phonosmith.analysis.learning_documents import AdaptiveReport
+    from phonosmith.analysis.learning import AdaptiveReport
     from phonosmith.reference.engines import ReferenceEngine
 
 
@@ -42,9 +42,13 @@ def adapt(
     committee: Annotated[
         int, typer.Option(min=1, help="Trainings per round; all but one go without a part of the labels.")
     ] = 3,
-    layer: Annotated[int, typer.Option(min=1, help="Training labels per round.")] = 3,
+    layer: Annotated[int, typer.Option(min=1, help="Training labels of the first round.")] = 3,
+    step: Annotated[int, typer.Option(min=1, help="Training labels of every later round.")] = 1,
     n_valid: Annotated[int, typer.Option(min=1, help="Validation labels, made in the first round.")] = 1,
-    spread: Annotated[float, typer.Option(min=0, help="THz the committee's phonons may differ by at the end.")] = 0.05,
+    spread: Annotated[
+        float | None,
+        typer.Option(min=0, help="THz the committee's phonons may differ by at the end [what the verdict needs]."),
+    ] = None,
     max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most [until all is labelled].")] = None,
     min_length: Annotated[float, typer.Option(min=1, help="Shortest edge of the phonon supercell, Å.")] = 20.0,
     mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis of phonon comparisons.")] = 20,
@@ -61,11 +65,11 @@ def adapt(
     Example: phonosmith adapt Si.cif --foundation embedded --engine forcefield --potential embedded-reference --out si
     """
     out = out.resolve()
-    from phonosmith.analysis.learning_documents import AdaptiveReport
+    from phonosmith.analysis.learning import AdaptiveReport
     from phonosmith.core.artefacts import write_atomic
     from phonosmith.core.identity import fix_identities
     from phonosmith.engines.local.session import carry_out, open_folder_store
-    from phonosmith.flows.learning import AdaptiveMaker
+    from phonosmith.flows.adaptive import AdaptiveMaker
     from phonosmith.potentials.registry import export_plain, resolve
     from phonosmith.structures.reading import read_structure
     from phonosmith.training.spec import parse_settings
@@ -76,11 +80,14 @@ def adapt(
         strategy=strategy,
         training=parse_settings(settings or []),
         sampling={"cell": cell},
-        layer_size=layer,
-        n_valid=n_valid,
-        committee=committee,
-        spread_thz=spread,
-        max_rounds=max_rounds,
+        options={
+            "first": layer,
+            "step": step,
+            "n_valid": n_valid,
+            "committee": committee,
+            "spread_thz": spread,
+            "max_rounds": max_rounds,
+        },
         min_length=min_length,
         mesh=mesh,
         seed=seed,
@@ -150,6 +157,9 @@ def _payload(report: AdaptiveReport, files: list[Path]) -> dict[str, Any]:
             {
                 "round": one.number,
                 "labels": one.n_labels,
+                "asked": one.asked,
+                "largest_force_std_ev_per_angstrom": max(one.force_std.values(), default=None),
+                "expected_mae_thz": one.committee and one.committee.mae_thz.model_dump(),
                 "spread_thz": one.spread_thz,
                 "phonon_change_thz": one.phonon_change_thz,
                 "valid_force_mae_mev_per_angstrom": one.valid_force_mae,
@@ -163,12 +173,13 @@ def _payload(report: AdaptiveReport, files: list[Path]) -> dict[str, Any]:
 
 def _show(payload: dict[str, Any]) -> None:
     print_table(
-        ("round", "labels", "spread\nTHz", "change\nTHz", "force MAE\nmeV/Å", " verdict"),
+        ("round", "labels", "spread\nTHz", "MAE up to\nTHz", "change\nTHz", "force MAE\nmeV/Å", " verdict"),
         [
             (
                 str(one["round"]),
                 str(one["labels"]),
                 shown(one["spread_thz"], ".3f"),
+                shown(one["expected_mae_thz"] and one["expected_mae_thz"]["high"], ".3f"),
                 shown(one["phonon_change_thz"], ".3f"),
                 shown(one["valid_force_mae_mev_per_angstrom"], ".1f"),
                 one["verdict"],

@@ -96,6 +96,7 @@ def result_line(entry: PotentialReport) -> dict[str, Any]:
     return {
         "strategy": entry.strategy,
         "phonon_mae_thz": entry.phonons and entry.phonons.mae_thz,
+        "expected_mae_thz": entry.expected_mae_thz and entry.expected_mae_thz.model_dump(),
         "omega_max_error_percent": entry.phonons and entry.phonons.omega_max_error_percent,
         "valid_force_mae_mev_per_angstrom": entry.valid_force_mae,
         "verdict": "fit" if entry.verdict.fit else "not fit",

@@ -10,13 +10,14 @@ from pydantic import ConfigDict, Field, PositiveFloat
 from phonosmith.core.document import Document
 
 if TYPE_CHECKING:
+    from phonosmith.evaluation.phonons.committee import Interval
     from phonosmith.evaluation.phonons.documents import PhononComparison
     from phonosmith.settings import Settings
 
 ReasonCode = Literal[
     "phonon_mae", "omega_max", "heat_capacity", "entropy", "stability", "space_group", "worse_than_foundation",
     "not_improved", "mismatch", "no_phonons", "no_validation", "force_mae", "convergence_unknown", "not_converged",
-    "check_forces", "imaginary_modes",
+    "check_forces", "imaginary_modes", "mae_uncertain",
 ]  # fmt: skip
 _WORDS: dict[ReasonCode, str] = {
     "phonon_mae": "phonon MAE {value:.3f} THz exceeds {limit:g} THz",
@@ -33,6 +34,8 @@ _WORDS: dict[ReasonCode, str] = {
     "not_converged": "phonons still move with the training set: {value:.3f} THz, allowed {limit:g} THz",
     "check_forces": "forces of displaced cells off by {value:.1f} %, allowed {limit:g} %",
     "imaginary_modes": "predicts imaginary modes, which only reference phonons could confirm",
+    "mae_uncertain": "phonon MAE may be {value:.3f} THz, the upper end of what its committee leaves open; allowed "
+    "{limit:g} THz",
 }
 CONVERGENCE: tuple[ReasonCode, ...] = ("convergence_unknown", "not_converged")
 """Reasons that more labels may remove."""
@@ -126,6 +129,12 @@ def _exceeded(measured: Iterable[tuple[ReasonCode, float | None, float]]) -> lis
     return [_reason(code, x, limit) for code, x, limit in measured if x is not None and not abs(x) <= limit]
 
 
+def _uncertain(expected: Interval | None, limits: Thresholds) -> list[VerdictReason]:
+    """Return the reason of a committee whose interval of the phonon MAE reaches beyond the limit."""
+    high = None if expected is None else expected.high
+    return _exceeded([("mae_uncertain", high, limits.phonon_mae_thz)])
+
+
 def _percent(ours: float, theirs: float) -> float:
     return 100 * (ours - theirs) / theirs if theirs else float("inf")
 
@@ -136,11 +145,13 @@ def judge(
     foundation: PhononComparison | None = None,
     *,
     improved: bool = True,
+    expected: Interval | None = None,
 ) -> Verdict:
     """Judge a potential by its phonons against the reference.
 
-    A potential worse than the foundation (against the same reference), or whose training did not lower the validation
-    loss (``improved``), is never fit.
+    Where there is a committee, the upper end of its interval of the phonon MAE (``expected``) must keep the limit too:
+    a potential is fit when one more training of its kind would be. A potential worse than the foundation (against the
+    same reference), or whose training did not lower the validation loss (``improved``), is never fit.
     """
     ours, theirs, mae = comparison.candidate, comparison.reference, comparison.mae_thz
     reasons = _exceeded(
@@ -160,6 +171,8 @@ def judge(
         reasons.append(_reason("worse_than_foundation", mae, foundation.mae_thz))
     if not improved:
         reasons.append(_reason("not_improved"))
+    if mae <= limits.phonon_mae_thz:
+        reasons += _uncertain(expected, limits)
     return Verdict.of(reasons, limits.named("phonon_mae_thz", "omega_max_percent", "thermal_percent"))
 
 
@@ -172,6 +185,7 @@ def judge_production(
     improved: bool = True,
     stable: bool | None = None,
     trained: bool = True,
+    expected: Interval | None = None,
 ) -> Verdict:
     """Judge a potential where nobody paid for reference phonons: what is not known speaks against it.
 
@@ -188,6 +202,8 @@ def judge_production(
         not trusted unseen).
     trained
         False for the foundation, which has no training set to converge with.
+    expected
+        Phonon MAE that the disagreement of its committee leaves open, THz; its upper end must keep the limit.
     """
     reasons = [_reason("no_validation")] if valid_force_mae is None else []
     reasons += _exceeded([("force_mae", valid_force_mae, limits.force_mae_mev_per_angstrom)])
@@ -203,4 +219,8 @@ def judge_production(
         reasons.append(_reason("not_improved"))
     if stable is False:
         reasons.append(_reason("imaginary_modes"))
-    return Verdict.of(reasons, limits.named("force_mae_mev_per_angstrom", "phonon_change_thz", "check_percent"))
+    reasons += _uncertain(expected, limits)
+    applied: list[LimitName] = ["force_mae_mev_per_angstrom", "phonon_change_thz", "check_percent"]
+    if expected is not None:
+        applied.append("phonon_mae_thz")
+    return Verdict.of(reasons, limits.named(*applied))

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
+from phonosmith.flows.jobs import collect_committees
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
@@ -90,6 +91,12 @@ class CampaignSpec(MaterialSettings):
     sampler: str | None = Field(None, description="foundation that relaxes the configurations; the first by default")
     engine: EngineSpec = Field(default_factory=EngineSpec, description="who computes labels and reference results")
     replay: str | None = Field(None, description="replay structures (extended XYZ), relative to the campaign file")
+
+    @model_validator(mode="after")
+    def _one_committee(self) -> CampaignSpec:
+        if self.adaptive is not None and len(self.seeds) > 1:
+            raise ValueError("adaptive trains a committee of its own: give one of seeds")
+        return self
 
     @field_validator("materials", mode="before")
     @classmethod
@@ -178,6 +185,11 @@ class CampaignMaker(Maker):
             )
             variants.append(variant)
         reports = maker.add_variants(parts, variants, label)
+        of_seeds = [slice(place, place + len(self.seeds)) for place in range(0, len(reports), len(self.seeds))]
+        for chosen in of_seeds if len(self.seeds) > 1 else []:
+            # seeds are the innermost loop; the first seed's name is that of all
+            committee = collect_committees([one.output for one in reports[chosen]], maker.settings.mesh)
+            parts.add(committee, "committee", variants[chosen][0].name)
         return Flow(parts.jobs, output=[report.output for report in reports], name=f"{self.name} {key}")
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobflow import JobConfig, Response, job
+from jobflow import JobConfig, OnMissing, Response, job
 
-from phonosmith.analysis.documents import AuditedLabels
+from phonosmith.analysis.committees import CommitteeReport, SeedCommittee, groups_of
+from phonosmith.analysis.documents import AuditedLabels, MaterialReport
+from phonosmith.analysis.learning import LearningCurveReport, learning_curves
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
 from phonosmith.core.document import Missing
-from phonosmith.core.errors import LabelError
+from phonosmith.core.errors import LabelError, PhonosmithError
 from phonosmith.core.identity import identified_like_running
+from phonosmith.core.manifest import recorded
 from phonosmith.core.metadata import inherit
+from phonosmith.evaluation.phonons.committee import committee_in_full, force_disagreement
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import AuditOptions, DatasetRef
@@ -145,6 +149,80 @@ def force_constants_file(phonons: Any) -> ArtefactRef:
 
     model = harmonic_from_document(PhononDoc.model_validate(phonons), default_artefacts())
     return default_artefacts().put_bytes(phonopy_yaml(model.phonon).encode(), kind="force_constants", suffix=".yaml")
+
+
+@job(output_schema=CommitteeReport, config=JobConfig(on_missing_references=OnMissing.NONE))
+def collect_committees(reports: list[Any], mesh: int) -> CommitteeReport:
+    """Say how sure the potentials in reports (``MaterialReport``) that differ in their seed make one another.
+
+    A seed without a report is no member; without two reports there is no committee, a `LabelError`.
+    """
+    from phonosmith.harmonic.model import unpack_force_constants
+    from phonosmith.potentials.registry import load
+    from phonosmith.reference.datasets.dataset import get_dataset
+
+    known = [MaterialReport.model_validate(one) for one in reports if one is not None]
+    if len(known) < 2:
+        raise LabelError(f"{len(known)} of {len(reports)} seeds have a report.", "Look at the failed jobs, run again.")
+    first, artefacts = known[0], default_artefacts()
+    truth = first.reference_result.phonons
+    reference = None if truth is None else unpack_force_constants(artefacts.get_bytes(truth.force_constants), nac=True)
+    frames = [*get_dataset(first.labels.train), *get_dataset(first.labels.valid)]
+    committees, notes = [], []
+    digests = {"train": first.labels.train.sha256, "valid": first.labels.valid.sha256}
+    with recorded(digests, {"mesh": mesh, "seeds": [one.seed for one in known]}) as manifest:
+        for (strategy, n_train), members in groups_of(known).items():
+            models = {
+                f"{entry.strategy} s{seed}": unpack_force_constants(
+                    artefacts.get_bytes(entry.summary.force_constants), nac=True
+                )
+                for seed, entry in members
+                if entry.summary is not None
+            }
+            try:
+                committee = committee_in_full(models, reference, mesh).result
+            except PhonosmithError as error:
+                size = "" if n_train is None else f" {n_train}"
+                notes.append(f"{strategy}{size}: {error.message}")
+                continue
+            answers = [load(entry.potential).evaluate(frames, stress=False) for _, entry in members]
+            committees.append(
+                SeedCommittee(
+                    strategy=strategy,
+                    n_train=n_train,
+                    seeds=[seed for seed, _ in members],
+                    potentials=[entry.potential.sha256 for _, entry in members],
+                    committee=committee,
+                    force_std=force_disagreement([[one.forces for one in of_one] for of_one in answers]),
+                )
+            )
+    return CommitteeReport(
+        material=first.material,
+        formula=first.formula,
+        campaign=first.campaign,
+        cell=first.cell,
+        foundation=first.foundation.potential.name,
+        committees=committees,
+        notes=notes,
+        manifest=manifest,
+    )
+
+
+@job(output_schema=LearningCurveReport)
+def collect_curve(report: Any) -> LearningCurveReport:
+    """Take the learning curves from the report of a material."""
+    of = MaterialReport.model_validate(report)
+    with recorded({"train": of.labels.train.sha256}, seed=of.seed) as manifest:
+        base = of.foundation
+        return LearningCurveReport(
+            material=of.material,
+            mode=of.mode,
+            foundation_phonon_mae_thz=None if base.phonons is None else base.phonons.mae_thz,
+            foundation_force_mae=base.valid_force_mae,
+            curves=learning_curves(of),
+            failed=of.failed,
+            manifest=manifest,
+        )
 
 
 @job(output_schema=PotentialRef)

@@ -12,6 +12,7 @@ from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
 from phonosmith.flows.finished import FinishedPhonons
+from phonosmith.flows.jobs import collect_curve
 from phonosmith.flows.parts import MaterialParts, Owner
 from phonosmith.flows.reporting import ReportInputs, ReportSubject, TrainedPotential, report_material
 from phonosmith.flows.settings import MaterialSettings, material_settings, training_of
@@ -134,7 +135,7 @@ class FineTuneMaterialMaker(Maker):
     def add_variants(self, parts: MaterialParts, variants: Sequence[Variant], label: str) -> list[Job]:
         """Add the jobs of foundations, cells and seeds to those of a material and return the reports'."""
         pack = None
-        if self.settings.pack == "material":
+        if self.settings.pack == "material" and self.settings.adaptive is None:
             asked = [one for variant in variants for one in self._trainings(parts, variant)]
             pack = parts.pack([one.maker for one in asked], [one.inputs for one in asked])
         return [self._add_variant(parts, variant, label, pack) for variant in variants]
@@ -174,12 +175,32 @@ class FineTuneMaterialMaker(Maker):
         """Add the jobs of one foundation, cell and seed; ``pack``: what ran its trainings, where one job did."""
         settings, foundation, engine = self.settings, variant.foundation, parts.engine
         several = len(parts.sizes) > 1
-        sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
+        sample: OutputReference | None
+        if settings.adaptive is None:
+            adaptive = None
+            sample, audited = parts.labels(variant.sampler, variant.sampling, variant.labels)
+        else:
+            sample = parts.sample(variant.sampler, variant.sampling, variant.labels)
+            adaptive = parts.adaptive(sample, foundation, variant.seed, variant.name)
+            audited = adaptive.labels
         reference = parts.reference()
         owner = Owner(f"foundation {foundation.sha256}", variant.base, "foundation", "foundation")
         base = parts.results(foundation, owner)
         trained, subsets = [], {}
-        for one in self._trainings(parts, variant):
+        if adaptive is not None:
+            (strategy,) = settings.strategies
+            owner = Owner(f"{variant.name} {strategy}", variant.name, strategy, strategy)
+            results = parts.results(adaptive.potential, owner, foundation)
+            trained.append(
+                TrainedPotential(
+                    strategy=strategy,
+                    n_train=None,
+                    training=adaptive.training,
+                    results=results,
+                    committee=adaptive.committee,
+                )
+            )
+        for one in self._trainings(parts, variant) if adaptive is None else ():
             ending = f"{one.strategy} {one.n_train}" if several else one.strategy
             train = one.maker.make_of(one.inputs, pack)
             n_train = one.n_train if several else None
@@ -220,6 +241,8 @@ class FineTuneMaterialMaker(Maker):
         )
         report: Job = report_material(subject, parts.crystal, inputs)
         parts.add(report, "report", variant.name)
+        if settings.learning_curve:
+            parts.add(collect_curve(report.output), "curve", variant.name)
         return report
 
     def check(self, structure: Structure, foundation: PotentialRef) -> None:

@@ -18,6 +18,7 @@ from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker,
 from phonosmith.evaluation.phonons.kappa import displaced_frames, third_order_cells
 from phonosmith.evaluation.phonons.qha import FACTORS
 from phonosmith.evaluation.phonons.thermal_jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
+from phonosmith.flows.adaptive import AdaptiveMaker, AdaptiveState
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.finished import FinishedPhonons, labels_of_file, phonons_of_file
 from phonosmith.flows.jobs import (
@@ -30,7 +31,7 @@ from phonosmith.flows.jobs import (
 )
 from phonosmith.flows.reference import check_cells, reference_relaxation
 from phonosmith.flows.reporting import PotentialResults, ReferenceResults
-from phonosmith.flows.settings import MaterialSettings, most_labels
+from phonosmith.flows.settings import MaterialSettings, most_labels, training_of
 from phonosmith.harmonic.model import new_phonon, to_phonopy_atoms
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -282,19 +283,54 @@ class MaterialParts:
     def _add_result(self, member: Job | Flow, stage: str, owner: Owner) -> Job:
         return self.add(member, stage, owner.variant, owner.ending, strategy=owner.strategy, n_train=owner.n_train)
 
+    def sample(self, sampler: PotentialRef, sampling: SamplingSettings, variant: str) -> OutputReference:
+        """Return the configurations drawn; ``variant``: what their job calls the material."""
+        settings = sampling.model_dump(mode="json")
+
+        def make() -> Job:
+            maker = SamplingMaker(settings=settings, seed=self.seed, standardise=self.engine.order is None)
+            made = maker.make(self.crystal, sampler)
+            return self.add(made, "sample", variant, sampling.cell)
+
+        return self._once(("sample", variant, sampler.sha256, sampling.model_dump_json()), make)
+
+    def adaptive(self, sample: OutputReference, foundation: PotentialRef, seed: int, variant: str) -> OutputReference:
+        """Return the report of labels made a few at a time, where a committee disagrees (``AdaptiveReport``)."""
+        settings = self.settings
+        (strategy,) = settings.strategies
+        assert settings.adaptive is not None
+        maker = AdaptiveMaker(
+            engine=self.engine,
+            strategy=strategy,
+            training=training_of(settings.training, strategy),
+            options=settings.adaptive.model_dump(exclude_defaults=True),
+            limits=dict(settings.verdict),
+            pack=settings.pack,
+            mesh=settings.mesh,
+            seed=seed,
+        )
+        state = AdaptiveState(
+            material=variant,
+            key=variant,
+            foundation=foundation,
+            matrix=self.matrix(settings.min_length),
+            sample=sample,
+        )
+
+        def make() -> Job:
+            start = describe(maker.start(self.crystal, state), material=self.key, variant=variant)
+            self.jobs.append(start)
+            return start
+
+        return self._once(("adaptive", variant), make)
+
     def labels(
         self, sampler: PotentialRef, sampling: SamplingSettings, variant: str
     ) -> tuple[OutputReference | None, OutputReference]:
         """Return sampling (None: there is none) and audited labels; ``variant``: what their jobs call the material."""
         if self.finished is not None:
             return None, self._finished_labels().labels
-        settings = sampling.model_dump(mode="json")
         drawn = (variant, sampler.sha256, sampling.model_dump_json())
-
-        def make_sample() -> Job:
-            maker = SamplingMaker(settings=settings, seed=self.seed, standardise=self.engine.order is None)
-            made = maker.make(self.crystal, sampler)
-            return self.add(made, "sample", variant, sampling.cell)
 
         def make_labels() -> Job:
             needed = max(self.sizes, default=None)
@@ -304,7 +340,7 @@ class MaterialParts:
             jobs = min(needed or most, most) + sampling.n_select + 1
             return self.add(made, "label", variant, "start", step="start", makes=jobs)
 
-        sample = self._once(("sample", *drawn), make_sample)
+        sample = self.sample(sampler, sampling, variant)
         labels = self._once(("label", *drawn), make_labels)
         audited = self._once(("audit", *drawn), lambda: self.add(audit_material(labels, sampler), "audit", variant))
         return sample, audited

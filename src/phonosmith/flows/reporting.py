@@ -31,6 +31,7 @@ from phonosmith.evaluation.forgetting.documents import ForgettingDoc
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
+from phonosmith.evaluation.phonons.committee import Committee
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
 from phonosmith.evaluation.phonons.kappa import KappaDoc, conductivity_error
 from phonosmith.evaluation.phonons.qha import QhaDoc
@@ -106,6 +107,9 @@ class TrainedPotential(Document):
     n_train: int | None = Field(description="training structures asked; null: all")
     training: Awaited[TrainingDocument] | None = Field(description="null: the training failed")
     results: PotentialResults = Field(description="of the trained potential")
+    committee: Awaited[Committee] | None = Field(
+        None, description="what the trainings say together that chose its labels; null where none did"
+    )
 
 
 class ReportInputs(Document):
@@ -225,6 +229,7 @@ class _Case:
         owner: str,
         training: TrainingDocument | None = None,
         n_train: int = 0,
+        committee: Committee | None = None,
     ) -> PotentialReport:
         """Return the report of one potential."""
         from phonosmith.evaluation.phonons.comparison import compare_phonons
@@ -257,7 +262,9 @@ class _Case:
             verdict=unfit("no_phonons", "not judged yet"),
             phonons=comparison,
             summary=None if results.phonons is None else PhononSummary.of(results.phonons),
-            phonon_change_thz=None if moved is None else moved.mae_thz,
+            # where the truth is known a committee without it says no more; where not, its agreement is convergence
+            expected_mae_thz=committee.mae_thz if committee and self.reference is None else None,
+            phonon_change_thz=moved.mae_thz if moved else committee and committee.disagreement_thz,
             check=check,
             elastic=results.elastic,
             eos=results.eos,
@@ -350,7 +357,8 @@ def _judge_trained(
         # the foundation's own errors, energies after the shift training used
         base = base.model_copy(update=_valid_errors(one.training.metrics["valid"].shifted))
         assert one.training.model is not None  # run_training always registers its model
-        entries.append(case.entry(one.strategy, one.training.model, one.results, name, one.training, used.n_frames))
+        given = (one.strategy, one.training.model, one.results, name, one.training, used.n_frames, one.committee)
+        entries.append(case.entry(*given))
     return base, sorted(entries, key=_quality), failed
 
 

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
@@ -41,6 +50,45 @@ _Rows = tuple[_Row, _Row, _Row]
 SupercellMatrix = Annotated[_Rows, AfterValidator(_right_handed)]
 
 
+MIN_TRAIN = 2
+"""Labels a training needs at least."""
+
+
+class AdaptiveOptions(Document):
+    """How labels are made a few at a time, where a committee disagrees, until its phonons agree."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: int = Field(3, ge=1, description="training configurations labelled in the first round, outermost first")
+    step: int = Field(1, ge=1, description="those of every later round, where forces are furthest apart")
+    n_valid: int = Field(1, ge=1, description="validation configurations, labelled in the first round")
+    committee: int = Field(
+        3,
+        ge=1,
+        description="trainings per round: the first has all labels and is the result, each of the others goes without "
+        "a part of them (a jackknife), so that they show what the labels do not decide",
+    )
+    spread_thz: float | None = Field(
+        None,
+        ge=0,
+        description="mean phonon MAE between pairs of the committee at which it ends, THz; by default that which keeps "
+        "the phonon MAE it leaves open within the limit of the verdict",
+    )
+    change_thz: float = Field(
+        0.05, ge=0, description="without a committee: change of the phonons from round to round at which it ends, THz"
+    )
+    max_rounds: int | None = Field(None, ge=1, description="rounds at most; null: until everything sampled is labelled")
+
+    @model_validator(mode="after")
+    def _enough_for_each(self) -> AdaptiveOptions:
+        if self.committee > 1 and self.first <= MIN_TRAIN:
+            raise ValueError(
+                f"with a committee the first round needs {MIN_TRAIN + 1} training labels or more, first is {self.first}"
+                ": each member goes without some, and could not be trained on fewer"
+            )
+        return self
+
+
 def _at_least_one(number: int) -> int:
     if number < 1:
         raise ValueError(f"a training set of {number} structures cannot be")
@@ -67,6 +115,12 @@ class MaterialSettings(Document):
         description="training-set sizes: nested sets of the first so many labels, outermost first; by default 10, as "
         "in the published tables (in production mode half of all and all: the difference shows whether phonons have "
         "converged)",
+    )
+    learning_curve: tuple[Annotated[int, AfterValidator(_at_least_one)], ...] = Field(
+        (), description="training-set sizes in place of n_train, two or more, with a report on what they show"
+    )
+    adaptive: AdaptiveOptions | None = Field(
+        None, description="make labels a few at a time, where a committee disagrees, until its phonons agree"
     )
     relax: bool = Field(
         default=False,
@@ -120,7 +174,7 @@ class MaterialSettings(Document):
         "sizes, foundations, cells, seeds) run side by side in one job on one GPU, with the same results",
     )
 
-    @field_validator("n_train")
+    @field_validator("n_train", "learning_curve")
     @classmethod
     def _within_the_labels(cls, sizes: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         sampling = info.data.get("sampling")
@@ -131,15 +185,37 @@ class MaterialSettings(Document):
             )
         return sizes
 
+    @model_validator(mode="after")
+    def _one_way_to_labels(self) -> MaterialSettings:
+        if len(set(self.learning_curve)) == 1:
+            raise ValueError("learning_curve needs two training-set sizes or more, e.g. [4, 8, 16]")
+        ways = [name for name in ("n_train", "learning_curve", "adaptive") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} exclude each other: each says which labels are made")
+        if self.adaptive is not None and len(self.strategies) > 1:
+            raise ValueError("adaptive labels for one strategy: give strategies: [transfer], or another one")
+        return self
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Training-set sizes, ascending; empty: one training with all labels."""
-        if self.n_train:
-            return tuple(sorted(set(self.n_train)))
+        if asked := self.n_train or self.learning_curve:
+            return tuple(sorted(set(asked)))
+        if self.adaptive is not None:
+            return ()
         total = most_labels(self.sampling)
         if self.mode == "production":
             return (max(1, total // 2), total)
         return (PUBLISHED_SIZE,) if total > PUBLISHED_SIZE else ()
+
+    @property
+    def adaptive_labels(self) -> tuple[int, int]:
+        """Fewest and most labels of a material when they are made a few at a time, validation included."""
+        assert self.adaptive is not None
+        rules, pool = self.adaptive, most_labels(self.sampling)
+        most = pool if rules.max_rounds is None else min(pool, rules.first + rules.step * (rules.max_rounds - 1))
+        n_valid = min(rules.n_valid, self.sampling.n_select)
+        return min(rules.first, pool) + n_valid, most + n_valid
 
     def require_of(self, engine: ReferenceEngine) -> None:
         """Refuse what the reference cannot compute."""
@@ -168,7 +244,20 @@ class MaterialSettings(Document):
                     f"The training settings name {name!r}, which is not among the strategies.",
                     f"{did_you_mean(name, self.strategies)}Strategies asked: {', '.join(self.strategies)}.",
                 )
-        return {name: make_spec(name, **training_of(self.training, name)) for name in self.strategies}
+        specs = {name: make_spec(name, **training_of(self.training, name)) for name in self.strategies}
+        if self.adaptive is not None:
+            for name, spec in specs.items():
+                require_labels_alone(name, spec)
+        return specs
+
+
+def require_labels_alone(strategy: str, spec: TrainSpec) -> None:
+    """Refuse a strategy that cannot be trained before all labels are made."""
+    if spec.uses_replay or spec.uses_curvature:
+        raise ConfigurationError(
+            f"Strategy {strategy!r} needs replay structures or reference force constants.",
+            "To label a few configurations at a time use one that trains on labels alone, e.g. delta or transfer.",
+        )
 
 
 def most_labels(sampling: SamplingSettings) -> int:

@@ -93,3 +93,21 @@ def test_lo_to_by_the_references_charges(shared, tmp_path):
     refused = runner.invoke(app, ["compare", bare, bare, "--nac", "--json"])
     assert refused.exit_code == 2
     assert "no Born charges" in json.loads(refused.stdout)["error"]
+
+
+def test_several_candidates_are_a_committee(folder):
+    truth, first, second = (str(folder / side / "mp-938.phonopy.yaml.xz") for side in ("dft", "mace_mp_0b3", "dft"))
+    done = runner.invoke(app, ["compare", truth, first, second, "--mesh", "4", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    errors = [one["mae_thz"] for one in found["comparisons"]]
+    assert [one["file"] for one in found["comparisons"]] == [first, second]
+    assert found["committee"]["member_mae_thz"] == pytest.approx(errors)
+    # the second is the truth itself, so that they are as far apart as the first is from it
+    assert errors[1] == 0
+    assert found["committee"]["disagreement_thz"] == pytest.approx(errors[0])
+    done = runner.invoke(app, ["compare", truth, first, second, "--mesh", "4"])
+    assert "one more" in done.stdout
+    done = runner.invoke(app, ["compare", truth, first, first, "--json"])
+    assert done.exit_code == 2
+    assert "given twice" in json.loads(done.stdout)["error"]

@@ -68,6 +68,9 @@ def run(
         for material, counts in displaced.items():
             said = ", ".join(f"{number} for {what}" for what, number in counts.items())
             words.append(f"{material}: displaced cells by the reference: {said}")
+        if checked.spec.adaptive is not None:
+            payload["adaptive_labels"] = (few, most) = checked.spec.adaptive_labels
+            words.append(f"Each material (foundation, cell) gets {few} to {most} labels.")
         payload |= {"names": names, "displaced_cells": displaced}
         answer(payload, lambda: typer.echo("\n".join(words)), json_output=json_output)
         return
@@ -239,7 +242,11 @@ def _show(payload: dict[str, Any]) -> None:
     rows = []
     for material in payload["materials"]:
         for line in (material["foundation"], *material["strategies"]):
-            errors = shown(line["phonon_mae_thz"], ".3f"), shown(line["valid_force_mae_mev_per_angstrom"], ".1f")
+            up_to = f" (to {line['expected_mae_thz']['high']:.3f})" if line["expected_mae_thz"] else ""
+            errors = (
+                shown(line["phonon_mae_thz"], ".3f") + up_to,
+                shown(line["valid_force_mae_mev_per_angstrom"], ".1f"),
+            )
             name, n_train = line.get("name") or line["strategy"], str(line["n_train"] or "-")
             rows.append((material["key"], name, n_train, *errors, line["verdict"]))
     if rows:

@@ -155,9 +155,14 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _reports(store: JobStore, runner: LocalRunner) -> list[MaterialReport]:
-    """Return the finished reports that are asked for."""
+    """Return the finished reports that are asked for, with what their committees leave open."""
+    from phonosmith.analysis.committees import with_expected
     from phonosmith.analysis.documents import MaterialReport
+    from phonosmith.analysis.judgement import rejudged
+    from phonosmith.analysis.queries import read_expected
 
     rows = [row for row in runner.state.rows("done", asked=True) if stage_of(row.name, row.metadata) == "report"]
     there = [row.uuid for row in rows if store.count({"uuid": row.uuid})]
-    return [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
+    reports = [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in there]
+    expected = read_expected(store)
+    return [rejudged(with_expected(report, expected)) for report in reports] if expected else reports

@@ -12,6 +12,7 @@ from phonosmith.analysis.choice import all_entries, chosen_potential, entry_name
 from phonosmith.analysis.columns import at
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
 from phonosmith.analysis.table import DASH, Cell, Columns, Table, duration, fixed, number, whole
+from phonosmith.evaluation.phonons.committee import Interval
 from phonosmith.report.charts.deviations import PROPERTIES, errors_by_strategy, property_errors
 from phonosmith.report.page.texts import space_group_text
 from phonosmith.report.page.verdicts import basis_of, name_text, verdict_badge
@@ -24,6 +25,12 @@ def _share_changed(entry: PotentialReport) -> Cell:
     return Cell(f"{share:.0f} %", share)
 
 
+def _interval(interval: Interval | None) -> Cell:
+    if interval is None:
+        return Cell(DASH, float("inf"))
+    return Cell(f"{interval.low:.3f} to {interval.high:.3f}", interval.high)
+
+
 def potentials_table(report: MaterialReport) -> Table:
     """Return the errors and verdict of each potential of a material."""
     entries = all_entries(report)
@@ -34,11 +41,13 @@ def potentials_table(report: MaterialReport) -> Table:
         if any(name in row for row in errors)
     }
     moves = ("phonons moved with the last labels by, THz", "entry.phonon_change_thz", fixed())
+    open_ends = ("MAE its committee leaves open, THz", "entry.expected_mae_thz", _interval)
     checks = ("forces in displaced cells off by, %", "entry.check.relative_percent", fixed(1))
     columns: Columns = [
         ("potential", "entry", lambda entry: entry_name(entry, report)),
         ("verdict", "entry", lambda entry: verdict_badge(entry, report)),
         *((words, f"errors.{name}", write) for name, (words, write) in properties.items()),
+        *[open_ends] * any(entry.expected_mae_thz is not None for entry in entries),
         *[moves] * any(entry.phonon_change_thz is not None for entry in entries),
         *[checks] * any(entry.check is not None for entry in entries),
         ("force MAE, meV/Å", "entry.valid_force_mae", fixed(1)),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from jobflow import JobStore
 from pydantic import ValidationError
 
+from phonosmith.analysis.committees import with_expected
 from phonosmith.analysis.documents import MaterialReport
 from phonosmith.analysis.judgement import rejudged
-from phonosmith.analysis.queries import find_reports, newest
+from phonosmith.analysis.queries import find_reports, newest, read_expected
 from phonosmith.analysis.status import MaterialStatus, read_status
 from phonosmith.core.sealing import SEAL, altered_fields
 
@@ -38,7 +39,7 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
     For a campaign unfinished materials are not looked for: jobs do not name their campaign.
     """
     notes: list[str] = []
-    reports = []
+    reports, expected = [], read_expected(store, campaign)
     for row in newest(find_reports(store, campaign, _IDENTITY, notes)):
         where = {"uuid": row["uuid"], "index": row["index"]}
         document = store.query_one(where, properties=["output", f"metadata.{SEAL}"], load=True)
@@ -48,7 +49,8 @@ def read_reports(store: JobStore, campaign: str | None = None) -> StoredReports:
             notes.append(f"The report of {name} was altered in the store ({places}) and is left out: {advice}.")
             continue
         try:
-            reports.append(rejudged(MaterialReport.model_validate(document["output"])))
+            report = MaterialReport.model_validate(document["output"])
+            reports.append(rejudged(with_expected(report, expected)))
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])

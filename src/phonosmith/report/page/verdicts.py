@@ -158,7 +158,7 @@ def tiles(report: MaterialReport, reports: Sequence[MaterialReport]) -> list[Til
         else:
             lines.append("one seed: spread not known")
         # the interval of a committee, where a report has one
-        expected = getattr(chosen, "expected_mae_thz", None) if limit_name == "phonon_mae_thz" else None
+        expected = chosen.expected_mae_thz if limit_name == "phonon_mae_thz" else None
         if expected is not None:
             lines.append(f"committee: {_signed(expected.low, form)} to {_signed(expected.high, form)} {unit}")
         made.append(Tile(title, _signed(value, form), unit, abs(value) <= limit, lines))

@@ -1,13 +1,13 @@
 import json
-from types import SimpleNamespace
 
 import pytest
-from ase import Atoms
 from jobflow import run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 from typer.testing import CliRunner
 
-from phonosmith.analysis.learning_documents import AdaptiveReport, AdaptiveRound
+from phonosmith.analysis.committees import CommitteeReport
+from phonosmith.analysis.learning import AdaptiveReport, AdaptiveRound
+from phonosmith.analysis.status import read_status
 from phonosmith.cli.main import app
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ConfigurationError
@@ -16,15 +16,22 @@ from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.verdict import Thresholds, judge_production
-from phonosmith.flows.learning import AdaptiveMaker, _reason, force_disagreement, next_places
+from phonosmith.flows.adaptive import AdaptiveMaker, _reason, next_places
+from phonosmith.flows.campaign import read_campaign
+from phonosmith.flows.settings import AdaptiveOptions
 from phonosmith.potentials.embedded import demo_structure
 from phonosmith.potentials.registry import resolve
 from phonosmith.reference.engines import make_engine
+from phonosmith.report.page.reading import read_reports
 from phonosmith.settings import Settings
 
 
-def maker(**changes):
+def maker(committee=1, **changes):
+    # without a committee unless asked, and as many labels in every round
+    known = {name for name in AdaptiveOptions.model_fields if name in changes}
+    options = {"committee": committee, "n_valid": 4, "spread_thz": 0.05} | {name: changes.pop(name) for name in known}
     tiny = {
+        "options": options,
         "engine": make_engine("forcefield", potential="embedded-reference"),
         "strategy": "transfer",
         "training": {"epochs": 1},
@@ -33,6 +40,9 @@ def maker(**changes):
         "mesh": 4,
     }
     return AdaptiveMaker(**(tiny | changes))
+
+
+ALONE, COMMITTEE = {"change_thz": 0.05}, {"spread_thz": 0.05}
 
 
 def run(one, folder):
@@ -64,26 +74,26 @@ def rounds(*changes, forces=10.0, spread=None, improved=True):
 
 
 def test_it_stops_when_phonons_and_verdict_stand_still():
-    assert _reason(maker(), rounds(None)) is None
-    assert _reason(maker(), rounds(None, 0.051)) is None
-    assert "0.049 THz" in _reason(maker(), rounds(None, 0.2, 0.049))
+    assert _reason(ALONE, rounds(None)) is None
+    assert _reason(ALONE, rounds(None, 0.051)) is None
+    assert "0.049 THz" in _reason(ALONE, rounds(None, 0.2, 0.049))
     # force errors fell below their limit in this round: the verdict moved, one more round shows whether it stays
     changed = [*rounds(None, forces=30.0), rounds(None, 0.01)[1]]
-    assert _reason(maker(), changed) is None
+    assert _reason(ALONE, changed) is None
     # a potential that stays bad has converged to a bad one: more of the same labels will not help
-    assert _reason(maker(), rounds(None, 0.01, forces=30.0)) is not None
+    assert _reason(ALONE, rounds(None, 0.01, forces=30.0)) is not None
 
 
 def test_trainings_that_hand_back_the_foundation_prove_nothing():
-    assert _reason(maker(), rounds(None, 0.0, improved=False)) is None
-    assert _reason(maker(committee=2), rounds(None, spread=0.0, improved=False)) is None
+    assert _reason(ALONE, rounds(None, 0.0, improved=False)) is None
+    assert _reason(COMMITTEE, rounds(None, spread=0.0, improved=False)) is None
 
 
 def test_a_committee_may_stop_after_the_first_round():
-    assert "committee" in _reason(maker(committee=2), rounds(None, spread=0.04))
-    assert _reason(maker(committee=2), rounds(None, 0.01, spread=0.06)) is None
+    assert "committee" in _reason(COMMITTEE, rounds(None, spread=0.04))
+    assert _reason(COMMITTEE, rounds(None, 0.01, spread=0.06)) is None
     # members that relaxed into different structures have no spread: they do not agree, whatever else stood still
-    assert _reason(maker(committee=2), rounds(None, 0.01)) is None
+    assert _reason(COMMITTEE, rounds(None, 0.01)) is None
 
 
 def test_what_it_cannot_do_is_said_at_once():
@@ -92,7 +102,7 @@ def test_what_it_cannot_do_is_said_at_once():
         ({"strategy": "pft"}, "force constants"),
         ({"engine": None}, "engine"),
         ({"n_valid": 0}, "1"),
-        ({"committee": 2, "layer_size": 2}, "3 training labels"),
+        ({"committee": 2, "first": 2}, "3 training labels"),
     ):
         with pytest.raises(ConfigurationError, match=word):
             maker(**changes).make(crystal, resolve("embedded"))
@@ -100,7 +110,7 @@ def test_what_it_cannot_do_is_said_at_once():
 
 @pytest.mark.slow
 def test_labels_are_made_layer_by_layer_and_the_saved_ones_counted(tmp_path):
-    chosen = {"strategy": "delta", "training": {"epochs": 6}, "layer_size": 6, "n_valid": 2}
+    chosen = {"strategy": "delta", "training": {"epochs": 6}, "first": 6, "step": 6, "n_valid": 2}
     report, store = run(maker(change_thz=1e3, **chosen), tmp_path / "run")
     assert report.stopped
     assert [one.n_labels for one in report.rounds] == [2 + 6, 2 + 12]
@@ -136,22 +146,9 @@ def test_next_configurations_are_the_most_doubtful_ones():
     assert next_places(2, [0, 1], {}, 2) == []
 
 
-def test_disagreement_of_forces_by_hand():
-    class Pulls:
-        def __init__(self, strength):
-            self.strength = strength
-
-        def evaluate(self, frames, *, stress):
-            return [SimpleNamespace(forces=self.strength * frame.positions) for frame in frames]
-
-    near, far = Atoms("Si2", positions=[[0, 0, 0], [1, 0, 0]]), Atoms("Si2", positions=[[0, 0, 0], [0, 3, 4]])
-    # two members, strengths 1 and 3: the standard deviation of each component is √2 times the position
-    assert force_disagreement([Pulls(1.0), Pulls(3.0)], [near, far]) == pytest.approx([1.0, 5.0])
-
-
 @pytest.mark.slow
 def test_a_committee_labels_where_it_disagrees(tmp_path):
-    chosen = {"committee": 3, "spread_thz": 1e-9, "max_rounds": 2, "n_valid": 1, "layer_size": 3}
+    chosen = {"committee": 3, "spread_thz": 1e-9, "max_rounds": 2, "n_valid": 1, "first": 3, "step": 3}
     report, store = run(maker(training={"epochs": 3, "lr": 0.005}, **chosen), tmp_path / "run")
     assert [one.n_labels for one in report.rounds] == [4, 7]
     # members saw different labels, so that their phonons differ although all are trained alike
@@ -186,3 +183,92 @@ def test_the_command_refuses_what_cannot_be(tmp_path):
     done = CliRunner().invoke(app, [*command, "--potential", "embedded", "--strategy", "pft", "--out", str(tmp_path)])
     assert done.exit_code == 2
     assert "force constants" in json.loads(done.stdout)["error"]
+
+
+SILICON = """
+materials: [embedded:Si]
+foundations: [embedded]
+strategies: [transfer]
+cells: [primitive]
+training: {epochs: 2}
+sampling: {max_steps: 10}
+evaluate: [phonons]
+engine: {name: forcefield, potential: embedded-reference}
+min_length: 6.0
+mesh: 4
+"""
+
+
+def campaign(tmp_path, text):
+    file = tmp_path / "campaign.yaml"
+    file.write_text(SILICON + text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("adaptive: {first: 2}", "3 training labels or more"),
+        ("adaptive: {frist: 3}", "unknown field"),
+        ("adaptive: {}\nn_train: [4]", "exclude each other"),
+        ("adaptive: {}\nseeds: [0, 1]", "one of seeds"),
+        ("learning_curve: [4]", "two training-set sizes"),
+        ("learning_curve: [4, 90]", "cannot be"),
+    ],
+)
+def test_a_campaign_says_what_cannot_be(tmp_path, text, word):
+    with pytest.raises(ConfigurationError, match=word):
+        read_campaign(campaign(tmp_path, text))
+
+
+def test_a_dry_run_counts_the_labels_and_a_curve_has_its_job(tmp_path):
+    file = campaign(tmp_path, "adaptive: {max_rounds: 4, step: 2}")
+    found = json.loads(CliRunner().invoke(app, ["run", str(file), "--dry-run", "--json"]).stdout)
+    # one to validate, three, then three rounds of two
+    assert found["adaptive_labels"] == [4, 10]
+    assert {"sample si primitive", "adaptive si start", "phonon si transfer", "report si"} <= set(found["names"])
+    assert not any(name.startswith(("label", "audit", "train")) for name in found["names"])
+    file = campaign(tmp_path, "learning_curve: [2, 4]")
+    found = json.loads(CliRunner().invoke(app, ["run", str(file), "--dry-run", "--json"]).stdout)
+    assert {"train si transfer 2", "train si transfer 4", "curve si"} <= set(found["names"])
+
+
+@pytest.mark.slow
+def test_a_campaign_reports_on_the_potential_that_came_of_it(tmp_path):
+    file = campaign(tmp_path, "adaptive: {max_rounds: 2, spread_thz: 0.0}")
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "si"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    ((transfer,),) = [one["strategies"] for one in json.loads(done.stdout)["materials"]]
+    store = open_embedded_jobstore(tmp_path / "si" / "store.sqlite")
+    store.connect()
+    (report,) = read_reports(store).reports
+    (entry,) = report.strategies
+    # three, then the one where the committee's forces were furthest apart
+    assert (entry.n_train, transfer["n_train"], report.labels.valid.n_frames) == (4, 4, 1)
+    assert entry.phonons.mae_thz == transfer["phonon_mae_thz"]
+    (last,) = store.query({"name": "adaptive si r2"}, load=True)
+    first, second = AdaptiveReport.model_validate(last["output"]).rounds
+    assert first.asked == [0, 1, 2]
+    assert second.asked == [max(first.force_std, key=first.force_std.get)]
+    assert second.committee.basis == "disagreement"
+    assert entry.potential.sha256 == second.potential.sha256
+    assert read_status(store).materials["si"].n_reports == 1
+
+
+@pytest.mark.slow
+def test_seeds_of_a_campaign_are_a_committee(tmp_path):
+    # so many epochs that both seeds learn something: what hands back the foundation is no member
+    file = campaign(tmp_path, "n_train: [4]\nseeds: [0, 1]")
+    file.write_text(file.read_text().replace("epochs: 2", "epochs: 20"))
+    done = CliRunner().invoke(app, ["run", str(file), "--out", str(tmp_path / "si"), "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)["materials"]
+    store = open_embedded_jobstore(tmp_path / "si" / "store.sqlite")
+    store.connect()
+    (document,) = store.query({"name": "committee si"}, load=True)
+    (seeds,) = CommitteeReport.model_validate(document["output"]).committees
+    errors = [one["strategies"][0]["phonon_mae_thz"] for one in found]
+    assert seeds.seeds == [0, 1]
+    assert seeds.committee.member_mae_thz == pytest.approx(errors, rel=1e-9)
+    assert len(seeds.force_std) == 4 + 4
+    assert all(one["strategies"][0]["expected_mae_thz"] == seeds.committee.mae_thz.model_dump() for one in found)

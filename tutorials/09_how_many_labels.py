@@ -1,0 +1,72 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # 09 · How many labels, and how sure is it?
+#
+# **What you will have at the end:** a potential whose labels were chosen one by one where a committee of trainings
+# disagreed, and for every number of labels how far its phonons may still be off.
+
+# %%
+import os
+import tempfile
+from pathlib import Path
+
+work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
+os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+
+import phonosmith as ps
+from phonosmith.flows.adaptive import AdaptiveMaker
+
+# %% [markdown]
+# Everything is sampled first, which is cheap. The first round labels three configurations; a committee is trained on
+# them, each member but the first without a part. Every later round labels the one configuration where the forces of the
+# members are furthest apart. `phonosmith adapt` does the same from the command line, and a campaign with
+#
+# ```yaml
+# strategies: [transfer]
+# adaptive: {first: 3, step: 1, committee: 3}
+# ```
+#
+# (`learning_curve: [2, 4, 8]` in its place trains on nested sets of fixed sizes; `phonosmith run --dry-run` counts).
+
+# %%
+maker = AdaptiveMaker(
+    engine=ps.make_engine("forcefield", potential="embedded-reference"),
+    training={"epochs": 10},
+    sampling={"cell": "primitive", "max_steps": 50},
+    options={"first": 3, "step": 1, "max_rounds": 3},
+    min_length=8.0,
+    mesh=6,
+)
+flow = maker.make(ps.read_crystal("embedded:Si"), ps.resolve("embedded"))
+store = ps.open_embedded_jobstore(work / "store.sqlite")
+store.connect()
+summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
+assert summary.ok, summary.failed
+
+# %% [markdown]
+# What the committee leaves open is an interval: in four of five cases the phonon MAE lies within. A verdict of *fit*
+# needs its upper end below the limit, and the rounds end when it is, after ``max_rounds``, or with all labelled.
+
+# %%
+report = store.get_output(flow.output.uuid, load=True)
+for one in report.rounds:
+    interval = one.committee.mae_thz
+    print(
+        f"{one.n_labels} labels: committee {one.spread_thz:.3f} THz apart,",
+        f"phonon MAE {interval.low:.3f} to {interval.high:.3f} THz expected",
+    )
+print("ended because", report.reason)
+assert report.n_labels < report.n_labels_protocol
+
+# %% [markdown]
+# Several finished trainings of one crystal are a committee too: `phonosmith compare REFERENCE SEED0 SEED1 SEED2`, and
+# `seeds: [0, 1, 2]` in a campaign.
+#
+# **Next:** [07](07_query_and_report.md) reads all of a campaign's results.
