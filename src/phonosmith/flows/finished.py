@@ -51,7 +51,7 @@ class FinishedPhonons(ReferenceEngine, frozen=True):
         asked = [f"evaluate: {kind}" for kind in settings.evaluate if kind not in ("phonons", "forgetting")]
         asked += [f"{name}: true" for name in ("relax", "nac") if getattr(settings, name)]
         asked += ["mode: production"] if settings.mode != "comparison" else []
-        asked += ["n_train"] if settings.n_train else []
+        asked += [name for name in ("n_train", "learning_curve", "adaptive") if getattr(settings, name)]
         if asked:
             raise ConfigurationError(
                 f"{', '.join(asked)} cannot be had from {self.source}, which holds force constants alone.",

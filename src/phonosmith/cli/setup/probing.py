@@ -73,7 +73,7 @@ def probe_workers(
     named = {member.uuid: member.name.removeprefix("probe ") for member, _ in flow.iterflow()}
     probing = rules.model_copy(update={"rules": (*to_each, *rules.rules)})
     submit_flows(flow, engine, probing, project=project, launchpad=launchpad)
-    end, answers, lost = time.monotonic() + seconds, {}, set[str]()
+    end, answers, lost = time.monotonic() + seconds, dict[str, dict[str, Any]](), set[str]()
     with _queue(engine, project, launchpad) as queue, progress_bar("workers", len(named)) as show:
         while len(answers) + len(lost) < len(named) and time.monotonic() < end:
             time.sleep(1)
