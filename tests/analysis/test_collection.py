@@ -15,9 +15,9 @@ def test_only_what_is_new_altered_or_gone_is_made_again(job_store, monkeypatch):
     made = []
     plain = flat_document
 
-    def counting(document):
+    def counting(document, *rest):
         made.append(document["output"]["material"])
-        return plain(document)
+        return plain(document, *rest)
 
     monkeypatch.setattr(collection, "flat_document", counting)
     first, second, third = synthetic_reports(3, ("delta",))

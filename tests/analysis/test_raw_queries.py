@@ -142,8 +142,9 @@ def test_averages_on_the_server(stores, reports):
 def test_the_python_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     store_reports(open_embedded_jobstore("store.sqlite"), synthetic_reports(2, ("delta",)))
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     exec(compile(code, str(PAGE), "exec"), {})
+    assert (tmp_path / "results.json").is_file()
     printed = capsys.readouterr().out
     assert "TiO2" in printed
     assert printed.rstrip().endswith("THz")

@@ -64,6 +64,7 @@ def test_what_belongs_to_a_material_is_there_once_whatever_the_variants():
     described = members(flow)
     assert described["train si-other-2-small-s7 delta 16"].metadata == {
         "stage": "train", "material": "si", "variant": "si-other-2-small-s7", "strategy": "delta", "n_train": 16,
+        "epochs": 200,
     }  # fmt: skip
     assert described["label ge-small start"].metadata == {
         "stage": "label", "step": "start", "material": "ge", "variant": "ge-small",
