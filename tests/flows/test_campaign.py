@@ -67,7 +67,7 @@ def test_what_belongs_to_a_material_is_there_once_whatever_the_variants():
         "epochs": 200,
     }  # fmt: skip
     assert described["label ge-small start"].metadata == {
-        "stage": "label", "step": "start", "material": "ge", "variant": "ge-small",
+        "stage": "label", "step": "start", "material": "ge", "variant": "ge-small", "makes": 21,
     }  # fmt: skip
     assert all(job.metadata["material"] in ("si", "ge") for job in described.values())
     assert all(job.metadata["stage"] == name.split()[0] for name, job in described.items())

@@ -55,3 +55,12 @@ def test_overrides_are_recorded_and_checked():
 def test_impossible_settings_are_explained(strategy, pairs, hint):
     with pytest.raises(ConfigurationError, match=hint):
         make_spec(strategy, **parse_settings(pairs))
+
+
+def test_the_command_trains_what_is_the_default_elsewhere():
+    import inspect
+
+    from phonosmith.cli.train import train
+    from phonosmith.training.spec import DEFAULT_STRATEGY
+
+    assert inspect.signature(train).parameters["strategy"].default.default == DEFAULT_STRATEGY

@@ -196,7 +196,7 @@ class TrainSpec(Document):
 _TRANSFER: dict[str, Any] = {"lr": 0.01, "weight_decay": 5e-3}
 _DELTA: dict[str, Any] = {"anchor": "pull", "pull": 10.0, "lr": 0.01}
 
-DEFAULT_STRATEGY = "delta"
+DEFAULT_STRATEGY = "phonosmith"
 """Preset of whoever asks for none."""
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
