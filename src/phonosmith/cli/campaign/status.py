@@ -100,7 +100,7 @@ def status(
     --deep compares every document with the seal its job put on it and every model, data set and force constants with
     its identity, and names what is altered or missing; 'phonosmith run' then mends a local run.
 
-    [bold]Example[/bold]: phonosmith status --engine jobflow-remote --watch
+    Example: phonosmith status --engine jobflow-remote --watch
     """
     from rich.console import Console
 
