@@ -198,6 +198,8 @@ number of atoms; processor time of one process, median of each kind.
 For crystals of such symmetry finite displacements are the cheaper way by far, and the table says so: one or two
 displaced cells against as many labels as the last column says, and the validation labels on top. Labels pay where a
 crystal needs many displaced cells; they do not grow with their number.
+One seed each: an error that rises from one size to the next shows how far seeds alone move it, and the number of labels
+to the target is no better known.
 
 ## At the published sizes, estimated
 
@@ -205,7 +207,9 @@ The scaling model of `phonosmith plan` fitted to these calculations (prefactor {
         document["model"]["prefactor"]:.0f} core-hours
 per unit of work, {document["model"]["n"]} label cells, spread × or ÷ {
         document["model"]["spread"]:.2f}; its default, chosen to match the
-published averages, is 180). Nothing of this size was calculated here.
+published averages of parallel VASP runs on 144 cores, is 180). One GPAW process in small cells says nothing about
+that difference, so the default stays; here it is the ratio of the two columns that counts. Nothing of this size was
+calculated here.
 
 {
         table(
