@@ -154,6 +154,13 @@ def one(report, found, model):
     }
 
 
+def _shown_need(row):
+    need = row["labels_to_target"]
+    if need is None:
+        return "not reached"
+    return f"at most {need:.0f}" if need == row["curve"][0][0] else f"{need:.1f}"
+
+
 def page(document):
     """Return the page as Markdown."""
     rows = document["materials"]
@@ -162,7 +169,7 @@ def page(document):
             r["material"], r["n_atoms"], r["n_displaced_cells"], f"{3600 * r['displaced_core_hours']:.0f}",
             f"{3600 * r['label_core_hours']:.0f}", f"{r['foundation_mae_thz']:.3f}",
             ", ".join(f"{size}: {error:.3f}" for size, error in r["curve"]),
-            "not reached" if r["labels_to_target"] is None else f"{r['labels_to_target']:.1f}",
+            _shown_need(r),
         ]
         for r in rows
     ]  # fmt: skip
