@@ -31,6 +31,9 @@ NAMES = [
     "make_spec",
     "Study",
     "tune",
+    "AdaptiveMaker",
+    "load",
+    "third_order_phonon",
 ]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "tutorials").glob("[0-9]*.py"))]
 

@@ -21,7 +21,6 @@ work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
 os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
 import phonosmith as ps
-from phonosmith.flows.adaptive import AdaptiveMaker
 
 # %% [markdown]
 # Everything is sampled first, which is cheap. The first round labels three configurations; a committee is trained on
@@ -36,7 +35,7 @@ from phonosmith.flows.adaptive import AdaptiveMaker
 # (`learning_curve: [2, 4, 8]` in its place trains on nested sets of fixed sizes; `phonosmith run --dry-run` counts).
 
 # %%
-maker = AdaptiveMaker(
+maker = ps.AdaptiveMaker(
     engine=ps.make_engine("forcefield", potential="embedded-reference"),
     training={"epochs": 10},
     sampling={"cell": "primitive", "max_steps": 50},

@@ -76,11 +76,8 @@ assert all(values[0] < values[2] for values in expansion.values())
 # users have it, and gives SRME: the error summed over modes, 0 to 2. Errors of single modes cancel in κ itself, not there.
 
 # %%
-from phonosmith.evaluation.phonons.kappa import third_order_phonon
-from phonosmith.potentials.registry import load, resolve
-
 atoms = ps.read_crystal(cells[reference]).to_ase_atoms(msonable=False)
-dft = third_order_phonon(atoms, load(resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]])
+dft = ps.third_order_phonon(atoms, ps.load(ps.resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]])
 dft.save(work / "phono3py_params.yaml", settings={"force_constants": False})
 
 judged = phonosmith(

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.modes.jobs import TransitionMaker
     from phonosmith.evaluation.phonons.comparison import compare_phonons
     from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
+    from phonosmith.evaluation.phonons.kappa import third_order_phonon
+    from phonosmith.flows.adaptive import AdaptiveMaker
     from phonosmith.flows.material import FineTuneMaterialMaker
     from phonosmith.potentials.embedded import read_crystal
-    from phonosmith.potentials.registry import resolve
+    from phonosmith.potentials.registry import load, resolve
     from phonosmith.reference.engines import make_engine
     from phonosmith.reference.jobs import LabelMaker
     from phonosmith.sampling.jobs import SamplingMaker
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 _HOMES = {
+    "AdaptiveMaker": "flows.adaptive",
     "ElasticFlowMaker": "evaluation.mechanics.jobs",
     "EosFlowMaker": "evaluation.mechanics.jobs",
     "FineTuneMaker": "training.jobs",
@@ -47,16 +50,19 @@ _HOMES = {
     "TrainSpec": "training.spec",
     "TransitionMaker": "evaluation.modes.jobs",
     "compare_phonons": "evaluation.phonons.comparison",
+    "load": "potentials.registry",
     "make_engine": "reference.engines",
     "make_spec": "training.spec",
     "open_embedded_jobstore": "engines.store.sqlite",
     "read_crystal": "potentials.embedded",
     "read_results": "analysis.queries",
     "resolve": "potentials.registry",
+    "third_order_phonon": "evaluation.phonons.kappa",
     "tune": "study.tune",
 }
 
 __all__ = [
+    "AdaptiveMaker",
     "ElasticFlowMaker",
     "EosFlowMaker",
     "FineTuneMaker",
@@ -69,12 +75,14 @@ __all__ = [
     "TrainSpec",
     "TransitionMaker",
     "compare_phonons",
+    "load",
     "make_engine",
     "make_spec",
     "open_embedded_jobstore",
     "read_crystal",
     "read_results",
     "resolve",
+    "third_order_phonon",
     "tune",
 ]
 

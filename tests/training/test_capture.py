@@ -180,7 +180,8 @@ def test_recorded_training_is_the_plain_one(mace, case):
     assert recorded.notes == plain.notes
 
 
-@pytest.mark.parametrize("case", ["transfer", pytest.param("delta+pft with two columns", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["transfer", "delta+pft with two columns"])
 def test_a_traced_gradient_trains_as_the_plain_one(mace, case):
     """Both derivatives traced into one function, as Inductor gets it; compiling it takes minutes and is left out."""
     traced = []
@@ -199,6 +200,7 @@ def test_a_traced_gradient_trains_as_the_plain_one(mace, case):
     assert_same_training(plain, other)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_cannot_be_compiled_runs_as_it_is(mace):
     def broken(graph):
         raise RuntimeError("no compiler here")

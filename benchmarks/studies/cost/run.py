@@ -144,8 +144,8 @@ epochs in large cells. Training does not depend on the number of displaced cells
         parts.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in document['left_out'].items())}.\n")
     parts.append("""## Limits
 
-- No first-principles calculation was timed here: calibrate with `phonosmith tables --calibration` after the first
-  finished materials of a campaign.
+- No first-principles calculation was timed for this table: calibrate with `phonosmith tables --calibration` after the
+  first finished materials of a campaign. What was timed, with GPAW in small cells, has [its own page](gpaw.md).
 - The model knows plane waves, bands and k-points, not the number of electronic steps nor parallel efficiency.
 """)
     return "\n".join(parts).replace("| nan |", "| – |")

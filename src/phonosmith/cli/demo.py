@@ -58,8 +58,8 @@ def demo(
     # the demonstration keeps to its folder unless the user already has an artefact store
     os.environ.setdefault("PHONOSMITH_ARTEFACTS", str(out / "artefacts"))
     get_settings.cache_clear()
-    if real:
-        os.environ.setdefault("PHONOSMITH_REFERENCE_CACHE", str(get_settings().home_dir / "reference"))
+    if real and get_settings().reference_cache is None:
+        os.environ["PHONOSMITH_REFERENCE_CACHE"] = str(get_settings().home_dir / "reference")
         get_settings.cache_clear()
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.core.identity import fix_identities
@@ -70,6 +70,7 @@ def demo(
     names = [name.strip() for name in strategies.split(",") if name.strip()]
     if real:
         crystals = [name.strip() for name in material.split(",") if name.strip()] or list(flows.REAL_CRYSTALS)
+        crystals = list(dict.fromkeys(crystals))
         flow = flows.real_demo_flow(crystals, names or flows.REAL_STRATEGIES, epochs or flows.REAL_EPOCHS, small=small)
     else:
         flow = flows.demo_flow(material or "Si", names or flows.DEMO_STRATEGIES, epochs or flows.DEMO_EPOCHS)

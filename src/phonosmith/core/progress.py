@@ -10,8 +10,8 @@ Move = Callable[[int, int | None, str], None]
 
 
 @contextmanager
-def progress_bar(words: str, total: int | None = None, *, show: bool = True) -> Iterator[Move]:
-    """Show a bar with the time left on standard error and give what moves it."""
+def progress_bar(words: str, total: int | None = None, *, show: bool = True, stays: bool = False) -> Iterator[Move]:
+    """Show a bar with the time left on standard error and give what moves it; the last state ``stays`` if wanted."""
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import (
@@ -31,7 +31,7 @@ def progress_bar(words: str, total: int | None = None, *, show: bool = True) -> 
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=not stays, disable=not show) as bar:
         task = bar.add_task(words, total=total)
         yield lambda done, of, now: bar.update(task, completed=done, total=of, description=escape(now))
 

@@ -122,7 +122,7 @@ def real_demo_flow(
         crystal = REAL_CRYSTALS[material]
         protocol = {
             "encut": crystal.encut,
-            "kspacing": crystal.kspacing,
+            "kspacing": crystal.kspacing * (1.5 if small else 1.0),
             "ediff": 1e-7,
             "displacement_kpoints": "kspacing",
         }

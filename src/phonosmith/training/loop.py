@@ -72,7 +72,7 @@ class EpochRecord:
 def epoch_reporter(spec: TrainSpec, title: str, *, show: bool) -> Iterator[Callable[[EpochRecord], None]]:
     """Yield a callback that shows a bar with validation errors and learning rate on standard error."""
     name = f"train {title}"
-    with progress_bar(name, spec.epochs, show=show) as move:
+    with progress_bar(name, spec.epochs, show=show, stays=True) as move:
 
         def report(record: EpochRecord) -> None:
             status = (

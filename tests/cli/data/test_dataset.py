@@ -164,6 +164,7 @@ def test_tables_name_what_happened(tmp_path, frames):
     assert "20 of 20 frames remain" in " ".join(done.output.split())
 
 
+@pytest.mark.slow
 def test_published_phonon_file_of_the_wrong_material(shared, tmp_path):
     path = shared / "data" / "vasp_pbe_phonons" / "dft" / "mp-2201.phonopy.yaml.xz"
     done, found = invoke("import", path, "--expect", "mp-2201=PbSe", "--out", tmp_path / "o.xyz", "--json")

@@ -338,7 +338,6 @@ def test_kill_minus_nine_then_resume_repeats_no_finished_job(work):
         from jobflow import Flow
         from phonosmith.core.identity import fix_identities
         from phonosmith.engines.local.runner import LocalRunner, Slot
-from phonosmith.engines.local.state import JobRow
         from phonosmith.engines.store.sqlite import open_embedded_jobstore
         slow = [jobs.slow(i, 0.4) for i in range(6)]
         fan = jobs.fan_out(3)
