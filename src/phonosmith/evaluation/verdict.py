@@ -113,6 +113,9 @@ class Verdict(Document):
         reasons = [reason.message for reason in details]
         return cls(fit=not details, reasons=reasons, thresholds=dict(thresholds or {}), details=details)
 
+    def __str__(self) -> str:
+        return "fit" if self.fit else f"not fit: {'; '.join(self.reasons)}"
+
 
 def unfit(code: ReasonCode, message: str) -> Verdict:
     """Return the verdict on a potential that cannot be judged."""

@@ -48,8 +48,8 @@ RIGHT_ANGLE = 0.5
 """Deviation from 90° in degrees below which a cell counts as right-angled."""
 MOST_ATOMS = 20_000
 """Largest supercell that is ever built."""
-MOST_VECTORS, MOST_TRIPLES = 5_000_000, 3_000_000
-"""How many combinations the search may look at: about ten seconds and 1.2 GB."""
+MOST_VECTORS, MOST_TRIPLES = 5_000_000, 7_000_000
+"""How many combinations the search may look at: about a minute and 2.6 GB."""
 WINDOWS = {"small": (5.0, 10.0), "large": (10.0, 15.0)}
 """Edge-length windows of the fine-tuning supercells, Å."""
 SupercellRule = Literal["cubic", "compact"]

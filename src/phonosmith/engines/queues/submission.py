@@ -206,7 +206,9 @@ def _expand(member: Job, store: JobStore) -> list[tuple[Job, list[str]]]:
     ready.resolve_args(store=store)
     CURRENT_JOB.job = ready
     try:
-        response = ready.function.original(*ready.function_args, **ready.function_kwargs)
+        # a job read from a file holds the decorated function, one made here the plain one
+        function = getattr(ready.function, "original", ready.function)
+        response = function(*ready.function_args, **ready.function_kwargs)
     finally:
         CURRENT_JOB.reset()
     return [*prepare_replace(response.replace, member).iterflow()]

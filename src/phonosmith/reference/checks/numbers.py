@@ -14,6 +14,7 @@ from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.documents import Reason, ReasonCode
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.structures.labels import geometry_defects, label_defects
+from phonosmith.structures.reading import LEAST_VOLUME_PER_ATOM, LONGEST_EDGE, SMALLEST_HEIGHT
 
 Array = NDArray[np.float64]
 
@@ -53,7 +54,16 @@ def structure_defects(outcome: Outcome) -> list[tuple[str, str]]:
         return list(geometry_defects(Atoms(outcome.symbols, cell=cell, positions=positions, pbc=outcome.pbc)))
     if not (np.all(np.isfinite(cell)) and np.all(np.isfinite(positions))):
         return [("structure_not_finite", "the structure holds NaN or infinity")]
-    return [("volume", "the cell has no volume")] if abs(np.linalg.det(cell)) < 1e-6 else []
+    volume = abs(float(np.linalg.det(cell)))
+    if volume < 1e-6:
+        return [("volume", "the cell has no volume")]
+    faces = np.linalg.norm(np.cross(np.roll(cell, -1, axis=0), np.roll(cell, -2, axis=0)), axis=1)
+    height, longest = float(np.min(volume / faces)), float(np.linalg.norm(cell, axis=1).max())
+    # whoever looks for neighbours or symmetry in such a cell takes all the memory there is
+    if height < SMALLEST_HEIGHT or longest > LONGEST_EDGE or volume < LEAST_VOLUME_PER_ATOM * len(positions):
+        message = f"a cell of {volume:.3g} Å³, {height:.3g} Å high, with edges up to {longest:.4g} Å is no crystal's"
+        return [("volume", message)]
+    return []
 
 
 def check_energy_scale(outcome: Outcome, _: Asked | None) -> Iterator[Reason]:
