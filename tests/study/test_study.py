@@ -15,17 +15,14 @@ from phonosmith.reference.importers.beside import calculations_beside
 
 @pytest.mark.slow
 def test_five_lines_from_a_crystal_to_a_verdict(tmp_path, capsys):
-    study = ps.tune(
-        "embedded:Si",
-        foundation="embedded",
-        reference="embedded-reference",
-        out=tmp_path / "si",
-        training={"epochs": 2},
-        sampling={"cell": "primitive", "max_steps": 60, "energy_tolerance": 1.0},
-        min_length=6.0,
-        mesh=6,
-        show=True,
-    )
+    small = {"training": {"epochs": 2}, "min_length": 6.0, "mesh": 6}
+    small["sampling"] = {"cell": "primitive", "max_steps": 60, "energy_tolerance": 1.0}
+
+    def tuned(show):
+        potentials = {"foundation": "embedded", "reference": "embedded-reference"}
+        return ps.tune("embedded:Si", out=tmp_path / "si", show=show, **potentials, **small)
+
+    study = tuned(show=True)
     said = capsys.readouterr().err
     assert "labels, 1 training" in said
     assert f"force MAE {study.best.entry.valid_force_mae:.1f} meV/Å" in said
@@ -49,17 +46,7 @@ def test_five_lines_from_a_crystal_to_a_verdict(tmp_path, capsys):
     atoms.calc = study.best.calculator()
     np.testing.assert_allclose(atoms.get_forces(), expected.forces, atol=1e-10)
     np.testing.assert_allclose(written.forces, expected.forces, atol=1e-6)  # plain files may be float32 inside
-    again = ps.tune(
-        "embedded:Si",
-        foundation="embedded",
-        reference="embedded-reference",
-        out=tmp_path / "si",
-        training={"epochs": 2},
-        sampling={"cell": "primitive", "max_steps": 60, "energy_tolerance": 1.0},
-        min_length=6.0,
-        mesh=6,
-        show=False,
-    )
+    again = tuned(show=False)
     assert again.outcome.summary.executed == 0
     assert again.numbers == study.numbers
 

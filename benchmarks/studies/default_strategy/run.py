@@ -27,7 +27,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real_dft"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
-from run import compare, opened
+from run import chosen_files, compare, opened
 
 STEADY = {"schedule": "cosine", "batch_size": 1, "patience": None, "ema": 0.99, "weight_decay": 0.0}
 """The base of the ablation: single cells, a rate that falls to zero, averaged weights."""
@@ -115,13 +115,10 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    files = {f.name.split(".")[0]: f for f in sorted(arguments.data.iterdir()) if ".phonopy.yaml" in f.name}
-    unknown = [name for name in arguments.materials if name not in files]
-    if unknown:
-        parser.error(f"{arguments.data} has no {', '.join(unknown)}; it holds {', '.join(files)}")
+    files = chosen_files(parser, arguments)
     foundation, described = opened(arguments.foundation)
     materials = {}
-    for name in arguments.materials or files:
+    for name in files:
         materials[name] = material(files[name], arguments.work / name, arguments, foundation)
         if arguments.out is not None:
             settings = {key: getattr(arguments, key) for key in ("seeds", "cost", "min_length", "mesh")}

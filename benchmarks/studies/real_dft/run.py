@@ -215,6 +215,14 @@ def summary(materials):
     return table
 
 
+def chosen_files(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict[str, Path]:
+    """Return the phonopy files of the materials asked for (all by default) by name."""
+    files = {f.name.split(".")[0]: f for f in sorted(arguments.data.iterdir()) if ".phonopy.yaml" in f.name}
+    if unknown := [name for name in arguments.materials if name not in files]:
+        parser.error(f"{arguments.data} has no {', '.join(unknown)}; it holds {', '.join(files)}")
+    return {name: files[name] for name in arguments.materials or files}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of NAME.phonopy.yaml[.xz] files with forces or force constants")
@@ -237,11 +245,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    files = {f.name.split(".")[0]: f for f in sorted(arguments.data.iterdir()) if ".phonopy.yaml" in f.name}
-    unknown = [name for name in arguments.materials if name not in files]
-    if unknown:
-        parser.error(f"{arguments.data} has no {', '.join(unknown)}; it holds {', '.join(files)}")
-    chosen = arguments.materials or list(files)
+    files = chosen_files(parser, arguments)
+    chosen = list(files)
     if arguments.teacher is not None:
         arguments.foundation = distil(
             arguments.work / "foundation", arguments.teacher, crystals([files[name] for name in chosen])

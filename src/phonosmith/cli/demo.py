@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
     from phonosmith.analysis.documents import MaterialReport
-    from phonosmith.engines.local.runner import LocalRunner
     from phonosmith.engines.local.state import JobRow
     from phonosmith.harmonic.model import HarmonicModel
 
@@ -63,8 +63,7 @@ def demo(
         get_settings.cache_clear()
     from phonosmith.analysis.documents import MaterialReport
     from phonosmith.core.identity import fix_identities
-    from phonosmith.engines.local.runner import LocalRunner
-    from phonosmith.engines.store.sqlite import open_embedded_jobstore
+    from phonosmith.engines.local.session import carry_out, open_folder_store, prepare_folder
     from phonosmith.flows import demo as flows
 
     names = [name.strip() for name in strategies.split(",") if name.strip()]
@@ -75,23 +74,20 @@ def demo(
     else:
         flow = flows.demo_flow(material or "Si", names or flows.DEMO_STRATEGIES, epochs or flows.DEMO_EPOCHS)
     flow = fix_identities(flow)
-    store = open_embedded_jobstore(out / "store.sqlite")
-    store.connect()
-    runner = LocalRunner(store, out / "run", progress=not json_output or os.isatty(2))
-    runner.retry()
-    runner.ask(flow)
-    before = {row.uuid for row in _label_rows(runner)}
-    try:
-        summary = runner.run()
-    except KeyboardInterrupt:
-        typer.secho("Stopped; what is done stays done. The same command goes on.", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+    prepare_folder(out)
+    before = {row.uuid for row in _label_rows(out)}
+    outcome = carry_out(out, flow, progress=not json_output or os.isatty(2), again=lambda _: None, say=_say)
+    if outcome.interrupted:
+        _say("Stopped; what is done stays done. The same command goes on.")
+        raise typer.Exit(INTERRUPTED)
+    summary = outcome.summary
     for row in summary.failed:
         typer.secho(f"Failed: {row.name}: {row.error} (see {row.folder})", fg="red", err=True)
     unfinished = {row.uuid for row in [*summary.failed, *summary.skipped]}
     wanted = [job.uuid for job, _ in flow.iterflow() if job.metadata.get("stage") == "report"]
-    if unfinished & set(wanted):
+    if unfinished & set(wanted) or outcome.lost:
         raise PhonosmithError("The demonstration did not reach its report.", "Look at the folders named above.")
+    store = open_folder_store(out)
     reports = [MaterialReport.model_validate(store.get_output(uuid, load=True)) for uuid in wanted]
     materials = [_entry(report) for report in reports]
     payload = materials[0] | {
@@ -100,7 +96,7 @@ def demo(
         "files": _write(reports, store, flow, out),
     }
     if real:
-        computed, kept = _label_origins(runner, store, before)
+        computed, kept = _label_origins(out, store, before)
         payload |= {"labels_computed": computed, "labels_cached": kept, "materials": materials}
     answer(payload, lambda: _show(materials, payload), json_output=json_output)
 
@@ -125,17 +121,24 @@ def _entry(report: MaterialReport) -> dict[str, Any]:
     }
 
 
-def _label_rows(runner: LocalRunner) -> list[JobRow]:
-    """Return the label jobs that are done, without those that start or collect them."""
-    from phonosmith.core.metadata import stage_of, step_of
+def _say(words: str) -> None:
+    typer.secho(words, err=True)
 
-    done = runner.state.rows("done", asked=True)
+
+def _label_rows(folder: Path) -> list[JobRow]:
+    """Return the label jobs of a folder that are done, without those that start or collect them."""
+    from phonosmith.core.metadata import stage_of, step_of
+    from phonosmith.engines.local.session import RUN
+    from phonosmith.engines.local.state import RunState
+
+    with contextlib.closing(RunState(folder / RUN / "run.sqlite")) as state:
+        done = state.rows("done", asked=True)
     return [row for row in done if stage_of(row.name, row.metadata) == "label" and not step_of(row.name, row.metadata)]
 
 
-def _label_origins(runner: LocalRunner, store: JobStore, before: set[str]) -> tuple[int, int]:
+def _label_origins(folder: Path, store: JobStore, before: set[str]) -> tuple[int, int]:
     """Return how many labels were calculated now, and how many there were."""
-    uuids = [row.uuid for row in _label_rows(runner)]
+    uuids = [row.uuid for row in _label_rows(folder)]
     fields = ["uuid", "output.kept", "metadata.reused"]
     computed = 0
     for document in store.query({"uuid": {"$in": uuids}}, properties=fields):

@@ -22,7 +22,7 @@ from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
 from phonosmith.training.checkpoint import CHECKPOINT_NAME
 from phonosmith.training.documents import PackedTraining, PackReport, TrainingDocument, TrainingInputs
-from phonosmith.training.spec import TrainSpec, make_spec
+from phonosmith.training.spec import DEFAULT_STRATEGY, TrainSpec, make_spec
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -64,7 +64,7 @@ class FineTuneMaker(Maker):
     """
 
     name: str = "train"
-    strategy: str = "delta"
+    strategy: str = DEFAULT_STRATEGY
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     walltime: float | None = None

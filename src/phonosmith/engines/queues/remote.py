@@ -173,7 +173,7 @@ class RemoteQueue:
             if missing := check_additional_stores(member, self.store):
                 raise ConfigurationError(
                     f"{source}: the job store lacks {', '.join(missing)}, which {member.name!r} asks for.",
-                    "Add it to jobstore.additional_stores, as in workflows/jobflow-remote.",
+                    "Add it to jobstore.additional_stores, as 'phonosmith init-cluster' does.",
                 )
 
     def add(self, flow: Flow, rules: Routing) -> list[str]:

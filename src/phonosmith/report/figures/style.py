@@ -9,15 +9,13 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
 from phonosmith.core.artefacts import write_atomic
@@ -102,21 +100,6 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches; no display or pyplot is needed."""
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def log_axis(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic with plain numbers (0.02, 0.1, 300) instead of powers of ten."""
-    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def whole_ticks(*axis: Axis, most: int = 10) -> None:
-    """Put ticks at whole numbers only."""
-    for one in axis:
-        one.set_major_locator(MaxNLocator(integer=True, nbins=most))
 
 
 def legend_above(figure: Figure, axes: Axes, most: int = 6) -> None:
