@@ -64,9 +64,9 @@ def test_kill_loses_nothing_acknowledged(path, batch):
     for attempt in range(3):
         process = writer(path, f"w{attempt}", 0, 100_000, batch)
         # kill in mid-write, after a different number of acknowledgements each time
-        for line in process.stdout:
+        for number, line in enumerate(process.stdout, 1):
             acknowledged.add(line.strip())
-            if len(acknowledged) >= 15 * (attempt + 1):
+            if number >= 15 * (attempt + 1):
                 break
         process.send_signal(signal.SIGKILL)
         acknowledged.update(line.strip() for line in process.stdout if line.endswith("\n"))
