@@ -11,7 +11,7 @@ from jobflow import Flow, Job
 
 from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
-from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker
+from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker, eos_volumes
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell, displaced_cells
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, engine_potential
@@ -147,7 +147,10 @@ class MaterialParts:
             "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.crystal),
             "transitions": lambda: TransitionMaker(engine=engine, options=settings.follow).make(phonons, name),
             "qha": lambda: QhaFlowMaker(name=f"qha {name}", engine=engine).make(
-                phonons, self.matrix(settings.min_length), self._charges
+                phonons,
+                self.matrix(settings.min_length),
+                self._charges,
+                eos_volumes(self._made[REFERENCE, "eos"]) if "eos" in settings.evaluate else None,
             ),
             "kappa": lambda: KappaFlowMaker(
                 name=f"kappa {name}", engine=engine, mesh=settings.kappa_mesh, cells=settings.kappa_cells

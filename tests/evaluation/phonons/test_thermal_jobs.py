@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from jobflow import Flow
+from jobflow import Flow, run_locally
 from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities
 from phonosmith.engines.local.runner import LocalRunner, default_slots
 from phonosmith.engines.store.sqlite import open_embedded_jobstore
+from phonosmith.evaluation.mechanics.jobs import EosFlowMaker, eos_volumes
 from phonosmith.evaluation.phonons import jobs as phonon_jobs
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
@@ -16,11 +17,14 @@ from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
 from phonosmith.evaluation.phonons.kappa import (
     KappaDoc,
     conductivity_error,
+    displaced_frames,
     evaluate_kappa,
+    relaxation_time_conductivity,
+    set_forces,
     third_order_cells,
     with_charges,
 )
-from phonosmith.evaluation.phonons.qha import QhaDoc, evaluate_qha
+from phonosmith.evaluation.phonons.qha import FACTORS, QhaDoc, evaluate_qha
 from phonosmith.evaluation.phonons.thermal_jobs import (
     KappaFlowMaker,
     QhaFlowMaker,
@@ -135,11 +139,81 @@ def test_charges_of_phonons_serve_conductivity_and_expansion():
     assert 0 < shift < 0.5 * 4.1357e-3 * 4.5
 
 
+@pytest.mark.slow
+def test_pairs_that_were_lost_cost_themselves():
+    """Without 3 of 57 pairs symfc's fit moves kappa by a per cent (fourth order); random cells cannot be spared."""
+    pytest.importorskip("phono3py")
+    potential, atoms = load("embedded-reference"), demo_structure("Si")
+
+    def conductivity(lost, cells="pairs"):
+        phonon = third_order_cells(atoms, TWO, cells=cells)
+        results = potential.evaluate(displaced_frames(phonon), stress=False)
+        forces = [None if number in lost else one.forces for number, one in enumerate(results, 1)]
+        assert set_forces(phonon, forces) == lost
+        return relaxation_time_conductivity(phonon, (5, 5, 5)).kappa
+
+    assert conductivity([1, 3, 40]) == pytest.approx(conductivity([]), rel=0.02)
+    with pytest.raises(MismatchError, match="do not determine"):
+        conductivity(list(range(4, 58)))
+    with pytest.raises(MismatchError, match="displaced cells 2 of 4 have no forces"):
+        conductivity([2], "random")
+
+
+@pytest.mark.slow
+def test_a_stand_in_for_vasp_gives_the_numbers_of_the_fast_path(tmp_path):
+    """INCAR to vasprun.xml at every volume and displaced cell; VASP's files print forces to 1e-8, energies to 1e-8 eV."""
+    pytest.importorskip("phono3py")
+    engine = make_engine("vasp", PROTOCOL, rehearsal=True, potential="embedded-reference")
+    store = open_embedded_jobstore(tmp_path / "store.sqlite")
+    store.connect()
+    one = [[-1, 1, 1], [1, -1, 1], [1, 1, -1]]
+    phonons = PhononFlowMaker(name="phonon si reference", engine=engine, mesh=4).make(silicon(), one)
+    equation = EosFlowMaker(name="eos si reference", engine=engine).make(silicon())
+    qha = QhaFlowMaker(name="qha si reference", engine=engine, factors=FACTORS[:-1], mesh=8)
+    expansion = qha.make(phonons.output, one, known=eos_volumes(equation))
+    kappa = KappaFlowMaker(name="kappa si reference", engine=engine, mesh=5, cells="random").make(phonons.output, one)
+    flow = Flow([phonons, equation, expansion, kappa])
+    run_locally(flow, store=store, log=False, create_folders=True, root_dir=tmp_path, raise_immediately=True)
+
+    def output(member, document):
+        found = store.get_output(member.output.uuid, load=True)
+        plain = found if isinstance(found, document) else {k: v for k, v in found.items() if not k.startswith("@")}
+        return document.model_validate(plain)
+
+    start, expanded, conducting = (
+        output(*pair) for pair in ((phonons, PhononDoc), (expansion, QhaDoc), (kappa, KappaDoc))
+    )
+    assert expanded.left_out == []
+    potential, crystal = load("embedded-reference"), silicon().from_dict(start.structure)
+    fast = evaluate_qha(crystal, potential, one, factors=FACTORS[:-1], mesh=8)
+    for name in ("thermal_expansion_per_k", "bulk_modulus_gpa", "heat_capacity_p", "gruneisen"):
+        assert getattr(expanded.room, name) == pytest.approx(getattr(fast.room, name), rel=0.01), name
+    direct = evaluate_kappa(crystal, potential, one, mesh=5, cells="random")
+    assert conducting.result.kappa == pytest.approx(direct.result.kappa, rel=1e-3)
+
+
+def test_volumes_of_an_equation_of_state_serve_the_expansion_too(engine):
+    eos = EosFlowMaker(name="eos si", engine=engine).make(silicon())
+    phonons = PhononFlowMaker(name="phonon si", engine=engine, mesh=4).make(silicon(), TWO)
+    maker = QhaFlowMaker(name="qha si", engine=engine)
+    alone = maker.make(phonons.output, TWO)
+    shared = maker.make(phonons.output, TWO, known=eos_volumes(eos))
+    relaxed = [
+        {one.name for one, _ in flow.iterflow() if one.name.startswith("relax ")} for flow in (alone, shared)
+    ]
+    assert len(relaxed[0]) == 6
+    # five of six volumes are the equation of state's; 1.06 is beyond it
+    assert relaxed[1] == {"relax si qha 1.06"}
+    made = {one.uuid for one, _ in eos.iterflow()}
+    used = {name.uuid for name in shared.jobs[-1].input_references}
+    assert len(used & made) >= 5
+
+
 def test_what_failed_is_named(engine):
     task = ThirdOrder(
         engine=engine, name="kappa si", supercell_matrix=TWO, mesh=5, temperature=300.0, cells="pairs", attempts=1
     )
-    with pytest.raises(MismatchError, match=r"cells 1, 2 of 2 have no forces"):
-        collect_kappa.original(silicon(), task, [None, None])
+    with pytest.raises(MismatchError, match=r"kappa si: displaced cells 1, 2.* of 57 have no forces"):
+        collect_kappa.original(silicon(), task, [None] * 57)
     with pytest.raises(MismatchError, match="no phonons of the relaxed cell"):
         collect_qha.original(None, [0.98, 1.0, 1.02], [{}, {}, {}], [None] * 3)

@@ -328,3 +328,9 @@ class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
         ours.config.on_missing_references = OnMissing.NONE
         ours.name = self.name
         return Flow([equilibrium, *members, ours], output=ours.output, name=self.name)
+
+
+def eos_volumes(flow: Flow) -> dict[float, dict[str, Any]]:
+    """Return what is known after an `EosFlowMaker`'s flow of each volume, by its factor; see `relaxed_volumes`."""
+    points: list[dict[str, Any]] = flow.jobs[-1].function_args[1]
+    return dict(zip(VOLUME_FACTORS, points, strict=True))

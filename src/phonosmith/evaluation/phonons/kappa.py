@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import Manifest, recorded
 from phonosmith.harmonic.files import safe_tree
+from phonosmith.harmonic.fit import DETERMINED
 from phonosmith.harmonic.model import SYMPREC, atoms_of, composition_of
 from phonosmith.harmonic.nac import charges_of, checked_charges
 
@@ -35,6 +36,9 @@ ThirdOrderCells = Literal["pairs", "random"]
 WORST_SRME = 2.0
 DISTANCE = 0.03
 """Å, phono3py's default."""
+MOST_ATOMS_TRIED = 150
+"""Supercells larger than this keep no force constants of third order twice: 0.7 GB each."""
+Array = NDArray[np.float64]
 
 
 class ConductivityResult(Document):
@@ -58,6 +62,7 @@ class KappaDoc(Document):
     supercell_matrix: list[list[int]] = Field(description="supercell of second and third order")
     result: ConductivityResult = Field(description="conductivity")
     srme: float | None = Field(None, description="error mode by mode against a reference, 0 to 2, where one is known")
+    missing: list[Missing] = Field(default_factory=list, description="displaced cells without forces, and why")
     manifest: Manifest = Field(description="provenance")
 
 
@@ -273,13 +278,75 @@ def displaced_frames(phonon: Phono3py) -> list[Atoms]:
     return [atoms_of(cell) for cell in moved]
 
 
-def set_forces(phonon: Phono3py, forces: Sequence[ArrayLike]) -> None:
-    """Make force constants from the forces (eV/Å) in `displaced_frames`."""
+def set_forces(phonon: Phono3py, forces: Sequence[ArrayLike | None], where: str = "The data set") -> list[int]:
+    """Make force constants from the forces (eV/Å) in `displaced_frames`; return the numbers (from 1) of those without.
+
+    Pairs of displacements without forces (None) are left out where the others determine force constants of second and
+    third order all the same, which symfc then fits.
+
+    Raises
+    ------
+    MismatchError
+        When they do not, when second order has a supercell of its own, or when the displacements are random: these are
+        so few that fourth order, no longer averaged out, would change kappa by a tenth and more.
+    """
+    kept = [number for number, one in enumerate(forces) if one is not None]
+    lost = [number + 1 for number, one in enumerate(forces) if one is None]
     third = sum(cell is not None for cell in phonon.supercells_with_displacements)
-    phonon.forces = np.array(forces[:third], dtype=float)
-    if phonon.phonon_supercell_matrix is not None:
-        phonon.phonon_forces = np.array(forces[third:], dtype=float)
+    if lost:
+        spare = "first_atoms" in phonon.dataset and phonon.phonon_supercell_matrix is None
+        if not spare or not _still_determined(phonon, kept):
+            raise MismatchError(
+                f"{where}: displaced cells {', '.join(map(str, lost))} of {len(forces)} have no forces, and the others "
+                "do not determine the force constants well enough.",
+                "Repair the cause and run these calculations again.",
+            )
+        known = np.array([forces[number] for number in kept], dtype=float)
+        phonon.dataset = {"displacements": _moved(phonon)[kept], "forces": known}
+    else:
+        phonon.forces = np.array(forces[:third], dtype=float)
+        if phonon.phonon_supercell_matrix is not None:
+            phonon.phonon_forces = np.array(forces[third:], dtype=float)
     _produce(phonon)
+    return lost
+
+
+def _moved(phonon: Phono3py) -> Array:
+    """Return the displacements (cells, atoms, 3) of `displaced_frames`, Å."""
+    rest = phonon.supercell.positions
+    return np.array([atoms.positions - rest for atoms in displaced_frames(phonon)])
+
+
+def _still_determined(phonon: Phono3py, kept: list[int]) -> bool:
+    """Tell whether some displaced cells determine the force constants as all do.
+
+    It is tried as `harmonic.fit.still_determined` does: force constants without meaning give forces, and are fitted
+    again to those in the cells that are left.
+    """
+    if not kept or len(phonon.supercell) > MOST_ATOMS_TRIED:
+        return False
+    moved = _moved(phonon)
+
+    def fitted(displacements: Array, forces: Array) -> tuple[Array, Array]:
+        copy = phono3py_class()(
+            phonon.unitcell, phonon.supercell_matrix, primitive_matrix=phonon.primitive_matrix, symprec=SYMPREC,
+            log_level=0,
+        )  # fmt: skip
+        copy.dataset = {"displacements": displacements, "forces": forces}
+        copy.produce_fc3(fc_calculator="symfc", is_compact_fc=False)
+        return np.asarray(copy.fc2), np.asarray(copy.fc3)
+
+    second, third = fitted(moved, np.random.default_rng(0).normal(size=moved.shape))
+    some = moved[kept]
+    forces = -np.einsum("ijab,njb->nia", second, some) - np.einsum(
+        "ijkabc,njb,nkc->nia", third, some, some, optimize=True
+    ) / 2
+    try:
+        again = fitted(some, forces)
+    except np.linalg.LinAlgError:
+        return False
+    pairs = zip(again, (second, third), strict=True)
+    return all(bool(np.abs(one - true).max() <= DETERMINED * np.abs(true).max()) for one, true in pairs)
 
 
 def with_charges(phonon: Phono3py, charges: HarmonicModel | None) -> None:

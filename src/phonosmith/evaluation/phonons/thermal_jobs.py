@@ -6,7 +6,7 @@ Both routes meet where volumes have phonons and energies (`qha_document`), and w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from pydantic import ConfigDict, Field
 from pymatgen.core import Structure
 
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Document
+from phonosmith.core.document import Document, Missing
 from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.identity import identified_like_running
@@ -55,6 +55,9 @@ from phonosmith.structures.magnetic import MagneticOrder
 if TYPE_CHECKING:
     from jobflow import OutputReference
     from phono3py import Phono3py
+
+
+_LOST = "its calculation left no forces; symfc fitted the force constants to the others (about a per cent in kappa)"
 
 
 def _model(phonons: Any) -> HarmonicModel | None:
@@ -154,26 +157,31 @@ class QhaFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
     mesh: int = MESH
 
     def make(
-        self, phonons: OutputReference, supercell_matrix: list[list[int]], charges: OutputReference | None = None
+        self,
+        phonons: OutputReference,
+        supercell_matrix: list[list[int]],
+        charges: OutputReference | None = None,
+        known: Mapping[float, dict[str, Any]] | None = None,
     ) -> Flow:
         """Return the flow; its output is a `QhaDoc`.
 
         ``phonons`` is the output of the job that made the `PhononDoc` of the relaxed crystal in this supercell;
-        ``charges`` see `run_qha`.
+        ``charges`` see `run_qha`; ``known``: volumes that an equation of state relaxes anyhow (`eos_volumes`).
         """
         engine, factors = _engine(self), ordered_factors(self.factors)
         labels = {factor: f"{self.name.removeprefix('qha ')} qha {factor:g}" for factor in factors}
-        volumes = {label: factor for factor, label in labels.items()}
-        members, points = relaxed_volumes(phonons.structure, engine, volumes, ("relax", "static"))
+        left = {label: factor for factor, label in labels.items() if factor not in (known or {})}
+        members, points = relaxed_volumes(phonons.structure, engine, left, ("relax", "static"))
+        at = dict(known or {}) | dict(zip(left.values(), points, strict=True))
         sampled: list[OutputReference] = []
-        for (factor, label), point in zip(labels.items(), points, strict=True):
+        for factor, label in labels.items():
             if factor == 1.0:
                 sampled.append(phonons)
                 continue
             maker = PhononFlowMaker(name=f"phonon {label}", engine=engine, relax=False)
-            members.append(maker.make(point["structure"], supercell_matrix))
+            members.append(maker.make(at[factor]["structure"], supercell_matrix))
             sampled.append(members[-1].output)
-        last = collect_qha(phonons, factors, points, sampled, engine.functional, self.mesh, charges)
+        last = collect_qha(phonons, factors, [at[one] for one in factors], sampled, engine.functional, self.mesh, charges)
         last.config.on_missing_references = OnMissing.NONE
         last.name = self.name
         return Flow([*members, last], output=last.output, name=self.name)
@@ -266,30 +274,20 @@ def start_third_order(phonons: Any, task: ThirdOrder, charges: Any = None) -> Re
 
 @job(output_schema=KappaDoc)
 def collect_kappa(structure: Structure, task: ThirdOrder, records: list[Any], charges: Any = None) -> KappaDoc:
-    """Make force constants of the forces that other jobs left, and the conductivity of these.
-
-    Raises
-    ------
-    MismatchError
-        When a cell has no forces: third order needs them all.
-    """
+    """Make force constants of the forces that other jobs left, and the conductivity of these; see `set_forces`."""
     task = ThirdOrder.model_validate(task)
     read = [None if item is None else ReferenceRecord.model_validate(item) for item in records]
-    forces = [record.forces for record in read if record is not None and record.accepted]
-    if len(forces) < len(read):
-        lost = [str(number) for number, record in enumerate(read, 1) if record is None or not record.accepted]
-        raise MismatchError(
-            f"{task.name}: displaced cells {', '.join(lost)} of {len(read)} have no forces.",
-            "Repair the cause and run these calculations again.",
-        )
+    forces = [None if one is None or not one.accepted else np.asarray(one.forces) for one in read]
     settings = task.model_dump(include={"supercell_matrix", "mesh", "temperature", "cells"})
     with recorded({"structure": digest_structure(structure)}, settings) as manifest:
         phonon = _cells(structure, task)
-        set_forces(phonon, [np.asarray(one) for one in forces])
+        lost = set_forces(phonon, forces, task.name)
         with_charges(phonon, _charged(charges))
-        return kappa_document(
+        document = kappa_document(
             phonon, manifest, method=task.engine.functional, mesh=task.mesh, temperature=task.temperature
         )
+    document.missing = [Missing(what=f"displaced cell {one} of {len(read)}", reason=_LOST) for one in lost]
+    return document
 
 
 def _cells(structure: Structure, task: ThirdOrder) -> Phono3py:
