@@ -14,10 +14,10 @@ import time
 import numpy as np
 from pymatgen.core import Lattice, Structure
 
-from phonosmith.evaluation.phonons.effective import effective_harmonic
 from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
 from phonosmith.evaluation.phonons.mesh import sorted_frequencies
 from phonosmith.evaluation.phonons.stability import judge_stability
+from phonosmith.evaluation.thermal.effective import effective_harmonic
 from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.potentials.registry import load, resolve
 
@@ -47,11 +47,15 @@ def main() -> None:
     print(json.dumps(line | {"harmonic_to_thz": round(transverse_optical(result.model), 3)}), flush=True)
     for kelvin in asked.temperatures:
         since = time.process_time()
-        model, summary = effective_harmonic(result.model, potential, kelvin, snapshots=asked.snapshots)
+        at = effective_harmonic(result.model, potential, kelvin, snapshots=asked.snapshots)
+        model, summary = at.model, at.summary
         found = {
             "temperature_k": kelvin,
             "to_thz": round(transverse_optical(model), 3),
             "no_imaginary_modes": judge_stability(model).stable_practical,
+            "curvature_to_thz": None if at.curvature is None else round(transverse_optical(at.curvature), 3),
+            "curvature_min_thz": None if summary.curvature is None else round(summary.curvature.omega_min_thz, 3),
+            "stable": at.stable,
             "iterations": summary.iterations,
             "converged": summary.converged,
             "free_energy_ev": round(summary.free_energy, 5),

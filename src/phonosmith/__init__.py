@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from phonosmith.evaluation.modes.jobs import TransitionMaker
     from phonosmith.evaluation.phonons.comparison import compare_phonons
     from phonosmith.evaluation.phonons.jobs import PhononFlowMaker
-    from phonosmith.evaluation.phonons.kappa import third_order_phonon
+    from phonosmith.evaluation.thermal.kappa import third_order_phonon
     from phonosmith.flows.adaptive import AdaptiveMaker
     from phonosmith.flows.material import FineTuneMaterialMaker
     from phonosmith.potentials.embedded import read_crystal
@@ -57,7 +57,7 @@ _HOMES = {
     "read_crystal": "potentials.embedded",
     "read_results": "analysis.queries",
     "resolve": "potentials.registry",
-    "third_order_phonon": "evaluation.phonons.kappa",
+    "third_order_phonon": "evaluation.thermal.kappa",
     "tune": "study.tune",
 }
 

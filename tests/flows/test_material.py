@@ -13,10 +13,10 @@ from phonosmith.engines.store.sqlite import open_embedded_jobstore
 from phonosmith.evaluation.phonons.comparison import compare_phonons
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-from phonosmith.evaluation.phonons.kappa import conductivity_error, evaluate_kappa
-from phonosmith.evaluation.phonons.qha import evaluate_qha
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.evaluation.relax import relax_atoms
+from phonosmith.evaluation.thermal.kappa import conductivity_error, evaluate_kappa
+from phonosmith.evaluation.thermal.qha import evaluate_qha
 from phonosmith.flows.material import FineTuneMaterialMaker
 from phonosmith.flows.reference import check_cells
 from phonosmith.flows.routing import kind_of

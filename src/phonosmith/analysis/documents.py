@@ -14,8 +14,8 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.phonons.committee import Interval
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.phonons.kappa import KappaDoc
-from phonosmith.evaluation.phonons.qha import QhaDoc
+from phonosmith.evaluation.thermal.kappa import KappaDoc
+from phonosmith.evaluation.thermal.qha import QhaDoc
 from phonosmith.evaluation.verdict import GivenLimits, Verdict
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef

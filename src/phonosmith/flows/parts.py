@@ -11,13 +11,19 @@ from jobflow import Flow, Job
 
 from phonosmith.core.metadata import PACK, describe, named
 from phonosmith.evaluation.forgetting.jobs import ForgettingMaker
-from phonosmith.evaluation.mechanics.jobs import ElasticFlowMaker, EosFlowMaker, FastElasticMaker, FastEosMaker, eos_volumes
+from phonosmith.evaluation.mechanics.jobs import (
+    ElasticFlowMaker,
+    EosFlowMaker,
+    FastElasticMaker,
+    FastEosMaker,
+    eos_volumes,
+)
 from phonosmith.evaluation.modes.jobs import ModeFollowingMaker, TransitionMaker
 from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell, displaced_cells
 from phonosmith.evaluation.phonons.jobs import FastPhononMaker, PhononFlowMaker, engine_potential
-from phonosmith.evaluation.phonons.kappa import displaced_frames, third_order_cells
-from phonosmith.evaluation.phonons.qha import FACTORS
-from phonosmith.evaluation.phonons.thermal_jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
+from phonosmith.evaluation.thermal.jobs import KappaFlowMaker, QhaFlowMaker, run_kappa, run_qha
+from phonosmith.evaluation.thermal.kappa import displaced_frames, third_order_cells
+from phonosmith.evaluation.thermal.qha import FACTORS
 from phonosmith.flows.adaptive import AdaptiveMaker, AdaptiveState
 from phonosmith.flows.costs import collect_program_costs
 from phonosmith.flows.finished import FinishedPhonons, labels_of_file, phonons_of_file

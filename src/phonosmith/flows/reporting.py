@@ -33,8 +33,8 @@ from phonosmith.evaluation.modes.documents import TransitionDoc
 from phonosmith.evaluation.modes.scenarios import classify
 from phonosmith.evaluation.phonons.committee import Committee
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononDoc
-from phonosmith.evaluation.phonons.kappa import KappaDoc, conductivity_error
-from phonosmith.evaluation.phonons.qha import QhaDoc
+from phonosmith.evaluation.thermal.kappa import KappaDoc, conductivity_error
+from phonosmith.evaluation.thermal.qha import QhaDoc
 from phonosmith.evaluation.verdict import GivenLimits, Thresholds, unfit
 from phonosmith.flows import costs
 from phonosmith.flows.reference import check_forces

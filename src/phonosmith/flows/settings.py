@@ -20,7 +20,7 @@ from pydantic import (
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 from phonosmith.evaluation.modes.follow import FollowOptions
-from phonosmith.evaluation.phonons.kappa import ThirdOrderCells
+from phonosmith.evaluation.thermal.kappa import ThirdOrderCells
 from phonosmith.evaluation.verdict import GivenLimits
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.sampling.documents import SamplingSettings

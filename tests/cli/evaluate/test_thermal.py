@@ -91,7 +91,7 @@ def test_qha_is_phonopys_on_a_loop_over_volumes(silicon, tmp_path):
 @pytest.mark.slow
 def test_kappa_against_a_reference(silicon, tmp_path):
     pytest.importorskip("phono3py")
-    from phonosmith.evaluation.phonons.kappa import read_phono3py, third_order_phonon
+    from phonosmith.evaluation.thermal.kappa import read_phono3py, third_order_phonon
     from phonosmith.potentials.registry import load, resolve
 
     atoms = Structure.from_file(silicon).to_ase_atoms(msonable=False)

@@ -44,7 +44,7 @@ def plan(
 
     Example: phonosmith plan Si.cif --foundation embedded
     """
-    from phonosmith.evaluation.phonons.qha import FACTORS
+    from phonosmith.evaluation.thermal.qha import FACTORS
     from phonosmith.flows.settings import MaterialSettings
     from phonosmith.reference.protocol import ReferenceProtocol
     from phonosmith.reference.vasp.potcar_symbols import PBE_54_SYMBOLS

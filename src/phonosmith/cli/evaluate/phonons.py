@@ -56,17 +56,17 @@ def phonons(
     """Relax a crystal with a potential and compute its phonons in one go.
 
     With --temperature, a crystal whose harmonic phonons are imaginary gets its effective ones at that temperature too
-    (self-consistent harmonic approximation). Imaginary ones there: nothing holds it together. Real ones are no proof
-    that it is the stable phase: compare its free energy with that of the distorted crystal.
+    (self-consistent harmonic approximation). Imaginary ones there: nothing holds it together. Real ones do not yet make
+    its sites stable: the curvature of the free energy about them does, and is judged too (supercells up to 128 atoms).
 
     Example: phonosmith phonons GeTe.cif --potential tuned --temperature 300 --out phonons
     """
     from phonosmith.core.errors import InputError
     from phonosmith.core.manifest import recorded
-    from phonosmith.evaluation.phonons.effective import effective_harmonic
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
     from phonosmith.evaluation.phonons.mesh import mesh_numbers
     from phonosmith.evaluation.phonons.summary import summarise_phonons, write_phonons
+    from phonosmith.evaluation.thermal.effective import effective_harmonic
 
     if force_constants not in {"symfc", "traditional"}:
         raise InputError(f"Unknown --force-constants {force_constants!r}.", "Choose symfc or traditional.")
@@ -98,21 +98,24 @@ def phonons(
     at_temperature = []
     for kelvin in (temperature or [300.0]) if wanted else []:
         with progress_bar("effective phonons") as progress:
-            model, summary = effective_harmonic(
-                result.model, case.potential, kelvin, snapshots=snapshots, progress=progress
-            )
-        with recorded({"potential": case.ref.sha256}, summary.model_dump(mode="json")) as manifest:
-            warm = summarise_phonons(model, manifest, mesh=mesh, temperatures=[kelvin], potential=case.ref)
+            found = effective_harmonic(result.model, case.potential, kelvin, snapshots=snapshots, progress=progress)
+        with recorded({"potential": case.ref.sha256}, found.summary.model_dump(mode="json")) as manifest:
+            warm = summarise_phonons(found.model, manifest, mesh=mesh, temperatures=[kelvin], potential=case.ref)
         folder = out / f"effective-{kelvin:g}K"
-        write_phonons(model, warm, folder)
-        at_temperature.append((summary, warm, folder))
+        write_phonons(found.model, warm, folder)
+        at_temperature.append((found, warm, folder))
     if json_output:
         payload = document.model_dump(mode="json", exclude={"structure"}) | {"files": files}
         payload["effective"] = [
-            summary.model_dump(mode="json")
-            | {"omega_min_thz": warm.omega_min_thz, "omega_max_thz": warm.omega_max_thz, "files": str(folder)}
+            found.summary.model_dump(mode="json")
+            | {
+                "stable": found.stable,
+                "omega_min_thz": warm.omega_min_thz,
+                "omega_max_thz": warm.omega_max_thz,
+                "files": str(folder),
+            }
             | {"stability": warm.stability.model_dump(mode="json")}
-            for summary, warm, folder in at_temperature
+            for found, warm, folder in at_temperature
         ]
         print_json(payload)
         return
@@ -127,12 +130,16 @@ def phonons(
     heat = document.thermal
     for kelvin, c, s, f in zip(heat.temperatures, heat.heat_capacity, heat.entropy, heat.free_energy, strict=True):
         typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")
-    for summary, warm, folder in at_temperature:
+    for found, warm, folder in at_temperature:
+        summary, lowest = found.summary, found.summary.curvature
         words = (
             "no imaginary modes"
             if warm.stability.stable_practical
             else f"{warm.stability.n_imaginary_practical} imaginary modes"
         )
+        if lowest is not None:
+            words += f"; free energy {'rises' if found.stable else 'falls'} along its softest mode, "
+            words += f"{lowest.omega_min_thz:.3f} THz: {'stable' if found.stable else 'not stable'} there"
         typer.echo(
             f"effective at {summary.temperature:g} K: ω {warm.omega_min_thz:.3f} to {warm.omega_max_thz:.3f} THz; "
             f"{words} ({folder})"

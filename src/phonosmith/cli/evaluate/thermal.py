@@ -75,7 +75,7 @@ def qha(
     Example: phonosmith qha Si.cif --potential embedded --temperatures "100,300,500"
     """
     from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-    from phonosmith.evaluation.phonons.qha import evaluate_qha, temperature_grid
+    from phonosmith.evaluation.thermal.qha import evaluate_qha, temperature_grid
 
     asked = asked_temperatures(temperatures)
     matrix = asked_supercell(supercell, min_length)
@@ -156,7 +156,7 @@ def kappa(
     from pymatgen.io.ase import AseAtomsAdaptor
 
     from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
-    from phonosmith.evaluation.phonons.kappa import (
+    from phonosmith.evaluation.thermal.kappa import (
         conductivity_error,
         phono3py_class,
         read_phono3py,

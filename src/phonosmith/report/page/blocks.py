@@ -18,7 +18,7 @@ from phonosmith.evaluation.forgetting.documents import ForgettingDoc, Forgetting
 from phonosmith.evaluation.mechanics.documents import ElasticDoc
 from phonosmith.evaluation.modes.documents import FollowedMode, Phase
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
-from phonosmith.evaluation.phonons.qha import QhaDoc
+from phonosmith.evaluation.thermal.qha import QhaDoc
 from phonosmith.report.charts.campaign import crystal_system
 from phonosmith.report.charts.material import (
     elastic_chart,

@@ -3,12 +3,14 @@
 Self-consistent harmonic approximation, sampled stochastically (phonopy's implementation): displacements are drawn from
 the quantum canonical ensemble of the present force constants, the potential gives forces, symfc fits new constants to
 them, until the two agree. Crystals that only anharmonicity holds together have real frequencies here, although their
-harmonic ones are imaginary. The cell is kept: thermal expansion is not in it.
+harmonic ones are imaginary; whether their sites are those of a stable crystal at this temperature, the curvature of the
+free energy tells (`hessian`). The cell is kept: thermal expansion is not in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -17,8 +19,10 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConvergenceError, InputError
+from phonosmith.evaluation.phonons.documents import StabilityVerdict
 from phonosmith.evaluation.phonons.mesh import sorted_frequencies
-from phonosmith.evaluation.phonons.stability import commensurate_qpoints
+from phonosmith.evaluation.phonons.stability import commensurate_qpoints, judge_stability
+from phonosmith.evaluation.thermal.hessian import MOST_ATOMS, free_energy_hessian
 from phonosmith.harmonic.model import HarmonicModel, atoms_of, full_force_constants
 
 if TYPE_CHECKING:
@@ -50,13 +54,34 @@ class EffectiveHarmonic(Document):
         description=f"mean change of the commensurate frequencies from the {WINDOW} iterations before to the last, THz"
     )
     converged: bool = Field(description=f"the drift is below {DRIFT_THZ} THz")
+    curvature: StabilityVerdict | None = Field(
+        None, description="modes of the free energy's curvature; null where the supercell is too large or nothing holds"
+    )
+
+
+@dataclass(frozen=True)
+class EffectivePhonons:
+    """Effective harmonic force constants, and the curvature of the free energy where it is known."""
+
+    model: HarmonicModel
+    summary: EffectiveHarmonic
+    curvature: HarmonicModel | None
+
+    @property
+    def stable(self) -> bool | None:
+        """Whether the free energy rises in every direction, None where this is not known."""
+        if not judge_stability(self.model).stable_practical:
+            return False
+        return None if self.summary.curvature is None else self.summary.curvature.stable_practical
 
 
 class _Evaluator:
     """A potential as phonopy's sampler calls one."""
 
-    def __init__(self, potential: Potential) -> None:
+    def __init__(self, potential: Potential, rest: NDArray[np.float64]) -> None:
         self._potential = potential
+        self._rest = rest
+        self.drawn: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
 
     def evaluate(
         self, cells: Sequence[PhonopyAtoms]
@@ -70,6 +95,7 @@ class _Evaluator:
                 "The potential gives no finite forces for thermal displacements.",
                 "The crystal is not held together at this temperature, or the potential does not reach so far.",
             )
+        self.drawn.append((np.array([cell.positions - self._rest for cell in cells]), forces))
         return energies, forces, np.zeros((len(results), 6))
 
 
@@ -82,7 +108,7 @@ def effective_harmonic(
     iterations: int = MAX_ITERATIONS,
     seed: int = 0,
     progress: Callable[[int, int | None, str], None] | None = None,
-) -> tuple[HarmonicModel, EffectiveHarmonic]:
+) -> EffectivePhonons:
     """Return the effective harmonic model of a crystal at a temperature (K), and how it came about.
 
     Start, cell and supercell are those of ``model``; ``progress`` is told iterations done, the most
@@ -97,9 +123,10 @@ def effective_harmonic(
         )
     start = model.phonon.replicate()
     start.force_constants = full_force_constants(model.phonon)
+    evaluator = _Evaluator(potential, model.phonon.supercell.positions)
     sampler = MLPSSCHA(
         start,
-        cast("Any", _Evaluator(potential)),
+        cast("Any", evaluator),
         temperature=temperature,
         number_of_snapshots=snapshots,
         max_iterations=iterations,
@@ -122,6 +149,10 @@ def effective_harmonic(
             if drift <= DRIFT_THZ:
                 break
     kept = sampler.history[-WINDOW:]
+    effective, curvature = _with(model, used[-WINDOW:], temperature), None
+    if len(model.phonon.supercell) <= MOST_ATOMS:
+        moved, forces = (np.concatenate(parts) for parts in zip(*evaluator.drawn[-WINDOW:], strict=True))
+        curvature = free_energy_hessian(effective, moved, forces, temperature)
     summary = EffectiveHarmonic(
         temperature=temperature,
         snapshots=snapshots,
@@ -131,8 +162,9 @@ def effective_harmonic(
         free_energy_error=float(np.sqrt(np.sum([one.free_energy_error**2 for one in kept])) / len(kept)),
         drift_thz=drift,
         converged=drift <= DRIFT_THZ,
+        curvature=None if curvature is None else judge_stability(curvature),
     )
-    return _with(model, used[-WINDOW:], temperature), summary
+    return EffectivePhonons(effective, summary, curvature)
 
 
 def _with(model: HarmonicModel, constants: Sequence[NDArray[np.float64]], temperature: float) -> HarmonicModel:

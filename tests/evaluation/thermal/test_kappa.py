@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.evaluation.phonons.kappa import relaxation_time_conductivity, sre, srme
+from phonosmith.evaluation.thermal.kappa import relaxation_time_conductivity, sre, srme
 
 
 def test_symmetric_errors_by_hand():
@@ -82,7 +82,7 @@ def test_conductivity_of_a_potential():
     from ase.build import bulk
     from ase.calculators.morse import MorsePotential
 
-    from phonosmith.evaluation.phonons.kappa import third_order_phonon
+    from phonosmith.evaluation.thermal.kappa import third_order_phonon
     from phonosmith.potentials.ase_potential import AsePotential
 
     atoms = bulk("Ar", "fcc", a=4.0)

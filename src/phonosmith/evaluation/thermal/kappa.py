@@ -338,9 +338,10 @@ def _still_determined(phonon: Phono3py, kept: list[int]) -> bool:
 
     second, third = fitted(moved, np.random.default_rng(0).normal(size=moved.shape))
     some = moved[kept]
-    forces = -np.einsum("ijab,njb->nia", second, some) - np.einsum(
-        "ijkabc,njb,nkc->nia", third, some, some, optimize=True
-    ) / 2
+    forces = (
+        -np.einsum("ijab,njb->nia", second, some)
+        - np.einsum("ijkabc,njb,nkc->nia", third, some, some, optimize=True) / 2
+    )
     try:
         again = fitted(some, forces)
     except np.linalg.LinAlgError:

@@ -6,7 +6,7 @@ from pymatgen.io.ase import AseAtomsAdaptor
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import AVOGADRO
-from phonosmith.evaluation.phonons.qha import evaluate_qha
+from phonosmith.evaluation.thermal.qha import evaluate_qha
 from phonosmith.potentials.ase_potential import AsePotential
 
 A, RHO = 4.0, 6.0

@@ -8,7 +8,7 @@ from phonopy.structure.atoms import PhonopyAtoms
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import AVOGADRO, BOLTZMANN, KJ_PER_MOL_PER_EV, PLANCK
 from phonosmith.evaluation.mechanics.eos import birch_murnaghan_energy
-from phonosmith.evaluation.phonons.qha import mean_gruneisen, quasi_harmonic
+from phonosmith.evaluation.thermal.qha import mean_gruneisen, quasi_harmonic
 
 V0, GAMMA, NU0 = 40.0, 2.0, 5.0  # an Einstein crystal of six oscillators with nu = nu0 (V0/V)^gamma
 VOLUMES = V0 * np.linspace(0.96, 1.06, 9)

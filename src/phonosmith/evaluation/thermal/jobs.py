@@ -26,7 +26,8 @@ from phonosmith.core.reuse import reused
 from phonosmith.evaluation.mechanics.jobs import relaxed_volumes
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.jobs import PhononFlowMaker, force_jobs
-from phonosmith.evaluation.phonons.kappa import (
+from phonosmith.evaluation.phonons.summary import harmonic_from_document
+from phonosmith.evaluation.thermal.kappa import (
     KappaDoc,
     ThirdOrderCells,
     displaced_frames,
@@ -36,7 +37,7 @@ from phonosmith.evaluation.phonons.kappa import (
     third_order_cells,
     with_charges,
 )
-from phonosmith.evaluation.phonons.qha import (
+from phonosmith.evaluation.thermal.qha import (
     FACTORS,
     MESH,
     QhaDoc,
@@ -45,7 +46,6 @@ from phonosmith.evaluation.phonons.qha import (
     ordered_factors,
     qha_document,
 )
-from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.harmonic.model import HarmonicModel
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import ReferenceRecord
@@ -181,7 +181,9 @@ class QhaFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type informat
             maker = PhononFlowMaker(name=f"phonon {label}", engine=engine, relax=False)
             members.append(maker.make(at[factor]["structure"], supercell_matrix))
             sampled.append(members[-1].output)
-        last = collect_qha(phonons, factors, [at[one] for one in factors], sampled, engine.functional, self.mesh, charges)
+        last = collect_qha(
+            phonons, factors, [at[one] for one in factors], sampled, engine.functional, self.mesh, charges
+        )
         last.config.on_missing_references = OnMissing.NONE
         last.name = self.name
         return Flow([*members, last], output=last.output, name=self.name)

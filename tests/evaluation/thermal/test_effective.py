@@ -9,10 +9,10 @@ from scipy.optimize import brentq
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import BOLTZMANN, PLANCK
-from phonosmith.evaluation.phonons.effective import effective_harmonic
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.evaluation.phonons.mesh import sorted_frequencies
 from phonosmith.evaluation.phonons.stability import judge_stability
+from phonosmith.evaluation.thermal.effective import effective_harmonic
 from phonosmith.potentials.ase_potential import AsePotential
 
 EDGE, OFFSET, N = 4.0, 0.35, 2
@@ -98,7 +98,8 @@ def test_forces_are_the_derivative_of_the_energy(potential):
 @pytest.mark.parametrize("temperature", [0.0, 300.0, 900.0])
 def test_the_self_consistent_frequency_of_double_wells(potential, harmonic, temperature):
     assert not judge_stability(harmonic).stable_practical
-    effective, summary = effective_harmonic(harmonic, potential, temperature, snapshots=200, seed=3)
+    found = effective_harmonic(harmonic, potential, temperature, snapshots=200, seed=3)
+    effective, summary = found.model, found.summary
     assert summary.converged
     assert judge_stability(effective).stable_practical
     gamma, border = sorted_frequencies(effective, np.array([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0]]))
@@ -111,13 +112,18 @@ def test_the_self_consistent_frequency_of_double_wells(potential, harmonic, temp
     acoustic = np.sqrt(4 * LATTICE * ELECTRON_VOLT * 1e20 / (MASSES.sum() * DALTON)) / (2 * np.pi * 1e12)
     assert border[3:].mean() == pytest.approx(acoustic, rel=0.01)
     assert border[:3].mean() == pytest.approx(expected, rel=0.03)
+    # wells without third order: the free energy curves as the effective phonons do
+    assert found.stable
+    curved = sorted_frequencies(found.curvature, np.zeros((1, 3)))[0]
+    assert np.allclose(curved[3:], expected, rtol=0.1)
 
 
 def test_a_harmonic_crystal_stays_as_it_is(potential, harmonic, monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "QUARTIC", 0.0)
     monkeypatch.setattr(sys.modules[__name__], "SPRING", 3.0)
     own = harmonic_from_potential(crystal(), potential, np.diag([N] * 3).tolist(), displacement=1e-3)
-    effective, summary = effective_harmonic(own, potential, 300.0, snapshots=8)
+    found = effective_harmonic(own, potential, 300.0, snapshots=8)
+    effective, summary = found.model, found.summary
     qpoints = np.array([[0.5, 0.0, 0.0], [0.5, 0.5, 0.5]])
     assert np.allclose(sorted_frequencies(effective, qpoints), sorted_frequencies(own, qpoints), atol=1e-4)
     assert summary.drift_thz < 1e-4

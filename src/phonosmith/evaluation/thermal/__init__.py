@@ -1,0 +1,1 @@
+"""Heat: expansion, conductivity, phonons at a temperature and the stability there."""
