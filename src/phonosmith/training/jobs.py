@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -389,17 +389,81 @@ def run_pack(
 ) -> list[PackedTraining]:
     """Run trainings side by side, register their models and return what became of them; the work of one job.
 
-    ``earlier``: what an earlier part has done.
+    Of several GPUs that the job may use each gets a part of them, in a process of its own; see `cards`.
+
+    ``since``: ``time.perf_counter()`` from which walltimes count; ``earlier``: what an earlier part has done.
     """
-    from phonosmith.training.packing import Outcome, Planned, SideBySide
+    from phonosmith.potentials.device import visible_cards
 
     keys = [training_key(*one) for one in trainings]
     if double := next((key for key in keys if keys.count(key) > 1), None):
         raise ConfigurationError(f"The training {double} is asked for twice.", "Ask for each training once.")
-    sources, found = Sources(), {one.key: one for one in earlier}
+    found = {one.key: one for one in earlier}
+    left = {key: one for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended}
+    cards = visible_cards() if len(left) > 1 else []
+    if len(cards) > 1:
+        found |= _on_cards(cards, left, found, at_once=at_once, since=since, workdir=workdir)
+    else:
+        found |= _beside(left, found, at_once=at_once, since=since, workdir=workdir)
+    return [found.get(key, PackedTraining(key=key)) for key in keys]
+
+
+def _on_cards(
+    cards: Sequence[str],
+    trainings: Mapping[str, tuple[FineTuneMaker, TrainingInputs]],
+    earlier: Mapping[str, PackedTraining],
+    *,
+    at_once: int | None,
+    since: float | None,
+    workdir: str,
+) -> dict[str, PackedTraining]:
+    """Run trainings in one process for each card and return what became of those that began."""
+    from phonosmith.training.cards import on_each_card, shares
+
+    keys = list(trainings)
+    parts = shares([_epoch_frames(*one) for one in trainings.values()], len(cards))
+    given = {card: [keys[number] for number in part] for card, part in zip(cards, parts, strict=True) if part}
+    # the clock of perf_counter is the machine's: ``since`` means the same to all processes
+    common = {"at_once": at_once, "since": since, "workdir": workdir}
+    work = {
+        card: {
+            "trainings": [trainings[key] for key in part],
+            "earlier": [earlier[key] for key in part if key in earlier],
+            **common,
+        }
+        for card, part in given.items()
+    }
+    answers = on_each_card(f"{__name__}:run_pack", work, Path(workdir))
+    found = {}
+    for card, part in given.items():
+        answer = answers[card]
+        if isinstance(answer, Exception):
+            lost = [(key, _stored_checkpoint(Path(workdir) / key)) for key in part]
+            answer = [PackedTraining(key=key, error=str(answer), checkpoint=checkpoint) for key, checkpoint in lost]
+        found |= {one.key: one.model_copy(update={"card": card}) for one in answer}
+    return found
+
+
+def _epoch_frames(maker: FineTuneMaker, inputs: TrainingInputs) -> float:
+    """Return how much work a training is: how often it looks at a structure, at most."""
+    return maker.spec().epochs * (inputs.train.n_frames if inputs.train is not None else 1)
+
+
+def _beside(
+    trainings: Mapping[str, tuple[FineTuneMaker, TrainingInputs]],
+    earlier: Mapping[str, PackedTraining],
+    *,
+    at_once: int | None,
+    since: float | None,
+    workdir: str,
+) -> dict[str, PackedTraining]:
+    """Run trainings in this process and return what became of those that began."""
+    from phonosmith.training.packing import Outcome, Planned, SideBySide
+
+    sources, found = Sources(), dict[str, PackedTraining]()
 
     def planned(key: str, maker: FineTuneMaker, inputs: TrainingInputs) -> Planned:
-        document = found[key].document if key in found else None
+        document = earlier[key].document if key in earlier else None
         checkpoint = document.checkpoint if document is not None else None
 
         def prepared() -> Training:
@@ -409,7 +473,7 @@ def run_pack(
 
     def keep(outcome: Outcome) -> None:
         key = outcome.planned.name
-        maker, inputs = trainings[keys.index(key)]
+        maker, inputs = trainings[key]
         folder = Path(workdir) / key
         if outcome.result is None:
             found[key] = PackedTraining(
@@ -424,19 +488,16 @@ def run_pack(
                 error = refusal.message
         found[key] = PackedTraining(key=key, document=document, error=error)
 
-    left = [
-        planned(key, *one) for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended
-    ]
-    SideBySide(at_once, on_end=keep).run(left, since=since)
-    return [found.get(key, PackedTraining(key=key)) for key in keys]
+    SideBySide(at_once, on_end=keep).run([planned(key, *one) for key, one in trainings.items()], since=since)
+    return found
 
 
 @dataclass
 class PackMaker(Maker):
-    """Fine-tune with several strategies, settings, seeds, sizes or materials in one job on one device.
+    """Fine-tune with several strategies, settings, seeds, sizes or materials in one job, on every GPU it is given.
 
-    A small model leaves most of a GPU idle: trainings run side by side in one process, as many at a time as its memory
-    holds. Each has the model, document, checkpoint and log it would have alone.
+    A small model leaves most of a GPU idle: trainings run side by side in one process for each card, as many at a time
+    as its memory holds. Each has the model, document, checkpoint and log it would have alone.
 
     Attributes
     ----------
@@ -446,7 +507,7 @@ class PackMaker(Maker):
         The trainings. Their walltimes hold from the beginning of the job; what they stop goes on in a job that
         replaces this one.
     at_once
-        Most trainings at a time; None: as many as fit.
+        Most trainings at a time on each card; None: as many as fit.
     """
 
     name: str = "train"
