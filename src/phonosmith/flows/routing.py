@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from jobflow import CURRENT_JOB, Flow, Job, OnMissing, Response
 from jobflow.core.reference import find_and_get_references
@@ -57,7 +57,8 @@ class Target(BaseModel):
 
     worker: str = Field(description="worker of the jobflow-remote project; category of FireWorks' workers")
     resources: dict[str, Any] = Field(
-        default_factory=dict, description="jobflow-remote: what the scheduler is asked for; the worker's own when empty"
+        default_factory=dict,
+        description="jobflow-remote: what the scheduler is asked for; empty: what the project says when the job starts",
     )
     exec_config: str | dict[str, Any] | None = Field(
         None, description="jobflow-remote: name of an exec_config of the project, or its content"
@@ -71,20 +72,15 @@ class Target(BaseModel):
     def manager_config(self, engine: EngineName) -> dict[str, Any]:
         """Return what a job's configuration holds for an engine.
 
-        In jobflow-remote a job made by another one takes over what it lacks from that one. Resources are left out all
-        the same when none are given, because an empty set of them overrides the worker's; `with_resources` fills them.
+        In jobflow-remote a job made by another one takes over what it lacks from that one. Empty resources are none of
+        that one's: the runner asks for those the worker's file holds when the job starts.
         """
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
             exec_config = self.exec_config or {"export": {}}
-            config: dict[str, Any] = {
-                "worker": self.worker,
-                "exec_config": exec_config,
-                "resources": dict(self.resources),
-            }
-        else:
-            category = self.category or self.worker
-            config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
+            return {"worker": self.worker, "exec_config": exec_config, "resources": dict(self.resources)}
+        category = self.category or self.worker
+        config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
         return {key: value for key, value in config.items() if value}
 
 
@@ -108,16 +104,6 @@ class Routing(BaseModel):
         """Return where a job goes: by the user's rules on names, then by the kind of its work."""
         rule = next((rule for rule in self.rules if begins(name, rule.names)), None)
         return rule or getattr(self, kind_of(name, metadata))
-
-    def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
-        """Return the rules with the default resources of the workers themselves wherever none are given."""
-
-        def filled(target: Target) -> Target:
-            resources = target.resources or workers.get(target.worker) or {}
-            return target.model_copy(update={"resources": dict(resources)})
-
-        kinds = {kind: filled(getattr(self, kind)) for kind in get_args(Kind)}
-        return self.model_copy(update={**kinds, "rules": tuple(map(filled, self.rules))})
 
     @property
     def targets(self) -> tuple[Target, ...]:

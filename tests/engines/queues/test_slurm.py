@@ -7,12 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from jobflow import Flow
 
 from phonosmith.engines.queues.fireworks import submit_fireworks
 from phonosmith.engines.queues.remote import submit_remote
+from phonosmith.training.documents import PackReport
+from phonosmith.training.jobs import FineTuneMaker, PackMaker
 
 ROOT = Path(__file__).resolve().parents[3]
 NODE = ROOT / "tools" / "slurm_node.sh"
@@ -110,3 +114,43 @@ def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_fl
     queues = {script.read_text().split("--partition=")[1].split()[0] for script in folder.rglob("FW_submit.script")}
     assert queues == {"cpu", "gpu"}
     assert one_flow.differences(cluster.job_store()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote, monkeypatch):
+    """One allocation of a whole node: a process for each card, four trainings in each, none on two."""
+    if "gpu:4" not in subprocess.run(["sinfo", "-h", "-p", "gpu", "-o", "%G"], capture_output=True, text=True).stdout:
+        pytest.skip("the SLURM here has no node of four GPUs")
+    place, makers = data_of_silicon(), [FineTuneMaker("train", "delta", {"epochs": 1}, seed) for seed in range(16)]
+    job = PackMaker(makers=makers).make(*place, material="si")
+    asked = {"ntasks": 1, "cpus_per_task": 1, "partition": "gpu", "time": "00:10:00"}
+    controller = remote.open(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:9"}})
+    assert submit_remote(Flow([job], name="one node"), cluster.routing(), "phonosmith").submitted
+    # corrected after the submission: what is asked of SLURM is read when the job starts
+    cluster.project(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:4"}})
+    remote.run(500)
+    store = controller.project.get_jobstore()
+    store.connect()
+    report = PackReport.model_validate(store.get_output(job.uuid, load=True))
+    assert [one.error for one in report.trainings] == [""] * 16
+    assert Counter(one.card for one in report.trainings) == {"0": 4, "1": 4, "2": 4, "3": 4}
+    assert len({one.document.model.sha256 for one in report.trainings}) == 16
+    (script,) = (cluster.folder / "work" / "gpu").rglob("submit.sh")
+    assert "#SBATCH --gres=gpu:4" in script.read_text()
+    # each process saw its own card and no other
+    assert {path.name for path in script.parent.glob("training/card_*")} == {f"card_{number}" for number in range(4)}
+
+
+def data_of_silicon():
+    """Return a foundation, and training and validation labels of two atoms."""
+    from phonosmith.flows.replay import label_pool
+    from phonosmith.potentials.embedded import demo_structure
+    from phonosmith.potentials.registry import load, resolve
+    from phonosmith.reference.datasets.dataset import put_dataset
+
+    frames = [demo_structure("Si") for _ in range(3)]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    labelled = label_pool(load(resolve("embedded-reference")), frames, "it")
+    return resolve("embedded"), put_dataset(labelled[:2]), put_dataset(labelled[2:])
