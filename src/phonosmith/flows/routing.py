@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from jobflow import CURRENT_JOB, Flow, Job, OnMissing, Response
 from jobflow.core.reference import find_and_get_references
@@ -72,15 +72,21 @@ class Target(BaseModel):
     def manager_config(self, engine: EngineName) -> dict[str, Any]:
         """Return what a job's configuration holds for an engine.
 
-        In jobflow-remote a job made by another one takes over what it lacks from that one. Empty resources are none of
-        that one's: the runner asks for those the worker's file holds when the job starts.
+        In jobflow-remote a job made by another one takes over what it lacks from that one, and asks for what the
+        worker's file says when it starts where that one has nothing either. An empty set of resources would override
+        the worker's, so none are left out; see `with_resources`.
         """
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
             exec_config = self.exec_config or {"export": {}}
-            return {"worker": self.worker, "exec_config": exec_config, "resources": dict(self.resources)}
-        category = self.category or self.worker
-        config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
+            config: dict[str, Any] = {
+                "worker": self.worker,
+                "exec_config": exec_config,
+                "resources": dict(self.resources),
+            }
+        else:
+            category = self.category or self.worker
+            config = {"_category": category, "_fworker": self.fworker, "_queueadapter": dict(self.queueadapter)}
         return {key: value for key, value in config.items() if value}
 
 
@@ -104,6 +110,22 @@ class Routing(BaseModel):
         """Return where a job goes: by the user's rules on names, then by the kind of its work."""
         rule = next((rule for rule in self.rules if begins(name, rule.names)), None)
         return rule or getattr(self, kind_of(name, metadata))
+
+    def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
+        """Return the rules with the default resources of the workers themselves where a job would take over others.
+
+        Only jobs of inference, and whatever a rule is about, make jobs of another kind. Without resources of their own
+        every job asks for what its worker's file says when it starts.
+        """
+        if not any(target.resources for target in (*self.rules, self.inference)):
+            return self
+
+        def filled(target: Target) -> Target:
+            resources = target.resources or workers.get(target.worker) or {}
+            return target.model_copy(update={"resources": dict(resources)})
+
+        kinds = {kind: filled(getattr(self, kind)) for kind in get_args(Kind)}
+        return self.model_copy(update={**kinds, "rules": tuple(map(filled, self.rules))})
 
     @property
     def targets(self) -> tuple[Target, ...]:

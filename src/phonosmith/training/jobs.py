@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
-from phonosmith.core.attempts import left_behind
+from phonosmith.core.attempts import left_behind, seconds_left
 from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import STEP, inherit
+from phonosmith.core.metadata import STEP, inherit, name_of_part
 from phonosmith.core.reuse import made_before, reused
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import Groundwork
     from phonosmith.training.finetune import Training, TrainingResult
+
+
+END_SECONDS = 300.0
+"""Time kept for the end of a training before that of its SLURM job, s; a tenth of what is left where that is less."""
 
 
 class Extras(TypedDict, total=False):
@@ -54,7 +58,8 @@ class FineTuneMaker(Maker):
         Preset (phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and
         what to change of it.
     walltime
-        Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
+        Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit but that of
+        the SLURM job (PHONOSMITH_STOP_IN_TIME).
     continuations
         How often a training stopped by its walltime goes on in a job that replaces the stopped one (on whatever
         machine: the checkpoint travels through the artefact store). After the last the best model so far is
@@ -74,6 +79,13 @@ class FineTuneMaker(Maker):
     def spec(self) -> TrainSpec:
         """Return the strategy with its settings; impossible ones are explained."""
         return make_spec(self.strategy, **self.settings)
+
+    def time_limit(self, since: float) -> float | None:
+        """Return ``walltime``, or what the SLURM job allows if that is less; s from ``since`` (`perf_counter`)."""
+        left = seconds_left()
+        # the last epoch, the errors of the model and its way into the artefact store take their time
+        ends = None if left is None else time.perf_counter() - since + max(0.9 * left, left - END_SECONDS)
+        return min((limit for limit in (self.walltime, ends) if limit is not None), default=None)
 
     def make(
         self,
@@ -179,7 +191,7 @@ def train_model(
             refuse_bad(document)
         return document
     following = train_model(maker, foundation, train, valid, part=part + 1, checkpoint=document.checkpoint, **extras)
-    following.name = _name_of_part(part + 1, "train")
+    following.name = name_of_part(part + 1, "train")
     return Response(replace=following)
 
 
@@ -191,12 +203,6 @@ def _alone(following: Job) -> Response[TrainingDocument]:
         # jobflow describes what replaces a job as the job itself
         current.metadata.pop(STEP, None)
     return Response(replace=inherit(following))
-
-
-def _name_of_part(part: int, default: str) -> str:
-    """Return the running job's name with the number of the part that follows it."""
-    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else default
-    return f"{own_name.removesuffix(f' part {part - 1}')} part {part}"
 
 
 class Sources:
@@ -326,7 +332,7 @@ def run_training(
     begin = time.perf_counter()
     inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
     training = prepare_training(maker, inputs, Sources(), checkpoint=checkpoint, workdir=workdir)
-    training.fitter.run(walltime=maker.walltime, since=begin)
+    training.fitter.run(walltime=maker.time_limit(begin), since=begin)
     return _registered(training.result(), Path(workdir) / training_key(maker, inputs), inputs.foundation)
 
 
@@ -366,7 +372,7 @@ def train_models(
     if all(one.ended for one in found) or part > max(maker.continuations for maker in makers):
         return report
     following = train_models(makers, given, at_once=at_once, part=part + 1, earlier=report)
-    following.name = _name_of_part(part + 1, "train pack")
+    following.name = name_of_part(part + 1, "train pack")
     return Response(replace=following)
 
 
@@ -461,6 +467,7 @@ def _beside(
     from phonosmith.training.packing import Outcome, Planned, SideBySide
 
     sources, found = Sources(), dict[str, PackedTraining]()
+    begin = time.perf_counter() if since is None else since
 
     def planned(key: str, maker: FineTuneMaker, inputs: TrainingInputs) -> Planned:
         document = earlier[key].document if key in earlier else None
@@ -469,7 +476,7 @@ def _beside(
         def prepared() -> Training:
             return prepare_training(maker, inputs, sources, checkpoint=checkpoint, workdir=workdir)
 
-        return Planned(key, prepared, maker.walltime)
+        return Planned(key, prepared, maker.time_limit(begin))
 
     def keep(outcome: Outcome) -> None:
         key = outcome.planned.name
@@ -488,7 +495,7 @@ def _beside(
                 error = refusal.message
         found[key] = PackedTraining(key=key, document=document, error=error)
 
-    SideBySide(at_once, on_end=keep).run([planned(key, *one) for key, one in trainings.items()], since=since)
+    SideBySide(at_once, on_end=keep).run([planned(key, *one) for key, one in trainings.items()], since=begin)
     return found
 
 

@@ -122,8 +122,9 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote,
     """One allocation of a whole node: a process for each card, four trainings in each, none on two."""
     if "gpu:4" not in subprocess.run(["sinfo", "-h", "-p", "gpu", "-o", "%G"], capture_output=True, text=True).stdout:
         pytest.skip("the SLURM here has no node of four GPUs")
-    place, makers = data_of_silicon(), [FineTuneMaker("train", "delta", {"epochs": 1}, seed) for seed in range(16)]
-    job = PackMaker(makers=makers).make(*place, material="si")
+    rates = [1e-3 * (1 + number) for number in range(16)]
+    makers = [FineTuneMaker(strategy="delta", settings={"epochs": 1, "lr": rate}) for rate in rates]
+    job = PackMaker(makers=makers).make(*data_of_silicon(), material="si")
     asked = {"ntasks": 1, "cpus_per_task": 1, "partition": "gpu", "time": "00:10:00"}
     controller = remote.open(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:9"}})
     assert submit_remote(Flow([job], name="one node"), cluster.routing(), "phonosmith").submitted

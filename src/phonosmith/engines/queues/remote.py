@@ -178,7 +178,8 @@ class RemoteQueue:
 
     def add(self, flow: Flow, rules: Routing) -> list[str]:
         """Route a flow, put it into the queue and return the numbers of its jobs."""
-        routed = route(flow, rules, "jobflow-remote")
+        explicit = rules.with_resources({name: worker.resources for name, worker in self.project.workers.items()})
+        routed = route(flow, explicit, "jobflow-remote")
         added = self.controller.add_flow(flow=routed, worker=rules.inference.worker, allow_external_references=True)
         return [str(number) for number in added]
 
