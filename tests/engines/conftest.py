@@ -71,14 +71,14 @@ class Cluster:
         host, _, port = self.address.removeprefix("mongodb://").rstrip("/").partition(":")
         return {"host": host, "port": int(port or 27017)}
 
-    def delivered(self, engine, folder):
+    def delivered(self, engine, folder, **answers):
         """Return what init-cluster writes into a folder."""
         from phonosmith.engines.queues.configuration import Cluster as Answers
         from phonosmith.engines.queues.configuration import cluster_files
 
         place = "{host}:{port}".format(**self.place)
-        answers = Answers(engine=engine, name="phonosmith", mongo=place, scratch=str(self.folder / "work"))
-        files = cluster_files(answers, folder)
+        common = {"engine": engine, "name": "phonosmith", "mongo": place, "scratch": str(self.folder / "work")}
+        files = cluster_files(Answers(**common, **answers), folder)
         return {name: yaml.safe_load(text) if name.endswith(".yaml") else text for name, text in files.items()}
 
     def write(self, name, content):

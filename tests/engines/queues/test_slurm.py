@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 from jobflow import Flow
 
 from phonosmith.engines.queues.fireworks import submit_fireworks
@@ -116,6 +117,75 @@ def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_fl
     assert one_flow.differences(cluster.job_store()) == []
 
 
+def six_labels():
+    """Return six jobs of the DFT worker that need nothing of each other."""
+    import routed_jobs as jobs
+
+    return [jobs.named(jobs.where(), f"label si 0{number}") for number in range(6)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_batch_of_jobflow_remote_runs_several_calculations_in_an_allocation(slurm, cluster, remote):
+    cluster.environment["PATH"] = os.environ["PATH"]
+    asked = {"ntasks": 1, "partition": "cpu", "time": "00:05:00"}
+
+    def bundled(content):
+        batch = cluster.delivered("jobflow-remote", cluster.folder, dft_bundle=3)
+        content["workers"]["dft"] |= {"batch": batch["projects/phonosmith.yaml"]["workers"]["dft"]["batch"]}
+
+    controller = remote.open(scheduler="slurm", resources={"dft": asked}, change=bundled)
+    labels = six_labels()
+    submit_remote(Flow(labels, name="labels"), cluster.routing(), "phonosmith")
+    remote.run(400)
+    store = controller.project.get_jobstore()
+    store.connect()
+    answers = [store.get_output(label.uuid) for label in labels]
+    assert answers == ["dft"] * 6
+    scripts = list((cluster.folder / "work" / "dft_batch" / "work").rglob("submit.sh"))
+    assert len(scripts) == 2
+    assert all("--partition=cpu" in script.read_text() for script in scripts)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_array_of_fireworks_runs_several_calculations_in_each_element(slurm, cluster, monkeypatch):
+    from fireworks import LaunchPad
+
+    monkeypatch.setenv("JOBFLOW_CONFIG_FILE", str(cluster.jobflow_yaml()))
+    path = cluster.fireworks(ONE_CORE)
+    launchpad = LaunchPad.from_file(str(path))
+    launchpad.reset("", require_password=False)
+    adapter = path.parent / "qadapter_dft.yaml"
+    content = yaml.safe_load(adapter.read_text())
+    bundle = cluster.delivered("fireworks", path.parent, dft_bundle=3)["qadapter_dft.yaml"]["rocket_launch"]
+    content["rocket_launch"] = content["rocket_launch"].replace("singleshot", bundle[bundle.index("rapidfire") :])
+    content["pre_rocket"] = f"#SBATCH --array=1-2\n{content['pre_rocket']}"
+    adapter.write_text(yaml.safe_dump(content))
+    submit_fireworks(Flow(six_labels(), name="labels"), cluster.routing(), path)
+    command = [
+        cluster.program("qlaunch"),
+        "-l",
+        path,
+        "-w",
+        path.parent / "fworker_dft.yaml",
+        "-q",
+        adapter,
+        "singleshot",
+    ]
+    folder = cluster.folder / "launch"
+    folder.mkdir()
+    subprocess.run(list(map(str, command)), cwd=folder, check=True, timeout=60, capture_output=True)
+    end = time.monotonic() + 400
+    while set(launchpad.fireworks.distinct("state")) != {"COMPLETED"}:
+        assert time.monotonic() < end, launchpad.fireworks.distinct("state")
+        time.sleep(1)
+    # one script, two elements, three calculations in each, each in a folder of its own
+    assert len(list(folder.rglob("FW_submit.script"))) == 1
+    launches = [launch["launch_dir"] for launch in launchpad.launches.find({}, {"launch_dir": 1})]
+    assert len(set(launches)) == 6
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote, monkeypatch):
@@ -126,6 +196,8 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote,
     makers = [FineTuneMaker(strategy="delta", settings={"epochs": 1, "lr": rate}) for rate in rates]
     job = PackMaker(makers=makers).make(*data_of_silicon(), material="si")
     asked = {"ntasks": 1, "cpus_per_task": 1, "partition": "gpu", "time": "00:10:00"}
+    # eager: what compiles for each process pays for longer trainings
+    cluster.environment["PYTORCH_JIT"] = "0"
     controller = remote.open(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:9"}})
     assert submit_remote(Flow([job], name="one node"), cluster.routing(), "phonosmith").submitted
     # corrected after the submission: what is asked of SLURM is read when the job starts
