@@ -10,14 +10,19 @@
 # # 06 · To the cluster
 #
 # **What you will have at the end:** a campaign file that has been checked completely, the knowledge of which job will
-# run on which worker, and the commands that submit it to FireWorks or jobflow-remote.
+# run on which worker, and, where this machine has a SLURM, that campaign submitted to it and followed to its end.
 
 # %%
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+
+import pymongo
 
 work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
 os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
@@ -79,10 +84,6 @@ assert phonosmith("run", str(work / "wrong.yaml"), "--dry-run") == 2
 # said). Where one is missing, the tutorial says so and ends with what would have been submitted.
 
 # %%
-import shutil
-
-import pymongo
-
 mongo = os.environ.get("MONGO", "localhost:27017")
 
 
@@ -98,14 +99,18 @@ def mongo_answers():
     """Say whether a MongoDB answers."""
     try:
         pymongo.MongoClient(f"mongodb://{mongo}", serverSelectionTimeoutMS=2000).admin.command("ping")
-    except pymongo.errors.PyMongoError:
+    except pymongo.errors.ConnectionFailure:
         return False
     return True
 
 
 found = partitions()
 missing = [*([] if found else ["no SLURM answers"]), *([] if mongo_answers() else [f"no MongoDB answers at {mongo}"])]
-print("Nothing is submitted: " + " and ".join(missing) if missing else f"SLURM with {', '.join(found)}; MongoDB at {mongo}")
+print(
+    "Nothing is submitted: " + " and ".join(missing)
+    if missing
+    else f"SLURM with {', '.join(found)}; MongoDB at {mongo}"
+)
 
 # %% [markdown]
 # The files. `--yes` asks nothing; what was guessed ends with `# EDIT`. This is no cluster, so each job asks for one core, and
@@ -132,8 +137,6 @@ project.write_text(project.read_text().replace("cpus_per_task: 4", "cpus_per_tas
 # From here on everything is submitted: `dft-bundle` lets one allocation do ten calculations, one after the other.
 
 # %%
-import time
-
 MINUTES = float(os.environ.get("MINUTES", "20"))
 
 
@@ -164,13 +167,10 @@ def follow():
 
 def finished():
     """Say whether nothing is left to be done."""
-    done = subprocess.run(
-        [sys.executable, "-m", "phonosmith.cli.main", "status", "--engine", "jobflow-remote", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return not json.loads(done.stdout)["open"]
+    command = [sys.executable, "-m", "phonosmith.cli.main", "status", "--engine", "jobflow-remote", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    counts = json.loads(done.stdout)["queue"]["counts"]
+    return not any(counts.get(state) for state in ("waiting", "ready", "pending", "running"))
 
 
 SMALL = CAMPAIGN.replace("[8, 16]", "[4]").replace("[transfer, delta]", "[transfer]")
@@ -180,7 +180,6 @@ if not missing:
 
 # %% [markdown]
 # A failed job is started again by `phonosmith retry --engine jobflow-remote`, and what was submitted already is never
-# submitted twice. Whole nodes of GPUs, bundles, arrays and walltimes: the page
-# [Campaigns on a cluster](https://github.com/phonosmith/phonosmith/blob/main/workflows/README.md).
+# submitted twice. Whole nodes of GPUs, bundles, arrays and walltimes: `workflows/README.md` in the repository.
 #
 # **Next:** look at results while they arrive ([07](07_query_and_report.md)).

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from ase import Atoms
 from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
@@ -52,7 +52,7 @@ def _is_marked_refused() -> bool:
     return True
 
 
-Answer = ReferenceRecord | Response[ReferenceRecord]
+Answer: TypeAlias = ReferenceRecord | Response[ReferenceRecord]
 """A record, or the job that goes on where the running one was stopped for the end of its time."""
 
 

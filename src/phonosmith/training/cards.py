@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import PhonosmithError, mask_secrets
@@ -48,13 +49,15 @@ def on_each_card(function: str, work: Mapping[str, Mapping[str, Any]], folder: P
     """
     from monty.json import MontyDecoder, MontyEncoder
 
-    processes = {}
-    for number, (card, arguments) in enumerate(work.items()):
-        place = folder / f"card_{number}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / _ANSWER).unlink(missing_ok=True)
-        task = {"function": function, "arguments": arguments, "answer": str(place / _ANSWER)}
-        with (place / "log").open("ab") as log:
+    answers: dict[str, Any] = {}
+    with ExitStack() as stack:
+        processes = {}
+        for number, (card, arguments) in enumerate(work.items()):
+            place = folder / f"card_{number}"
+            place.mkdir(parents=True, exist_ok=True)
+            (place / _ANSWER).unlink(missing_ok=True)
+            task = {"function": function, "arguments": arguments, "answer": str(place / _ANSWER)}
+            log = stack.enter_context((place / "log").open("ab"))
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__],
                 stdin=subprocess.PIPE,
@@ -62,18 +65,20 @@ def on_each_card(function: str, work: Mapping[str, Mapping[str, Any]], folder: P
                 stderr=subprocess.STDOUT,
                 env={**os.environ, CARDS_VARIABLE: card},
             )
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(task, cls=MontyEncoder).encode() + b"\n")
-        process.stdin.flush()
-        processes[card] = process, place
-    answers: dict[str, Any] = {}
-    for card, (process, place) in processes.items():
-        code = process.wait()
-        try:
-            answers[card] = MontyDecoder().decode((place / _ANSWER).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            tail = (place / "log").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2][-300:]
-            answers[card] = RuntimeError(f"the process of GPU {card} ended with code {code}: {tail}")
+            # left early, as by Ctrl-C: the processes end when what they read does
+            tasks = stack.enter_context(cast("IO[bytes]", process.stdin))
+            # one that is dead already is seen below
+            with suppress(BrokenPipeError):
+                tasks.write(json.dumps(task, cls=MontyEncoder).encode() + b"\n")
+                tasks.flush()
+            processes[card] = process, place
+        for card, (process, place) in processes.items():
+            code = process.wait()
+            try:
+                answers[card] = MontyDecoder().decode((place / _ANSWER).read_text(encoding="utf-8"))
+            except FileNotFoundError:
+                tail = (place / "log").read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2][-300:]
+                answers[card] = RuntimeError(f"the process of GPU {card} ended with code {code}: {tail}")
     return answers
 
 

@@ -440,7 +440,7 @@ def _on_cards(
         for card, part in given.items()
     }
     answers = on_each_card(f"{__name__}:run_pack", work, Path(workdir))
-    found = {}
+    found = dict[str, PackedTraining]()
     for card, part in given.items():
         answer = answers[card]
         if isinstance(answer, Exception):

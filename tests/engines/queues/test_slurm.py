@@ -127,12 +127,14 @@ def six_labels():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_batch_of_jobflow_remote_runs_several_calculations_in_an_allocation(slurm, cluster, remote):
-    cluster.environment["PATH"] = os.environ["PATH"]
+    # a batch script finds jf by the environment it activates
+    cluster.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{PATH}"
     asked = {"ntasks": 1, "partition": "cpu", "time": "00:05:00"}
 
     def bundled(content):
         batch = cluster.delivered("jobflow-remote", cluster.folder, dft_bundle=3)
-        content["workers"]["dft"] |= {"batch": batch["projects/phonosmith.yaml"]["workers"]["dft"]["batch"]}
+        bundle = batch["projects/phonosmith.yaml"]["workers"]["dft"]["batch"]
+        content["workers"]["dft"] |= {"batch": bundle, "max_jobs": 1}
 
     controller = remote.open(scheduler="slurm", resources={"dft": asked}, change=bundled)
     labels = six_labels()
@@ -213,6 +215,21 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote,
     assert "#SBATCH --gres=gpu:4" in script.read_text()
     # each process saw its own card and no other
     assert {path.name for path in script.parent.glob("training/card_*")} == {f"card_{number}" for number in range(4)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_tutorial_submits_to_a_slurm_that_is_there(slurm, mongo, tmp_path):
+    """Its three workers answer and its campaign is in SLURM's queue; how far that gets is the machine's matter."""
+    place = mongo.removeprefix("mongodb://").rstrip("/")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PHONOSMITH_", "JFREMOTE"))}
+    environment |= {"MONGO": place, "MINUTES": "0.1", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
+    script = ROOT / "tutorials" / "06_to_the_cluster.py"
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert f"MongoDB at {place}" in done.stdout
+    assert "are seen here" in done.stdout
+    assert "sample" in done.stdout
 
 
 def data_of_silicon():

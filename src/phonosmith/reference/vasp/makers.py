@@ -208,9 +208,9 @@ class ProtocolVaspMaker(BaseVaspMaker):
         served = [] if record.stopped is not None else [Path.cwd()]
         if earlier is not None and (record.accepted or record.stopped is not None):
             served.append(Path(earlier.folder))
-        for folder in served:
+        for place in served:
             with contextlib.suppress(OSError):
-                (folder / "WAVECAR").unlink()
+                (place / "WAVECAR").unlink()
         return task, record
 
     def _where_to_go_on(self, task: Any, record: ReferenceRecord) -> Stopped | None:
