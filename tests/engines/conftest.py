@@ -126,7 +126,8 @@ class Cluster:
     def project(self, scheduler="shell", resources=None, change=lambda _: None):
         """Write jobflow-remote's project; return its name."""
         content = self.delivered("jobflow-remote", self.folder)["projects/phonosmith.yaml"]
-        content["runner"] |= {f"delay_{what}": 1 for what in ("checkout", "check_run_status", "advance_status")}
+        delays = ("checkout", "check_run_status", "advance_status", "update_batch")
+        content["runner"] |= {f"delay_{what}": 1 for what in delays}
         content["runner"] |= {"delay_refresh_limited": 5, "max_step_attempts": 1}
         for kind, worker in content["workers"].items():
             worker["scheduler_type"] = scheduler

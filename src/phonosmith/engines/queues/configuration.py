@@ -289,7 +289,12 @@ def _jobflow_remote(cluster: Cluster, given: dict[str, Any], folder: Path, passw
         "name": cluster.name,
         "log_level": "info",
         # s: a stage follows another within seconds; many users on one login node may want more
-        "runner": {"delay_checkout": 5, "delay_check_run_status": 10, "delay_advance_status": 5},
+        "runner": {
+            "delay_checkout": 5,
+            "delay_check_run_status": 10,
+            "delay_advance_status": 5,
+            "delay_update_batch": 10,
+        },
         "workers": workers,
         "queue": {"store": {"type": "MongoStore", **store}},
         "jobstore": _job_store(given, password),
