@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # A SLURM of one node for tests: partitions cpu and gpu on this machine, everything but munge's socket in one folder.
+# It has four GPUs that are none (devices every machine has): jobs get CUDA_VISIBLE_DEVICES, and no program sees a card.
 #   tools/slurm_node.sh start FOLDER     (root; writes FOLDER/slurm.conf, prints the line to export)
 #   tools/slurm_node.sh stop FOLDER
 set -euo pipefail
@@ -42,10 +43,12 @@ SlurmctldPort=${SLURM_NODE_PORT:-16817}
 SlurmdPort=$((${SLURM_NODE_PORT:-16817} + 1))
 AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
-NodeName=localhost CPUs=$cores RealMemory=$memory State=UNKNOWN
+GresTypes=gpu
+NodeName=localhost CPUs=$cores RealMemory=$memory Gres=gpu:4 State=UNKNOWN
 PartitionName=cpu Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=localhost MaxTime=INFINITE State=UP
 CONF
+  echo "NodeName=localhost Name=gpu File=/dev/null,/dev/zero,/dev/full,/dev/random" >"$folder/gres.conf"
 }
 
 start() {

@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     device: Literal["cpu", "cuda", "auto"] = Field(
         "auto", description="where potentials are evaluated and trained; auto: where it is measured to take less time"
     )
+    stop_in_time: bool = Field(
+        False,
+        description="VASP and trainings stop before the SLURM job they run in ends, and go on in a job that follows",
+    )
     batch_atoms: int = Field(2048, gt=0, description="atoms per batch of the batched evaluator on a CPU")
     stability_threshold_thz: float = Field(0.05, gt=0, description="modes below minus this count as imaginary, THz")
 

@@ -71,14 +71,14 @@ class Cluster:
         host, _, port = self.address.removeprefix("mongodb://").rstrip("/").partition(":")
         return {"host": host, "port": int(port or 27017)}
 
-    def delivered(self, engine, folder):
+    def delivered(self, engine, folder, **answers):
         """Return what init-cluster writes into a folder."""
         from phonosmith.engines.queues.configuration import Cluster as Answers
         from phonosmith.engines.queues.configuration import cluster_files
 
         place = "{host}:{port}".format(**self.place)
-        answers = Answers(engine=engine, name="phonosmith", mongo=place, scratch=str(self.folder / "work"))
-        files = cluster_files(answers, folder)
+        common = {"engine": engine, "name": "phonosmith", "mongo": place, "scratch": str(self.folder / "work")}
+        files = cluster_files(Answers(**common, **answers), folder)
         return {name: yaml.safe_load(text) if name.endswith(".yaml") else text for name, text in files.items()}
 
     def write(self, name, content):
@@ -126,7 +126,8 @@ class Cluster:
     def project(self, scheduler="shell", resources=None, change=lambda _: None):
         """Write jobflow-remote's project; return its name."""
         content = self.delivered("jobflow-remote", self.folder)["projects/phonosmith.yaml"]
-        content["runner"] |= {f"delay_{what}": 1 for what in ("checkout", "check_run_status", "advance_status")}
+        delays = ("checkout", "check_run_status", "advance_status", "update_batch")
+        content["runner"] |= {f"delay_{what}": 1 for what in delays}
         content["runner"] |= {"delay_refresh_limited": 5, "max_step_attempts": 1}
         for kind, worker in content["workers"].items():
             worker["scheduler_type"] = scheduler

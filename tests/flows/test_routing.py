@@ -110,7 +110,10 @@ def test_every_job_of_a_real_flow_goes_where_its_work_is_done():
 def test_jobs_made_by_a_job_are_routed_and_keep_their_configuration(engine, how, memory_jobstore):
     start = spawn(how)
     start.name = "label si start"
-    rules = Routing(dft=Target(worker="vasp", resources={"nodes": 2}, exec_config="vasp"))
+    rules = Routing(
+        dft=Target(worker="vasp", resources={"nodes": 2}, exec_config="vasp"),
+        inference=Target(worker="inference", resources={"nodes": 1}),
+    )
     rules = rules.with_resources({"gpu": {"gres": "gpu:1"}, "vasp": {"nodes": 1}})
     routed = route(start, rules, engine)
     # as it travels: through JSON
@@ -127,7 +130,15 @@ def test_jobs_made_by_a_job_are_routed_and_keep_their_configuration(engine, how,
         assert made["label si 00"].config.manager_config["resources"] == {"nodes": 2}
         # those of the worker itself: missing ones would be inherited, empty ones would override it
         assert made["train si delta"].config.manager_config["resources"] == {"gres": "gpu:1"}
-        assert "resources" not in routed.config.manager_config
+        assert routed.config.manager_config["resources"] == {"nodes": 1}
+
+
+def test_resources_are_those_of_the_worker_when_a_job_starts_unless_some_were_given():
+    rules = Routing(dft=Target(worker="vasp", resources={"nodes": 2}))
+    rules = rules.with_resources({"gpu": {"gres": "gpu:1"}, "inference": {"nodes": 1}})
+    assert rules.dft.manager_config("jobflow-remote")["resources"] == {"nodes": 2}
+    assert "resources" not in rules.training.manager_config("jobflow-remote")
+    assert "resources" not in rules.inference.manager_config("jobflow-remote")
 
 
 @pytest.mark.parametrize("engine", ["fireworks", "jobflow-remote"])

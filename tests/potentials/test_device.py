@@ -50,6 +50,35 @@ def test_names_of_devices(monkeypatch):
     assert choose_device("auto", refuse, "work") == device.DeviceChoice("cpu", "no GPU is seen")
 
 
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"])
+def test_a_card_that_was_given_and_is_not_seen_is_no_reason_to_take_the_cpu(variable, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv(variable, "3")
+    with pytest.raises(ConfigurationError, match=r"was given GPU 3, but torch .* sees no GPU") as refused:
+        require_device("auto")
+    assert "PHONOSMITH_DEVICE=cpu" in refused.value.advice
+    assert require_device("cpu") == "cpu"
+    # hidden again, as from the CPU places of a node
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert require_device("auto") == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("given", "cards"),
+    [("0,1", ["0", "1"]), ("GPU-7f, 2", ["GPU-7f", "2"]), ("1,-1,2", ["1"]), ("", []), ("NoDevFiles", [])],
+)
+def test_cards_are_those_that_cuda_would_see(given, cards, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert device.visible_cards() == cards
+
+
+def test_where_nobody_names_cards_torch_counts_them(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.visible_cards() == ["0", "1"]
+
+
 def test_a_device_asked_for_is_taken_without_measuring(gpu):
     for asked in ("cpu", "cuda", "cuda:1"):
         assert choose_device(asked, refuse, "work") == device.DeviceChoice(asked, "asked for")

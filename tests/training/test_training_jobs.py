@@ -9,6 +9,8 @@ from maggma.stores import MemoryStore
 from phonosmith.core.errors import ConfigurationError, TrainingError
 from phonosmith.core.identity import fix_identities
 from phonosmith.core.metadata import named
+from phonosmith.settings import get_settings
+from phonosmith.training.cards import on_each_card, shares
 from phonosmith.training.documents import PackedTraining, PackReport, TrainingInputs
 from phonosmith.training.jobs import (
     FineTuneMaker,
@@ -149,6 +151,40 @@ def test_a_pack_gives_what_single_jobs_give(inputs, tmp_path, monkeypatch):
         assert one.document.model.sha256 == single.model.sha256
         assert one.document.manifest.settings_digest == single.manifest.settings_digest
         assert one.document.manifest.inputs == single.manifest.inputs
+
+
+@pytest.mark.slow
+def test_a_pack_on_a_node_of_two_cards_has_a_process_for_each(inputs, tmp_path, monkeypatch):
+    """Cards that nobody looks at: the trainings are told to stay on the processor, and have the very same models."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-7f")
+    monkeypatch.setenv("PHONOSMITH_DEVICE", "cpu")
+    get_settings.cache_clear()
+    makers = [FineTuneMaker(strategy="delta", settings={"epochs": 1 + seed // 2}, seed=seed) for seed in range(3)]
+    makers.append(FineTuneMaker(strategy="multihead", settings={"epochs": 1}))
+    given = TrainingInputs(**dict(zip(NAMES, inputs, strict=True)))
+    monkeypatch.chdir(tmp_path)
+    found = run_pack([(maker, given) for maker in makers])
+    # two epochs on one card, one and one on the other, and what fails at once where there are fewer
+    assert [one.card for one in found] == ["GPU-7f", "GPU-7f", "2", "2"]
+    assert "lacks its replay structures" in found[3].error
+    whole = run_training(makers[2], *inputs, workdir="alone")
+    assert found[2].document.model.sha256 == whole.model.sha256
+    assert alike(found[2].document) == alike(whole)
+    # what an earlier part did is not done again
+    again = run_pack([(maker, given) for maker in makers], earlier=found)
+    assert again == found
+
+
+def test_work_is_shared_by_its_weight():
+    assert shares([1.0] * 16, 4) == [[card, card + 4, card + 8, card + 12] for card in range(4)]
+    assert shares([1, 1, 4, 1, 1], 2) == [[2], [0, 1, 3, 4]]
+    assert shares([1], 3) == [[0], [], []]
+
+
+def test_each_process_sees_its_card_and_one_that_dies_leaves_word_of_it(tmp_path):
+    asked = {card: {"key": "CUDA_VISIBLE_DEVICES"} for card in ("3", "GPU-7f")}
+    assert on_each_card("os:getenv", asked, tmp_path) == {"3": "3", "GPU-7f": "GPU-7f"}
+    assert "the process of GPU 0 ended with code -6" in str(on_each_card("os:abort", {"0": {}}, tmp_path)["0"])
 
 
 @pytest.mark.slow

@@ -65,9 +65,10 @@ def pft(
     from phonosmith.structures.extxyz import read_frames
     from phonosmith.training.finetune import prepare
     from phonosmith.training.loop import epoch_reporter
+    from phonosmith.training.placement import asked_device
     from phonosmith.training.replay import draw
 
-    require_device(spec.device)
+    require_device(asked_device(spec))
     given = None if replay is None else read_frames(replay, require=("energy", "forces"))
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)

@@ -69,6 +69,7 @@ def train(
     from phonosmith.training.assemble import Groundwork
     from phonosmith.training.finetune import check_extras, prepare
     from phonosmith.training.loop import epoch_reporter
+    from phonosmith.training.placement import asked_device
 
     labelled, checked = read_frames(train), read_frames(valid)
     replayed = None if replay is None else read_frames(replay)
@@ -90,7 +91,7 @@ def train(
         for one, spec in specs.items()
     }
     for one, spec in specs.items():
-        require_device(spec.device)
+        require_device(asked_device(spec))
         check_extras(spec, *extras[one])
     with quiet_libraries():
         ref = resolve(foundation, trust=trust)

@@ -68,6 +68,14 @@ def inherit(member: Member) -> Member:
     return describe(member, **known)
 
 
+def name_of_part(part: int, default: str) -> str:
+    """Return the running job's name with the number, from 2, of the part of its work that follows it."""
+    from jobflow import CURRENT_JOB
+
+    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else default
+    return f"{own_name.removesuffix(f' part {part - 1}')} part {part}"
+
+
 def stage_of(name: str, metadata: Mapping[str, Any] | None) -> str:
     """Return the stage of a job: what its metadata says, else the first word of its name.
 

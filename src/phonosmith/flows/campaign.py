@@ -76,7 +76,9 @@ class EngineSpec(BaseModel):
     potential: str | None = Field(None, description="potential of the forcefield engine, or of a rehearsal")
     rehearsal: bool = Field(False, description="play VASP with the stand-in: a test of everything but DFT")
     protocol: dict[str, Any] = Field(default_factory=dict, description="settings that differ from the published ones")
-    wall_time: int | None = Field(None, gt=0, description="VASP is asked to stop after so many seconds")
+    wall_time: int | None = Field(
+        None, gt=0, description="VASP is asked to stop after so many seconds of a job, and goes on in another"
+    )
 
 
 class CampaignSpec(MaterialSettings):

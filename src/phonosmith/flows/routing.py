@@ -57,7 +57,8 @@ class Target(BaseModel):
 
     worker: str = Field(description="worker of the jobflow-remote project; category of FireWorks' workers")
     resources: dict[str, Any] = Field(
-        default_factory=dict, description="jobflow-remote: what the scheduler is asked for; the worker's own when empty"
+        default_factory=dict,
+        description="jobflow-remote: what the scheduler is asked for; empty: what the project says when the job starts",
     )
     exec_config: str | dict[str, Any] | None = Field(
         None, description="jobflow-remote: name of an exec_config of the project, or its content"
@@ -71,8 +72,9 @@ class Target(BaseModel):
     def manager_config(self, engine: EngineName) -> dict[str, Any]:
         """Return what a job's configuration holds for an engine.
 
-        In jobflow-remote a job made by another one takes over what it lacks from that one. Resources are left out all
-        the same when none are given, because an empty set of them overrides the worker's; `with_resources` fills them.
+        In jobflow-remote a job made by another one takes over what it lacks from that one, and asks for what the
+        worker's file says when it starts where that one has nothing either. An empty set of resources would override
+        the worker's, so none are left out; see `with_resources`.
         """
         if engine == "jobflow-remote":
             # an empty exec_config counts as none; one that exports nothing does not
@@ -110,7 +112,13 @@ class Routing(BaseModel):
         return rule or getattr(self, kind_of(name, metadata))
 
     def with_resources(self, workers: Mapping[str, Mapping[str, Any] | None]) -> Routing:
-        """Return the rules with the default resources of the workers themselves wherever none are given."""
+        """Return the rules with the default resources of the workers themselves where a job would take over others.
+
+        Only jobs of inference, and whatever a rule is about, make jobs of another kind. Without resources of their own
+        every job asks for what its worker's file says when it starts.
+        """
+        if not any(target.resources for target in (*self.rules, self.inference)):
+            return self
 
         def filled(target: Target) -> Target:
             resources = target.resources or workers.get(target.worker) or {}

@@ -171,7 +171,7 @@ class MaterialSettings(Document):
     pack: Pack = Field(
         "none",
         description="none: every training is a job of its own; material: all trainings of a material (strategies, "
-        "sizes, foundations, cells, seeds) run side by side in one job on one GPU, with the same results",
+        "sizes, foundations, cells, seeds) run side by side in one job on every GPU it gets, with the same results",
     )
 
     @field_validator("n_train", "learning_curve")

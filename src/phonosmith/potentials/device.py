@@ -16,6 +16,7 @@ from phonosmith.core.errors import ConfigurationError, InputError
 
 CUBLAS_VARIABLE, CUBLAS_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 """cuBLAS takes its sums in a fixed order only with workspaces of a fixed size."""
+CARDS_VARIABLE = "CUDA_VISIBLE_DEVICES"
 LONG_CALL = 0.5
 """s."""
 UNORDERED = "sums on a GPU are not ordered: repeated runs agree to rounding, not to the bit"
@@ -41,6 +42,28 @@ def gpu_seen() -> bool:
     return torch.cuda.is_available()
 
 
+def allotted_cards() -> list[str] | None:
+    """Return the GPUs this process was given, as CUDA_VISIBLE_DEVICES names them; None where nobody has said."""
+    given = os.environ.get(CARDS_VARIABLE)
+    if given is None:
+        slurm = next((os.environ[name] for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS") if os.environ.get(name)), None)
+        return None if slurm is None else slurm.split(",")
+    names = [name.strip() for name in given.split(",")]
+    # CUDA reads up to the first that is no card
+    last = next((place for place, name in enumerate(names) if name in ("", "-1", "NoDevFiles")), len(names))
+    return names[:last]
+
+
+def visible_cards() -> list[str]:
+    """Return the GPUs this process may use, by what CUDA_VISIBLE_DEVICES has to be for one of them alone."""
+    given = allotted_cards() if CARDS_VARIABLE in os.environ else None
+    if given is not None:
+        return given
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 def require_device(device: str) -> str:
     """Return a device as asked for, auto as cpu where there is no GPU; refuse what is none or not here.
 
@@ -49,7 +72,7 @@ def require_device(device: str) -> str:
     InputError
         For a name that is no device.
     ConfigurationError
-        For cuda where torch sees no GPU.
+        For cuda where torch sees no GPU, and for auto where it does not see the one this process was given.
     """
     if device == "cpu":
         return device
@@ -57,13 +80,15 @@ def require_device(device: str) -> str:
         raise InputError(f"{device!r} is not a device.", "Choose cpu, cuda or auto.")
     if gpu_seen():
         return device
-    if device == "auto":
+    given = allotted_cards() or []
+    if device == "auto" and not given:
         return "cpu"
     import torch
 
+    asked = f"device={device} was asked for" if device != "auto" else f"This process was given GPU {', '.join(given)}"
     raise ConfigurationError(
-        f"device={device} was asked for, but torch {torch.__version__} sees no GPU.",
-        "Use device=cpu (or auto), or run on a machine with a GPU and a CUDA build of torch.",
+        f"{asked}, but torch {torch.__version__} sees no GPU.",
+        "Use device=cpu (PHONOSMITH_DEVICE=cpu for a whole worker), or a machine with a GPU and a CUDA build of torch.",
     )
 
 

@@ -106,6 +106,18 @@ class Correction(Document):
     files: list[str] = Field(default_factory=list, description="files or inputs other than INCAR it changed")
 
 
+class Stopped(Document):
+    """A calculation that was stopped before its time was over: what a following job goes on from."""
+
+    cell: list[Vector] = Field(description="lattice vectors it got to, as rows, Å")
+    positions: list[Vector] = Field(description="Cartesian positions it got to, in the order of its POSCAR, Å")
+    folder: str = Field(description="folder with its WAVECAR, on the worker it ran on")
+    parts: int = Field(1, description="jobs that have worked on it so far")
+    ionic_steps: int = Field(0, description="ionic steps of all parts")
+    corrections: list[Correction] = Field(default_factory=list, description="what custodian did in all parts")
+    wall_seconds: float = Field(0.0, description="wall time of all parts, s")
+
+
 class ReferenceRecord(Document):
     """One reference calculation, whichever engine did it."""
 
@@ -138,7 +150,11 @@ class ReferenceRecord(Document):
     corrections: list[Correction] = Field(default_factory=list, description="what custodian did")
     reasons: list[Reason] = Field(default_factory=list, description="why it is refused; empty when it is a label")
     attempts: int = Field(1, description="how often it was started")
-    wall_seconds: float = Field(0.0, description="wall time of all attempts, s; of a kept result, what it took then")
+    parts: int = Field(1, description="jobs it took, where one went on with what another was stopped in")
+    wall_seconds: float = Field(
+        0.0, description="wall time of all attempts and parts, s; of a kept result, what it took then"
+    )
+    stopped: Stopped | None = Field(None, description="where a following job goes on, of a run stopped in time")
     kept: bool = Field(False, description="found among the results kept earlier, not calculated now")
     cores: int = Field(default_factory=available_cores, description="processor cores the calculation could use")
     directory: str = Field("", description="last part of the folder it ran in")
@@ -152,8 +168,8 @@ class ReferenceRecord(Document):
 
     @property
     def may_succeed_again(self) -> bool:
-        """Whether it is refused for nothing but what a second start may mend."""
-        return bool(self.reasons) and all(reason.transient for reason in self.reasons)
+        """Whether it is refused for nothing but what a second start here may mend."""
+        return self.stopped is None and bool(self.reasons) and all(reason.transient for reason in self.reasons)
 
     def explain(self) -> str:
         """Return all reasons in one line."""

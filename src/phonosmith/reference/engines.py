@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from phonosmith.core.attempts import repeated
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, InputError
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.documents import Frame, ReferenceRecord, Stopped
 from phonosmith.reference.outcome import MOVING
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 from phonosmith.reference.vasp.rehearsal import Rehearsal
@@ -36,7 +37,7 @@ class ReferenceEngine(Document, frozen=True):
     )
     rehearsal: Rehearsal | None = Field(None, description="play VASP with the stand-in; results are no reference data")
     wall_time: int | None = Field(
-        None, description="VASP is asked to stop after this many seconds; the result is refused"
+        None, description="VASP is asked to stop after so many seconds of a job; another job goes on where it stopped"
     )
     frozen_timeout: float = Field(7200.0, gt=0, description="VASP without output for so long is started again, s")
     custodian: dict[str, Any] = Field(default_factory=dict, description="further arguments of Custodian")
@@ -135,20 +136,28 @@ class ReferenceEngine(Document, frozen=True):
         return {} if self.order is None else self.order.model_dump(mode="json")
 
     def compute(
-        self, frame: Frame, calculation: Calculation = "static", name: str = "static", attempts: int = 1
+        self,
+        frame: Frame,
+        calculation: Calculation = "static",
+        name: str = "static",
+        attempts: int = 1,
+        stopped: Stopped | None = None,
     ) -> ReferenceRecord:
         """Do one calculation in the current folder and return its record, accepted or refused with reasons.
 
         The record has the order of atoms asked, whatever the engine prefers. A transient failure (crash, lost output,
         out of memory) is started again until there were ``attempts``; the files of failed ones are kept in
-        ``attempt_N``.
+        ``attempt_N``. ``stopped``: where an earlier record says that it was stopped for the end of its time.
         """
         if attempts < 1:
             raise InputError(f"attempts is {attempts}.", "Allow at least one.")
         seconds = []
+        maker = self.maker(calculation, name)
+        if stopped is not None and self.name == "vasp":
+            maker = replace(maker, stopped=stopped.model_dump(mode="json"))
 
         def once() -> ReferenceRecord:
-            record = self._compute_once(frame, calculation, name)
+            record = self._compute_once(maker, frame)
             seconds.append(record.wall_seconds)
             return record
 
@@ -159,8 +168,7 @@ class ReferenceEngine(Document, frozen=True):
             record.cell, record.positions = list(frame.cell), list(frame.positions)
         return record
 
-    def _compute_once(self, frame: Frame, calculation: Calculation, name: str) -> ReferenceRecord:
-        maker = self.maker(calculation, name)
+    def _compute_once(self, maker: Maker, frame: Frame) -> ReferenceRecord:
         if self.name == "vasp":
             return _compute_vasp(maker, frame, self.rehearsal)
         from importlib.metadata import version

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from ase import Atoms
-from jobflow import CURRENT_JOB, Flow, JobConfig, Maker, OnMissing, job
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
 from monty.json import jsanitize
 
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
 from phonosmith.core.reuse import only_results_travel, reused
-from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, refused
+from phonosmith.reference.documents import Frame, LabelReport, Reason, ReferenceRecord, Stopped, refused
 from phonosmith.reference.engines import ReferenceEngine
 from phonosmith.reference.labels import as_frames, collect, job_name, require_minimum, require_spin
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
@@ -52,34 +52,54 @@ def _is_marked_refused() -> bool:
     return True
 
 
+Answer: TypeAlias = ReferenceRecord | Response[ReferenceRecord]
+"""A record, or the job that goes on where the running one was stopped for the end of its time."""
+
+
 @job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
-@reused("name", "attempts")
-def label_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
+@reused("name", "attempts", "stopped")
+def label_frame(
+    frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2, stopped: Stopped | None = None
+) -> Answer:
     """Compute one frame; when the gate refuses the last attempt the refused record stays in the job store."""
-    return computed_frame(frame, engine, "static", name, attempts)
+    return computed_frame(frame, engine, "static", name, attempts, stopped, label_frame)
 
 
 @job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
-@reused("name", "attempts")
-def force_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2) -> ReferenceRecord:
+@reused("name", "attempts", "stopped")
+def force_frame(
+    frame: Frame, engine: ReferenceEngine, name: str, attempts: int = 2, stopped: Stopped | None = None
+) -> Answer:
     """Compute one displaced supercell, with the k-points of those; otherwise like `label_frame`."""
-    return computed_frame(frame, engine, "displacement", name, attempts)
+    return computed_frame(frame, engine, "displacement", name, attempts, stopped, force_frame)
 
 
 def computed_frame(
-    frame: Frame, engine: ReferenceEngine, calculation: Calculation, name: str, attempts: int
-) -> ReferenceRecord:
+    frame: Frame,
+    engine: ReferenceEngine,
+    calculation: Calculation,
+    name: str,
+    attempts: int,
+    stopped: Stopped | None,
+    again: Callable[..., Job],
+) -> Answer:
     """Do the one calculation of the running job, whose store has to be exposed, and return its accepted record.
 
-    A refused record stays in the job store, for whoever goes on without it, and the job fails.
+    A refused record stays in the job store, for whoever goes on without it, and the job fails. What was stopped for
+    the end of its time goes on in a job of the same function, which ``again`` makes.
     """
     computing, asked = ReferenceEngine.model_validate(engine), Frame.model_validate(frame)
     try:
-        record = computing.compute(asked, calculation, name, attempts)
+        earlier = None if stopped is None else Stopped.model_validate(stopped)
+        record = computing.compute(asked, calculation, name, attempts, earlier)
     except PhonosmithError as error:
         reason = Reason(code="configuration", message=str(error))
         _leave_refusal(refused(asked, computing.protocol, calculation, computing.name, reason))
         raise
+    if record.stopped is not None:
+        from phonosmith.reference.vasp.makers import next_part
+
+        return Response(replace=next_part(again(asked, computing, name, attempts, record.stopped), record.stopped))
     if not record.accepted:
         if _is_marked_refused():
             return record

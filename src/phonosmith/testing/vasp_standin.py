@@ -38,6 +38,16 @@ def _stopcar() -> str:
     return "ionic" if re.search(r"LSTOP\s*=\s*\.?T", text) else ""
 
 
+_WAVES = b"stand-in"
+
+
+def _waves() -> int:
+    """Return how many electronic steps the WAVECAR in the folder stands for."""
+    path = Path("WAVECAR")
+    known = path.read_bytes() if path.is_file() else b""
+    return int(known.removeprefix(_WAVES)) if known.startswith(_WAVES) else 0
+
+
 class Run:
     """One calculation from the first to the last line."""
 
@@ -47,6 +57,7 @@ class Run:
 
         self.task = task
         self.writers = Writers(task)
+        self.waves = _waves() if task.tag("ISTART", 1) else 0
         task.atoms.calc = make_calculator(task.settings["calculator"], task.settings["calculator_kwargs"])
 
     def _electronic_energies(self, energy: float) -> list[float]:
@@ -60,7 +71,9 @@ class Run:
         if steps >= nelm:
             return [energy + 10.0**-step for step in range(nelm)]
         ratio = (0.3 * float(task.tag("EDIFF", 1e-4))) ** (1 / (steps - 1))
-        return [energy + ratio ** (step + 1) for step in range(steps - 1)] + [energy]
+        cycle = [energy + ratio ** (step + 1) for step in range(steps - 1)] + [energy]
+        # waves that are there already leave the end of the cycle to do
+        return cycle[min(self.waves, max(0, steps - 3)) :]
 
     def ionic_step(self, *, final: bool) -> None:
         """Evaluate and write one ionic step."""
@@ -86,6 +99,7 @@ class Run:
             if _stopcar() == "electronic" or (task.fault == "walltime" and number == 3):
                 energy, reached = value, False
                 break
+        self.waves += number
         writers.end_ionic(energy, forces, stress, converged=reached, final=final)
 
     def relax(self) -> None:
@@ -153,7 +167,7 @@ def main() -> None:
     run.writers.close()
     run.writers.contcar(scale=1.02 if fault == "wrongcell" else 1.0)
     if task.tag("LWAVE", default=True):
-        Path("WAVECAR").write_bytes(b"stand-in\0")
+        Path("WAVECAR").write_bytes(_WAVES + str(run.waves).encode())
     if fault in ("truncate", "empty"):
         vasprun = Path("vasprun.xml")
         os.truncate(vasprun, int(vasprun.stat().st_size * (0.7 if fault == "truncate" else 0)))

@@ -152,6 +152,7 @@ class PackedTraining(Document):
     document: TrainingDocument | None = Field(None, description="its result; none when it failed")
     error: str = Field("", description="why it failed, or why its result is refused")
     checkpoint: ArtefactRef | None = Field(None, description="where a failed one can go on, in the artefact store")
+    card: str = Field("", description="GPU of its process, as in CUDA_VISIBLE_DEVICES, where there were several")
 
     @property
     def ended(self) -> bool:

@@ -168,7 +168,7 @@ def prepare(
     Trainings from the same :class:`Groundwork` share what does not depend on the strategy.
     """
     check_extras(spec, replay, curvature)
-    require_device(spec.device)
+    require_device(asked_device(spec))
     with ordered_sums(spec.deterministic and asked_device(spec) != "cpu" and gpu_seen()):
         assembly = assemble(
             foundation,

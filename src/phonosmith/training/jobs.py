@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response, job
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
-from phonosmith.core.attempts import left_behind
+from phonosmith.core.attempts import left_behind, seconds_left
 from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import recorded
-from phonosmith.core.metadata import STEP, inherit
+from phonosmith.core.metadata import STEP, inherit, name_of_part
 from phonosmith.core.reuse import made_before, reused
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.curvature import CurvatureTarget
     from phonosmith.training.assemble import Groundwork
     from phonosmith.training.finetune import Training, TrainingResult
+
+
+END_SECONDS = 300.0
+"""Time kept for the end of a training before that of its SLURM job, s; a tenth of what is left where that is less."""
 
 
 class Extras(TypedDict, total=False):
@@ -54,7 +58,8 @@ class FineTuneMaker(Maker):
         Preset (phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft) and
         what to change of it.
     walltime
-        Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit.
+        Seconds of one job, from its start, after which training stops with a checkpoint; None: no limit but that of
+        the SLURM job (PHONOSMITH_STOP_IN_TIME).
     continuations
         How often a training stopped by its walltime goes on in a job that replaces the stopped one (on whatever
         machine: the checkpoint travels through the artefact store). After the last the best model so far is
@@ -74,6 +79,13 @@ class FineTuneMaker(Maker):
     def spec(self) -> TrainSpec:
         """Return the strategy with its settings; impossible ones are explained."""
         return make_spec(self.strategy, **self.settings)
+
+    def time_limit(self, since: float) -> float | None:
+        """Return ``walltime``, or what the SLURM job allows if that is less; s from ``since`` (`perf_counter`)."""
+        left = seconds_left()
+        # the last epoch, the errors of the model and its way into the artefact store take their time
+        ends = None if left is None else time.perf_counter() - since + max(0.9 * left, left - END_SECONDS)
+        return min((limit for limit in (self.walltime, ends) if limit is not None), default=None)
 
     def make(
         self,
@@ -179,7 +191,7 @@ def train_model(
             refuse_bad(document)
         return document
     following = train_model(maker, foundation, train, valid, part=part + 1, checkpoint=document.checkpoint, **extras)
-    following.name = _name_of_part(part + 1, "train")
+    following.name = name_of_part(part + 1, "train")
     return Response(replace=following)
 
 
@@ -191,12 +203,6 @@ def _alone(following: Job) -> Response[TrainingDocument]:
         # jobflow describes what replaces a job as the job itself
         current.metadata.pop(STEP, None)
     return Response(replace=inherit(following))
-
-
-def _name_of_part(part: int, default: str) -> str:
-    """Return the running job's name with the number of the part that follows it."""
-    own_name = CURRENT_JOB.job.name if CURRENT_JOB.job is not None else default
-    return f"{own_name.removesuffix(f' part {part - 1}')} part {part}"
 
 
 class Sources:
@@ -326,7 +332,7 @@ def run_training(
     begin = time.perf_counter()
     inputs = TrainingInputs(foundation=foundation, train=train, valid=valid, **extras)
     training = prepare_training(maker, inputs, Sources(), checkpoint=checkpoint, workdir=workdir)
-    training.fitter.run(walltime=maker.walltime, since=begin)
+    training.fitter.run(walltime=maker.time_limit(begin), since=begin)
     return _registered(training.result(), Path(workdir) / training_key(maker, inputs), inputs.foundation)
 
 
@@ -366,7 +372,7 @@ def train_models(
     if all(one.ended for one in found) or part > max(maker.continuations for maker in makers):
         return report
     following = train_models(makers, given, at_once=at_once, part=part + 1, earlier=report)
-    following.name = _name_of_part(part + 1, "train pack")
+    following.name = name_of_part(part + 1, "train pack")
     return Response(replace=following)
 
 
@@ -389,27 +395,92 @@ def run_pack(
 ) -> list[PackedTraining]:
     """Run trainings side by side, register their models and return what became of them; the work of one job.
 
-    ``earlier``: what an earlier part has done.
+    Of several GPUs that the job may use each gets a part of them, in a process of its own; see `cards`.
+
+    ``since``: ``time.perf_counter()`` from which walltimes count; ``earlier``: what an earlier part has done.
     """
-    from phonosmith.training.packing import Outcome, Planned, SideBySide
+    from phonosmith.potentials.device import visible_cards
 
     keys = [training_key(*one) for one in trainings]
     if double := next((key for key in keys if keys.count(key) > 1), None):
         raise ConfigurationError(f"The training {double} is asked for twice.", "Ask for each training once.")
-    sources, found = Sources(), {one.key: one for one in earlier}
+    found = {one.key: one for one in earlier}
+    left = {key: one for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended}
+    cards = visible_cards() if len(left) > 1 else []
+    if len(cards) > 1:
+        found |= _on_cards(cards, left, found, at_once=at_once, since=since, workdir=workdir)
+    else:
+        found |= _beside(left, found, at_once=at_once, since=since, workdir=workdir)
+    return [found.get(key, PackedTraining(key=key)) for key in keys]
+
+
+def _on_cards(
+    cards: Sequence[str],
+    trainings: Mapping[str, tuple[FineTuneMaker, TrainingInputs]],
+    earlier: Mapping[str, PackedTraining],
+    *,
+    at_once: int | None,
+    since: float | None,
+    workdir: str,
+) -> dict[str, PackedTraining]:
+    """Run trainings in one process for each card and return what became of those that began."""
+    from phonosmith.training.cards import on_each_card, shares
+
+    keys = list(trainings)
+    parts = shares([_epoch_frames(*one) for one in trainings.values()], len(cards))
+    given = {card: [keys[number] for number in part] for card, part in zip(cards, parts, strict=True) if part}
+    # the clock of perf_counter is the machine's: ``since`` means the same to all processes
+    common = {"at_once": at_once, "since": since, "workdir": workdir}
+    work = {
+        card: {
+            "trainings": [trainings[key] for key in part],
+            "earlier": [earlier[key] for key in part if key in earlier],
+            **common,
+        }
+        for card, part in given.items()
+    }
+    answers = on_each_card(f"{__name__}:run_pack", work, Path(workdir))
+    found = dict[str, PackedTraining]()
+    for card, part in given.items():
+        answer = answers[card]
+        if isinstance(answer, Exception):
+            lost = [(key, _stored_checkpoint(Path(workdir) / key)) for key in part]
+            answer = [PackedTraining(key=key, error=str(answer), checkpoint=checkpoint) for key, checkpoint in lost]
+        found |= {one.key: one.model_copy(update={"card": card}) for one in answer}
+    return found
+
+
+def _epoch_frames(maker: FineTuneMaker, inputs: TrainingInputs) -> float:
+    """Return how much work a training is: how often it looks at a structure, at most."""
+    return maker.spec().epochs * (inputs.train.n_frames if inputs.train is not None else 1)
+
+
+def _beside(
+    trainings: Mapping[str, tuple[FineTuneMaker, TrainingInputs]],
+    earlier: Mapping[str, PackedTraining],
+    *,
+    at_once: int | None,
+    since: float | None,
+    workdir: str,
+) -> dict[str, PackedTraining]:
+    """Run trainings in this process and return what became of those that began."""
+    from phonosmith.training.packing import Outcome, Planned, SideBySide
+
+    sources, found = Sources(), dict[str, PackedTraining]()
+    begin = time.perf_counter() if since is None else since
 
     def planned(key: str, maker: FineTuneMaker, inputs: TrainingInputs) -> Planned:
-        document = found[key].document if key in found else None
+        document = earlier[key].document if key in earlier else None
         checkpoint = document.checkpoint if document is not None else None
 
         def prepared() -> Training:
             return prepare_training(maker, inputs, sources, checkpoint=checkpoint, workdir=workdir)
 
-        return Planned(key, prepared, maker.walltime)
+        return Planned(key, prepared, maker.time_limit(begin))
 
     def keep(outcome: Outcome) -> None:
         key = outcome.planned.name
-        maker, inputs = trainings[keys.index(key)]
+        maker, inputs = trainings[key]
         folder = Path(workdir) / key
         if outcome.result is None:
             found[key] = PackedTraining(
@@ -424,19 +495,16 @@ def run_pack(
                 error = refusal.message
         found[key] = PackedTraining(key=key, document=document, error=error)
 
-    left = [
-        planned(key, *one) for key, one in zip(keys, trainings, strict=True) if key not in found or not found[key].ended
-    ]
-    SideBySide(at_once, on_end=keep).run(left, since=since)
-    return [found.get(key, PackedTraining(key=key)) for key in keys]
+    SideBySide(at_once, on_end=keep).run([planned(key, *one) for key, one in trainings.items()], since=begin)
+    return found
 
 
 @dataclass
 class PackMaker(Maker):
-    """Fine-tune with several strategies, settings, seeds, sizes or materials in one job on one device.
+    """Fine-tune with several strategies, settings, seeds, sizes or materials in one job, on every GPU it is given.
 
-    A small model leaves most of a GPU idle: trainings run side by side in one process, as many at a time as its memory
-    holds. Each has the model, document, checkpoint and log it would have alone.
+    A small model leaves most of a GPU idle: trainings run side by side in one process for each card, as many at a time
+    as its memory holds. Each has the model, document, checkpoint and log it would have alone.
 
     Attributes
     ----------
@@ -446,7 +514,7 @@ class PackMaker(Maker):
         The trainings. Their walltimes hold from the beginning of the job; what they stop goes on in a job that
         replaces this one.
     at_once
-        Most trainings at a time; None: as many as fit.
+        Most trainings at a time on each card; None: as many as fit.
     """
 
     name: str = "train"

@@ -76,6 +76,36 @@ def test_bad_input_is_said_before_anything_starts(campaign, tmp_path, monkeypatc
     assert "holds no run" in found["error"]
 
 
+def environments(text):
+    """Return kind, cards and device of every place, as a worker of it would see them."""
+    from phonosmith.cli.campaign.run import _slots
+
+    names = ("CUDA_VISIBLE_DEVICES", "PHONOSMITH_DEVICE")
+    return [(slot.kind, *(slot.environment.get(name) for name in names)) for slot in _slots(None, text)]
+
+
+def test_gpu_slots_take_the_cards_this_process_was_given(monkeypatch):
+    from phonosmith.core.errors import ConfigurationError, InputError
+    from phonosmith.settings import get_settings
+
+    monkeypatch.delenv("PHONOSMITH_DEVICE")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7f,2")
+    get_settings.cache_clear()
+    assert environments("cpu=2") == [("cpu", None, None)] * 2
+    one_each = [("gpu", "5", "cuda"), ("gpu", "GPU-7f", "cuda")]
+    assert environments("gpu=2,cpu=1") == [("cpu", "", None), *one_each]
+    # several on a card only where that is said
+    assert environments("gpu=2x2") == [one_each[0], one_each[0], one_each[1], one_each[1]]
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES=5,GPU-7f,2 names 3"):
+        environments("gpu=4")
+    for wrong in ("cpu=2x2", "gpu=0", "gpu=1x0", "gpu=1,gpu=2", "gpu"):
+        with pytest.raises(InputError, match="--slots"):
+            environments(wrong)
+    monkeypatch.setenv("PHONOSMITH_DEVICE", "cpu")
+    get_settings.cache_clear()
+    assert environments("gpu=4") == [("gpu", "", None)] * 4
+
+
 @pytest.mark.slow
 def test_a_campaign_runs_continues_and_takes_a_fifth_strategy(campaign, tmp_path):
     out = tmp_path / "out"

@@ -58,6 +58,26 @@ def test_fireworks_takes_launchpad_workers_and_adapters():
         assert "None" not in script
 
 
+def test_a_node_of_four_cards_and_calculations_in_bundles():
+    from jobflow_remote.config.base import Project
+
+    answers = {"gpus": 4, "gpu_cores": 12, "dft_bundle": 20, "hours": 10}
+    files = cluster_files(Cluster(**answers), FOLDER, guessed=frozenset({"gpu_cores"}))
+    assert "      cpus_per_task: 48 # EDIT" in files["projects/phonosmith.yaml"].splitlines()
+    project = Project.model_validate(yaml.safe_load(files["projects/phonosmith.yaml"]))
+    gpu, dft = project.workers["gpu"], project.workers["dft"]
+    assert gpu.resources["gres"] == "gpu:4"
+    assert "export OMP_NUM_THREADS=12" in gpu.pre_run
+    assert (dft.batch.max_jobs_per_batch, dft.batch.max_time, gpu.batch) == (20, 28800, None)
+    # VASP and trainings are stopped before the walltime, and go on in the next job
+    assert [name for name in WORKERS if "STOP_IN_TIME=true" in project.workers[name].pre_run] == ["dft", "gpu"]
+    files = cluster_files(Cluster(engine="fireworks", **answers), FOLDER)
+    adapters = {name: yaml.safe_load(files[f"qadapter_{name}.yaml"]) for name in WORKERS}
+    assert adapters["dft"]["rocket_launch"].endswith("rapidfire --nlaunches 20 --timeout 28800")
+    assert adapters["gpu"]["rocket_launch"].endswith("singleshot")
+    assert adapters["gpu"]["cpus_per_task"] == 48
+
+
 @pytest.mark.parametrize("engine", ["jobflow-remote", "fireworks"])
 def test_what_was_guessed_is_marked_and_nothing_else(engine):
     answers = Cluster(engine=engine)

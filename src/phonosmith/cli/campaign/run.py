@@ -30,7 +30,9 @@ LIMITS = typer.Option(
     help="Longest time of a job, e.g. train=2h,label=30m; what takes longer fails.",
 )
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-SLOTS = typer.Option("", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=1: trainings take gpu.")
+SLOTS = typer.Option(
+    "", metavar="KIND=N,...", help="Places for jobs, e.g. cpu=4,gpu=2 (gpu=2x3: three on each GPU); trainings take gpu."
+)
 TRUST_RUN = typer.Option(
     False, "--trust", help="Take over a run folder somebody else made or changed: its jobs are code that runs as you."
 )
@@ -85,22 +87,28 @@ def run(
 
 
 def _slots(workers: int | None, text: str) -> list[Slot]:
-    from phonosmith.engines.local.runner import Slot, default_slots
+    from phonosmith.engines.local.runner import Slot, default_slots, gpu_slots
+    from phonosmith.potentials.device import CARDS_VARIABLE
 
     if workers is not None and text:
         raise InputError("--workers and --slots both say how many jobs run at a time.", "Give one of them.")
     if not text:
         return default_slots(workers)
-    listed: list[Slot] = []
+    threads = dict(default_slots(1)[0].environment)
+    counts: dict[str, tuple[int, int]] = {}
     for part in text.split(","):
-        kind, separator, number = part.strip().partition("=")
-        if not separator or not kind or not number.isdigit() or int(number) < 1:
-            raise InputError(f"--slots {text!r} is not of the form kind=number,...", "Write e.g. --slots cpu=4,gpu=1.")
-        threads = default_slots(1)[0].environment
-        # every GPU slot sees a card of its own
-        cards = [{"CUDA_VISIBLE_DEVICES": str(index)} if kind == "gpu" else {} for index in range(int(number))]
-        listed += [Slot(kind, {**threads, **card}) for card in cards]
-    return listed
+        match = re.fullmatch(r"\s*(\w+)\s*=\s*([1-9]\d*)(?:x([1-9]\d*))?\s*", part)
+        if match is None or (match[3] and match[1] != "gpu") or match[1] in counts:
+            raise InputError(
+                f"--slots {text!r} is not of the form kind=number,...",
+                "Write e.g. --slots cpu=4,gpu=1, or gpu=2x3 for two GPUs with three jobs at a time on each.",
+            )
+        counts[match[1]] = int(match[2]), int(match[3] or 1)
+    cards = gpu_slots(*counts["gpu"]) if "gpu" in counts else []
+    # what was not sent to a GPU is not to take memory there
+    hidden = {CARDS_VARIABLE: ""} if cards else {}
+    others = [Slot(kind, hidden) for kind, (number, _) in counts.items() if kind != "gpu" for _ in range(number)]
+    return [Slot(slot.kind, {**threads, **slot.environment}) for slot in (*others, *cards)]
 
 
 def _limits(text: str) -> dict[str, float]:

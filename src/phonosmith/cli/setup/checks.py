@@ -101,12 +101,11 @@ def check_torch() -> Iterator[Finding]:
         advice = "Install torch for this machine, see https://pytorch.org/get-started."
         raise ConfigurationError(f"cannot be imported: {error}", advice) from error
     asked = settings.device if (settings := _settings()) else "auto"
+    from phonosmith.potentials.device import require_device
+
+    device = "cpu" if require_device(asked) == "cpu" else "cuda"
+    has_gpu = torch.cuda.is_available()
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    has_gpu = torch.cuda.is_available() and bool(gpus)
-    if asked == "cuda" and not has_gpu:
-        advice = "Set PHONOSMITH_DEVICE=auto, or install a torch built for this GPU's driver."
-        raise ConfigurationError(f"{torch.__version__}: PHONOSMITH_DEVICE is cuda, but torch sees no GPU.", advice)
-    device = "cuda" if has_gpu and asked != "cpu" else "cpu"
     probe = torch.ones(8, dtype=torch.float64, device=device)
     if float((probe @ probe).cpu()) != 8.0:
         raise ConfigurationError(f"{device} computes wrongly.", "Update the GPU driver.")

@@ -37,6 +37,8 @@ def init_cluster(
     gpu_partition: _Text = None,
     dft_nodes: _Number = None,
     dft_tasks: _Number = None,
+    dft_bundle: _Number = None,
+    gpus: _Number = None,
     gpu_cores: _Number = None,
     hours: _Number = None,
     vasp: _Text = None,

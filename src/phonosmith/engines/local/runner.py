@@ -40,10 +40,13 @@ from phonosmith.engines.local.state import (
     RunState,
 )
 from phonosmith.engines.local.worker import RESULT, read_response
+from phonosmith.potentials.device import CARDS_VARIABLE, visible_cards
+from phonosmith.settings import ENV_PREFIX, get_settings
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
 
+DEVICE_VARIABLE = f"{ENV_PREFIX}DEVICE"
 POLL_SECONDS = 0.2
 TELL_SECONDS = 1.0
 WORKER_MEMORY_GB = 2.5
@@ -116,6 +119,34 @@ def default_slots(count: int | None = None) -> list[Slot]:
     """Return one CPU slot for each core (or ``count``), each with one thread per library."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     return [Slot("cpu", threads) for _ in range(count or process_cores())]
+
+
+def gpu_slots(cards: int, each: int = 1) -> list[Slot]:
+    """Return slots of GPUs, ``each`` of them with a card of its own or a share of one.
+
+    The cards are the first of those this process may use (CUDA_VISIBLE_DEVICES). Jobs there insist on their card,
+    unless PHONOSMITH_DEVICE says something else.
+
+    Raises
+    ------
+    ConfigurationError
+        For more cards than there are.
+    """
+    device = get_settings().device
+    if device == "cpu":
+        # asked for in so many words: places as on a node with GPUs, and no card is touched
+        return [Slot("gpu", {CARDS_VARIABLE: ""}) for _ in range(cards * each)]
+    seen = visible_cards()
+    if cards > len(seen):
+        given = os.environ.get(CARDS_VARIABLE)
+        where = "torch sees" if given is None else f"{CARDS_VARIABLE}={given} names"
+        raise ConfigurationError(
+            f"gpu={cards} asks for {cards} GPUs, {where} {len(seen)}.",
+            "Ask for fewer (gpu=1x3: one, with three jobs at a time), or set PHONOSMITH_DEVICE=cpu to train on "
+            "processors; without 'gpu' trainings take the other places.",
+        )
+    insisting = {} if DEVICE_VARIABLE in os.environ else {DEVICE_VARIABLE: "cuda"}
+    return [Slot("gpu", {CARDS_VARIABLE: card, **insisting}) for card in seen[:cards] for _ in range(each)]
 
 
 class LocalRunner:

@@ -63,7 +63,9 @@ class Cluster(BaseModel):
     gpu_partition: Text = Field("gpu", description="partition of the GPU nodes")
     dft_nodes: int = Field(1, ge=1, description="nodes of one DFT calculation")
     dft_tasks: int = Field(48, ge=1, description="MPI ranks of one DFT calculation, all nodes together")
-    gpu_cores: int = Field(8, ge=1, description="cores beside the GPU of a training")
+    dft_bundle: int = Field(1, ge=1, description="DFT calculations one after the other in one allocation (1: one each)")
+    gpus: int = Field(1, ge=1, description="GPUs of one training job; with 'pack: material' all of them are used")
+    gpu_cores: int = Field(8, ge=1, description="cores beside each GPU of a training")
     hours: int = Field(12, ge=1, description="walltime of DFT calculations and trainings, h")
     vasp: Text = Field("srun vasp_std", description="command that runs VASP")
     vasp_gamma: Text = Field("srun vasp_gam", description="command that runs VASP's Γ-only build")
@@ -71,9 +73,14 @@ class Cluster(BaseModel):
     potcars: Folder = Field("/home/me/potcars", description="folder of the POTCAR files (PMG_VASP_PSP_DIR)")
 
 
-OPTIONAL = frozenset({"mongo_user", "login", "account", "modules", "name", "engine", "scheduler"})
+OPTIONAL = frozenset({"mongo_user", "login", "account", "modules", "name", "engine", "scheduler", "dft_bundle", "gpus"})
 """Fields whose default is as good as an answer."""
-_SLURM_ONLY = frozenset({"cpu_partition", "gpu_partition", "account", "dft_nodes", "dft_tasks", "gpu_cores", "hours"})
+_SLURM_ONLY = frozenset(
+    {
+        *("cpu_partition", "gpu_partition", "account", "dft_nodes", "dft_tasks", "dft_bundle"),
+        *("gpus", "gpu_cores", "hours"),
+    }
+)
 
 
 def questions(cluster: Cluster) -> list[str]:
@@ -191,6 +198,9 @@ def _lines_before(worker: str, cluster: Cluster, given: dict[str, Any], *more: s
         *more,
         _export("PHONOSMITH_ARTEFACTS", given["artefacts"]),
     ]
+    if cluster.scheduler == "slurm" and worker != "inference":
+        # before the walltime is over, and on in a job that follows
+        lines.append("export PHONOSMITH_STOP_IN_TIME=true")
     if worker == "dft":
         if cluster.modules:
             lines.append(f"module load {cluster.modules}")
@@ -223,14 +233,39 @@ def _asked(worker: str, cluster: Cluster, given: dict[str, Any], *, time: str, p
     if worker == "dft":
         asked |= {"nodes": given["dft_nodes"], "ntasks": given["dft_tasks"], "cpus_per_task": 1}
     else:
-        cores = given["gpu_cores"] if worker == "gpu" else _INFERENCE_CORES
+        cores = _times(given["gpu_cores"], cluster.gpus) if worker == "gpu" else _INFERENCE_CORES
         asked |= {"nodes": 1, "ntasks": 1, "cpus_per_task": cores}
     if worker == "gpu":
-        asked["gres"] = "gpu:1"
+        asked["gres"] = f"gpu:{cluster.gpus}"
     asked[time] = _INFERENCE_TIME if worker == "inference" else f"{cluster.hours}:00:00"
     if cluster.account:
         asked["account"] = cluster.account
     return asked
+
+
+def _times(value: object, factor: int) -> object:
+    """Return a number, which may be marked, times another one."""
+    text = str(value)
+    mark = _EDIT if text.endswith(_EDIT) else ""
+    product = factor * int(text.removesuffix(_EDIT))
+    return f"{product}{mark}" if mark else product
+
+
+_BUNDLE_PART = 0.8
+"""Part of an allocation after which it begins no further calculation."""
+
+
+def _bundled(cluster: Cluster, given: dict[str, Any]) -> dict[str, Any]:
+    """Return jobflow-remote's settings of several calculations in one allocation."""
+    if cluster.scheduler != "slurm" or cluster.dft_bundle == 1:
+        return {}
+    batch = {
+        "jobs_handle_dir": _inside(given["scratch"], "dft_batch/handle"),
+        "work_dir": _inside(given["scratch"], "dft_batch/work"),
+        "max_jobs_per_batch": cluster.dft_bundle,
+        "max_time": round(_BUNDLE_PART * 3600 * cluster.hours),
+    }
+    return {"batch": batch}
 
 
 def _jobflow_remote(cluster: Cluster, given: dict[str, Any], folder: Path, password: str) -> dict[str, str]:
@@ -245,6 +280,7 @@ def _jobflow_remote(cluster: Cluster, given: dict[str, Any], folder: Path, passw
             "max_jobs": _MOST_JOBS[worker],
             "resources": _asked(worker, cluster, given, time="time", partition="partition"),
             "pre_run": _lines_before(worker, cluster, given),
+            **(_bundled(cluster, given) if worker == "dft" else {}),
         }
         for worker in WORKERS
     }
@@ -253,7 +289,12 @@ def _jobflow_remote(cluster: Cluster, given: dict[str, Any], folder: Path, passw
         "name": cluster.name,
         "log_level": "info",
         # s: a stage follows another within seconds; many users on one login node may want more
-        "runner": {"delay_checkout": 5, "delay_check_run_status": 10, "delay_advance_status": 5},
+        "runner": {
+            "delay_checkout": 5,
+            "delay_check_run_status": 10,
+            "delay_advance_status": 5,
+            "delay_update_batch": 10,
+        },
         "workers": workers,
         "queue": {"store": {"type": "MongoStore", **store}},
         "jobstore": _job_store(given, password),
@@ -288,7 +329,11 @@ def _fireworks(cluster: Cluster, given: dict[str, Any], folder: Path, password: 
         taken = folder / f"fworker_{worker}.yaml"
         about = "A worker takes the jobs of its category."
         files[taken.name] = _dump(about, {"name": worker, "category": worker, "query": "{}"})
-        rocket = f"rlaunch -l {shlex.quote(str(pad))} -w {shlex.quote(str(taken))} singleshot"
+        launched = "singleshot"
+        if worker == "dft" and cluster.dft_bundle > 1:
+            seconds = round(_BUNDLE_PART * 3600 * cluster.hours)
+            launched = f"rapidfire --nlaunches {cluster.dft_bundle} --timeout {seconds}"
+        rocket = f"rlaunch -l {shlex.quote(str(pad))} -w {shlex.quote(str(taken))} {launched}"
         if cluster.scheduler != "slurm":
             continue
         adapter = {
@@ -324,9 +369,12 @@ runs="${{LAUNCH_DIR:-{scratch}}}"
 
 for worker in "${{workers[@]}}"; do
   mkdir -p "$runs/$worker"
-  # -r reserves each job for the batch script it was submitted in, so that its queue settings are its own
-  command=(qlaunch -r -l "$here/my_launchpad.yaml" -w "$here/fworker_$worker.yaml" -q "$here/qadapter_$worker.yaml"
-    --launch_dir "$runs/$worker" rapidfire -m "${{QUEUE_LIMIT:-50}}")
+  # -r reserves each job for the batch script it was submitted in, so that its queue settings are its own; a script that
+  # runs several takes what is ready when it starts
+  reserve=""
+  grep -q "singleshot$" "$here/qadapter_$worker.yaml" && reserve=-r
+  command=(qlaunch ${{reserve:+-r}} -l "$here/my_launchpad.yaml" -w "$here/fworker_$worker.yaml"
+    -q "$here/qadapter_$worker.yaml" --launch_dir "$runs/$worker" rapidfire -m "${{QUEUE_LIMIT:-50}}")
   if $once; then
     # without a timeout qlaunch would wait for every job that may still become ready
     "${{command[@]}}" --nlaunches 0 --sleep 5 --timeout 60

@@ -180,8 +180,7 @@ class RemoteQueue:
         """Route a flow, put it into the queue and return the numbers of its jobs."""
         explicit = rules.with_resources({name: worker.resources for name, worker in self.project.workers.items()})
         routed = route(flow, explicit, "jobflow-remote")
-        worker = rules.inference.worker
-        added = self.controller.add_flow(flow=routed, worker=worker, allow_external_references=True)
+        added = self.controller.add_flow(flow=routed, worker=rules.inference.worker, allow_external_references=True)
         return [str(number) for number in added]
 
     def errors(self, jobs: Sequence[QueuedJob]) -> dict[str, str]:

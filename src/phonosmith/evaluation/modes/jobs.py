@@ -35,9 +35,9 @@ from phonosmith.evaluation.modes.supercell import ModeSpace
 from phonosmith.evaluation.phonons.documents import PhononDoc
 from phonosmith.evaluation.phonons.summary import harmonic_from_document
 from phonosmith.potentials.documents import PotentialRef
-from phonosmith.reference.documents import Frame, ReferenceRecord
+from phonosmith.reference.documents import Frame, ReferenceRecord, Stopped
 from phonosmith.reference.engines import ReferenceEngine
-from phonosmith.reference.jobs import computed_frame, label_frame
+from phonosmith.reference.jobs import Answer, computed_frame, label_frame
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
@@ -200,10 +200,12 @@ def _relaxations(
 
 
 @job(output_schema=ReferenceRecord, config=JobConfig(expose_store=True))
-@reused("name", "attempts")
-def relax_frame(frame: Frame, engine: ReferenceEngine, name: str, attempts: int) -> ReferenceRecord:
+@reused("name", "attempts", "stopped")
+def relax_frame(
+    frame: Frame, engine: ReferenceEngine, name: str, attempts: int, stopped: Stopped | None = None
+) -> Answer:
     """Relax cell and atoms of one displaced crystal; a refused result is left to be read, and the job fails."""
-    return computed_frame(frame, engine, "relax", name, attempts)
+    return computed_frame(frame, engine, "relax", name, attempts, stopped, relax_frame)
 
 
 @job(output_schema=FollowedMode)

@@ -10,7 +10,7 @@ import numpy as np
 
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.checks.numbers import structure_defects
-from phonosmith.reference.documents import Frame, Reason
+from phonosmith.reference.documents import Correction, Frame, Reason
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, incar_tags, kpoint_mesh
 from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
@@ -154,10 +154,15 @@ def check_potcars(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
         yield Reason(code="potcar", message=f"VASP read {titles}, the folder holds {list(asked.potcars)}")
 
 
+def ended_by_time(correction: Correction) -> bool:
+    """Tell whether what custodian did was to stop the run because its time was over."""
+    return any("walltime" in text.lower() for text in (correction.handler, *correction.errors))
+
+
 def check_corrections(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
     """Ask that custodian changed only what may be changed, and that no wall time ended the run."""
     corrections = () if outcome.run is None else outcome.run.corrections
-    changing = [c for c in corrections if not any("walltime" in text.lower() for text in (c.handler, *c.errors))]
+    changing = [correction for correction in corrections if not ended_by_time(correction)]
     if len(changing) < len(corrections):  # the handler reports at every look
         yield Reason(code="walltime", message="the wall time ended the calculation", transient=True)
     for correction in changing:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime
 from typing import Any
+
+from custodian.vasp.handlers import WalltimeHandler
 
 # Messages whose fixes change mixing, algorithm, bands, symmetry use or step length. Left out on purpose: everything
 # that changes smearing (tet, dentet, algo_tet), the k-mesh (ksymm, incorrect_shift, bravais, ibzkpt, ...), or the
@@ -26,6 +30,31 @@ PARALLEL_TAGS = frozenset(
     {"NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LSCALAPACK", "NWRITE", "MAXMEM", "SYSTEM"}
 )
 """INCAR tags of the machine, free to every worker."""
+
+
+_CLOCK = "CUSTODIAN_WALLTIME_START"
+LONGEST_MARGIN = 300.0
+"""Time kept for the last step and for the files, s; a tenth of all the time where that is less."""
+
+
+class StopInTime(WalltimeHandler):  # type: ignore[misc]  # custodian has no type information
+    """Asks VASP to stop while there is time to write its files, counted from when this object is made.
+
+    Custodian's own one waits for an OUTCAR that can be read, which a long first step does not give it.
+    """
+
+    def __init__(self, seconds: float, electronic: bool = False) -> None:
+        """Stop within ``seconds``: after an ionic step or, where there is only one, after an electronic one."""
+        shared = os.environ.get(_CLOCK)
+        super().__init__(seconds, min(LONGEST_MARGIN, 0.1 * seconds), electronic_step_stop=electronic)
+        if shared is None:  # the next calculation of this process has a clock of its own
+            os.environ.pop(_CLOCK, None)
+        self.seconds, self.electronic, self.start_time = seconds, electronic, datetime.now()
+
+    def check(self, directory: str = "./") -> bool:
+        """Tell whether it is time."""
+        passed = (datetime.now() - self.start_time).total_seconds()
+        return self.seconds - passed < self.buffer_time or bool(super().check(directory))
 
 
 def fresh_handlers(frozen_timeout: float = 7200.0) -> list[Any]:

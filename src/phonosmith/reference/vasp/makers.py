@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import copy
 import re
 import shlex
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,27 +24,38 @@ from atomate2.vasp.sets.base import VaspInputGenerator
 from custodian import custodian as raised
 from jobflow import Response
 from pymatgen.core import SETTINGS as PYMATGEN
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
 
-from phonosmith.core.attempts import repeated
+from phonosmith.core.attempts import repeated, seconds_left
 from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
+from phonosmith.core.metadata import inherit, name_of_part
 from phonosmith.reference.accept import accept, accept_run
-from phonosmith.reference.checks.asked import compare_structure
-from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
-from phonosmith.reference.outcome import Asked, Outcome
+from phonosmith.reference.checks.asked import compare_structure, ended_by_time
+from phonosmith.reference.documents import Correction, Frame, Reason, ReferenceRecord, Stopped, refused, rows
+from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags, moment_table
 from phonosmith.reference.vasp.folder import read_folder
-from phonosmith.reference.vasp.handlers import fresh_handlers
+from phonosmith.reference.vasp.handlers import StopInTime, fresh_handlers
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 from phonosmith.structures.magnetic import MagneticOrder
 
-_CLOCK = "CUSTODIAN_WALLTIME_START"
 ATTEMPTS = 2
 """How often a calculation inside atomate2's flows is started that crashed, as often as a label by default."""
+MOST_PARTS = 20
+"""Jobs that may work on one calculation, each going on where the last one was stopped."""
+_LEFT_BY_A_STOP = frozenset(
+    {
+        "walltime", "scf", "scf_unknown", "energy_scf", "not_relaxed", "pressure", "disagreement", "unfinished",
+        "forces_missing", "stress_missing", "forces_zero", "stress_zero", "forces_symmetry", "stress_symmetry",
+        "net_force", "drift",
+    }
+)  # fmt: skip
+"""Reasons to refuse a run that a stop in the middle explains; any other one would be there at the end as well."""
 
 
 @dataclass
@@ -107,7 +118,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
     """Run one VASP calculation of a protocol; its document leaves the job only through the gate.
 
     Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
-    from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
+    from its own charge density, so that a label does not depend on the order of the campaign. Only what was ``stopped``
+    for the end of its time (`Stopped` as JSON) is gone on with, in a job that replaces it. ``write_additional_data``
     is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
     are those of ``ReferenceEngine``, protocol and rehearsal as JSON: queues spell other objects inside Makers as text.
     """
@@ -119,11 +131,14 @@ class ProtocolVaspMaker(BaseVaspMaker):
     wall_time: int | None = None
     frozen_timeout: float = 7200.0
     custodian: dict[str, Any] = field(default_factory=dict)
+    stopped: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Build the input set from the protocol."""
         self._protocol = ReferenceProtocol.model_validate(self.protocol)
         self._rehearsal = None if self.rehearsal is None else Rehearsal.model_validate(self.rehearsal)
+        self._earlier = None if self.stopped is None else Stopped.model_validate(self.stopped)
+        self._begin = time.monotonic()
         self.input_set_generator = vasp_input_set(self._protocol, self.calculation)
 
     @vasp_job
@@ -133,6 +148,9 @@ class ProtocolVaspMaker(BaseVaspMaker):
         (task, record), _ = repeated(
             lambda: self.calculate(structure, frame), lambda found: found[1].may_succeed_again, ATTEMPTS
         )
+        if record.stopped is not None:
+            following = replace(self, stopped=record.stopped.model_dump(mode="json"))
+            return Response(replace=next_part(following.make(structure), record.stopped))
         if not record.accepted:
             raise LabelError(
                 f"{self.name}: {record.explain()}.",
@@ -142,8 +160,19 @@ class ProtocolVaspMaker(BaseVaspMaker):
         return Response(stored_data={"custodian": task.custodian}, output=task)
 
     def calculate(self, structure: Any, frame: Frame) -> tuple[Any, ReferenceRecord]:
-        """Run in the current folder; return the task document (None when there is none) and the judged record."""
-        start = time.perf_counter()
+        """Run in the current folder; return the task document (None when there is none) and the judged record.
+
+        The record is of all parts, and says where to go on when this one was stopped.
+        """
+        start, earlier = time.perf_counter(), self._earlier
+        if earlier is not None:
+            structure = Structure(
+                earlier.cell,
+                structure.species,
+                earlier.positions,
+                coords_are_cartesian=True,
+                site_properties=structure.site_properties,
+            )
         try:
             with warnings.catch_warnings():
                 if self.rehearsal:  # invented POTCARs are unknown to pymatgen, which says so many times
@@ -159,12 +188,55 @@ class ProtocolVaspMaker(BaseVaspMaker):
             record = refused(frame, self._protocol, self.calculation, "vasp", failure, directory=folder)
         else:
             asked = Asked(frame, self._protocol, self.calculation, read_titles(Path("POTCAR")))
-            record = record_from_task(task, asked, folder=Path.cwd(), allow_rehearsal=self.rehearsal is not None)
+            record = record_from_task(
+                task,
+                asked,
+                folder=Path.cwd(),
+                allow_rehearsal=self.rehearsal is not None,
+                earlier=() if earlier is None else earlier.corrections,
+            )
             if Path("STOPCAR").exists() and all(reason.code != "walltime" for reason in record.reasons):
                 stopped = Reason(code="walltime", message="a STOPCAR ended the calculation", transient=True)
                 record.reasons.append(stopped)
         record.wall_seconds = time.perf_counter() - start
+        if earlier is not None:
+            record.parts = earlier.parts + 1
+            record.ionic_steps = earlier.ionic_steps + (record.ionic_steps or 0)
+            record.wall_seconds += earlier.wall_seconds
+        record.stopped = self._where_to_go_on(task, record)
+        # gigabytes for each label; earlier ones may lie on another machine
+        served = [] if record.stopped is not None else [Path.cwd()]
+        if earlier is not None and (record.accepted or record.stopped is not None):
+            served.append(Path(earlier.folder))
+        for place in served:
+            with contextlib.suppress(OSError):
+                (place / "WAVECAR").unlink()
         return task, record
+
+    def _where_to_go_on(self, task: Any, record: ReferenceRecord) -> Stopped | None:
+        """Return where a run that was stopped in time got to; None where going on would not help."""
+        codes = {reason.code for reason in record.reasons}
+        if "walltime" not in codes or not codes <= _LEFT_BY_A_STOP or not record.electronic_steps:
+            return None
+        if record.parts >= MOST_PARTS:
+            message = f"{record.parts} jobs were not enough for it: give each more time"
+            record.reasons.append(Reason(code="walltime", message=message))
+            return None
+        end = task.structure
+        return Stopped(
+            cell=end.lattice.matrix.tolist(),
+            positions=end.cart_coords.tolist(),
+            folder=str(Path.cwd()),
+            parts=record.parts,
+            ionic_steps=record.ionic_steps or 0,
+            corrections=record.corrections,
+            wall_seconds=record.wall_seconds,
+        )
+
+    def _seconds(self) -> float | None:
+        """Return how long VASP may run, s: until the wall time since this Maker began, or the SLURM job, is over."""
+        own = None if self.wall_time is None else self._begin + self.wall_time - time.monotonic()
+        return min((limit for limit in (own, seconds_left()) if limit is not None), default=None)
 
     def _run(self, structure: Any) -> Any:
         with contextlib.ExitStack() as stack:
@@ -173,7 +245,13 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 symbols = self._protocol.potcar_map({site.specie.symbol for site in structure})
                 root = write_invented_potcars(Path(folder), symbols, self._protocol.potcar_functional)
                 stack.enter_context(potcar_library(root))
-            write_inputs(structure, self.input_set_generator)
+            seconds, generator = self._seconds(), copy.copy(self.input_set_generator)
+            if seconds is not None:
+                generator.user_incar_settings = {**generator.user_incar_settings, "LWAVE": True}
+            write_inputs(structure, generator)
+        if self._earlier is not None:
+            with contextlib.suppress(OSError):  # on another machine it begins with waves of its own
+                shutil.copyfile(Path(self._earlier.folder) / "WAVECAR", "WAVECAR")
         command: dict[str, Any] = dict(self.run_vasp_kwargs)
         polling: dict[str, Any] = {"polling_time_step": 2, "monitor_freq": 30}
         if self._rehearsal:
@@ -182,12 +260,9 @@ class ProtocolVaspMaker(BaseVaspMaker):
             polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
         handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
-        clock = os.environ.get(_CLOCK)
-        try:
-            run_vasp(handlers=handlers, wall_time=self.wall_time, custodian_kwargs=custodian, **command)
-        finally:
-            if clock is None:  # custodian would count the wall time of the next job from the start of this one
-                os.environ.pop(_CLOCK, None)
+        if seconds is not None:
+            handlers = [*handlers, StopInTime(max(seconds, 0.0), electronic=self.calculation not in MOVING)]
+        run_vasp(handlers=handlers, custodian_kwargs=custodian, **command)
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
@@ -210,18 +285,31 @@ class MagneticVaspMaker(ProtocolVaspMaker):
         return super().calculate(started, frame.model_copy(update={"magmoms": moments}))
 
 
+def next_part(job: Any, stopped: Stopped) -> Any:
+    """Name and describe the job that goes on for the running one."""
+    job.name = name_of_part(stopped.parts + 1, job.name)
+    return inherit(job)
+
+
 def record_from_task(
-    task: Any, asked: Asked, *, folder: Path | None = None, allow_rehearsal: bool = False
+    task: Any,
+    asked: Asked,
+    *,
+    folder: Path | None = None,
+    allow_rehearsal: bool = False,
+    earlier: Sequence[Correction] = (),
 ) -> ReferenceRecord:
     """Build a record from an emmet ``TaskDoc``, and from the files in its ``folder`` where they are there; judge it.
 
     The files say more than the document: every k-point, what VASP used beside what it was given, and whether
     vasprun.xml, OUTCAR and OSZICAR agree. The final structure is taken from the last ionic step of vasprun.xml, beside
-    the energy and forces that belong to it; a CONTCAR that tells another story is a reason to refuse.
+    the energy and forces that belong to it; a CONTCAR that tells another story is a reason to refuse. ``earlier``: what
+    custodian did in parts of the calculation before this one, which count like its own.
     """
     run = read_calculation(task.calcs_reversed[0], task.custodian)
     if folder is not None and (whole := read_folder(folder)) is not None:
         run = replace(whole, corrections=run.corrections, damage=whole.damage or run.damage)
+    run = replace(run, corrections=[*(one for one in earlier if not ended_by_time(one)), *run.corrections])
     record = ReferenceRecord(
         engine="vasp",
         engine_version=run.settings.version,
