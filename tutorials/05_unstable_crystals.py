@@ -17,23 +17,11 @@
 
 # %%
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
 
 from pymatgen.core import Lattice, Structure
+from shell import new_folder, phonosmith, picture
 
-
-def phonosmith(*arguments):
-    """Run the command line of this environment."""
-    subprocess.run([sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)], check=True)
-
-
+work = new_folder()
 crystal = work / "Ge.cif"
 Structure(Lattice.cubic(2.8), ["Ge"], [[0, 0, 0]]).to(filename=str(crystal))
 
@@ -57,6 +45,12 @@ for phase in found["phases"]:
     print(f"  {phase['space_group']}, {phase['n_atoms_primitive']} atoms: {energy:+.0f} meV/atom")
 assert min(phase["energy_difference_ev_per_atom"] for phase in found["phases"]) < 0
 
+# %% picture="Energy along the imaginary modes, with the minima the crystal relaxes from" by="phonosmith follow"
+picture(work / "reference" / "modes.png")
+
+# %% picture="Pathways from the unstable crystal to the phases it relaxes to" by="phonosmith follow"
+picture(work / "reference" / "pathways.png")
+
 # %% [markdown]
 # Does the foundation know these phases? The same command, the other potential, and precision, recall, F1 of the sets of
 # (space group, atoms in the primitive cell):
@@ -66,10 +60,10 @@ phonosmith(*follow, "--potential", "embedded", "--out", work / "foundation")
 phonosmith("score-phases", work / "reference" / "transitions.json", work / "foundation" / "transitions.json")
 
 # %% [markdown]
-# In the folders lie the figures of energies and pathways, and the phases as CIF files. With a reference engine the same
-# runs as jobs, one per point of a grid:
+# In the folders lie these figures, as SVG too, and the phases as CIF files. With a reference engine the same runs as
+# jobs, one per point of a grid:
 #
-# ```
+# ```python
 # maker = ps.TransitionMaker(engine=ps.make_engine("vasp"))
 # job = maker.make(phonons, "ge")  # the output of a ps.PhononFlowMaker
 # ```

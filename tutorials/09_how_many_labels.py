@@ -13,14 +13,12 @@
 # disagreed, and for every number of labels how far its phonons may still be off.
 
 # %%
-import os
-import tempfile
-from pathlib import Path
-
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+import matplotlib.pyplot as plt
+from shell import new_folder
 
 import phonosmith as ps
+
+work = new_folder()
 
 # %% [markdown]
 # Everything is sampled first, which is cheap. The first round labels three configurations; a committee is trained on
@@ -63,6 +61,17 @@ for one in report.rounds:
     )
 print("ended because", report.reason)
 assert report.n_labels < report.n_labels_protocol
+
+# %% picture="How far phonons may be off, as a committee says after each round of labels" by="ps.AdaptiveMaker"
+intervals = [one.committee.mae_thz for one in report.rounds]
+labels = [one.n_labels for one in report.rounds]
+axes = plt.figure(figsize=(6.0, 3.0)).subplots()
+axes.vlines(labels, [one.low for one in intervals], [one.high for one in intervals], linewidth=3)
+axes.axhline(0.1, color="black", linestyle="--", linewidth=0.8)
+axes.set(xlabel="reference calculations so far", ylabel="phonon MAE expected (THz)", xticks=labels)
+axes.set_ylim(bottom=0)
+plt.tight_layout()
+plt.show()
 
 # %% [markdown]
 # Several finished trainings of one crystal are a committee too: `phonosmith compare REFERENCE SEED0 SEED1 SEED2`, and

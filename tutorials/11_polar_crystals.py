@@ -17,30 +17,13 @@
 # Silicon carbide serves here, with Z* = ±2.69 and ε = 6.52 from the literature.
 
 # %%
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
-
 import numpy as np
+import phonopy
+from shell import new_folder, phonosmith, picture
 
 import phonosmith as ps
 
-
-def phonosmith(*arguments, answer=False):
-    """Run the command line of this environment; with ``answer``, return what it says to programs."""
-    command = [sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)]
-    if not answer:
-        return subprocess.run(command, check=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
+work = new_folder()
 crystal, born = work / "SiC.cif", work / "BORN"
 ps.read_crystal("embedded:SiC").to(filename=str(crystal))
 # phonopy's file: unit, dielectric tensor, then the charge of each atom that symmetry does not relate to another
@@ -64,8 +47,6 @@ volume = found["embedded-reference"]["volume"]
 reduced = 28.085 * 12.011 / (28.085 + 12.011)
 # 4π × 14.399652 eV Å is e²/ε₀; √(eV/(Å² u)) is 15.633302 THz times 2π
 expected = 15.633302**2 * 4 * np.pi * 14.399652 * 2.69**2 / (6.52 * volume * reduced)
-import phonopy
-
 phonon = phonopy.load(work / "embedded-reference" / "phonopy.yaml", born_filename=None, log_level=0)
 phonon.run_qpoints([[0, 0, 0]], nac_q_direction=[1, 0, 0])
 modes = np.sort(phonon.qpoints.frequencies[0])[3:]
@@ -80,8 +61,11 @@ assert abs(modes[-1] ** 2 - modes[0] ** 2 - expected) < 0.01 * expected
 # %%
 yaml = [work / name / "phonopy.yaml" for name in ("embedded-reference", "embedded")]
 plain = phonosmith("compare", *yaml, "--mesh", 8, answer=True)
-charged = phonosmith("compare", *yaml, "--mesh", 8, "--nac", answer=True)
+charged = phonosmith("compare", *yaml, "--mesh", 8, "--nac", "--figure", work / "bands.png", answer=True)
 print(f"phonon MAE {plain['mae_thz']:.3f} THz without, {charged['mae_thz']:.3f} THz with the non-analytic term")
+
+# %% picture="A polar crystal with the non-analytic term on both sides: LO and TO branches part at Γ" by="phonosmith compare"
+picture(work / "bands.png")
 
 # %% [markdown]
 # **Next:** one model for many materials, and out of phonosmith with it ([12](12_many_materials.md)).

@@ -16,28 +16,15 @@
 # Here the embedded reference makes three; set `PHONOSMITH_MATERIALS` and `PHONOSMITH_FOUNDATION` for your own.
 
 # %%
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+import matplotlib.pyplot as plt
+import pandas as pd
+from shell import new_folder, phonosmith
 
 import phonosmith as ps
 
-
-def phonosmith(*arguments, answer=False):
-    """Run the command line of this environment; with ``answer``, return what it says to programs."""
-    command = [sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)]
-    if not answer:
-        return subprocess.run(command, check=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
+work = new_folder()
 foundation = os.environ.get("PHONOSMITH_FOUNDATION", "embedded")
 folder = os.environ.get("PHONOSMITH_MATERIALS")
 if folder is None:
@@ -86,6 +73,16 @@ before, after = curvature["judged_before_ev_per_angstrom2"], curvature["judged_a
 print(f"held out: {', '.join(taught['materials']['held_out'])}")
 print(f"error of force constants that judged {before:.4f} -> {after:.4f} eV/Å²")
 assert after < before
+
+# %% picture="Error of force constants while one model learns those of several materials" by="phonosmith pft"
+epochs = pd.read_json(work / "pft" / "metrics.jsonl", lines=True)
+axes = plt.figure(figsize=(6.0, 3.0)).subplots()
+axes.plot(epochs["epoch"], epochs["curvature_mae_ev_per_angstrom2"], "o-", label="columns trained on in the epoch")
+axes.plot([0, epochs["epoch"].max()], [before, after], "ks", label="held-out materials, before and after")
+axes.set(xlabel="epoch", ylabel="error of force constants (eV/Å²)", ylim=(0, None))
+axes.legend(frameon=False)
+plt.tight_layout()
+plt.show()
 
 # %% [markdown]
 # The model gets a name; its card says in Markdown what it was made of, and what it is good for as far as it is known.
