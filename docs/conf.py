@@ -53,7 +53,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 # pydantic and jobflow give fields that carry no docstring of their own; torch and ase types have no inventory here
 nitpicky = False
-suppress_warnings = ["myst.xref_missing", "autodoc.mocked_object", "ref.python"]
+suppress_warnings = ["autodoc.mocked_object", "ref.python"]
 
 # autodoc imports with typing.TYPE_CHECKING set, which some pydantic models do not survive: import them before it does
 for _name in ("atomate2.vasp.jobs.base", "atomate2.forcefields.jobs"):

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import shutil
 import sys
 import tempfile
 from base64 import b64decode
@@ -27,6 +26,8 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tutorials"
 PAGES = ROOT / "docs" / "tutorials"
+OPTIONAL = ("gpaw", "phono3py")
+"""Packages that tutorials need and an environment may lack (``needs`` of a tutorial's first cell)."""
 AT_ONCE = 2
 LONGEST_CELL = 900
 """Seconds."""
@@ -40,7 +41,7 @@ def tutorials() -> list[Path]:
 def made_from(script: Path) -> str:
     """Return the digest of everything of ours that an execution depends on."""
     sources = [script, SCRIPTS / "shell.py", *sorted((ROOT / "src" / "phonosmith").rglob("*"))]
-    digest = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(f"{sys.version}{[name for name in OPTIONAL if importlib.util.find_spec(name)]}".encode())
     for path in sources:
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
@@ -76,6 +77,8 @@ def execute(script: Path) -> NotebookNode:
     """
     notebook = jupytext.read(script)
     notebook.metadata["made_from"] = made_from(script)
+    for cell in notebook.cells:
+        cell.source = re.sub(r"(\]\(\d\d_\w+)\.md\)", r"\1.ipynb)", cell.source)
     needed = notebook.cells[0].metadata.get("needs")
     if needed is not None and importlib.util.find_spec(needed) is None:
         notebook.cells[0].source += f"\n\n*Not run for this page: {needed} is not installed where the site was built.*"
@@ -99,11 +102,12 @@ def write_tutorial_pages() -> None:
     """Write one notebook per tutorial, executed now where it is not kept, the table of contents and the gallery."""
     PAGES.mkdir(parents=True, exist_ok=True)
     scripts = tutorials()
-    for page in PAGES.iterdir():
-        if page.stem not in {script.stem for script in scripts}:
-            shutil.rmtree(page) if page.is_dir() else page.unlink()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(_bring, scripts))
+    ours = {f"{script.stem}.ipynb" for script in scripts} | {"index.md", "gallery.md"}
+    for page in PAGES.glob("*.*"):
+        if page.name not in ours:
+            page.unlink()
     names = "\n".join(script.stem for script in scripts)
     words = "# Tutorials\n\nEach is a script that this site ran: what is printed and drawn came out of it.\n\n"
     write_if_new(PAGES / "index.md", f"{words}```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n".encode())
