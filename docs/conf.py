@@ -41,7 +41,11 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 html_theme = "furo"
 html_title = "phonosmith"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_math_renderer = "mathml"
+# two hyphens are the beginning of an option, not a dash
+smartquotes = False
 
 autodoc_default_options = {"members": True, "undoc-members": False, "show-inheritance": True}
 autodoc_typehints = "description"
@@ -62,6 +66,7 @@ for _name in ("atomate2.vasp.jobs.base", "atomate2.forcefields.jobs"):
 write_tutorial_pages()
 _command = typer.main.get_command(command_line)
 _commands = get_docs_for_click(obj=_command, ctx=typer.Context(_command), name="phonosmith", title="Commands")
+_commands = re.sub(r"^Example: (.+)$", r"```console\n$ \1\n```", _commands, flags=re.MULTILINE)
 write_if_new(ROOT / "docs" / "commands.md", _commands.encode())
 
 

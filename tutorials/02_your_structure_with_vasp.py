@@ -21,14 +21,16 @@ from shell import new_folder, phonosmith
 import phonosmith as ps
 
 work = new_folder()
-Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).to(filename=str(work / "Si.cif"))
+Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).to(
+    filename=str(work / "Si.cif")
+)
 structure = ps.read_crystal(work / "Si.cif")  # your file goes here
 
 # %% [markdown]
 # Before anything is submitted: how many calculations, of how many atoms, at what cost?
 
 # %%
-phonosmith("plan", work / "Si.cif")
+phonosmith(f"plan {work}/Si.cif")
 
 # %% [markdown]
 # The estimate says it itself: for harmonic phonons alone, DFT phonons are the cheaper reference, and
@@ -61,7 +63,9 @@ flow = maker.make(structure, ps.resolve("embedded"))
 store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
 summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
-print(f"{summary.done} jobs done in {summary.seconds:.0f} s; failed: {[row.name for row in summary.failed]}")
+print(
+    f"{summary.done} jobs done in {summary.seconds:.0f} s; failed: {[row.name for row in summary.failed]}"
+)
 assert summary.ok, summary.failed
 
 # %% [markdown]
@@ -69,7 +73,10 @@ assert summary.ok, summary.failed
 
 # %%
 incar = next(path for path in sorted((work / "run").rglob("INCAR.gz")))
-print("beside it:", *sorted(path.name for path in incar.parent.glob("*.gz") if path != incar))
+print(
+    "beside it:",
+    *sorted(path.name for path in incar.parent.glob("*.gz") if path != incar),
+)
 print(gzip.decompress(incar.read_bytes()).decode())
 
 # %% [markdown]
@@ -79,7 +86,15 @@ print(gzip.decompress(incar.read_bytes()).decode())
 # %%
 report = store.get_output(flow.output.uuid, load=True)  # a MaterialReport
 labels = report["labels"]
-print("rehearsal:", report["rehearsal"], "-", labels["train"]["n_frames"], "labels,", labels["n_excluded"], "excluded")
+print(
+    "rehearsal:",
+    report["rehearsal"],
+    "-",
+    labels["train"]["n_frames"],
+    "labels,",
+    labels["n_excluded"],
+    "excluded",
+)
 assert report["rehearsal"]
 assert labels["n_excluded"] == 0
 

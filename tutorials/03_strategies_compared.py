@@ -27,7 +27,9 @@ work = new_folder()
 strategies = ("scratch", "transfer", "freeze1", "delta", "lora")
 for strategy in strategies:
     spec = ps.make_spec(strategy, epochs=15)
-    differs = {name: value for name, value in spec if value != getattr(ps.TrainSpec(), name)}
+    differs = {
+        name: value for name, value in spec if value != getattr(ps.TrainSpec(), name)
+    }
     print(strategy, differs)
 
 # %% [markdown]
@@ -47,7 +49,12 @@ maker = ps.FineTuneMaterialMaker(
     mesh=8,
 )
 flow = maker.make(ps.read_crystal("embedded:Si"), ps.resolve("embedded"))
-print(len(list(flow.iterflow())), "jobs:", ", ".join(job.name for job, _ in list(flow.iterflow())[:4]), "...")
+print(
+    len(list(flow.iterflow())),
+    "jobs:",
+    ", ".join(job.name for job, _ in list(flow.iterflow())[:4]),
+    "...",
+)
 store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
 summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
@@ -58,13 +65,23 @@ assert summary.ok, summary.failed
 
 # %%
 potentials = ps.read_results(store).potentials
-columns = ["strategy", "valid_force_mae_mev_per_angstrom", "phonon_mae_thz", "n_changed", "training_seconds", "fit"]
+columns = [
+    "strategy",
+    "valid_force_mae_mev_per_angstrom",
+    "phonon_mae_thz",
+    "n_changed",
+    "training_seconds",
+    "fit",
+]
 print(potentials[columns].round(3).to_string(index=False))
 assert len(potentials) == 6
 
 # %% picture="Phonon error of five strategies after the same few epochs" by="ps.read_results"
 errors = potentials.set_index("strategy")["phonon_mae_thz"].sort_values()
-axes = errors.plot.barh(color=["0.6" if name == "foundation" else "C0" for name in errors.index], figsize=(6.6, 2.6))
+axes = errors.plot.barh(
+    color=["0.6" if name == "foundation" else "C0" for name in errors.index],
+    figsize=(6.6, 2.6),
+)
 axes.axvline(0.1, color="black", linestyle="--", linewidth=0.8)
 axes.set(xlabel="phonon MAE (THz); dashed: the verdict's limit", ylabel="")
 plt.tight_layout()
@@ -77,7 +94,11 @@ plt.show()
 # the foundation it throws away: what fine-tuning is for.
 
 # %%
-assert errors[["transfer", "freeze1", "delta", "lora"]].max() < errors["foundation"] < errors["scratch"]
+assert (
+    errors[["transfer", "freeze1", "delta", "lora"]].max()
+    < errors["foundation"]
+    < errors["scratch"]
+)
 
 # %% [markdown]
 # Read the order among the four with care: one crystal, one seed, few epochs, a toy foundation. It is not a result;

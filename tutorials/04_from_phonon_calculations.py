@@ -30,7 +30,9 @@ crystal = os.environ.get("PHONOSMITH_CRYSTAL", work / "Si.cif")
 supercell = os.environ.get("PHONOSMITH_SUPERCELL", "2 2 2")
 if phonons is None:
     ps.read_crystal("embedded:Si").to_conventional().to(filename=str(crystal))
-    phonosmith("phonons", crystal, "--potential", "embedded-reference", "--supercell", supercell, "--out", work / "dft")
+    phonosmith(
+        f"phonons {crystal} --potential embedded-reference --supercell '{supercell}' --out {work}/dft"
+    )
     phonons = work / "dft" / "phonopy.yaml"
 
 # %% [markdown]
@@ -39,31 +41,42 @@ if phonons is None:
 # become labelled cells; the force constants of that supercell supervise curvature.
 
 # %%
-phonosmith("from-phonons", phonons, "--min-length", 7, "--train", 6, "--valid", 2, "--out", work / "data")
+phonosmith(
+    f"from-phonons {phonons} --min-length 7 --train 6 --valid 2 --out {work}/data"
+)
 
 # %%
 data = work / "data"
-phonosmith(
-    "train",
-    *("--foundation", foundation),
-    *("--train", data / "train.xyz", "--valid", data / "valid.xyz", "--curvature", data / "phonopy.yaml"),
-    *("--strategy", "delta+pft", "--set", "epochs=25", "--set", "batch_size=2", "--out", work / "model"),
-)
+phonosmith(f"""
+    train --foundation {foundation} --train {data}/train.xyz --valid {data}/valid.xyz
+    --curvature {data}/phonopy.yaml --strategy delta+pft --set epochs=25 --set batch_size=2
+    --out {work}/model
+""")
+
+# %% [markdown]
+# (The energies before differ by where two methods put their zero; a shift of the atomic energies takes that away.)
 
 # %% [markdown]
 # Phonons of both potentials, each in its own relaxed cell, against the calculation's:
 
 # %%
 found = {}
-for name, potential in {"before": foundation, "after": work / "model" / "model.model"}.items():
-    phonosmith("phonons", crystal, "--potential", potential, "--supercell", supercell, "--out", work / name)
-    yaml = work / name / "phonopy.yaml"
-    found[name] = phonosmith("compare", phonons, yaml, "--mesh", 10, "--figure", work / f"{name}.png", answer=True)
+for name, potential in (
+    ("before", foundation),
+    ("after", work / "model" / "model.model"),
+):
+    mine = work / name
+    phonosmith(
+        f"phonons {crystal} --potential {potential} --supercell '{supercell}' --out {mine}"
+    )
+    compare = f"compare {phonons} {mine}/phonopy.yaml --mesh 10 --figure {mine}.png"
+    found[name] = phonosmith(compare, answer=True)
 
-before, after = found["before"], found["after"]
-print(f"phonon MAE {before['mae_thz']:.3f} -> {after['mae_thz']:.3f} THz")
-print(f"highest frequency {before['omega_max_error_percent']:+.1f} -> {after['omega_max_error_percent']:+.1f} %")
-assert after["mae_thz"] < before["mae_thz"]
+for quantity in ("mae_thz", "omega_max_error_percent"):
+    print(
+        f"{quantity}: {found['before'][quantity]:+.3f} -> {found['after'][quantity]:+.3f}"
+    )
+assert found["after"]["mae_thz"] < found["before"]["mae_thz"] / 3
 
 # %% picture="The foundation before: bands, parity and thermal functions against the reference" by="phonosmith compare"
 picture(work / "before.png")

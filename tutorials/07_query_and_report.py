@@ -35,22 +35,33 @@ training:
 min_length: 8.0
 mesh: 8
 """)
-campaign = work / "small"
-phonosmith("run", work / "campaign.yaml", "--out", campaign)
+phonosmith(f"run {work}/campaign.yaml --out {work}/small")
 
 # %% [markdown]
 # Everything below reads the store alone. It works while a campaign is still running, and with `--jobflow` on the
 # MongoDB of a cluster.
 
 # %%
-phonosmith("status", "--store", campaign / "store.sqlite")
+phonosmith(f"status --store {work}/small/store.sqlite")
 
 # %%
 import phonosmith as ps
 
-results = ps.read_results(ps.open_embedded_jobstore(campaign / "store.sqlite"))
-columns = ["material", "strategy", "n_train", "valid_force_mae_mev_per_angstrom", "phonon_mae_thz", "fit"]
-print(results.potentials[columns].sort_values("phonon_mae_thz").round(3).to_string(index=False))
+results = ps.read_results(ps.open_embedded_jobstore(work / "small" / "store.sqlite"))
+columns = [
+    "material",
+    "strategy",
+    "n_train",
+    "valid_force_mae_mev_per_angstrom",
+    "phonon_mae_thz",
+    "fit",
+]
+print(
+    results.potentials[columns]
+    .sort_values("phonon_mae_thz")
+    .round(3)
+    .to_string(index=False)
+)
 assert len(results.potentials) == 4
 
 # %% [markdown]
@@ -67,26 +78,36 @@ for axes, column, words in (
     axes.plot(tuned["n_train"], tuned[column], "o-", label="transfer")
     axes.axhline(foundation[column], color="0.5", label="foundation")
     axes.set(xlabel="labels", ylabel=words, xticks=tuned["n_train"], ylim=(0, None))
-right.axhline(0.1, color="black", linestyle="--", linewidth=0.8, label="limit of the verdict")
+right.axhline(
+    0.1, color="black", linestyle="--", linewidth=0.8, label="limit of the verdict"
+)
 right.legend(frameon=False)
 plt.tight_layout()
 plt.show()
 
 # %%
 fit = tuned[tuned["fit"]]
-print(f"fit: {', '.join(f'{row.strategy} with {row.n_train} labels' for row in fit.itertuples()) or 'none'}")
-assert tuned["phonon_mae_thz"].iloc[-1] < tuned["phonon_mae_thz"].iloc[0] < foundation["phonon_mae_thz"]
+print(
+    f"fit: {', '.join(f'{row.strategy} with {row.n_train} labels' for row in fit.itertuples()) or 'none'}"
+)
+assert (
+    tuned["phonon_mae_thz"].iloc[-1]
+    < tuned["phonon_mae_thz"].iloc[0]
+    < foundation["phonon_mae_thz"]
+)
 
 # %% [markdown]
 # Tables with medians over materials (here there is one), beside the published numbers, and the page:
 
 # %%
-phonosmith("tables", "--store", campaign / "store.sqlite", "--out", work / "tables")
+phonosmith(f"tables --store {work}/small/store.sqlite --out {work}/tables")
 print(*sorted(path.name for path in (work / "tables").iterdir()))
 
 # %%
 page = work / "report.html"
-phonosmith("report", "--store", campaign / "store.sqlite", "--artefacts", campaign / "artefacts", "--out", page)
+phonosmith(
+    f"report --store {work}/small/store.sqlite --artefacts {work}/small/artefacts --out {page}"
+)
 print(f"{page.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]

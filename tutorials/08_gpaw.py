@@ -38,12 +38,16 @@ flow = maker.make(structure, ps.resolve("embedded"))
 store = ps.open_embedded_jobstore(work / "store.sqlite")
 store.connect()
 summary = ps.LocalRunner(store, work / "run", progress=True).run(flow)
-print(f"{summary.done} jobs in {summary.seconds:.0f} s; failed: {[(row.name, row.error) for row in summary.failed]}")
+print(
+    f"{summary.done} jobs in {summary.seconds:.0f} s; failed: {[(row.name, row.error) for row in summary.failed]}"
+)
 assert summary.ok
 
 # %%
 for row in ps.read_results(store).potentials.itertuples():
-    print(f"{row.strategy:12s} phonon MAE {row.phonon_mae_thz:.3f} THz against {row.reference}")
+    print(
+        f"{row.strategy:12s} phonon MAE {row.phonon_mae_thz:.3f} THz against {row.reference}"
+    )
 
 # %% [markdown]
 # The foundation embedded here has never seen PBE, and cells of two atoms with phonons in supercells of 5 Å settle

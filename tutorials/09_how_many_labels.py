@@ -66,9 +66,15 @@ assert report.n_labels < report.n_labels_protocol
 intervals = [one.committee.mae_thz for one in report.rounds]
 labels = [one.n_labels for one in report.rounds]
 axes = plt.figure(figsize=(6.0, 3.0)).subplots()
-axes.vlines(labels, [one.low for one in intervals], [one.high for one in intervals], linewidth=3)
+axes.vlines(
+    labels, [one.low for one in intervals], [one.high for one in intervals], linewidth=3
+)
 axes.axhline(0.1, color="black", linestyle="--", linewidth=0.8)
-axes.set(xlabel="reference calculations so far", ylabel="phonon MAE expected (THz)", xticks=labels)
+axes.set(
+    xlabel="reference calculations so far",
+    ylabel="phonon MAE expected (THz)",
+    xticks=labels,
+)
 axes.set_ylim(bottom=0)
 plt.tight_layout()
 plt.show()

@@ -39,7 +39,7 @@ if crystal is None:
 cells = {}
 for name in (reference, potential):
     cells[name] = work / f"relaxed-{Path(name).stem}.cif"
-    phonosmith("relax", crystal, "--potential", name, "--out", cells[name])
+    phonosmith(f"relax {crystal} --potential {name} --out {cells[name]}")
 
 # %% [markdown]
 # Quasi-harmonic: phonons at six volumes, free energies minimised at each temperature, zero pressure.
@@ -47,11 +47,22 @@ for name in (reference, potential):
 # %%
 expansion = {}
 for name, cell in cells.items():
-    common = ("--supercell", "2 2 2", "--mesh", 8, "--temperatures", "50,100,150,200,250,300,400,500")
-    found = phonosmith("qha", cell, "--potential", name, *common, answer=True)
-    expansion[name] = {point["temperature"]: 1e6 * point["thermal_expansion_per_k"] for point in found["temperatures"]}
-    print(f"{name:20}", *(f"{expansion[name][kelvin]:7.2f}" for kelvin in (100, 300, 500)), "10⁻⁶/K at 100, 300, 500 K")
-    print(f"{'':20} mode Grüneisen parameter {found['mode_gruneisen']['mean']:.2f}, left out: {found['left_out']}")
+    found = phonosmith(
+        f"qha {cell} --potential {name} --supercell '2 2 2' --mesh 8 --temperatures 50,100,150,200,250,300,400,500",
+        answer=True,
+    )
+    expansion[name] = {
+        point["temperature"]: 1e6 * point["thermal_expansion_per_k"]
+        for point in found["temperatures"]
+    }
+    print(
+        f"{name:20}",
+        *(f"{expansion[name][kelvin]:7.2f}" for kelvin in (100, 300, 500)),
+        "10⁻⁶/K at 100, 300, 500 K",
+    )
+    print(
+        f"{'':20} mode Grüneisen parameter {found['mode_gruneisen']['mean']:.2f}, left out: {found['left_out']}"
+    )
 
 # expansion follows the heat capacity: it grows with temperature
 assert all(values[100] < values[500] for values in expansion.values())
@@ -59,7 +70,9 @@ assert all(values[100] < values[500] for values in expansion.values())
 # %% picture="Thermal expansion of silicon by the foundation and by the reference" by="phonosmith qha"
 axes = plt.figure(figsize=(6.0, 3.2)).subplots()
 for name, values in expansion.items():
-    style = {"color": "black"} if name == reference else {"color": "C1", "linestyle": "--"}
+    style = (
+        {"color": "black"} if name == reference else {"color": "C1", "linestyle": "--"}
+    )
     axes.plot(list(values), list(values.values()), label=name, **style)
 axes.axhline(0, color="0.7", linewidth=0.6)
 axes.set(xlabel="temperature (K)", ylabel="volumetric expansion (10⁻⁶/K)")
@@ -75,21 +88,18 @@ plt.show()
 
 # %%
 atoms = ps.read_crystal(cells[reference]).to_ase_atoms(msonable=False)
-dft = ps.third_order_phonon(atoms, ps.load(ps.resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]])
+dft = ps.third_order_phonon(
+    atoms, ps.load(ps.resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+)
 dft.save(work / "phono3py_params.yaml", settings={"force_constants": False})
 
 judged = phonosmith(
-    "kappa",
-    cells[potential],
-    "--potential",
-    potential,
-    "--against",
-    work / "phono3py_params.yaml",
-    "--mesh",
-    7,
+    f"kappa {cells[potential]} --potential {potential} --against {work}/phono3py_params.yaml --mesh 7",
     answer=True,
 )
-print(f"κ {judged['kappa_w_per_m_k']:.1f} W/(m K), reference {judged['reference_kappa_w_per_m_k']:.1f}")
+print(
+    f"κ {judged['kappa_w_per_m_k']:.1f} W/(m K), reference {judged['reference_kappa_w_per_m_k']:.1f}"
+)
 print(f"SRE {judged['sre']:+.3f}, SRME {judged['srme']:.3f}")
 assert abs(judged["sre"]) <= judged["srme"] <= 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -18,12 +19,28 @@ def new_folder() -> Path:
     return folder
 
 
-def phonosmith(*arguments: object, answer: bool = False) -> Any:
-    """Run a command as in a terminal and print what it says; with ``answer``, return the object of its ``--json``."""
+def phonosmith(line: str, *, answer: bool = False) -> Any:
+    """Run a command as in a terminal: print what it says or, with ``answer``, return the object of its ``--json``."""
     # plain text: notebooks ask for the colours of a terminal
-    outside = {key: value for key, value in os.environ.items() if key not in ("FORCE_COLOR", "CLICOLOR_FORCE")}
-    command = [sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments), *(["--json"] if answer else [])]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=outside | {"COLUMNS": "100"})
+    outside = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("FORCE_COLOR", "CLICOLOR_FORCE")
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "phonosmith.cli.main",
+        *shlex.split(line),
+        *(["--json"] if answer else []),
+    ]
+    done = subprocess.run(
+        command,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=outside | {"COLUMNS": "100"},
+    )
     if answer:
         return json.loads(done.stdout)
     print(done.stdout.rstrip())
