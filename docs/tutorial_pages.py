@@ -85,7 +85,10 @@ def execute(script: Path) -> NotebookNode:
         return notebook
     with tempfile.TemporaryDirectory(prefix="tutorial-", ignore_cleanup_errors=True) as home:
         client = NotebookClient(
-            notebook, timeout=LONGEST_CELL, resources={"metadata": {"path": str(SCRIPTS)}}, kernel_name="python3"
+            notebook,
+            timeout=LONGEST_CELL,
+            startup_timeout=LONGEST_CELL,
+            resources={"metadata": {"path": str(SCRIPTS)}},
         )
         client.execute(env=environment(Path(home)))
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
@@ -104,25 +107,26 @@ def write_tutorial_pages() -> None:
     PAGES.mkdir(parents=True, exist_ok=True)
     scripts = tutorials()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(_bring, scripts))
+        notebooks = dict(zip(scripts, pool.map(_executed, scripts), strict=True))
+    names = "\n".join(script.stem for script in scripts)
+    words = "# Tutorials\n\nEach is a script that this site ran: what is printed and drawn came out of it.\n\n"
+    write_if_new(PAGES / "index.md", f"{words}```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n".encode())
+    write_if_new(PAGES / "gallery.md", gallery(notebooks).encode())
     ours = {f"{script.stem}.ipynb" for script in scripts} | {"index.md", "gallery.md"}
     for page in PAGES.glob("*.*"):
         if page.name not in ours:
             page.unlink()
-    names = "\n".join(script.stem for script in scripts)
-    words = "# Tutorials\n\nEach is a script that this site ran: what is printed and drawn came out of it.\n\n"
-    write_if_new(PAGES / "index.md", f"{words}```{{toctree}}\n:maxdepth: 1\n\n{names}\n```\n".encode())
-    write_if_new(PAGES / "gallery.md", gallery().encode())
 
 
-def _bring(script: Path) -> None:
-    if kept(script) is None:
-        print(f"executing {script.name}", file=sys.stderr, flush=True)
-        write_if_new(PAGES / f"{script.stem}.ipynb", nbformat.writes(execute(script)).encode())
+def _executed(script: Path) -> NotebookNode:
     notebook = kept(script)
-    assert notebook is not None
+    if notebook is None:
+        print(f"executing {script.name}", file=sys.stderr, flush=True)
+        notebook = execute(script)
+        write_if_new(PAGES / f"{script.stem}.ipynb", nbformat.writes(notebook).encode())
     for name, picture, _ in pictures(script.stem, notebook):
         write_if_new(PAGES / "pictures" / name, picture)
+    return notebook
 
 
 def pictures(stem: str, notebook: NotebookNode) -> Iterator[tuple[str, bytes, dict[str, Any]]]:
@@ -139,12 +143,10 @@ def pictures(stem: str, notebook: NotebookNode) -> Iterator[tuple[str, bytes, di
             yield f"{stem[:2]}-{number}.png", b64decode(encoded), cell.metadata
 
 
-def gallery() -> str:
+def gallery(notebooks: dict[Path, NotebookNode]) -> str:
     """Return the page of all pictures, each with its tutorial and what draws it."""
     cards = []
-    for script in tutorials():
-        notebook = kept(script)
-        assert notebook is not None
+    for script, notebook in notebooks.items():
         title = re.sub(r"^# ", "", notebook.cells[0].source.splitlines()[0])
         for name, _, told in pictures(script.stem, notebook):
             words, by = told.get("picture"), told.get("by")

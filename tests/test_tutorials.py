@@ -16,7 +16,7 @@ EXPECTED = {
     "01": "fit; phonon MAE",
     "02": "rehearsal: True",
     "03": "foundation",
-    "04": "highest frequency",
+    "04": "omega_max_error_percent",
     "05": "Phases",
     "06": "detla",
     "07": "report.html",
