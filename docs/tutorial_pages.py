@@ -88,6 +88,7 @@ def execute(script: Path) -> NotebookNode:
             notebook,
             timeout=LONGEST_CELL,
             startup_timeout=LONGEST_CELL,
+            extra_arguments=["--IPKernelApp.log_level=40"],
             resources={"metadata": {"path": str(SCRIPTS)}},
         )
         client.execute(env=environment(Path(home)))

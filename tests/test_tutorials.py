@@ -30,14 +30,20 @@ WITHOUT_PICTURE = {"02", "06", "08"}
 """A rehearsal, files for a cluster, and the one that needs GPAW."""
 
 
-def said_on_its_page(script):
-    """Return what a tutorial printed when the documentation here ran exactly this one, None where it did not."""
+def tutorial_pages():
+    """Return the module that executes tutorials for the documentation, None where what it needs is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("jupytext", "nbclient")):
         return None
     spec = importlib.util.spec_from_file_location("tutorial_pages", ROOT / "docs" / "tutorial_pages.py")
     pages = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(pages)
-    notebook = pages.kept(script)
+    return pages
+
+
+def said_on_its_page(script):
+    """Return what a tutorial printed when the documentation here ran exactly this one, None where it did not."""
+    pages = tutorial_pages()
+    notebook = pages and pages.kept(script)
     if notebook is None:
         return None
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -89,3 +95,54 @@ def test_it_runs(script, tmp_path):
         assert done.returncode == 0, done.stdout[-1500:] + done.stderr[-3000:]
         said = done.stdout
     assert EXPECTED[script.name[:2]] in said
+
+
+@pytest.fixture
+def small_site(tmp_path, monkeypatch):
+    """The module, on a tree with one tutorial that draws."""
+    pages = tutorial_pages()
+    if pages is None:
+        pytest.skip("the documentation's packages are not installed")
+    for name in ("src/phonosmith", "tutorials", "docs/tutorials"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "src/phonosmith/one.py").write_text("one = 1\n")
+    (tmp_path / "tutorials/shell.py").write_text("")
+    told = 'picture="A line" by="ps.Study.plot_bands"'
+    (tmp_path / "tutorials/01_line.py").write_text(
+        f"# %% [markdown]\n# # 01 · A line\n# See [two](02_two.md).\n\n# %% {told}\n"
+        "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()\n\n# %%\nprint('said')\n"
+    )
+    for name, folder in (("ROOT", ""), ("SCRIPTS", "tutorials"), ("PAGES", "docs/tutorials")):
+        monkeypatch.setattr(pages, name, tmp_path / folder)
+    return pages
+
+
+@pytest.mark.slow
+def test_a_page_is_executed_once_for_what_it_was_made_from(small_site, tmp_path):
+    (script,) = small_site.tutorials()
+    small_site.write_tutorial_pages()
+    notebook = small_site.kept(script)
+    assert "(02_two.ipynb)" in notebook.cells[0].source
+    assert notebook.cells[2].outputs[0]["text"] == "said\n"
+    ((name, drawn, told),) = small_site.pictures(script.stem, notebook)
+    assert drawn.startswith(b"\x89PNG")
+    assert told["mystnb"] == {"image": {"alt": "A line"}}
+    assert (tmp_path / "docs/tutorials/pictures" / name).read_bytes() == drawn
+    gallery = (tmp_path / "docs/tutorials/gallery.md").read_text()
+    assert "[01 · A line](01_line.ipynb)" in gallery
+    assert "<phonosmith.Study.plot_bands>" in gallery
+
+    written = (tmp_path / "docs/tutorials/01_line.ipynb").stat().st_mtime_ns
+    small_site.write_tutorial_pages()
+    assert (tmp_path / "docs/tutorials/01_line.ipynb").stat().st_mtime_ns == written
+    (tmp_path / "src/phonosmith/one.py").write_text("one = 2\n")
+    assert small_site.kept(script) is None
+
+
+def test_a_picture_without_words_is_refused(small_site):
+    (script,) = small_site.tutorials()
+    notebook = small_site.jupytext.read(script)
+    del notebook.cells[1].metadata["picture"]
+    notebook.cells[1].outputs = [small_site.nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgo="})]
+    with pytest.raises(ValueError, match="does not say what"):
+        small_site.gallery({script: notebook})

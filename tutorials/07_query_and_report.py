@@ -105,9 +105,7 @@ print(*sorted(path.name for path in (work / "tables").iterdir()))
 
 # %%
 page = work / "report.html"
-phonosmith(
-    f"report --store {work}/small/store.sqlite --artefacts {work}/small/artefacts --out {page}"
-)
+phonosmith(f"report --store {work}/small/store.sqlite --out {page}")
 print(f"{page.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
