@@ -34,7 +34,7 @@ extensions = [
     "sphinx.ext.napoleon",
 ]
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tutorials/reports"]
 # tutorial_pages executes, with a cache of its own
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -42,6 +42,7 @@ nb_output_stderr = "remove"
 html_theme = "furo"
 html_title = "phonosmith"
 html_static_path = ["_static"]
+html_extra_path = ["tutorials/reports"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 # two hyphens are the beginning of an option, not a dash

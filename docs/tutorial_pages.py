@@ -26,6 +26,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = ROOT / "tutorials"
 PAGES = ROOT / "docs" / "tutorials"
+REPORTS = PAGES / "reports"
 OPTIONAL = ("gpaw", "phono3py")
 """Packages that tutorials need and an environment may lack (``needs`` of a tutorial's first cell)."""
 AT_ONCE = 2
@@ -92,6 +93,8 @@ def execute(script: Path) -> NotebookNode:
             resources={"metadata": {"path": str(SCRIPTS)}},
         )
         client.execute(env=environment(Path(home)))
+        for report in Path(home).glob("phonosmith-*/report.html"):
+            write_if_new(REPORTS / f"report-of-tutorial-{script.stem[:2]}.html", report.read_bytes())
         for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
             if "text" in output:
                 # what a tutorial calls ``work``
@@ -157,9 +160,12 @@ def gallery(notebooks: dict[Path, NotebookNode]) -> str:
                 f"## {words}\n\n```{{image}} pictures/{name}\n:alt: {words}\n:target: {script.stem}.html\n```\n\n"
                 f"[{title}]({script.stem}.ipynb), drawn by {_linked(by)}.\n"
             )
-    return "# Gallery\n\nEvery picture was drawn when this site was built, by the tutorial under it.\n\n" + "\n".join(
-        cards
+    words = "# Gallery\n\nEvery picture was drawn when this site was built, by the tutorial under it. "
+    words += " ".join(
+        f'<a href="../{report.name}">The page of a campaign</a>, as `phonosmith report` writes it, to click and zoom.'
+        for report in sorted(REPORTS.glob("*.html"))
     )
+    return f"{words}\n\n" + "\n".join(cards)
 
 
 def _linked(drawn_by: str) -> str:

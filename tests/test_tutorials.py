@@ -110,9 +110,16 @@ def small_site(tmp_path, monkeypatch):
     told = 'picture="A line" by="ps.Study.plot_bands"'
     (tmp_path / "tutorials/01_line.py").write_text(
         f"# %% [markdown]\n# # 01 · A line\n# See [two](02_two.md).\n\n# %% {told}\n"
-        "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()\n\n# %%\nprint('said')\n"
+        "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()\n\n# %%\n"
+        "from pathlib import Path\nfrom tempfile import mkdtemp\nwork = Path(mkdtemp(prefix='phonosmith-'))\n"
+        "(work / 'report.html').write_text('a page')\nprint('said in', work)\n"
     )
-    for name, folder in (("ROOT", ""), ("SCRIPTS", "tutorials"), ("PAGES", "docs/tutorials")):
+    for name, folder in (
+        ("ROOT", ""),
+        ("SCRIPTS", "tutorials"),
+        ("PAGES", "docs/tutorials"),
+        ("REPORTS", "docs/tutorials/reports"),
+    ):
         monkeypatch.setattr(pages, name, tmp_path / folder)
     return pages
 
@@ -123,7 +130,7 @@ def test_a_page_is_executed_once_for_what_it_was_made_from(small_site, tmp_path)
     small_site.write_tutorial_pages()
     notebook = small_site.kept(script)
     assert "(02_two.ipynb)" in notebook.cells[0].source
-    assert notebook.cells[2].outputs[0]["text"] == "said\n"
+    assert notebook.cells[2].outputs[0]["text"] == "said in work\n"
     ((name, drawn, told),) = small_site.pictures(script.stem, notebook)
     assert drawn.startswith(b"\x89PNG")
     assert told["mystnb"] == {"image": {"alt": "A line"}}
@@ -131,6 +138,7 @@ def test_a_page_is_executed_once_for_what_it_was_made_from(small_site, tmp_path)
     gallery = (tmp_path / "docs/tutorials/gallery.md").read_text()
     assert "[01 · A line](01_line.ipynb)" in gallery
     assert "<phonosmith.Study.plot_bands>" in gallery
+    assert '<a href="../report-of-tutorial-01.html">' in gallery
 
     written = (tmp_path / "docs/tutorials/01_line.ipynb").stat().st_mtime_ns
     small_site.write_tutorial_pages()
