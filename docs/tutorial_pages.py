@@ -1,7 +1,7 @@
 """Execute the percent scripts of ``tutorials/`` as notebooks, which become pages with their output and figures.
 
-An executed notebook is kept beside the pages and used again while tutorial and package are what they were, by content;
-the test of the tutorials reads the same notebooks.
+An executed notebook is kept beside the pages and used again while the code of tutorial and package is what it was; the
+test of the tutorials reads the same notebooks.
 """
 
 from __future__ import annotations
@@ -39,23 +39,54 @@ def tutorials() -> list[Path]:
     return sorted(SCRIPTS.glob("[0-9]*.py"))
 
 
-def made_from(script: Path) -> str:
-    """Return the digest of everything of ours that an execution depends on."""
-    sources = [script, SCRIPTS / "shell.py", *sorted((ROOT / "src" / "phonosmith").rglob("*"))]
+def made_from(notebook: NotebookNode) -> str:
+    """Return the digest of everything of ours that an execution depends on: words may change, code may not."""
     digest = hashlib.sha256(f"{sys.version}{[name for name in OPTIONAL if importlib.util.find_spec(name)]}".encode())
-    for path in sources:
+    for cell in _code_cells(notebook):
+        digest.update(f"{cell.source}\0".encode())
+    for path in [SCRIPTS / "shell.py", *sorted((ROOT / "src" / "phonosmith").rglob("*"))]:
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(ROOT)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 
 
+def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def notebook_of(script: Path) -> NotebookNode:
+    """Return a tutorial as a notebook without output, its links leading to pages."""
+    notebook = jupytext.read(script)
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "python"}
+    notebook.metadata["made_from"] = made_from(notebook)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"cell-{number}"
+        cell.source = re.sub(r"(\]\(\d\d_\w+)\.md\)", r"\1.ipynb)", cell.source)
+        if "picture" in cell.metadata:
+            cell.metadata["mystnb"] = {"image": {"alt": cell.metadata["picture"]}}
+    if missing := _missing(notebook):
+        notebook.cells[0].source += f"\n\n*Not run for this page: {missing} is not installed where the site was built.*"
+    return notebook
+
+
+def _missing(notebook: NotebookNode) -> str:
+    """Return what a tutorial needs (``needs`` of its first cell) and is not installed."""
+    needed = str(notebook.cells[0].metadata.get("needs", ""))
+    return needed if needed and importlib.util.find_spec(needed) is None else ""
+
+
 def kept(script: Path) -> NotebookNode | None:
-    """Return the notebook of an earlier execution of what is there now, None where there is none."""
+    """Return a tutorial with the output of an earlier execution of the same code, None where there is none."""
     page = PAGES / f"{script.stem}.ipynb"
     if not page.is_file():
         return None
-    notebook = nbformat.read(page, as_version=4)
-    return notebook if notebook.metadata.get("made_from") == made_from(script) else None
+    notebook, stored = notebook_of(script), nbformat.read(page, as_version=4)
+    if stored.metadata.get("made_from") != notebook.metadata["made_from"]:
+        return None
+    for cell, executed in zip(_code_cells(notebook), _code_cells(stored), strict=True):
+        cell.outputs, cell.execution_count = executed.outputs, executed.execution_count
+    return notebook
 
 
 def environment(home: Path) -> dict[str, str]:
@@ -70,19 +101,9 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def execute(script: Path) -> NotebookNode:
-    """Run a tutorial from a folder of its own and return it with its output; an error in a cell is raised.
-
-    One that needs a program which is not here (``needs`` of its first cell) is returned as it is, and says so.
-    """
-    notebook = jupytext.read(script)
-    notebook.metadata["made_from"] = made_from(script)
-    for cell in notebook.cells:
-        cell.source = re.sub(r"(\]\(\d\d_\w+)\.md\)", r"\1.ipynb)", cell.source)
-    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "Python 3"}
-    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "python"}
-    needed = notebook.cells[0].metadata.get("needs")
-    if needed is not None and importlib.util.find_spec(needed) is None:
-        notebook.cells[0].source += f"\n\n*Not run for this page: {needed} is not installed where the site was built.*"
+    """Run a tutorial, in a folder of its own, and return it with its output; an error in a cell is raised."""
+    notebook = notebook_of(script)
+    if _missing(notebook):
         return notebook
     with tempfile.TemporaryDirectory(prefix="tutorial-", ignore_cleanup_errors=True) as home:
         client = NotebookClient(
@@ -91,18 +112,15 @@ def execute(script: Path) -> NotebookNode:
             startup_timeout=LONGEST_CELL,
             extra_arguments=["--IPKernelApp.log_level=40"],
             resources={"metadata": {"path": str(SCRIPTS)}},
+            record_timing=False,
         )
         client.execute(env=environment(Path(home)))
         for report in Path(home).glob("phonosmith-*/report.html"):
             write_if_new(REPORTS / f"report-of-tutorial-{script.stem[:2]}.html", report.read_bytes())
-        for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        for output in (output for cell in _code_cells(notebook) for output in cell.outputs):
             if "text" in output:
                 # what a tutorial calls ``work``
                 output["text"] = re.sub(rf"{re.escape(home)}/phonosmith-\w+", "work", output["text"])
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        if "picture" in cell.metadata:
-            cell.metadata["mystnb"] = {"image": {"alt": cell.metadata["picture"]}}
     return notebook
 
 
@@ -127,7 +145,7 @@ def _executed(script: Path) -> NotebookNode:
     if notebook is None:
         print(f"executing {script.name}", file=sys.stderr, flush=True)
         notebook = execute(script)
-        write_if_new(PAGES / f"{script.stem}.ipynb", nbformat.writes(notebook).encode())
+    write_if_new(PAGES / f"{script.stem}.ipynb", nbformat.writes(notebook).encode())
     for name, picture, _ in pictures(script.stem, notebook):
         write_if_new(PAGES / "pictures" / name, picture)
     return notebook

@@ -140,6 +140,11 @@ def test_a_page_is_executed_once_for_what_it_was_made_from(small_site, tmp_path)
     assert "<phonosmith.Study.plot_bands>" in gallery
     assert '<a href="../report-of-tutorial-01.html">' in gallery
 
+    script.write_text(script.read_text().replace("# See", "# You may see"))
+    small_site.write_tutorial_pages()
+    assert "You may see" in small_site.nbformat.read(tmp_path / "docs/tutorials/01_line.ipynb", 4).cells[0].source
+    assert small_site.kept(script).cells[2].outputs == notebook.cells[2].outputs
+
     written = (tmp_path / "docs/tutorials/01_line.ipynb").stat().st_mtime_ns
     small_site.write_tutorial_pages()
     assert (tmp_path / "docs/tutorials/01_line.ipynb").stat().st_mtime_ns == written

@@ -89,7 +89,7 @@ plt.show()
 
 # %% [markdown]
 # **Why none is fit:** fifteen epochs are enough to see the directions, not to arrive. Four of five halve the foundation's
-# error of 0.49 THz and stay above the limit of 0.10 THz; with sixty epochs and sixteen labels `transfer` passes it
+# error of 0.49 THz and stay above the limit of 0.10 THz; with fifty epochs and sixteen labels `transfer` passes it
 # ([01](01_first_fine_tuning.md)). `scratch` starts from random weights, knows nothing but ten cells, and is worse than
 # the foundation it throws away: what fine-tuning is for.
 
