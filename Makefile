@@ -52,6 +52,7 @@ sizes: $(STAMP)
 
 check: lint types layers sizes
 
+# executes the tutorials whose text, or the package, changed since the last time: all of them on a fresh clone
 docs: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
@@ -62,4 +63,4 @@ wheel: $(STAMP)
 	$(BIN)/python tools/check_wheel.py dist
 
 clean:
-	rm -rf $(VENV) dist build demo-out demo-real-out docs/_build docs/tutorials
+	rm -rf $(VENV) dist build demo-out demo-real-out docs/_build docs/tutorials docs/commands.md

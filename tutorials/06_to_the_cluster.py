@@ -56,15 +56,25 @@ mesh: 8
 def phonosmith(*arguments):
     """Run the command line of this environment and show what it says."""
     done = subprocess.run(
-        [sys.executable, "-m", "phonosmith.cli.main", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "phonosmith.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     print(done.stdout or done.stderr)
     return done.returncode
 
 
-assert phonosmith("run", str(work / "campaign.yaml"), "--out", str(work / "run"), "--dry-run") == 0
+assert (
+    phonosmith(
+        "run", str(work / "campaign.yaml"), "--out", str(work / "run"), "--dry-run"
+    )
+    == 0
+)
 
-(work / "wrong.yaml").write_text(CAMPAIGN.replace("[transfer, delta]", "[transfer, detla]"))
+(work / "wrong.yaml").write_text(
+    CAMPAIGN.replace("[transfer, delta]", "[transfer, detla]")
+)
 assert phonosmith("run", str(work / "wrong.yaml"), "--dry-run") == 2
 
 # %% [markdown]

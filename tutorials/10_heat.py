@@ -16,28 +16,15 @@
 # 'phonosmith[kappa]'`. Set `PHONOSMITH_CRYSTAL`, `PHONOSMITH_POTENTIAL` and `PHONOSMITH_REFERENCE` for your own.
 
 # %%
-import json
 import os
-import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+import matplotlib.pyplot as plt
+from shell import new_folder, phonosmith
 
 import phonosmith as ps
 
-
-def phonosmith(*arguments, answer=False):
-    """Run the command line of this environment; with ``answer``, return what it says to programs."""
-    command = [sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)]
-    if not answer:
-        return subprocess.run(command, check=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
+work = new_folder()
 potential = os.environ.get("PHONOSMITH_POTENTIAL", "embedded")
 reference = os.environ.get("PHONOSMITH_REFERENCE", "embedded-reference")
 crystal = os.environ.get("PHONOSMITH_CRYSTAL")
@@ -52,7 +39,7 @@ if crystal is None:
 cells = {}
 for name in (reference, potential):
     cells[name] = work / f"relaxed-{Path(name).stem}.cif"
-    phonosmith("relax", crystal, "--potential", name, "--out", cells[name])
+    phonosmith(f"relax {crystal} --potential {name} --out {cells[name]}")
 
 # %% [markdown]
 # Quasi-harmonic: phonons at six volumes, free energies minimised at each temperature, zero pressure.
@@ -60,14 +47,38 @@ for name in (reference, potential):
 # %%
 expansion = {}
 for name, cell in cells.items():
-    common = ("--supercell", "2 2 2", "--mesh", 8, "--temperatures", "100,300,500")
-    found = phonosmith("qha", cell, "--potential", name, *common, answer=True)
-    expansion[name] = [point["thermal_expansion_per_k"] for point in found["temperatures"]]
-    print(f"{name:20}", *(f"{1e6 * value:7.2f}" for value in expansion[name]), "10⁻⁶/K at 100, 300, 500 K")
-    print(f"{'':20} mode Grüneisen parameter {found['mode_gruneisen']['mean']:.2f}, left out: {found['left_out']}")
+    found = phonosmith(
+        f"qha {cell} --potential {name} --supercell '2 2 2' --mesh 8 --temperatures 50,100,150,200,250,300,400,500",
+        answer=True,
+    )
+    expansion[name] = {
+        point["temperature"]: 1e6 * point["thermal_expansion_per_k"]
+        for point in found["temperatures"]
+    }
+    print(
+        f"{name:20}",
+        *(f"{expansion[name][kelvin]:7.2f}" for kelvin in (100, 300, 500)),
+        "10⁻⁶/K at 100, 300, 500 K",
+    )
+    print(
+        f"{'':20} mode Grüneisen parameter {found['mode_gruneisen']['mean']:.2f}, left out: {found['left_out']}"
+    )
 
 # expansion follows the heat capacity: it grows with temperature
-assert all(values[0] < values[2] for values in expansion.values())
+assert all(values[100] < values[500] for values in expansion.values())
+
+# %% picture="Thermal expansion of silicon by the foundation and by the reference" by="phonosmith qha"
+axes = plt.figure(figsize=(6.0, 3.2)).subplots()
+for name, values in expansion.items():
+    style = (
+        {"color": "black"} if name == reference else {"color": "C1", "linestyle": "--"}
+    )
+    axes.plot(list(values), list(values.values()), label=name, **style)
+axes.axhline(0, color="0.7", linewidth=0.6)
+axes.set(xlabel="temperature (K)", ylabel="volumetric expansion (10⁻⁶/K)")
+axes.legend(frameon=False)
+plt.tight_layout()
+plt.show()
 
 # %% [markdown]
 # Supercell and mesh are small here so that this ends within a minute: converge both for a number to publish.
@@ -77,21 +88,18 @@ assert all(values[0] < values[2] for values in expansion.values())
 
 # %%
 atoms = ps.read_crystal(cells[reference]).to_ase_atoms(msonable=False)
-dft = ps.third_order_phonon(atoms, ps.load(ps.resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]])
+dft = ps.third_order_phonon(
+    atoms, ps.load(ps.resolve(reference)), [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
+)
 dft.save(work / "phono3py_params.yaml", settings={"force_constants": False})
 
 judged = phonosmith(
-    "kappa",
-    cells[potential],
-    "--potential",
-    potential,
-    "--against",
-    work / "phono3py_params.yaml",
-    "--mesh",
-    7,
+    f"kappa {cells[potential]} --potential {potential} --against {work}/phono3py_params.yaml --mesh 7",
     answer=True,
 )
-print(f"κ {judged['kappa_w_per_m_k']:.1f} W/(m K), reference {judged['reference_kappa_w_per_m_k']:.1f}")
+print(
+    f"κ {judged['kappa_w_per_m_k']:.1f} W/(m K), reference {judged['reference_kappa_w_per_m_k']:.1f}"
+)
 print(f"SRE {judged['sre']:+.3f}, SRME {judged['srme']:.3f}")
 assert abs(judged["sre"]) <= judged["srme"] <= 2
 

@@ -16,28 +16,15 @@
 # Here the embedded reference makes three; set `PHONOSMITH_MATERIALS` and `PHONOSMITH_FOUNDATION` for your own.
 
 # %%
-import json
 import os
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 
-work = Path(tempfile.mkdtemp(prefix="phonosmith-"))
-os.environ.setdefault("PHONOSMITH_HOME", str(work / "home"))
+import matplotlib.pyplot as plt
+import pandas as pd
+from shell import new_folder, phonosmith
 
 import phonosmith as ps
 
-
-def phonosmith(*arguments, answer=False):
-    """Run the command line of this environment; with ``answer``, return what it says to programs."""
-    command = [sys.executable, "-m", "phonosmith.cli.main", *map(str, arguments)]
-    if not answer:
-        return subprocess.run(command, check=True)
-    done = subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout)
-
-
+work = new_folder()
 foundation = os.environ.get("PHONOSMITH_FOUNDATION", "embedded")
 folder = os.environ.get("PHONOSMITH_MATERIALS")
 if folder is None:
@@ -45,8 +32,10 @@ if folder is None:
     folder.mkdir()
     for name in ("Si", "Ge", "SiC"):
         ps.read_crystal(f"embedded:{name}").to(filename=str(work / f"{name}.cif"))
-        options = ("--potential", "embedded-reference", "--supercell", "2 2 2", "--mesh", 4, "--out", work / name)
-        phonosmith("phonons", work / f"{name}.cif", *options)
+        cells = "--supercell '2 2 2' --mesh 4"
+        phonosmith(
+            f"phonons {work}/{name}.cif --potential embedded-reference {cells} --out {work}/{name}"
+        )
         (work / name / "phonopy.yaml").rename(folder / f"{name}.yaml")
 
 # %% [markdown]
@@ -60,15 +49,21 @@ from ase.build import bulk
 from ase.io import write
 
 cells = [
-    bulk(*crystal, cubic=True) for crystal in (("Si", "diamond", 5.43), ("SiC", "zincblende", 4.36)) for _ in range(6)
+    bulk(*crystal, cubic=True)
+    for crystal in (("Si", "diamond", 5.43), ("SiC", "zincblende", 4.36))
+    for _ in range(6)
 ]
 for number, cell in enumerate(cells):
     cell.rattle(0.08, seed=number)
 write(work / "cells.xyz", cells, format="extxyz")
-labels = ("--engine", "forcefield", "--potential", foundation, "--out", work / "labelled.xyz")
-phonosmith("label", work / "cells.xyz", *labels)
-options = ("--size", 8, "--elements", "Si,C", "--out", work / "few.xyz")
-drawn = phonosmith("replay", "sample", work / "labelled.xyz", *options, answer=True)
+labelled = work / "labelled.xyz"
+phonosmith(
+    f"label {work}/cells.xyz --engine forcefield --potential {foundation} --out {labelled}"
+)
+drawn = phonosmith(
+    f"replay sample {labelled} --size 8 --elements Si,C --out {work}/few.xyz",
+    answer=True,
+)
 assert drawn["n_frames"] == 8
 
 # %% [markdown]
@@ -77,30 +72,55 @@ assert drawn["n_frames"] == 8
 
 # %%
 taught = phonosmith(
-    *("pft", folder, "--foundation", foundation, "--replay", work / "few.xyz", "--holdout", 0.34),
-    *("--set", "epochs=12", "--set", "lr=0.002", "--out", work / "pft"),
+    f"""
+    pft {folder} --foundation {foundation} --replay {work}/few.xyz --holdout 0.34
+    --set epochs=12 --set lr=0.002 --out {work}/pft
+    """,
     answer=True,
 )
-curvature = taught["curvature"]
-before, after = curvature["judged_before_ev_per_angstrom2"], curvature["judged_after_ev_per_angstrom2"]
+before, after = (
+    taught["curvature"][f"judged_{when}_ev_per_angstrom2"]
+    for when in ("before", "after")
+)
 print(f"held out: {', '.join(taught['materials']['held_out'])}")
 print(f"error of force constants that judged {before:.4f} -> {after:.4f} eV/Å²")
 assert after < before
+
+# %% picture="Error of force constants while one model learns those of several materials" by="phonosmith pft"
+epochs = pd.read_json(work / "pft" / "metrics.jsonl", lines=True)
+axes = plt.figure(figsize=(6.0, 3.0)).subplots()
+axes.plot(
+    epochs["epoch"],
+    epochs["curvature_mae_ev_per_angstrom2"],
+    "o-",
+    label="columns trained on in the epoch",
+)
+axes.plot(
+    [0, epochs["epoch"].max()],
+    [before, after],
+    "ks",
+    label="held-out materials, before and after",
+)
+axes.set(xlabel="epoch", ylabel="error of force constants (eV/Å²)", ylim=(0, None))
+axes.legend(frameon=False)
+plt.tight_layout()
+plt.show()
 
 # %% [markdown]
 # The model gets a name; its card says in Markdown what it was made of, and what it is good for as far as it is known.
 
 # %%
-model = work / "pft" / "model.model"
-phonosmith("models", "add", model, "--name", "taught")
-phonosmith("models", "card", "taught", "--training", work / "pft" / "training.json", "--out", work / "card.md")
+phonosmith(f"models add {work}/pft/model.model --name taught")
+phonosmith(
+    f"models card taught --training {work}/pft/training.json --out {work}/card.md"
+)
 print((work / "card.md").read_text())
 
 # %% [markdown]
 # For LAMMPS' `pair_style mace` (`--mliap` for `pair_style mliap unified` on GPUs):
 
 # %%
-phonosmith("models", "export", "taught", work / "taught-lammps.pt", "--lammps")
+phonosmith(f"models export taught {work}/taught-lammps.pt --lammps")
 print(f"{(work / 'taught-lammps.pt').stat().st_size / 1e6:.1f} MB for LAMMPS")
 
 # %% [markdown]

@@ -31,7 +31,9 @@ def progress_bar(words: str, total: int | None = None, *, show: bool = True, sta
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=not stays, disable=not show) as bar:
+    # in a notebook rich would ask for widgets; its output cells draw a line over itself as terminals do
+    console = Console(stderr=True, force_jupyter=False)
+    with Progress(*columns, console=console, transient=not stays, disable=not show) as bar:
         task = bar.add_task(words, total=total)
         yield lambda done, of, now: bar.update(task, completed=done, total=of, description=escape(now))
 

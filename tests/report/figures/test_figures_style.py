@@ -10,7 +10,7 @@ from PIL import Image
 from helpers.synthetic import synthetic_reports
 from phonosmith.analysis.choice import in_order
 from phonosmith.report.figures.mechanics import energy_volume_figure
-from phonosmith.report.figures.style import escape_math, figure_bytes, line_style, webp_bytes
+from phonosmith.report.figures.style import escape_math, figure_bytes, line_style, new_figure, webp_bytes
 
 
 def test_styles_tell_potentials_apart():
@@ -46,3 +46,9 @@ def test_the_same_figure_gives_the_same_bytes(sides):
         assert np.abs(pixels - np.array(to_rgb(colour)) * 255).max(axis=1).min() <= 8.5, colour
     assert small[:4] == b"RIFF"
     assert len(small) < 0.5 * len(figure_bytes(energy_volume_figure(sides, names), "png", 130))
+
+
+def test_notebooks_are_given_a_picture():
+    figure = new_figure(2, 1)
+    figure.add_subplot()
+    assert Image.open(io.BytesIO(figure._repr_png_())).size == (220, 110)

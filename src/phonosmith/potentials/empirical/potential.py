@@ -17,6 +17,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from phonosmith.core.artefacts import write_atomic
 from phonosmith.core.errors import InputError, PotentialError
+from phonosmith.core.progress import progress_bar
 from phonosmith.core.reading import load_json
 from phonosmith.potentials.ase_potential import LoadedCalculator
 from phonosmith.potentials.base import Array, Evaluation, require_elements
@@ -71,14 +72,14 @@ class EmpiricalPotential:
 
     def evaluate(self, frames: Sequence[Atoms], *, stress: bool = True, progress: bool = False) -> list[Evaluation]:
         """Return energy, forces and stress of each configuration, many at a time."""
-        from rich.progress import track
-
         require_elements(self, frames, self.name)
         functions = [self.parameter_set(set(atoms.symbols)) for atoms in frames]
         results: dict[int, Evaluation] = {}
-        for members in track(list(_batches(frames, functions)), description="evaluating", disable=not progress):
-            batch = _evaluate(functions[members[0]], [frames[index] for index in members], stress)
-            results.update(zip(members, batch, strict=True))
+        with progress_bar("evaluating", len(frames), show=progress) as move:
+            for members in _batches(frames, functions):
+                batch = _evaluate(functions[members[0]], [frames[index] for index in members], stress)
+                results.update(zip(members, batch, strict=True))
+                move(len(results), len(frames), "evaluating")
         return [results[index] for index in range(len(frames))]
 
     def hessian_columns(self, atoms: Atoms, columns: Sequence[int]) -> Array:

@@ -128,13 +128,13 @@ def path_ticks(bands: BandStructure) -> tuple[list[float], list[str]]:
 
 
 def _line(name: str, place: int, width: float = 0.9) -> dict[str, Any]:
-    """Return matplotlib's settings of a line; sides named first lie on top, the reference above all."""
+    """Return matplotlib's settings of a line: the reference wide below all, sides named first on top of the others."""
     style = line_style(name)
     return {
         "color": style.colour,
         "ls": style.dashes,
-        "lw": 1.3 if name == "reference" else width,
-        "zorder": 3 if name == "reference" else 2.9 - 0.05 * place,
+        "lw": 2.4 if name == "reference" else width,
+        "zorder": 2 if name == "reference" else 2.9 - 0.05 * place,
     }
 
 

@@ -97,9 +97,16 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
+class _NotebookFigure(Figure):
+    """A figure that notebooks show: by themselves they know those of pyplot alone."""
+
+    def _repr_png_(self) -> bytes:
+        return figure_bytes(self, "png", dpi=110)
+
+
 def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of that size in inches; no display or pyplot is needed."""
-    return Figure(figsize=(width, height), layout="constrained")
+    return _NotebookFigure(figsize=(width, height), layout="constrained")
 
 
 def legend_above(figure: Figure, axes: Axes, most: int = 6) -> None:
