@@ -76,7 +76,7 @@ def test_improvement_links_each_material_worst_first(reports):
     points = {link: (x, y) for one in panel.series for x, y, link in zip(one.x, one.y, one.links, strict=True)}
     for report, entry, name in zip(ordered, chosen, names, strict=True):
         expected = report.foundation.phonons.mae_thz, entry.phonons.mae_thz
-        assert points[f"#{name}"] == pytest.approx(expected, rel=1e-4)
+        assert points[name] == pytest.approx(expected, rel=1e-4)
     assert panel.diagonal
     assert panel.y_guides == [(0.1, "limit")]
 
