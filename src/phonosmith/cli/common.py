@@ -53,7 +53,7 @@ MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phono
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 TEMPERATURES = typer.Option(None, "--temperature", help="Temperature, K; several as in 100,300,500.")
 SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="Of the strategy (repeatable).")
-SEED = typer.Option(0, "--seed", min=0, help="Seed of every random draw.")
+SEED = typer.Option(0, "--seed", help="Seed of every random draw.")
 WALLTIME = typer.Option(None, "--walltime", min=1.0, help="Stop after so many seconds; run again to go on.")
 CAMPAIGN_FILE = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
 QUEUE = typer.Option(None, "--engine", help="fireworks or jobflow-remote: in their queue.")
@@ -113,6 +113,13 @@ def listed(option: str, given: Sequence[str]) -> list[str]:
             what = f"{word!r} twice" if word else "an empty word"
             raise ConfigurationError(f"--{option} {','.join(given)!r} has {what}.", f"Write e.g. --{option} a,b,c.")
     return words
+
+
+def required_seed(seed: int) -> int:
+    """Return a seed; a negative one is refused."""
+    if seed < 0:
+        raise ConfigurationError(f"--seed {seed} is no seed.", "Give a whole number from 0.")
+    return seed
 
 
 def asked_temperatures(given: Sequence[str], lowest: float = 0.0) -> list[float]:

@@ -19,6 +19,7 @@ from phonosmith.cli.common import (
     command,
     print_json,
     quiet_libraries,
+    required_seed,
 )
 from phonosmith.cli.train import kept, show_training
 from phonosmith.core.errors import InputError
@@ -68,6 +69,7 @@ def pft(
     own: dict[str, Any] = {"replay": "none", "e0": "foundation", "curvature_holdout": holdout}
     if not cotrain:
         own |= {"curvature_mode": "alone", "curvature_energy_weight": 20.0}
+    required_seed(seed)
     spec = make_spec("pft", **own | parse_settings(settings or []))
     from phonosmith.harmonic.collection import read_collection
     from phonosmith.potentials.device import require_device

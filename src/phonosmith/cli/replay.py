@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, SEED, answer, app, command, listed
+from phonosmith.cli.common import DATA, JSON, SEED, answer, app, command, listed, required_seed
 from phonosmith.core.progress import progress_bar
 
 replay_app = typer.Typer(
@@ -53,7 +53,7 @@ def sample_command(
 
     require_writable(out)
     wanted = listed("elements", [elements]) if elements else []
-    frames, found = sample_replay(file, size=n_frames, elements=wanted, seed=seed)
+    frames, found = sample_replay(file, size=n_frames, elements=wanted, seed=required_seed(seed))
     write_frames(out, frames)
     result = {"file": str(out), "n_frames": len(frames), "n_found": found}
     words = f"Wrote {out}: {len(frames)} of {found} structures."
