@@ -2,7 +2,7 @@
 
     python benchmarks/sampling/batched_fire.py --foundation embedded --out benchmarks/sampling/batched_fire.json
 
-Where torch-sim is installed (torch-sim-atomistic) and the foundation is a MACE, its batched FIRE does the same, too. All
+Where torch-sim is installed (torch-sim-atomistic) and the foundation is a MACE, its batched FIRE does the same. All
 run in this process, one after the other, so that ratios mean something on a busy machine; times are processor times.
 """
 
@@ -30,7 +30,7 @@ from phonosmith.structures.supercell import sampling_supercell
 
 
 def torch_sim_relaxation(foundation: str, fmax: float, steps: int) -> Callable[[list[Atoms]], list[float]] | None:
-    """Return what relaxes cells with torch-sim's FIRE in ASE's flavour and gives their energies, eV; None without it."""
+    """Return what relaxes cells with torch-sim's FIRE (as ASE has it) and gives energies, eV; None without it."""
     if importlib.util.find_spec("torch_sim") is None:
         return None
     import torch_sim

@@ -284,7 +284,7 @@ class Campaign:
         if len(self.parts) == 1:
             part = self.parts[0]
             sections = self._sections(part, 0)
-            yield file, self._whole([f"#{place}" for place in part.places], sections)
+            yield file, self.whole([f"#{place}" for place in part.places], sections)
             return
         links = []
         for index, part in enumerate(self.parts):
@@ -293,7 +293,7 @@ class Campaign:
                 ways += [Link(words, self.parts[other].file)] if 0 <= other < len(self.parts) else []
             yield part.file, self._part(part, index, ways)
             links += [f"{part.file}#{place}" for place in part.places]
-        yield file, self._whole(links, [])
+        yield file, self.whole(links, [])
 
     def _sections(self, part: Part, done: int) -> list[MaterialSection]:
         reports = [report for other in self.parts for report in other.reports]
@@ -329,7 +329,7 @@ class Campaign:
             footer=_footer(),
         )
 
-    def _whole(self, links: Sequence[str], sections: list[MaterialSection]) -> Page:
+    def whole(self, links: Sequence[str], sections: list[MaterialSection]) -> Page:
         """Return the page of all materials: with their sections, or, where those are on pages of their own, without."""
         reports = [report for part in self.parts for report in part.reports]
         labels = [label for part in self.parts for label in part.labels]
