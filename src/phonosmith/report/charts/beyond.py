@@ -11,7 +11,7 @@ from phonosmith.evaluation.modes.documents import FollowedMode, Phase, Transitio
 from phonosmith.report.charts.data import Axis, Chart, Panel, Series, rounded
 from phonosmith.report.figures.forgetting import QUANTITIES, every_set
 from phonosmith.report.figures.modes import MOST_PANELS, axis_cut, followed_groups, grid_energies, mode_title
-from phonosmith.report.page.texts import space_group_text
+from phonosmith.report.page.texts import space_group_text, typeset
 
 _MODES = ("delta", "transfer", "multihead", "scratch", "foundation", "delta+pft")
 _STAGES = ("initial", "displaced", "relaxed")
@@ -43,9 +43,9 @@ def _curves(group: Sequence[tuple[str, FollowedMode]]) -> Panel:
         if len(mode.grid_shape) == 1 and mode.minima:
             depths = [1000 * one.energy_ev_per_atom for one in mode.minima]
             places = [one.amplitudes[0] for one in mode.minima]
-            words = [f"minimum, {depth:.2f} meV/atom" for depth in depths]
+            words = [typeset(f"minimum, {depth:.2f} meV/atom") for depth in depths]
             series.append(Series(name, name, rounded(places), rounded(depths), "dots", hollow=True, labels=words))
-    title = mode_title(group[0][1])
+    title = typeset(mode_title(group[0][1]))
     return Panel(Axis(f"amplitude (Å√amu) of {title}"), Axis("energy (meV/atom)"), series, y_guides=[(0.0, "")])
 
 
@@ -53,14 +53,14 @@ def _map(mode: FollowedMode) -> Panel:
     axis, energies = np.array(mode.amplitudes), grid_energies(mode)
     first, second = (grid.ravel() for grid in np.meshgrid(axis, axis, indexing="ij"))
     values = rounded(energies.ravel())
-    words = ["not calculated" if value is None else f"{value:.2f} meV/atom" for value in values]
+    words = ["not calculated" if value is None else typeset(f"{value:.2f} meV/atom") for value in values]
     minima = [one for one in mode.minima if len(one.amplitudes) == 2]
     series = [Series("energy", "delta", rounded(first), rounded(second), "map", values=values, labels=words)]
     if minima:
         x, y = (rounded(one.amplitudes[place] for one in minima) for place in range(2))
-        depths = [f"{1000 * one.energy_ev_per_atom:.2f} meV/atom" for one in minima]
+        depths = [typeset(f"{1000 * one.energy_ev_per_atom:.2f} meV/atom") for one in minima]
         series.append(Series("minima", "reference", x, y, "dots", hollow=True, labels=depths))
-    return Panel(Axis(f"amplitude 1 (Å√amu) of {mode_title(mode)}"), Axis("amplitude 2 (Å√amu)"), series)
+    return Panel(Axis(f"amplitude 1 (Å√amu) of {typeset(mode_title(mode))}"), Axis("amplitude 2 (Å√amu)"), series)
 
 
 def _phase_text(phase: Phase) -> str:
@@ -99,12 +99,12 @@ def _way(number: int, mode: FollowedMode, *phases: Phase) -> Series:
     energies = [0.0, *(1000 * phase.energy_difference_ev_per_atom for phase in phases[1:])]
     names = [_phase_text(phase) for phase in phases]
     return Series(
-        mode_title(mode),
+        typeset(mode_title(mode)),
         _MODES[number % len(_MODES)],
         [0.0, 1.0, 2.0],
         rounded(energies),
         "spans",
-        labels=[f"{name}, {energy:+.2f} meV/atom" for name, energy in zip(names, energies, strict=True)],
+        labels=[typeset(f"{name}, {energy:+.2f} meV/atom") for name, energy in zip(names, energies, strict=True)],
         names=names,
     )
 

@@ -161,7 +161,7 @@ def stability_block(sheet: Sheet) -> Block:
     _, sides = compared_phonons(sheet.report)
     if sides:
         columns: Columns = (
-            ("potential", "label", str), ("strict (1e-4 THz)", "document.stable", _stable),
+            ("potential", "label", str), ("strict (10⁻⁴ THz)", "document.stable", _stable),
             ("practical", "document.stable_practical", _stable),
             ("imaginary modes", "document.n_imaginary_commensurate", whole),
             ("lowest on path, THz", "document.omega_min_thz", fixed()),
@@ -172,7 +172,7 @@ def stability_block(sheet: Sheet) -> Block:
     if not alone:
         return Block()
     columns = (
-        ("potential", "", itemgetter(0)), ("strict (1e-4 THz)", "", lambda side: _stable(side[1].stable).text),
+        ("potential", "", itemgetter(0)), ("strict (10⁻⁴ THz)", "", lambda side: _stable(side[1].stable).text),
         ("space group after relaxation", "", lambda side: space_group_text(side[1].space_group) or DASH),
     )  # fmt: skip
     return Block(tables=[Table.of(f"{caption} (no reference)", alone.items(), columns)])
@@ -372,7 +372,7 @@ def sampling_block(sheet: Sheet) -> Block:
     facts = [
         ("cell", f"{sampling.cell}, {sampling.n_atoms} atoms, supercell {matrix_text(sampling.supercell_matrix)}"),
         ("volumes", ", ".join(f"{100 * (factor - 1):+g} %" for factor in sampling.volume_factors)),
-        ("configurations chosen", f"{chosen} of {relaxations} relaxations with the foundation"),
+        ("configurations chosen", f"{chosen}, out of {relaxations} relaxations with the foundation"),
     ]
     return Block(
         texts=[f"Warning: {warning}" for warning in sampling.warnings], facts=facts, charts=[ladder_chart(sampling)]

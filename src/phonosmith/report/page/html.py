@@ -95,6 +95,8 @@ def render(page: Page) -> str:
     environment.filters |= {
         "shown": _shown,
         "typeset": typeset,
+        # no line ends within a unit such as meV/Å
+        "unbroken": lambda text: text.replace("/", "/\N{WORD JOINER}"),
         "sort_key": _sort_key,
         "is_digest": lambda text: _DIGEST.fullmatch(text) is not None,
         "section_data": _section_data,
