@@ -51,8 +51,10 @@ const logTicks = (low, high, most) => {
       if (value >= low * 0.999 && value <= high * 1.001) found.push(Number(value.toPrecision(3)));
     }
   }
-  const whole = found.length > most ? found.filter((value) => String(value).replace(/[0.]/g, "").startsWith("1")) : found;
-  return (whole.length > 1 ? whole : linearTicks(low, high, most).map((tick) => tick[0])).map((value) => [value, digits(value)]);
+  const powers = found.filter((value) => String(value).replace(/[0.]/g, "").startsWith("1"));
+  const thinned = found.filter((_, i) => i % Math.ceil(found.length / Math.max(2, Math.floor(most))) === 0);
+  const kept = [found.length <= most ? found : powers, thinned].find((values) => values.length > 1);
+  return (kept ?? linearTicks(low, high, most).map((tick) => tick[0])).map((value) => [value, digits(value)]);
 };
 
 const quartile = (sorted, share) => {
