@@ -95,7 +95,9 @@ def test_help_says_what_each_option_is_and_gives_an_example(name):
     assert "--json" in options(one)
     assert f"Example: phonosmith {name}" in " ".join(one.help.split())
     for option in one.params:
-        assert option.help.endswith((".", "]", "?")), (option.name, option.help)
+        assert option.help.endswith((".", ")", "?")), (option.name, option.help)
+        # what stands in square brackets would be taken for markup and not be shown
+        assert "[" not in option.help, (option.name, option.help)
         if getattr(option, "multiple", False):
             assert "(repeatable)" in option.help or "as in" in option.help, (option.name, option.help)
 

@@ -52,9 +52,9 @@ def adapt(
     n_valid: Annotated[int, typer.Option(min=1, help="Validation labels, made in the first round.")] = 1,
     spread: Annotated[
         float | None,
-        typer.Option(min=0, help="THz the committee's phonons may differ by at the end [what the verdict needs]."),
+        typer.Option(min=0, help="THz the committee's phonons may differ by at the end (what the verdict needs)."),
     ] = None,
-    max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most [until all is labelled].")] = None,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most (until all is labelled).")] = None,
     min_length: Annotated[float, typer.Option(min=1, help="Shortest edge of the phonon supercell, Å.")] = 20.0,
     mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis of phonon comparisons.")] = 20,
     seed: int = SEED,

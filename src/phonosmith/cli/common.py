@@ -37,7 +37,7 @@ Model = TypeVar("Model", bound="BaseModel")
 JSON = typer.Option(False, "--json", help="Print one JSON object on standard output, all else on standard error.")
 STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
 JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
-ARTEFACTS = typer.Option(None, "--artefacts", help="Artefact store (folder) [the configured one].")
+ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store (default: the configured one).")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
 _NAMED = "name, 'embedded', sha256 prefix or file."
@@ -49,7 +49,7 @@ SUPERCELL = typer.Option(
     help='"4 4 4" or 4x4x4: so many times the cell in the file along its own a, b, c; or nine integers, row by row '
     "phonopy's matrix (its columns are the new vectors); default by --min-length.",
 )
-MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
+MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å (default: 20).")
 RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
 TEMPERATURES = typer.Option(None, "--temperature", help="Temperature, K; several as in 100,300,500.")
 SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="Of the strategy (repeatable).")
@@ -58,12 +58,12 @@ WALLTIME = typer.Option(None, "--walltime", min=1.0, help="Stop after so many se
 CAMPAIGN_FILE = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
 QUEUE = typer.Option(None, "--engine", help="fireworks or jobflow-remote: in their queue.")
 PROJECT = typer.Option(None, "--project", help="jobflow-remote: project; its default when not given.")
-LAUNCHPAD = typer.Option(None, "--launchpad", help="FireWorks: launchpad file [FireWorks' own default].")
-ROUTING = typer.Option(None, "--routing", help="File with 'routing' [workers dft, gpu, inference].")
+LAUNCHPAD = typer.Option(None, "--launchpad", help="FireWorks: launchpad file (FireWorks' own default).")
+ROUTING = typer.Option(None, "--routing", help="File with 'routing' (workers dft, gpu, inference).")
 ENGINE_POTENTIAL = typer.Option(None, "--potential", help="Potential of forcefield or of a --rehearsal.")
 PROTOCOL = typer.Option(None, "--protocol", help="YAML of settings that differ from PBE, 520 eV, ...")
 REHEARSAL = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings.")
-WORKDIR = typer.Option(None, "--workdir", help="Folder of the calculations (kept) [temporary].")
+WORKDIR = typer.Option(None, "--workdir", help="Folder of the calculations, kept (default: a temporary one).")
 ATTEMPTS = typer.Option(2, "--attempts", min=1, help="How often a transient failure is started.")
 ALLOW_REHEARSAL = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in.")
 DOCUMENTS = typer.Option(None, "--out", help="Folder for the full document (JSON).")
@@ -96,9 +96,19 @@ def command(
     """
     old = formerly or {}
     settings = {"token_normalize_func": lambda word: old.get(word, word)} if old else None
-    return lambda function: group.command(name, rich_help_panel=panel or None, context_settings=settings)(
-        explained(function)
-    )
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        made = explained(function)
+        made.__doc__ = _flowing(function.__doc__ or "")
+        return group.command(name, rich_help_panel=panel or None, context_settings=settings)(made)
+
+    return add
+
+
+def _flowing(text: str) -> str:
+    """Return a docstring whose paragraphs break where the terminal ends, with brackets that are no markup."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(paragraphs).replace("[", "\\[")
 
 
 def listed(option: str, given: Sequence[str]) -> list[str]:

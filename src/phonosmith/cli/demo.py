@@ -22,14 +22,16 @@ if TYPE_CHECKING:
 @command("demo", START, formerly={"strategies": "strategy"})
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Folder for store, artefacts, models, figures. [default: demo-out]")
+        Path | None, typer.Option(help="Folder for store, artefacts, models, figures. (default: demo-out)")
     ] = None,
-    material: Annotated[str, typer.Option(help="Si, Ge, C or SiC [Si]; with --real Si,AlAs or one of them.")] = "",
+    material: Annotated[
+        str, typer.Option(help="Si, Ge, C or SiC (default: Si); with --real Si,AlAs or one of them.")
+    ] = "",
     strategy: Annotated[
-        str | None, typer.Option(help="Preset of training; several as in transfer,delta [five of them].")
+        str | None, typer.Option(help="Preset of training; several as in transfer,delta (default: five of them).")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of epochs per training. [default: 60]")
+        int | None, typer.Option(min=1, help="Largest number of epochs per training. (default: 60)")
     ] = None,
     real: Annotated[
         bool, typer.Option("--real", help="SevenNet-0, a published foundation, on real DFT (PBE by GPAW).")

@@ -89,6 +89,7 @@ def test_learning_curves_show_medians_and_quartiles(reports):
     for low, high, size in zip(lines["transfer"].low, lines["transfer"].high, lines["transfer"].x, strict=True):
         assert high - low == pytest.approx(target("valid_force_mae", "transfer", int(size))[1], rel=0.2)
     assert panel.y.log
+    assert lines["delta"].labels[-1].endswith("of 9 materials")
 
 
 def test_errors_are_relative_to_the_reference(reports):

@@ -98,7 +98,7 @@ def label(
     workdir: Path | None = WORKDIR,
     rehearsal: bool = REHEARSAL,
     attempts: int = ATTEMPTS,
-    material: Annotated[str | None, typer.Option(help="Name in job names [the formula].")] = None,
+    material: Annotated[str | None, typer.Option(help="Name in job names (the formula).")] = None,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:

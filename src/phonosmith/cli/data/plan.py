@@ -24,7 +24,7 @@ def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
     cell: Annotated[
         list[str] | None,
-        typer.Option(help="Sizes of cells, several as in small,large: primitive, small, large [large]."),
+        typer.Option(help="Sizes of cells, several as in small,large: primitive, small, large (default: large)."),
     ] = None,
     foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
     n_frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,

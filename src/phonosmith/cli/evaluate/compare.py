@@ -61,7 +61,7 @@ def compare(
     ] = False,
     born: Annotated[
         Path | None,
-        typer.Option(help="Born charges for --nac: phonopy's BORN, or a phonopy YAML [default: the reference's own]."),
+        typer.Option(help="Born charges for --nac: phonopy's BORN, or a phonopy YAML (default: the reference's own)."),
     ] = None,
     json_output: bool = JSON,
 ) -> None:

@@ -32,7 +32,7 @@ def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
-    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json [computed here].")] = None,
+    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json (computed here).")] = None,
     max_atoms: Annotated[int, typer.Option(min=1, help="Atom cap of the commensurate supercells.")] = 1000,
     threshold: float = typer.Option(1e-4, min=0.0, help="Follow modes below minus this, THz (0.05: above noise)."),
     at: Annotated[

@@ -49,7 +49,7 @@ def forgetting(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
     foundation: str = FOUNDATION,
-    reference: str | None = typer.Option(None, help="Potential that plays DFT [drift from the foundation instead]."),
+    reference: str | None = typer.Option(None, help="Potential that plays DFT (drift from the foundation instead)."),
     frames: Annotated[Path | None, typer.Option(help="Extended XYZ of other materials, labelled or not.")] = None,
     replay: Annotated[Path | None, typer.Option(help="Extended XYZ of the replay pool.")] = None,
     n_frames: Annotated[int, typer.Option(min=1, help="Structures in each random set.")] = 4,

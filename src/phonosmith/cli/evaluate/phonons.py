@@ -40,7 +40,7 @@ def phonons(
         bool | None,
         typer.Option(
             "--effective/--harmonic",
-            help="Effective harmonic phonons at each --temperature [default: where harmonic ones are unstable].",
+            help="Effective harmonic phonons at each --temperature (default: where harmonic ones are unstable).",
         ),
     ] = None,
     snapshots: Annotated[int, typer.Option(min=2, help="Displaced cells in each iteration of --effective.")] = 64,

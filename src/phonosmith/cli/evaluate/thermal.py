@@ -45,7 +45,7 @@ def qha(
     temperature: list[str] = QHA_TEMPERATURES,
     supercell: str | None = SUPERCELL,
     min_length: Annotated[
-        float | None, typer.Option("--min-length", help="Shortest edge of the phonon supercell, Å [default: 15].")
+        float | None, typer.Option("--min-length", help="Shortest edge of the phonon supercell, Å (default: 15).")
     ] = None,
     mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis for the free energy.")] = 16,
     relax: bool = RELAX,
@@ -129,7 +129,7 @@ def kappa(
     ] = None,
     supercell: str | None = SUPERCELL,
     min_length: Annotated[
-        float | None, typer.Option("--min-length", help="Shortest edge of the third-order supercell, Å [default: 10].")
+        float | None, typer.Option("--min-length", help="Shortest edge of the third-order supercell, Å (default: 10).")
     ] = None,
     mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis.")] = 11,
     relax: bool = RELAX,

@@ -162,7 +162,7 @@ def export_command(
 @command("card", group=models_app)
 def card_command(
     reference: _Ref,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write [default: print].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write (default: print).")] = None,
     training: Annotated[Path | None, typer.Option(help="training.json that 'phonosmith train' wrote.")] = None,
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,

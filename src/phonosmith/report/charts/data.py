@@ -47,14 +47,14 @@ class Series:
     kind: Kind = "line"
     low: list[float | None] = field(default_factory=list)
     high: list[float | None] = field(default_factory=list)
-    values: list[float | None] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
     hollow: bool = False
     small: bool = False
     shown: bool = True
     label: str = ""
+    names: list[str] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
