@@ -110,9 +110,12 @@ def load_phonons(report: MaterialReport, artefacts: ArtefactStore, detail: Detai
 
 def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -> PhononData | None:
     """Return the interactive figure of a material's phonons, None where nothing can be drawn."""
-    if loaded.curves is None or loaded.curves.sides[0].model is None:
+    if loaded.curves is None:
         return None
     curves, chosen = loaded.curves, chosen_potential(report)
+    first, grid = curves.sides[0], curves.grid
+    if first.model is None:
+        return None
     base, after = curves.sides[0].bands, None if chosen is None else chosen.strategy
     roles = {"reference": "reference", "foundation": "before", after: "after"}
     compared = {name: entry.phonons for name, entry in one_per_strategy(report) if entry.phonons is not None}
@@ -121,7 +124,6 @@ def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -
         (point_label(ends[0]), point_label(ends[1]), q[0].tolist(), q[-1].tolist(), float(places[0]), float(places[-1]))
         for ends, q, places in zip(base.path.labels, base.path.segments, base.distances, strict=True)
     ]
-    grid, first = curves.grid, curves.sides[0]
     # the truth and what would be used in its place; a reader of one wants to see the other
     moving = [side for side in curves.sides if side is first or side.name == after]
     modes = [
