@@ -141,11 +141,11 @@ POSCAR = "x\n1.0\n{a} 0 0\n0 {a} 0\n0 0 {a}\n{symbols}\n1 1\nDirect\n0 0 0\n{x} 
         ({"x": "nan"}, (), "site 2 (Cl)"),
         ({"a": "1e6"}, (), "no crystal"),
         ({"symbols": "Og Cl"}, (), "electrons of Og"),
-        ({}, ("--phonon-length", 1e6), "too many to choose from"),
-        ({}, ("--phonon-length", "inf"), ""),
+        ({}, ("--min-length", 1e6), "too many to choose from"),
+        ({}, ("--min-length", "inf"), ""),
         ({}, ("--kspacing", "nan"), ""),
         ({}, ("--max-atoms", -5), ""),
-        ({}, ("--frames", 0), ""),
+        ({}, ("--n-frames", 0), ""),
     ],
 )
 def test_plan_refuses_what_cannot_be_planned(tmp_path, change, options, words):

@@ -12,7 +12,7 @@ from phonosmith.cli.main import app
 @pytest.mark.slow
 def test_the_demonstration_ends_with_verdicts_and_continues_where_it_was(tmp_path, monkeypatch):
     monkeypatch.delenv("PHONOSMITH_ARTEFACTS", raising=False)
-    arguments = ["demo", "--out", str(tmp_path), "--strategies", "delta", "--epochs", "25", "--json"]
+    arguments = ["demo", "--out", str(tmp_path), "--strategy", "delta", "--epochs", "25", "--json"]
     try:
         first = CliRunner().invoke(app, arguments)
         assert first.exit_code == 0, first.output
@@ -35,7 +35,7 @@ def test_the_demonstration_ends_with_verdicts_and_continues_where_it_was(tmp_pat
 
 
 def test_an_unknown_material_or_strategy_is_said_at_once(tmp_path):
-    for arguments, word in ((["--material", "Unobtainium"], "Si"), (["--strategies", "detla"], "delta")):
+    for arguments, word in ((["--material", "Unobtainium"], "Si"), (["--strategy", "detla"], "delta")):
         result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path), *arguments, "--json"])
         os.environ.pop("PHONOSMITH_ARTEFACTS", None)
         assert result.exit_code == 2

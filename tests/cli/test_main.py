@@ -1,3 +1,4 @@
+import functools
 import json
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from phonosmith.cli.common import JSON, explained, print_json
+from phonosmith.cli.common import CAMPAIGNS, DATA, EVALUATION, JSON, MODELS, START, TRAINING, explained, print_json
 from phonosmith.cli.main import app
 from phonosmith.core.errors import InputError
 
@@ -28,6 +29,115 @@ def test_every_command_has_help_that_teaches():
         result = runner.invoke(app, [command, "--help"])
         assert result.exit_code == 0, command
         assert len(result.output) > 200, command
+
+
+@functools.cache
+def commands():
+    """Return every command of the program by its words."""
+
+    def walk(group, words):
+        for name, one in group.commands.items():
+            yield from walk(one, (*words, name)) if hasattr(one, "commands") else [((*words, name), one)]
+
+    return {" ".join(words): one for words, one in walk(typer.main.get_command(app), ())}
+
+
+def options(one):
+    """Return the options of a command by their longest spelling."""
+    return {max(each.opts, key=len): each for each in one.params if each.param_type_name == "option"}
+
+
+SAME = {
+    *(
+        "--json",
+        "--relax",
+        "--supercell",
+        "--protocol",
+        "--workdir",
+        "--attempts",
+        "--rehearsal",
+        "--set",
+        "--walltime",
+    ),
+    *("--project", "--launchpad", "--routing", "--store", "--campaign", "--workers", "--slots", "--time-limit"),
+    *("--allow-rehearsal",),
+}
+"""Options that mean the same wherever they stand: the words of their help are the same, too."""
+
+OTHER_WORDS = {"no-relax", "strategies", "temperatures", "jobstore", "phonon-length", "plot", "output", "count", "size"}
+"""What options of the same meaning were called somewhere: not again."""
+
+
+def test_an_option_has_one_spelling_and_one_kind_everywhere():
+    kinds, words = {}, {}
+    for name, one in commands().items():
+        for spelling, option in options(one).items():
+            assert spelling.removeprefix("--") not in OTHER_WORDS, (name, spelling)
+            kind = (option.is_flag, tuple(option.secondary_opts), spelling == "--set" or None)
+            assert kinds.setdefault(spelling, kind) == kind, (name, spelling)
+            if spelling in SAME:
+                assert words.setdefault(spelling, option.help) == option.help, (name, spelling)
+    assert kinds.keys() >= SAME
+
+
+def test_what_opens_a_model_may_be_told_to_trust_it():
+    opens = {name for name, one in commands().items() if {"--potential", "--foundation"} & options(one).keys()}
+    # compares what reports say of foundations; opens none
+    opens.remove("tables")
+    opens |= {"models show", "models export", "models card"}
+    assert len(opens) > 15
+    assert [name for name in sorted(opens) if "--trust" not in options(commands()[name])] == []
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_says_what_each_option_is_and_gives_an_example(name):
+    one = commands()[name]
+    assert "--json" in options(one)
+    assert f"Example: phonosmith {name}" in " ".join(one.help.split())
+    for option in one.params:
+        assert option.help.endswith((".", ")", "?")), (option.name, option.help)
+        # what stands in square brackets would be taken for markup and not be shown
+        assert "[" not in option.help, (option.name, option.help)
+        if getattr(option, "multiple", False):
+            assert "(repeatable)" in option.help or "as in" in option.help, (option.name, option.help)
+
+
+def test_old_spellings_are_still_understood_but_not_shown():
+    found = {}
+    for name, one in commands().items():
+        current = (one.context_settings or {}).get("token_normalize_func")
+        if current is not None:
+            found |= {(name, old): current(old) for old in ("strategies", "frames", "phonon-length", "train", "valid")}
+            for old in OTHER_WORDS | {"frames", "train", "valid"}:
+                if current(old) != old:
+                    assert f"--{current(old)}" in options(one), (name, old)
+                    assert f"--{old}" not in options(one)
+    assert found["demo", "strategies"] == "strategy"
+    assert (found["plan", "frames"], found["plan", "phonon-length"]) == ("n-frames", "min-length")
+    assert (found["from-phonons", "train"], found["from-phonons", "valid"]) == ("n-train", "n-valid")
+    # through the parser, which names the new one
+    refused = CliRunner().invoke(app, ["plan", "Si.cif", "--frames", "many"], env={"COLUMNS": "120"})
+    assert "'--n-frames'" in refused.output
+
+
+def test_init_cluster_asks_for_what_its_options_say():
+    from phonosmith.engines.queues.configuration import Cluster
+
+    for spelling, option in options(commands()["init-cluster"]).items():
+        name = spelling.removeprefix("--").replace("-", "_")
+        if name in Cluster.model_fields:
+            asked = str(Cluster.model_fields[name].description)
+            assert option.help.rstrip(".") == asked[0].upper() + asked[1:]
+
+
+def test_help_is_in_groups_and_the_shell_can_complete():
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "120"}).output
+    places = [shown.index(panel) for panel in (START, DATA, TRAINING, EVALUATION, CAMPAIGNS, MODELS)]
+    assert places == sorted(places)
+    assert "--install-completion" in shown
+    assert {one.rich_help_panel for name, one in commands().items() if " " not in name} <= {
+        START, DATA, TRAINING, EVALUATION, CAMPAIGNS, MODELS,
+    }  # fmt: skip
 
 
 def test_errors_become_one_line_with_advice_and_a_code(capsys):

@@ -70,7 +70,7 @@ def test_commands(published, tmp_path):
     done = CliRunner().invoke(app, ["replay", "fetch", published.as_uri(), "--out", str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
-    done = CliRunner().invoke(app, ["replay", "sample", str(out), "--out", str(few), "--size", "5", "--json"])
+    done = CliRunner().invoke(app, ["replay", "sample", str(out), "--out", str(few), "--n-frames", "5", "--json"])
     assert json.loads(done.stdout) == {"file": str(few), "n_frames": 5, "n_found": 60}
     done = CliRunner().invoke(app, ["replay", "fetch", "nowhere", "--out", str(out), "--json"])
     assert done.exit_code == 2

@@ -27,6 +27,33 @@ def test_a_pipe_gets_a_line_for_every_tenth_and_every_error(capsys):
     ]
 
 
+def test_a_training_tells_the_foundations_forces_too():
+    known = {"before": 70.7, "after": 9.5}
+
+    class Store:
+        def query_one(self, criteria, properties):
+            *_, when, name = properties[0].split(".")
+            return {"output": {"metrics": {"valid": {when: {name: known[when]}}}}}
+
+    row = SimpleNamespace(
+        name="train si transfer",
+        metadata={"stage": "train", "strategy": "transfer"},
+        state="done",
+        uuid="u",
+        key=("u", 1),
+    )
+    arrivals = live.Arrivals(Store(), 6)
+    arrivals.look([row], {})
+    assert {name: one.force_mae for name, one in arrivals.known.items()} == {"transfer": 9.5, "foundation": 70.7}
+
+
+def test_what_is_done_has_no_time_left():
+    done, arrivals = StageOutlook("label", done=16, total=16, seconds_left=0.0), live.Arrivals(None, 6, {})
+    assert "left" not in live.sheet("Si", Outlook([done], {}, 12.0), arrivals).head
+    assert "left" in live.sheet("Si", Outlook([StageOutlook("label", done=4, total=16, seconds_left=30.0)], {}, 12.0),
+                                arrivals).head  # fmt: skip
+
+
 def test_a_notebook_gets_one_table_that_changes(monkeypatch):
     shown = []
     shell = SimpleNamespace(config={"IPKernelApp": {}})

@@ -79,6 +79,14 @@ class Table:
         """What is shown of every cell."""
         return [[str(cell) for cell in row] for row in self.rows]
 
+    def drawn(self, layout: Literal["pipe", "latex_raw"], escape: Callable[[str], str]) -> str:
+        """Return the table as Markdown or LaTeX: names to the left, numbers to the right."""
+        # a table of no rows would have no columns either
+        rows = [[escape(text) for text in row] for row in self.texts or [[""] * len(self.columns)]]
+        frame = pd.DataFrame(rows, columns=[escape(name) for name in self.columns])
+        sides = ["left", *["right"] * (len(self.columns) - 1)]
+        return str(frame.to_markdown(index=False, tablefmt=layout, disable_numparse=True, colalign=sides))
+
 
 @dataclass
 class CampaignTable:
@@ -112,10 +120,7 @@ class CampaignTable:
         for block in self.blocks:
             if block.caption:
                 lines += [f"Published, {_markdown(block.caption)}:", ""]
-            lines.append("| " + " | ".join(map(_markdown, block.columns)) + " |")
-            lines.append("|" + "|".join(["---", *["---:"] * (len(block.columns) - 1)]) + "|")
-            lines += ["| " + " | ".join(map(_markdown, row)) + " |" for row in block.texts]
-            lines.append("")
+            lines += [block.drawn("pipe", _markdown), ""]
         lines += [f"- {_markdown(note)}" for note in self.notes]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -127,9 +132,7 @@ class CampaignTable:
         for block in self.blocks:
             if block.caption:
                 lines.append(f"\\par\\smallskip Published, {escape_latex(block.caption)}:\\par")
-            head, *rows = (" & ".join(map(escape_latex, row)) + r" \\" for row in (block.columns, *block.texts))
-            lines.append(f"\\begin{{tabular}}{{l{'r' * (len(block.columns) - 1)}}}")
-            lines += ["\\hline", head, "\\hline", *rows, "\\hline", "\\end{tabular}"]
+            lines.append(block.drawn("latex_raw", escape_latex))
         return "\n".join([*lines, "\\end{table}"]) + "\n"
 
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from phonosmith.cli.common import (
+    ENGINE_POTENTIAL,
+    FOUNDATION,
     JSON,
+    PROTOCOL,
+    REHEARSAL,
+    SEED,
+    SETTINGS,
     STRUCTURE,
     TRAINING,
     TRUST,
@@ -17,27 +23,26 @@ from phonosmith.cli.common import (
     command,
     print_table,
     quiet_libraries,
-    read_yaml,
+    reference_engine,
     shown,
 )
-from phonosmith.core.errors import ConfigurationError, PhonosmithError
+from phonosmith.core.errors import PhonosmithError
 
 if TYPE_CHECKING:
     from phonosmith.analysis.learning import AdaptiveReport
-    from phonosmith.reference.engines import ReferenceEngine
 
 
 @command("adapt", TRAINING)
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder for the run, the model (model.model) and adaptive.json.")],
-    foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
-    engine: Annotated[str, typer.Option(help="Who computes labels: vasp, forcefield or gpaw.")],
+    engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
     structure: Path = STRUCTURE,
-    potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
-    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
-    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in."),
+    foundation: str = FOUNDATION,
+    potential: str | None = ENGINE_POTENTIAL,
+    protocol: Path | None = PROTOCOL,
+    rehearsal: bool = REHEARSAL,
     strategy: Annotated[str, typer.Option(help="A strategy that trains on labels alone.")] = "transfer",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
+    settings: list[str] | None = SETTINGS,
     cell: Annotated[str, typer.Option(help="Size of the labelled cells: primitive, small or large.")] = "small",
     committee: Annotated[
         int, typer.Option(min=1, help="Trainings per round; all but one go without a part of the labels.")
@@ -47,12 +52,12 @@ def adapt(
     n_valid: Annotated[int, typer.Option(min=1, help="Validation labels, made in the first round.")] = 1,
     spread: Annotated[
         float | None,
-        typer.Option(min=0, help="THz the committee's phonons may differ by at the end [what the verdict needs]."),
+        typer.Option(min=0, help="THz the committee's phonons may differ by at the end (what the verdict needs)."),
     ] = None,
-    max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most [until all is labelled].")] = None,
+    max_rounds: Annotated[int | None, typer.Option(min=1, help="Rounds at most (until all is labelled).")] = None,
     min_length: Annotated[float, typer.Option(min=1, help="Shortest edge of the phonon supercell, Å.")] = 20.0,
     mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis of phonon comparisons.")] = 20,
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: int = SEED,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -75,8 +80,10 @@ def adapt(
     from phonosmith.training.spec import parse_settings
 
     crystal = read_structure(structure)
+    symbols = {site.specie.symbol for site in crystal}
+    computing = reference_engine(engine, protocol, potential, symbols, rehearsal=rehearsal, trust=trust)
     maker = AdaptiveMaker(
-        engine=_engine(engine, protocol, potential, {site.specie.symbol for site in crystal}, rehearsal=rehearsal),
+        engine=computing,
         strategy=strategy,
         training=parse_settings(settings or []),
         sampling={"cell": cell},
@@ -113,32 +120,6 @@ def adapt(
     export_plain(report.potential, files[1])
     payload = _payload(report, files)
     answer(payload, lambda: _show(payload), json_output=json_output)
-
-
-def _engine(
-    name: str, protocol: Path | None, potential: str | None, symbols: set[str], *, rehearsal: bool
-) -> ReferenceEngine:
-    """Return the engine, its program checked before anything is computed."""
-    from phonosmith.reference.engines import make_engine
-    from phonosmith.reference.protocol import load_protocol
-
-    fields = None if protocol is None else read_yaml(protocol)
-    if fields is not None and not isinstance(fields, dict):
-        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
-    made = make_engine(name, load_protocol(fields), potential, rehearsal=rehearsal)
-    if name == "gpaw":
-        from phonosmith.reference.gpaw import require_gpaw
-
-        require_gpaw()
-    elif name == "forcefield":
-        from phonosmith.reference.forcefield import CalculatorSpec, require_covered
-
-        require_covered(CalculatorSpec.model_validate(made.calculator), symbols)
-    elif not rehearsal:
-        from phonosmith.reference.vasp.makers import require_vasp
-
-        require_vasp(made.protocol, symbols)
-    return made
 
 
 def _payload(report: AdaptiveReport, files: list[Path]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from phonosmith.core.artefacts import ArtefactStore
     from phonosmith.potentials.base import Potential
     from phonosmith.potentials.documents import PotentialRef
+    from phonosmith.reference.engines import ReferenceEngine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,18 +37,36 @@ Model = TypeVar("Model", bound="BaseModel")
 JSON = typer.Option(False, "--json", help="Print one JSON object on standard output, all else on standard error.")
 STORE = typer.Option(None, "--store", help="SQLite job store; by default that of your settings.")
 JOBFLOW = typer.Option(False, "--jobflow", help="Read the job store of jobflow.yaml (MongoDB, ...).")
-ARTEFACTS = typer.Option(None, "--artefacts", help="Artefact store (folder) [the configured one].")
+ARTEFACTS = typer.Option(None, "--artefacts", help="Folder of the artefact store (default: the configured one).")
 CAMPAIGN = typer.Option(None, "--campaign", help="Only reports of this campaign.")
 STRUCTURE = typer.Argument(..., help="Crystal: CIF, POSCAR or anything pymatgen reads.")
-POTENTIAL = typer.Option(..., "--potential", help="Foundation name, embedded, own name, sha256 prefix or file.")
+_NAMED = "name, 'embedded', sha256 prefix or file."
+POTENTIAL = typer.Option(..., "--potential", help=f"Potential: {_NAMED}")
+FOUNDATION = typer.Option(..., "--foundation", help=f"Foundation: {_NAMED}")
 TRUST = typer.Option(False, "--trust", help="Open a foreign model file: a pickle that can run any code when opened.")
 SUPERCELL = typer.Option(
     None,
     help='"4 4 4" or 4x4x4: so many times the cell in the file along its own a, b, c; or nine integers, row by row '
     "phonopy's matrix (its columns are the new vectors); default by --min-length.",
 )
-MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å [default: 20].")
-NO_RELAX = typer.Option(False, "--no-relax", help="Take cell and positions as they are before phonons.")
+MIN_LENGTH = typer.Option(None, "--min-length", help="Shortest edge of the phonon supercell, Å (default: 20).")
+RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
+TEMPERATURES = typer.Option(None, "--temperature", help="Temperature, K; several as in 100,300,500.")
+SETTINGS = typer.Option(None, "--set", metavar="KEY=VALUE", help="Of the strategy (repeatable).")
+SEED = typer.Option(0, "--seed", help="Seed of every random draw.")
+WALLTIME = typer.Option(None, "--walltime", min=1.0, help="Stop after so many seconds; run again to go on.")
+CAMPAIGN_FILE = typer.Argument(..., metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")
+QUEUE = typer.Option(None, "--engine", help="fireworks or jobflow-remote: in their queue.")
+PROJECT = typer.Option(None, "--project", help="jobflow-remote: project; its default when not given.")
+LAUNCHPAD = typer.Option(None, "--launchpad", help="FireWorks: launchpad file (FireWorks' own default).")
+ROUTING = typer.Option(None, "--routing", help="File with 'routing' (workers dft, gpu, inference).")
+ENGINE_POTENTIAL = typer.Option(None, "--potential", help="Potential of forcefield or of a --rehearsal.")
+PROTOCOL = typer.Option(None, "--protocol", help="YAML of settings that differ from PBE, 520 eV, ...")
+REHEARSAL = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings.")
+WORKDIR = typer.Option(None, "--workdir", help="Folder of the calculations, kept (default: a temporary one).")
+ATTEMPTS = typer.Option(2, "--attempts", min=1, help="How often a transient failure is started.")
+ALLOW_REHEARSAL = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in.")
+DOCUMENTS = typer.Option(None, "--out", help="Folder for the full document (JSON).")
 
 app = typer.Typer(
     name="phonosmith",
@@ -68,9 +87,65 @@ START, DATA, TRAINING, EVALUATION, CAMPAIGNS, MODELS = (
 """Groups of commands in --help, in their order."""
 
 
-def command(name: str, panel: str = "", group: typer.Typer = app) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function a command of the program, in a panel of its help (or of a group), whose errors are explained."""
-    return lambda function: group.command(name, rich_help_panel=panel or None)(explained(function))
+def command(
+    name: str, panel: str = "", group: typer.Typer = app, *, formerly: Mapping[str, str] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function a command of the program, in a panel of its help (or of a group), whose errors are explained.
+
+    ``formerly`` are options as they were spelled before, without dashes: still understood, not in --help.
+    """
+    old = formerly or {}
+    settings = {"token_normalize_func": lambda word: old.get(word, word)} if old else None
+
+    def add(function: Callable[P, R]) -> Callable[P, R]:
+        made = explained(function)
+        made.__doc__ = _flowing(function.__doc__ or "")
+        return group.command(name, rich_help_panel=panel or None, context_settings=settings)(made)
+
+    return add
+
+
+def _flowing(text: str) -> str:
+    """Return a docstring whose paragraphs break where the terminal ends, with brackets that are no markup."""
+    paragraphs = (" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+    return "\n\n".join(paragraphs).replace("[", "\\[")
+
+
+def listed(option: str, given: Sequence[str]) -> list[str]:
+    """Return the words of an option that takes several, as in ``a,b`` or repeated; none may be empty or come twice.
+
+    >>> listed("cell", ["small, large", "primitive"])
+    ['small', 'large', 'primitive']
+    """
+    words = [word.strip() for text in given for word in text.split(",")]
+    for word in words:
+        if not word or words.count(word) > 1:
+            what = f"{word!r} twice" if word else "an empty word"
+            raise ConfigurationError(f"--{option} {','.join(given)!r} has {what}.", f"Write e.g. --{option} a,b,c.")
+    return words
+
+
+def required_seed(seed: int) -> int:
+    """Return a seed; a negative one is refused."""
+    if seed < 0:
+        raise ConfigurationError(f"--seed {seed} is no seed.", "Give a whole number from 0.")
+    return seed
+
+
+def asked_temperatures(given: Sequence[str], lowest: float = 0.0) -> list[float]:
+    """Return the temperatures of --temperature in K, none below ``lowest``.
+
+    >>> asked_temperatures(["100, 300"])
+    [100.0, 300.0]
+    """
+    words = " ".join(given).replace(",", " ").split()
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = []
+    if not values or not all(lowest <= value < float("inf") for value in values):
+        raise InputError(f"--temperature {' '.join(given)!r} are no temperatures.", "Give K, as in 100,300,500.")
+    return values
 
 
 def print_json(payload: object) -> None:
@@ -240,6 +315,35 @@ def asked_supercell(supercell: str | None, min_length: float | None) -> list[lis
     if supercell is not None and min_length is not None:
         raise InputError("--supercell and --min-length exclude each other.", "Give one of them.")
     return None if supercell is None else parse_supercell(supercell)
+
+
+def reference_engine(
+    name: str, protocol: Path | None, potential: str | None, symbols: set[str], *, rehearsal: bool, trust: bool
+) -> ReferenceEngine:
+    """Return the engine that --engine and its options name, its program checked before anything is computed."""
+    from phonosmith.potentials.registry import resolve
+    from phonosmith.reference.engines import make_engine
+    from phonosmith.reference.protocol import load_protocol
+
+    fields = None if protocol is None else read_yaml(protocol)
+    if fields is not None and not isinstance(fields, dict):
+        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
+    # a name may also be the dotted path of an ASE calculator
+    opened = resolve(potential, trust=True) if potential and trust and Path(potential).is_file() else potential
+    made = make_engine(name, load_protocol(fields), opened, rehearsal=rehearsal)
+    if name == "gpaw":
+        from phonosmith.reference.gpaw import require_gpaw
+
+        require_gpaw()
+    elif name == "forcefield":
+        from phonosmith.reference.forcefield import CalculatorSpec, require_covered
+
+        require_covered(CalculatorSpec.model_validate(made.calculator), symbols)
+    elif not rehearsal:
+        from phonosmith.reference.vasp.makers import require_vasp
+
+        require_vasp(made.protocol, symbols)
+    return made
 
 
 def read_yaml(path: Path) -> Any:

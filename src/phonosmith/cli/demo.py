@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import INTERRUPTED, JSON, START, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import INTERRUPTED, JSON, START, answer, command, listed, print_table, result_line, shown
 
 if TYPE_CHECKING:
     from jobflow import Flow, JobStore
@@ -19,15 +19,19 @@ if TYPE_CHECKING:
     from phonosmith.harmonic.model import HarmonicModel
 
 
-@command("demo", START)
+@command("demo", START, formerly={"strategies": "strategy"})
 def demo(
     out: Annotated[
-        Path | None, typer.Option(help="Folder for store, artefacts, models, figures. [default: demo-out]")
+        Path | None, typer.Option(help="Folder for store, artefacts, models, figures. (default: demo-out)")
     ] = None,
-    material: Annotated[str, typer.Option(help="Si, Ge, C or SiC [Si]; with --real Si, AlAs or both [Si,AlAs].")] = "",
-    strategies: Annotated[str, typer.Option(help="Comma-separated presets; five of them by default.")] = "",
+    material: Annotated[
+        str, typer.Option(help="Si, Ge, C or SiC (default: Si); with --real Si,AlAs or one of them.")
+    ] = "",
+    strategy: Annotated[
+        str | None, typer.Option(help="Preset of training; several as in transfer,delta (default: five of them).")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Largest number of epochs per training. [default: 60]")
+        int | None, typer.Option(min=1, help="Largest number of epochs per training. (default: 60)")
     ] = None,
     real: Annotated[
         bool, typer.Option("--real", help="SevenNet-0, a published foundation, on real DFT (PBE by GPAW).")
@@ -66,10 +70,9 @@ def demo(
     from phonosmith.engines.local.session import carry_out, open_folder_store, prepare_folder
     from phonosmith.flows import demo as flows
 
-    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    names = [] if strategy is None else listed("strategy", [strategy])
     if real:
-        crystals = [name.strip() for name in material.split(",") if name.strip()] or list(flows.REAL_CRYSTALS)
-        crystals = list(dict.fromkeys(crystals))
+        crystals = listed("material", [material]) if material else list(flows.REAL_CRYSTALS)
         flow = flows.real_demo_flow(crystals, names or flows.REAL_STRATEGIES, epochs or flows.REAL_EPOCHS, small=small)
     else:
         flow = flows.demo_flow(material or "Si", names or flows.DEMO_STRATEGIES, epochs or flows.DEMO_EPOCHS)

@@ -8,8 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRAINING, TRUST, command, print_json, quiet_libraries
-from phonosmith.cli.train import kept, parse_seed, show_training
+from phonosmith.cli.common import (
+    FOUNDATION,
+    JSON,
+    SEED,
+    SETTINGS,
+    TRAINING,
+    TRUST,
+    WALLTIME,
+    command,
+    print_json,
+    quiet_libraries,
+    required_seed,
+)
+from phonosmith.cli.train import kept, show_training
 from phonosmith.core.errors import InputError
 from phonosmith.core.progress import progress_bar
 
@@ -32,17 +44,17 @@ def pft(
             "energies.csv (material, energy_ev of the unit cell) where known."
         ),
     ],
-    foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
     out: Annotated[Path, typer.Option(help="Folder for model.model, training.json, metrics.jsonl and the checkpoint.")],
+    foundation: str = FOUNDATION,
     replay: Annotated[
         Path | None,
         typer.Option(help="Labelled structures of the foundation's training to co-train on; default: its own labels."),
     ] = None,
     cotrain: Annotated[bool, typer.Option("--cotrain/--no-cotrain", help="Steps on structures between.")] = True,
     holdout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of materials that judge epochs.")] = 0.1,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of strategy pft.")] = None,
-    seed: Annotated[str, typer.Option(help="Seed of every random draw.")] = "0",
-    walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
+    settings: list[str] | None = SETTINGS,
+    seed: int = SEED,
+    walltime: float | None = WALLTIME,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",
     trust: bool = TRUST,
     json_output: bool = JSON,
@@ -57,7 +69,8 @@ def pft(
     own: dict[str, Any] = {"replay": "none", "e0": "foundation", "curvature_holdout": holdout}
     if not cotrain:
         own |= {"curvature_mode": "alone", "curvature_energy_weight": 20.0}
-    spec, number = make_spec("pft", **own | parse_settings(settings or [])), parse_seed(seed)
+    required_seed(seed)
+    spec = make_spec("pft", **own | parse_settings(settings or []))
     from phonosmith.harmonic.collection import read_collection
     from phonosmith.potentials.device import require_device
     from phonosmith.potentials.registry import load, resolve
@@ -82,13 +95,13 @@ def pft(
         potential = load(ref, dtype="float64", device="cpu")
         notes = [f"Left out {one}: {reason}" for one, reason in found.left_out.items()]
         if given is None:
-            structures = _own_labels(potential, found.targets, spec.replay_size, number, ref.name)
+            structures = _own_labels(potential, found.targets, spec.replay_size, seed, ref.name)
             notes.append(
                 f"Co-training: {len(structures)} structures labelled by the foundation itself, no subset of its "
                 "training data"
             )
         else:
-            structures = draw(_known(given, ref.elements, replay), spec.replay_size, number)
+            structures = draw(_known(given, ref.elements, replay), spec.replay_size, seed)
         n_valid = max(1, int(VALID_SHARE * len(structures)))
         training = prepare(
             potential,
@@ -96,7 +109,7 @@ def pft(
             structures[:n_valid],
             spec,
             curvature=found.targets,
-            seed=number,
+            seed=seed,
             workdir=out,
             name=name or f"{ref.name}-pft",
         )

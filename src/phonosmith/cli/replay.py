@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, answer, app, command
+from phonosmith.cli.common import DATA, JSON, SEED, answer, app, command, listed, required_seed
 from phonosmith.core.progress import progress_bar
 
 replay_app = typer.Typer(
@@ -35,25 +35,25 @@ def fetch_command(
     answer(found, lambda: typer.echo(words), json_output=json_output)
 
 
-@command("sample", group=replay_app)
+@command("sample", group=replay_app, formerly={"size": "n-frames"})
 def sample_command(
     file: Annotated[Path, typer.Argument(help="Labelled structures (extended XYZ), of any size.")],
     out: Annotated[Path, typer.Option(help="File for the sample.")],
-    size: Annotated[int, typer.Option(min=1, help="Structures to draw.")] = 100,
+    n_frames: Annotated[int, typer.Option(min=1, help="Structures to draw.")] = 100,
     elements: Annotated[str, typer.Option(help="Only structures of these elements, as in Si,O.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: int = SEED,
     json_output: bool = JSON,
 ) -> None:
     """Draw structures at random from a file that may be too large to be read as a whole; labels are kept.
 
-    Example: phonosmith replay sample mptrj.xyz --size 100 --out few.xyz
+    Example: phonosmith replay sample mptrj.xyz --n-frames 100 --out few.xyz
     """
     from phonosmith.flows.replay_files import sample_replay
     from phonosmith.structures.extxyz import require_writable, write_frames
 
     require_writable(out)
-    wanted = [symbol.strip() for symbol in elements.split(",")] if elements else []
-    frames, found = sample_replay(file, size=size, elements=wanted, seed=seed)
+    wanted = listed("elements", [elements]) if elements else []
+    frames, found = sample_replay(file, size=n_frames, elements=wanted, seed=required_seed(seed))
     write_frames(out, frames)
     result = {"file": str(out), "n_frames": len(frames), "n_found": found}
     words = f"Wrote {out}: {len(frames)} of {found} structures."

@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import JSON, TRAINING, TRUST, command, print_json, print_table, quiet_libraries, shown
+from phonosmith.cli.common import (
+    FOUNDATION,
+    JSON,
+    SETTINGS,
+    TRAINING,
+    TRUST,
+    WALLTIME,
+    command,
+    listed,
+    print_json,
+    print_table,
+    quiet_libraries,
+    shown,
+)
 from phonosmith.core.errors import ConfigurationError, PhonosmithError, TrainingError
 from phonosmith.core.progress import progress_bar
 
@@ -26,10 +39,10 @@ if TYPE_CHECKING:
 
 @command("train", TRAINING)
 def train(
-    foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
     train: Annotated[Path, typer.Option(help="Labelled training structures (extended XYZ: energy, forces, stress).")],
     valid: Annotated[Path, typer.Option(help="Labelled validation structures.")],
     out: Annotated[Path, typer.Option(help="Folder for model.model, training.json, metrics.jsonl and the checkpoint.")],
+    foundation: str = FOUNDATION,
     replay: Annotated[
         Path | None,
         typer.Option(
@@ -40,11 +53,11 @@ def train(
     strategy: str = typer.Option(
         "phonosmith",
         help="phonosmith, scratch, transfer, f1..f5, freeze1..freeze5, multihead, delta, lora, pft, delta+pft. "
-        "Several, as in transfer,delta, train side by side, each into a folder of its own below --out.",
+        "Several as in transfer,delta: they train side by side, each into a folder of its own below --out.",
     ),
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
-    seed: Annotated[str, typer.Option(help="Seed of every random draw, or several, as in 0,1,2.")] = "0",
-    walltime: float | None = typer.Option(None, min=1.0, help="Stop after so many seconds; run again to go on."),
+    settings: list[str] | None = SETTINGS,
+    seed: Annotated[str, typer.Option(help="Seed of every random draw; several as in 0,1,2.")] = "0",
+    walltime: float | None = WALLTIME,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "",
     trust: bool = TRUST,
     json_output: bool = JSON,
@@ -56,7 +69,7 @@ def train(
     since = time.perf_counter()
     from phonosmith.training.spec import make_spec, parse_settings
 
-    overrides, strategies, seeds = parse_settings(settings or []), _several("strategy", strategy), parse_seeds(seed)
+    overrides, strategies, seeds = parse_settings(settings or []), listed("strategy", [strategy]), parse_seeds(seed)
     specs = {one: make_spec(one, **overrides) for one in strategies}
     alone = len(strategies) == len(seeds) == 1
     from phonosmith.flows.replay import elemental_pool, label_pool
@@ -152,26 +165,9 @@ class _Member:
         return f"{self.strategy}, seed {self.seed}"
 
 
-def _several(option: str, text: str) -> list[str]:
-    """Return the words of a list with commas; none may be empty or given twice."""
-    words = [word.strip() for word in text.split(",")]
-    for word in words:
-        if not word or words.count(word) > 1:
-            what = f"{word!r} twice" if word else "an empty word"
-            raise ConfigurationError(f"--{option} {text!r} has {what}.", f"Write e.g. --{option} a,b,c.")
-    return words
-
-
-def parse_seed(text: str) -> int:
-    """Return one seed."""
-    if not text.strip().isdecimal():
-        raise ConfigurationError(f"--seed {text!r} is no seed.", "Give a whole number from 0.")
-    return int(text)
-
-
 def parse_seeds(text: str) -> list[int]:
     """Return seeds from a list with commas."""
-    words = _several("seed", text)
+    words = listed("seed", [text])
     if wrong := next((word for word in words if not word.isdecimal()), None):
         raise ConfigurationError(f"--seed {text!r}: {wrong!r} is no seed.", "Give whole numbers from 0, e.g. 0,1,2.")
     return [int(word) for word in words]

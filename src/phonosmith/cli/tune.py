@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from phonosmith.cli.common import JSON, START, TRUST, answer, command, print_table, quiet_libraries, shown
+from phonosmith.cli.common import (
+    FOUNDATION,
+    JSON,
+    SETTINGS,
+    START,
+    TRUST,
+    answer,
+    command,
+    print_table,
+    quiet_libraries,
+    shown,
+)
 from phonosmith.core.errors import PhonosmithError
 
 if TYPE_CHECKING:
@@ -21,15 +32,15 @@ def tune(
     crystal: Annotated[
         str, typer.Argument(metavar="INPUT", help="Crystal (POSCAR, CIF, embedded:Si), or phonopy.yaml with forces.")
     ],
-    foundation: Annotated[str, typer.Option(help="Foundation: name, 'embedded', sha256 prefix or file.")],
     out: Annotated[Path, typer.Option(help="Folder for the run, report.html, table, figures and the model.")],
+    foundation: str = FOUNDATION,
     reference: Annotated[
         str | None,
         typer.Option(metavar="E|FILE", help="Who tells the truth: vasp, gpaw, a potential, or phonopy.yaml."),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="One preset or several, as in transfer,delta.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="Preset of training; several as in transfer,delta.")] = None,
     budget: Annotated[str, typer.Option(help="quick, or paper: the published protocol.")] = "quick",
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Of the strategy.")] = None,
+    settings: list[str] | None = SETTINGS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, say what it costs, start nothing."),
     open_page: bool = typer.Option(False, "--open", help="Open the report in the browser."),
     trust: bool = TRUST,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from phonosmith.analysis.documents import MaterialReport, PotentialReport
+from phonosmith.analysis.table import Table
 from phonosmith.core.reading import read_document
 from phonosmith.potentials.architecture import find_foundation
 from phonosmith.training.documents import TrainingDocument
@@ -132,7 +133,7 @@ def _training(training: TrainingDocument | None) -> str:
         name: value for name, value in training.spec.model_dump().items() if value != usual.model_dump().get(name)
     }
     settings = ", ".join(f"{name}={value}" for name, value in changed.items() if name != "strategy")
-    rows = ["| | foundation | tuned |", "|---|---:|---:|"]
+    rows = []
     for split, errors in training.metrics.items():
         for label, name in (
             ("energy, meV/atom", "mae_energy_mev_per_atom"),
@@ -141,7 +142,8 @@ def _training(training: TrainingDocument | None) -> str:
         ):
             before, after = getattr(errors.shifted, name), getattr(errors.after, name)
             if before is not None and after is not None:
-                rows.append(f"| {split} MAE {label} ({errors.after.n_structures}) | {before:.3g} | {after:.3g} |")
+                rows.append((f"{split} MAE {label} ({errors.after.n_structures})", f"{before:.3g}", f"{after:.3g}"))
+    table = Table("", ["", "foundation", "tuned"], rows).drawn("pipe", str)
     lines = [
         f"strategy {training.strategy}; settings that differ from its preset: {settings or 'none'}",
         f"seed {training.seed}, {training.epochs_run} epochs ({training.stop_reason}), best {training.best_epoch}",
@@ -154,9 +156,7 @@ def _training(training: TrainingDocument | None) -> str:
         if training.manifest is None
         else ", ".join(f"{name} {version}" for name, version in training.manifest.packages.items())
     )
-    return _section(
-        "Training", "\n\n".join([_bullets(lines), "\n".join(rows), f"Software: {packages or 'not known'}."])
-    )
+    return _section("Training", "\n\n".join([_bullets(lines), table, f"Software: {packages or 'not known'}."]))
 
 
 def _data(evidence: Evidence) -> str:

@@ -23,9 +23,9 @@ from phonosmith.engines.local.state import DONE, FAILED, RUNNING, JobRow
 if TYPE_CHECKING:
     from jobflow import JobStore
 
-REFERENCE = "reference"
+REFERENCE, FOUNDATION = "reference", "foundation"
 _DASH = "–"
-_FORCES = "output.metrics.valid.after.mae_forces_mev_per_angstrom"
+_FORCES = "output.metrics.valid.{}.mae_forces_mev_per_angstrom"
 
 
 @dataclass
@@ -61,7 +61,11 @@ class Arrivals:
                 continue
             self._seen.add(row.uuid)
             if stage == "train":
-                self.known[strategy].force_mae = self._force_mae(row.uuid)
+                self.known[strategy].force_mae = self._force_mae(row.uuid, "after")
+                base = self.known.setdefault(FOUNDATION, Potential())
+                # of the labels that every training is judged on
+                if base.force_mae is None:
+                    base.force_mae = self._force_mae(row.uuid, "before")
             elif strategy == REFERENCE:
                 self._reference = self._phonons(row.uuid)
             else:
@@ -81,9 +85,10 @@ class Arrivals:
             return {"train": "trained"}.get(stage, "done")
         return before
 
-    def _force_mae(self, uuid: str) -> float | None:
-        found: Any = self.store.query_one({"uuid": uuid}, properties=[_FORCES]) or {}
-        for part in _FORCES.split("."):
+    def _force_mae(self, uuid: str, when: str) -> float | None:
+        path = _FORCES.format(when)
+        found: Any = self.store.query_one({"uuid": uuid}, properties=[path]) or {}
+        for part in path.split("."):
             found = found.get(part) if isinstance(found, dict) else None
         return found
 
@@ -117,7 +122,7 @@ POTENTIAL_COLUMNS = ("potential", "state", "force MAE meV/Å", "phonon MAE THz")
 
 def sheet(title: str, outlook: Outlook, arrivals: Arrivals) -> Sheet:
     """Return what is shown of a moment."""
-    left = f", {words} left" if (words := outlook.left()) else ""
+    left = f", {words} left" if outlook.done < outlook.total and (words := outlook.left()) else ""
     failed = f", {outlook.failed} failed" if outlook.failed else ""
     stages = []
     for stage in outlook.stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,10 @@ def planned(
     **options: Any,
 ) -> Study:
     """Return a study that is checked and not begun; ``options`` are those of `read_request`."""
-    request = read_request(crystal, foundation, reference, **options)
+    with warnings.catch_warnings():
+        # of a library that draws no bar here
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        request = read_request(crystal, foundation, reference, **options)
     return Study(request, Path(f"tuned-{request.key}") if out is None else out)
 
 

@@ -93,7 +93,7 @@ def test_nothing_yet(tmp_path):
         (["--store", "nowhere.sqlite"], "There is no job store nowhere.sqlite"),
         (["--store", "text.sqlite"], "text.sqlite is no SQLite file"),
         (["--store", "text.sqlite", "--jobflow"], "name two stores"),
-        (["--calibration"], "--calibration writes files"),
+        (["--write-calibration"], "--write-calibration writes files"),
         (["--cell", "huge"], "No result has cell 'huge'"),
         (["--foundation", "MACE"], "No result has foundation 'MACE'"),
     ],
@@ -130,7 +130,7 @@ def test_calibration_of_plan(tmp_path):
     reports[0].rehearsal, reports[0].reference = False, "vasp PBE"
     path, out = tmp_path / "store.sqlite", tmp_path / "out"
     store_reports(open_embedded_jobstore(path), reports)
-    answer = RUNNER.invoke(app, ["tables", "--store", str(path), "--out", str(out), "--calibration", "--json"])
+    answer = RUNNER.invoke(app, ["tables", "--store", str(path), "--out", str(out), "--write-calibration", "--json"])
     found = json.loads(answer.stdout)
     assert found["calibration"]["n_calculations"] == 1
     assert found["calibration"]["over_default"] > 0

@@ -20,7 +20,7 @@ def files(tmp_path):
 
 
 def plan(*arguments):
-    return CliRunner().invoke(app, ["plan", "--phonon-length", "10", *map(str, arguments)])
+    return CliRunner().invoke(app, ["plan", "--min-length", "10", *map(str, arguments)])
 
 
 def test_plan_of_two_materials(files):
@@ -110,7 +110,7 @@ def test_calibration_scales_the_estimate(files):
     assert "times.json" in json.loads(broken.stdout)["error"]
 
 
-@pytest.mark.parametrize("options", [["--cell", "huge"], ["--frames", "0"], ["--kspacing", "-1"]])
+@pytest.mark.parametrize("options", [["--cell", "huge"], ["--n-frames", "0"], ["--kspacing", "-1"]])
 def test_bad_options_exit_2(files, options):
     result = plan(files / "Si.cif", *options, "--json")
     assert result.exit_code == 2

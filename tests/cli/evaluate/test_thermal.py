@@ -22,7 +22,7 @@ def silicon(tmp_path):
 @pytest.mark.slow
 def test_qha_is_phonopys_on_a_loop_over_volumes(silicon, tmp_path):
     command = ["qha", str(silicon), "--potential", "embedded-reference", "--supercell", "2 2 2", "--mesh", "8"]
-    done = runner.invoke(app, [*command, "--temperatures", "100,305", "--out", str(tmp_path), "--json"])
+    done = runner.invoke(app, [*command, "--temperature", "100,305", "--out", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert [point["temperature"] for point in found["temperatures"]] == [100, 305]
@@ -119,8 +119,8 @@ def test_kappa_against_a_reference(silicon, tmp_path):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (["qha", "--temperatures", "0,300"], "no temperatures"),
-        (["qha", "--temperatures", "hot"], "no temperatures"),
+        (["qha", "--temperature", "0,300"], "no temperatures"),
+        (["qha", "--temperature", "hot"], "no temperatures"),
         (["qha", "--supercell", "2 2 2", "--min-length", "10"], "exclude each other"),
         (["kappa", "--temperature", "-3"], "cannot be"),
         (["kappa", "--against", "x.yaml", "--supercell", "2 2 2"], "the reference's"),

@@ -69,7 +69,7 @@ def test_command(tmp_path):
     crystal, frames, figure = (tmp_path / name for name in ("Si.cif", "other.xyz", "bars.svg"))
     write(crystal, demo_structure("Si"))
     write(frames, [demo_structure("Ge", cubic=True), bulk("Cu", cubic=True)], format="extxyz")
-    sides = ["--potential", "embedded-reference", "--foundation", str(teacher), "--count", "1"]
+    sides = ["--potential", "embedded-reference", "--foundation", str(teacher), "--n-frames", "1"]
     arguments = ["forgetting", str(crystal), *sides]
     done = CliRunner().invoke(app, [*arguments, "--frames", str(frames), "--figure", str(figure), "--json"])
     assert done.exit_code == 0, done.output

@@ -76,7 +76,7 @@ def test_improvement_links_each_material_worst_first(reports):
     points = {link: (x, y) for one in panel.series for x, y, link in zip(one.x, one.y, one.links, strict=True)}
     for report, entry, name in zip(ordered, chosen, names, strict=True):
         expected = report.foundation.phonons.mae_thz, entry.phonons.mae_thz
-        assert points[f"#{name}"] == pytest.approx(expected, rel=1e-4)
+        assert points[name] == pytest.approx(expected, rel=1e-4)
     assert panel.diagonal
     assert panel.y_guides == [(0.1, "limit")]
 
@@ -89,6 +89,7 @@ def test_learning_curves_show_medians_and_quartiles(reports):
     for low, high, size in zip(lines["transfer"].low, lines["transfer"].high, lines["transfer"].x, strict=True):
         assert high - low == pytest.approx(target("valid_force_mae", "transfer", int(size))[1], rel=0.2)
     assert panel.y.log
+    assert lines["delta"].labels[-1].endswith("of 9 materials")
 
 
 def test_errors_are_relative_to_the_reference(reports):

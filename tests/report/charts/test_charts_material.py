@@ -30,10 +30,18 @@ def test_the_ladder_shows_chosen_steps(report):
 
 
 def test_training_marks_the_weights_kept(report):
-    left, _ = training_chart(report.strategies).panels
+    left, _, phonons = training_chart(report.strategies, report.foundation).panels
     marks = [one for one in left.series if one.kind == "dots"]
     assert [one.x for one in marks] == [[entry.curve.best_epoch] for entry in report.strategies]
     assert "meV/Å" in left.y.label
+    # phonons are known of the foundation and of the weights kept
+    for one, entry in zip(phonons.series, report.strategies, strict=True):
+        assert one.x == [0, entry.curve.best_epoch]
+        assert one.y == pytest.approx([report.foundation.phonons.mae_thz, entry.phonons.mae_thz], rel=1e-4)
+    anew = [entry.model_copy(update={"strategy": "scratch"}) for entry in report.strategies[:1]]
+    assert training_chart(anew, report.foundation).panels[2].series[0].x == [anew[0].curve.best_epoch]
+    alone = [entry.model_copy(update={"phonons": None}) for entry in report.strategies]
+    assert len(training_chart(alone, report.foundation).panels) == 2
 
 
 def test_errors_against_labels_are_curves_where_there_are_several_sizes_else_points(report):
@@ -87,7 +95,7 @@ def test_energies_count_from_the_minimum_of_the_fit(report):
 
 
 def test_data_leaves_out_defaults_and_keeps_what_is_switched_off(report):
-    data = as_data(training_chart(report.strategies))
+    data = as_data(training_chart(report.strategies, report.foundation))
     line = data["panels"][0]["series"][0]
     assert set(line) == {"name", "look", "x", "y"}
     assert rounded([1 / 3, float("nan"), None]) == [0.33333, None, None]

@@ -2,10 +2,18 @@
 
 import json
 import time
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
+import numpy as np
 import pytest
 
 from helpers.synthetic import synthetic_reports
+from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.units import THZ_PER_SQRT_EV_PER_A2_AMU
+from phonosmith.evaluation.phonons.mesh import sorted_frequencies
+from phonosmith.harmonic.model import unpack_force_constants
 from phonosmith.report.page.html import write_report
 from phonosmith.settings import get_settings
 
@@ -58,6 +66,8 @@ def address(tmp_path_factory):
     reports = synthetic_reports(4, strategies=("transfer", "delta"), force_constants=True)
     reports[0].material = TITLE
     reports[1].strategies.clear()
+    constants = reports[0].reference_result.phonons.force_constants
+    (folder / "reference.fc").write_bytes(default_artefacts().get_bytes(constants))
     found = write_report(reports, folder / "report.html", title=TITLE)
     monkeypatch.undo()
     get_settings.cache_clear()
@@ -73,6 +83,15 @@ def opened(driver, address, place=""):
             return driver
         time.sleep(0.1)
     raise AssertionError("the figure was not drawn")
+
+
+def drawn(driver):
+    """Wait until the page's script has drawn what is first seen."""
+    for _ in range(200):
+        if driver.execute_script("return performance.getEntriesByName('drawn').length"):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the page was not drawn")
 
 
 def column(driver, index):
@@ -244,6 +263,122 @@ def test_a_band_point_is_read_switched_zoomed_and_moves_the_crystal(address, bro
     assert shown.get_volume() == pytest.approx(frames[0].get_volume() * len(shown) / len(frames[0]), rel=1e-4)
     distances = [atoms.get_all_distances(mic=True).max() for atoms in (shown,)]
     assert distances[0] == pytest.approx(2.35, abs=0.05)  # neighbours in silicon
+
+
+def test_modes_of_both_sides_move_and_go_to_the_phonon_website(address, browser, tmp_path):
+    with browser(1280) as driver:
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(tmp_path)})
+        opened(driver, address)
+        driver.find_element("id", "next").click()
+        opened(driver, driver.current_url)
+        section = driver.find_element("css selector", ".material.current")
+        drawing = section.find_element("css selector", ".bands .chart-svg")
+        drawing.send_keys("\ue014" * 3 + "\ue007")  # right, enter: a mode of the first curve, the reference
+        title = section.find_element("css selector", ".viewer-title")
+        first = title.text
+        assert "of reference" in first
+        other = next(
+            one for one in section.find_elements("css selector", ".viewer button") if "Same branch" in one.text
+        )
+        words = other.text
+        assert words.startswith("Same branch of after (")
+        other.click()
+        assert title.text.split(":")[0] == first.split(":")[0].replace("reference", words[15:])
+        assert title.text != first
+        next(
+            one for one in section.find_elements("css selector", ".viewer button") if "of reference" in one.text
+        ).click()
+        assert title.text == first
+        button = "Save for phonon website"
+        next(one for one in section.find_elements("css selector", ".viewer button") if one.text == button).click()
+        for _ in range(50):
+            if list(tmp_path.glob("*.json")):
+                break
+            time.sleep(0.1)
+        assert driver.get_log("browser") == []
+    (file,) = tmp_path.glob("*.json")
+    check_website(
+        json.loads(file.read_text()), unpack_force_constants((tmp_path_of(address) / "reference.fc").read_bytes())
+    )
+
+
+def tmp_path_of(address):
+    return Path(url2pathname(urlparse(address).path)).parent
+
+
+def check_website(found, model):
+    """Against phonopy: the frequencies are its own, the vectors solve its dynamical matrix.
+
+    The website moves atom j of the cell at R by Re[v_j exp(2πi q·R)]: v holds the phase of the atom's place.
+    """
+    phonon = model.phonon
+    cell = phonon.primitive
+    assert found["atom_types"] == list(cell.symbols)
+    assert found["atom_numbers"] == list(cell.numbers)
+    assert np.allclose(found["lattice"], cell.cell, atol=1e-4)
+    assert np.allclose(found["atom_pos_car"], cell.positions, atol=1e-4)
+    assert found["natoms"] == len(cell)
+    q_points, vectors = np.array(found["qpoints"]), np.array(found["vectors"]) @ [1, 1j]
+    assert vectors.shape == (len(q_points), 3 * len(cell), len(cell), 3)
+    assert found["line_breaks"][0][0] == 0
+    assert found["line_breaks"][-1][1] == len(q_points)
+    assert [a[1] for a in found["line_breaks"][:-1]] == [b[0] for b in found["line_breaks"][1:]]
+    assert {index for index, _ in found["highsym_qpts"]} == {i for a, b in found["line_breaks"] for i in (a, b - 1)}
+    assert found["distances"] == sorted(found["distances"])
+    for q, frequencies, modes in zip(q_points, np.array(found["eigenvalues"]) / 33.35641, vectors, strict=True):
+        expected = sorted_frequencies(model, q[None])[0]
+        # the page keeps bands in steps of 0.001 THz
+        assert np.abs(frequencies - expected).max() < 2e-3
+        phonon.dynamical_matrix.run(q)
+        matrix = phonon.dynamical_matrix.dynamical_matrix
+        for mode, frequency in zip(modes, expected, strict=True):
+            unphased = mode * np.exp(-2j * np.pi * cell.scaled_positions @ q)[:, None]
+            polarisation = (unphased * np.sqrt(cell.masses)[:, None]).ravel()
+            polarisation /= np.linalg.norm(polarisation)
+            value = np.sign(frequency) * (frequency / THZ_PER_SQRT_EV_PER_A2_AMU) ** 2
+            # displacements are kept in steps of 1/127 of the largest
+            residual = np.linalg.norm(matrix @ polarisation - value * polarisation)
+            assert residual < 0.02 * np.linalg.norm(matrix, 2)
+
+
+def test_very_many_materials_are_on_several_pages(browser, tmp_path, monkeypatch):
+    from phonosmith.report.page import page
+
+    monkeypatch.setattr(page, "MOST_ON_A_PAGE", 4)
+    monkeypatch.setattr(page, "PART", 3)
+    stale = tmp_path / "r-part-009.html"
+    stale.write_text("of a larger campaign")
+    reports = synthetic_reports(7, strategies=("delta",))
+    found = write_report(reports, tmp_path / "r.html", title="Seven")
+    files = sorted(path.name for path in tmp_path.glob("*.html"))
+    assert files == ["r-part-001.html", "r-part-002.html", "r-part-003.html", "r.html"]
+    assert found.parts == 3
+    assert found.size == sum((tmp_path / name).stat().st_size for name in files)
+    with browser(1280) as driver:
+        driver.get(found.path.as_uri())
+        drawn(driver)
+        links = driver.execute_script("return [...document.querySelectorAll('#overview tbody a')].map(one => one.href)")
+        assert len(links) == 7
+        assert [link.split("/")[-1].split("#")[0] for link in links] == [files[0]] * 2 + [files[1]] * 3 + [files[2]] * 2
+        assert not driver.find_elements("css selector", ".material")
+        assert (
+            driver.execute_script("return document.querySelectorAll('[data-chart=improvement] .chart-svg .dot').length")
+            == 7
+        )
+        driver.find_element("id", "filter").send_keys("zzz")
+        assert driver.find_element("id", "shown").text == "0 of 7 materials"
+        driver.find_element("id", "filter").send_keys("\ue003" * 3)
+        assert driver.get_log("browser") == []
+        # a line leads to the material on its page, and from there back and on
+        driver.find_elements("css selector", "#overview tbody a")[3].click()
+        drawn(driver)
+        assert driver.title == "Seven, part 2 of 3"
+        assert driver.current_url == links[3]
+        shown = driver.find_element("css selector", ".material.current").get_attribute("id")
+        assert shown == links[3].split("#")[1]
+        ways = [one.text for one in driver.find_elements("css selector", "nav a")][:3]
+        assert ways == ["All materials", "Previous part", "Next part"]
+        assert driver.get_log("browser") == []
 
 
 @pytest.mark.parametrize(("width", "mode"), [(1280, "light"), (768, "dark"), (390, "light"), (320, "dark")])

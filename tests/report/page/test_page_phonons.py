@@ -92,7 +92,7 @@ def carbide():
 def test_modes_obey_the_force_constants(carbide):
     """Against the supercell itself: moved by a mode that fits into it, every atom feels the force -m ω² u."""
     path = standard_path(carbide, 5)
-    found = modes_along(carbide, path, 4000)
+    found = modes_along("reference", carbide, path, 4000)
     assert found.points == drawn_points(len(path.segments), 5, 4000 // 72)
     parts = np.frombuffer(zlib.decompress(base64.b64decode(found.data)), dtype=np.int8) / 127
     modes = parts.reshape(len(found.points), 6, 2, 3, 2)
@@ -119,7 +119,7 @@ def test_modes_obey_the_force_constants(carbide):
 
 
 def test_too_little_room_gives_no_modes(carbide):
-    assert modes_along(carbide, standard_path(carbide, 5), 71) is None
+    assert modes_along("reference", carbide, standard_path(carbide, 5), 71) is None
 
 
 def test_the_drawn_cell_is_the_conventional_one():
@@ -127,4 +127,4 @@ def test_the_drawn_cell_is_the_conventional_one():
     crystal = conventional_crystal(rocksalt.get_primitive_structure())
     assert [crystal.symbols.count(name) for name in ("Na", "Cl")] == [4, 4]
     assert np.linalg.norm(crystal.lattice, axis=1) == pytest.approx([5.6] * 3)
-    assert crystal.elements["Cl"] == ["#1ff01f", 1.02, 35.453]
+    assert crystal.elements["Cl"] == ["#1ff01f", 1.02, 35.453, 17]

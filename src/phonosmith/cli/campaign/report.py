@@ -35,8 +35,9 @@ def report(
 ) -> None:
     """Write one HTML file about all materials of a job store: verdicts, figures, tables, provenance.
 
-    The file opens offline in any browser and can be sent to others. A store without finished materials gives a page
-    that says so.
+    The file opens offline in any browser and can be sent to others. Of more than 200 materials it holds a line each,
+    and files beside it (report-part-001.html, ...) the rest. A store without finished materials gives a page that says
+    so.
 
     Example: phonosmith report --store demo-out/store.sqlite --out report.html --files
     """
@@ -67,6 +68,7 @@ def report(
                 "n_fit": n_fit,
                 "unfinished": stored.unfinished,
                 "n_files": written.files,
+                "n_parts": written.parts,
                 "problems": problems,
                 "seconds": written.seconds,
             }
@@ -76,7 +78,8 @@ def report(
         typer.secho(f"  {problem}", fg="yellow", err=True)
     typer.echo(
         f"{written.path}: {len(stored.reports)} materials, {n_fit} with a fit potential, "
-        f"{written.size / 1e6:.1f} MB, {written.seconds:.0f} s."
+        f"{written.size / 1e6:.1f} MB{f' with {written.parts} pages beside it' * bool(written.parts)}, "
+        f"{written.seconds:.0f} s."
     )
     if stored.unfinished:
         typer.echo(f"Without a report yet: {', '.join(stored.unfinished)}.")

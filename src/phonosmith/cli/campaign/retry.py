@@ -9,7 +9,7 @@ import typer
 
 from phonosmith.cli.campaign.run import LIMITS, SLOTS, TRUST_RUN, WORKERS, retry_run
 from phonosmith.cli.campaign.submit import engine_named
-from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command
+from phonosmith.cli.common import CAMPAIGNS, JSON, LAUNCHPAD, PROJECT, QUEUE, answer, command
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 @command("retry", CAMPAIGNS)
 def retry(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="Folder of a run on this machine.")] = Path(),
-    job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name; repeatable.")] = None,
-    material: Annotated[list[str] | None, typer.Option(help="Only this material; repeatable.")] = None,
-    engine: Annotated[str | None, typer.Option(help="fireworks or jobflow-remote: in their queue.")] = None,
-    project: Annotated[str | None, typer.Option(help="jobflow-remote: project; its default when not given.")] = None,
-    launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
+    job: Annotated[list[str] | None, typer.Option(help="Only the failed job of this name (repeatable).")] = None,
+    material: Annotated[list[str] | None, typer.Option(help="Only this material (repeatable).")] = None,
+    engine: str | None = QUEUE,
+    project: str | None = PROJECT,
+    launchpad: Path | None = LAUNCHPAD,
     workers: int | None = WORKERS,
     slots: str = SLOTS,
     time_limit: str = LIMITS,

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import CAMPAIGNS, INTERRUPTED, JSON, answer, command, print_table, result_line, shown
+from phonosmith.cli.common import (
+    CAMPAIGN_FILE,
+    CAMPAIGNS,
+    INTERRUPTED,
+    JSON,
+    answer,
+    command,
+    print_table,
+    result_line,
+    shown,
+)
 from phonosmith.core.errors import InputError
 from phonosmith.core.progress import progress_bar
 
@@ -40,7 +50,7 @@ TRUST_RUN = typer.Option(
 
 @command("run", CAMPAIGNS)
 def run(
-    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
+    campaign: Path = CAMPAIGN_FILE,
     out: Annotated[Path | None, typer.Option(help="Folder of store and jobs; named after the file by default.")] = None,
     workers: int | None = WORKERS,
     slots: str = SLOTS,

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import CAMPAIGNS, JSON, answer, command, read_yaml
+from phonosmith.cli.common import (
+    CAMPAIGN_FILE,
+    CAMPAIGNS,
+    JSON,
+    LAUNCHPAD,
+    PROJECT,
+    ROUTING,
+    answer,
+    command,
+    read_yaml,
+)
 from phonosmith.core.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -24,12 +34,12 @@ _TARGETS = {"jobflow-remote": "project", "fireworks": "launchpad"}
 
 @command("submit", CAMPAIGNS)
 def submit(
-    campaign: Annotated[Path, typer.Argument(metavar="CAMPAIGN.yaml", help="What to do; see workflows/campaign.yaml.")],
-    engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote.")],
-    project: Annotated[str | None, typer.Option(help="jobflow-remote: project; its default when not given.")] = None,
-    launchpad: Annotated[Path | None, typer.Option(help="FireWorks: launchpad file [FireWorks' own default].")] = None,
-    routing: Annotated[Path | None, typer.Option(help="File with 'routing' [workers dft, gpu, inference].")] = None,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and count the jobs, submit nothing."),
+    engine: Annotated[str, typer.Option(help="fireworks or jobflow-remote: in their queue.")],
+    campaign: Path = CAMPAIGN_FILE,
+    project: str | None = PROJECT,
+    launchpad: Path | None = LAUNCHPAD,
+    routing: Path | None = ROUTING,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, count the jobs, start nothing."),
     json_output: bool = JSON,
 ) -> None:
     """Submit a campaign to workers on a cluster: DFT, training and inference each where they belong.

@@ -16,6 +16,7 @@ from phonosmith.cli.common import (
     JSON,
     STORE,
     command,
+    listed,
     open_store,
     print_json,
     print_table,
@@ -36,21 +37,21 @@ _LAYOUTS: dict[str, Callable[[CampaignTable], str]] = {
 }
 
 
-@command("tables", CAMPAIGNS)
+@command("tables", CAMPAIGNS, formerly={"calibration": "write-calibration"})
 def tables(
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,
     campaign: str | None = CAMPAIGN,
     out: Annotated[Path | None, typer.Option(help="Write each table as .csv, .md and .tex into this folder.")] = None,
-    foundation: Annotated[str | None, typer.Option(help="Foundation to compare for [most results].")] = None,
-    training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' [most results]."),
-    cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large [the largest].")] = None,
-    numbers: Annotated[
-        list[int] | None, typer.Option("--number", min=1, max=11, help="Only this published table (repeatable).")
-    ] = None,
+    foundation: Annotated[str | None, typer.Option(help="Foundation to compare for (most results).")] = None,
+    training_set: str | None = typer.Option(None, "--n-train", help="Training structures, or 'all' (most results)."),
+    cell: Annotated[str | None, typer.Option("--cell", help="primitive, small or large (the largest).")] = None,
+    number: Annotated[list[str] | None, typer.Option(help="Only these published tables, as in 6,8.")] = None,
     layout: Annotated[str | None, typer.Option("--format", help="Print as csv, md or tex.")] = None,
     published: bool = typer.Option(True, help="Put the figures of arXiv:2604.01017 beside (other data)."),
-    calibration: bool = typer.Option(False, "--calibration", help="With --out: write what 'plan --calibration' reads."),
+    write_calibration: bool = typer.Option(
+        False, "--write-calibration", help="With --out: write what 'plan --calibration' reads."
+    ),
     json_output: bool = JSON,
 ) -> None:
     """Medians and IQRs over materials, stability, phases, costs, learning curves, paired tests, outliers.
@@ -65,10 +66,13 @@ def tables(
     from phonosmith.analysis.tables import campaign_tables
     from phonosmith.core.errors import InputError
 
-    if calibration and out is None:
-        raise InputError("--calibration writes files.", "Add --out FOLDER.")
+    if write_calibration and out is None:
+        raise InputError("--write-calibration writes files.", "Add --out FOLDER.")
     if layout is not None and (layout not in _LAYOUTS or json_output):
         raise InputError(f"--format {layout!r} is not known, or stands beside --json.", "Choose csv, md or tex.")
+    numbers = listed("number", number or [])
+    if wrong := next((one for one in numbers if not one.isdecimal() or not 1 <= int(one) <= 11), None):
+        raise InputError(f"--number {wrong} is no published table.", "Give numbers from 1 to 11.")
     job_store = open_store(store, jobflow=jobflow)
     made = campaign_tables(
         job_store, campaign, foundation=foundation, training_set=training_set, cell=cell, published=published
@@ -78,7 +82,7 @@ def tables(
     files: list[Path] = []
     if out is not None and made.tables:
         files = write_tables(made.tables, out)
-    calibrated = _calibrate(job_store, campaign, out if calibration else None, made.notes, files)
+    calibrated = _calibrate(job_store, campaign, out if write_calibration else None, made.notes, files)
     if json_output:
         print_json(_payload(made, files, calibrated))
         return
@@ -94,7 +98,7 @@ def tables(
         typer.echo(f"  {path}")
 
 
-def _numbered(tables: list[CampaignTable], numbers: list[int]) -> list[CampaignTable]:
+def _numbered(tables: list[CampaignTable], numbers: list[str]) -> list[CampaignTable]:
     """Return the tables of some published numbers, which must all be there."""
     from phonosmith.core.errors import InputError
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, answer, command, print_table
+from phonosmith.cli.common import ALLOW_REHEARSAL, DATA, JSON, TRUST, answer, command, print_table
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Steps(StrEnum):
     last = "last"
 
 
-@command("import", DATA)
+@command("import", DATA, formerly={"jobstore": "jobflow"})
 def import_(
     out: Annotated[Path, typer.Option("--out", help="Extended XYZ file to write.")],
     paths: Annotated[
@@ -32,10 +32,11 @@ def import_(
     steps: Annotated[Steps, typer.Option(help="Ionic steps of a relaxation or MD run to take.")] = Steps.all,
     functional: Annotated[str | None, typer.Option(help="Functional of labels whose files do not name one.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(help="Expected composition: name=Formula, or CSV/JSON with columns id, formula.")
+        list[str] | None,
+        typer.Option(help="Expected composition: name=Formula, or CSV/JSON with columns id, formula (repeatable)."),
     ] = None,
-    jobstore: bool = typer.Option(False, "--jobstore", help="Also take every calculation in the configured JobStore."),
-    allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Take labels of the VASP stand-in."),
+    jobflow: bool = typer.Option(False, "--jobflow", help="Also take every calculation in the store of jobflow.yaml."),
+    allow_rehearsal: bool = ALLOW_REHEARSAL,
     json_output: bool = JSON,
 ) -> None:
     """Import finished calculations as one labelled dataset, refusing what cannot be trusted.
@@ -44,15 +45,15 @@ def import_(
     """
     from phonosmith.reference.importers.collect import import_paths
 
-    if not paths and not jobstore:
-        raise InputError("There is nothing to import.", "Name files, folders or archives, or give --jobstore.")
+    if not paths and not jobflow:
+        raise InputError("There is nothing to import.", "Name files, folders or archives, or give --jobflow.")
     document = import_paths(
         paths or [],
         out,
         steps=steps.value,
         functional=functional,
         expect=expect or [],
-        jobstore=jobstore,
+        jobstore=jobflow,
         allow_rehearsal=allow_rehearsal,
     )
     answer(document, lambda: _show_import(document, out), json_output=json_output)
@@ -84,10 +85,11 @@ def audit(
     dataset: Annotated[Path, typer.Argument(help="Extended XYZ file with labels.")],
     out: Annotated[Path | None, typer.Option("--out", help="Write the frames that remain to this file.")] = None,
     majority: Annotated[float, typer.Option(help="Fraction from which a differing minority is excluded.")] = 0.9,
-    allow_rehearsal: bool = typer.Option(False, "--allow-rehearsal", help="Accept labels of the VASP stand-in."),
+    allow_rehearsal: bool = ALLOW_REHEARSAL,
     foundation: Annotated[
         str | None, typer.Option(help="Compare the labels with this potential's predictions, too: far more shows.")
     ] = None,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Judge whether the frames of a dataset may be trained on together: pass, pass_with_exclusions or refuse.
@@ -107,7 +109,7 @@ def audit(
     if foundation is not None:
         from phonosmith.potentials.registry import load, resolve
 
-        baseline = predictions(load(resolve(foundation)), frames)
+        baseline = predictions(load(resolve(foundation, trust=trust)), frames)
     document = judge(frames, options, baseline)
     answer(document, lambda: _show_audit(document, dataset), json_output=json_output)
     if out is not None and document.verdict == "refuse":

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, answer, command
+from phonosmith.cli.common import DATA, JSON, SEED, answer, command
 from phonosmith.core.errors import InputError
 
 if TYPE_CHECKING:
     from phonosmith.harmonic.oracle import Shapes
 
 
-@command("from-phonons", DATA)
+@command("from-phonons", DATA, formerly={"train": "n-train", "valid": "n-valid"})
 def from_phonons(
     phonons: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS beside it) with forces.")],
     out: Annotated[Path, typer.Option(help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")],
     min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the training supercell, Å.")] = 9.0,
-    n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 8,
-    n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 3,
+    n_train: Annotated[int, typer.Option(min=1, help="Displaced training cells.")] = 8,
+    n_valid: Annotated[int, typer.Option(min=1, help="Displaced validation cells.")] = 3,
     shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
     displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
     stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
-    seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
+    seed: int = SEED,
     json_output: bool = JSON,
 ) -> None:
     """Turn force constants you already have into labelled cells to fine-tune with.

@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, answer, command, read_yaml
-from phonosmith.core.errors import ConfigurationError, LabelError
+from phonosmith.cli.common import (
+    ATTEMPTS,
+    DATA,
+    ENGINE_POTENTIAL,
+    JSON,
+    PROTOCOL,
+    REHEARSAL,
+    TRUST,
+    WORKDIR,
+    answer,
+    command,
+    reference_engine,
+)
+from phonosmith.core.errors import LabelError
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -25,11 +37,10 @@ Labelled = tuple[list["Atoms"], list[dict[str, Any]]]
 
 def _with_potential(engine: ReferenceEngine, frames: list[Frame], symbols: set[str], *, progress: bool) -> Labelled:
     """Label in batches, in this process."""
-    from phonosmith.reference.forcefield import CalculatorSpec, require_covered
+    from phonosmith.reference.forcefield import CalculatorSpec
     from phonosmith.reference.labels import label_with_potential
 
     spec = CalculatorSpec.model_validate(engine.calculator)
-    require_covered(spec, symbols)
     if spec.potential is None:
         from phonosmith.potentials.ase_potential import AsePotential
 
@@ -82,41 +93,29 @@ def label(
     frames: Annotated[Path, typer.Argument(metavar="FRAMES.xyz", help="Extended XYZ with the configurations.")],
     engine: Annotated[str, typer.Option(help="Who computes: vasp, forcefield or gpaw.")],
     out: Annotated[Path, typer.Option("--out", metavar="LABELLED.xyz", help="Where the labelled frames go.")],
-    potential: str | None = typer.Option(None, metavar="REF", help="Potential of forcefield or of a --rehearsal."),
-    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Folder of the calculations (kept) [temporary].")] = None,
-    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings."),
-    attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
-    material: Annotated[str | None, typer.Option(help="Name in job names; default the formula.")] = None,
+    potential: str | None = ENGINE_POTENTIAL,
+    protocol: Path | None = PROTOCOL,
+    workdir: Path | None = WORKDIR,
+    rehearsal: bool = REHEARSAL,
+    attempts: int = ATTEMPTS,
+    material: Annotated[str | None, typer.Option(help="Name in job names (the formula).")] = None,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Compute energies, forces and stresses of frames; what the gate refuses is reported, never written.
 
     Example: phonosmith label frames.xyz --engine forcefield --potential embedded-reference --out labelled.xyz
     """
-    from phonosmith.reference.engines import make_engine
     from phonosmith.reference.labels import as_frames, material_name
-    from phonosmith.reference.protocol import load_protocol
     from phonosmith.structures.extxyz import read_frames, require_writable, write_frames
 
     require_writable(out)
     asked = as_frames(read_frames(frames))
-    fields = None if protocol is None else read_yaml(protocol)
-    if fields is not None and not isinstance(fields, dict):
-        raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the reference protocol's fields.")
     symbols = {symbol for frame in asked for symbol in frame.symbols}
-    maker = make_engine(engine, load_protocol(fields), potential, rehearsal=rehearsal)
+    maker = reference_engine(engine, protocol, potential, symbols, rehearsal=rehearsal, trust=trust)
     if engine == "forcefield":
         labelled, refused = _with_potential(maker, asked, symbols, progress=not json_output)
     else:
-        if engine == "gpaw":
-            from phonosmith.reference.gpaw import require_gpaw
-
-            require_gpaw()
-        elif not rehearsal:
-            from phonosmith.reference.vasp.makers import require_vasp
-
-            require_vasp(maker.protocol, symbols)
         with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-label-") as folder:
             name = material or material_name(asked)
             labelled, refused = _with_jobs(maker, asked, name, Path(folder), attempts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, START, TRUST, answer, checked_options, command, print_table
+from phonosmith.cli.common import JSON, START, TRUST, answer, checked_options, command, listed, print_table
 from phonosmith.core.errors import InputError, PhonosmithError
 
 if TYPE_CHECKING:
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from phonosmith.structures.preflight import MaterialPlan, Plan, PlanSettings
 
 
-@command("plan", START)
+@command("plan", START, formerly={"phonon-length": "min-length", "frames": "n-frames"})
 def plan(
     structures: Annotated[list[Path], typer.Argument(help="Structure files: CIF, POSCAR, ...")],
-    cell: Annotated[list[str] | None, typer.Option(help="primitive, small, large [large] (repeatable).")] = None,
-    foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
-    frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
-    kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
-    phonon_length: Annotated[float, typer.Option(help="Shortest edge of the phonon supercell, Å.")] = 20.0,
-    evaluate: Annotated[
-        list[str] | None, typer.Option(help="By the reference as well: qha, kappa (repeatable).")
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(help="Sizes of cells, several as in small,large: primitive, small, large (default: large)."),
     ] = None,
+    foundation: Annotated[str, typer.Option(help="Check that this foundation covers every element.")] = "",
+    n_frames: Annotated[int, typer.Option(help="DFT statics per cell size.")] = 20,
+    kspacing: Annotated[float, typer.Option(help="k-point spacing of the statics, 1/Å; 0: the protocol's.")] = 0.0,
+    min_length: Annotated[float, typer.Option(help="Shortest edge of the phonon supercell, Å.")] = 20.0,
+    evaluate: Annotated[list[str] | None, typer.Option(help="By the reference as well, as in qha,kappa.")] = None,
     max_atoms: Annotated[int, typer.Option(help="Atom cap of the fine-tuning cells.")] = 500,
     epochs: Annotated[int, typer.Option(help="Training epochs.")] = 200,
     calibration: Annotated[
@@ -51,24 +52,25 @@ def plan(
     from phonosmith.structures.preflight import MaterialPlan, PlanSettings, combine, plan_material
     from phonosmith.structures.reading import read_structure
 
-    if unknown := set(evaluate or ()) - {"qha", "kappa"}:
+    also = listed("evaluate", evaluate or [])
+    if unknown := set(also) - {"qha", "kappa"}:
         raise InputError(f"--evaluate {min(unknown)} cannot be planned.", "Give qha or kappa.")
     protocol = ReferenceProtocol()
     settings = checked_options(
         PlanSettings,
         "plan",
         "planned",
-        cells=cell or ["large"],
-        frames_per_cell=frames,
+        cells=listed("cell", cell or ["large"]),
+        frames_per_cell=n_frames,
         # the protocol keeps one trajectory in five for validation
-        training_frames=max(1, frames - frames // 5),
+        training_frames=max(1, n_frames - n_frames // 5),
         kspacing=kspacing or protocol.kspacing,
         encut=protocol.encut,
-        phonon_length=phonon_length,
+        phonon_length=min_length,
         gamma_min_length=protocol.gamma_min_length,
         # the relaxed volume has its phonons anyway
-        qha_volumes=len(FACTORS) - 1 if "qha" in (evaluate or ()) else 0,
-        kappa_length=MaterialSettings().kappa_min_length if "kappa" in (evaluate or ()) else None,
+        qha_volumes=len(FACTORS) - 1 if "qha" in also else 0,
+        kappa_length=MaterialSettings().kappa_min_length if "kappa" in also else None,
         max_atoms=max_atoms,
         epochs=epochs,
     )

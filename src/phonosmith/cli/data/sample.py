@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import DATA, JSON, TRUST, answer, checked_options, command, load_case, print_table
+from phonosmith.cli.common import (
+    DATA,
+    FOUNDATION,
+    JSON,
+    SEED,
+    TRUST,
+    answer,
+    checked_options,
+    command,
+    load_case,
+    print_table,
+)
 from phonosmith.core.errors import InputError
 from phonosmith.core.progress import progress_bar
 
@@ -18,10 +29,10 @@ if TYPE_CHECKING:
 @command("sample", DATA)
 def sample(
     structure: Annotated[Path, typer.Argument(help="Relaxed crystal: CIF, POSCAR, ...")],
-    foundation: Annotated[str, typer.Option(help="Foundation potential: name, file or hash.")],
     out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    foundation: str = FOUNDATION,
     cell: Annotated[str, typer.Option(help="Size of the cell: primitive, small or large.")] = "large",
-    seed: Annotated[int, typer.Option(help="Seed of every random draw.")] = 0,
+    seed: int = SEED,
     max_steps: Annotated[int, typer.Option(help="Steps of a relaxation before it is continued.")] = 1000,
     fmax: Annotated[float, typer.Option(help="Relaxations end at this force, eV/Å.")] = 1e-4,
     displacement: Annotated[float, typer.Option(help="Mean rattle displacement, Å.")] = 0.1,

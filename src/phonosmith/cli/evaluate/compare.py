@@ -46,20 +46,22 @@ def _show(result: PhononComparison) -> None:
 
 @command("compare", EVALUATION)
 def compare(
-    reference: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz, FORCE_SETS beside) or phonons.json")],
+    reference: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz, FORCE_SETS beside) or phonons.json.")],
     candidates: Annotated[
-        list[Path], typer.Argument(metavar="CANDIDATE...", help="the same of the potential; several are a committee")
+        list[Path], typer.Argument(metavar="CANDIDATE...", help="The same of the potential; several are a committee.")
     ],
-    mesh: Annotated[int, typer.Option(help="q-points along each axis")] = 20,
-    temperature: Annotated[float, typer.Option(help="K, for C_v, S and F")] = 300.0,
-    force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)"),
-    figure: Annotated[Path | None, typer.Option(help="write bands, DOS, parity and C_v, S, F to this image")] = None,
+    mesh: Annotated[int, typer.Option(help="q-points along each axis.")] = 20,
+    temperature: Annotated[float, typer.Option(help="Temperature of C_v, S and F, K.")] = 300.0,
+    force_constants: str = typer.Option("auto", help="auto, traditional (as published) or symfc (sum rule imposed)."),
+    figure: Annotated[
+        Path | None, typer.Option(help="Image of bands, DOS, parity and C_v, S, F (.png, .svg, .pdf).")
+    ] = None,
     nac: Annotated[
-        bool, typer.Option("--nac", help="non-analytic term (LO-TO) on both sides, by the reference's Born charges")
+        bool, typer.Option("--nac", help="Non-analytic term (LO-TO) on both sides, by the reference's Born charges.")
     ] = False,
     born: Annotated[
         Path | None,
-        typer.Option(help="Born charges for --nac: phonopy's BORN, or a phonopy YAML [default: the reference's own]"),
+        typer.Option(help="Born charges for --nac: phonopy's BORN, or a phonopy YAML (default: the reference's own)."),
     ] = None,
     json_output: bool = JSON,
 ) -> None:

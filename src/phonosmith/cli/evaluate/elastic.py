@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import EVALUATION, JSON, POTENTIAL, STRUCTURE, command, load_case, print_json
+from phonosmith.cli.common import (
+    DOCUMENTS,
+    EVALUATION,
+    JSON,
+    POTENTIAL,
+    RELAX,
+    STRUCTURE,
+    TRUST,
+    command,
+    load_case,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-
-RELAX = typer.Option(True, "--relax/--no-relax", help="Relax cell and atoms first, keeping the symmetry.")
-FMAX = typer.Option(1e-4, "--fmax", min=1e-8, help="Largest force left in each strained cell, eV/Å.")
-OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
 
 
 def _keep(document: BaseModel, out: Path | None, name: str) -> None:
@@ -30,8 +36,9 @@ def elastic(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
     relax: bool = RELAX,
-    fmax: float = FMAX,
-    out: Path | None = OUT,
+    fmax: float = typer.Option(1e-4, min=1e-8, help="Largest force left in each strained cell, eV/Å."),
+    out: Path | None = DOCUMENTS,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Elastic tensor, moduli, Born stability, sound velocities and Slack conductivity.
@@ -43,7 +50,7 @@ def elastic(
     """
     from phonosmith.evaluation.mechanics.fastpath import evaluate_elastic, require_reliable
 
-    case = load_case(structure, potential)
+    case = load_case(structure, potential, trust=trust)
     case = case.relaxed() if relax else case
     document = evaluate_elastic(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "elastic.json")
@@ -69,12 +76,13 @@ def eos(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
     relax: bool = RELAX,
-    fmax: float = typer.Option(5e-4, "--fmax", min=1e-8, help="Largest force left at each volume, eV/Å."),
-    out: Path | None = OUT,
+    fmax: float = typer.Option(5e-4, min=1e-8, help="Largest force left at each volume, eV/Å."),
+    out: Path | None = DOCUMENTS,
     figure: Annotated[Path | None, typer.Option(help="Image of energy against volume (.png, .svg, .pdf).")] = None,
     against: Annotated[
         Path | None, typer.Option(help="Stored equation of state (eos.json) of another method, drawn as the reference.")
     ] = None,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Birch-Murnaghan equation of state over ±5 % volume in steps of 1 %.
@@ -96,7 +104,7 @@ def eos(
         image_format(figure)
     written = "Give the eos.json that phonosmith eos --out wrote."
     drawn = [] if against is None else [read_document(against, EosDoc, "equation of state", written)]
-    case = load_case(structure, potential)
+    case = load_case(structure, potential, trust=trust)
     case = case.relaxed() if relax else case
     document = evaluate_eos(case.crystal, case.potential, method=case.ref.name, fmax=fmax)
     _keep(document, out, "eos.json")

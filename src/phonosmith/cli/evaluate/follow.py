@@ -11,8 +11,8 @@ from phonosmith.cli.common import (
     EVALUATION,
     JSON,
     MIN_LENGTH,
-    NO_RELAX,
     POTENTIAL,
+    RELAX,
     STRUCTURE,
     SUPERCELL,
     TRUST,
@@ -32,17 +32,17 @@ def follow(
     out: Annotated[Path, typer.Option(help="Folder for transitions.json, figures and the phases found (CIF).")],
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
-    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json to follow [computed here]")] = None,
-    max_atoms: Annotated[int, typer.Option(min=1, help="largest commensurate supercell")] = 1000,
-    threshold: float = typer.Option(1e-4, min=0.0, help="follow modes below minus this, THz (0.05: above noise)"),
+    phonons: Annotated[Path | None, typer.Option(help="phonopy.yaml or phonons.json (computed here).")] = None,
+    max_atoms: Annotated[int, typer.Option(min=1, help="Atom cap of the commensurate supercells.")] = 1000,
+    threshold: float = typer.Option(1e-4, min=0.0, help="Follow modes below minus this, THz (0.05: above noise)."),
     at: Annotated[
-        list[str] | None, typer.Option("--q", metavar='"0 0 0.35"', help="follow the modes there besides (repeatable)")
+        list[str] | None, typer.Option("--q", metavar='"0 0 0.35"', help="Follow the modes there besides (repeatable).")
     ] = None,
     supercell: str | None = SUPERCELL,
     min_length: float | None = MIN_LENGTH,
-    no_relax: bool = NO_RELAX,
-    coarse: Annotated[bool, typer.Option("--coarse", help="coarse grids first, refined near minima only")] = False,
-    energies_only: Annotated[bool, typer.Option("--energies-only", help="do not relax from the minima")] = False,
+    relax: bool = RELAX,
+    coarse: Annotated[bool, typer.Option("--coarse", help="Coarse grids first, refined near minima only.")] = False,
+    energies_only: Annotated[bool, typer.Option("--energies-only", help="Do not relax from the minima.")] = False,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -61,7 +61,7 @@ def follow(
     from phonosmith.harmonic.model import require_same_formula
     from phonosmith.reference.importers.beside import calculations_beside
 
-    if phonons is not None and (supercell is not None or min_length is not None or no_relax):
+    if phonons is not None and (supercell is not None or min_length is not None or not relax):
         message = "--supercell, --min-length and --no-relax are for phonons computed here."
         raise InputError(message, "Leave them or --phonons out.")
     matrix = asked_supercell(supercell, min_length)
@@ -80,7 +80,7 @@ def follow(
     else:
         typer.secho("computing phonons", err=True)
         model = evaluate_phonons(
-            case.crystal, case.potential, supercell_matrix=matrix, min_length=min_length, relax=not no_relax, mesh=4
+            case.crystal, case.potential, supercell_matrix=matrix, min_length=min_length, relax=relax, mesh=4
         ).model
     with progress_bar("") as show:
         document = follow_with_potential(

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from phonosmith.cli.common import EVALUATION, JSON, TRUST, answer, command, load_case, print_table
+from phonosmith.cli.common import (
+    EVALUATION,
+    FOUNDATION,
+    JSON,
+    POTENTIAL,
+    SEED,
+    STRUCTURE,
+    TRUST,
+    answer,
+    command,
+    load_case,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from phonosmith.evaluation.forgetting.documents import ForgettingDoc
@@ -32,17 +44,17 @@ def _show(document: ForgettingDoc) -> None:
         typer.echo(f"skipped: {reason}")
 
 
-@command("forgetting", EVALUATION)
+@command("forgetting", EVALUATION, formerly={"count": "n-frames"})
 def forgetting(
-    structure: Annotated[Path, typer.Argument(help="the material at equilibrium: CIF, POSCAR or other file")],
-    potential: Annotated[str, typer.Option(help="the fine-tuned potential: name, sha256 prefix or file")],
-    foundation: Annotated[str, typer.Option(help="the potential it came from")],
-    reference: str | None = typer.Option(None, help="potential that plays DFT [drift from the foundation instead]"),
-    frames: Annotated[Path | None, typer.Option(help="extended XYZ of other materials, with or without labels")] = None,
-    replay: Annotated[Path | None, typer.Option(help="extended XYZ of the replay pool")] = None,
-    count: Annotated[int, typer.Option(help="structures in each random set", min=1)] = 4,
-    seed: Annotated[int, typer.Option(help="of every draw")] = 0,
-    figure: Annotated[Path | None, typer.Option(help="write bars of the errors to this image")] = None,
+    structure: Path = STRUCTURE,
+    potential: str = POTENTIAL,
+    foundation: str = FOUNDATION,
+    reference: str | None = typer.Option(None, help="Potential that plays DFT (drift from the foundation instead)."),
+    frames: Annotated[Path | None, typer.Option(help="Extended XYZ of other materials, labelled or not.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Extended XYZ of the replay pool.")] = None,
+    n_frames: Annotated[int, typer.Option(min=1, help="Structures in each random set.")] = 4,
+    seed: int = SEED,
+    figure: Annotated[Path | None, typer.Option(help="Image of the errors as bars (.png, .svg, .pdf).")] = None,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -64,7 +76,7 @@ def forgetting(
     sets = default_sets(
         case.crystal,
         seed,
-        count=count,
+        count=n_frames,
         given=read_frames(frames) if frames is not None else (),
         replay=read_frames(replay) if replay is not None else (),
     )
@@ -78,7 +90,7 @@ def forgetting(
         potential_sha256=refs["potential"].sha256,
         foundation_sha256=refs["foundation"].sha256,
         inputs={role: ref.sha256 for role, ref in refs.items()},
-        settings={"count": count, "sets": [one.name for one in sets]},
+        settings={"count": n_frames, "sets": [one.name for one in sets]},
         seed=seed,
     )
     if figure is not None:

@@ -11,12 +11,14 @@ from phonosmith.cli.common import (
     EVALUATION,
     JSON,
     MIN_LENGTH,
-    NO_RELAX,
     POTENTIAL,
+    RELAX,
     STRUCTURE,
     SUPERCELL,
+    TEMPERATURES,
     TRUST,
     asked_supercell,
+    asked_temperatures,
     command,
     load_case,
     print_json,
@@ -31,23 +33,23 @@ def phonons(
     potential: str = POTENTIAL,
     supercell: str | None = SUPERCELL,
     min_length: float | None = MIN_LENGTH,
-    no_relax: bool = NO_RELAX,
-    mesh: Annotated[int, typer.Option(help="q-points along each axis for thermodynamics")] = 20,
-    temperature: Annotated[list[float] | None, typer.Option(help="K; repeat for several [default: 300]")] = None,
+    relax: bool = RELAX,
+    mesh: Annotated[int, typer.Option(help="q-points along each axis for thermodynamics.")] = 20,
+    temperature: list[str] | None = TEMPERATURES,
     effective: Annotated[
         bool | None,
         typer.Option(
             "--effective/--harmonic",
-            help="Effective harmonic phonons at each --temperature [default: where harmonic ones are unstable].",
+            help="Effective harmonic phonons at each --temperature (default: where harmonic ones are unstable).",
         ),
     ] = None,
     snapshots: Annotated[int, typer.Option(min=2, help="Displaced cells in each iteration of --effective.")] = 64,
-    force_constants: Annotated[str, typer.Option(help="symfc or traditional")] = "symfc",
-    displacement: Annotated[float, typer.Option(help="Å")] = 0.01,
+    force_constants: Annotated[str, typer.Option(help="symfc or traditional.")] = "symfc",
+    displacement: Annotated[float, typer.Option(help="Displacement, Å.")] = 0.01,
     born: Annotated[
         Path | None,
         typer.Option(
-            help="Born charges for LO-TO: phonopy's BORN of this primitive cell, or a phonopy YAML with charges"
+            help="Born charges for LO-TO: phonopy's BORN of this primitive cell, or a phonopy YAML with charges."
         ),
     ] = None,
     trust: bool = TRUST,
@@ -74,8 +76,7 @@ def phonons(
         raise InputError(f"--displacement {displacement} is not between 0 and 0.5 Å.", "Give e.g. 0.01.")
     # before the potential is asked for anything
     mesh_numbers(mesh)
-    if wrong := [value for value in temperature or () if not 0 <= value < float("inf")]:
-        raise InputError(f"--temperature {wrong[0]} cannot be.", "Give K, 0 or more.")
+    temperatures = asked_temperatures(temperature or ["300"])
     matrix = asked_supercell(supercell, min_length)
     case = load_case(structure, potential, trust=trust)
     result = evaluate_phonons(
@@ -83,9 +84,9 @@ def phonons(
         case.potential,
         supercell_matrix=matrix,
         min_length=min_length,
-        relax=not no_relax,
+        relax=relax,
         mesh=mesh,
-        temperatures=temperature or [300.0],
+        temperatures=temperatures,
         displacement=displacement,
         fc_calculator="symfc" if force_constants == "symfc" else "traditional",
         ref=case.ref,
@@ -96,7 +97,7 @@ def phonons(
     files = write_phonons(result.model, document, out)
     wanted = temperature is not None and not document.stability.stable_practical if effective is None else effective
     at_temperature = []
-    for kelvin in (temperature or [300.0]) if wanted else []:
+    for kelvin in temperatures if wanted else []:
         with progress_bar("effective phonons") as progress:
             found = effective_harmonic(result.model, case.potential, kelvin, snapshots=snapshots, progress=progress)
         with recorded({"potential": case.ref.sha256}, found.summary.model_dump(mode="json")) as manifest:

@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from phonosmith.cli.common import EVALUATION, JSON, STRUCTURE, TRUST, answer, command, load_case, read_yaml
+from phonosmith.cli.common import (
+    ATTEMPTS,
+    EVALUATION,
+    JSON,
+    PROTOCOL,
+    REHEARSAL,
+    STRUCTURE,
+    TRUST,
+    WORKDIR,
+    answer,
+    command,
+    load_case,
+    reference_engine,
+)
 from phonosmith.core.errors import ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -25,12 +38,12 @@ FORMATS = {".cif": "cif", ".vasp": "poscar", ".poscar": "poscar", ".json": "json
 def relax(
     out: Annotated[Path, typer.Option(help="Relaxed crystal: .cif, .vasp (or POSCAR), .json.")],
     structure: Path = STRUCTURE,
-    potential: str | None = typer.Option(None, metavar="REF", help="Potential: name, file or hash."),
-    engine: str | None = typer.Option(None, help="Who computes: vasp, gpaw, or forcefield with --potential."),
-    protocol: Annotated[Path | None, typer.Option(help="YAML of settings that differ from PBE, 520 eV, ...")] = None,
-    workdir: Annotated[Path | None, typer.Option(help="Folder of the calculations (kept) [temporary].")] = None,
-    rehearsal: bool = typer.Option(False, "--rehearsal", help="Play VASP with the stand-in: finds wrong settings."),
-    attempts: Annotated[int, typer.Option(min=1, help="How often a transient failure is started.")] = 2,
+    potential: str | None = typer.Option(None, help="Potential, alone or of --engine forcefield: name, file, sha256."),
+    engine: str | None = typer.Option(None, help="Who computes in its place: vasp, gpaw or forcefield."),
+    protocol: Path | None = PROTOCOL,
+    workdir: Path | None = WORKDIR,
+    rehearsal: bool = REHEARSAL,
+    attempts: int = ATTEMPTS,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -42,8 +55,6 @@ def relax(
 
     Example: phonosmith relax Si.cif --potential embedded --out Si-relaxed.cif
     """
-    from phonosmith.reference.engines import make_engine
-    from phonosmith.reference.protocol import load_protocol
     from phonosmith.structures.extxyz import require_writable
     from phonosmith.structures.reading import read_structure
 
@@ -56,12 +67,11 @@ def relax(
             raise ConfigurationError("Nobody is named to relax the crystal.", "Give --potential REF or --engine vasp.")
         relaxed, found = _by_potential(structure, potential, trust=trust)
     else:
-        fields = {} if protocol is None else read_yaml(protocol)
-        if not isinstance(fields, dict):
-            raise ConfigurationError(f"{protocol} must hold 'field: value' lines.", "See the protocol's fields.")
-        computing = make_engine(engine, load_protocol(fields), potential, rehearsal=rehearsal)
+        crystal = read_structure(structure)
+        symbols = {site.specie.symbol for site in crystal}
+        computing = reference_engine(engine, protocol, potential, symbols, rehearsal=rehearsal, trust=trust)
         with nullcontext(workdir) if workdir else TemporaryDirectory(prefix="phonosmith-relax-") as folder:
-            relaxed, found = _by_engine(read_structure(structure), computing, Path(folder), attempts)
+            relaxed, found = _by_engine(crystal, computing, Path(folder), attempts)
     _write(relaxed, out, layout)
     before = read_structure(structure)
     found |= {
@@ -103,17 +113,12 @@ def _by_engine(
     from phonosmith.core.units import GPA_PER_EV_PER_A3
     from phonosmith.flows.reference import relax_in_folder
 
-    rehearsal = engine.rehearsal is not None
-    if engine.name == "vasp" and not rehearsal:
-        from phonosmith.reference.vasp.makers import require_vasp
-
-        require_vasp(engine.protocol, {site.specie.symbol for site in crystal})
     record = relax_in_folder(crystal, engine, folder, attempts)
     ended = record.to_atoms()
     found = {
         "method": engine.functional,
         "engine": engine.name,
-        "rehearsal": rehearsal,
+        "rehearsal": engine.rehearsal is not None,
         "energy_ev_per_atom": ended.get_potential_energy() / len(ended),
         "max_force_ev_per_angstrom": float(np.linalg.norm(ended.get_forces(), axis=1).max()),
         "max_stress_gpa": float(np.abs(ended.get_stress()).max()) * GPA_PER_EV_PER_A3,

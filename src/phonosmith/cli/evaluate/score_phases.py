@@ -26,8 +26,8 @@ def _show(scores: PhaseScores) -> None:
 
 @command("score-phases", EVALUATION)
 def score_phases(
-    reference: Annotated[Path, typer.Argument(help="the reference's phases: YAML, or transitions.json")],
-    candidate: Annotated[Path, typer.Argument(help="the same of the potential")],
+    reference: Annotated[Path, typer.Argument(help="The reference's phases: YAML, or transitions.json.")],
+    candidate: Annotated[Path, typer.Argument(help="The same of the potential.")],
     json_output: bool = JSON,
 ) -> None:
     """Compare sets of phases: precision, recall and F1, per material and averaged.

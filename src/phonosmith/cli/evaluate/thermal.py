@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from phonosmith.cli.common import (
+    DOCUMENTS,
     EVALUATION,
     JSON,
-    NO_RELAX,
     POTENTIAL,
+    RELAX,
     STRUCTURE,
     SUPERCELL,
+    TEMPERATURES,
     TRUST,
     answer,
     asked_supercell,
+    asked_temperatures,
     command,
     load_case,
     print_table,
@@ -30,40 +33,23 @@ if TYPE_CHECKING:
     from phono3py import Phono3py
     from pymatgen.core import Structure
 
-OUT = typer.Option(None, "--out", help="Folder for the full document (JSON).")
 HIGHEST_TEMPERATURE = 5000.0
 """K; hotter than any crystal melts."""
+QHA_TEMPERATURES = typer.Option(["100,200,300,500,700,1000"], "--temperature", help=TEMPERATURES.help)
 
 
-def asked_temperatures(text: str) -> list[float]:
-    """Read ``"100,300,500"`` into temperatures in K.
-
-    >>> asked_temperatures("100, 300")
-    [100.0, 300.0]
-    """
-    try:
-        values = [float(word) for word in text.replace(",", " ").split()]
-    except ValueError:
-        values = []
-    if not values or not all(0 < value <= HIGHEST_TEMPERATURE for value in values):
-        raise InputError(
-            f"{text!r} are no temperatures.", f'Give positive numbers of at most {HIGHEST_TEMPERATURE:g} K: "100,300".'
-        )
-    return values
-
-
-@command("qha", EVALUATION)
+@command("qha", EVALUATION, formerly={"temperatures": "temperature"})
 def qha(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
-    temperatures: Annotated[str, typer.Option(help='K, e.g. "100,300,500"')] = "100,200,300,500,700,1000",
+    temperature: list[str] = QHA_TEMPERATURES,
     supercell: str | None = SUPERCELL,
     min_length: Annotated[
-        float | None, typer.Option("--min-length", help="Shortest edge of the phonon supercell, Å [default: 15].")
+        float | None, typer.Option("--min-length", help="Shortest edge of the phonon supercell, Å (default: 15).")
     ] = None,
-    mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis for the free energy")] = 16,
-    no_relax: bool = NO_RELAX,
-    out: Path | None = OUT,
+    mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis for the free energy.")] = 16,
+    relax: bool = RELAX,
+    out: Path | None = DOCUMENTS,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -72,16 +58,21 @@ def qha(
     Six volumes from -4 to +6 %, atoms relaxed and phonons computed at each, free energies minimised with phonopy's
     quasi-harmonic fits. Volumes with imaginary modes are left out and named.
 
-    Example: phonosmith qha Si.cif --potential embedded --temperatures "100,300,500"
+    Example: phonosmith qha Si.cif --potential embedded --temperature 100,300,500
     """
     from phonosmith.evaluation.phonons.fastpath import choose_phonon_supercell
     from phonosmith.evaluation.thermal.qha import evaluate_qha, temperature_grid
 
-    asked = asked_temperatures(temperatures)
+    asked = asked_temperatures(temperature)
+    if not all(0 < value <= HIGHEST_TEMPERATURE for value in asked):
+        raise InputError(
+            f"--temperature {temperature[0]!r}: no temperatures above 0 and up to {HIGHEST_TEMPERATURE:g} K.",
+            "Leave the others out.",
+        )
     matrix = asked_supercell(supercell, min_length)
     case = load_case(structure, potential, trust=trust)
     with quiet_libraries(), progress_bar("relax") as progress:
-        crystal = (case if no_relax else case.relaxed()).crystal
+        crystal = (case.relaxed() if relax else case).crystal
         if matrix is None:
             matrix = choose_phonon_supercell(crystal, 15.0 if min_length is None else min_length)
         document = evaluate_qha(
@@ -131,18 +122,18 @@ def qha(
 def kappa(
     structure: Path = STRUCTURE,
     potential: str = POTENTIAL,
-    temperature: Annotated[float, typer.Option(help="K")] = 300.0,
+    temperature: Annotated[float, typer.Option(help="Temperature, K.")] = 300.0,
     against: Annotated[
         Path | None,
-        typer.Option(help="phono3py YAML with forces (FORCES_FC3 may lie beside it) to judge against (SRME)"),
+        typer.Option(help="phono3py YAML with forces (FORCES_FC3 may lie beside it) to judge against (SRME)."),
     ] = None,
     supercell: str | None = SUPERCELL,
     min_length: Annotated[
-        float | None, typer.Option("--min-length", help="Shortest edge of the third-order supercell, Å [default: 10].")
+        float | None, typer.Option("--min-length", help="Shortest edge of the third-order supercell, Å (default: 10).")
     ] = None,
-    mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis")] = 11,
-    no_relax: bool = NO_RELAX,
-    out: Path | None = OUT,
+    mesh: Annotated[int, typer.Option(min=2, help="q-points along each axis.")] = 11,
+    relax: bool = RELAX,
+    out: Path | None = DOCUMENTS,
     trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
@@ -179,7 +170,7 @@ def kappa(
             reference = read_phono3py(against)
             case = replace(case, crystal=_same_crystal(case.crystal, reference, against))
             matrix = reference.supercell_matrix.tolist()
-        crystal = (case if no_relax else case.relaxed()).crystal
+        crystal = (case.relaxed() if relax else case).crystal
         if matrix is None:
             matrix = choose_phonon_supercell(crystal, 10.0 if min_length is None else min_length)
         atoms = AseAtomsAdaptor.get_atoms(crystal, msonable=False)

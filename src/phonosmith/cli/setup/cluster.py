@@ -16,35 +16,35 @@ if TYPE_CHECKING:
     from phonosmith.engines.queues.configuration import Cluster
 
 PASSWORD_VARIABLE = "PHONOSMITH_MONGO_PASSWORD"  # noqa: S105 the name of a variable
-_Text = Annotated[str | None, typer.Option()]
-_Number = Annotated[int | None, typer.Option()]
 
 
 @command("init-cluster", CAMPAIGNS)
 def init_cluster(
     out: Annotated[Path, typer.Option(help="Folder for the files; nothing in it is overwritten.")] = Path("cluster"),
-    engine: _Text = None,
-    name: _Text = None,
-    mongo: _Text = None,
-    mongo_user: _Text = None,
-    login: _Text = None,
-    environment: _Text = None,
-    scratch: _Text = None,
-    artefacts: _Text = None,
-    scheduler: _Text = None,
-    account: _Text = None,
-    cpu_partition: _Text = None,
-    gpu_partition: _Text = None,
-    dft_nodes: _Number = None,
-    dft_tasks: _Number = None,
-    dft_bundle: _Number = None,
-    gpus: _Number = None,
-    gpu_cores: _Number = None,
-    hours: _Number = None,
-    vasp: _Text = None,
-    vasp_gamma: _Text = None,
-    modules: _Text = None,
-    potcars: _Text = None,
+    engine: str | None = typer.Option(None, help="Engine: jobflow-remote or fireworks."),
+    name: str | None = typer.Option(None, help="Name of the project and of its databases."),
+    mongo: str | None = typer.Option(None, help="MongoDB, as host or host:port."),
+    mongo_user: str | None = typer.Option(None, help="User of that MongoDB, if it asks for one."),
+    login: str | None = typer.Option(
+        None, help="Login node, as user@host, if jobs are submitted over ssh (jobflow-remote); empty: this machine."
+    ),
+    environment: str | None = typer.Option(None, help="Python environment with phonosmith on the cluster."),
+    scratch: str | None = typer.Option(None, help="Folder in which jobs run."),
+    artefacts: str | None = typer.Option(None, help="Folder of models and labels that every worker sees."),
+    scheduler: str | None = typer.Option(None, help="Scheduler: slurm, or shell for none."),
+    account: str | None = typer.Option(None, help="Account that is charged, if the scheduler asks for one."),
+    cpu_partition: str | None = typer.Option(None, help="Partition of the CPU nodes."),
+    gpu_partition: str | None = typer.Option(None, help="Partition of the GPU nodes."),
+    dft_nodes: int | None = typer.Option(None, help="Nodes of one DFT calculation."),
+    dft_tasks: int | None = typer.Option(None, help="MPI ranks of one DFT calculation, all nodes together."),
+    dft_bundle: int | None = typer.Option(None, help="DFT calculations one after the other in one allocation."),
+    gpus: int | None = typer.Option(None, help="GPUs of a training job."),
+    gpu_cores: int | None = typer.Option(None, help="Cores beside the GPU of a training."),
+    hours: int | None = typer.Option(None, help="Walltime of DFT calculations and trainings, h."),
+    vasp: str | None = typer.Option(None, help="Command that runs VASP."),
+    vasp_gamma: str | None = typer.Option(None, help="Command that runs VASP's Γ-only build."),
+    modules: str | None = typer.Option(None, help="Modules to load for VASP, separated by blanks."),
+    potcars: str | None = typer.Option(None, help="Folder of the POTCAR files (PMG_VASP_PSP_DIR)."),
     yes: bool = typer.Option(False, "--yes", "-y", help="Ask nothing: what is not given is guessed and marked EDIT."),
     json_output: bool = JSON,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from phonosmith.cli.common import JSON, START, answer, command
+from phonosmith.cli.common import JSON, LAUNCHPAD, PROJECT, ROUTING, START, answer, command
 from phonosmith.cli.setup.checks import CHECKS, Finding, run_check
 
 _MARKS = {"ok": ("green", "ok  "), "warning": ("yellow", "note"), "error": ("red", "FAIL")}
@@ -19,9 +19,9 @@ def doctor(
     cluster: Annotated[
         str | None, typer.Option(help="Ask the workers of fireworks or jobflow-remote instead: a small job to each.")
     ] = None,
-    project: Annotated[str | None, typer.Option(help="With --cluster jobflow-remote: the project.")] = None,
-    launchpad: Annotated[Path | None, typer.Option(help="With --cluster fireworks: the launchpad file.")] = None,
-    routing: Annotated[Path | None, typer.Option(help="With --cluster: names of the workers, as for submit.")] = None,
+    project: str | None = PROJECT,
+    launchpad: Path | None = LAUNCHPAD,
+    routing: Path | None = ROUTING,
     timeout: Annotated[float, typer.Option(help="With --cluster: how long to wait for answers, s.")] = 600.0,
     json_output: bool = JSON,
 ) -> None:

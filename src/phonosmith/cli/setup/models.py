@@ -123,6 +123,7 @@ def export_command(
         bool, typer.Option("--mliap", help="Write for LAMMPS' pair_style mliap unified (Python, GPUs) instead.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Write a potential as the plain file the rest of the world reads (for MACE a .model), or as a file for LAMMPS.
@@ -141,7 +142,7 @@ def export_command(
     if not file.parent.is_dir():
         raise InputError(f"There is no folder {file.parent}.", "Create it first.")
     with quiet_libraries():
-        ref = resolve(reference)
+        ref = resolve(reference, trust=trust)
         if lammps or mliap:
             export_lammps(ref, file, "mliap" if mliap else "torchscript")
         elif file.suffix == ".safetensors":
@@ -161,10 +162,11 @@ def export_command(
 @command("card", group=models_app)
 def card_command(
     reference: _Ref,
-    out: Annotated[Path | None, typer.Option(help="Markdown file to write [default: print].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write (default: print).")] = None,
     training: Annotated[Path | None, typer.Option(help="training.json that 'phonosmith train' wrote.")] = None,
     store: Path | None = STORE,
     jobflow: bool = JOBFLOW,
+    trust: bool = TRUST,
     json_output: bool = JSON,
 ) -> None:
     """Write the card of a fine-tuned potential: data, settings, verdict, limits, licence of its foundation.
@@ -178,7 +180,7 @@ def card_command(
     from phonosmith.report.card import Evidence, find_evidence, model_card, read_training
 
     with quiet_libraries():
-        ref = resolve(reference)
+        ref = resolve(reference, trust=trust)
         evidence = Evidence()
         if store is not None or jobflow:
             opened = open_store(store, jobflow=jobflow)

@@ -21,6 +21,8 @@ _SYSTEMS = (
     (194, "hexagonal"), (230, "cubic"),
 )  # fmt: skip
 _MOST_STEPS = 10
+_MANY = 200
+"""Materials whose points cannot be told apart any more: dots are drawn small, boxes with what lies outside only."""
 
 
 def crystal_system(number: int | None) -> str | None:
@@ -50,21 +52,22 @@ def _named(names: Sequence[str], label: str = "") -> Axis:
     return Axis(label, ticks=[(float(place), name) for place, name in enumerate(names)])
 
 
-def improvement_chart(reports: Sequence[MaterialReport], labels: Sequence[str], anchors: Sequence[str]) -> Chart | None:
+def improvement_chart(reports: Sequence[MaterialReport], labels: Sequence[str], links: Sequence[str]) -> Chart | None:
     """Return the phonon error of each material's chosen potential against the foundation's."""
+    many = len(reports) > _MANY
     series = {
-        True: Series("fit", "delta", [], [], "dots"),
-        False: Series("not fit", "foundation", [], [], "dots", hollow=True),
+        True: Series("fit", "delta", [], [], "dots", small=many),
+        False: Series("not fit", "foundation", [], [], "dots", hollow=True, small=many),
     }
     limits = set()
-    for report, label, anchor in zip(reports, labels, anchors, strict=True):
+    for report, label, link in zip(reports, labels, links, strict=True):
         base, chosen = report.foundation.phonons, chosen_potential(report)
         if base is not None and chosen is not None and chosen.phonons is not None:
             before, after, one = base.mae_thz, chosen.phonons.mae_thz, series[chosen.verdict.fit]
             one.x.extend(rounded([before]))
             one.y.extend(rounded([after]))
             one.labels.append(f"{label}: {before:.3f} to {after:.3f} THz ({chosen.strategy})")
-            one.links.append(f"#{anchor}")
+            one.links.append(link)
             limits.add(chosen.verdict.thresholds.get("phonon_mae_thz"))
     drawn = [one for one in series.values() if one.x]
     if sum(len(one.x) for one in drawn) < 2:
@@ -151,7 +154,8 @@ def errors_chart(reports: Sequence[MaterialReport]) -> Chart | None:
         panels.append(Panel(_named(names), Axis(typeset(f"{key} ({unit})")), series, y_guides=guides))
     return Chart(
         "errors",
-        "Deviations from the reference over materials: quartiles, whiskers to 1.5 quartile distances, all points",
+        "Deviations from the reference over materials: quartiles, whiskers to 1.5 quartile distances, "
+        + ("points beyond them" if len(reports) > _MANY else "all points"),
         "Box plots of deviations from the reference by property and potential; medians and quartiles are in the table.",
         panels,
     )

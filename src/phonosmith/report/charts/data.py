@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from phonosmith.report.figures.style import OKABE_ITO, line_style
 
-Kind = Literal["line", "dots", "bars", "spans", "boxes"]
+Kind = Literal["line", "dots", "bars", "spans", "boxes", "map"]
 _COLOURS = {colour: name for name, colour in OKABE_ITO.items()}
 _DIGITS = 5
 _STEPS = 32_000
@@ -34,9 +34,10 @@ class Series:
     """Points of one name; the look is that of a strategy, everywhere the same.
 
     Gaps in a line are None. ``bars`` and ``boxes`` stand beside each other at whole numbers; a box holds all values at
-    its place, ``spans`` reach from ``low`` to ``high``. ``labels`` say what each point is, ``links`` where a choice of
-    it leads on the page. Many dots are drawn ``small``; what is not ``shown`` can be switched on; ``label``: what the
-    series is called where not by its name.
+    its place, ``spans`` reach from ``low`` to ``high``; a ``map`` colours cells around its points by ``values``, those
+    below zero apart from those above. ``labels`` say what each point is, ``names`` are written beside points, ``links``
+    are where a choice of one leads. Many dots are drawn ``small``; what is not ``shown`` can be switched on; ``label``:
+    what the series is called where not by its name.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Series:
     small: bool = False
     shown: bool = True
     label: str = ""
+    names: list[str] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

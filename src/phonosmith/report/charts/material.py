@@ -18,6 +18,7 @@ _MEV = 1000.0
 _RUNGS = ("delta", "transfer", "reference", "scratch", "foundation", "multihead", "delta+pft")
 _CURVE_POINTS = 25
 _MOST_CONSTANTS = 13
+_EPOCHS = "epoch (0: the start)"
 
 
 def thermal_chart(curves: PhononCurves) -> Chart:
@@ -64,8 +65,11 @@ def ladder_chart(sampling: SamplingSummary) -> Chart:
     )
 
 
-def training_chart(entries: Sequence[PotentialReport]) -> Chart:
-    """Return validation force error and loss of each training against the epoch; a dot marks the weights kept."""
+def training_chart(entries: Sequence[PotentialReport], foundation: PotentialReport) -> Chart:
+    """Return validation force error and loss of each training against the epoch; a dot marks the weights kept.
+
+    Phonon errors stand beside them where there is a reference: that of the weights kept, and of what it started from.
+    """
     panels = []
     for label, field in (
         ("validation force MAE (meV/Å)", "valid_force_mae"), ("validation loss (each strategy's own)", "valid_loss"),
@@ -80,12 +84,32 @@ def training_chart(entries: Sequence[PotentialReport]) -> Chart:
             kept = [place for place, epoch in enumerate(curve.epoch) if epoch == curve.best_epoch]
             x, y = (rounded(one[place] for place in kept) for one in (epochs, values))
             series.append(Series(entry.strategy, entry.strategy, x, y, "dots"))
-        panels.append(Panel(Axis("epoch (0: the start)"), Axis(label, log=True), series))
+        panels.append(Panel(Axis(_EPOCHS), Axis(label, log=True), series))
+    judged = [_phonons_of(entry, foundation) for entry in entries]
+    if known := [one for one in judged if one is not None]:
+        panels.append(Panel(Axis(_EPOCHS), Axis("phonon MAE (THz)", log=True), known))
     return Chart(
         "training",
-        "Training curves; dots mark the weights kept",
+        "Training curves; dots mark the weights kept" + (" (phonons: and the foundation)" if known else ""),
         f"Validation force error and loss against the epoch for {', '.join(entry.strategy for entry in entries)}.",
         panels,
+    )
+
+
+def _phonons_of(entry: PotentialReport, foundation: PotentialReport) -> Series | None:
+    """Return the phonon errors that are known of a training; its start's is the foundation's unless it began anew."""
+    if entry.curve is None or entry.phonons is None:
+        return None
+    known = [(entry.curve.best_epoch, entry.phonons.mae_thz, "weights kept")]
+    if foundation.phonons is not None and entry.strategy != "scratch":
+        known.insert(0, (0, foundation.phonons.mae_thz, "foundation"))
+    return Series(
+        entry.strategy,
+        entry.strategy,
+        [float(epoch) for epoch, _, _ in known],
+        rounded(mae for _, mae, _ in known),
+        "spans",
+        labels=[f"{words}, epoch {epoch}: {mae:.3f} THz" for epoch, mae, words in known],
     )
 
 

@@ -15,7 +15,7 @@ QUANTITIES = {"force_mae": "force MAE (meV/Å)", "energy_mae": "energy MAE (meV/
 _HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
 
 
-def _rows(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
+def every_set(documents: Sequence[ForgettingDoc]) -> list[ForgettingSet]:
     """Return every set once, in the order of the documents; where two have it, as the first has it."""
     sets: dict[str, ForgettingSet] = {}
     for one in (one for document in documents for one in document.sets):
@@ -32,7 +32,7 @@ def draw_forgetting(
     their drift from it. Errors range over orders of magnitude, so the axis is logarithmic. ``names``: strategy of each
     document; ``quantity``: ``force_mae`` or ``energy_mae``.
     """
-    rows = _rows(documents)
+    rows = every_set(documents)
     columns = [[getattr(one, f"foundation_{quantity}") for one in rows]]
     for document in documents:
         tuned = {one.name: getattr(one, f"tuned_{quantity}") for one in reversed(document.sets)}
@@ -71,7 +71,7 @@ def draw_forgetting(
 @styled
 def forgetting_figure(documents: Sequence[ForgettingDoc], names: Sequence[str]) -> Figure:
     """Return the figure of force and energy errors of one or more potentials of one material."""
-    rows = max(len(_rows(documents)), 1)
+    rows = max(len(every_set(documents)), 1)
     figure = new_figure(7.2, 1.0 + 0.16 * rows * (len(documents) + 2))
     left, right = figure.subplots(1, 2, sharey=False)
     draw_forgetting(left, documents, names)

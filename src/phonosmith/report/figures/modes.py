@@ -78,7 +78,7 @@ def draw_map(axes: Axes, mode: FollowedMode) -> None:
     axes.set(aspect="equal", xlabel="amplitude 1 (Å√amu)", ylabel="amplitude 2 (Å√amu)")
 
 
-def _groups(sides: Mapping[str, TransitionDoc]) -> list[list[tuple[str, FollowedMode]]]:
+def followed_groups(sides: Mapping[str, TransitionDoc]) -> list[list[tuple[str, FollowedMode]]]:
     """Return followed modes, those at one wave vector and of one size together over the methods, deepest first."""
     groups: dict[tuple[tuple[float, ...], int, int], list[tuple[str, FollowedMode]]] = {}
     for name, document in sides.items():
@@ -99,7 +99,7 @@ def _groups(sides: Mapping[str, TransitionDoc]) -> list[list[tuple[str, Followed
 @styled
 def mode_energies_figure(sides: Mapping[str, TransitionDoc]) -> Figure:
     """Return energy curves of every followed mode, several methods over each other; one method's 2-D modes as maps."""
-    groups = _groups(sides)
+    groups = followed_groups(sides)
     shown = groups[:MOST_PANELS]
     if not shown:
         figure = new_figure(4.5, 2.5)

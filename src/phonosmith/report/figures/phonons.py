@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from phonosmith.analysis.documents import PhononSummary
 from phonosmith.core.artefacts import ArtefactStore
 from phonosmith.core.errors import InputError, MismatchError
-from phonosmith.evaluation.phonons.bands import BandStructure, band_structure, standard_path
+from phonosmith.evaluation.phonons.bands import BandPath, BandStructure, band_structure, standard_path
 from phonosmith.evaluation.phonons.comparison import ComparedPhonons, with_charges_of
 from phonosmith.evaluation.phonons.dos import density_of_states, frequency_grid
 from phonosmith.evaluation.phonons.mesh import MeshFrequencies, mesh_frequencies
@@ -38,13 +38,18 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 @dataclass(frozen=True)
 class Side:
-    """Phonons of one potential, or of the reference; the name decides how it is drawn, the label what it is called."""
+    """Phonons of one potential, or of the reference; the name decides how it is drawn, the label what it is called.
+
+    ``model`` and ``own_path``: where the curves came from, the path in this side's own primitive cell.
+    """
 
     name: str
     bands: BandStructure
     mesh: MeshFrequencies
     dos: Array
     label: str = ""
+    model: HarmonicModel | None = None
+    own_path: BandPath | None = None
 
 
 @dataclass(frozen=True)
@@ -84,16 +89,25 @@ def phonon_curves(models: Mapping[str, HarmonicModel], points: int = POINTS) -> 
     path = standard_path(first, points)
     size = drawing_mesh(3 * len(first.phonon.primitive))
     bands, drawn, left_out = {base: band_structure(first, path)}, {base: first}, {}
+    paths = {base: path}
     for name in others:
         try:
             drawn[name], match = with_charges_of(first, models[name], match_models(first, models[name]))
             bands[name] = band_structure(drawn[name], path, match)
+            paths[name] = BandPath(tuple(match.to_candidate(segment) for segment in path.segments), path.labels)
         except MismatchError as error:
             left_out[name] = error.message
     meshes = {name: mesh_frequencies(drawn[name], size) for name in bands}
     grid = frequency_grid([mesh.frequencies for mesh in meshes.values()], SMEARING_THZ, SMEARING_THZ / 4)
     sides = [
-        Side(name, bands[name], mesh, density_of_states(mesh.frequencies, mesh.weights, grid, SMEARING_THZ))
+        Side(
+            name,
+            bands[name],
+            mesh,
+            density_of_states(mesh.frequencies, mesh.weights, grid, SMEARING_THZ),
+            model=drawn[name],
+            own_path=paths[name],
+        )
         for name, mesh in meshes.items()
     ]
     return PhononCurves(first.formula, sides, grid, left_out)

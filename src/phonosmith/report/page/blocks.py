@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -19,6 +19,7 @@ from phonosmith.evaluation.mechanics.documents import ElasticDoc
 from phonosmith.evaluation.modes.documents import FollowedMode, Phase
 from phonosmith.evaluation.phonons.documents import PhononComparison, PhononSide
 from phonosmith.evaluation.thermal.qha import QhaDoc
+from phonosmith.report.charts.beyond import forgetting_chart, mode_energies_chart, pathways_chart
 from phonosmith.report.charts.campaign import crystal_system
 from phonosmith.report.charts.material import (
     elastic_chart,
@@ -28,11 +29,8 @@ from phonosmith.report.charts.material import (
     thermal_chart,
     training_chart,
 )
-from phonosmith.report.figures.forgetting import forgetting_figure
-from phonosmith.report.figures.modes import mode_energies_figure, pathways_figure
 from phonosmith.report.page.content import Block
 from phonosmith.report.page.phonons import MOST_DRAWN, LoadedPhonons, drawn_sides
-from phonosmith.report.page.pictures import Gallery
 from phonosmith.report.page.texts import formula_text, space_group_text
 
 Document = TypeVar("Document")
@@ -57,7 +55,6 @@ class Sheet:
     """What the parts of a material's section are made from."""
 
     report: MaterialReport
-    gallery: Gallery
     phonons: LoadedPhonons
 
 
@@ -83,10 +80,6 @@ def compared_phonons(report: MaterialReport) -> tuple[list[Named[PhononCompariso
     compared: list[Named[PhononComparison]] = sides_of(report, None, lambda entry: entry.phonons)
     sides = [Named("reference", "reference", side.document.reference) for side in compared[:1]]
     return compared, sides + [Named(side.name, side.label, side.document.candidate) for side in compared]
-
-
-def _names(sides: Iterable[Any]) -> str:
-    return ", ".join(side.name for side in sides)
 
 
 def _group_text(crystal: PhononSide | Phase) -> str:
@@ -168,7 +161,7 @@ def stability_block(sheet: Sheet) -> Block:
     _, sides = compared_phonons(sheet.report)
     if sides:
         columns: Columns = (
-            ("potential", "label", str), ("strict (1e-4 THz)", "document.stable", _stable),
+            ("potential", "label", str), ("strict (10⁻⁴ THz)", "document.stable", _stable),
             ("practical", "document.stable_practical", _stable),
             ("imaginary modes", "document.n_imaginary_commensurate", whole),
             ("lowest on path, THz", "document.omega_min_thz", fixed()),
@@ -179,7 +172,7 @@ def stability_block(sheet: Sheet) -> Block:
     if not alone:
         return Block()
     columns = (
-        ("potential", "", itemgetter(0)), ("strict (1e-4 THz)", "", lambda side: _stable(side[1].stable).text),
+        ("potential", "", itemgetter(0)), ("strict (10⁻⁴ THz)", "", lambda side: _stable(side[1].stable).text),
         ("space group after relaxation", "", lambda side: space_group_text(side[1].space_group) or DASH),
     )  # fmt: skip
     return Block(tables=[Table.of(f"{caption} (no reference)", alone.items(), columns)])
@@ -315,22 +308,10 @@ def transitions_block(sheet: Sheet) -> Block:
              lambda energy: number(1000 * energy, 2, signed=True)),
         )  # fmt: skip
         block.tables.append(Table.of(f"Phases the modes of {report.material} lead to", phases, columns))
-    if any(mode.document.energies for mode in modes):
-        block.pictures += sheet.gallery.draw(
-            "modes",
-            lambda: mode_energies_figure(sides),
-            f"Energy along the imaginary modes of {report.material} by {', '.join(sides)}; depths are in the table.",
-            "Energy along imaginary modes",
-        )
     # one panel each: more than three cannot be read
     shown = dict(list(sides.items())[:MOST_PATHWAYS])
-    if any(document.phases for document in shown.values()):
-        block.pictures += sheet.gallery.draw(
-            "pathways",
-            lambda: pathways_figure(shown),
-            f"Energies of the phases that the modes of {report.material} lead to, by {', '.join(shown)}.",
-            "Pathways to other phases",
-        )
+    charts = (mode_energies_chart(sides, report.material), pathways_chart(shown, report.material))
+    block.charts = [chart for chart in charts if chart is not None]
     return block
 
 
@@ -354,14 +335,8 @@ def forgetting_block(sheet: Sheet) -> Block:
     texts = [f"{side.name}: not used: {why}" for side in sides for why in side.document.skipped]
     if not table.rows:
         return Block(texts=texts, tables=[replace(table, rows=[[DASH] * 8])])
-    pictures = sheet.gallery.draw(
-        "forgetting",
-        lambda: forgetting_figure([side.document for side in sides], [side.name for side in sides]),
-        f"Force errors of {_names(sides)} on structures they were not tuned on, beside the foundation's; "
-        "the values are in the table.",
-        "Errors where the potentials were not tuned",
-    )
-    return Block(texts=texts, tables=[table], pictures=pictures)
+    chart = forgetting_chart([side.document for side in sides], [side.name for side in sides])
+    return Block(texts=texts, tables=[table], charts=[] if chart is None else [chart])
 
 
 def _ratio(one: ForgettingSet) -> Cell:
@@ -397,7 +372,7 @@ def sampling_block(sheet: Sheet) -> Block:
     facts = [
         ("cell", f"{sampling.cell}, {sampling.n_atoms} atoms, supercell {matrix_text(sampling.supercell_matrix)}"),
         ("volumes", ", ".join(f"{100 * (factor - 1):+g} %" for factor in sampling.volume_factors)),
-        ("configurations chosen", f"{chosen} of {relaxations} relaxations with the foundation"),
+        ("configurations chosen", f"{chosen}, out of {relaxations} relaxations with the foundation"),
     ]
     return Block(
         texts=[f"Warning: {warning}" for warning in sampling.warnings], facts=facts, charts=[ladder_chart(sampling)]
@@ -439,7 +414,10 @@ def training_block(sheet: Sheet) -> Block:
     )  # fmt: skip
     table = Table.of(f"Trainings of {report.material}", curved, columns)
     about_labels = labels_chart(report)
-    charts = [training_chart(largest_trainings(curved)), *([about_labels] if about_labels is not None else [])]
+    charts = [
+        training_chart(largest_trainings(curved), report.foundation),
+        *([about_labels] if about_labels is not None else []),
+    ]
     return Block(tables=[table], charts=charts)
 
 

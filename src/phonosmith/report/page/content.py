@@ -49,14 +49,13 @@ class Block:
     facts: list[tuple[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     charts: list[Chart] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
         """Tell whether there is anything to show."""
-        return not any((self.texts, self.facts, self.tables, self.charts, self.pictures, self.links, self.problems))
+        return not any((self.texts, self.facts, self.tables, self.charts, self.links, self.problems))
 
 
 @dataclass
@@ -88,9 +87,10 @@ class MaterialSection:
 
 @dataclass
 class Page:
-    """The whole page."""
+    """The whole page, or one of several: ``ways`` lead to the others."""
 
     title: str
+    ways: list[Link]
     lead: list[str]
     warnings: list[str]
     overview: Table | None

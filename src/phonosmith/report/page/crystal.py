@@ -29,7 +29,7 @@ _WHOLE = 127
 class Crystal:
     """A cell for the drawing: rows of the lattice (Å), fractional positions, symbols, and how elements are drawn.
 
-    ``elements``: symbol to colour (that of Jmol), covalent radius (Å), mass (amu).
+    ``elements``: symbol to colour (that of Jmol), covalent radius (Å), mass (amu), atomic number.
     """
 
     lattice: list[list[float]]
@@ -40,12 +40,16 @@ class Crystal:
 
 @dataclass(frozen=True)
 class Modes:
-    """Displacements of all modes of the first side at some points of the band path.
+    """Displacements of all modes of one side at some points of the band path.
 
-    ``points`` are places in the path's points; per point and mode (lowest first) real and imaginary parts of every
-    atom's displacement, the largest of a mode being one, as signed bytes of 1/127: u_jl = Re[u_j exp(2πi q·r_jl)].
+    ``cell``: the primitive cell that wave vectors refer to, and ``ends`` those of both ends of each segment. ``points``
+    are places in the path's points; per point and mode (lowest first) real and imaginary parts of every atom's
+    displacement, the largest of a mode being one, as signed bytes of 1/127: u_jl = Re[u_j exp(2πi q·r_jl)].
     """
 
+    side: str
+    cell: Crystal
+    ends: list[tuple[list[float], list[float]]]
     points: list[int]
     data: str
 
@@ -62,6 +66,7 @@ def crystal_of(lattice: NDArray[np.float64], positions: NDArray[np.float64], sym
             colour,
             round(float(covalent_radii[number]), 2),
             round(float(Element(symbol).atomic_mass), 4),
+            number,
         ]
     return Crystal(np.round(lattice, 5).tolist(), np.round(positions, 5).tolist(), symbols, elements)
 
@@ -98,8 +103,8 @@ def drawn_points(n_segments: int, n_points: int, most: int) -> list[int]:
     return sorted(chosen)
 
 
-def modes_along(model: HarmonicModel, path: BandPath, budget: int) -> Modes | None:
-    """Return the modes of a model at as many points of a path as so many bytes hold; None where not even one fits."""
+def modes_along(side: str, model: HarmonicModel, path: BandPath, budget: int) -> Modes | None:
+    """Return the modes of a model at as many points of its path as so many bytes hold; None where not even one fits."""
     n_branches, n_points = 3 * len(model.phonon.primitive), len(path.segments[0])
     points = drawn_points(len(path.segments), n_points, budget // (2 * n_branches**2))
     if not points:
@@ -117,4 +122,10 @@ def modes_along(model: HarmonicModel, path: BandPath, budget: int) -> Modes | No
     lengths = np.linalg.norm(moved.reshape(*moved.shape[:2], -1, 3), axis=-1).max(axis=-1)
     scaled = moved / lengths[..., None]
     parts = np.stack([scaled.real, scaled.imag], axis=-1)
-    return Modes(points, pack_bytes(np.rint(_WHOLE * parts).astype(np.int8).tobytes()))
+    return Modes(
+        side,
+        primitive_crystal(model),
+        [(segment[0].tolist(), segment[-1].tolist()) for segment in path.segments],
+        points,
+        pack_bytes(np.rint(_WHOLE * parts).astype(np.int8).tobytes()),
+    )

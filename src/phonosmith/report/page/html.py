@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import glob
 import hashlib
 import json
 import re
@@ -20,7 +21,7 @@ from phonosmith.core.artefacts import ArtefactStore, default_artefacts, write_at
 from phonosmith.core.errors import InputError
 from phonosmith.report.charts.data import as_data, looks, pack_bytes
 from phonosmith.report.page.content import MaterialSection, Page
-from phonosmith.report.page.page import Progress, build_page
+from phonosmith.report.page.page import Campaign, Progress, parts_of
 from phonosmith.report.page.texts import typeset
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -31,13 +32,17 @@ _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 @dataclass(frozen=True)
 class WrittenReport:
-    """The HTML file, its bytes, the number of files beside it, what could not be made, and the seconds it took."""
+    """The HTML file, its bytes, the number of files beside it, what could not be made, and the seconds it took.
+
+    ``parts``: pages of a very large campaign beside the file, and ``size`` the bytes of all.
+    """
 
     path: Path
     size: int
     files: int
     problems: list[str]
     seconds: float
+    parts: int = 0
 
 
 def _source_hash(text: str) -> str:
@@ -90,6 +95,8 @@ def render(page: Page) -> str:
     environment.filters |= {
         "shown": _shown,
         "typeset": typeset,
+        # no line ends within a unit such as meV/Å
+        "unbroken": lambda text: text.replace("/", "/\N{WORD JOINER}"),
         "sort_key": _sort_key,
         "is_digest": lambda text: _DIGEST.fullmatch(text) is not None,
         "section_data": _section_data,
@@ -113,7 +120,10 @@ def write_report(
     notes: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> WrittenReport:
-    """Write one HTML file about any number of materials, whole or not at all.
+    """Write an HTML file about any number of materials, whole or not at all.
+
+    Up to 200 materials are one file. Of more, the file holds the campaign and one line for each, and their sections are
+    in files beside it, NAME-part-001.html and so on.
 
     Parameters
     ----------
@@ -141,10 +151,19 @@ def write_report(
         raise InputError(f"{target} is a folder.", "Name a file that ends in .html.")
     start = time.perf_counter()
     folder, store = target.absolute().parent, artefacts or default_artefacts()
-    page = build_page(reports, store, folder, title, unfinished or {}, notes, progress, files=files)
-    data = render(page).encode("utf-8", errors="replace")
-    write_atomic(target, data)
-    blocks = [block for section in page.materials for block in section.blocks]
-    problems = [*page.problems, *(text for block in blocks for text in block.problems)]
-    links = sum(len(block.links) for block in blocks)
-    return WrittenReport(target, len(data), links, problems, time.perf_counter() - start)
+    parts = parts_of(reports, target.name)
+    campaign = Campaign(parts, store, folder, title, unfinished or {}, notes, progress, files)
+    size, links, problems = 0, 0, []
+    for file, page in campaign.pages(target.name):
+        data = render(page).encode("utf-8", errors="replace")
+        write_atomic(folder / file, data)
+        blocks = [block for section in page.materials for block in section.blocks]
+        problems += [*page.problems, *(text for block in blocks for text in block.problems)]
+        size, links = size + len(data), links + sum(len(block.links) for block in blocks)
+    # pages that an earlier, larger campaign left
+    written = {part.file for part in parts}
+    for old in folder.glob(f"{glob.escape(target.stem)}-part-[0-9][0-9][0-9]{target.suffix}"):
+        if old.name not in written:
+            old.unlink()
+    count = len(parts) if len(parts) > 1 else 0
+    return WrittenReport(target, size, links, problems, time.perf_counter() - start, count)

@@ -57,7 +57,7 @@ class PhononData:
     """What the interactive figure of a material is drawn from.
 
     ``ticks``: places (1/Å) and names of corners. ``segments``: names and wave vectors of both ends of each, with its
-    first and last place. ``dos_grid``: first frequency and step, THz.
+    first and last place. ``dos_grid``: first frequency and step, THz. ``cell``: the primitive one of the first side.
     """
 
     points: int
@@ -66,14 +66,13 @@ class PhononData:
     sides: list[BandSide]
     dos_grid: tuple[float, float]
     cell: Crystal
-    modes: Modes | None
+    modes: list[Modes]
 
 
 @dataclass(frozen=True)
 class LoadedPhonons:
-    """Models and curves of the sides that are drawn, and why others are not."""
+    """Curves of the sides that are drawn, and why others are not."""
 
-    models: dict[str, HarmonicModel]
     curves: PhononCurves | None
     problems: list[str]
 
@@ -91,21 +90,22 @@ def drawn_sides(report: MaterialReport, most: int) -> dict[str, PhononSummary]:
 
 def load_phonons(report: MaterialReport, artefacts: ArtefactStore, detail: Detail) -> LoadedPhonons:
     """Return the phonons of a material; force constants that are not there become sentences."""
-    models, problems = {}, []
+    models: dict[str, HarmonicModel] = {}
+    problems = []
     for name, summary in drawn_sides(report, detail.sides).items():
         try:
             models[name] = load_model(summary, artefacts)
         except PhonosmithError as error:
             problems.append(f"The phonons of {name} cannot be drawn: {error.message}")
     if not models:
-        return LoadedPhonons(models, None, problems)
+        return LoadedPhonons(None, problems)
     try:
         curves = phonon_curves(models, detail.points)
     except Exception as error:  # noqa: BLE001 - numerical libraries fail in many ways; the page goes on and says it
         problems.append(f"The phonons of {report.material} cannot be drawn: {reason_of(error)}")
-        return LoadedPhonons(models, None, problems)
+        return LoadedPhonons(None, problems)
     problems += [f"{name} is not drawn: {why}" for name, why in curves.left_out.items()]
-    return LoadedPhonons(models, curves, problems)
+    return LoadedPhonons(curves, problems)
 
 
 def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -> PhononData | None:
@@ -113,6 +113,9 @@ def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -
     if loaded.curves is None:
         return None
     curves, chosen = loaded.curves, chosen_potential(report)
+    first, grid = curves.sides[0], curves.grid
+    if first.model is None:
+        return None
     base, after = curves.sides[0].bands, None if chosen is None else chosen.strategy
     roles = {"reference": "reference", "foundation": "before", after: "after"}
     compared = {name: entry.phonons for name, entry in one_per_strategy(report) if entry.phonons is not None}
@@ -121,8 +124,13 @@ def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -
         (point_label(ends[0]), point_label(ends[1]), q[0].tolist(), q[-1].tolist(), float(places[0]), float(places[-1]))
         for ends, q, places in zip(base.path.labels, base.path.segments, base.distances, strict=True)
     ]
-    modes = modes_along(loaded.models[curves.sides[0].name], base.path, detail.mode_bytes)
-    grid = curves.grid
+    # the truth and what would be used in its place; a reader of one wants to see the other
+    moving = [side for side in curves.sides if side is first or side.name == after]
+    modes = [
+        modes_along(side.name, side.model, side.own_path, detail.mode_bytes)
+        for side in moving
+        if side.model is not None and side.own_path is not None
+    ]
     return PhononData(
         points=detail.points,
         ticks=list(zip(positions, names, strict=True)),
@@ -140,6 +148,6 @@ def phonon_data(report: MaterialReport, loaded: LoadedPhonons, detail: Detail) -
             for side in curves.sides
         ],
         dos_grid=(float(grid[0]), float(grid[1] - grid[0])),
-        cell=primitive_crystal(loaded.models[curves.sides[0].name]),
-        modes=modes,
+        cell=primitive_crystal(first.model),
+        modes=[found for found in modes if found is not None],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -64,9 +65,15 @@ def potentials_table(report: MaterialReport) -> Table:
     return replace(table, rows=[*table.rows, *lost])
 
 
-def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> str:
-    """Return the material's name, with cell, foundation and seed where it is reported more than once."""
-    same = [other for other in reports if other.material == report.material]
+def report_labels(reports: Sequence[MaterialReport]) -> list[str]:
+    """Return each material's name, with cell, foundation and seed where it is reported more than once."""
+    groups: dict[str, list[MaterialReport]] = defaultdict(list)
+    for report in reports:
+        groups[report.material].append(report)
+    return [_label(report, groups[report.material]) for report in reports]
+
+
+def _label(report: MaterialReport, same: Sequence[MaterialReport]) -> str:
     parts = [
         (len({other.cell for other in same}), f"{report.cell or 'unnamed'} cell"),
         (len({other.foundation.potential.sha256 for other in same}), report.foundation.potential.name),
@@ -75,7 +82,7 @@ def report_label(report: MaterialReport, reports: Sequence[MaterialReport]) -> s
     return ", ".join([report.material, *(words for count, words in parts if count > 1)])
 
 
-def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) -> Table:
+def overview_table(reports: Sequence[MaterialReport], labels: Sequence[str], links: Sequence[str]) -> Table:
     """Return one line per material with its verdict, linked to its section."""
 
     def verdict(item: dict[str, Any]) -> Cell:
@@ -94,9 +101,8 @@ def overview_table(reports: Sequence[MaterialReport], anchors: Sequence[str]) ->
         ("training structures", "best.n_train", whole), ("data", "report", data_cell),
     )  # fmt: skip
     items = [
-        {"name": Cell(name_text(report, report_label(report, reports)), href=f"#{anchor}"), "report": report}
-        | {"best": chosen_potential(report)}
-        for report, anchor in zip(reports, anchors, strict=True)
+        {"name": Cell(name_text(report, label), href=link), "report": report, "best": chosen_potential(report)}
+        for report, label, link in zip(reports, labels, links, strict=True)
     ]
     caption = "Verdict on each material: the best potential that is fit, or the best there is"
     return Table.of(caption, items, columns)

@@ -45,12 +45,12 @@ def slug(text: str) -> str:
 
 def unique_slugs(names: Sequence[str]) -> list[str]:
     """Return one slug per name, numbered where two names give the same."""
-    slugs: list[str] = []
+    slugs: dict[str, None] = {}
     for name in names:
         base = slug(name)
         free = (text for number in count(1) if (text := base if number == 1 else f"{base}-{number}") not in slugs)
-        slugs.append(next(free))
-    return slugs
+        slugs[next(free)] = None
+    return list(slugs)
 
 
 def file_size(size: int) -> str:

@@ -51,8 +51,10 @@ const logTicks = (low, high, most) => {
       if (value >= low * 0.999 && value <= high * 1.001) found.push(Number(value.toPrecision(3)));
     }
   }
-  const whole = found.length > most ? found.filter((value) => String(value).replace(/[0.]/g, "").startsWith("1")) : found;
-  return (whole.length > 1 ? whole : linearTicks(low, high, most).map((tick) => tick[0])).map((value) => [value, digits(value)]);
+  const powers = found.filter((value) => String(value).replace(/[0.]/g, "").startsWith("1"));
+  const thinned = found.filter((_, i) => i % Math.ceil(found.length / Math.max(2, Math.floor(most))) === 0);
+  const kept = [found.length <= most ? found : powers, thinned].find((values) => values.length > 1);
+  return (kept ?? linearTicks(low, high, most).map((tick) => tick[0])).map((value) => [value, digits(value)]);
 };
 
 const quartile = (sorted, share) => {
@@ -107,7 +109,7 @@ class Chart {
       const icon = shape("svg", { width: 26, height: 12, "aria-hidden": "true", class: `c-${colour}` }, button);
       const kinds = this.chart.panels.flatMap((panel) => panel.series).filter((other) => other.name === one.name).map((other) => other.kind ?? "line");
       if (kinds.includes("line") || kinds.includes("spans")) shape("path", { d: "M0 6H26", class: `line ${one.role ?? ""}`, "stroke-dasharray": dashes }, icon);
-      if (kinds.includes("bars") || kinds.includes("boxes")) shape("rect", { x: 7, y: 1, width: 12, height: 10, class: "bar" }, icon);
+      if (kinds.includes("bars") || kinds.includes("boxes") || kinds.includes("map")) shape("rect", { x: 7, y: 1, width: 12, height: 10, class: "bar" }, icon);
       if (kinds.includes("dots") || kinds.includes("spans")) this.mark(icon, 13, 6, marker, one.hollow);
       button.append(` ${one.label ?? one.name}`);
       button.addEventListener("click", () => {
@@ -241,6 +243,7 @@ class Chart {
       if (words) shape("text", { x: frame.x1 - 4, y: y - 4, class: "tick end" }, inside, words);
     }
     const shown = this.drawn(panel);
+    this.written = [];
     const beside = [...new Set(shown.filter((one) => one.kind === "bars").map((one) => one.name))];
     for (const one of shown) this.drawSeries(one, frame, inside, beside);
   }
@@ -268,6 +271,7 @@ class Chart {
       shape("path", { d: parts.join(""), class: "line", "stroke-dasharray": dashes }, group);
     }
     if (kind === "boxes") { this.drawBoxes(one, frame, group); return; }
+    if (kind === "map") { this.drawMap(one, frame, group); return; }
     if (one.small) {
       const specks = one.x.map((_, i) => (known(i) ? `M${frame.px(one.x[i]).toFixed(1)} ${frame.py(one.y[i]).toFixed(1)}h0` : ""));
       shape("path", { d: specks.join(""), class: "specks" }, group);
@@ -285,8 +289,40 @@ class Chart {
       } else {
         if (kind === "spans" && one.low?.[i] != null) shape("path", { d: `M${x} ${frame.py(one.low[i])}V${frame.py(one.high[i])}`, class: "line" }, group);
         this.mark(group, x, y, marker, one.hollow);
+        if (one.names?.[i]) this.write(group, x, y, one.names[i], frame);
       }
     }
+  }
+
+  // a name beside a point, where no other stands already
+  write(parent, x, y, words, frame) {
+    const width = 6.2 * words.length;
+    const left = x + 8 + width > frame.x1 ? x - 8 - width : x + 8;
+    const top = Math.max(y - 7, frame.y0 + 11);
+    if (this.written.some(([a, b, wide]) => Math.abs(b - top) < 13 && left < a + wide && a < left + width)) return;
+    this.written.push([left, top, width]);
+    shape("text", { x: left.toFixed(1), y: top.toFixed(1), class: "tick" }, parent, words);
+  }
+
+  // cells around points: the deeper below zero the stronger one colour, the higher above the stronger another
+  drawMap(one, frame, group) {
+    const spacing = (values) => {
+      const places = [...new Set(values)].sort((a, b) => a - b);
+      return places.length > 1 ? places[1] - places[0] : 1;
+    };
+    const [wide, high] = [spacing(one.x), spacing(one.y)];
+    const lowest = Math.min(...one.values.filter((value) => value !== null));
+    // walls rise far above wells: colours end as high as the wells are deep
+    const scale = lowest < 0 ? -lowest : Math.max(...one.values.filter((value) => value !== null)) || 1;
+    one.x.forEach((x, i) => {
+      const value = one.values[i];
+      if (value === null) return;
+      const [a, b, c, d] = [frame.px(x - wide / 2), frame.px(x + wide / 2), frame.py(one.y[i] + high / 2), frame.py(one.y[i] - high / 2)];
+      shape("rect", {
+        x: a.toFixed(1), y: c.toFixed(1), width: (b - a + 0.3).toFixed(1), height: (d - c + 0.3).toFixed(1),
+        class: `cell ${value < 0 ? "c-blue" : "c-vermillion"}`, "fill-opacity": Math.min(1, Math.abs(value) / scale).toFixed(2),
+      }, group);
+    });
   }
 
   drawBoxes(one, frame, group) {
@@ -300,8 +336,10 @@ class Chart {
       shape("rect", { x: x - half, y: frame.py(high), width: 2 * half, height: Math.max(frame.py(low) - frame.py(high), 1), class: "box" }, group);
       shape("path", { d: `M${x - half} ${frame.py(middle)}H${x + half}M${x} ${frame.py(low)}V${frame.py(within[0])}M${x} ${frame.py(high)}V${frame.py(within[within.length - 1])}`, class: "line" }, group);
     }
-    // a few values are shown as they are: quartiles of three say nothing
-    values.forEach((value, i) => shape("circle", { cx: x + (((i * 7) % 5) - 2) * half * 0.2, cy: frame.py(value), r: values.length > 3 ? 1.6 : 3.5, class: "dot" }, group));
+    // a few values are shown as they are: quartiles of three say nothing; of very many only what lies outside
+    const [q1, q3] = [quartile(values, 0.25), quartile(values, 0.75)];
+    const drawn = values.length > 200 ? values.filter((value) => value < q1 - 1.5 * (q3 - q1) || value > q3 + 1.5 * (q3 - q1)) : values;
+    drawn.forEach((value, i) => shape("circle", { cx: x + (((i * 7) % 5) - 2) * half * 0.2, cy: frame.py(value), r: values.length > 3 ? 1.6 : 3.5, class: "dot" }, group));
   }
 
   nearest(clientX, clientY, reach = 45) {
@@ -401,7 +439,7 @@ class Chart {
   choose() {
     if (!this.at) return;
     const { one, i } = this.at;
-    if (one.links?.[i]) window.location.hash = one.links[i];
+    if (one.links?.[i]) window.location.href = one.links[i];
     this.options.pick?.(one, i, this.at.panel);
   }
 

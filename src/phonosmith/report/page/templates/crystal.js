@@ -32,7 +32,8 @@ class Viewer {
     const label = element("label", { hidden: true }, this.tools, "Amplitude ");
     this.slider = element("input", { type: "range", min: 5, max: 100, value: 35 }, label);
     this.slider.addEventListener("input", () => { this.amplitude = Number(this.slider.value) / 100; this.draw(); });
-    this.files = [label, button("Save XYZ", () => this.saveXyz()), button("Save for v_sim", () => this.saveAscii()), button("Back to the crystal", () => this.showCrystal())];
+    this.files = [label, button("Save XYZ", () => this.saveXyz()), button("Save for v_sim", () => this.saveAscii()), button("Save for phonon website", () => this.saveWebsite()), button("Back to the crystal", () => this.showCrystal())];
+    this.others = element("p", { class: "chart-tools" }, host);
     const [a, b] = [-1.25, 0.5];
     this.turned = multiply([[Math.cos(b), 0, Math.sin(b)], [0, 1, 0], [-Math.sin(b), 0, Math.cos(b)]], [[1, 0, 0], [0, Math.cos(a), -Math.sin(a)], [0, Math.sin(a), Math.cos(a)]]);
     this.listen();
@@ -66,6 +67,7 @@ class Viewer {
   showCrystal() {
     this.setPlaying(false);
     this.mode = null;
+    this.others.replaceChildren();
     this.title.textContent = this.crystal ? "Conventional cell" : "Primitive cell";
     this.build(this.crystal ?? this.cell, [1, 1, 1], true);
     this.revealTools(false);
@@ -74,6 +76,9 @@ class Viewer {
 
   showMode(mode) {
     this.mode = mode;
+    this.cell = mode.cell;
+    this.others.replaceChildren();
+    for (const other of mode.others) element("button", { type: "button" }, this.others, other.words).addEventListener("click", other.show);
     const atoms = this.cell.symbols.length;
     let repeats = (closing(mode.q) ?? [3, 3, 3]).map((n) => Math.min(n, 6));
     // at least two cells each way, so that neighbours are seen, and not more atoms than can be told apart
@@ -276,6 +281,8 @@ class Viewer {
   }
 
   saveXyz() { save(this.file("xyz"), this.xyz()); }
+
+  saveWebsite() { save(this.file("json").replace(/-mode-.*(?=\.json)/, "-phonons"), JSON.stringify(this.mode.whole()), "application/json"); }
 
   saveAscii() { save(this.file("ascii"), this.ascii()); }
 }

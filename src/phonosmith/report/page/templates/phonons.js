@@ -36,7 +36,7 @@ class Phonons {
   async start() {
     const { data } = this;
     this.sides = await Promise.all(data.sides.map(async (side) => ({ ...side, rows: await unpack(side.bands), states: (await unpack(side.dos))[0] })));
-    this.modes = data.modes ? new Int8Array((await inflate(data.modes.data)).buffer) : null;
+    this.modes = await Promise.all(data.modes.map(async (set) => ({ ...set, bytes: new Int8Array((await inflate(set.data)).buffer) })));
     this.drawBands();
     this.drawErrors();
     this.host.classList.add("ready");
@@ -77,8 +77,8 @@ class Phonons {
     return { branch: Math.floor(i / perRow), segment: Math.floor(rest / (points + 1)), point: rest % (points + 1) };
   }
 
-  wave({ segment, point }) {
-    const [, , start, end] = this.data.segments[segment];
+  wave({ segment, point }, ends = this.data.segments.map((one) => [one[2], one[3]])) {
+    const [start, end] = ends[segment];
     const share = point / (this.data.points - 1);
     return start.map((value, axis) => value + share * (end[axis] - value));
   }
@@ -132,27 +132,67 @@ class Phonons {
   }
 
   pick(one, i) {
-    if (one.density || !this.modes) return;
-    const place = this.where(i);
-    const column = place.segment * this.data.points + place.point;
-    const known = this.data.modes.points;
-    const nearest = known.reduce((best, candidate, index) => {
-      const sameSegment = Math.floor(candidate / this.data.points) === place.segment ? 0 : 1e6;
-      const distance = Math.abs(candidate - column) + sameSegment;
-      return distance < best.distance ? { index, distance, candidate } : best;
-    }, { distance: Infinity });
-    const found = { branch: place.branch, segment: Math.floor(nearest.candidate / this.data.points), point: nearest.candidate % this.data.points };
-    const branches = this.sides[0].rows.length;
-    const size = 2 * branches;
-    const from = (nearest.index * branches + place.branch) * size;
-    const parts = Array.from(this.modes.slice(from, from + size), (value) => value / 127);
-    const displacements = Array.from({ length: branches / 3 }, (_, atom) => [0, 1, 2].map((axis) => [parts[6 * atom + 2 * axis], parts[6 * atom + 2 * axis + 1]]));
-    const frequency = this.sides[0].rows[place.branch][nearest.candidate];
-    const off = nearest.distance ? ", the nearest point with a mode" : "";
+    if (one.density || !this.modes.length) return;
+    const { branch, segment, point } = this.where(i);
+    this.showMode(this.modes.find((set) => set.side === one.name) ?? this.modes[0], branch, segment * this.data.points + point);
+  }
+
+  // the mode of a branch at the nearest point of the path, of the same segment if possible, whose modes are known
+  showMode(set, branch, column) {
+    const { points } = this.data;
+    const segment = Math.floor(column / points);
+    const far = (candidate) => Math.abs(candidate - column) + (Math.floor(candidate / points) === segment ? 0 : 1e6);
+    const nearest = set.points.reduce((best, candidate) => (far(candidate) < far(best) ? candidate : best));
+    const found = { branch, segment: Math.floor(nearest / points), point: nearest % points };
+    const side = this.sides.find((one) => one.name === set.side);
+    const frequency = side.rows[branch][nearest];
+    const off = nearest === column ? "" : ", the nearest point with a mode";
     this.viewer.showMode({
-      q: this.wave(found), displacements, frequency, branch: place.branch + 1,
-      words: `${this.name(found)}, branch ${place.branch + 1} of ${this.sides[0].name}: ${frequency.toFixed(3).replace("-", "−")} THz${off}`,
+      cell: set.cell, q: this.wave(found, set.ends), displacements: this.displacements(set, set.points.indexOf(nearest), branch), frequency, branch: branch + 1,
+      words: `${this.name(found)}, branch ${branch + 1} of ${this.label(side)}: ${frequency.toFixed(3).replace("-", "−")} THz${off}`,
+      others: this.modes.filter((other) => other !== set).map((other) => ({
+        words: `Same branch of ${this.label(this.sides.find((one) => one.name === other.side))}`, show: () => this.showMode(other, branch, column),
+      })),
+      whole: () => this.website(set),
     });
+  }
+
+  // real and imaginary parts of the displacement of every atom, by axis
+  displacements(set, place, branch) {
+    const branches = 3 * set.cell.symbols.length;
+    const from = (place * branches + branch) * 2 * branches;
+    const parts = Array.from(set.bytes.slice(from, from + 2 * branches), (value) => value / 127);
+    return set.cell.symbols.map((_, atom) => [0, 1, 2].map((axis) => [parts[6 * atom + 2 * axis], parts[6 * atom + 2 * axis + 1]]));
+  }
+
+  // all modes of a side in the JSON of the phonon website: frequencies in 1/cm, vectors that hold the phase of each atom's place
+  website(set) {
+    const { points, segments } = this.data;
+    const { cell } = set;
+    const side = this.sides.find((one) => one.name === set.side);
+    const branches = side.rows.map((_, branch) => branch);
+    const places = set.points.map((one) => ({ column: one, segment: Math.floor(one / points), point: one % points }));
+    const numbers = cell.symbols.map((symbol) => cell.elements[symbol][3]);
+    const qpoints = places.map((one) => this.wave(one, set.ends));
+    const phased = (parts, r, q) => {
+      const angle = 2 * Math.PI * q.reduce((sum, value, axis) => sum + value * r[axis], 0);
+      const [c, s] = [Math.cos(angle), Math.sin(angle)];
+      return parts.map(([real, imaginary]) => [real * c - imaginary * s, real * s + imaginary * c]);
+    };
+    const breaks = segments.map((_, segment) => {
+      const mine = places.map((one, index) => [one.segment, index]).filter(([one]) => one === segment).map(([, index]) => index);
+      return mine.length ? [mine[0], mine[mine.length - 1] + 1] : null;
+    }).filter((one) => one !== null);
+    const corners = breaks.flatMap(([start, end]) => [start, end - 1]);
+    return {
+      name: `${this.viewer.name}, ${this.label(side)}`, formula: this.viewer.name, natoms: cell.symbols.length, lattice: cell.lattice,
+      atom_types: cell.symbols, atom_numbers: numbers, atomic_numbers: [...new Set(numbers)],
+      atom_pos_red: cell.positions, atom_pos_car: cell.positions.map((one) => place(one, cell.lattice)), repetitions: [3, 3, 3],
+      qpoints, distances: places.map((one) => segments[one.segment][4] + ((segments[one.segment][5] - segments[one.segment][4]) * one.point) / (points - 1)),
+      line_breaks: breaks, highsym_qpts: corners.map((index) => [index, this.name(places[index])]),
+      eigenvalues: places.map((one) => branches.map((branch) => side.rows[branch][one.column] * 33.35641)),
+      vectors: places.map((_, index) => branches.map((branch) => this.displacements(set, index, branch).map((parts, atom) => phased(parts, cell.positions[atom], qpoints[index])))),
+    };
   }
 
   drawErrors() {

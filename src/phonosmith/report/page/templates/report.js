@@ -72,21 +72,31 @@ const startPage = async () => {
     const step = (by) => go(matching[matching.indexOf(current) + by].id);
     document.getElementById("previous").addEventListener("click", () => step(-1));
     document.getElementById("next").addEventListener("click", () => step(1));
-    const filter = document.getElementById("filter");
-    const rows = every("#overview tbody tr");
+  }
+  const filter = document.getElementById("filter");
+  if (filter) {
+    const rows = every("#overview tbody tr").map((row) => ({ row, words: row.textContent.toLowerCase(), place: row.querySelector("a").getAttribute("href").split("#")[1] }));
     const shown = document.getElementById("shown");
-    const texts = new Map(rows.map((row) => [row.querySelector("a").getAttribute("href").slice(1), row]));
+    const more = document.getElementById("more");
+    // of very many rows the first are shown until the others are asked for: laying them out takes seconds
+    if (rows.length > MOST_ROWS) {
+      const table = document.getElementById("overview");
+      table.classList.add("long");
+      more.textContent = `Show all ${rows.length} rows`;
+      more.hidden = false;
+      more.addEventListener("click", () => { table.classList.remove("long"); more.hidden = true; });
+    }
     filter.addEventListener("input", () => {
       const word = filter.value.trim().toLowerCase();
-      const fits = (section) => texts.get(section.id).textContent.toLowerCase().includes(word);
-      matching = sections.filter(fits);
+      const fitting = new Set(rows.filter((one) => one.words.includes(word)).map((one) => one.place));
+      rows.forEach((one) => { one.row.hidden = !fitting.has(one.place); });
+      shown.textContent = word ? `${fitting.size} of ${rows.length} materials` : "";
+      if (!many) return;
+      matching = sections.filter((section) => fitting.has(section.id));
       sections.forEach((section) => {
-        const hidden = !matching.includes(section);
-        texts.get(section.id).hidden = hidden;
-        section.classList.toggle("filtered", hidden);
-        picker.querySelector(`option[value="${section.id}"]`).hidden = hidden;
+        section.classList.toggle("filtered", !fitting.has(section.id));
+        picker.querySelector(`option[value="${section.id}"]`).hidden = !fitting.has(section.id);
       });
-      shown.textContent = word ? `${matching.length} of ${sections.length} materials` : "";
       show(matching.includes(current) ? current : matching[0]);
     });
   }
@@ -97,6 +107,7 @@ const startPage = async () => {
   const seen = new IntersectionObserver((entries) => entries.forEach((entry) => { if (entry.isIntersecting) drawIn(entry.target, campaign); }), { rootMargin: "300px" });
   parts.forEach((part) => seen.observe(part));
   show(sections[0]);
+  if (!sections.length) performance.mark("drawn");
   fromAddress();
   window.addEventListener("hashchange", fromAddress);
 

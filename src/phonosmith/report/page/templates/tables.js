@@ -1,6 +1,7 @@
 // Tables that sort, with a chooser where there are many columns; digests to copy.
 
 const MOST_COLUMNS = 9;
+const MOST_ROWS = 300;
 const every = (selector, root = document) => Array.from(root.querySelectorAll(selector));
 
 const cellValue = (row, index) => {
