@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import yaml
-from jobflow import Flow, Maker
+from jobflow import Flow
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
@@ -106,7 +107,7 @@ class CampaignSpec(MaterialSettings):
 
 
 @dataclass
-class CampaignMaker(Maker):
+class CampaignMaker(HoldingMaker):
     """Every material with every foundation, strategy, size, cell and seed; what can be shared is computed once.
 
     Reference results belong to a material. Labels belong to a material and a sampling cell: one potential relaxes the

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Flow, Job, Maker
+from jobflow import Flow, Job
 
+from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
@@ -63,7 +64,7 @@ class _Training:
 
 
 @dataclass(init=False)
-class FineTuneMaterialMaker(Maker):
+class FineTuneMaterialMaker(HoldingMaker):
     """Fine-tune a foundation for one material with several strategies and judge each by its phonons.
 
     Labels and reference results are computed once and shared by all strategies and training-set sizes. Job names begin

@@ -63,6 +63,7 @@ def phonons(
     """
     from phonosmith.core.errors import InputError
     from phonosmith.core.manifest import recorded
+    from phonosmith.evaluation.phonons.documents import LARGE
     from phonosmith.evaluation.phonons.effective import effective_harmonic
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
     from phonosmith.evaluation.phonons.mesh import mesh_numbers
@@ -107,7 +108,7 @@ def phonons(
         write_phonons(model, warm, folder)
         at_temperature.append((summary, warm, folder))
     if json_output:
-        payload = document.model_dump(mode="json", exclude={"structure"}) | {"files": files}
+        payload = document.model_dump(mode="json", exclude={"structure", *LARGE}) | {"files": files}
         payload["effective"] = [
             summary.model_dump(mode="json")
             | {"omega_min_thz": warm.omega_min_thz, "omega_max_thz": warm.omega_max_thz, "files": str(folder)}

@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing
 
+from phonosmith.core.changing import HoldingMaker, job
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, MismatchError
 from phonosmith.core.hashing import digest_structure
@@ -139,13 +140,14 @@ def collect_elastic(
         )
     settings = {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
     with recorded(_inputs(structure, potential_sha256), settings) as manifest:
-        fit = fit_elastic(
+        fit, known = fit_elastic(
             structure,
             [_matrix(item["deformation"]) for item in deformation_data],
             [GPA_PER_VASP_KBAR * _matrix(item["stress"]) for item in deformation_data],
             base,
+            deformation_data,
         )
-    return require_reliable(elastic_document(structure, manifest, method, fit))
+    return require_reliable(elastic_document(structure, manifest, method, fit, known))
 
 
 def _inputs(structure: Structure, potential: str | None) -> dict[str, str]:
@@ -236,7 +238,7 @@ def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
 
 
 @dataclass
-class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class ElasticFlowMaker(HoldingMaker):
     """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
@@ -306,7 +308,7 @@ def relaxed_volumes(
 
 
 @dataclass
-class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class EosFlowMaker(HoldingMaker):
     """An equation of state with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each

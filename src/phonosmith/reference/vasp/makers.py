@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import shlex
@@ -10,8 +11,9 @@ import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from atomate2 import SETTINGS
 from atomate2.common.files import gzip_output_folder
 from atomate2.vasp.files import write_vasp_input_set
 from atomate2.vasp.jobs.base import _FILES_TO_ZIP, BaseVaspMaker, get_vasp_task_document, vasp_job
-from atomate2.vasp.run import run_vasp
+from atomate2.vasp.run import JobType, run_vasp
 from atomate2.vasp.sets.base import VaspInputGenerator
 from custodian import custodian as raised
 from jobflow import Response
@@ -29,7 +31,8 @@ from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
 
 from phonosmith.core.attempts import repeated
-from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
+from phonosmith.core.changing import changeable
+from phonosmith.core.errors import ConfigurationError, LabelError, did_you_mean, lacks_room
 from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
@@ -37,12 +40,17 @@ from phonosmith.reference.outcome import Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags, moment_table
 from phonosmith.reference.vasp.folder import read_folder
 from phonosmith.reference.vasp.handlers import fresh_handlers
+from phonosmith.reference.vasp.inputs import changed_protocol, no_mesh, of_input_set, with_tags
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 from phonosmith.structures.magnetic import MagneticOrder
 
 _CLOCK = "CUSTODIAN_WALLTIME_START"
+_FOLLOWED = (
+    "user_incar_settings", "user_potcar_settings", "user_potcar_functional", "user_kpoints_settings", "structure",
+)  # fmt: skip
+"""What of an input set of a protocol may have been changed."""
 ATTEMPTS = 2
 """How often a calculation inside atomate2's flows is started that crashed, as often as a label by default."""
 
@@ -74,8 +82,10 @@ class ProtocolInputSet(VaspInputGenerator):  # type: ignore[misc]  # atomate2 ha
         return {} if self._mesh else Kpoints()
 
 
-def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> ProtocolInputSet:
-    """Return the generator of a calculation's inputs."""
+def vasp_input_set(
+    protocol: ReferenceProtocol, calculation: Calculation, machine: Mapping[str, Any] | None = None
+) -> ProtocolInputSet:
+    """Return the generator of a calculation's inputs; ``machine``: tags of the parallel layout."""
     tags = electronic_tags(protocol, calculation)
     moments = {"MAGMOM": moment_table(protocol)} if protocol.spin_polarized else {}
     return ProtocolInputSet(
@@ -87,7 +97,7 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Pro
             "POTCAR": protocol.potcar_map(),
         },
         # named a second time: pymatgen drops tags it thinks unused (IBRION of a static) unless the user asked for them
-        user_incar_settings=tags,
+        user_incar_settings=tags | dict(machine or {}),
         user_potcar_functional=protocol.potcar_functional,
         auto_ismear=False,
         auto_ispin=False,
@@ -102,17 +112,53 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Pro
     )
 
 
+def followed(
+    protocol: ReferenceProtocol, generator: VaspInputGenerator | None
+) -> tuple[ReferenceProtocol, dict[str, Any]]:
+    """Return the protocol that follows an input set, and its tags of the parallel layout.
+
+    Of one made for a protocol (`vasp_input_set`) the changes count, of another one everything it says.
+    """
+    if generator is None:
+        return protocol, {}
+    if not isinstance(generator, ProtocolInputSet):
+        return of_input_set(protocol, generator)
+    own = vasp_input_set(ReferenceProtocol.model_validate(generator.protocol), generator.calculation)
+    before, now = own.user_incar_settings, generator.user_incar_settings
+    tags = {key: now.get(key) for key in {*before, *now} if before.get(key) != now.get(key)}
+    update: dict[str, Any] = {}
+    if generator.user_potcar_functional != own.user_potcar_functional:
+        update["potcar_functional"] = generator.user_potcar_functional
+    if generator.user_potcar_settings:
+        update["potcar_overrides"] = dict(protocol.potcar_overrides) | generator.user_potcar_settings
+    if generator.user_kpoints_settings:
+        raise no_mesh("user_kpoints_settings")
+    for one in fields(generator):
+        if one.name not in _FOLLOWED and getattr(generator, one.name) != getattr(own, one.name):
+            raise ConfigurationError(
+                f"The input set of a {generator.calculation} cannot have "
+                f"{one.name} = {getattr(generator, one.name)!r}.",
+                "Its inputs are those of the protocol: change user_incar_settings, user_potcar_settings or "
+                "user_potcar_functional, or the protocol.",
+            )
+    changed, machine = with_tags(protocol, tags)
+    return (changed_protocol(changed, update) if update else changed), machine
+
+
 @dataclass
 class ProtocolVaspMaker(BaseVaspMaker):
     """Run one VASP calculation of a protocol; its document leaves the job only through the gate.
 
-    Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
-    from its own charge density, so that a label does not depend on the order of the campaign. ``write_additional_data``
-    is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
-    are those of ``ReferenceEngine``, protocol and rehearsal as JSON: queues spell other objects inside Makers as text.
+    Usable wherever atomate2's flows take a VASP Maker, and changed by its powerups: another ``input_set_generator``, or
+    other settings of it, become another protocol (`followed`), which the gate asks for; ``run_vasp_kwargs`` say how
+    VASP is run. A previous folder is never read: every calculation starts from its own charge density, so that a label
+    does not depend on the order of the campaign. ``write_additional_data`` is not honoured either: what atomate2's
+    elastic flow puts there describes another deformation. The other fields are those of ``ReferenceEngine``, protocol
+    and rehearsal as JSON: queues spell other objects inside Makers as text.
     """
 
     name: str = "vasp"
+    input_set_generator: VaspInputGenerator | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     calculation: Calculation = "static"
     rehearsal: dict[str, Any] | None = None
@@ -121,11 +167,16 @@ class ProtocolVaspMaker(BaseVaspMaker):
     custodian: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Build the input set from the protocol."""
-        self._protocol = ReferenceProtocol.model_validate(self.protocol)
+        """Let the protocol follow the input set, and build the set anew from it."""
+        require_run_options(self.run_vasp_kwargs)
+        asked = ReferenceProtocol.model_validate(self.protocol)
+        self._protocol, machine = followed(asked, self.input_set_generator)
+        if self._protocol != asked:
+            self.protocol = self._protocol.model_dump(mode="json")
         self._rehearsal = None if self.rehearsal is None else Rehearsal.model_validate(self.rehearsal)
-        self.input_set_generator = vasp_input_set(self._protocol, self.calculation)
+        self.input_set_generator = vasp_input_set(self._protocol, self.calculation, machine)
 
+    @changeable
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
@@ -174,17 +225,18 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 root = write_invented_potcars(Path(folder), symbols, self._protocol.potcar_functional)
                 stack.enter_context(potcar_library(root))
             write_inputs(structure, self.input_set_generator)
-        command: dict[str, Any] = dict(self.run_vasp_kwargs)
+        command: dict[str, Any] = {"wall_time": self.wall_time} | deepcopy(self.run_vasp_kwargs)
         polling: dict[str, Any] = {"polling_time_step": 2, "monitor_freq": 30}
         if self._rehearsal:
             self._rehearsal.write(Path.cwd(), self.name)
             command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self._rehearsal.command())
             polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
-        handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
+        given = command.pop("handlers", None)
+        handlers = fresh_handlers(self.frozen_timeout) if given is None else list(given)
         clock = os.environ.get(_CLOCK)
         try:
-            run_vasp(handlers=handlers, wall_time=self.wall_time, custodian_kwargs=custodian, **command)
+            run_vasp(handlers=handlers, custodian_kwargs=custodian, **command)
         finally:
             if clock is None:  # custodian would count the wall time of the next job from the start of this one
                 os.environ.pop(_CLOCK, None)
@@ -263,6 +315,23 @@ def record_from_task(
         )
     record.reasons += accept(outcome, asked, allow_rehearsal=allow_rehearsal)
     return record
+
+
+def require_run_options(options: Mapping[str, Any]) -> None:
+    """Refuse what atomate2's ``run_vasp`` does not know, and the way to run that hides a crash."""
+    known = [name for name in inspect.signature(run_vasp).parameters if name != "job_type"]
+    for name in options:
+        if name == "job_type":
+            if str(getattr(options[name], "value", options[name])) != JobType.NORMAL.value:
+                raise ConfigurationError(
+                    f"run_vasp_kwargs: job_type {options[name]} cannot be.",
+                    "Leave it out: every calculation is one run through custodian, so that a crash shows.",
+                )
+        elif name not in known:
+            raise ConfigurationError(
+                f"run_vasp_kwargs: atomate2's run_vasp has no {name!r}.",
+                f"{did_you_mean(name, known)}Known: {', '.join(known)}.",
+            )
 
 
 def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
