@@ -94,7 +94,14 @@ class ReferenceEngine(HoldingDocument, frozen=True, extra="forbid"):
                 f"{', '.join(lost)} of labels and displaced cells cannot be changed: they are no tasks of atomate2.",
                 "Change input_set_generator or run_vasp_kwargs, or filter by the name of a Maker (name_filter).",
             )
-        return self.model_copy(update=_of_maker(changed))
+        return self.model_copy(update=_of_maker(self.protocol, changed))
+
+    def following(self, maker: Any) -> ReferenceEngine:
+        """Return the engine that calculates with the inputs of a VASP Maker of atomate2, and runs VASP as it does."""
+        from phonosmith.reference.vasp.makers import require_run_options
+
+        require_run_options(maker.run_vasp_kwargs)
+        return self.model_copy(update=_of_maker(self.protocol, maker))
 
     def with_order(self, order: MagneticOrder) -> ReferenceEngine:
         """Return the engine for a crystal whose atoms have given moments; it must calculate with spin."""
@@ -242,19 +249,17 @@ def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> Refe
     return record
 
 
-def _of_maker(maker: Any) -> dict[str, Any]:
-    """Return the fields of an engine that a Maker of VASP has, as they are there."""
-    from phonosmith.reference.vasp.makers import followed
+def _of_maker(protocol: ReferenceProtocol, maker: Any) -> dict[str, Any]:
+    """Return the fields of an engine that a Maker of VASP has, ours or another of atomate2."""
+    from phonosmith.reference.vasp.makers import ProtocolVaspMaker, followed
 
-    protocol = ReferenceProtocol.model_validate(maker.protocol)
-    _, machine = followed(protocol, maker.input_set_generator)
-    return {
-        "protocol": protocol,
-        "running": _running(machine, maker.run_vasp_kwargs),
-        "wall_time": maker.wall_time,
-        "frozen_timeout": maker.frozen_timeout,
-        "custodian": dict(maker.custodian),
-    }
+    ours = isinstance(maker, ProtocolVaspMaker)
+    started = ReferenceProtocol.model_validate(maker.protocol) if ours else protocol
+    followed_protocol, machine = followed(started, maker.input_set_generator)
+    update = {"protocol": followed_protocol, "running": _running(machine, maker.run_vasp_kwargs)}
+    return update | (
+        {name: getattr(maker, name) for name in ("wall_time", "frozen_timeout", "custodian")} if ours else {}
+    )
 
 
 def _running(incar: Mapping[str, Any], run_vasp_kwargs: Mapping[str, Any]) -> Running | None:

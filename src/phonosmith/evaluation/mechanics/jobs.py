@@ -6,7 +6,7 @@ Both routes end in one fit: stresses in `fit_elastic`, energies in `fit_birch_mu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -242,12 +242,14 @@ class ElasticFlowMaker(HoldingMaker):
     """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
-    make it unique. Without ``relax`` the cell is taken as it is.
+    make it unique. Without ``relax`` the cell is taken as it is. ``maker``: a configured ElasticMaker of VASP to start
+    from (strains, steps), whose calculations the engine does.
     """
 
     name: str = "elastic"
     engine: ReferenceEngine | None = None
     relax: bool = True
+    maker: Any = None
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `ElasticDoc`."""
@@ -256,13 +258,19 @@ class ElasticFlowMaker(HoldingMaker):
             from atomate2.vasp.flows.elastic import ElasticMaker
         else:
             from atomate2.forcefields.flows.elastic import ElasticMaker
-        flow = ElasticMaker(
-            name=self.name,
-            symprec=SYMPREC,
-            bulk_relax_maker=engine.relax() if self.relax else None,
-            elastic_relax_maker=engine.elastic_relax(),
-            generate_elastic_deformations_kwargs={"strain_magnitudes": list(STRAIN_MAGNITUDES)},
-        ).make(structure, prev_dir=prev_dir)
+        if self.maker is None:
+            maker = ElasticMaker(
+                bulk_relax_maker=engine.relax(),
+                elastic_relax_maker=engine.elastic_relax(),
+                generate_elastic_deformations_kwargs={"strain_magnitudes": list(STRAIN_MAGNITUDES)},
+            )
+        else:
+            from phonosmith.reference.vasp.own_makers import with_engine
+
+            maker = with_engine(self.maker, engine, {})
+        left_out = {} if self.relax else {"bulk_relax_maker": None}
+        maker = replace(maker, name=self.name, symprec=SYMPREC, **left_out)
+        flow = maker.make(structure, prev_dir=prev_dir)
         ours = replace_job(
             flow,
             COLLECT_FUNCTION,

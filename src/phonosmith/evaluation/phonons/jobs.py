@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -272,7 +272,8 @@ class PhononFlowMaker(HoldingMaker):
         Of the flow and its collecting job, so make it unique, e.g. ``phonon si reference``. What follows ``phonon`` is
         in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference's worker.
     engine, maker
-        Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
+        Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other). Both: a
+        PhononMaker of VASP whose calculations the engine does.
     relax
         With an engine: relax the cell and compute its energy first, or take it as it is.
     min_length
@@ -307,8 +308,13 @@ class PhononFlowMaker(HoldingMaker):
                 fast = FastPhononMaker(name=self.name, relax=self.relax, **settings)
                 return fast.make(structure, potential, supercell_matrix)
             if self.engine.order is not None:
+                if maker is not None:
+                    raise ConfigurationError(
+                        "An own phonon_maker knows no magnetic moments, and some are given.",
+                        "Leave phonon_maker or the moments out.",
+                    )
                 return self._with_moments(self.engine, structure, supercell_matrix, owner)
-            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac)
+            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac, own=maker)
             source = self.engine.name
         if maker is None:
             raise ConfigurationError(
@@ -437,27 +443,41 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False) -> Any:
+def atomate2_phonon_maker(
+    engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False, own: Any = None
+) -> Any:
     """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
 
     Without ``relax`` the displaced cells are all. With ``nac`` it calculates Born charges and the dielectric tensor
-    too; ConfigurationError for an engine that cannot.
+    too; ConfigurationError for an engine that cannot. ``own``: a configured PhononMaker to start from; calculations
+    that it leaves out (None) are left out.
     """
-    born_maker = engine.born(f"dielectric {owner}".strip()) if nac else None
-    if nac and born_maker is None:
+    if nac and engine.born() is None:
         raise no_charges(engine)
+    names = {
+        "bulk_relax_maker": f"relax {owner}".strip(),
+        "static_energy_maker": f"static {owner}".strip(),
+        "phonon_displacement_maker": f"displace {owner}".strip(),
+        "born_maker": f"dielectric {owner}".strip(),
+    }
+    quiet = {"create_thermal_displacements": False, "store_force_constants": False}
+    if own is not None:
+        from phonosmith.reference.vasp.own_makers import with_engine
+
+        left_out = {} if relax else dict.fromkeys(("bulk_relax_maker", "static_energy_maker"))
+        born = engine.born(names["born_maker"]) if nac else None
+        return replace(with_engine(own, engine, names), born_maker=born, **left_out, **quiet)
     settings = {
-        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()) if relax else None,
-        "static_energy_maker": engine.static(f"static {owner}".strip()) if relax else None,
-        "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
+        "bulk_relax_maker": engine.relax(names["bulk_relax_maker"]) if relax else None,
+        "static_energy_maker": engine.static(names["static_energy_maker"]) if relax else None,
+        "phonon_displacement_maker": engine.displacement(names["phonon_displacement_maker"]),
         "symprec": SYMPREC,
-        "create_thermal_displacements": False,
-        "store_force_constants": False,
+        **quiet,
     }
     if engine.name == "vasp":
         from atomate2.vasp.flows.phonons import PhononMaker
 
-        return PhononMaker(born_maker=born_maker, **settings)
+        return PhononMaker(born_maker=engine.born(names["born_maker"]) if nac else None, **settings)
     from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
 
     return ForceFieldPhononMaker(**settings)

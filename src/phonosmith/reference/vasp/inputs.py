@@ -102,8 +102,13 @@ def of_input_set(
     It is read by what it writes for a crystal, POTCARs and moments by its tables. How atoms move is not read from it:
     a protocol has its own thresholds, and each kind of calculation its own tags.
     """
+    from atomate2.vasp.sets.base import VaspInputGenerator
     from pymatgen.core import Lattice, Structure
 
+    if not isinstance(generator, VaspInputGenerator):
+        raise ConfigurationError(
+            f"{generator!r} is no input set of atomate2.", "Give an object of a class of atomate2.vasp.sets."
+        )
     config, name = generator.config_dict, type(generator).__name__
     silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
     written = deepcopy(generator).get_input_set(structure=silicon, potcar_spec=True)
