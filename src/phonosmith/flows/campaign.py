@@ -460,7 +460,7 @@ def _engine(spec: EngineSpec) -> ReferenceEngine:
     from phonosmith.reference.engines import make_engine
 
     options = {
-        name: value
+        name: _with_numbers(value)
         for name in ("wall_time", "frozen_timeout", "user_incar_settings", "run_vasp_kwargs", "input_set_generator")
         if (value := getattr(spec, name))
     }
@@ -470,13 +470,24 @@ def _engine(spec: EngineSpec) -> ReferenceEngine:
     return make_engine(spec.name, protocol, spec.potential, rehearsal=spec.rehearsal, **options)
 
 
+def _with_numbers(plain: Any) -> Any:
+    """Return plain data in which numbers are numbers that YAML reads as text for want of a point: 1e-7."""
+    if isinstance(plain, dict):
+        return {key: _with_numbers(item) for key, item in plain.items()}
+    if isinstance(plain, list):
+        return [_with_numbers(item) for item in plain]
+    return (
+        float(plain) if isinstance(plain, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", plain, re.IGNORECASE) else plain
+    )
+
+
 def _given(spec: EngineSpec, field: str) -> Any:
     """Return what a field names by its import path or spells as JSON."""
     given: GivenObject | None = getattr(spec, field)
     if given is None:
         return None
     try:
-        made = decoded(given) if isinstance(given, dict) else pydoc.locate(given)
+        made = decoded(_with_numbers(given)) if isinstance(given, dict) else pydoc.locate(given)
     except Exception as error:  # an import runs code of others
         raise ConfigurationError(f"{field}: {given!r} cannot be made: {error}.", _GIVEN_ADVICE) from error
     if made is None or isinstance(made, dict):
