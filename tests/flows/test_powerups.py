@@ -1,5 +1,6 @@
 """atomate2's habits: powerups, own input sets and Makers reach every VASP job of a flow, or are refused."""
 
+import gzip
 import inspect
 import json
 from copy import deepcopy
@@ -25,6 +26,7 @@ from jobflow import JobStore, run_locally
 from maggma.stores import MemoryStore
 from monty.json import MontyDecoder, MontyEncoder
 from pymatgen.core import Lattice, Structure
+from pymatgen.io.vasp import Poscar
 
 from phonosmith.core.changing import ChangeableJob
 from phonosmith.core.errors import ConfigurationError
@@ -303,6 +305,38 @@ def test_a_campaign_file_says_the_same(tmp_path, monkeypatch):
     ):
         with pytest.raises(ConfigurationError, match=message):
             read_campaign(written_campaign(tmp_path, more))
+
+
+@pytest.mark.slow
+def test_wave_functions_of_the_folder_before(tmp_path, monkeypatch):
+    """Taken where calculations keep them, for the same cell only; nothing becomes another job by it."""
+    engine = make_engine("vasp", {"kspacing": 0.6}, rehearsal=Rehearsal(calculator="tersoff-si"))
+    keeping = engine.update_kwargs({"_set": {"input_set_generator->user_incar_settings->LWAVE": True}}, dict_mod=True)
+    assert keeping.protocol == engine.protocol
+    assert identities(LabelMaker(engine=keeping).make([bulk("Si")], "si")) == identities(
+        LabelMaker(engine=engine).make([bulk("Si")], "si")
+    )
+    before = tmp_path / "before"
+    before.mkdir()
+    Poscar(SILICON).write_file(before / "CONTCAR")
+    with gzip.open(before / "WAVECAR.gz", "wb") as file:
+        file.write(b"waves")
+    strained, supercell = SILICON.copy().apply_strain(0.02), SILICON.copy().make_supercell(2)
+    cases = [(keeping, strained, True), (keeping, supercell, False), (engine, strained, False)]
+    for number, (who, crystal, taken) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        maker = who.static()
+        task = type(maker).make.original(maker, crystal, prev_dir=f"somewhere:{before}").output
+        # finished folders are compressed
+        assert ((folder / "WAVECAR.gz").exists() or (folder / "WAVECAR").exists()) == taken
+        assert (
+            str(task.calcs_reversed[0].input.incar["LWAVE"])
+            .strip(". ")
+            .upper()
+            .startswith("T" if who is keeping else "F")
+        )
 
 
 def arguments(job):

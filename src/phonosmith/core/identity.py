@@ -22,6 +22,8 @@ MACHINE_TAGS = frozenset(
     {"NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LSCALAPACK", "NWRITE", "MAXMEM", "SYSTEM"}
 )
 """INCAR tags of the machine, free to every worker: they change no result."""
+KEEP_WAVEFUNCTIONS = "LWAVE"
+"""A tag that writes one more file; false where nobody asked, as it was before anybody could."""
 _NOT_WHAT = ("@version", "behind", "running")
 """Keys that say nothing of what a job does: versions of packages (an upgrade makes no finished job another one), where
 its data come from, and how a program is started."""
@@ -97,6 +99,8 @@ def what_is_done(plain: Any) -> Any:
             kept["run_vasp_kwargs"] = {}
         if isinstance(tags := kept.get("user_incar_settings"), dict):
             kept["user_incar_settings"] = {key: item for key, item in tags.items() if key not in MACHINE_TAGS}
+            if KEEP_WAVEFUNCTIONS in tags:
+                kept["user_incar_settings"][KEEP_WAVEFUNCTIONS] = False
         return kept
     return [what_is_done(item) for item in plain] if isinstance(plain, list) else plain
 

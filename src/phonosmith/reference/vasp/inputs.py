@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from phonosmith.core.errors import ConfigurationError
-from phonosmith.core.identity import MACHINE_TAGS
+from phonosmith.core.identity import KEEP_WAVEFUNCTIONS, MACHINE_TAGS
 from phonosmith.reference.protocol import ReferenceProtocol
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _FIELDS = {
 """Fields of a protocol by the tag that sets them in every calculation."""
 _FUNCTIONALS = {"PE": "PBE", "PS": "PBEsol"}
 _DECIDED = {
-    "KGAMMA": True, "LMAXMIX": 6, "IBRION": None, "ISIF": None, "LEPSILON": None, "LWAVE": False, "LCHARG": False,
+    "KGAMMA": True, "LMAXMIX": 6, "IBRION": None, "ISIF": None, "LEPSILON": None, "LCHARG": False,
     "LORBIT": None,
 }  # fmt: skip
 """Tags that no one sets: their values, or None where the kind of calculation decides."""
@@ -47,6 +47,8 @@ def with_tags(protocol: ReferenceProtocol, tags: Mapping[str, Any]) -> tuple[Ref
     """
     named = {str(key).strip().upper(): value for key, value in tags.items()}
     machine = {key: value for key, value in named.items() if key in MACHINE_TAGS}
+    if named.pop(KEEP_WAVEFUNCTIONS, None):
+        machine[KEEP_WAVEFUNCTIONS] = True
     extra, update = dict(protocol.extra_incar), dict[str, Any]()
     for key, value in named.items():
         if key in machine:
@@ -112,7 +114,7 @@ def of_input_set(
     config, name = generator.config_dict, type(generator).__name__
     silicon = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]])
     written = deepcopy(generator).get_input_set(structure=silicon, potcar_spec=True)
-    left_out = (*_WRITES_ONLY, *_DECIDED, "NSW", "EDIFFG")
+    left_out = (*_WRITES_ONLY, *_DECIDED, KEEP_WAVEFUNCTIONS, "NSW", "EDIFFG")
     tags = {key: value for key, value in dict(written.incar).items() if key not in left_out}
     if tags.pop("LDAU", False):
         raise ConfigurationError(

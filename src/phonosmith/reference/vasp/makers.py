@@ -17,15 +17,20 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from atomate2 import SETTINGS
 from atomate2.common.files import gzip_output_folder
+from atomate2.utils.path import strip_hostname
 from atomate2.vasp.files import write_vasp_input_set
 from atomate2.vasp.jobs.base import _FILES_TO_ZIP, BaseVaspMaker, get_vasp_task_document, vasp_job
 from atomate2.vasp.run import JobType, run_vasp
 from atomate2.vasp.sets.base import VaspInputGenerator
 from custodian import custodian as raised
 from jobflow import Response
+from monty.os.path import zpath
+from monty.shutil import decompress_file
 from pymatgen.core import SETTINGS as PYMATGEN
+from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
 from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
@@ -33,6 +38,7 @@ from pymatgen.io.vasp.inputs import PotcarSingle
 from phonosmith.core.attempts import repeated
 from phonosmith.core.changing import changeable
 from phonosmith.core.errors import ConfigurationError, LabelError, did_you_mean, lacks_room
+from phonosmith.core.identity import KEEP_WAVEFUNCTIONS
 from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure
 from phonosmith.reference.documents import Frame, Reason, ReferenceRecord, refused, rows
@@ -46,6 +52,7 @@ from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 from phonosmith.structures.magnetic import MagneticOrder
 
+_STRAIN = 0.05
 _CLOCK = "CUSTODIAN_WALLTIME_START"
 _FOLLOWED = (
     "user_incar_settings", "user_potcar_settings", "user_potcar_functional", "user_kpoints_settings", "structure",
@@ -151,10 +158,10 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     Usable wherever atomate2's flows take a VASP Maker, and changed by its powerups: another ``input_set_generator``, or
     other settings of it, become another protocol (`followed`), which the gate asks for; ``run_vasp_kwargs`` say how
-    VASP is run. A previous folder is never read: every calculation starts from its own charge density, so that a label
-    does not depend on the order of the campaign. ``write_additional_data`` is not honoured either: what atomate2's
-    elastic flow puts there describes another deformation. The other fields are those of ``ReferenceEngine``, protocol
-    and rehearsal as JSON: queues spell other objects inside Makers as text.
+    VASP is run. Of a previous folder nothing is read but wave functions to start from, where calculations keep them
+    (LWAVE, see `take_wavefunctions`). ``write_additional_data`` is not honoured: what atomate2's elastic flow puts
+    there describes another deformation. The other fields are those of ``ReferenceEngine``, protocol and rehearsal as
+    JSON: queues spell other objects inside Makers as text.
     """
 
     name: str = "vasp"
@@ -178,8 +185,10 @@ class ProtocolVaspMaker(BaseVaspMaker):
 
     @changeable
     @vasp_job
-    def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
+    def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
+        if prev_dir is not None and self.input_set_generator.user_incar_settings.get(KEEP_WAVEFUNCTIONS):
+            take_wavefunctions(prev_dir, structure)
         frame = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
         (task, record), _ = repeated(
             lambda: self.calculate(structure, frame), lambda found: found[1].may_succeed_again, ATTEMPTS
@@ -315,6 +324,23 @@ def record_from_task(
         )
     record.reasons += accept(outcome, asked, allow_rehearsal=allow_rehearsal)
     return record
+
+
+def take_wavefunctions(prev_dir: str | Path, structure: Any) -> None:
+    """Copy the WAVECAR of a calculation of the same cell, strained by 5 % at most, into the current folder.
+
+    Flows hand the folder of a primitive cell to its supercells too, whose plane waves are others.
+    """
+    before = Path(strip_hostname(str(prev_dir)))
+    start, waves = (zpath(str(before / name)) for name in ("CONTCAR", "WAVECAR"))
+    if not (Path(start).is_file() and Path(waves).is_file()):
+        return
+    earlier = Structure.from_file(start)
+    same = [site.specie.symbol for site in earlier] == [site.specie.symbol for site in structure]
+    if same and np.allclose(earlier.lattice.abc, structure.lattice.abc, rtol=_STRAIN):
+        shutil.copyfile(waves, Path.cwd() / Path(waves).name)
+        if waves.endswith(".gz"):
+            decompress_file(Path.cwd() / Path(waves).name)
 
 
 def require_run_options(options: Mapping[str, Any]) -> None:
