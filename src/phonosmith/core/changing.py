@@ -82,10 +82,10 @@ class ChangeableJob(Job):  # type: ignore[misc]  # jobflow has no type informati
         filters = {"name_filter": name_filter, "class_filter": class_filter, "nested": nested, "dict_mod": dict_mod}
         super().update_maker_kwargs(update, **filters)
         if nested and self.maker is None:
-            self.function_args = tuple(_changed(one, update, **filters) for one in self.function_args)
-            self.function_kwargs = {
-                name: _changed(one, update, **filters) for name, one in self.function_kwargs.items()
-            }
+            placed: tuple[Any, ...] = self.function_args
+            named: dict[str, Any] = self.function_kwargs
+            self.function_args = tuple(_changed(one, update, **filters) for one in placed)
+            self.function_kwargs = {name: _changed(one, update, **filters) for name, one in named.items()}
 
     def update_kwargs(
         self,
@@ -95,7 +95,8 @@ class ChangeableJob(Job):  # type: ignore[misc]  # jobflow has no type informati
         dict_mod: bool = False,
     ) -> None:
         """Change arguments by name, those given by place too; an argument there is not is refused."""
-        parameters = inspect.signature(getattr(self.function, "original", self.function)).parameters
+        function: Callable[..., Any] = self.function
+        parameters = inspect.signature(getattr(function, "original", function)).parameters
         free = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
         names = [name for name in parameters if not (name == "self" and self.maker is not None)]
         placed = dict(zip(names, self.function_args, strict=False))

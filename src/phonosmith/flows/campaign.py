@@ -367,13 +367,10 @@ def read_campaign(path: str | Path) -> Campaign:
     foundations = [ref for ref in attempts if ref is not None]
     sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent) if spec.sampler is not None else None
     engine = reader.attempt(("engine",), _engine, spec.engine)
-    makers = {}
-    for name in OWN_MAKERS if engine is not None else ():
-        if getattr(spec.engine, name) is not None:
-            makers[name] = reader.attempt(("engine", name), _given, spec.engine, name)
-            reader.attempt(("engine", name), _engine_with, engine, {name: makers[name]})
-    if len(makers) > 1 and not reader.problems:
-        reader.attempt(("engine",), _engine_with, engine, makers)
+    named = [name for name in OWN_MAKERS if getattr(spec.engine, name) is not None]
+    makers = {name: reader.attempt(("engine", name), _given, spec.engine, name) for name in named}
+    if engine is not None and makers:
+        engine = reader.attempt(("engine", named[-1]), _engine_with, engine, makers) or engine
     replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
     if engine is not None:
         reader.attempt(("nac",), spec.require_of, engine)

@@ -170,13 +170,16 @@ def fit_elastic(
         equilibrium_stress=float(np.abs(base).max()),
         warnings=warnings,
     )
-    data = {"strains": strains, "deformations": gradients, "cauchy_stresses": cauchy, "pk_stresses": second}
-    known = known_elasticity(structure, raw, None if equilibrium_stress is None else base)
-    known.fitting_data = {name: [one.tolist() for one in tensors] for name, tensors in data.items()} | {
-        "uuids": uuids if calculations else None,
-        "job_dirs": folders if calculations else None,
-        "failed_uuids": [],
+    data: dict[str, Sequence[Any]] = {
+        "strains": strains,
+        "deformations": gradients,
+        "cauchy_stresses": cauchy,
+        "pk_stresses": second,
     }
+    known = known_elasticity(structure, raw, None if equilibrium_stress is None else base)
+    fitted: dict[str, list[Any] | None] = {name: [one.tolist() for one in tensors] for name, tensors in data.items()}
+    fitted["uuids"], fitted["job_dirs"] = (uuids, folders) if calculations else (None, None)
+    known.fitting_data = fitted | {"failed_uuids": []}
     return fit, known
 
 

@@ -89,12 +89,13 @@ def _with_engine(maker: Any, engine: ReferenceEngine, kind: Calculation, name: s
 
 
 def _chosen(flow: Any) -> Iterator[tuple[str, Any]]:
+    kind: Any = type(flow)
     if not (is_dataclass(flow) and any(field.name in CALCULATIONS for field in fields(flow))):
         raise ConfigurationError(
-            f"{type(flow).__name__} is no flow of atomate2 that phonons or elastic constants come from.",
+            f"{kind.__name__} is no flow of atomate2 that phonons or elastic constants come from.",
             "Give a PhononMaker or an ElasticMaker of atomate2.vasp.flows.",
         )
-    default = type(flow)()
+    default = kind()
     for field in fields(flow):
         maker = getattr(flow, field.name)
         if field.name in CALCULATIONS and maker is not None and _text(maker) != _text(getattr(default, field.name)):
