@@ -38,6 +38,7 @@ from phonosmith.reference.documents import ReferenceRecord
 from phonosmith.reference.engines import make_engine
 from phonosmith.reference.jobs import LabelMaker
 from phonosmith.reference.protocol import ReferenceProtocol
+from phonosmith.reference.vasp.makers import take_wavefunctions
 from phonosmith.reference.vasp.rehearsal import Rehearsal
 
 SILICON = Structure.from_spacegroup("Fd-3m", Lattice.cubic(5.43), ["Si"], [[0, 0, 0]]).get_primitive_structure()
@@ -307,36 +308,47 @@ def test_a_campaign_file_says_the_same(tmp_path, monkeypatch):
             read_campaign(written_campaign(tmp_path, more))
 
 
-@pytest.mark.slow
-def test_wave_functions_of_the_folder_before(tmp_path, monkeypatch):
-    """Taken where calculations keep them, for the same cell only; nothing becomes another job by it."""
-    engine = make_engine("vasp", {"kspacing": 0.6}, rehearsal=Rehearsal(calculator="tersoff-si"))
-    keeping = engine.update_kwargs({"_set": {"input_set_generator->user_incar_settings->LWAVE": True}}, dict_mod=True)
-    assert keeping.protocol == engine.protocol
-    assert identities(LabelMaker(engine=keeping).make([bulk("Si")], "si")) == identities(
-        LabelMaker(engine=engine).make([bulk("Si")], "si")
-    )
+@pytest.mark.parametrize("zipped", [True, False])
+def test_wave_functions_of_the_folder_before(tmp_path, monkeypatch, zipped):
+    """Taken for the same cell, strained or not, and for no supercell; a folder that is gone is no error."""
     before = tmp_path / "before"
     before.mkdir()
     Poscar(SILICON).write_file(before / "CONTCAR")
-    with gzip.open(before / "WAVECAR.gz", "wb") as file:
+    with gzip.open(before / "WAVECAR.gz", "wb") if zipped else (before / "WAVECAR").open("wb") as file:
         file.write(b"waves")
-    strained, supercell = SILICON.copy().apply_strain(0.02), SILICON.copy().make_supercell(2)
-    cases = [(keeping, strained, True), (keeping, supercell, False), (engine, strained, False)]
-    for number, (who, crystal, taken) in enumerate(cases):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        maker = who.static()
-        task = type(maker).make.original(maker, crystal, prev_dir=f"somewhere:{before}").output
-        # finished folders are compressed
-        assert ((folder / "WAVECAR.gz").exists() or (folder / "WAVECAR").exists()) == taken
-        assert (
-            str(task.calcs_reversed[0].input.incar["LWAVE"])
-            .strip(". ")
-            .upper()
-            .startswith("T" if who is keeping else "F")
-        )
+    strained, supercell = SILICON.copy(), SILICON.copy()
+    strained.apply_strain(0.02)
+    supercell.make_supercell(2)
+    cases = [(before, strained, True), (before, supercell, False), (tmp_path / "gone", strained, False)]
+    for number, (folder, crystal, taken) in enumerate(cases):
+        here = tmp_path / str(number)
+        here.mkdir()
+        monkeypatch.chdir(here)
+        take_wavefunctions(f"node7:{folder}", crystal)
+        assert (here / "WAVECAR").exists() == taken
+        if taken:
+            assert (here / "WAVECAR").read_bytes() == b"waves"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_calculation_starts_from_kept_wave_functions(tmp_path, monkeypatch, keeps):
+    """The stand-in leaves a WAVECAR alone, as VASP would read it; to keep them makes no other job of any."""
+    engine = make_engine("vasp", {"kspacing": 0.6}, rehearsal=Rehearsal(calculator="tersoff-si"))
+    who = update_user_incar_settings(engine.static(), {"LWAVE": True}) if keeps else engine.static()
+    assert who.protocol == engine.static().protocol
+    labels = LabelMaker(engine=engine).make([bulk("Si")], "si")
+    assert identities(update_user_incar_settings(labels, {"LWAVE": True})) == identities(labels)
+    before, here = tmp_path / "before", tmp_path / "here"
+    before.mkdir()
+    here.mkdir()
+    Poscar(SILICON).write_file(before / "CONTCAR")
+    (before / "WAVECAR").write_bytes(b"waves")
+    monkeypatch.chdir(here)
+    task = type(who).make.original(who, SILICON, prev_dir=str(before)).output
+    assert task.state.value == "successful"
+    left = [path for path in here.glob("WAVECAR*") if b"waves" in gzip.decompress(path.read_bytes())]
+    assert bool(left) == keeps
 
 
 def arguments(job):

@@ -70,6 +70,9 @@ def _changed_parts(holder: Any, update: dict[str, Any], **filters: Any) -> dict[
 class ChangeableJob(Job):  # type: ignore[misc]  # jobflow has no type information
     """A job as it is made; read from a store or queue it is jobflow's."""
 
+    function_args: tuple[Any, ...]
+    function_kwargs: dict[str, Any]
+
     def update_maker_kwargs(
         self,
         update: dict[str, Any],
@@ -82,10 +85,9 @@ class ChangeableJob(Job):  # type: ignore[misc]  # jobflow has no type informati
         filters = {"name_filter": name_filter, "class_filter": class_filter, "nested": nested, "dict_mod": dict_mod}
         super().update_maker_kwargs(update, **filters)
         if nested and self.maker is None:
-            placed: tuple[Any, ...] = self.function_args
-            named: dict[str, Any] = self.function_kwargs
-            self.function_args = tuple(_changed(one, update, **filters) for one in placed)
-            self.function_kwargs = {name: _changed(one, update, **filters) for name, one in named.items()}
+            self.function_args = tuple(_changed(one, update, **filters) for one in self.function_args)
+            for name, one in self.function_kwargs.items():
+                self.function_kwargs[name] = _changed(one, update, **filters)
 
     def update_kwargs(
         self,

@@ -187,6 +187,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
     @vasp_job
     def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
+        assert self.input_set_generator is not None
         if prev_dir is not None and self.input_set_generator.user_incar_settings.get(KEEP_WAVEFUNCTIONS):
             take_wavefunctions(prev_dir, structure)
         frame = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
