@@ -198,6 +198,7 @@ def test_run_options_of_the_engine(tmp_path):
         make_engine("gpaw", run_vasp_kwargs={})
 
 
+@pytest.mark.slow
 def test_an_own_input_set_becomes_the_protocol():
     engine = make_engine("vasp", input_set_generator=StaticSetGenerator(user_incar_settings={**PAPER, "NCORE": 8}))
     written = {name: getattr(engine.protocol, name) for name in ("functional", "encut", "ediff", "kspacing", "sigma")}
