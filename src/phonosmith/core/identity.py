@@ -18,6 +18,15 @@ NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
 VOLATILE = ("uuid", "hosts", "index", "output")
 DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
 """What describes a job is no part of what it does: it counts as empty, as it was before jobs were described."""
+MACHINE_TAGS = frozenset(
+    {"NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LSCALAPACK", "NWRITE", "MAXMEM", "SYSTEM"}
+)
+"""INCAR tags of the machine, free to every worker: they change no result."""
+KEEP_WAVEFUNCTIONS = "LWAVE"
+"""A tag that writes one more file; false where nobody asked, as it was before anybody could."""
+_NOT_WHAT = ("@version", "behind", "running")
+"""Keys that say nothing of what a job does: versions of packages (an upgrade makes no finished job another one), where
+its data come from, and how a program is started."""
 _WORK = ("function", "function_args", "function_kwargs")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
@@ -52,7 +61,7 @@ def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]
         text = _rename(before, renamed)
         document = json.loads(text)
         plain = {key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION
-        content = digest_json(without_versions(plain))
+        content = digest_json(what_is_done(plain))
         counted[content] += 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
         if text != before:
@@ -82,11 +91,18 @@ def identified_like_running(flow: Flow) -> Flow:
     return fix_identities(flow) if running is not None and has_content_identity(running.uuid) else flow
 
 
-def without_versions(plain: Any) -> Any:
-    """Return JSON without the versions of packages: an upgrade makes no finished job another one."""
+def what_is_done(plain: Any) -> Any:
+    """Return a job's JSON without what makes it no other job: see `_NOT_WHAT`, and how atomate2's Makers start VASP."""
     if isinstance(plain, dict):
-        return {key: without_versions(item) for key, item in plain.items() if key != "@version"}
-    return [without_versions(item) for item in plain] if isinstance(plain, list) else plain
+        kept = {key: what_is_done(item) for key, item in plain.items() if key not in _NOT_WHAT}
+        if "run_vasp_kwargs" in kept:
+            kept["run_vasp_kwargs"] = {}
+        if isinstance(tags := kept.get("user_incar_settings"), dict):
+            kept["user_incar_settings"] = {key: item for key, item in tags.items() if key not in MACHINE_TAGS}
+            if KEEP_WAVEFUNCTIONS in tags:
+                kept["user_incar_settings"][KEEP_WAVEFUNCTIONS] = False
+        return kept
+    return [what_is_done(item) for item in plain] if isinstance(plain, list) else plain
 
 
 def _rename(text: str, renamed: dict[str, str]) -> str:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from phonosmith.core.artefacts import default_artefacts
 from phonosmith.core.errors import ArtefactError
 from phonosmith.core.hashing import digest_json
-from phonosmith.core.identity import has_content_identity, without_versions
+from phonosmith.core.identity import has_content_identity, what_is_done
 from phonosmith.core.sealing import SEAL, altered_fields, artefacts_in, seal
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def used_content(value: Any) -> Any:
     """Return arguments as plain data in which potentials, data sets and artefacts are their content alone."""
     from monty.json import MontyEncoder
 
-    return _used(without_versions(json.loads(json.dumps(value, cls=MontyEncoder))))
+    return _used(what_is_done(json.loads(json.dumps(value, cls=MontyEncoder))))
 
 
 def _used(plain: Any) -> Any:

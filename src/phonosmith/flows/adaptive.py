@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, Response, job
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Response
 from pydantic import Field, ValidationError
 from pymatgen.core import Structure
 
 from phonosmith.analysis.documents import AuditedLabels, Cost, PhononSummary
 from phonosmith.analysis.learning import AdaptiveReport, AdaptiveRound
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.changing import HoldingMaker, job
 from phonosmith.core.document import Awaited, Document
 from phonosmith.core.errors import ConfigurationError, InputError, MismatchError
 from phonosmith.core.identity import fix_identities, has_content_identity
@@ -65,7 +66,7 @@ class AdaptiveState(Document):
 
 
 @dataclass
-class AdaptiveMaker(Maker):
+class AdaptiveMaker(HoldingMaker):
     """Label a few configurations at a time until phonons and verdict stop moving.
 
     Every configuration is sampled at once (that is cheap); each round labels some more, trains, and computes phonons.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import pydoc
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import yaml
-from jobflow import Flow, Maker
+from jobflow import Flow
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
@@ -27,7 +29,7 @@ from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.reference.engines import ReferenceEngine, decoded
 from phonosmith.reference.protocol import ReferenceProtocol
 from phonosmith.sampling.documents import CellSize
 from phonosmith.structures.magnetic import MagneticOrder, given_moments
@@ -67,6 +69,10 @@ class MaterialSpec(BaseModel):
         return self
 
 
+GivenObject = str | dict[str, Any]
+"""A Maker or input set: where Python finds it, or its JSON."""
+
+
 class EngineSpec(BaseModel):
     """Who plays or is DFT."""
 
@@ -79,6 +85,21 @@ class EngineSpec(BaseModel):
     wall_time: int | None = Field(
         None, gt=0, description="VASP is asked to stop after so many seconds of a job, and goes on in another"
     )
+    frozen_timeout: float | None = Field(None, gt=0, description="VASP without output for so long is started again, s")
+    user_incar_settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="INCAR tags: NCORE, KPAR and the like are free, all others change the protocol",
+    )
+    run_vasp_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="arguments of atomate2's run_vasp: vasp_cmd, handlers, scratch_dir, ..."
+    )
+    input_set_generator: GivenObject | None = Field(
+        None,
+        description="own input set of atomate2, which the protocol follows: package.module.NAME to import, or JSON",
+    )
+    static_maker: GivenObject | None = Field(None, description="own StaticMaker, whose inputs every calculation has")
+    phonon_maker: GivenObject | None = Field(None, description="own PhononMaker of VASP for the reference")
+    elastic_maker: GivenObject | None = Field(None, description="own ElasticMaker of VASP for the reference")
 
 
 class CampaignSpec(MaterialSettings):
@@ -108,7 +129,7 @@ class CampaignSpec(MaterialSettings):
 
 
 @dataclass
-class CampaignMaker(Maker):
+class CampaignMaker(HoldingMaker):
     """Every material with every foundation, strategy, size, cell and seed; what can be shared is computed once.
 
     Reference results belong to a material. Labels belong to a material and a sampling cell: one potential relaxes the
@@ -210,6 +231,7 @@ class Campaign:
     sampler: PotentialRef | None
     engine: ReferenceEngine
     replay: DatasetRef | None = None
+    makers: dict[str, Any] = field(default_factory=dict)
 
     def flow(self) -> Flow:
         """Return the flow of the whole campaign."""
@@ -233,9 +255,13 @@ class Campaign:
 
     @property
     def _maker(self) -> FineTuneMaterialMaker:
-        return FineTuneMaterialMaker(name=self.spec.name, engine=self.engine, settings=self.spec, replay=self.replay)
+        return FineTuneMaterialMaker(
+            name=self.spec.name, engine=self.engine, settings=self.spec, replay=self.replay, **self.makers
+        )
 
 
+OWN_MAKERS = ("static_maker", "phonon_maker", "elastic_maker")
+_GIVEN_ADVICE = "Give package.module.NAME of what Python can import here, or JSON with @module and @class."
 _NAMES = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 
 
@@ -343,6 +369,10 @@ def read_campaign(path: str | Path) -> Campaign:
     foundations = [ref for ref in attempts if ref is not None]
     sampler = reader.attempt(("sampler",), _potential, spec.sampler, file.parent) if spec.sampler is not None else None
     engine = reader.attempt(("engine",), _engine, spec.engine)
+    named = [name for name in OWN_MAKERS if getattr(spec.engine, name) is not None]
+    makers = {name: reader.attempt(("engine", name), _given, spec.engine, name) for name in named}
+    if engine is not None and makers:
+        engine = reader.attempt(("engine", named[-1]), _engine_with, engine, makers) or engine
     replay = reader.attempt(("replay",), _replay, file.parent / spec.replay) if spec.replay is not None else None
     if engine is not None:
         reader.attempt(("nac",), spec.require_of, engine)
@@ -351,7 +381,7 @@ def read_campaign(path: str | Path) -> Campaign:
     _check_elements(reader, spec, structures, [*foundations, *([sampler] if sampler else [])])
     reader.finish()
     assert engine is not None  # finish has raised otherwise
-    return Campaign(spec, file, structures, foundations, sampler, engine, replay)
+    return Campaign(spec, file, structures, foundations, sampler, engine, replay, makers)
 
 
 def _check_strategies(reader: _Reader, strategies: Sequence[Any], training: Any) -> None:
@@ -428,8 +458,46 @@ def _potential(name: str, folder: Path) -> PotentialRef:
 def _engine(spec: EngineSpec) -> ReferenceEngine:
     from phonosmith.reference.engines import make_engine
 
+    options = {
+        name: _with_numbers(value)
+        for name in ("wall_time", "frozen_timeout", "user_incar_settings", "run_vasp_kwargs", "input_set_generator")
+        if (value := getattr(spec, name))
+    }
+    if "input_set_generator" in options:
+        options["input_set_generator"] = _given(spec, "input_set_generator")
     protocol = ReferenceProtocol.model_validate(spec.protocol)
-    return make_engine(spec.name, protocol, spec.potential, rehearsal=spec.rehearsal, wall_time=spec.wall_time)
+    return make_engine(spec.name, protocol, spec.potential, rehearsal=spec.rehearsal, **options)
+
+
+def _with_numbers(plain: Any) -> Any:
+    """Return plain data in which numbers are numbers that YAML reads as text for want of a point: 1e-7."""
+    if isinstance(plain, dict):
+        return {key: _with_numbers(item) for key, item in plain.items()}
+    if isinstance(plain, list):
+        return [_with_numbers(item) for item in plain]
+    return (
+        float(plain) if isinstance(plain, str) and re.fullmatch(r"[-+]?\d+e[-+]?\d+", plain, re.IGNORECASE) else plain
+    )
+
+
+def _given(spec: EngineSpec, field: str) -> Any:
+    """Return what a field names by its import path or spells as JSON."""
+    given: GivenObject | None = getattr(spec, field)
+    if given is None:
+        return None
+    try:
+        made = decoded(_with_numbers(given)) if isinstance(given, dict) else pydoc.locate(given)
+    except Exception as error:  # an import runs code of others
+        raise ConfigurationError(f"{field}: {given!r} cannot be made: {error}.", _GIVEN_ADVICE) from error
+    if made is None or isinstance(made, dict):
+        raise ConfigurationError(f"{field}: {given!r} is not found.", _GIVEN_ADVICE)
+    return made() if isinstance(made, type) else made
+
+
+def _engine_with(engine: ReferenceEngine, makers: Mapping[str, Any]) -> ReferenceEngine:
+    from phonosmith.reference.vasp.own_makers import engine_following
+
+    return engine_following(engine, **makers)
 
 
 def _replay(path: Path) -> DatasetRef:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from jobflow import CURRENT_JOB, JobConfig, job
+from jobflow import CURRENT_JOB, JobConfig
 
 from phonosmith.analysis.documents import AuditedLabels, Cost
+from phonosmith.core.changing import job
 from phonosmith.core.manifest import Manifest
 from phonosmith.evaluation.mechanics.documents import ElasticDoc, EosDoc
 from phonosmith.evaluation.phonons.documents import PhononDoc

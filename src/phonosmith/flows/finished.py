@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jobflow import job
 from pydantic import Field
 
 from phonosmith.analysis.documents import AuditedLabels
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
+from phonosmith.core.changing import job
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError
 from phonosmith.core.manifest import recorded
-from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.known import large_parts_apart
+from phonosmith.evaluation.phonons.documents import LARGE, PhononDoc
 from phonosmith.reference.engines import EngineName, ReferenceEngine
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol
 
@@ -87,6 +88,7 @@ class FinishedLabels(Document):
 
 
 @job(output_schema=PhononDoc)
+@large_parts_apart(*LARGE)
 def phonons_of_file(reference: Any, mesh: int) -> PhononDoc:
     """Return the document of a finished calculation (a `FinishedPhonons`)."""
     from phonosmith.evaluation.phonons.summary import summarise_phonons

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jobflow import JobConfig, OnMissing, Response, job
+from jobflow import JobConfig, OnMissing, Response
 
 from phonosmith.analysis.committees import CommitteeReport, SeedCommittee, groups_of
 from phonosmith.analysis.documents import AuditedLabels, MaterialReport
 from phonosmith.analysis.learning import LearningCurveReport, learning_curves
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts
+from phonosmith.core.changing import job
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import LabelError, PhonosmithError
 from phonosmith.core.identity import identified_like_running

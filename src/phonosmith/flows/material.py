@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Flow, Job, Maker
+from jobflow import Flow, Job
 
+from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
 from phonosmith.evaluation.verdict import Thresholds
@@ -18,7 +19,7 @@ from phonosmith.flows.reporting import ReportInputs, ReportSubject, TrainedPoten
 from phonosmith.flows.settings import MaterialSettings, material_settings, training_of
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.datasets.documents import DatasetRef
-from phonosmith.reference.engines import ReferenceEngine
+from phonosmith.reference.engines import ReferenceEngine, make_engine
 from phonosmith.sampling.documents import SamplingSettings
 from phonosmith.settings import get_settings
 from phonosmith.structures.magnetic import given_moments
@@ -63,7 +64,7 @@ class _Training:
 
 
 @dataclass(init=False)
-class FineTuneMaterialMaker(Maker):
+class FineTuneMaterialMaker(HoldingMaker):
     """Fine-tune a foundation for one material with several strategies and judge each by its phonons.
 
     Labels and reference results are computed once and shared by all strategies and training-set sizes. Job names begin
@@ -82,6 +83,9 @@ class FineTuneMaterialMaker(Maker):
         Of every random draw in training, and of the sampling unless ``sampling_seed`` says otherwise.
     campaign
         Name of the campaign in the report.
+    static_maker, phonon_maker, elastic_maker
+        Own Makers of atomate2 for VASP: a StaticMaker whose inputs every calculation has, a PhononMaker and an
+        ElasticMaker for the reference (`engine_following`).
     """
 
     name: str = "fine-tune"
@@ -90,6 +94,9 @@ class FineTuneMaterialMaker(Maker):
     replay: DatasetRef | None = None
     seed: int = 0
     campaign: str = ""
+    static_maker: Any = None
+    phonon_maker: Any = None
+    elastic_maker: Any = None
 
     def __init__(
         self,
@@ -99,9 +106,13 @@ class FineTuneMaterialMaker(Maker):
         replay: DatasetRef | None = None,
         seed: int = 0,
         campaign: str = "",
+        static_maker: Any = None,
+        phonon_maker: Any = None,
+        elastic_maker: Any = None,
         **changes: Any,
     ) -> None:
         self.name, self.engine, self.replay, self.seed, self.campaign = name, engine, replay, seed, campaign
+        self.static_maker, self.phonon_maker, self.elastic_maker = static_maker, phonon_maker, elastic_maker
         self.settings = material_settings(settings, **changes)
 
     @schemas_once()
@@ -124,7 +135,16 @@ class FineTuneMaterialMaker(Maker):
     def parts(self, structure: Structure, key: str) -> MaterialParts:
         """Return what the variants of a material share, nothing of it made yet."""
         seed = self.seed if self.settings.sampling_seed is None else self.settings.sampling_seed
-        return MaterialParts(structure, key, self.settings, self._engine_for(structure), seed, self.replay)
+        return MaterialParts(
+            structure,
+            key,
+            self.settings,
+            self._engine_for(structure),
+            seed,
+            self.replay,
+            phonon_maker=self.phonon_maker,
+            elastic_maker=self.elastic_maker,
+        )
 
     def _engine_for(self, structure: Structure) -> ReferenceEngine:
         """Return the engine, with the magnetic order of a crystal whose sites carry moments where it knows of spin."""
@@ -260,7 +280,12 @@ class FineTuneMaterialMaker(Maker):
             )
 
     def require_engine(self) -> ReferenceEngine:
-        """Return the engine."""
+        """Return the engine, with the inputs of own Makers."""
+        makers = (self.static_maker, self.phonon_maker, self.elastic_maker)
+        if any(maker is not None for maker in makers):
+            from phonosmith.reference.vasp.own_makers import engine_following
+
+            return engine_following(self.engine or make_engine("vasp"), *makers)
         if self.engine is None:
             raise ConfigurationError(f"{type(self).__name__} has no engine.", "Pass engine=make_engine('vasp').")
         return self.engine

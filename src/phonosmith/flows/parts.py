@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobflow import Flow, Job
 
@@ -75,7 +75,8 @@ class MaterialParts:
     """Everything that is calculated once per material, whatever the foundations, strategies, sizes and seeds.
 
     Cell and seed of training, which tell apart variants, are given to the methods; ``seed`` is that of the sampling, of
-    forgetting sets and of replay structures. ``jobs`` are those made so far, in order.
+    forgetting sets and of replay structures. ``phonon_maker`` and ``elastic_maker`` are own flows of atomate2 for the
+    reference. ``jobs`` are those made so far, in order.
     """
 
     structure: Structure
@@ -84,6 +85,8 @@ class MaterialParts:
     engine: ReferenceEngine
     seed: int
     given_replay: DatasetRef | None = None
+    phonon_maker: Any = None
+    elastic_maker: Any = None
     jobs: list[Job | Flow] = field(default_factory=list)
     _made: dict[tuple[str, ...], Job | Flow] = field(default_factory=dict)
     _matrices: dict[float, list[list[int]]] = field(default_factory=dict)
@@ -149,7 +152,9 @@ class MaterialParts:
             properties = self._properties(potential, Owner(REFERENCE, self.key, REFERENCE, REFERENCE), phonons)
             return ReferenceResults(asked=list(properties), phonons=phonons, **properties)
         makers: dict[str, Callable[[], Job | Flow]] = {
-            "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine).make(self.crystal),
+            "elastic": lambda: ElasticFlowMaker(name=f"elastic {name}", engine=engine, maker=self.elastic_maker).make(
+                self.crystal
+            ),
             "eos": lambda: EosFlowMaker(name=f"eos {name}", engine=engine).make(self.crystal),
             "transitions": lambda: TransitionMaker(engine=engine, options=settings.follow).make(phonons, name),
             "qha": lambda: QhaFlowMaker(name=f"qha {name}", engine=engine).make(
@@ -190,7 +195,8 @@ class MaterialParts:
                 made = phonons_of_file(self.finished, self.settings.mesh)
                 return self.add(made, "phonon", self.key, what, strategy=REFERENCE)
             name, nac = f"phonon {self.key} {what}", self.settings.nac and what == REFERENCE
-            maker = PhononFlowMaker(name=name, engine=self.engine, mesh=self.settings.mesh, nac=nac)
+            own = {"engine": self.engine, "maker": self.phonon_maker}
+            maker = PhononFlowMaker(name=name, mesh=self.settings.mesh, nac=nac, **own)
             return self._program(maker.make(self.crystal, matrix), "phonon")
 
         return self._once((what, "phonons"), make)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from jobflow import JobConfig, OnMissing, job
+from jobflow import JobConfig, OnMissing
 from pydantic import Field
 from pymatgen.core import Structure
 
@@ -24,6 +24,7 @@ from phonosmith.analysis.documents import (
 )
 from phonosmith.analysis.judgement import verdict_on
 from phonosmith.core.artefacts import default_artefacts
+from phonosmith.core.changing import job
 from phonosmith.core.document import Awaited, Document, Missing
 from phonosmith.core.errors import LabelError, MismatchError, PhonosmithError
 from phonosmith.core.manifest import recorded
@@ -266,7 +267,7 @@ class _Case:
             expected_mae_thz=committee.mae_thz if committee and self.reference is None else None,
             phonon_change_thz=moved.mae_thz if moved else committee and committee.disagreement_thz,
             check=check,
-            elastic=results.elastic,
+            elastic=results.elastic and results.elastic.brief(),
             eos=results.eos,
             transitions=transitions,
             qha=results.qha,
@@ -405,7 +406,7 @@ def report_material(subject: ReportSubject, structure: Structure, inputs: Report
         labels=audited,
         reference_result=ReferenceReport(
             phonons=None if truth is None else PhononSummary.of(truth),
-            elastic=inputs.reference.elastic,
+            elastic=inputs.reference.elastic and inputs.reference.elastic.brief(),
             eos=inputs.reference.eos,
             transitions=inputs.reference.transitions,
             qha=inputs.reference.qha,

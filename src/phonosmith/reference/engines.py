@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -11,8 +12,9 @@ import numpy as np
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from phonosmith.core.attempts import repeated
+from phonosmith.core.changing import HoldingDocument, class_of
 from phonosmith.core.document import Document
-from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.errors import ConfigurationError, InputError, did_you_mean
 from phonosmith.potentials.documents import PotentialRef
 from phonosmith.reference.documents import Frame, ReferenceRecord, Stopped
 from phonosmith.reference.outcome import MOVING
@@ -21,14 +23,27 @@ from phonosmith.reference.vasp.rehearsal import Rehearsal
 from phonosmith.structures.magnetic import MagneticOrder
 
 if TYPE_CHECKING:
+    from atomate2.vasp.sets.base import VaspInputGenerator
     from jobflow import Maker
 
 EngineName = Literal["vasp", "forcefield", "gpaw"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 
-class ReferenceEngine(Document, frozen=True):
-    """A protocol together with the program that carries it out; plain data, so it travels with a job."""
+class Running(Document, frozen=True, extra="forbid"):
+    """How VASP is started. It changes no result: no part of the protocol, nor of what a job is (`core.identity`)."""
+
+    incar: dict[str, Any] = Field(
+        default_factory=dict, description="INCAR tags of the parallel layout: NCORE, KPAR, ..."
+    )
+    run_vasp_kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of atomate2's run_vasp")
+
+
+class ReferenceEngine(HoldingDocument, frozen=True, extra="forbid"):
+    """A protocol together with the program that carries it out; plain data, so it travels with a job.
+
+    Jobs that compute with it are changed as Makers are: atomate2's powerups end in `update_kwargs`.
+    """
 
     name: EngineName | Literal["phonopy"] = Field(description="vasp, forcefield, gpaw; phonopy: calculated already")
     protocol: ReferenceProtocol = Field(description="how calculations are done")
@@ -45,11 +60,49 @@ class ReferenceEngine(Document, frozen=True):
         None, description="magnetic order of the crystal it computes: every calculation starts from it"
     )
 
+    running: Running | None = Field(None, description="how VASP is started")
+
     @model_serializer(mode="wrap")
-    def _without_order(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_what_is_not(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out an order there is not: a job keeps the identity it had before there were any."""
         plain: dict[str, Any] = handler(self)
-        return plain if self.order is not None else {k: v for k, v in plain.items() if k != "order"}
+        return {name: value for name, value in plain.items() if value is not None or name not in ("order", "running")}
+
+    def update_kwargs(
+        self,
+        update: dict[str, Any],
+        name_filter: str | None = None,
+        class_filter: type[Maker] | None = None,
+        nested: bool = True,  # noqa: ARG002  # nothing is inside
+        dict_mod: bool = False,
+    ) -> ReferenceEngine:
+        """Return the engine whose every VASP calculation is changed as jobflow changes a Maker.
+
+        atomate2's powerups end here wherever a job computes with an engine, labels first of all. What they may change
+        are inputs, which change the protocol (`reference.vasp.inputs`), and ``run_vasp_kwargs``. ``name_filter`` is
+        compared with the engine's name.
+        """
+        if self.name != "vasp" or (name_filter is not None and name_filter not in self.name):
+            return self
+        maker = self.static(self.name)
+        if (kind := class_of(class_filter)) is not None and not isinstance(maker, kind):
+            return self
+        changed = maker.update_kwargs(update, dict_mod=dict_mod)
+        carried = {"protocol", "run_vasp_kwargs", "wall_time", "frozen_timeout", "custodian", "input_set_generator"}
+        before, now = maker.as_dict(), changed.as_dict()
+        if lost := sorted(name for name in now if name not in carried and now[name] != before[name]):
+            raise ConfigurationError(
+                f"{', '.join(lost)} of labels and displaced cells cannot be changed: they are no tasks of atomate2.",
+                "Change input_set_generator or run_vasp_kwargs, or filter by the name of a Maker (name_filter).",
+            )
+        return self.model_copy(update=_of_maker(self.protocol, changed))
+
+    def following(self, maker: Any) -> ReferenceEngine:
+        """Return the engine that calculates with the inputs of a VASP Maker of atomate2, and runs VASP as it does."""
+        from phonosmith.reference.vasp.makers import require_run_options
+
+        require_run_options(maker.run_vasp_kwargs)
+        return self.model_copy(update=_of_maker(self.protocol, maker))
 
     def with_order(self, order: MagneticOrder) -> ReferenceEngine:
         """Return the engine for a crystal whose atoms have given moments; it must calculate with spin."""
@@ -101,8 +154,9 @@ class ReferenceEngine(Document, frozen=True):
         """Return the Maker of a calculation, for use in any atomate2 flow."""
         protocol = self.protocol.model_dump(mode="json")
         if self.name == "vasp":
-            from phonosmith.reference.vasp.makers import MagneticVaspMaker, ProtocolVaspMaker
+            from phonosmith.reference.vasp.makers import MagneticVaspMaker, ProtocolVaspMaker, vasp_input_set
 
+            running = self.running or Running()
             return (ProtocolVaspMaker if self.order is None else partial(MagneticVaspMaker, order=self._order))(
                 name=name,
                 protocol=protocol,
@@ -111,6 +165,10 @@ class ReferenceEngine(Document, frozen=True):
                 wall_time=self.wall_time,
                 frozen_timeout=self.frozen_timeout,
                 custodian=dict(self.custodian),
+                run_vasp_kwargs=decoded(running.run_vasp_kwargs),
+                input_set_generator=vasp_input_set(self.protocol, calculation, running.incar)
+                if running.incar
+                else None,
             )
         if calculation == "born":
             raise ConfigurationError(
@@ -199,13 +257,39 @@ def _compute_vasp(maker: Any, frame: Frame, rehearsal: Rehearsal | None) -> Refe
     return record
 
 
+def _of_maker(protocol: ReferenceProtocol, maker: Any) -> dict[str, Any]:
+    """Return the fields of an engine that a Maker of VASP has, ours or another of atomate2."""
+    from phonosmith.reference.vasp.makers import ProtocolVaspMaker, followed
+
+    ours = isinstance(maker, ProtocolVaspMaker)
+    started = ReferenceProtocol.model_validate(maker.protocol) if ours else protocol
+    followed_protocol, machine = followed(started, maker.input_set_generator)
+    update = {"protocol": followed_protocol, "running": _running(machine, maker.run_vasp_kwargs)}
+    return update | (
+        {name: getattr(maker, name) for name in ("wall_time", "frozen_timeout", "custodian")} if ours else {}
+    )
+
+
+def _running(incar: Mapping[str, Any], run_vasp_kwargs: Mapping[str, Any]) -> Running | None:
+    from monty.json import jsanitize
+
+    plain = jsanitize(dict(run_vasp_kwargs), strict=True, enum_values=True)
+    return Running(incar=dict(incar), run_vasp_kwargs=plain) if incar or plain else None
+
+
+def decoded(plain: Any) -> Any:
+    """Return what JSON stands for: handlers of custodian, Makers, input sets."""
+    from monty.json import MontyDecoder
+
+    return MontyDecoder().process_decoded(plain)
+
+
 def make_engine(
     name: str,
     protocol: ReferenceProtocol | Mapping[str, Any] | None = None,
     potential: PotentialRef | Mapping[str, Any] | str | None = None,
     *,
     rehearsal: Rehearsal | bool | None = None,
-    wall_time: int | None = None,
     **options: Any,
 ) -> ReferenceEngine:
     """Return the engine that carries out a protocol.
@@ -215,36 +299,101 @@ def make_engine(
     protocol : settings, or those that differ from the published work's
     potential : for ``forcefield``, see ``calculator_spec``; for a rehearsal, what the stand-in computes with
     rehearsal : True, or its settings: play VASP with the stand-in
-    options : ``frozen_timeout`` and ``custodian`` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``
+    options : those of `vasp_engine` for ``vasp``; ``overrides`` of GPAW's arguments for ``gpaw``
     """
-    protocol = ReferenceProtocol.model_validate(protocol or {})
     if name not in ENGINES:
         raise ConfigurationError(f"There is no engine '{name}'.", f"Choose {', '.join(ENGINES)}.")
+    makers: dict[str, Callable[..., ReferenceEngine]] = {
+        "vasp": vasp_engine, "forcefield": _forcefield_engine, "gpaw": _gpaw_engine
+    }  # fmt: skip
+    known = [one for one in inspect.signature(makers[name]).parameters if one not in _GIVEN]
+    for option in options:
+        if option not in known:
+            raise ConfigurationError(
+                f"The {name} engine has no option {option!r}.",
+                did_you_mean(option, known) + (f"Known: {', '.join(known)}." if known else "It has none."),
+            )
     if rehearsal and name != "vasp":
         raise ConfigurationError(f"A rehearsal plays VASP, not {name}.", "Use --engine vasp with --rehearsal.")
-    if name == "vasp":
-        if potential is not None and not rehearsal:
-            raise ConfigurationError(
-                "The vasp engine takes no potential.", "Use --engine forcefield, or --rehearsal to play VASP with it."
-            )
-        return ReferenceEngine(
-            name="vasp", protocol=protocol, rehearsal=_rehearsal(rehearsal, potential), wall_time=wall_time, **options
+    given = {"rehearsal": rehearsal} if name == "vasp" else {}
+    return makers[name](ReferenceProtocol.model_validate(protocol or {}), potential, **given, **options)
+
+
+_GIVEN = ("protocol", "potential", "rehearsal")
+
+
+def vasp_engine(
+    protocol: ReferenceProtocol,
+    potential: PotentialRef | Mapping[str, Any] | str | None = None,
+    *,
+    rehearsal: Rehearsal | bool | None = None,
+    wall_time: int | None = None,
+    frozen_timeout: float = 7200.0,
+    custodian: Mapping[str, Any] | None = None,
+    user_incar_settings: Mapping[str, Any] | None = None,
+    run_vasp_kwargs: Mapping[str, Any] | None = None,
+    input_set_generator: VaspInputGenerator | None = None,
+) -> ReferenceEngine:
+    """Return the engine of VASP.
+
+    Parameters
+    ----------
+    wall_time, frozen_timeout, custodian : fields of `ReferenceEngine`
+    user_incar_settings : INCAR tags; NCORE, KPAR and the like are free, all others change the protocol
+    run_vasp_kwargs : arguments of atomate2's ``run_vasp``: commands, handlers, validators, scratch folder, ...
+    input_set_generator : own input set, which the protocol then follows (`reference.vasp.inputs`)
+    """
+    from phonosmith.reference.vasp.inputs import of_input_set, with_tags
+
+    if potential is not None and not rehearsal:
+        raise ConfigurationError(
+            "The vasp engine takes no potential.", "Use --engine forcefield, or --rehearsal to play VASP with it."
         )
-    from phonosmith.reference.forcefield import CalculatorSpec, calculator_spec
+    machine: dict[str, Any] = {}
+    if input_set_generator is not None:
+        protocol, machine = of_input_set(protocol, decoded(input_set_generator))
+    protocol, tags = with_tags(protocol, user_incar_settings or {})
+    if run_vasp_kwargs:
+        from phonosmith.reference.vasp.makers import require_run_options
 
-    if name == "forcefield":
-        if potential is None:
-            raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
-        spec = calculator_spec(potential)
-    else:
-        from phonosmith.reference.gpaw import GPAW_CALCULATOR, gpaw_parameters
+        require_run_options(run_vasp_kwargs)
+    return ReferenceEngine(
+        name="vasp",
+        protocol=protocol,
+        rehearsal=_rehearsal(rehearsal, potential),
+        wall_time=wall_time,
+        frozen_timeout=frozen_timeout,
+        custodian=dict(custodian or {}),
+        running=_running(machine | tags, run_vasp_kwargs or {}),
+    )
 
-        if potential is not None:
-            raise ConfigurationError("The gpaw engine takes no potential.", "Use --engine forcefield.")
-        gpaw_parameters(protocol, "static")
-        arguments = {"overrides": dict(options.get("overrides") or {})}
-        spec = CalculatorSpec(path=GPAW_CALCULATOR, name=protocol.functional, arguments=arguments)
-    return ReferenceEngine(name=name, protocol=protocol, calculator=spec.model_dump(mode="json"))
+
+def _forcefield_engine(
+    protocol: ReferenceProtocol, potential: PotentialRef | Mapping[str, Any] | str | None = None
+) -> ReferenceEngine:
+    from phonosmith.reference.forcefield import calculator_spec
+
+    if potential is None:
+        raise ConfigurationError("The forcefield engine needs a potential.", "Name one with --potential.")
+    spec = calculator_spec(potential)
+    return ReferenceEngine(name="forcefield", protocol=protocol, calculator=spec.model_dump(mode="json"))
+
+
+def _gpaw_engine(
+    protocol: ReferenceProtocol,
+    potential: PotentialRef | Mapping[str, Any] | str | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+) -> ReferenceEngine:
+    from phonosmith.reference.forcefield import CalculatorSpec
+    from phonosmith.reference.gpaw import GPAW_CALCULATOR, gpaw_parameters
+
+    if potential is not None:
+        raise ConfigurationError("The gpaw engine takes no potential.", "Use --engine forcefield.")
+    gpaw_parameters(protocol, "static")
+    arguments = {"overrides": dict(overrides or {})}
+    spec = CalculatorSpec(path=GPAW_CALCULATOR, name=protocol.functional, arguments=arguments)
+    return ReferenceEngine(name="gpaw", protocol=protocol, calculator=spec.model_dump(mode="json"))
 
 
 def _rehearsal(

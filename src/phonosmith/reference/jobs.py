@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any, TypeAlias
 
 from ase import Atoms
-from jobflow import CURRENT_JOB, Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import CURRENT_JOB, Flow, Job, JobConfig, OnMissing, Response
 from monty.json import jsanitize
 
+from phonosmith.core.changing import HoldingMaker, job
 from phonosmith.core.errors import InputError, LabelError, PhonosmithError
 from phonosmith.core.metadata import describe
 from phonosmith.core.reuse import only_results_travel, reused
@@ -129,7 +130,7 @@ def collect_labels(
 
 
 @dataclass
-class LabelMaker(Maker):
+class LabelMaker(HoldingMaker):
     """Make one job per frame and one that collects them.
 
     Parameters

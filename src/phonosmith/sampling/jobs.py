@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, JobConfig, Maker, job
+from jobflow import Job, JobConfig, Maker
 
 from phonosmith.core.artefacts import ArtefactStore, default_artefacts
+from phonosmith.core.changing import job
 from phonosmith.core.reuse import reused
 from phonosmith.sampling.documents import SamplingDoc, SamplingSettings
 from phonosmith.sampling.protocol import SamplingResult, sample_configurations

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import CURRENT_JOB, Job, JobConfig, Maker, OnMissing, Response
 
 from phonosmith.core.artefacts import ArtefactRef, default_artefacts, write_atomic
 from phonosmith.core.attempts import left_behind, seconds_left
+from phonosmith.core.changing import job
 from phonosmith.core.errors import ConfigurationError, InputError, TrainingError
 from phonosmith.core.hashing import digest_json
 from phonosmith.core.manifest import recorded

@@ -65,6 +65,7 @@ def phonons(
     """
     from phonosmith.core.errors import InputError
     from phonosmith.core.manifest import recorded
+    from phonosmith.evaluation.phonons.documents import LARGE
     from phonosmith.evaluation.phonons.fastpath import evaluate_phonons
     from phonosmith.evaluation.phonons.mesh import mesh_numbers
     from phonosmith.evaluation.phonons.summary import summarise_phonons, write_phonons
@@ -106,7 +107,7 @@ def phonons(
         write_phonons(found.model, warm, folder)
         at_temperature.append((found, warm, folder))
     if json_output:
-        payload = document.model_dump(mode="json", exclude={"structure"}) | {"files": files}
+        payload = document.model_dump(mode="json", exclude={"structure", *LARGE}) | {"files": files}
         payload["effective"] = [
             found.summary.model_dump(mode="json")
             | {

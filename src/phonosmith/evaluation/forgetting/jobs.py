@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobflow import Job, JobConfig, Maker, job
+from jobflow import Job, JobConfig, Maker
 
+from phonosmith.core.changing import job
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.reuse import reused
 from phonosmith.evaluation.forgetting.documents import ForgettingDoc

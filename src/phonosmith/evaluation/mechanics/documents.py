@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
+from phonosmith.evaluation.known import CrystalFields, PymatgenDict
 
 
 class ElasticModuli(Document):
@@ -81,7 +84,34 @@ class EosDoc(Document):
     manifest: Manifest = Field(description="provenance")
 
 
-class ElasticDoc(Document):
+class KnownElasticity(CrystalFields):
+    """The fields of atomate2's ``ElasticDocument`` that an `ElasticDoc` has beside its own."""
+
+    structure: PymatgenDict | None = Field(None, description="the unstrained cell, pymatgen Structure as a dictionary")
+    volume: float | None = Field(None, description="of that cell, Å³")
+    elastic_tensor: dict[str, list[list[float]]] | None = Field(
+        None,
+        description="raw: in the axes of the cell; ieee_format: in standard orientation, made symmetric by its group "
+        "(`fit.tensor` is not). Voigt 6x6, GPa",
+    )
+    compliance_tensor: dict[str, list[list[float]]] | None = Field(
+        None, description="inverses of elastic_tensor by the same names, 1/TPa; none for a singular tensor"
+    )
+    eq_stress: list[list[float]] | None = Field(None, description="stress of the unstrained cell, GPa")
+    derived_properties: dict[str, float | None] | None = Field(
+        None,
+        description="k_voigt, k_reuss, k_vrh, g_voigt, g_reuss, g_vrh in GPa, and what pymatgen derives in SI "
+        "units: y_mod, trans_v, long_v, debye_temperature, clarke_thermalcond, ...",
+    )
+    fitting_data: dict[str, list[Any] | None] | None = Field(
+        None, description="strains, deformations and stresses (GPa) of the fit, uuids and folders of the calculations"
+    )
+    fitting_method: str | None = Field(None, description="pymatgen's name")
+    order: int | None = Field(None, description="of the expansion in strain")
+    warnings: list[str] | None = Field(None, description="of atomate2's fit; see `fit.warnings`")
+
+
+class ElasticDoc(KnownElasticity):
     """Elastic properties of one crystal by one method."""
 
     formula: str = Field(description="reduced formula")
@@ -91,3 +121,7 @@ class ElasticDoc(Document):
     slack: SlackConductivity | None = Field(None, description="Slack conductivity at 300 K; none when unstable")
     n_unconverged: int = Field(description="strained cells whose atoms did not reach the force criterion")
     manifest: Manifest = Field(description="provenance")
+
+    def brief(self) -> ElasticDoc:
+        """Return a copy without the data of the fit and the cell, for documents about many potentials."""
+        return self.model_copy(update={"fitting_data": None, "structure": None})

@@ -6,18 +6,20 @@ finite differences over four magnitudes), so that numbers from either route can 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from phonosmith.core.errors import InputError
 from phonosmith.core.units import KG_PER_M3_PER_AMU_PER_A3
-from phonosmith.evaluation.mechanics.documents import ElasticFit, ElasticModuli
+from phonosmith.evaluation.known import crystal_fields
+from phonosmith.evaluation.mechanics.documents import ElasticFit, ElasticModuli, KnownElasticity
 from phonosmith.evaluation.mechanics.slack import sound_velocities
 
 if TYPE_CHECKING:
+    from pymatgen.analysis.elasticity import ElasticTensor, Strain, Stress
     from pymatgen.core import Structure
 
 Array = NDArray[np.float64]
@@ -26,6 +28,8 @@ STRAIN_MAGNITUDES = (-0.01, -0.005, 0.005, 0.01)
 SYMPREC = 1e-3
 MAX_RESIDUAL = 0.02
 """A fit whose stresses scatter by more than this share of their size is refused."""
+SINGULAR = 1e-12
+"""Determinant of a 6x6 tensor in GPa below which nothing is derived from its inverse."""
 
 
 def elastic_deformations(structure: Structure, *, symmetry: bool = True) -> list[Array]:
@@ -61,18 +65,21 @@ def _inequivalent(deformations: Sequence[Array], structure: Structure) -> list[A
 
 
 def _expand(
-    structure: Structure, deformations: Sequence[Array], stresses: Sequence[Array]
-) -> tuple[Array, Array, Array]:
-    """Return Voigt strains, Piola-Kirchhoff stresses (GPa) and strain directions of all symmetry-equivalent strains."""
+    structure: Structure,
+    deformations: Sequence[Array],
+    stresses: Sequence[Array],
+    calculations: Sequence[Mapping[str, Any]],
+) -> tuple[list[Strain], list[Stress], list[str | None], list[str | None]]:
+    """Return strains, Cauchy stresses, uuids and folders of all symmetry-equivalent strains."""
     from atomate2.common.schemas.elastic import expand_strains
     from pymatgen.analysis.elasticity import Deformation, Stress
 
     strains = [Deformation(d).green_lagrange_strain for d in deformations]
-    labels = [str(i) for i in range(len(strains))]
-    full, cauchy, *_ = expand_strains(structure, strains, [Stress(s) for s in stresses], labels, labels, SYMPREC)
-    second = [s.piola_kirchoff_2(e.get_deformation_matrix()).voigt for s, e in zip(cauchy, full, strict=True)]
-    expanded = np.array([e.voigt for e in full])
-    return expanded, np.array(second), np.abs(expanded).argmax(axis=1)
+    uuids, folders = ([one.get(key) for one in calculations or [{}] * len(strains)] for key in ("uuid", "job_dir"))
+    expanded: tuple[list[Strain], list[Stress], list[str | None], list[str | None]] = expand_strains(
+        structure, strains, [Stress(s) for s in stresses], uuids, folders, SYMPREC
+    )
+    return expanded
 
 
 def fit_residual(strains: Array, stresses: Array, directions: Array, equilibrium: Array | None = None) -> float:
@@ -101,35 +108,43 @@ def fit_elastic(
     deformations: Sequence[Array],
     stresses: Sequence[Array],
     equilibrium_stress: Array | None = None,
-) -> ElasticFit:
-    """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit.
+    calculations: Sequence[Mapping[str, Any]] = (),
+) -> tuple[ElasticFit, KnownElasticity]:
+    """Fit the elastic tensor of a relaxed, unstrained cell and judge the fit; also return what atomate2 says of it.
 
     Deformation gradient and Cauchy stress (GPa, positive = tension) of each strained cell are 3x3, as is the stress of
-    the unstrained one where it is known.
+    the unstrained one where it is known. ``calculations`` have the ``uuid`` and ``job_dir`` of each strained cell that
+    a job of its own computed.
 
     Raises
     ------
     InputError
         When a stress is missing or not finite, or numbers of strains and stresses differ.
     """
-    from pymatgen.analysis.elasticity import ElasticTensor, ElasticTensorExpansion, Strain, Stress
+    from pymatgen.analysis.elasticity import ElasticTensor, ElasticTensorExpansion, Stress
 
     if len(deformations) != len(stresses) or not deformations:
         raise InputError(f"{len(deformations)} deformations but {len(stresses)} stresses.", "Rerun the missing ones.")
     if not all(np.isfinite(stress).all() for stress in stresses):
         raise InputError("A stress of the elastic fit is not finite.", "Rerun that deformation; see its document.")
-    strains, second, directions = _expand(structure, deformations, stresses)
+    strains, cauchy, uuids, folders = _expand(structure, deformations, stresses, calculations)
+    gradients = [strain.get_deformation_matrix() for strain in strains]
+    second = [stress.piola_kirchoff_2(gradient) for stress, gradient in zip(cauchy, gradients, strict=True)]
     base = Stress(np.zeros((3, 3)) if equilibrium_stress is None else equilibrium_stress)
-    expansion = ElasticTensorExpansion.from_diff_fit(
-        [Strain.from_voigt(e) for e in strains], [Stress.from_voigt(s) for s in second], eq_stress=base, order=2
-    )
-    tensor = ElasticTensor(expansion[0]).convert_to_ieee(structure, initial_fit=False)
+    raw = ElasticTensor(ElasticTensorExpansion.from_diff_fit(strains, second, eq_stress=base, order=2)[0])
+    tensor = raw.convert_to_ieee(structure, initial_fit=False)
     matrix = 0.5 * (tensor.voigt + tensor.voigt.T)
     eigenvalues = np.linalg.eigvalsh(matrix)
     stable = bool(eigenvalues[0] > 0)
-    residual = fit_residual(strains, second, directions, None if equilibrium_stress is None else base.voigt)
+    along = np.array([strain.voigt for strain in strains])
+    residual = fit_residual(
+        along,
+        np.array([stress.voigt for stress in second]),
+        np.abs(along).argmax(axis=1),
+        None if equilibrium_stress is None else base.voigt,
+    )
     density = float(structure.composition.weight) / structure.volume * KG_PER_M3_PER_AMU_PER_A3
-    moduli = average_moduli(matrix) if abs(np.linalg.det(matrix)) >= 1e-12 else None
+    moduli = average_moduli(matrix) if abs(np.linalg.det(matrix)) >= SINGULAR else None
     v_t, v_l = None, None
     if stable and moduli is not None:
         v_t, v_l = sound_velocities(moduli.bulk_vrh, moduli.shear_vrh, density)
@@ -141,7 +156,7 @@ def fit_elastic(
         )
     if not stable:
         warnings.append(f"elastically unstable: lowest eigenvalue {eigenvalues[0]:.2f} GPa")
-    return ElasticFit(
+    fit = ElasticFit(
         tensor=matrix.tolist(),
         moduli=moduli,
         eigenvalues=eigenvalues.tolist(),
@@ -154,6 +169,43 @@ def fit_elastic(
         n_deformations=len(deformations),
         equilibrium_stress=float(np.abs(base).max()),
         warnings=warnings,
+    )
+    data: dict[str, Sequence[Any]] = {
+        "strains": strains,
+        "deformations": gradients,
+        "cauchy_stresses": cauchy,
+        "pk_stresses": second,
+    }
+    known = known_elasticity(structure, raw, None if equilibrium_stress is None else base)
+    fitted: dict[str, list[Any] | None] = {name: [one.tolist() for one in tensors] for name, tensors in data.items()}
+    fitted["uuids"], fitted["job_dirs"] = (uuids, folders) if calculations else (None, None)
+    known.fitting_data = fitted | {"failed_uuids": []}
+    return fit, known
+
+
+def known_elasticity(structure: Structure, raw: ElasticTensor, equilibrium: Stress | None) -> KnownElasticity:
+    """Return what atomate2's documents say of a tensor fitted by finite differences."""
+    tensors = {"raw": raw, "ieee_format": raw.convert_to_ieee(structure)}
+    stiffness = {name: np.asarray(tensor.voigt) for name, tensor in tensors.items()}
+    singular = min(abs(np.linalg.det(matrix)) for matrix in stiffness.values()) < SINGULAR
+    derived: dict[str, float | None] = {}
+    if not singular:
+        found = tensors["ieee_format"].get_structure_property_dict(structure, ignore_errors=True)
+        derived = {
+            name: None if value is None else float(value) for name, value in found.items() if name != "structure"
+        }
+    return KnownElasticity(
+        **crystal_fields(structure),
+        structure=structure,
+        volume=float(structure.volume),
+        elastic_tensor={name: matrix.tolist() for name, matrix in stiffness.items()},
+        compliance_tensor=None
+        if singular
+        else {name: (1000 * np.linalg.inv(matrix)).tolist() for name, matrix in stiffness.items()},
+        eq_stress=None if equilibrium is None else equilibrium.tolist(),
+        derived_properties=derived,
+        fitting_method="finite_difference",
+        order=2,
     )
 
 

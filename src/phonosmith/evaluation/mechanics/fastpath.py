@@ -14,7 +14,7 @@ from phonosmith.core.errors import ConvergenceError, InputError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.manifest import recorded
 from phonosmith.core.units import GPA_PER_EV_PER_A3
-from phonosmith.evaluation.mechanics.documents import ElasticDoc, ElasticFit, EosDoc
+from phonosmith.evaluation.mechanics.documents import ElasticDoc, ElasticFit, EosDoc, KnownElasticity
 from phonosmith.evaluation.mechanics.elastic import elastic_deformations, fit_elastic
 from phonosmith.evaluation.mechanics.eos import VOLUME_FACTORS, fit_birch_murnaghan
 from phonosmith.evaluation.mechanics.slack import slack_conductivity
@@ -127,23 +127,30 @@ def evaluate_elastic(
             voigt_6_to_full_3x3_stress(result.stress) * GPA_PER_EV_PER_A3
             for result in potential.evaluate([*(end.frames[-1] for end in ends), atoms])
         )
-        fit = fit_elastic(structure, deformations, strained, unstrained)
+        fit, known = fit_elastic(structure, deformations, strained, unstrained)
     missed = sum(not end.converged for end in ends)
     if missed:
         fit.warnings.append(f"{missed} of {len(ends)} strained cells did not relax below {fmax:g} eV/Å")
-    return elastic_document(structure, manifest, method, fit, n_unconverged=missed)
+    return elastic_document(structure, manifest, method, fit, known, n_unconverged=missed)
 
 
 def elastic_document(
-    structure: Structure, manifest: Manifest, method: str, fit: ElasticFit, *, n_unconverged: int = 0
+    structure: Structure,
+    manifest: Manifest,
+    method: str,
+    fit: ElasticFit,
+    known: KnownElasticity,
+    *,
+    n_unconverged: int = 0,
 ) -> ElasticDoc:
-    """Return the document of a fit, with the Slack conductivity of a stable crystal at 300 K."""
+    """Return the document of a fit (`fit_elastic`), with the Slack conductivity of a stable crystal at 300 K."""
     slack = None
     if fit.born_stable and fit.moduli is not None:
         primitive = structure.get_primitive_structure()
         masses = [float(site.specie.atomic_mass) for site in primitive]
         slack = slack_conductivity(fit.moduli.bulk_vrh, fit.moduli.shear_vrh, primitive.volume, masses)
     return ElasticDoc(
+        **dict(known),
         formula=structure.composition.reduced_formula,
         structure_sha256=manifest.inputs["structure"],
         method=method,

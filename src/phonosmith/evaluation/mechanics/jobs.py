@@ -6,12 +6,13 @@ Both routes end in one fit: stresses in `fit_elastic`, energies in `fit_birch_mu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing
 
+from phonosmith.core.changing import HoldingMaker, job
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, MismatchError
 from phonosmith.core.hashing import digest_structure
@@ -139,13 +140,14 @@ def collect_elastic(
         )
     settings = {"strain_magnitudes": list(STRAIN_MAGNITUDES), "symprec": SYMPREC}
     with recorded(_inputs(structure, potential_sha256), settings) as manifest:
-        fit = fit_elastic(
+        fit, known = fit_elastic(
             structure,
             [_matrix(item["deformation"]) for item in deformation_data],
             [GPA_PER_VASP_KBAR * _matrix(item["stress"]) for item in deformation_data],
             base,
+            deformation_data,
         )
-    return require_reliable(elastic_document(structure, manifest, method, fit))
+    return require_reliable(elastic_document(structure, manifest, method, fit, known))
 
 
 def _inputs(structure: Structure, potential: str | None) -> dict[str, str]:
@@ -236,16 +238,18 @@ def _engine(maker: ElasticFlowMaker | EosFlowMaker) -> ReferenceEngine:
 
 
 @dataclass
-class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class ElasticFlowMaker(HoldingMaker):
     """atomate2's ElasticMaker with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The engine's gate refuses a relaxation that did not converge. The collecting job carries the flow's name too, so
-    make it unique. Without ``relax`` the cell is taken as it is.
+    make it unique. Without ``relax`` the cell is taken as it is. ``maker``: a configured ElasticMaker of VASP to start
+    from (strains, steps), whose calculations the engine does.
     """
 
     name: str = "elastic"
     engine: ReferenceEngine | None = None
     relax: bool = True
+    maker: Any = None
 
     def make(self, structure: Structure, prev_dir: str | None = None) -> Flow:
         """Return the flow; its output is an `ElasticDoc`."""
@@ -254,13 +258,19 @@ class ElasticFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type info
             from atomate2.vasp.flows.elastic import ElasticMaker
         else:
             from atomate2.forcefields.flows.elastic import ElasticMaker
-        flow = ElasticMaker(
-            name=self.name,
-            symprec=SYMPREC,
-            bulk_relax_maker=engine.relax() if self.relax else None,
-            elastic_relax_maker=engine.elastic_relax(),
-            generate_elastic_deformations_kwargs={"strain_magnitudes": list(STRAIN_MAGNITUDES)},
-        ).make(structure, prev_dir=prev_dir)
+        if self.maker is None:
+            maker = ElasticMaker(
+                bulk_relax_maker=engine.relax(),
+                elastic_relax_maker=engine.elastic_relax(),
+                generate_elastic_deformations_kwargs={"strain_magnitudes": list(STRAIN_MAGNITUDES)},
+            )
+        else:
+            from phonosmith.reference.vasp.own_makers import with_engine
+
+            maker = with_engine(self.maker, engine, {})
+        left_out = {} if self.relax else {"bulk_relax_maker": None}
+        maker = replace(maker, name=self.name, symprec=SYMPREC, **left_out)
+        flow = maker.make(structure, prev_dir=prev_dir)
         ours = replace_job(
             flow,
             COLLECT_FUNCTION,
@@ -306,7 +316,7 @@ def relaxed_volumes(
 
 
 @dataclass
-class EosFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class EosFlowMaker(HoldingMaker):
     """An equation of state with the calculations of an engine (VASP, potential, GPAW) and our collection.
 
     The cell is relaxed and scaled to ±5 % volume in steps of 1 %, the volumes of the fast path; atoms relax at each

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
-from phonosmith.evaluation.phonons.documents import StructureDict
+from phonosmith.evaluation.known import PymatgenDict
 from phonosmith.potentials.documents import PotentialRef
 
 
@@ -17,7 +17,7 @@ class Phase(Document):
     space_group_number: int = Field(description="international number")
     n_atoms_primitive: int = Field(description="atoms in the primitive cell")
     energy_difference_ev_per_atom: float = Field(description="energy minus that of the initial phase, eV/atom")
-    structure: StructureDict | None = Field(None, description="pymatgen Structure as a dictionary")
+    structure: PymatgenDict | None = Field(None, description="pymatgen Structure as a dictionary")
 
 
 class GridMinimum(Document):

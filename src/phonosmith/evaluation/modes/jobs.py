@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response
 from pydantic import ConfigDict, Field
 
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Document, Missing
+from phonosmith.core.changing import HoldingDocument, HoldingMaker, job
+from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, PhonosmithError
 from phonosmith.core.manifest import recorded
 from phonosmith.core.reuse import reused
@@ -48,7 +49,7 @@ WALL = "wall"
 NO_RESULT = "the job left no result"
 
 
-class ReferenceFollowing(Document):
+class ReferenceFollowing(HoldingDocument):
     """What all jobs know that follow the modes of one crystal with a reference engine."""
 
     model_config = ConfigDict(frozen=True)
@@ -275,7 +276,7 @@ class ModeFollowingMaker(Maker):  # type: ignore[misc]  # jobflow has no type in
 
 
 @dataclass
-class TransitionMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class TransitionMaker(HoldingMaker):
     """Follow imaginary modes with a reference engine: one job per point, in rounds, then one per relaxation.
 
     Attributes

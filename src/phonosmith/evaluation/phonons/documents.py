@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from phonosmith.core.artefacts import ArtefactRef
 from phonosmith.core.document import Document, Missing
 from phonosmith.core.manifest import Manifest
+from phonosmith.evaluation.known import CrystalFields, PymatgenDict
 from phonosmith.potentials.documents import PotentialRef
 
-StructureDict = Annotated[
-    dict[str, Any], BeforeValidator(lambda value: value.as_dict() if hasattr(value, "as_dict") else value)
-]
-"""A pymatgen Structure as a dictionary; also taken from the Structure that a job store makes of that dictionary."""
+LARGE = ("phonon_bandstructure", "phonon_dos")
+"""Fields of a `PhononDoc` that lie in the ``data`` store."""
 
 
 class ThermalProperties(Document):
@@ -53,13 +52,43 @@ class StabilityVerdict(Document):
     )
 
 
-class PhononDoc(Document):
+class KnownPhonons(CrystalFields):
+    """The fields of atomate2's ``PhononBSDOSDoc`` that a `PhononDoc` has beside its own, per formula unit as there."""
+
+    phonon_bandstructure: PymatgenDict | None = Field(
+        None, description="bands along the standard path, pymatgen PhononBandStructureSymmLine as a dictionary, THz"
+    )
+    phonon_dos: PymatgenDict | None = Field(
+        None, description="density of states, pymatgen PhononDos as a dictionary, per THz and primitive cell"
+    )
+    temperatures: list[int] | None = Field(None, description="of the four lists that follow, K")
+    free_energies: list[float] | None = Field(None, description="vibrational Helmholtz energy, J/mol of formula units")
+    entropies: list[float] | None = Field(None, description="vibrational entropy, J/K/mol of formula units")
+    internal_energies: list[float] | None = Field(None, description="vibrational energy, J/mol of formula units")
+    heat_capacities: list[float] | None = Field(None, description="heat capacity, J/K/mol of formula units")
+    total_dft_energy: float | None = Field(None, description="energy, eV per formula unit")
+    formula_units: int | None = Field(None, description="formula units in the cell")
+    volume_per_formula_unit: float | None = Field(None, description="Å³")
+    has_imaginary_modes: bool | None = Field(
+        None, description="a frequency below -1e-5 THz on the band path; `stability` judges where a supercell is exact"
+    )
+    born: list[list[list[float]]] | None = Field(None, description="Born charges of the primitive cell's atoms, e")
+    epsilon_static: list[list[float]] | None = Field(None, description="high-frequency dielectric tensor")
+    code: str | None = Field(None, description="vasp, gpaw, or forcefields for a potential")
+    phonopy_settings: dict[str, Any] | None = Field(
+        None, description="points per segment of the path, its scheme, points of the mesh times atoms"
+    )
+    uuids: dict[str, Any] | None = Field(None, description="of the calculations behind, where there were any")
+    jobdirs: dict[str, Any] | None = Field(None, description="of the calculations behind, where there were any")
+
+
+class PhononDoc(KnownPhonons):
     """Harmonic phonons of one crystal from one source of forces."""
 
     formula: str = Field(description="reduced formula")
     space_group: str = Field(description="international symbol of the relaxed cell")
     space_group_number: int = Field(description="international number of the relaxed cell")
-    structure: StructureDict = Field(
+    structure: PymatgenDict = Field(
         description="the cell phonons were computed for, pymatgen Structure as a dictionary"
     )
     supercell_matrix: list[list[int]] = Field(description="supercell of that cell")

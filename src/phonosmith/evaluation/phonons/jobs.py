@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response, job
+from jobflow import Flow, Job, JobConfig, Maker, OnMissing, Response
 from pymatgen.core import Structure
 
+from phonosmith.core.changing import HoldingMaker, job
 from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, ConvergenceError, InputError, MismatchError
 from phonosmith.core.identity import identified_like_running
@@ -17,7 +19,8 @@ from phonosmith.core.manifest import recorded
 from phonosmith.core.metadata import STAGE, describe, inherit
 from phonosmith.core.reuse import reused
 from phonosmith.evaluation.collection import replace_job
-from phonosmith.evaluation.phonons.documents import PhononDoc
+from phonosmith.evaluation.known import large_parts_apart
+from phonosmith.evaluation.phonons.documents import LARGE, PhononDoc
 from phonosmith.evaluation.phonons.fastpath import (
     DISPLACEMENT,
     choose_phonon_supercell,
@@ -53,6 +56,8 @@ _COLLECTED = (
     "epsilon_static",
 )  # fmt: skip
 """What our last job takes over from atomate2's."""
+_BEHIND = tuple(f"{run}_run_{what}" for run in ("optimization", "static", "born") for what in ("uuid", "job_dir"))
+"""Where atomate2's last job is told its data come from."""
 
 
 def collect_model(
@@ -119,6 +124,7 @@ def collect_model(
 
 
 @job(output_schema=PhononDoc)
+@large_parts_apart(*LARGE)
 def collect_phonons(
     structure: Structure,
     supercell_matrix: Any,
@@ -137,13 +143,15 @@ def collect_phonons(
     source: str = "",
     with_born: bool = False,
     order: MagneticOrder | dict[str, Any] | None = None,
+    behind: dict[str, str | None] | None = None,
 ) -> PhononDoc:
     """Collect displaced-cell forces into a `PhononDoc`: symfc, mesh thermodynamics, compact storage.
 
     ``relaxed`` is the convergence flag of the relaxation before and ``residual_stress`` its last stress (kbar, as
     atomate2 keeps it): atomate2 goes on when a relaxation fails, and its flag sees forces only. Here the flow stops
     instead of reporting phonons of a cell that is under load. ``total_dft_energy`` is in eV per cell. ``with_born``:
-    Born charges were asked for, so that there are no phonons without them.
+    Born charges were asked for, so that there are no phonons without them. ``behind``: uuids and folders of the
+    calculations before, by atomate2's names; no part of the job's identity.
     """
     needed = {"structure": structure, "supercell": supercell_matrix, "displaced cells": displacement_data}
     needed |= {"Born charges": born, "dielectric tensor": epsilon_static} if with_born else {}
@@ -177,6 +185,15 @@ def collect_phonons(
             model, manifest, mesh=mesh, temperatures=temperatures, potential=ref, energy=total_dft_energy
         )
     document.missing = _without_forces(displacement_data)
+    document.uuids, document.jobdirs = (
+        {name: where for name, where in (behind or {}).items() if name.endswith(kind)}
+        | {f"displacements_{plural}": moved}
+        for kind, plural, moved in (
+            ("uuid", "uuids", displacement_data.get("uuids")),
+            ("job_dir", "job_dirs", displacement_data.get("dirs")),
+        )
+    )
+    document.jobdirs["taskdoc_run_job_dir"] = str(Path.cwd())
     return document
 
 
@@ -188,6 +205,7 @@ def _without_forces(displacement_data: dict[str, Any]) -> list[Missing]:
 
 
 @job(output_schema=PhononDoc, config=JobConfig(expose_store=True))
+@large_parts_apart(*LARGE)
 @reused()
 def run_phonons(
     structure: Structure,
@@ -245,7 +263,7 @@ class FastPhononMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
 
 
 @dataclass
-class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class PhononFlowMaker(HoldingMaker):
     """Phonons by whoever plays the reference: a potential in one batch, VASP and GPAW through atomate2's flow.
 
     Attributes
@@ -254,7 +272,8 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         Of the flow and its collecting job, so make it unique, e.g. ``phonon si reference``. What follows ``phonon`` is
         in the names of the calculations: ``relax``, ``static`` and ``displace``, stages of the reference's worker.
     engine, maker
-        Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other).
+        Who computes, see `make_engine`; or a configured atomate2 PhononMaker (VASP, force field or any other). Both: a
+        PhononMaker of VASP whose calculations the engine does.
     relax
         With an engine: relax the cell and compute its energy first, or take it as it is.
     min_length
@@ -289,8 +308,13 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
                 fast = FastPhononMaker(name=self.name, relax=self.relax, **settings)
                 return fast.make(structure, potential, supercell_matrix)
             if self.engine.order is not None:
+                if maker is not None:
+                    raise ConfigurationError(
+                        "An own phonon_maker knows no magnetic moments, and some are given.",
+                        "Leave phonon_maker or the moments out.",
+                    )
                 return self._with_moments(self.engine, structure, supercell_matrix, owner)
-            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac)
+            maker = atomate2_phonon_maker(self.engine, owner, relax=self.relax, nac=self.nac, own=maker)
             source = self.engine.name
         if maker is None:
             raise ConfigurationError(
@@ -314,6 +338,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
                 relaxed=None if relaxation is None else relaxation.output.is_force_converged,
                 residual_stress=None if relaxation is None else relaxation.output.output.stress,
                 with_born=theirs.get("born") is not None,
+                behind={name: theirs.get("kwargs", {}).get(name) for name in _BEHIND},
             ),
         )
         # a displaced cell that failed arrives as None; whether the others suffice is seen there
@@ -329,10 +354,12 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
         """Return the flow where atoms have moments: atomate2's leaves them out of symmetry and displaced cells."""
         members: list[Job | Flow] = []
         stress = energy = None
+        behind: dict[str, Any] = {}
         if self.relax:
             relaxed = engine.relax(f"relax {owner}").make(structure)
             structure, stress = relaxed.output.structure, relaxed.output.output.stress
             static = engine.static(f"static {owner}").make(structure)
+            behind = _calculated(optimization=relaxed, static=static)
             energy = static.output.output.energy
             members = [describe(relaxed, stage="relax"), describe(static, stage="static")]
         settings = {name: getattr(self, name) for name in ("mesh", "temperatures", "fc_calculator")}
@@ -341,6 +368,7 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
             if (maker := engine.born(f"dielectric {owner}")) is None:
                 raise no_charges(engine)
             members.append(describe(maker.make(structure), stage="dielectric"))
+            behind |= _calculated(born=members[-1])
             found = members[-1].output.calcs_reversed[0].output
             charges = {"born": found.outcar["born"], "epsilon_static": found.epsilon_static, "with_born": True}
         moved = displaced_forces(structure, supercell_matrix, engine, owner)
@@ -355,10 +383,18 @@ class PhononFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type infor
             residual_stress=stress,
             source=engine.name,
             order=engine.order,
+            behind=behind,
         )
         last.config.on_missing_references = OnMissing.NONE
         last.name = self.name
         return Flow([*members, moved, last], output=last.output, name=self.name)
+
+
+def _calculated(**runs: Job) -> dict[str, Any]:
+    """Return references to the uuids and folders of calculations, by atomate2's names."""
+    return {f"{run}_run_uuid": one.output.uuid for run, one in runs.items()} | {
+        f"{run}_run_job_dir": one.output.dir_name for run, one in runs.items()
+    }
 
 
 # the displaced cells belong to the worker of the reference program, not to the one that starts them
@@ -407,27 +443,41 @@ def engine_potential(engine: ReferenceEngine) -> PotentialRef | None:
     return PotentialRef.model_validate(held) if engine.name == "forcefield" and held is not None else None
 
 
-def atomate2_phonon_maker(engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False) -> Any:
+def atomate2_phonon_maker(
+    engine: ReferenceEngine, owner: str = "", *, relax: bool = True, nac: bool = False, own: Any = None
+) -> Any:
     """Return atomate2's PhononMaker with every calculation done by the engine, behind its gate.
 
     Without ``relax`` the displaced cells are all. With ``nac`` it calculates Born charges and the dielectric tensor
-    too; ConfigurationError for an engine that cannot.
+    too; ConfigurationError for an engine that cannot. ``own``: a configured PhononMaker to start from; calculations
+    that it leaves out (None) are left out.
     """
-    born_maker = engine.born(f"dielectric {owner}".strip()) if nac else None
-    if nac and born_maker is None:
+    if nac and engine.born() is None:
         raise no_charges(engine)
+    names = {
+        "bulk_relax_maker": f"relax {owner}".strip(),
+        "static_energy_maker": f"static {owner}".strip(),
+        "phonon_displacement_maker": f"displace {owner}".strip(),
+        "born_maker": f"dielectric {owner}".strip(),
+    }
+    quiet = {"create_thermal_displacements": False, "store_force_constants": False}
+    if own is not None:
+        from phonosmith.reference.vasp.own_makers import with_engine
+
+        left_out = {} if relax else dict.fromkeys(("bulk_relax_maker", "static_energy_maker"))
+        born = engine.born(names["born_maker"]) if nac else None
+        return replace(with_engine(own, engine, names), born_maker=born, **left_out, **quiet)
     settings = {
-        "bulk_relax_maker": engine.relax(f"relax {owner}".strip()) if relax else None,
-        "static_energy_maker": engine.static(f"static {owner}".strip()) if relax else None,
-        "phonon_displacement_maker": engine.displacement(f"displace {owner}".strip()),
+        "bulk_relax_maker": engine.relax(names["bulk_relax_maker"]) if relax else None,
+        "static_energy_maker": engine.static(names["static_energy_maker"]) if relax else None,
+        "phonon_displacement_maker": engine.displacement(names["phonon_displacement_maker"]),
         "symprec": SYMPREC,
-        "create_thermal_displacements": False,
-        "store_force_constants": False,
+        **quiet,
     }
     if engine.name == "vasp":
         from atomate2.vasp.flows.phonons import PhononMaker
 
-        return PhononMaker(born_maker=born_maker, **settings)
+        return PhononMaker(born_maker=engine.born(names["born_maker"]) if nac else None, **settings)
     from atomate2.forcefields.flows.phonons import PhononMaker as ForceFieldPhononMaker
 
     return ForceFieldPhononMaker(**settings)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jobflow import Flow, JobConfig, Maker, OnMissing, Response, job
+from jobflow import Flow, JobConfig, OnMissing, Response
 from pydantic import ConfigDict, Field
 from pymatgen.core import Structure
 
 from phonosmith.core.artefacts import default_artefacts
-from phonosmith.core.document import Document, Missing
+from phonosmith.core.changing import HoldingDocument, HoldingMaker, job
+from phonosmith.core.document import Missing
 from phonosmith.core.errors import ConfigurationError, MismatchError
 from phonosmith.core.hashing import digest_structure
 from phonosmith.core.identity import identified_like_running
@@ -136,7 +137,7 @@ def run_kappa(
 
 
 @dataclass
-class QhaFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class QhaFlowMaker(HoldingMaker):
     """Quasi-harmonic properties with the calculations of an engine (VASP, potential, GPAW).
 
     At each volume atoms relax in the fixed cell (VASP then computes a static), and displaced cells give phonons; those
@@ -216,7 +217,7 @@ def collect_qha(
         )
 
 
-class ThirdOrder(Document):
+class ThirdOrder(HoldingDocument):
     """What all jobs know that compute the conductivity of one crystal with a reference engine."""
 
     model_config = ConfigDict(frozen=True)
@@ -231,7 +232,7 @@ class ThirdOrder(Document):
 
 
 @dataclass
-class KappaFlowMaker(Maker):  # type: ignore[misc]  # jobflow has no type information
+class KappaFlowMaker(HoldingMaker):
     """Thermal conductivity with the third-order forces of an engine, one job per displaced cell.
 
     Attributes

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from phonosmith.core.identity import MACHINE_TAGS
 from phonosmith.core.units import EV_PER_A3_PER_VASP_KBAR
 from phonosmith.reference.checks.numbers import structure_defects
 from phonosmith.reference.documents import Correction, Frame, Reason
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, incar_tags, kpoint_mesh
-from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, PARALLEL_TAGS, RELAXATION_TAGS
+from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, RELAXATION_TAGS
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""
@@ -78,7 +79,7 @@ def check_incar(outcome: Outcome, asked: Asked | None) -> Iterator[Reason]:
         return
     wanted = incar_tags(asked.protocol, asked.calculation, np.asarray(asked.frame.cell, dtype=float))
     ran = {key.strip().upper(): value for key, value in outcome.run.incar.items()}
-    free = _free_tags(asked) | PARALLEL_TAGS
+    free = _free_tags(asked) | MACHINE_TAGS
     changed = [
         f"{key} was {value}, ran as {ran[key]}" if key in ran else f"{key} was {value}, is gone"
         for key, value in wanted.items()

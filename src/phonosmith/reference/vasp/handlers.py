@@ -26,10 +26,6 @@ CORRECTABLE_TAGS = frozenset(
 """INCAR tags a correction may change in any calculation: the converged energy and forces stay the same."""
 RELAXATION_TAGS = frozenset({"IBRION", "POTIM"})
 """INCAR tags a correction may change where atoms move: the path, not the end."""
-PARALLEL_TAGS = frozenset(
-    {"NCORE", "NPAR", "KPAR", "NSIM", "LPLANE", "LSCALU", "LSCALAPACK", "NWRITE", "MAXMEM", "SYSTEM"}
-)
-"""INCAR tags of the machine, free to every worker."""
 
 
 _CLOCK = "CUSTODIAN_WALLTIME_START"

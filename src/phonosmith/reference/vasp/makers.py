@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import inspect
+import os
 import re
 import shlex
 import shutil
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy, deepcopy
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from atomate2 import SETTINGS
 from atomate2.common.files import gzip_output_folder
+from atomate2.utils.path import strip_hostname
 from atomate2.vasp.files import write_vasp_input_set
 from atomate2.vasp.jobs.base import _FILES_TO_ZIP, BaseVaspMaker, get_vasp_task_document, vasp_job
-from atomate2.vasp.run import run_vasp
+from atomate2.vasp.run import JobType, run_vasp
 from atomate2.vasp.sets.base import VaspInputGenerator
 from custodian import custodian as raised
 from jobflow import Response
+from monty.os.path import zpath
+from monty.shutil import decompress_file
 from pymatgen.core import SETTINGS as PYMATGEN
 from pymatgen.core import Structure
 from pymatgen.io.ase import AseAtomsAdaptor
@@ -30,7 +36,9 @@ from pymatgen.io.vasp import Kpoints
 from pymatgen.io.vasp.inputs import PotcarSingle
 
 from phonosmith.core.attempts import repeated, seconds_left
-from phonosmith.core.errors import ConfigurationError, LabelError, lacks_room
+from phonosmith.core.changing import changeable
+from phonosmith.core.errors import ConfigurationError, LabelError, did_you_mean, lacks_room
+from phonosmith.core.identity import KEEP_WAVEFUNCTIONS
 from phonosmith.core.metadata import inherit, name_of_part
 from phonosmith.reference.accept import accept, accept_run
 from phonosmith.reference.checks.asked import compare_structure, ended_by_time
@@ -39,11 +47,18 @@ from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, ReferenceProtocol, electronic_tags, mesh_tags, moment_table
 from phonosmith.reference.vasp.folder import read_folder
 from phonosmith.reference.vasp.handlers import StopInTime, fresh_handlers
+from phonosmith.reference.vasp.inputs import changed_protocol, no_mesh, of_input_set, with_tags
 from phonosmith.reference.vasp.rehearsal import Rehearsal, potcar_library, write_invented_potcars
 from phonosmith.reference.vasp.settings import is_rehearsal
 from phonosmith.reference.vasp.taskdoc import read_calculation
 from phonosmith.structures.magnetic import MagneticOrder
 
+_STRAIN = 0.05
+_CLOCK = "CUSTODIAN_WALLTIME_START"
+_FOLLOWED = (
+    "user_incar_settings", "user_potcar_settings", "user_potcar_functional", "user_kpoints_settings", "structure",
+)  # fmt: skip
+"""What of an input set of a protocol may have been changed."""
 ATTEMPTS = 2
 """How often a calculation inside atomate2's flows is started that crashed, as often as a label by default."""
 MOST_PARTS = 20
@@ -85,8 +100,10 @@ class ProtocolInputSet(VaspInputGenerator):  # type: ignore[misc]  # atomate2 ha
         return {} if self._mesh else Kpoints()
 
 
-def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> ProtocolInputSet:
-    """Return the generator of a calculation's inputs."""
+def vasp_input_set(
+    protocol: ReferenceProtocol, calculation: Calculation, machine: Mapping[str, Any] | None = None
+) -> ProtocolInputSet:
+    """Return the generator of a calculation's inputs; ``machine``: tags of the parallel layout."""
     tags = electronic_tags(protocol, calculation)
     moments = {"MAGMOM": moment_table(protocol)} if protocol.spin_polarized else {}
     return ProtocolInputSet(
@@ -98,7 +115,7 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Pro
             "POTCAR": protocol.potcar_map(),
         },
         # named a second time: pymatgen drops tags it thinks unused (IBRION of a static) unless the user asked for them
-        user_incar_settings=tags,
+        user_incar_settings=tags | dict(machine or {}),
         user_potcar_functional=protocol.potcar_functional,
         auto_ismear=False,
         auto_ispin=False,
@@ -113,18 +130,54 @@ def vasp_input_set(protocol: ReferenceProtocol, calculation: Calculation) -> Pro
     )
 
 
+def followed(
+    protocol: ReferenceProtocol, generator: VaspInputGenerator | None
+) -> tuple[ReferenceProtocol, dict[str, Any]]:
+    """Return the protocol that follows an input set, and its tags of the parallel layout.
+
+    Of one made for a protocol (`vasp_input_set`) the changes count, of another one everything it says.
+    """
+    if generator is None:
+        return protocol, {}
+    if not isinstance(generator, ProtocolInputSet):
+        return of_input_set(protocol, generator)
+    own = vasp_input_set(ReferenceProtocol.model_validate(generator.protocol), generator.calculation)
+    before, now = own.user_incar_settings, generator.user_incar_settings
+    tags = {key: now.get(key) for key in {*before, *now} if before.get(key) != now.get(key)}
+    update: dict[str, Any] = {}
+    if generator.user_potcar_functional != own.user_potcar_functional:
+        update["potcar_functional"] = generator.user_potcar_functional
+    if generator.user_potcar_settings:
+        update["potcar_overrides"] = dict(protocol.potcar_overrides) | generator.user_potcar_settings
+    if generator.user_kpoints_settings:
+        raise no_mesh("user_kpoints_settings")
+    for one in fields(generator):
+        if one.name not in _FOLLOWED and getattr(generator, one.name) != getattr(own, one.name):
+            raise ConfigurationError(
+                f"The input set of a {generator.calculation} cannot have "
+                f"{one.name} = {getattr(generator, one.name)!r}.",
+                "Its inputs are those of the protocol: change user_incar_settings, user_potcar_settings or "
+                "user_potcar_functional, or the protocol.",
+            )
+    changed, machine = with_tags(protocol, tags)
+    return (changed_protocol(changed, update) if update else changed), machine
+
+
 @dataclass
 class ProtocolVaspMaker(BaseVaspMaker):
     """Run one VASP calculation of a protocol; its document leaves the job only through the gate.
 
-    Usable wherever atomate2's flows take a VASP Maker. A previous folder is never read: every calculation starts
-    from its own charge density, so that a label does not depend on the order of the campaign. Only what was ``stopped``
-    for the end of its time (`Stopped` as JSON) is gone on with, in a job that replaces it. ``write_additional_data``
-    is not honoured either: what atomate2's elastic flow puts there describes another deformation. The other fields
-    are those of ``ReferenceEngine``, protocol and rehearsal as JSON: queues spell other objects inside Makers as text.
+    Usable wherever atomate2's flows take a VASP Maker, and changed by its powerups: another ``input_set_generator``, or
+    other settings of it, become another protocol (`followed`), which the gate asks for; ``run_vasp_kwargs`` say how
+    VASP is run. Of a previous folder nothing is read but wave functions to start from, where calculations keep them
+    (LWAVE, see `take_wavefunctions`). Only what was ``stopped`` for the end of its time (`Stopped` as JSON) is gone on
+    with, in a job that replaces it. ``write_additional_data`` is not honoured: what atomate2's elastic flow puts
+    there describes another deformation. The other fields are those of ``ReferenceEngine``, protocol and rehearsal as
+    JSON: queues spell other objects inside Makers as text.
     """
 
     name: str = "vasp"
+    input_set_generator: VaspInputGenerator | None = None
     protocol: dict[str, Any] = field(default_factory=dict)
     calculation: Calculation = "static"
     rehearsal: dict[str, Any] | None = None
@@ -134,16 +187,23 @@ class ProtocolVaspMaker(BaseVaspMaker):
     stopped: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Build the input set from the protocol."""
-        self._protocol = ReferenceProtocol.model_validate(self.protocol)
+        """Let the protocol follow the input set, and build the set anew from it."""
+        require_run_options(self.run_vasp_kwargs)
+        asked = ReferenceProtocol.model_validate(self.protocol)
+        self._protocol, machine = followed(asked, self.input_set_generator)
+        if self._protocol != asked:
+            self.protocol = self._protocol.model_dump(mode="json")
         self._rehearsal = None if self.rehearsal is None else Rehearsal.model_validate(self.rehearsal)
         self._earlier = None if self.stopped is None else Stopped.model_validate(self.stopped)
         self._begin = time.monotonic()
-        self.input_set_generator = vasp_input_set(self._protocol, self.calculation)
+        self.input_set_generator = vasp_input_set(self._protocol, self.calculation, machine)
 
+    @changeable
     @vasp_job
-    def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:  # noqa: ARG002
+    def make(self, structure: Any, prev_dir: str | Path | None = None) -> Response[Any]:
         """Run VASP on a structure in the current folder; a refused result fails the job, so that nothing uses it."""
+        if prev_dir is not None and self._keeps_waves:
+            take_wavefunctions(prev_dir, structure)
         frame = Frame.from_atoms(AseAtomsAdaptor.get_atoms(structure, msonable=False))
         (task, record), _ = repeated(
             lambda: self.calculate(structure, frame), lambda found: found[1].may_succeed_again, ATTEMPTS
@@ -158,6 +218,11 @@ class ProtocolVaspMaker(BaseVaspMaker):
             )
         gzip_output_folder(directory=Path.cwd(), setting=SETTINGS.VASP_ZIP_FILES, files_list=_FILES_TO_ZIP)
         return Response(stored_data={"custodian": task.custodian}, output=task)
+
+    @property
+    def _keeps_waves(self) -> bool:
+        assert self.input_set_generator is not None
+        return bool(self.input_set_generator.user_incar_settings.get(KEEP_WAVEFUNCTIONS))
 
     def calculate(self, structure: Any, frame: Frame) -> tuple[Any, ReferenceRecord]:
         """Run in the current folder; return the task document (None when there is none) and the judged record.
@@ -204,8 +269,8 @@ class ProtocolVaspMaker(BaseVaspMaker):
             record.ionic_steps = earlier.ionic_steps + (record.ionic_steps or 0)
             record.wall_seconds += earlier.wall_seconds
         record.stopped = self._where_to_go_on(task, record)
-        # gigabytes for each label; earlier ones may lie on another machine
-        served = [] if record.stopped is not None else [Path.cwd()]
+        # gigabytes for each label, unless they were asked for; earlier ones may lie on another machine
+        served = [] if record.stopped is not None or self._keeps_waves else [Path.cwd()]
         if earlier is not None and (record.accepted or record.stopped is not None):
             served.append(Path(earlier.folder))
         for place in served:
@@ -245,24 +310,30 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 symbols = self._protocol.potcar_map({site.specie.symbol for site in structure})
                 root = write_invented_potcars(Path(folder), symbols, self._protocol.potcar_functional)
                 stack.enter_context(potcar_library(root))
-            seconds, generator = self._seconds(), copy.copy(self.input_set_generator)
+            seconds, generator = self._seconds(), copy(self.input_set_generator)
             if seconds is not None:
                 generator.user_incar_settings = {**generator.user_incar_settings, "LWAVE": True}
             write_inputs(structure, generator)
         if self._earlier is not None:
             with contextlib.suppress(OSError):  # on another machine it begins with waves of its own
                 shutil.copyfile(Path(self._earlier.folder) / "WAVECAR", "WAVECAR")
-        command: dict[str, Any] = dict(self.run_vasp_kwargs)
+        command: dict[str, Any] = deepcopy(self.run_vasp_kwargs)
         polling: dict[str, Any] = {"polling_time_step": 2, "monitor_freq": 30}
         if self._rehearsal:
             self._rehearsal.write(Path.cwd(), self.name)
             command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self._rehearsal.command())
             polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
-        handlers = command.pop("handlers", None) or fresh_handlers(self.frozen_timeout)
+        given = command.pop("handlers", None)
+        handlers = fresh_handlers(self.frozen_timeout) if given is None else list(given)
         if seconds is not None:
-            handlers = [*handlers, StopInTime(max(seconds, 0.0), electronic=self.calculation not in MOVING)]
-        run_vasp(handlers=handlers, custodian_kwargs=custodian, **command)
+            handlers.append(StopInTime(max(seconds, 0.0), electronic=self.calculation not in MOVING))
+        clock = os.environ.get(_CLOCK)
+        try:
+            run_vasp(handlers=handlers, custodian_kwargs=custodian, **command)
+        finally:
+            if clock is None:  # custodian would count the wall time of the next job from the start of this one
+                os.environ.pop(_CLOCK, None)
         task = get_vasp_task_document(Path.cwd(), **self.task_document_kwargs)
         task.task_label = self.name
         return task
@@ -351,6 +422,40 @@ def record_from_task(
         )
     record.reasons += accept(outcome, asked, allow_rehearsal=allow_rehearsal)
     return record
+
+
+def take_wavefunctions(prev_dir: str | Path, structure: Any) -> None:
+    """Copy the WAVECAR of a calculation of the same cell, strained by 5 % at most, into the current folder.
+
+    Flows hand the folder of a primitive cell to its supercells too, whose plane waves are others.
+    """
+    before = Path(strip_hostname(str(prev_dir)))
+    start, waves = (zpath(str(before / name)) for name in ("CONTCAR", "WAVECAR"))
+    if not (Path(start).is_file() and Path(waves).is_file()):
+        return
+    earlier = Structure.from_file(start)
+    same = [site.specie.symbol for site in earlier] == [site.specie.symbol for site in structure]
+    if same and np.allclose(earlier.lattice.abc, structure.lattice.abc, rtol=_STRAIN):
+        shutil.copyfile(waves, Path.cwd() / Path(waves).name)
+        if waves.endswith(".gz"):
+            decompress_file(Path.cwd() / Path(waves).name)
+
+
+def require_run_options(options: Mapping[str, Any]) -> None:
+    """Refuse what atomate2's ``run_vasp`` does not know, and the way to run that hides a crash."""
+    known = [name for name in inspect.signature(run_vasp).parameters if name != "job_type"]
+    for name in options:
+        if name == "job_type":
+            if str(getattr(options[name], "value", options[name])) != JobType.NORMAL.value:
+                raise ConfigurationError(
+                    f"run_vasp_kwargs: job_type {options[name]} cannot be.",
+                    "Leave it out: every calculation is one run through custodian, so that a crash shows.",
+                )
+        elif name not in known:
+            raise ConfigurationError(
+                f"run_vasp_kwargs: atomate2's run_vasp has no {name!r}.",
+                f"{did_you_mean(name, known)}Known: {', '.join(known)}.",
+            )
 
 
 def write_inputs(structure: Any, generator: VaspInputGenerator) -> None:
