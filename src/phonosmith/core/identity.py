@@ -45,14 +45,16 @@ def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]
     """
     from monty.json import MontyDecoder, MontyEncoder
 
-    ordered = list(flow.iterflow())
+    from phonosmith.core.references import references_found_quickly
+
+    with references_found_quickly():
+        ordered = list(flow.iterflow())
     renamed: dict[str, str] = {}
     for job, _ in ordered:
         before = json.dumps(job, cls=MontyEncoder)
         text = _rename(before, renamed)
-        document = json.loads(text)
-        plain = {key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION
-        content = digest_json(without_versions(plain))
+        document = json.loads(text, object_hook=_without_version)
+        content = digest_json({key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION)
         counted[content] += 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
         if text != before:
@@ -87,6 +89,11 @@ def without_versions(plain: Any) -> Any:
     if isinstance(plain, dict):
         return {key: without_versions(item) for key, item in plain.items() if key != "@version"}
     return [without_versions(item) for item in plain] if isinstance(plain, list) else plain
+
+
+def _without_version(plain: dict[str, Any]) -> dict[str, Any]:
+    plain.pop("@version", None)
+    return plain
 
 
 def _rename(text: str, renamed: dict[str, str]) -> str:

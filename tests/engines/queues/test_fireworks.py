@@ -200,7 +200,9 @@ def test_the_job_of_a_rocket_that_was_killed_is_seen_and_repeated_alone(cluster,
     last.name = "report si"
     slow = Path(os.environ["WORK_NOTES"] + ".slow")
     slow.touch()
-    submit_fireworks(fix_identities(Flow([*members, last])), cluster.routing(), launchpad_file, store=cluster.job_store())
+    submit_fireworks(
+        fix_identities(Flow([*members, last])), cluster.routing(), launchpad_file, store=cluster.job_store()
+    )
     command = [cluster.program("rlaunch"), "-s", "-l", str(launchpad_file), "-w"]
     command += [str(launchpad_file.parent / "fworker_dft.yaml"), "rapidfire", "--nlaunches", "3"]
     rocket = subprocess.Popen(command, env=os.environ | cluster.environment, start_new_session=True)
@@ -244,7 +246,9 @@ def test_a_campaign_completes_although_its_worker_dies_on_every_third_job(cluste
     for number, member in enumerate(members):
         member.name = f"label si 0{number}"
     last.name = "report si"
-    submit_fireworks(fix_identities(Flow([*members, last])), cluster.routing(), launchpad_file, store=cluster.job_store())
+    submit_fireworks(
+        fix_identities(Flow([*members, last])), cluster.routing(), launchpad_file, store=cluster.job_store()
+    )
     deaths = 0
     for _ in range(10):
         worker = multiprocessing.get_context("fork").Process(target=run_workers, args=(launchpad_file,))
@@ -265,7 +269,8 @@ def test_a_campaign_completes_although_its_worker_dies_on_every_third_job(cluste
 def test_what_a_killed_rocket_had_written_down_already_counts(cluster, launchpad_file, work, monkeypatch):
     """The launch is complete, its workflow does not know yet: the rocket was killed in between."""
     import fireworks.fw_config
-    from fireworks import LaunchPad
+    from fireworks import FWorker, LaunchPad
+    from fireworks.core.rocket_launcher import launch_rocket
 
     module, said = work
     monkeypatch.setattr(fireworks.fw_config, "RUN_EXPIRATION_SECS", 0)
@@ -283,7 +288,8 @@ def test_what_a_killed_rocket_had_written_down_already_counts(cluster, launchpad
 
     with monkeypatch.context() as patch:
         patch.setattr(LaunchPad, "complete_launch", half)
-        run_workers(launchpad_file, kinds=("dft",))
+        worker = FWorker.from_file(str(launchpad_file.parent / "fworker_dft.yaml"))
+        launch_rocket(LaunchPad.from_file(str(launchpad_file)), worker)
     (failed,) = looked_at(launchpad_file)["materials"][0]["failed"].values()
     assert failed == "lost: its worker was killed while it wrote down how the job ended"
     assert retried(launchpad_file)["failed"] == []

@@ -362,7 +362,7 @@ def retry_fireworks(
     jobs = with_references(with_losses(queue.all_jobs(), queue.store), lambda ids: _texts(opened, ids))
     plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
-    remove_results(queue.store, plan.outdated)
+    remove_results(queue.store, plan)
     _take_out(opened, [int(job.id) for job in [*plan.removed, *plan.elsewhere]])
     for job in plan.first:
         opened.rerun_fw(int(job.id), rerun_duplicates=False)
