@@ -82,7 +82,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _canonical_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
-    if not all(isinstance(key, str) for key in value):
+    if set(map(type, value)) - {str} and not all(isinstance(key, str) for key in value):
         raise TypeError("Only string keys can be hashed canonically.")
     return {key: _canonical(item) for key, item in value.items()}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid as uuid_module
 from collections import Counter
 from collections.abc import Iterator
@@ -18,8 +17,6 @@ NAMESPACE = uuid_module.UUID("6f2f6d0e-5b7e-5f5e-9c55-7a2f6a4b7d10")
 VOLATILE = ("uuid", "hosts", "index", "output")
 DESCRIPTION: dict[str, Any] = {"metadata": {}, "metadata_updates": []}
 """What describes a job is no part of what it does: it counts as empty, as it was before jobs were described."""
-_WORK = ("function", "function_args", "function_kwargs")
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def has_content_identity(uuid: str) -> bool:
@@ -45,26 +42,27 @@ def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]
     """
     from monty.json import MontyDecoder, MontyEncoder
 
-    from phonosmith.core.references import references_found_quickly
+    from phonosmith.core.references import UUID, references_found_quickly, rename, renamed_in
 
     with references_found_quickly():
         ordered = list(flow.iterflow())
     renamed: dict[str, str] = {}
     for job, _ in ordered:
         before = json.dumps(job, cls=MontyEncoder)
-        text = _rename(before, renamed)
+        text = rename(before, renamed)
         document = json.loads(text, object_hook=_without_version)
         content = digest_json({key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION)
         counted[content] += 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
         if text != before:
-            # what names other jobs is read anew; making a whole job anew would cost four times as much
-            work = MontyDecoder().process_decoded({key: document[key] for key in _WORK})
-            job.function, job.function_args, job.function_kwargs = (work[key] for key in _WORK)
+            job.function_args = tuple(renamed_in(one, renamed) for one in job.function_args)
+            job.function_kwargs = {key: renamed_in(one, renamed) for key, one in job.function_kwargs.items()}
+            if UUID.search(json.dumps(document["function"])):
+                job.function = MontyDecoder().process_decoded(document["function"])
         job.set_uuid(renamed[job.uuid])
     for inner in _flows(flow):
         if inner.output is not None:
-            inner.output = MontyDecoder().decode(_rename(json.dumps(inner.output, cls=MontyEncoder), renamed))
+            inner.output = MontyDecoder().decode(rename(json.dumps(inner.output, cls=MontyEncoder), renamed))
     return [(job, [renamed.get(parent, parent) for parent in parents]) for job, parents in ordered]
 
 
@@ -94,7 +92,3 @@ def without_versions(plain: Any) -> Any:
 def _without_version(plain: dict[str, Any]) -> dict[str, Any]:
     plain.pop("@version", None)
     return plain
-
-
-def _rename(text: str, renamed: dict[str, str]) -> str:
-    return UUID.sub(lambda found: renamed.get(found[0], found[0]), text)

@@ -17,7 +17,7 @@ from pydantic import Field
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
 from phonosmith.core.failures import keep_failures
-from phonosmith.core.identity import UUID
+from phonosmith.core.references import UUID
 from phonosmith.engines.queues.jobs import QueuedJob
 from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName
