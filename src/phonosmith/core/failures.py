@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 Key = tuple[str, int]
 """A job: uuid and index."""
-FAILURES: Mapping[str, Any] = {
+FAILURES: dict[str, Any] = {
     # a range that an index on names serves
     "name": {"$gte": "failed ", "$lt": "failed!"},
     "output.@class": "FailedJob",
 }
 """Filter for what is kept of failed jobs in a job store."""
-REFUSALS: Mapping[str, Any] = {"metadata.refused": True}
+REFUSALS: dict[str, Any] = {"metadata.refused": True}
 """Filter for refused calculations, which leave their record for whoever goes on without them."""
 _CHUNK = 500
 
