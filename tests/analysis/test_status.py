@@ -2,6 +2,8 @@
 
 from helpers.synthetic import finished_jobs, store_reports, synthetic_reports
 from phonosmith.analysis.status import owner, read_status
+from phonosmith.analysis.tables import campaign_tables
+from phonosmith.core.failures import FailedJob, keep_failures, read_failures
 
 NONE = dict.fromkeys(("done", "failed", "missing", "running", "waiting", "pending"), 0)
 
@@ -49,8 +51,33 @@ def test_refused_labels_count_as_failed_until_one_of_the_name_succeeds(job_store
     finished_jobs(job_store, ["label si 01", "label si 02"], refused=True)
     finished_jobs(job_store, ["label si 02"], second=True)
     material = read_status(job_store).materials["si"]
-    assert material.failed == {"label si 01": "refused by the label gate"}
+    assert material.failed == {"label si 01": "refused"}
     assert (material.stages["label"].done, material.stages["label"].failed) == (2, 1)
+
+
+def test_why_jobs_failed_is_told_until_they_succeed(job_store):
+    finished_jobs(job_store, ["sample si large"], stage="sample", material="si")
+    finished_jobs(job_store, ["elastic relax 3/24"], stage="elastic relax", material="ge")
+    of_si = {"stage": "elastic relax", "material": "si"}
+    failed = [
+        FailedJob.of("elastic relax 3/24", "u1", 1, "LabelError: scf: it did not converge", of_si),
+        FailedJob.of("label si collect", "u2", 1, "too few", {"stage": "label", "step": "collect", "material": "si"}),
+    ]
+    keep_failures(job_store, failed)
+    found = read_status(job_store)
+    # a calculation of the same name succeeded for another material
+    assert found.materials["si"].failed == {one.job: one.error for one in failed}
+    assert found.materials["si"].stages["elastic relax"].failed == 1
+    assert (found.n_jobs, found.materials["ge"].failed) == (2, {})
+    assert job_store.query_one({"uuid": "u1"}) is None
+    assert list(campaign_tables(job_store).notes[:2]) == [
+        "elastic relax 3/24 (si) failed: LabelError: scf: it did not converge",
+        "label si collect (si) failed: too few",
+    ]
+    keep_failures(job_store, failed[1:], settled=[("u1", 1), ("u2", 1)])
+    assert list(read_failures(job_store)) == [("u2", 1)]
+    finished_jobs(job_store, ["label si collect"], stage="label", step="collect", material="si")
+    assert read_status(job_store).materials["si"].failed == {}
 
 
 def test_reports_end_a_material_and_tell_what_failed(job_store):

@@ -7,7 +7,8 @@ from jobflow import Flow, job
 from monty.json import MontyDecoder, MontyEncoder
 
 from phonosmith.core.document import Awaited, Document, schemas_once
-from phonosmith.core.identity import UUID, fix_identities, has_content_identity, identified
+from phonosmith.core.identity import fix_identities, has_content_identity, identified
+from phonosmith.core.references import UUID
 
 
 class Given(Document):

@@ -85,12 +85,16 @@ class ResultsBuilder(Builder):  # type: ignore[misc]  # maggma has no type infor
         self.source, self.target = source, target
         super().__init__(source, target, chunk_size=chunk_size)
 
-    def outdated(self) -> tuple[list[str], list[str]]:
-        """Return the jobs whose flat document is missing or of another content, and those whose report is gone."""
+    def outdated(self, flat: Iterable[Row] | None = None) -> tuple[list[str], list[str]]:
+        """Return the jobs whose flat document is missing or of another content, and those whose report is gone.
+
+        ``flat``: the flat documents, where they have been read already.
+        """
         limits, expected = limits_of(None).model_dump(), self._expected()
         found = self.source.query(REPORTS, properties=[*JOB, "output.material", "metadata.seal.sha256"])
         wanted = {_job(one): _content(one, limits, expected) for one in found}
-        known = {str(one["job"]): one["content"] for one in self.target.query({}, properties=["job", "content"])}
+        kept = self.target.query({}, properties=["job", "content"]) if flat is None else flat
+        known = {str(one["job"]): one["content"] for one in kept}
         stale = [job for job, content in wanted.items() if known.get(job) != content]
         return stale, sorted(known.keys() - wanted.keys())
 
@@ -161,8 +165,11 @@ def current_rows(store: JobStore, campaign: str | None = None) -> tuple[list[Row
     with contextlib.suppress(Exception):
         beside = results_collection(store)
         if beside is not None:
-            ResultsBuilder(store.docs_store, beside).update()
+            builder = ResultsBuilder(store.docs_store, beside)
             flat = [*beside.query({})]
+            if any(builder.outdated(flat)):
+                builder.update()
+                flat = [*beside.query({})]
             if not isinstance(beside, MongoStore):  # those share the connection of the job store
                 beside.close()
     if beside is None or not flat:

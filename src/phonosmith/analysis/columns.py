@@ -185,15 +185,20 @@ FAILURE: tuple[Column, ...] = (
 
 def frame(columns: Iterable[Column], rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return rows as a frame with fixed columns and types, units in ``attrs['units']``; also for no rows."""
-    made = {
-        column.name: pd.Series([row.get(column.name) or "" for row in rows], dtype=object)
-        if column.kind == "text"
-        else pd.array([row.get(column.name) for row in rows], dtype=_KINDS[column.kind][0])
-        for column in columns
-    }
-    table = pd.DataFrame(made)
+    columns = list(columns)
+    # one pass over the rows, in C: a campaign of ten thousand materials has five million numbers
+    values = pd.DataFrame(rows, columns=[column.name for column in columns], dtype=object)
+    table = pd.DataFrame({column.name: _typed(column, values[column.name]) for column in columns})
     table.attrs["units"] = {column.name: column.unit for column in columns}
     return table
+
+
+def _typed(column: Column, values: pd.Series[Any]) -> Any:
+    """Return values with the type of their column; missing text is empty."""
+    missing = values.isna()
+    if column.kind == "text":
+        return values.where(~missing, "")
+    return pd.array(values.mask(missing, None).to_numpy(), dtype=_KINDS[column.kind][0])
 
 
 def checked(column: Column, value: Any) -> Any:

@@ -1,9 +1,10 @@
 """How far every material is, from what the jobs in a store say about themselves.
 
 Stage and material are in a job's metadata; jobs from before there was any are read by their names, which say the stage
-first and the material second (``train si delta``). Done is what has an output. Failed is what was refused or what a
-report lists as failed. Missing is what another material of the store has under the same name (``train ge delta`` where
-only ``train si delta`` exists), as long as the material has no report.
+first and the material second (``train si delta``). Done is what has an output. Failed is what was refused, what the
+store keeps a reason of (`core.failures`), or what a report lists as failed. Missing is what another material of the
+store has under the same name (``train ge delta`` where only ``train si delta`` exists), as long as the material has no
+report.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jobflow import JobStore
 from phonosmith.analysis.choice import FOUNDATION
 from phonosmith.analysis.collection import store_query
 from phonosmith.analysis.queries import Results, read_results
+from phonosmith.core.failures import REFUSALS, failure_uuid, read_failures, refusal_of
 from phonosmith.core.metadata import KEYS, MATERIAL, PACK, STAGE, material_of, stage_of, step_of
 
 STAGES = (
@@ -166,35 +168,45 @@ def read_status(store: JobStore) -> StoreStatus:
     described = (f"metadata.{key}" for key in (*KEYS, "refused"))
     documents = store_query(store, {"output": {"$ne": None}}, ("uuid", "index", "name", *described))
     results = read_results(store)
-    jobs: dict[str, Mapping[str, Any]] = {}
+    failures = {failure_uuid(one.uuid): one for one in read_failures(store).values()}
+    refusals = {str(one["uuid"]): refusal_of(one) for one in store_query(store, REFUSALS, ("uuid", "output.reasons"))}
+    # calculations inside a flow are called the same for every material
+    jobs: dict[tuple[str, str], tuple[Mapping[str, Any], str]] = {}
     for document in documents:
         name, metadata = str(document.get("name") or ""), document.get("metadata") or {}
+        why = refusals.get(str(document["uuid"]), "") if metadata.get("refused") else ""
+        if (failed := failures.get(str(document["uuid"]))) is not None:
+            name, why = failed.job, failed.error or "failed"
+        job = str(metadata.get(MATERIAL) or ""), name
         # a later job of the same name may have succeeded
-        if name not in jobs or not metadata.get("refused"):
-            jobs[name] = metadata
-    matches = (_NAMED.fullmatch(name) for name, metadata in jobs.items() if STAGE not in metadata)
+        if job not in jobs or not why:
+            jobs[job] = metadata, why
+    said = [metadata for metadata, _ in jobs.values()]
+    matches = (_NAMED.fullmatch(name) for (_, name), (metadata, _) in jobs.items() if STAGE not in metadata)
     keys = {match[1] or match[2] for match in matches if match}
-    keys |= {str(said[MATERIAL]).lower() for said in jobs.values() if said.get(STAGE) and said.get(MATERIAL)}
+    keys |= {str(one[MATERIAL]).lower() for one in said if one.get(STAGE) and one.get(MATERIAL)}
     keys |= {str(name).lower() for name in results.materials["material"]}
     materials = {key: MaterialStatus(key) for key in _roots(keys)}
-    status = StoreStatus(materials, len({document["uuid"] for document in documents}), list(results.notes))
+    status = StoreStatus(
+        materials, len({document["uuid"] for document in documents} - failures.keys()), list(results.notes)
+    )
     ends: set[tuple[str, str]] = set()
     have: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)
-    for name, metadata in sorted(jobs.items(), key=itemgetter(0)):
+    for (_, name), (metadata, why) in sorted(jobs.items(), key=itemgetter(0)):
         material = status.find(name, metadata)
-        if material is None or _is_helper(name, metadata):
+        if material is None or (_is_helper(name, metadata) and not why):
             continue
         stage = stage_of(name, metadata)
         rest = name.removeprefix(f"{stage} {material.material}")
         have[material.material].add((stage, rest))
         if not _COUNTED.search(name):
             ends.add((stage, rest))
-        if metadata.get("refused"):
+        if why:
             material.stage(stage).failed += 1
-            material.failed[name] = "refused by the label gate"
+            material.failed[name] = why
         else:
             material.stage(stage).done += 1
-    _add_reports(materials, results, {name for name, metadata in jobs.items() if not metadata.get("refused")})
+    _add_reports(materials, results, {name for (_, name), (_, why) in jobs.items() if not why})
     for key, material in materials.items():
         if material.n_reports:
             continue

@@ -27,6 +27,8 @@ from phonosmith.analysis.statistics import (
     spreads,
 )
 from phonosmith.analysis.table import DASH, CampaignTable, Cell, Columns, Table, fixed, number, significant, tidy
+from phonosmith.core.failures import read_failures
+from phonosmith.core.metadata import MATERIAL
 from phonosmith.evaluation.modes.scores import score_phases
 from phonosmith.evaluation.phonons.stability import StabilityConfusion, confusion
 
@@ -36,6 +38,8 @@ SOURCE = "this store"
 QUARTILES = "IQR: 75th minus 25th percentile over materials, linear interpolation"
 WITHIN_PERCENT = 5.0
 _NUMBERS = [metric.name for metric in METRICS if metric.kind != "integer"]
+_MOST_FAILURES = 20
+"""Failed jobs that tables name in their notes."""
 _ERRORS = {
     "omega_max_error_percent": "Δω_max, %", "omega_mean_error_percent": "Δω_mean, %",
     "omega_mean_scaled_error_percent": "Δω_mean scaled, %", "dos_error_percent": "ΔDOS, %",
@@ -511,6 +515,14 @@ class CampaignTables:
     notes: list[str] = field(default_factory=list)
 
 
+def _failure_notes(store: JobStore) -> list[str]:
+    """Return which jobs have no result and why, the first of them."""
+    failed = sorted(read_failures(store).values(), key=lambda one: (str(one.described.get(MATERIAL)), one.job))
+    said = [f"{one.job} ({one.described.get(MATERIAL) or 'no material'}) failed: {one.error}" for one in failed]
+    more = [f"{len(said) - _MOST_FAILURES} more jobs failed, see phonosmith status"]
+    return said[:_MOST_FAILURES] + (more if len(said) > _MOST_FAILURES else [])
+
+
 def campaign_tables(
     store: JobStore,
     campaign: str | None = None,
@@ -531,7 +543,7 @@ def campaign_tables(
         When no result has what was asked.
     """
     results = read_results(store, campaign)
-    notes = list(results.notes)
+    notes = [*results.notes, *_failure_notes(store)]
     if results.empty:
         return CampaignTables([], None, results, [*notes, "the store holds no report of a material yet"])
     choice = choose(results.potentials, foundation, training_set, cell)

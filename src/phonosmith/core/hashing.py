@@ -47,7 +47,17 @@ def digest_array(array: Any) -> str:
 
 def _canonical(value: Any) -> Any:
     """Reduce a value to JSON types with one spelling each."""
-    if value is None or isinstance(value, bool | str):
+    kind = type(value)
+    # plain JSON is told first: most values are, and asking for kinds of classes is slow
+    if value is None or kind in (str, bool, int):
+        return value
+    if kind is float:
+        return {"__float__": repr(value + 0.0)}
+    if kind is list:
+        return [_canonical(item) for item in value]
+    if kind is dict:
+        return _canonical_mapping(value)
+    if isinstance(value, bool | str):
         return value
     if isinstance(value, int | np.integer):
         return int(value)
@@ -60,17 +70,21 @@ def _canonical(value: Any) -> Any:
         return {"__bytes__": digest_bytes(value)}
     if isinstance(value, Path):
         raise TypeError(f"A path has no identity of its own: hash the content of {value} instead.")
-    if isinstance(value, dict | Mapping):  # asking an abstract class is slow: plain JSON is told first
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError("Only string keys can be hashed canonically.")
-        return {key: _canonical(value[key]) for key in sorted(value)}
+    if isinstance(value, Mapping):
+        return _canonical_mapping(value)
     if isinstance(value, set | frozenset):
         return {"__set__": sorted(json.dumps(_canonical(item), sort_keys=True) for item in value)}
-    if isinstance(value, list | Sequence):
+    if isinstance(value, Sequence):
         return [_canonical(item) for item in value]
     if hasattr(value, "model_dump"):
         return _canonical(value.model_dump())
     raise TypeError(f"Cannot hash a {type(value).__name__} canonically.")
+
+
+def _canonical_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
+    if set(map(type, value)) - {str} and not all(isinstance(key, str) for key in value):
+        raise TypeError("Only string keys can be hashed canonically.")
+    return {key: _canonical(item) for key, item in value.items()}
 
 
 def digest_json(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import uuid as uuid_module
 from collections import Counter
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ KEEP_WAVEFUNCTIONS = "LWAVE"
 _NOT_WHAT = ("@version", "behind", "running")
 """Keys that say nothing of what a job does: versions of packages (an upgrade makes no finished job another one), where
 its data come from, and how a program is started."""
-_WORK = ("function", "function_args", "function_kwargs")
-UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 
 def has_content_identity(uuid: str) -> bool:
@@ -54,24 +51,27 @@ def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]
     """
     from monty.json import MontyDecoder, MontyEncoder
 
-    ordered = list(flow.iterflow())
+    from phonosmith.core.references import UUID, references_found_quickly, rename, renamed_in
+
+    with references_found_quickly():
+        ordered = list(flow.iterflow())
     renamed: dict[str, str] = {}
     for job, _ in ordered:
         before = json.dumps(job, cls=MontyEncoder)
-        text = _rename(before, renamed)
-        document = json.loads(text)
-        plain = {key: item for key, item in document.items() if key not in VOLATILE} | DESCRIPTION
-        content = digest_json(what_is_done(plain))
+        text = rename(before, renamed)
+        done = json.loads(text, object_hook=_what_an_object_does)
+        content = digest_json({key: item for key, item in done.items() if key not in VOLATILE} | DESCRIPTION)
         counted[content] += 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
         if text != before:
-            # what names other jobs is read anew; making a whole job anew would cost four times as much
-            work = MontyDecoder().process_decoded({key: document[key] for key in _WORK})
-            job.function, job.function_args, job.function_kwargs = (work[key] for key in _WORK)
+            job.function_args = tuple(renamed_in(one, renamed) for one in job.function_args)
+            job.function_kwargs = {key: renamed_in(one, renamed) for key, one in job.function_kwargs.items()}
+            if UUID.search(json.dumps(done["function"])):
+                job.function = MontyDecoder().process_decoded(json.loads(text)["function"])
         job.set_uuid(renamed[job.uuid])
     for inner in _flows(flow):
         if inner.output is not None:
-            inner.output = MontyDecoder().decode(_rename(json.dumps(inner.output, cls=MontyEncoder), renamed))
+            inner.output = MontyDecoder().decode(rename(json.dumps(inner.output, cls=MontyEncoder), renamed))
     return [(job, [renamed.get(parent, parent) for parent in parents]) for job, parents in ordered]
 
 
@@ -93,17 +93,15 @@ def identified_like_running(flow: Flow) -> Flow:
 
 def what_is_done(plain: Any) -> Any:
     """Return a job's JSON without what makes it no other job: see `_NOT_WHAT`, and how atomate2's Makers start VASP."""
-    if isinstance(plain, dict):
-        kept = {key: what_is_done(item) for key, item in plain.items() if key not in _NOT_WHAT}
-        if "run_vasp_kwargs" in kept:
-            kept["run_vasp_kwargs"] = {}
-        if isinstance(tags := kept.get("user_incar_settings"), dict):
-            kept["user_incar_settings"] = {key: item for key, item in tags.items() if key not in MACHINE_TAGS}
-            if KEEP_WAVEFUNCTIONS in tags:
-                kept["user_incar_settings"][KEEP_WAVEFUNCTIONS] = False
-        return kept
-    return [what_is_done(item) for item in plain] if isinstance(plain, list) else plain
+    return json.loads(json.dumps(plain), object_hook=_what_an_object_does)
 
 
-def _rename(text: str, renamed: dict[str, str]) -> str:
-    return UUID.sub(lambda found: renamed.get(found[0], found[0]), text)
+def _what_an_object_does(plain: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: item for key, item in plain.items() if key not in _NOT_WHAT}
+    if "run_vasp_kwargs" in kept:
+        kept["run_vasp_kwargs"] = {}
+    if isinstance(tags := kept.get("user_incar_settings"), dict):
+        kept["user_incar_settings"] = {key: item for key, item in tags.items() if key not in MACHINE_TAGS}
+        if KEEP_WAVEFUNCTIONS in tags:
+            kept["user_incar_settings"][KEEP_WAVEFUNCTIONS] = False
+    return kept

@@ -24,6 +24,7 @@ from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, InputError, PhonosmithError, did_you_mean
 from phonosmith.core.reading import MIB, Limits, load_yaml, read_bounded, yaml_loader
+from phonosmith.core.references import references_found_quickly
 from phonosmith.flows.jobs import collect_committees
 from phonosmith.flows.material import FineTuneMaterialMaker, Variant
 from phonosmith.flows.settings import MaterialSettings, Seed, material_settings, problems, strategies_named, training_of
@@ -184,6 +185,7 @@ class CampaignMaker(HoldingMaker):
         )
 
     @schemas_once()
+    @references_found_quickly()
     def _of_material(
         self,
         maker: FineTuneMaterialMaker,

@@ -11,6 +11,7 @@ from jobflow import Flow, Job
 from phonosmith.core.changing import HoldingMaker
 from phonosmith.core.document import schemas_once
 from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.core.references import references_found_quickly
 from phonosmith.evaluation.verdict import Thresholds
 from phonosmith.flows.finished import FinishedPhonons
 from phonosmith.flows.jobs import collect_curve
@@ -116,6 +117,7 @@ class FineTuneMaterialMaker(HoldingMaker):
         self.settings = material_settings(settings, **changes)
 
     @schemas_once()
+    @references_found_quickly()
     def make(
         self, structure: Structure, foundation: PotentialRef, material: str = "", sampler: PotentialRef | None = None
     ) -> Flow:

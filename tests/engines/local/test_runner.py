@@ -17,6 +17,7 @@ import pytest
 from jobflow import Flow
 
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.failures import read_failures
 from phonosmith.core.identity import fix_identities
 from phonosmith.engines.local.runner import LocalRunner, Slot
 from phonosmith.engines.local.worker import RESPONSE_FILE
@@ -266,11 +267,16 @@ def test_retry_runs_only_what_failed_and_what_waited_for_it(work):
     other = jobs.add(5, 5)
     local, store = runner(work)
     assert len(local.run(Flow([first, then, other])).failed) == 1
+    # the reason lies beside the results, where nobody takes it for one
+    (kept,) = read_failures(store).values()
+    assert (kept.job, kept.uuid, kept.error) == ("fail_once", first.uuid, "OSError: first time")
+    assert store.query_one({"uuid": first.uuid}) is None
     assert local.retry() == 1
     summary = local.run()
     assert summary.ok
     assert summary.executed == 2
     assert store.get_output(then.uuid) == "second time!"
+    assert read_failures(store) == {}
     assert notes(work).count("add 5 5") == 1
 
 

@@ -46,7 +46,7 @@ def test_fireworks_takes_launchpad_workers_and_adapters():
     files = cluster_files(Cluster(engine="fireworks", gpu_partition="a100", gpu_cores=16), FOLDER)
     content = {name: yaml.safe_load(text) for name, text in files.items() if name.endswith(".yaml")}
     assert LaunchPad.from_dict(content["my_launchpad.yaml"]).name == "phonosmith_fireworks"
-    assert content["FW_config.yaml"] == {"CONFIG_FILE_DIR": str(FOLDER)}
+    assert content["FW_config.yaml"]["CONFIG_FILE_DIR"] == str(FOLDER)
     assert JobStore.from_dict_spec(content["jobflow.yaml"]["JOB_STORE"]).additional_stores["data"].collection_name
     for worker in WORKERS:
         assert FWorker.from_dict(content[f"fworker_{worker}.yaml"]).category == worker

@@ -1,17 +1,22 @@
 """``retry`` in real queues: what came late is in everything that was made without it, and nothing else runs again."""
 
+import contextlib
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from phonosmith.analysis.status import read_status
 from phonosmith.core.errors import InputError
+from phonosmith.core.failures import read_failures
 from phonosmith.core.identity import fix_identities
+from phonosmith.engines.queues import fireworks, remote
 from phonosmith.engines.queues.fireworks import retry_fireworks
 from phonosmith.engines.queues.jobs import QueuedJob
 from phonosmith.engines.queues.remote import retry_remote
 from phonosmith.engines.queues.retrying import plan_retry
+from phonosmith.engines.queues.watching import look
 from phonosmith.flows.routing import route
 
 MODULE = """
@@ -258,7 +263,6 @@ def test_what_needs_a_failed_collection_waits_for_it_instead_of_looking_for_its_
 def test_documents_that_were_lost_are_found_and_made_again_and_equal_work_is_done_once(
     queue, work, cluster, monkeypatch
 ):
-    from phonosmith.engines.queues import fireworks, remote
     from phonosmith.engines.queues.submission import select
 
     jobs, ran, _ = work
@@ -271,10 +275,8 @@ def test_documents_that_were_lost_are_found_and_made_again_and_equal_work_is_don
         return flow, {one.name: one.uuid for one, _ in flow.iterflow()}
 
     def selected(flow):
-        if isinstance(queue, FireWorks):
-            return select(flow, queue.store, fireworks.open_fireworks(queue.path, queue.store).jobs)
-        with remote.opened_remote("phonosmith") as opened:
-            return select(flow, queue.store, opened.jobs)
+        with opened(queue) as seen:
+            return select(flow, queue.store, seen.jobs)
 
     flow, uuids = made("few")
     queue.submit(flow)
@@ -337,6 +339,59 @@ class Picky(EMT):
             raise RuntimeError("the program does not like this cell")
         super().calculate(atoms, *args, **kwargs)
 """
+
+
+def opened(queue):
+    """Return the queue as ``phonosmith status`` opens it."""
+    if isinstance(queue, FireWorks):
+        return contextlib.nullcontext(fireworks.open_fireworks(queue.path, queue.store))
+    return remote.opened_remote("phonosmith")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_why_a_displacement_a_strained_cell_and_a_volume_failed_reaches_the_store(queue, work, cluster, monkeypatch):
+    from jobflow import Flow
+    from pymatgen.core import Lattice, Structure
+
+    from phonosmith.core.metadata import describe
+    from phonosmith.reference.engines import make_engine
+
+    jobs, _, mark = work
+    (cluster.folder / "picky_program.py").write_text(CALCULATOR)
+    monkeypatch.setenv("PHONOSMITH_ARTEFACTS", str(cluster.folder / "artefacts"))
+    engine = make_engine("forcefield", potential="picky_program.Picky")
+    large = Structure.from_spacegroup("Fm-3m", Lattice.cubic(3.8), ["Cu"], [[0, 0, 0]])
+    members = [
+        engine.displacement("displace cu reference 1/3").make(large),
+        engine.elastic_relax("elastic relax 1/24").make(large),
+        engine.eos_relax("eos relax 9").make(large),
+    ]
+    for member in members:
+        describe(member, stage=member.name.rpartition(" ")[0], material="cu")
+    last = jobs.collect([member.output.output.energy for member in members])
+    last.name = "report cu"
+    flow = Flow([*members, last])
+    queue.submit(flow)
+    queue.run()
+    assert queue.store.get_output(last.uuid) == []
+    with opened(queue) as seen:
+        assert look(seen).counts["failed"] == 3
+    kept = read_failures(queue.store)
+    assert {one.job for one in kept.values()} == {member.name for member in members}
+    assert set(kept) == {(member.uuid, 1) for member in members}
+    assert all("does not like this cell" in one.error for one in kept.values())
+    # whoever looks for the results finds none
+    assert list(queue.store.query({"uuid": {"$in": [member.uuid for member in members]}})) == []
+    assert set(read_status(queue.store).materials["cu"].failed) == {member.name for member in members}
+    mark.unlink()
+    assert len(queue.retry().failed) == 3
+    assert read_failures(queue.store) == {}
+    queue.run()
+    assert len(queue.store.get_output(last.uuid)) == 3
+    with opened(queue) as seen:
+        assert look(seen).counts == {"done": 4}
+    assert (read_failures(queue.store), read_status(queue.store).materials["cu"].failed) == ({}, {})
 
 
 @pytest.mark.slow

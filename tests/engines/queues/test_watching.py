@@ -1,12 +1,14 @@
 """``phonosmith status --engine``: what waits, runs and failed in a queue, and what the scheduler says."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
 
 from phonosmith.cli.main import app
+from phonosmith.engines.queues.fireworks import retry_fireworks
 
 TRACE = 'Traceback (most recent call last):\n  File "x.py"\nLabelError: the program stopped.\n'
 
@@ -69,6 +71,30 @@ def test_a_queue_says_what_runs_waits_and_failed_and_slurm_why(submitting, study
     assert "pending: 1 jobs: in the queue (inference)" in words
     assert f"next: phonosmith retry --engine {opened.engine}" in words
     assert "Unable to contact slurm controller" in json.loads(status(opened, "--json"))["notes"][0]
+
+
+@pytest.mark.parametrize("submitting", ["fireworks"], indirect=True)
+def test_a_reserved_job_that_slurm_does_not_know_is_lost_and_starts_again(submitting, study, squeue, tmp_path):
+    """jobflow-remote's runner looks for itself."""
+    from fireworks.utilities.fw_utilities import get_my_host
+
+    submit, opened = submitting
+    submit(study(2))
+    put(opened, "sample m0 small", "RESERVED", process="4712")
+    put(opened, "sample m1 small", "RESERVED", process="4711")
+    launches = opened.launchpad.launches
+    # reserved on another machine: what SLURM says here tells nothing
+    launches.update_many({}, {"$set": {"host": "another", "launch_dir": str(tmp_path)}})
+    assert json.loads(status(opened, "--json"))["queue"]["counts"]["pending"] == 2
+    launches.update_many({}, {"$set": {"host": get_my_host()}})
+    found = json.loads(status(opened, "--json"))
+    assert found["materials"][0]["failed"] == {"sample m0 small": "lost: SLURM's job 4712 is gone and never started it"}
+    assert found["queue"]["counts"] == {"failed": 1, "pending": 1, "waiting": 2}
+    assert retry_fireworks(launchpad=Path(opened.target)).failed == ["sample m0 small"]
+    assert opened.launchpad.fireworks.find_one({"name": "sample m0 small"})["state"] == "READY"
+    # a SLURM that does not answer proves nothing
+    squeue.write_text("#!/bin/sh\nexit 1\n")
+    assert json.loads(status(opened, "--json"))["queue"]["counts"] == {"ready": 1, "pending": 1, "waiting": 2}
 
 
 def test_where_nobody_gives_jobs_to_workers_the_command_that_does_is_named(submitting, study):

@@ -25,6 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from phonosmith.core.attempts import PREVIOUS, set_aside
 from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.failures import FailedJob, keep_failures
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of, step_of
 from phonosmith.engines.local.outlook import Show, Watcher, jobs_bar
@@ -225,7 +226,17 @@ class LocalRunner:
                         show(self.state.rows(asked=True))
                 finally:
                     self._shut_down()
+        self._keep_failures()
         return self.summary()
+
+    def _keep_failures(self) -> None:
+        """Let the store say which jobs of this run have failed and why."""
+        self.store.connect()
+        failed = (
+            FailedJob.of(row.name, row.uuid, row.index, row.error or "", row.metadata)
+            for row in self.state.rows(FAILED, asked=True)
+        )
+        keep_failures(self.store, failed, [row.key for row in self.state.rows()])
 
     def summary(self) -> RunSummary:
         """Return how the run stands, and what the last call of `run` did, even if it was interrupted."""

@@ -321,7 +321,10 @@ def _fireworks(cluster: Cluster, given: dict[str, Any], folder: Path, password: 
     database = "FireWorks' database. Once: lpad -l my_launchpad.yaml reset (empties it)"
     files = {
         "my_launchpad.yaml": _dump(database, launchpad | {"mongoclient_kwargs": {}}),
-        "FW_config.yaml": _dump("Where FireWorks looks for its files.", {"CONFIG_FILE_DIR": str(folder)}),
+        "FW_config.yaml": _dump(
+            "Where FireWorks looks for its files; when a running job tells it is alive, and counts as lost, s.",
+            {"CONFIG_FILE_DIR": str(folder), "PING_TIME_SECS": 600, "RUN_EXPIRATION_SECS": 3600},
+        ),
     }
     if cluster.scheduler == "slurm":
         files["launch.sh"] = _LAUNCH.format(folder=shlex.quote(str(folder)), scratch=given["scratch"])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -116,17 +119,68 @@ class FireWorksQueue:
             for parent, children in workflow["links"].items():
                 for child in children:
                     parents[int(child)].append(str(parent))
-        reserved = self.launchpad.launches.find({"state": "RESERVED"}, {"fw_id": 1, "state_history.reservation_id": 1})
-        processes = {
-            launch["fw_id"]: str(entry["reservation_id"])
-            for launch in reserved
-            for entry in launch["state_history"]
-            if "reservation_id" in entry
-        }
+        processes = {launch["fw_id"]: process for launch, process in self._reserved()}
         return [
             dataclasses.replace(job, parents=tuple(parents[int(job.id)]), process=processes.get(int(job.id), ""))
             for job in self._jobs({})
         ]
+
+    def _reserved(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield the launches that wait in a scheduler's queue, with its numbers of them."""
+        wanted = ("fw_id", "launch_id", "host", "launch_dir", "state_history.reservation_id")
+        for launch in self.launchpad.launches.find({"state": "RESERVED"}, dict.fromkeys(wanted, 1)):
+            for entry in launch["state_history"]:
+                if "reservation_id" in entry:
+                    yield launch, str(entry["reservation_id"])
+
+    @cached_property
+    def lost(self) -> dict[int, str]:
+        """Jobs whose worker is gone without a word, by number, and how that is known.
+
+        FireWorks notices by itself neither a worker that was killed nor a batch script that never started.
+        """
+        return self._silent() | self._never_started()
+
+    def _silent(self) -> dict[int, str]:
+        """Return running jobs without a sign of life for as long as FireWorks' own configuration allows.
+
+        (`LaunchPad.detect_lostruns` takes a job that runs again after a failure for one that ended.)
+        """
+        from fireworks.fw_config import RUN_EXPIRATION_SECS
+
+        running = {
+            number: one["fw_id"]
+            for one in self.launchpad.fireworks.find({"state": "RUNNING"}, {"fw_id": 1, "launches": 1})
+            for number in one["launches"]
+        }
+        wanted = {"launch_id": {"$in": sorted(running)}}
+        launches = list(self.launchpad.launches.find(wanted, {"launch_id": 1, "state": 1, "state_history": 1}))
+        alive, ended = set[int](), set[int]()
+        earliest = (datetime.now(UTC) - timedelta(seconds=RUN_EXPIRATION_SECS)).isoformat()
+        for launch in launches:
+            signs = [entry.get("updated_on") or entry["created_on"] for entry in launch["state_history"]]
+            # FireWorks keeps times as text
+            if max(map(str, signs), default="") > earliest:
+                alive.add(running[launch["launch_id"]])
+            if launch["state"] in ("FIZZLED", "COMPLETED"):
+                ended.add(running[launch["launch_id"]])
+        silent = {running[launch["launch_id"]] for launch in launches} - alive
+        words = f"lost: its worker has given no sign of life for {RUN_EXPIRATION_SECS / 60:g} minutes"
+        killed = "lost: its worker was killed while it wrote down how the job ended"
+        return {number: killed if number in ended else words for number in silent}
+
+    def _never_started(self) -> dict[int, str]:
+        """Return reserved jobs that SLURM does not know: reserved from this machine, by this user."""
+        own = {launch["fw_id"]: process for launch, process in self._reserved() if _is_own(launch)}
+        said, problems = self._squeue if own else ({}, [])
+        missing = {number: process for number, process in own.items() if process not in said and not problems}
+        # one that has started meanwhile is reserved no more
+        still = {launch["fw_id"] for launch, _ in self._reserved()} if missing else set()
+        return {
+            number: f"lost: SLURM's job {process} is gone and never started it"
+            for number, process in missing.items()
+            if number in still
+        }
 
     def jobs(self, uuids: Sequence[str]) -> list[QueuedJob]:
         """Return the jobs of some uuids."""
@@ -134,14 +188,15 @@ class FireWorksQueue:
 
     def unsuccessful(self) -> list[QueuedJob]:
         """Return every job that failed or was stopped."""
-        return self._jobs({"state": {"$in": [name for name, state in _STATES.items() if state in UNSUCCESSFUL]}})
+        states = [name for name, state in _STATES.items() if state in UNSUCCESSFUL]
+        return self._jobs({"$or": [{"state": {"$in": states}}, {"fw_id": {"$in": sorted(self.lost)}}]})
 
     def _jobs(self, criteria: dict[str, Any]) -> list[QueuedJob]:
         wanted = (
             *("fw_id", "name", "state", "spec._category"),
             *(f"spec._tasks.job.{key}" for key in ("uuid", "index", "metadata", "hosts")),
         )
-        jobs = []
+        jobs, lost = [], self.lost
         for found in self.launchpad.fireworks.find(
             {"state": {"$ne": "ARCHIVED"}, **criteria}, dict.fromkeys(wanted, 1)
         ):
@@ -154,7 +209,7 @@ class FireWorksQueue:
                             uuid=known["uuid"],
                             index=known.get("index") or 1,
                             name=found["name"],
-                            state=_STATES.get(found["state"], "stopped"),
+                            state="failed" if found["fw_id"] in lost else _STATES.get(found["state"], "stopped"),
                             metadata=known.get("metadata") or {},
                             hosts=tuple(known.get("hosts") or ()),
                             worker=str(found["spec"].get("_category") or ""),
@@ -184,13 +239,15 @@ class FireWorksQueue:
         numbers = {"fw_id": {"$in": [int(job.id) for job in jobs]}}
         stack = "action.stored_data._exception._stacktrace"
         found = self.launchpad.launches.find(numbers, {"fw_id": 1, "launch_id": 1, stack: 1}).sort("launch_id", 1)
-        return {str(launch["fw_id"]): last_line(_at(launch, stack.split("."))) for launch in found}
+        said = {str(launch["fw_id"]): last_line(_at(launch, stack.split("."))) for launch in found}
+        return said | {job.id: self.lost[int(job.id)] for job in jobs if int(job.id) in self.lost}
 
     def schedulers(self, jobs: Sequence[QueuedJob]) -> tuple[dict[str, str], list[str]]:
         """Return what SLURM on this machine says about the processes of jobs; qlaunch runs where it is."""
-        if not any(job.process for job in jobs):
-            return {}, []
+        return self._squeue if any(job.process for job in jobs) else ({}, [])
 
+    @cached_property
+    def _squeue(self) -> tuple[dict[str, str], list[str]]:
         def run(command: str) -> tuple[str, str, int]:
             done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
             return done.stdout, done.stderr, done.returncode
@@ -217,6 +274,14 @@ def open_fireworks(launchpad: Path | None, store: JobStore | None = None) -> Fir
     check_job_store(results, source)
     results.connect()
     return FireWorksQueue(opened, str(path), results, own_store=store is None)
+
+
+def _is_own(launch: dict[str, Any]) -> bool:
+    """Tell whether a job was reserved on this machine, by this user: only of those SLURM here knows all."""
+    from fireworks.utilities.fw_utilities import get_my_host
+
+    folder = Path(str(launch.get("launch_dir") or ""))
+    return launch.get("host") == get_my_host() and folder.is_dir() and folder.stat().st_uid == os.getuid()
 
 
 def _at(document: Any, path: Sequence[str]) -> str:
@@ -287,16 +352,23 @@ def retry_fireworks(
     *,
     store: JobStore | None = None,
 ) -> Retried:
-    """Start failed jobs of a launchpad again, and whatever was done or failed without them."""
+    """Start failed and lost jobs of a launchpad again, and whatever was done or failed without them."""
     queue = open_fireworks(launchpad, store)
     opened = queue.launchpad
+    if queue.lost:
+        # of workers that were killed between two writes: what they did write counts
+        opened.detect_lostruns(query={"fw_id": {"$in": sorted(queue.lost)}}, refresh=True)
+        queue = dataclasses.replace(queue)
     jobs = with_references(with_losses(queue.all_jobs(), queue.store), lambda ids: _texts(opened, ids))
     plan = plan_retry(jobs, names, materials)
     # before anything can start: nobody is to find what is not valid any more
-    remove_results(queue.store, plan.outdated)
+    remove_results(queue.store, plan)
     _take_out(opened, [int(job.id) for job in [*plan.removed, *plan.elsewhere]])
     for job in plan.first:
         opened.rerun_fw(int(job.id), rerun_duplicates=False)
+    # launches that nobody will end any more
+    left = {"fw_id": {"$in": [int(job.id) for job in plan.first]}, "state": {"$in": ["RUNNING", "RESERVED"]}}
+    opened.launches.update_many(left, {"$set": {"state": "FIZZLED"}})
     return plan.answer("fireworks", queue.target)
 
 

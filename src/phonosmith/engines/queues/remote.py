@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from phonosmith.core.errors import ConfigurationError, InputError
+from phonosmith.core.failures import REFUSALS, refusal_of
 from phonosmith.core.reading import load_yaml, read_bounded
 from phonosmith.engines.queues.jobs import UNSUCCESSFUL, QueuedJob, QueueState
 from phonosmith.engines.queues.retrying import Retried, plan_retry, remove_results, with_losses, with_references
@@ -115,9 +116,10 @@ class RemoteQueue:
         return cast("Database[Any]", self.controller.db)
 
     @cached_property
-    def refused(self) -> set[str]:
-        """Jobs that completed with a refusal: whatever raises leaves no result behind here."""
-        return {str(one["uuid"]) for one in self.store.query({"metadata.refused": True}, properties=["uuid"])}
+    def refused(self) -> dict[str, str]:
+        """Jobs that completed with a refusal, and its reasons: whatever raises leaves no result behind here."""
+        found = self.store.query(REFUSALS, properties=["uuid", "output.reasons"])
+        return {str(one["uuid"]): refusal_of(one) for one in found}
 
     def all_jobs(self) -> list[QueuedJob]:
         """Return every job with the jobs it needs."""
@@ -188,9 +190,8 @@ class RemoteQueue:
         wanted = {"db_id": {"$in": [job.id for job in jobs]}}
         found = self.controller.get_jobs(wanted, projection=["db_id", "uuid", "error", "remote.error"])
         return {
-            str(one["db_id"]): "refused"
-            if one["uuid"] in self.refused
-            else last_line(one.get("error") or (one.get("remote") or {}).get("error") or "")
+            str(one["db_id"]): self.refused.get(one["uuid"])
+            or last_line(one.get("error") or (one.get("remote") or {}).get("error") or "")
             for one in found
         }
 
@@ -275,7 +276,7 @@ def retry_remote(names: Sequence[str] = (), materials: Sequence[str] = (), proje
         jobs = with_references(with_losses(queue.all_jobs(), queue.store), lambda ids: _texts(queue.controller, ids))
         plan = plan_retry(jobs, names, materials)
         # before anything can start: nobody is to find what is not valid any more
-        remove_results(queue.store, plan.outdated)
+        remove_results(queue.store, plan)
         for job in [*plan.removed, *plan.elsewhere]:
             _delete(queue.controller, job)
         for job in plan.first:

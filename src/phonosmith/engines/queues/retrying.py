@@ -16,7 +16,8 @@ from pydantic import Field
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import InputError
-from phonosmith.core.identity import UUID
+from phonosmith.core.failures import keep_failures
+from phonosmith.core.references import UUID
 from phonosmith.engines.queues.jobs import QueuedJob
 from phonosmith.engines.store.sealed import whole_documents
 from phonosmith.flows.routing import EngineName
@@ -146,8 +147,13 @@ def _made_before(reset: Sequence[QueuedJob], jobs: Sequence[QueuedJob]) -> list[
     return [job for job in jobs if flows.intersection(job.hosts)]
 
 
-def remove_results(store: JobStore, keys: Sequence[tuple[str, int]]) -> None:
-    """Take results that are not valid any more out of a job store, but no reason of a refusal."""
+def remove_results(store: JobStore, plan: RetryPlan) -> None:
+    """Take results that are not valid any more out of a job store, and what it says of jobs that start again.
+
+    A refused label keeps its reasons until it has run.
+    """
+    keys = plan.outdated
+    keep_failures(store, [], [(job.uuid, job.index) for job in [*plan.failed, *plan.again, *plan.removed]])
     for start in range(0, len(keys), _CHUNK):
         chosen = [{"uuid": uuid, "index": index} for uuid, index in keys[start : start + _CHUNK]]
         store.remove_docs({"$or": chosen, "metadata.refused": {"$ne": True}})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from phonosmith.analysis.status import LiveJob
+from phonosmith.core.failures import FailedJob, keep_failures
 from phonosmith.engines.queues.jobs import Queue
 
 if TYPE_CHECKING:
@@ -46,9 +48,14 @@ class QueueLook:
 
 
 def look(queue: Queue) -> QueueLook:
-    """Return what goes on in a queue."""
+    """Return what goes on in a queue, and keep why jobs failed in its job store."""
     jobs = queue.all_jobs()
-    errors = queue.errors([job for job in jobs if job.failed])
+    failed = [job for job in jobs if job.failed]
+    errors = queue.errors(failed)
+    kept = [FailedJob.of(job.name, job.uuid, job.index, errors.get(job.id, ""), job.metadata) for job in failed]
+    # where results can only be read, the queue still says it
+    with contextlib.suppress(Exception):
+        keep_failures(queue.store, kept, [(job.uuid, job.index) for job in jobs])
     said, notes = queue.schedulers([job for job in jobs if job.state == "pending"])
     live = []
     for job in jobs:
