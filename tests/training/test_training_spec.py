@@ -10,7 +10,7 @@ def test_published_hyper_parameters():
     for name in PRESETS:
         spec = make_spec(name)
         assert spec.strategy == name
-        assert spec.epochs == 200 or name == "phonosmith"
+        assert (spec.epochs, spec.visits is None) == (200, name != "phonosmith")
         # pft co-trains with the weights and the threshold of its own code
         weights, delta = ((500, 200, 50), 0.1) if name == "pft" else ((10, 100, 1000), 0.01)
         assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == weights
@@ -33,6 +33,20 @@ def test_overrides_are_recorded_and_checked():
     assert (spec.lr, spec.pull, spec.dtype, spec.patience) == (0.003, 1.0, "float64", None)
     assert make_spec("multihead", **parse_settings(["replay=none"])).replay == "none"
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_visits_shorten_the_training_of_large_sets_alone():
+    """Ten steps of 24 atoms cost 10 x (24 + 16) = 400, so 8000 visits are 20 epochs; steps of two cells cost 320."""
+    spec = make_spec("phonosmith", visits=8000)
+    assert spec.for_cells([24] * 10).epochs == 20
+    assert make_spec("phonosmith", visits=8000, batch_size=2).for_cells([24] * 10).epochs == 25
+    assert spec.for_cells([8]).epochs == 200
+    assert spec.for_cells([10_000] * 3).epochs == 1
+    # once more changes nothing: the command and the assembly both do it
+    assert spec.for_cells([24] * 10).for_cells([24] * 10) == spec.for_cells([24] * 10)
+    # epochs that were asked for are kept
+    assert make_spec("phonosmith", epochs=300).for_cells([10_000] * 3).epochs == 300
+    assert make_spec("transfer").for_cells([10_000] * 3).epochs == 200
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def train(
     from phonosmith.training.loop import epoch_reporter
 
     labelled, checked = read_frames(train), read_frames(valid)
+    specs = {one: spec.for_cells([len(atoms) for atoms in labelled]) for one, spec in specs.items()}
     replayed = None if replay is None else read_frames(replay)
     target = None
     if curvature is not None:

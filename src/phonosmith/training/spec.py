@@ -12,6 +12,9 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
 
+STEP_ATOMS = 16
+"""Atoms that take as long as what a step takes besides its atoms (a small MACE model on one core)."""
+
 
 class TrainSpec(Document):
     """Everything that decides the outcome of a fine-tuning besides data, foundation and seed.
@@ -116,6 +119,12 @@ class TrainSpec(Document):
         "skip layers of the interactions and on the products alone",
     )
     epochs: int = Field(200, ge=1, description="largest number of epochs")
+    visits: int | None = Field(
+        None,
+        ge=1,
+        description="fewer epochs where the training set is large: as many as visit about so many atoms, a step "
+        f"counting for {STEP_ATOMS} more",
+    )
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
     schedule: Literal["plateau", "cosine"] = Field(
@@ -172,6 +181,13 @@ class TrainSpec(Document):
             raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
+    def for_cells(self, sizes: Sequence[int]) -> TrainSpec:
+        """Return the same with the epochs that ``visits`` leaves for training structures of these numbers of atoms."""
+        if self.visits is None or not sizes:
+            return self
+        cost = sum(sizes) + STEP_ATOMS * -(-len(sizes) // self.batch_size)
+        return self.model_copy(update={"epochs": min(self.epochs, max(1, round(self.visits / cost)))})
+
     @property
     def uses_replay(self) -> bool:
         """Whether replay structures are needed."""
@@ -207,6 +223,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "batch_size": 1,
             "ema": 0.99,
             "lr": 0.01,
+            "visits": 80_000,
         },
         "transfer": _TRANSFER,
         **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
@@ -258,7 +275,9 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
             advice = f"{did_you_mean(name, known)}Known: {', '.join(known)}."
             raise ConfigurationError(f"Unknown setting {name!r}.", advice, fields=[name])
     try:
-        return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **overrides})
+        # whoever says how many epochs has said how long
+        counted = {"visits": None} if "epochs" in overrides else {}
+        return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **counted, **overrides})
     except ValidationError as error:
         wrong = [
             f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" if item["loc"] else item["msg"]
