@@ -28,16 +28,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
 from run import chosen_files, compare, opened
 
-FORMER = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000}
+FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000}
+FORMER = {"lr": 0.01, "forces_weight": 100.0}
 VARIANTS = {
     "default": ("phonosmith", {}, {}),
-    "former": ("phonosmith", FORMER, {}),
-    "transfer": ("transfer", FORMER, {"patience": None}),
-    "transfer, new labels": ("transfer", {}, {"patience": None}),
+    "former": ("phonosmith", FORMER_LABELS, FORMER),
+    "former, new labels": ("phonosmith", {}, FORMER),
+    "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
+    "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
+    "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
+    "forces 100": ("phonosmith", {}, {"forces_weight": 100.0}),
     "8 cells": ("phonosmith", {"n_train": 8}, {}),
     "large cells": ("phonosmith", {"most_atoms": 10_000}, {}),
     "0.03 Å": ("phonosmith", {"displacement": 0.03}, {}),
-    "lr 0.004": ("phonosmith", {}, {"lr": 0.004}),
     "no average": ("phonosmith", {}, {"ema": None}),
     "batch 4": ("phonosmith", {}, {"batch_size": 4}),
 }

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 Shapes = Literal["varied", "one"]
-MEAN_DISPLACEMENT = 0.01
-"""Å, as of phonopy's displaced cells: a potential taught harmonic forces of larger patterns unlearns anharmonicity."""
+MEAN_DISPLACEMENT = 0.02
+"""Å; a potential taught harmonic forces of larger patterns learns that there is no anharmonicity."""
 N_TRAIN, N_VALID = 32, 4
 """Displaced cells: labels cost nothing, and as many small cells of other shapes are worth more than a few large ones.
 

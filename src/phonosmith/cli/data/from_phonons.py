@@ -22,7 +22,7 @@ def from_phonons(
     n_train: Annotated[int, typer.Option("--train", min=1, help="Displaced training cells.")] = 32,
     n_valid: Annotated[int, typer.Option("--valid", min=1, help="Displaced validation cells.")] = 4,
     shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
-    displacement: float = typer.Option(0.01, help="Mean displacement, Å: keep it small, labels are harmonic."),
+    displacement: float = typer.Option(0.02, help="Mean displacement, Å: keep it small, labels are harmonic."),
     most_atoms: Annotated[int, typer.Option(min=1, help="In a cell of another shape, or four primitive cells.")] = 40,
     stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
