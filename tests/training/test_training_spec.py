@@ -36,6 +36,17 @@ def test_overrides_are_recorded_and_checked():
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
 
 
+def test_the_rate_falls_with_the_width_of_the_model():
+    spec = make_spec("phonosmith", lr=0.008, lr_weights=1000)
+    # four times the weights are twice the width
+    assert spec.rate(1000) == 2 * spec.rate(4000) == pytest.approx(0.008)
+    # a toy is not trained at a rate that was never tried
+    assert spec.rate(10) == pytest.approx(0.016)
+    # a rate that was asked for is taken
+    assert make_spec("phonosmith", lr=0.003).rate(10) == 0.003
+    assert make_spec("transfer").rate(10) == 0.01
+
+
 def test_visits_shorten_the_training_of_large_sets_alone():
     """Ten steps of 24 atoms cost 10 x (24 + 16) = 400, so 8000 visits are 20 epochs; steps of two cells cost 320."""
     spec = make_spec("phonosmith", visits=8000)

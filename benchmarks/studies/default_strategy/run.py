@@ -29,7 +29,7 @@ from distil import cached
 from run import chosen_files, compare, opened
 
 FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000}
-FORMER = {"lr": 0.01, "forces_weight": 100.0}
+FORMER = {"lr": 0.01, "forces_weight": 100.0}  # a rate that is named is that of every model
 VARIANTS = {
     "default": ("phonosmith", {}, {}),
     "former": ("phonosmith", FORMER_LABELS, FORMER),
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--visits", type=int, default=80_000, help="cost of a training")
+    parser.add_argument("--visits", type=int, default=60_000, help="cost of a training")
     parser.add_argument("--mesh", type=int, default=12)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
