@@ -108,6 +108,30 @@ def test_many_small_cells_are_drawn_and_some_at_rest(silicon):
     assert max(map(len, small.train[1:])) == 8
 
 
+def test_a_relaxed_crystal_stays_free_of_stress_where_that_is_said(silicon, potential):
+    """The stress of such a frame falls with the square of the displacements; of any other frame with the first power.
+
+    Against the potential the force constants are of, at its own relaxed cell.
+    """
+
+    def stresses(displacement):
+        data = dataset_from_phonons(silicon, n_train=8, n_valid=2, seed=4, displacement=displacement)
+        rest, *others = potential.evaluate(data.train)
+        found = {True: [], False: []}
+        for frame, one in zip(data.train[1:], others, strict=True):
+            if frame.get_forces().any():
+                found["stress" in frame.calc.results].append(np.abs(one.stress - rest.stress).max())
+        assert len(found[True]) == len(found[False]) == 4
+        return np.mean(found[True]), np.mean(found[False])
+
+    (small, shifted), (large, more) = stresses(0.01), stresses(0.02)
+    assert large / small == pytest.approx(4, rel=0.25)
+    assert more / shifted < 3
+    assert small < 0.3 * shifted
+    loose = dataset_from_phonons(silicon, n_train=4, n_valid=1, relaxed_cell=False)
+    assert not any("stress" in frame.calc.results for frame in loose.train + loose.valid)
+
+
 def test_frames_of_different_shape_obey_newton_and_the_energy_of_the_oracle(silicon):
     data = dataset_from_phonons(silicon, min_length=8.0, n_train=4, n_valid=1, seed=2)
     assert len({frame.cell.array.tobytes() for frame in data.train}) == 5

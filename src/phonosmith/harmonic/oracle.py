@@ -51,8 +51,8 @@ class PhononDataset:
     """Labelled configurations and force constants to fine-tune with, and ``notes`` on what to beware of.
 
     Frames have harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries zero
-    forces and, where asked for, zero stress. Small perfect cells follow, one to `STILL` displaced ones. ``phonon``
-    holds the force constants of the supercell that leads, for the curvature term.
+    forces and, where asked for, zero stress (as every other displaced one does). Small perfect cells follow, one to
+    `STILL` displaced ones. ``phonon`` holds the force constants of the supercell that leads, for the curvature term.
     """
 
     train: list[Atoms]
@@ -133,8 +133,8 @@ def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]
     return small
 
 
-def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
-    """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV) and forces (eV/Å).
+def harmonic_label(phonon: Phonopy, displacements: Array, source: str, *, stress_free: bool = False) -> Atoms:
+    """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV), forces (eV/Å) and perhaps no stress.
 
     ``phonon`` holds full force constants.
     """
@@ -142,8 +142,21 @@ def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
     forces = -np.einsum("ijab,jb->ia", phonon.force_constants, displacements)
     frame.positions += displacements
     frame.info["labels"] = f"harmonic, {source}"
-    frame.calc = SinglePointCalculator(frame, energy=-0.5 * float(np.sum(forces * displacements)), forces=forces)
+    energy = -0.5 * float(np.sum(forces * displacements))
+    stress = np.zeros(6) if stress_free else None
+    frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces, stress=stress)
     return frame
+
+
+def without_optical_shift(phonon: Phonopy, displacements: Array) -> Array:
+    """Return (atoms, 3) displacements less their mean over each sublattice: less all that is at the zone centre.
+
+    What is left strains the crystal in second order only: a relaxed crystal stays free of stress.
+    """
+    _, sublattice = np.unique(phonon.primitive.s2p_map, return_inverse=True)
+    means = np.array([displacements[sublattice == one].mean(axis=0) for one in range(sublattice.max() + 1)])
+    rest: Array = displacements - means[sublattice]
+    return rest
 
 
 def stability_notes(phonon: Phonopy, source: str) -> tuple[str, ...]:
@@ -188,7 +201,10 @@ def dataset_from_phonons(
     most_atoms
         Of a cell of another shape, or four primitive cells where those are larger; none is larger than the perfect one.
     relaxed_cell
-        The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
+        The cell of the calculation was relaxed: perfect cells are labelled with zero stress, and so is every other
+        displaced one, after its displacements at the zone centre were taken out (`without_optical_shift`). Without
+        many labels of stress a crystal that is soft to strain, e.g. a layered one, relaxes into another shape, with
+        other phonons, however good the forces are.
     """
     if not (1 <= n_train <= MOST_FRAMES and 1 <= n_valid <= MOST_FRAMES and 0 < displacement <= LARGEST_DISPLACEMENT):
         raise InputError(
@@ -210,9 +226,13 @@ def dataset_from_phonons(
         n_atoms = min(len(phonon.supercell), max(most_atoms, 4 * len(primitive)))
         sources = [in_supercell(model, cell) for cell in varied_supercells(primitive, n_atoms, n_train + n_valid, rng)]
     frames = []
-    for source in sources:
+    for index, source in enumerate(sources):
         moves = rng.normal(0.0, width, (len(source.supercell), 3))
-        frames.append(harmonic_label(source, moves - moves.mean(axis=0), model.source))
+        moves -= moves.mean(axis=0)
+        stress_free = relaxed_cell and index % 2 == 1 and len(source.supercell) > len(source.primitive)
+        if stress_free:
+            moves = without_optical_shift(source, moves)
+        frames.append(harmonic_label(source, moves, model.source, stress_free=stress_free))
     still = perfect_cells(phonon, n_train // STILL, model.source, stress_free=relaxed_cell)
     return PhononDataset([*still, *frames[:n_train]], frames[n_train:], phonon, notes)
 

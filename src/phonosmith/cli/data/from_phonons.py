@@ -24,7 +24,7 @@ def from_phonons(
     shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
     displacement: float = typer.Option(0.02, help="Mean displacement, Å: keep it small, labels are harmonic."),
     most_atoms: Annotated[int, typer.Option(min=1, help="In a cell of another shape, or four primitive cells.")] = 40,
-    stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
+    stress_free: bool = typer.Option(True, help="The cell was relaxed: label its stress as zero."),
     seed: Annotated[int, typer.Option(help="Of the displacements.")] = 0,
     json_output: bool = JSON,
 ) -> None:
@@ -68,7 +68,8 @@ def from_phonons(
         "files": [str(file) for file in files],
         "notes": list(data.notes),
     }
-    head = f"{summary['n_train']} training and {summary['n_valid']} validation cells of {summary['n_atoms']} atoms:"
+    cells = f"{summary['n_train']} training and {summary['n_valid']} validation cells"
+    head = f"{cells} of at most {summary['n_atoms']} atoms:"
     lines = [f"note: {note}" for note in data.notes]
     words = "\n".join(["\n  ".join([head, *map(str, files)]), *lines])
     answer(summary, lambda: typer.echo(words), json_output=json_output)
