@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
 from run import chosen_files, compare, opened
 
-FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000}
+FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000, "stress_at_rest_alone": True}
 FORMER = {"lr": 0.01, "forces_weight": 100.0}  # a rate that is named is that of every model
 VARIANTS = {
     "default": ("phonosmith", {}, {}),
@@ -37,6 +37,8 @@ VARIANTS = {
     "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
     "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
     "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
+    "stress 10000": ("phonosmith", {}, {"stress_weight": 10_000.0}),
+    "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {}),
     "forces 100": ("phonosmith", {}, {"forces_weight": 100.0}),
     "8 cells": ("phonosmith", {"n_train": 8}, {}),
     "large cells": ("phonosmith", {"most_atoms": 10_000}, {}),
@@ -54,7 +56,13 @@ def trained(truth, ground, variant, visits, seed, workdir):
     from phonosmith.training.spec import make_spec
 
     strategy, labels, settings = VARIANTS[variant]
+    labels = dict(labels)
+    at_rest_alone = labels.pop("stress_at_rest_alone", False)
     data = dataset_from_phonons(truth, seed=seed, **labels)
+    if at_rest_alone:
+        for atoms in data.train + data.valid:
+            if atoms.get_forces().any():
+                atoms.calc.results.pop("stress", None)
     # more epochs than can be visited, so that all variants cost the same
     spec = make_spec(strategy, **settings).model_copy(update={"epochs": 100_000, "visits": visits})
     begin = time.process_time()
