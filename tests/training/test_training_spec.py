@@ -12,7 +12,7 @@ def test_published_hyper_parameters():
         assert spec.strategy == name
         assert (spec.epochs, spec.visits is None) == (200, name != "phonosmith")
         # pft co-trains with the weights and the threshold of its own code
-        weights = {"pft": (500, 200, 50), "phonosmith": (10, 1000, 1000)}.get(name, (10, 100, 1000))
+        weights = {"pft": (500, 200, 50), "phonosmith": (10, 1000, 10_000)}.get(name, (10, 100, 1000))
         delta = 0.1 if name == "pft" else 0.01
         assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == weights
         assert spec.huber_delta == delta

@@ -29,7 +29,7 @@ from distil import cached
 from run import chosen_files, compare, opened
 
 FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000, "stress_at_rest_alone": True}
-FORMER = {"lr": 0.01, "forces_weight": 100.0}  # a rate that is named is that of every model
+FORMER = {"lr": 0.01, "forces_weight": 100.0, "stress_weight": 1000.0}  # a rate that is named is that of every model
 VARIANTS = {
     "default": ("phonosmith", {}, {}),
     "former": ("phonosmith", FORMER_LABELS, FORMER),
@@ -37,8 +37,8 @@ VARIANTS = {
     "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
     "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
     "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
-    "stress 10000": ("phonosmith", {}, {"stress_weight": 10_000.0}),
-    "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {}),
+    "stress 1000": ("phonosmith", {}, {"stress_weight": 1000.0}),
+    "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {"stress_weight": 1000.0}),
     "forces 100": ("phonosmith", {}, {"forces_weight": 100.0}),
     "8 cells": ("phonosmith", {"n_train": 8}, {}),
     "large cells": ("phonosmith", {"most_atoms": 10_000}, {}),

@@ -241,6 +241,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "lr": 0.01,
             "lr_weights": 200_000,
             "forces_weight": 1000.0,
+            "stress_weight": 10_000.0,
             "visits": 60_000,
         },
         "transfer": _TRANSFER,
