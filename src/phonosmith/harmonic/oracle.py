@@ -40,7 +40,7 @@ with 1.7 times the error (``benchmarks/studies/default_strategy``).
 MOST_ATOMS = 40
 """In a displaced cell of another shape, or of four primitive cells where those are larger."""
 STILL = 8
-"""Displaced cells to a perfect one, which alone teaches the volume."""
+"""Displaced cells to a small perfect one, which teaches the structure at rest for next to nothing."""
 LARGEST_DISPLACEMENT = 0.3
 """Å; a tenth of a bond, where no potential energy is harmonic any more."""
 MOST_FRAMES = 10_000
