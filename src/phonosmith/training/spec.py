@@ -240,8 +240,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             # 0.02 was better than 0.01 and 0.004 for 54,384 weights (32 channels), 0.005 than 0.02 for 842,623 (128)
             "lr": 0.01,
             "lr_weights": 200_000,
-            # of stress beside forces ten times as much, as published: with as much, rhombohedral GeTe relaxed to a volume
-            # 2 % too large; energies, which phonons do not need, a tenth
+            # stress weighs ten times what forces do, as published: with equal weights rhombohedral GeTe relaxed to a
+            # volume 2 % too large; energies, which phonons do not need, weigh a tenth
             "forces_weight": 1000.0,
             "stress_weight": 10_000.0,
             "visits": 60_000,
