@@ -69,7 +69,7 @@ def test_frames_are_drawn_as_asked(silicon):
     assert np.array_equal(again.valid[1].positions, data.valid[1].positions)
 
 
-@pytest.mark.parametrize("wrong", [{"n_train": 0}, {"displacement": 0.0}, {"min_length": -1.0}])
+@pytest.mark.parametrize("wrong", [{"n_train": 0}, {"displacement": 0.0}, {"min_length": -1.0}, {"most_atoms": 0}])
 def test_what_makes_no_training_set_is_refused(silicon, wrong):
     with pytest.raises(InputError):
         dataset_from_phonons(silicon, **wrong)
@@ -91,6 +91,45 @@ def test_supercells_of_different_shape_are_sublattices_of_the_crystal(silicon):
         # reduced: no lattice vector can be shortened by another
         gram = small.supercell.cell @ small.supercell.cell.T
         assert np.all(2 * np.abs(gram - np.diag(np.diag(gram))) <= np.diag(gram)[:, None] + 1e-6)
+
+
+def test_many_small_cells_are_drawn_and_some_at_rest(silicon):
+    data = dataset_from_phonons(silicon, n_train=16, n_valid=2, seed=3)
+    rest, displaced = data.train[:3], data.train[3:]
+    assert [len(frame) for frame in rest] == [len(data.phonon.supercell), 2, 4]
+    assert all(not frame.get_forces().any() and not frame.get_stress().any() for frame in rest)
+    assert len(displaced) == 16
+    assert len(rest[0]) > 40 >= max(map(len, displaced + data.valid))
+    # a smaller perfect cell is the largest of all
+    few = dataset_from_phonons(silicon, min_length=5.0, n_train=2, n_valid=1)
+    assert max(map(len, few.train[1:])) <= len(few.train[0]) == 8
+    # four primitive cells may always be in one
+    small = dataset_from_phonons(silicon, n_train=4, n_valid=1, most_atoms=1)
+    assert max(map(len, small.train[1:])) == 8
+
+
+def test_a_relaxed_crystal_stays_free_of_stress_where_that_is_said(silicon, potential):
+    """The stress of such a frame falls with the square of the displacements; of any other frame with the first power.
+
+    Against the potential the force constants are of, at its own relaxed cell.
+    """
+
+    def stresses(displacement):
+        data = dataset_from_phonons(silicon, n_train=8, n_valid=2, seed=4, displacement=displacement)
+        rest, *others = potential.evaluate(data.train)
+        found = {True: [], False: []}
+        for frame, one in zip(data.train[1:], others, strict=True):
+            if frame.get_forces().any():
+                found["stress" in frame.calc.results].append(np.abs(one.stress - rest.stress).max())
+        assert len(found[True]) == len(found[False]) == 4
+        return np.mean(found[True]), np.mean(found[False])
+
+    (small, shifted), (large, more) = stresses(0.01), stresses(0.02)
+    assert large / small == pytest.approx(4, rel=0.25)
+    assert more / shifted < 3
+    assert small < 0.3 * shifted
+    loose = dataset_from_phonons(silicon, n_train=4, n_valid=1, relaxed_cell=False)
+    assert not any("stress" in frame.calc.results for frame in loose.train + loose.valid)
 
 
 def test_frames_of_different_shape_obey_newton_and_the_energy_of_the_oracle(silicon):

@@ -10,9 +10,10 @@ def test_published_hyper_parameters():
     for name in PRESETS:
         spec = make_spec(name)
         assert spec.strategy == name
-        assert spec.epochs == 200 or name == "phonosmith"
+        assert (spec.epochs, spec.visits is None) == (200, name != "phonosmith")
         # pft co-trains with the weights and the threshold of its own code
-        weights, delta = ((500, 200, 50), 0.1) if name == "pft" else ((10, 100, 1000), 0.01)
+        weights = {"pft": (500, 200, 50), "phonosmith": (10, 1000, 10_000)}.get(name, (10, 100, 1000))
+        delta = 0.1 if name == "pft" else 0.01
         assert (spec.energy_weight, spec.forces_weight, spec.stress_weight) == weights
         assert spec.huber_delta == delta
     assert (make_spec("transfer").lr, make_spec("transfer").weight_decay) == (0.01, 5e-3)
@@ -33,6 +34,31 @@ def test_overrides_are_recorded_and_checked():
     assert (spec.lr, spec.pull, spec.dtype, spec.patience) == (0.003, 1.0, "float64", None)
     assert make_spec("multihead", **parse_settings(["replay=none"])).replay == "none"
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_the_rate_falls_with_the_width_of_the_model():
+    spec = make_spec("phonosmith", lr=0.008, lr_weights=1000)
+    # four times the weights are twice the width
+    assert spec.rate(1000) == 2 * spec.rate(4000) == pytest.approx(0.008)
+    # a toy is not trained at a rate that was never tried
+    assert spec.rate(10) == pytest.approx(0.016)
+    # a rate that was asked for is taken
+    assert make_spec("phonosmith", lr=0.003).rate(10) == 0.003
+    assert make_spec("transfer").rate(10) == 0.01
+
+
+def test_visits_shorten_the_training_of_large_sets_alone():
+    """Ten steps of 24 atoms cost 10 x (24 + 16) = 400, so 8000 visits are 20 epochs; steps of two cells cost 320."""
+    spec = make_spec("phonosmith", visits=8000)
+    assert spec.for_cells([24] * 10).epochs == 20
+    assert make_spec("phonosmith", visits=8000, batch_size=2).for_cells([24] * 10).epochs == 25
+    assert spec.for_cells([8]).epochs == 200
+    assert spec.for_cells([10_000] * 3).epochs == 1
+    # once more changes nothing: the command and the assembly both do it
+    assert spec.for_cells([24] * 10).for_cells([24] * 10) == spec.for_cells([24] * 10)
+    # epochs that were asked for are kept
+    assert make_spec("phonosmith", epochs=300).for_cells([10_000] * 3).epochs == 300
+    assert make_spec("transfer").for_cells([10_000] * 3).epochs == 200
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,12 @@
-"""What a better default strategy is made of: one change at a time, at equal cost, on real DFT force constants.
+"""What a better default is made of: labels and strategy as the commands draw them, one change at a time, at equal cost.
 
 Run: ``OMP_NUM_THREADS=1 python benchmarks/studies/default_strategy/run.py DATA --foundation FILE --work FOLDER
 [--out results.json]`` with DATA a folder of ``NAME.phonopy.yaml[.xz]`` files that hold forces or force constants and
-FILE a foundation that knows their elements (``distil.py`` makes one).
+FILE a foundation that knows their elements (``distil.py`` makes one), or the name of one.
 
-Truth, training cells and evaluation are those of ``../real_dft``. Cost is counted in *atoms visited*: every gradient of
-a cell counts its atoms, whatever the batch; the measured processor time stands beside it, for steps of single small
-cells take more time per atom. A variant says which cells it trains on and which settings of transfer it changes; its
-epochs follow from the cost.
+``default`` is what ``phonosmith from-phonons`` and ``phonosmith train`` do when nothing is asked for; a variant says
+which labels and which settings differ. Truth and evaluation are those of ``../real_dft``. Cost is counted as `visits`
+counts it (atoms, and 16 for a step), the same for all; the measured processor time stands beside it.
 
 Every stage is kept in FOLDER; a second run goes on where the first one stopped, and several may share FOLDER as long
 as their ``--materials`` differ.
@@ -29,34 +28,48 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
 from run import chosen_files, compare, opened
 
-STEADY = {"schedule": "cosine", "batch_size": 1, "patience": None, "ema": 0.99, "weight_decay": 0.0}
-"""The base of the ablation: single cells, a rate that falls to zero, averaged weights."""
-LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03}
+FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000, "stress_at_rest_alone": True}
+FORMER = {"lr": 0.01, "forces_weight": 100.0, "stress_weight": 1000.0}  # a rate that is named is that of every model
 VARIANTS = {
-    "transfer": ({}, {}),
-    "transfer, single cells": ({}, {"batch_size": 1}),
-    "cosine": ({}, STEADY),
-    "cosine, lr 0.003": ({}, STEADY | {"lr": 0.003}),
-    "cosine, 20 cells": ({"n_train": 20}, STEADY),
-    "cosine, longer cells": ({"min_length": 9.0}, STEADY),
+    "default": ("phonosmith", {}, {}),
+    "former": ("phonosmith", FORMER_LABELS, FORMER),
+    "former, new labels": ("phonosmith", {}, FORMER),
+    "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
+    "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
+    "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
+    "stress 1000": ("phonosmith", {}, {"stress_weight": 1000.0}),
+    "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {"stress_weight": 1000.0}),
+    "forces 100": ("phonosmith", {}, {"forces_weight": 100.0}),
+    "8 cells": ("phonosmith", {"n_train": 8}, {}),
+    "large cells": ("phonosmith", {"most_atoms": 10_000}, {}),
+    "0.03 Å": ("phonosmith", {"displacement": 0.03}, {}),
+    "no average": ("phonosmith", {}, {"ema": None}),
+    "batch 4": ("phonosmith", {}, {"batch_size": 4}),
 }
-"""Of each variant: how the cells differ from `LABELS`, and which settings of transfer it changes."""
+"""Of each variant: strategy, how the labels differ from those of the command, and the settings from the strategy's."""
 
 
-def trained(truth, ground, labels, settings, arguments, seed, workdir):
+def trained(truth, ground, variant, visits, seed, workdir):
     """Train one variant; return the result and its cost."""
     from phonosmith.harmonic.oracle import dataset_from_phonons
     from phonosmith.training.finetune import prepare
     from phonosmith.training.spec import make_spec
 
-    data = dataset_from_phonons(truth, seed=seed, **{"min_length": arguments.min_length} | LABELS | labels)
-    epochs = max(1, round(arguments.cost / sum(map(len, data.train))))
+    strategy, labels, settings = VARIANTS[variant]
+    labels = dict(labels)
+    at_rest_alone = labels.pop("stress_at_rest_alone", False)
+    data = dataset_from_phonons(truth, seed=seed, **labels)
+    if at_rest_alone:
+        for atoms in data.train + data.valid:
+            if atoms.get_forces().any():
+                atoms.calc.results.pop("stress", None)
+    # more epochs than can be visited, so that all variants cost the same
+    spec = make_spec(strategy, **settings).model_copy(update={"epochs": 100_000, "visits": visits})
     begin = time.process_time()
-    training = prepare(ground, data.train, data.valid, make_spec("transfer", **{"epochs": epochs} | settings),
-                       seed=seed, workdir=workdir)  # fmt: skip
+    training = prepare(ground, data.train, data.valid, spec, seed=seed, workdir=workdir)
     training.fitter.run()
-    seconds = time.process_time() - begin
     result = training.result()
+    seconds = time.process_time() - begin
     document = result.document
     valid = document.metrics["valid"]
     return result.potential, {
@@ -64,6 +77,7 @@ def trained(truth, ground, labels, settings, arguments, seed, workdir):
         "atoms_per_cell": float(np.mean([len(atoms) for atoms in data.train])),
         "epochs": document.epochs_run,
         "best_epoch": document.best_epoch,
+        "steps": document.steps,
         "cpu_seconds": seconds,
         "forces_mae_before_mev_per_angstrom": valid.before.mae_forces_mev_per_angstrom,
         "forces_mae_mev_per_angstrom": valid.after.mae_forces_mev_per_angstrom,
@@ -83,12 +97,11 @@ def material(path, work, arguments, foundation):
     rows = [{"variant": "foundation", "seed": None} | before]
     for seed in arguments.seeds:
         for variant in arguments.variants:
-            labels, settings = VARIANTS[variant]
-            stem = f"{variant}-{seed}".replace(", ", "_").replace(" ", "-")
+            stem = f"{variant}-{arguments.visits}-{seed}".replace(", ", "_").replace(" ", "-")
 
-            def row(labels=labels, settings=settings, stem=stem, seed=seed):
-                potential, cost = trained(truth, ground, labels, settings, arguments, seed, work / stem)
-                return cost | compare(truth, potential, arguments.mesh)
+            def row(variant=variant, stem=stem, seed=seed):
+                potential, cost = trained(truth, ground, variant, arguments.visits, seed, work / stem)
+                return {"visits": arguments.visits} | cost | compare(truth, potential, arguments.mesh)
 
             found = cached(work / f"{stem}.json", row)
             rows.append({"variant": variant, "seed": seed} | found)
@@ -106,8 +119,7 @@ def main() -> None:
     parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--cost", type=int, default=80_000, help="atoms a training may visit")
-    parser.add_argument("--min-length", type=float, default=9.0, help="edge of the training supercell, Å")
+    parser.add_argument("--visits", type=int, default=60_000, help="cost of a training")
     parser.add_argument("--mesh", type=int, default=12)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -121,7 +133,7 @@ def main() -> None:
     for name in files:
         materials[name] = material(files[name], arguments.work / name, arguments, foundation)
         if arguments.out is not None:
-            settings = {key: getattr(arguments, key) for key in ("seeds", "cost", "min_length", "mesh")}
+            settings = {key: getattr(arguments, key) for key in ("seeds", "visits", "mesh")}
             found = {"foundation": described, "settings": settings, "materials": materials}
             arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -148,8 +148,9 @@ def material(path, work, arguments, foundation):
                 preset, changes = STRATEGIES[name]
                 spec = make_spec(preset, **{"epochs": arguments.epochs} | changes)
                 data = dataset_from_phonons(
-                    truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed
-                )
+                    truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed,
+                    displacement=0.03, most_atoms=10_000,
+                )  # fmt: skip
                 result = fine_tune(
                     foundation, data.train, data.valid, spec, seed=seed,
                     curvature=data.phonon if spec.uses_curvature else None,

@@ -39,8 +39,9 @@ def truth_of(path, length):
 
     full = load_harmonic(path, fc_calculator="traditional", symprec=1e-4)
     model = HarmonicModel(in_supercell(full, small_supercell(full, length)), "given", full.source)
-    data = dataset_from_phonons(full, min_length=7.0, n_train=POOL, n_valid=2, seed=0)
-    return model, data.train[0], data.train[1:], data.valid
+    data = dataset_from_phonons(full, min_length=7.0, n_train=POOL, n_valid=2, displacement=0.03, seed=0)
+    # a small cell at rest follows the large one
+    return model, data.train[0], data.train[-POOL:], data.valid
 
 
 class Crystal:

@@ -85,6 +85,7 @@ def train(
     from phonosmith.training.placement import asked_device
 
     labelled, checked = read_frames(train), read_frames(valid)
+    specs = {one: spec.for_cells([len(atoms) for atoms in labelled]) for one, spec in specs.items()}
     replayed = None if replay is None else read_frames(replay)
     target = None
     if curvature is not None:

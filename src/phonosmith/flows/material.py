@@ -229,7 +229,9 @@ class FineTuneMaterialMaker(HoldingMaker):
             owner = Owner(f"{variant.name} {ending}", variant.name, ending, one.strategy, n_train)
             # the training was done in the pack: its own job only takes the result from there
             step = "collect" if pack is not None else None
-            epochs = one.maker.spec().epochs
+            spec = one.maker.spec()
+            # how many visits mean is known once the labels are
+            epochs = None if spec.visits else spec.epochs
             parts.add(
                 train, "train", variant.name, ending, strategy=one.strategy, n_train=n_train, step=step, epochs=epochs
             )

@@ -29,8 +29,18 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 Shapes = Literal["varied", "one"]
-MEAN_DISPLACEMENT = 0.03
-"""Å; larger patterns leave the range in which a harmonic energy stands for the true one."""
+MEAN_DISPLACEMENT = 0.02
+"""Å; a potential taught harmonic forces of larger patterns learns that there is no anharmonicity."""
+N_TRAIN, N_VALID = 32, 4
+"""Displaced cells: labels cost nothing, and as many small cells of other shapes are worth more than a few large ones.
+
+Each adds the wave vectors it holds; trained for the same time on 8 cells of twice the size, phonons of GaAs were left
+with 1.7 times the error (``benchmarks/studies/default_strategy``).
+"""
+MOST_ATOMS = 40
+"""In a displaced cell of another shape, or of four primitive cells where those are larger."""
+STILL = 8
+"""Displaced cells to a small perfect one, which teaches the structure at rest for next to nothing."""
 LARGEST_DISPLACEMENT = 0.3
 """Å; a tenth of a bond, where no potential energy is harmonic any more."""
 MOST_FRAMES = 10_000
@@ -41,8 +51,8 @@ class PhononDataset:
     """Labelled configurations and force constants to fine-tune with, and ``notes`` on what to beware of.
 
     Frames have harmonic energies (eV, perfect cell = 0) and forces; the perfect cell leads ``train`` and carries zero
-    forces and, where asked for, zero stress. ``phonon`` holds the force constants of the small supercell, for the
-    curvature term.
+    forces and, where asked for, zero stress (as every other displaced one does). Small perfect cells follow, one to
+    `STILL` displaced ones. ``phonon`` holds the force constants of the supercell that leads, for the curvature term.
     """
 
     train: list[Atoms]
@@ -123,8 +133,8 @@ def in_supercell(model: HarmonicModel, supercell_matrix: Sequence[Sequence[int]]
     return small
 
 
-def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
-    """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV) and forces (eV/Å).
+def harmonic_label(phonon: Phonopy, displacements: Array, source: str, *, stress_free: bool = False) -> Atoms:
+    """Return the supercell displaced by (atoms, 3) Å, with harmonic energy (eV), forces (eV/Å) and perhaps no stress.
 
     ``phonon`` holds full force constants.
     """
@@ -132,8 +142,21 @@ def harmonic_label(phonon: Phonopy, displacements: Array, source: str) -> Atoms:
     forces = -np.einsum("ijab,jb->ia", phonon.force_constants, displacements)
     frame.positions += displacements
     frame.info["labels"] = f"harmonic, {source}"
-    frame.calc = SinglePointCalculator(frame, energy=-0.5 * float(np.sum(forces * displacements)), forces=forces)
+    energy = -0.5 * float(np.sum(forces * displacements))
+    stress = np.zeros(6) if stress_free else None
+    frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces, stress=stress)
     return frame
+
+
+def without_optical_shift(phonon: Phonopy, displacements: Array) -> Array:
+    """Return (atoms, 3) displacements less their mean over each sublattice: less all that is at the zone centre.
+
+    What is left strains the crystal in second order only: a relaxed crystal stays free of stress.
+    """
+    _, sublattice = np.unique(phonon.primitive.s2p_map, return_inverse=True)
+    means = np.array([displacements[sublattice == one].mean(axis=0) for one in range(sublattice.max() + 1)])
+    rest: Array = displacements - means[sublattice]
+    return rest
 
 
 def stability_notes(phonon: Phonopy, source: str) -> tuple[str, ...]:
@@ -154,10 +177,11 @@ def dataset_from_phonons(
     model: HarmonicModel,
     *,
     min_length: float = 9.0,
-    n_train: int = 8,
-    n_valid: int = 3,
+    n_train: int = N_TRAIN,
+    n_valid: int = N_VALID,
     shapes: Shapes = "varied",
     displacement: float = MEAN_DISPLACEMENT,
+    most_atoms: int = MOST_ATOMS,
     relaxed_cell: bool = True,
     seed: int = 0,
 ) -> PhononDataset:
@@ -168,38 +192,64 @@ def dataset_from_phonons(
     min_length
         The perfect cell is the smallest near-cubic supercell with edges of at least this, Å.
     n_train, n_valid
-        Displaced frames; the perfect cell is added to the training set.
+        Displaced frames; perfect cells are added to the training set.
     shapes
-        ``varied``: every frame in a supercell of another shape with at most as many atoms (see `varied_supercells`);
-        ``one``: all in the supercell of the perfect cell.
+        ``varied``: every frame in a supercell of another shape (see `varied_supercells`); ``one``: all in the supercell
+        of the perfect cell.
     displacement
         Mean length of the random displacements, Å.
+    most_atoms
+        Of a cell of another shape, or four primitive cells where those are larger; none is larger than the perfect one.
     relaxed_cell
-        The cell of the calculation was relaxed: the perfect cell is labelled with zero stress.
+        The cell of the calculation was relaxed: perfect cells are labelled with zero stress, and so is every other
+        displaced one, after its displacements at the zone centre were taken out (`without_optical_shift`). Without
+        many labels of stress a crystal that is soft to strain, e.g. a layered one, relaxes into another shape, with
+        other phonons, however good the forces are.
     """
     if not (1 <= n_train <= MOST_FRAMES and 1 <= n_valid <= MOST_FRAMES and 0 < displacement <= LARGEST_DISPLACEMENT):
         raise InputError(
             f"{n_train} training and {n_valid} validation frames displaced by {displacement} Å make no training set.",
             f"Ask for 1 to {MOST_FRAMES} of each and a displacement of at most {LARGEST_DISPLACEMENT} Å.",
         )
+    if most_atoms < 1:
+        raise InputError(f"Cells of at most {most_atoms} atoms are none.", f"Give e.g. {MOST_ATOMS}.")
     if seed < 0:
         raise InputError(f"The seed {seed} is negative.", "Give 0 or more.")
     phonon = in_supercell(model, small_supercell(model, min_length))
     notes = stability_notes(phonon, model.source)
-    n_atoms = len(phonon.supercell)
     rng = np.random.default_rng(seed)
     # the mean length of a vector with independent normal components of width s is s √(8/π)
     width = displacement / np.sqrt(8 / np.pi)
     sources = [phonon] * (n_train + n_valid)
     if shapes == "varied":
-        cells = varied_supercells(model.phonon.primitive, n_atoms, n_train + n_valid, rng)
-        sources = [in_supercell(model, cell) for cell in cells]
+        primitive = model.phonon.primitive
+        n_atoms = min(len(phonon.supercell), max(most_atoms, 4 * len(primitive)))
+        sources = [in_supercell(model, cell) for cell in varied_supercells(primitive, n_atoms, n_train + n_valid, rng)]
     frames = []
-    for source in sources:
+    for index, source in enumerate(sources):
         moves = rng.normal(0.0, width, (len(source.supercell), 3))
-        frames.append(harmonic_label(source, moves - moves.mean(axis=0), model.source))
-    still = atoms_of(phonon.supercell)
-    still.info["labels"] = f"harmonic, {model.source}"
-    stress = np.zeros(6) if relaxed_cell else None
-    still.calc = SinglePointCalculator(still, energy=0.0, forces=np.zeros((n_atoms, 3)), stress=stress)
-    return PhononDataset([still, *frames[:n_train]], frames[n_train:], phonon, notes)
+        moves -= moves.mean(axis=0)
+        stress_free = relaxed_cell and index % 2 == 1 and len(source.supercell) > len(source.primitive)
+        if stress_free:
+            moves = without_optical_shift(source, moves)
+        frames.append(harmonic_label(source, moves, model.source, stress_free=stress_free))
+    still = perfect_cells(phonon, n_train // STILL, model.source, stress_free=relaxed_cell)
+    return PhononDataset([*still, *frames[:n_train]], frames[n_train:], phonon, notes)
+
+
+def perfect_cells(phonon: Phonopy, n_small: int, source: str, *, stress_free: bool) -> list[Atoms]:
+    """Return the labelled supercell at rest, and the primitive cell ``n_small`` times, once, twice, … repeated."""
+    cells = [phonon.supercell]
+    for index in range(n_small):
+        # along another axis each time: no two cells are the same
+        repeats = np.ones(3, dtype=int)
+        repeats[index % 3] += (index + 2) // 3
+        cells.append(new_phonon(phonon.primitive, np.diag(repeats).tolist(), np.eye(3)).supercell)
+    frames = []
+    for cell in cells:
+        frame = atoms_of(cell)
+        frame.info["labels"] = f"harmonic, {source}"
+        stress = np.zeros(6) if stress_free else None
+        frame.calc = SinglePointCalculator(frame, energy=0.0, forces=np.zeros((len(cell), 3)), stress=stress)
+        frames.append(frame)
+    return frames

@@ -307,6 +307,7 @@ def assemble(
     foundation's own. By default it is the CPU.
     """
     ground = foundation if isinstance(foundation, Groundwork) else Groundwork(foundation)
+    spec = spec.for_cells([len(atoms) for atoms in train])
     backend, module = ground.backend, ground.potential.model
     _require_abilities(backend, module, spec)
     frames: dict[str, Sequence[Atoms]] = {"train": train, "valid": valid}

@@ -145,7 +145,7 @@ def fine_tune(
         workdir=workdir,
         name=name,
     )
-    with epoch_reporter(spec, training.name, show=progress) as report:
+    with epoch_reporter(training.assembly.spec, training.name, show=progress) as report:
         training.fitter.run(walltime=walltime, since=since, on_epoch=report)
     return training.result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,6 +12,11 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from phonosmith.core.document import Document
 from phonosmith.core.errors import ConfigurationError, did_you_mean
+
+STEP_ATOMS = 16
+"""Atoms that take as long as what a step takes besides its atoms (a small MACE model on one core)."""
+MOST_RATE = 2.0
+"""How much larger than ``lr`` the rate of a small model may be: what was measured to be good, and no further."""
 
 
 class TrainSpec(Document):
@@ -108,6 +114,12 @@ class TrainSpec(Document):
         "recomputed on the way back; the same numbers for more time",
     )
     lr: float = Field(0.01, gt=0, description="learning rate of AdamW")
+    lr_weights: int | None = Field(
+        None,
+        ge=1,
+        description="number of trained weights for which the rate is lr: it falls with the square root of their number "
+        f"(that is, with the width of the model), and is at most {MOST_RATE:g} lr; none: lr for every model",
+    )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
     decay: Literal["all", "linear"] = Field("all", description="which weights decay: all, or those of linear layers")
     optimizer: Literal["adamw", "mace"] = Field(
@@ -116,6 +128,12 @@ class TrainSpec(Document):
         "skip layers of the interactions and on the products alone",
     )
     epochs: int = Field(200, ge=1, description="largest number of epochs")
+    visits: int | None = Field(
+        None,
+        ge=1,
+        description="fewer epochs where the training set is large: as many as visit about so many atoms, a step "
+        f"counting for {STEP_ATOMS} more",
+    )
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
     schedule: Literal["plateau", "cosine"] = Field(
@@ -172,6 +190,19 @@ class TrainSpec(Document):
             raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
+    def for_cells(self, sizes: Sequence[int]) -> TrainSpec:
+        """Return the same with the epochs that ``visits`` leaves for training structures of these numbers of atoms."""
+        if self.visits is None or not sizes:
+            return self
+        cost = sum(sizes) + STEP_ATOMS * -(-len(sizes) // self.batch_size)
+        return self.model_copy(update={"epochs": min(self.epochs, max(1, round(self.visits / cost)))})
+
+    def rate(self, n_weights: int) -> float:
+        """Return the largest learning rate for a number of trained weights."""
+        if self.lr_weights is None:
+            return self.lr
+        return self.lr * min(MOST_RATE, math.sqrt(self.lr_weights / n_weights))
+
     @property
     def uses_replay(self) -> bool:
         """Whether replay structures are needed."""
@@ -206,7 +237,14 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "patience": None,
             "batch_size": 1,
             "ema": 0.99,
+            # 0.02 was better than 0.01 and 0.004 for 54,384 weights (32 channels), 0.005 than 0.02 for 842,623 (128)
             "lr": 0.01,
+            "lr_weights": 200_000,
+            # stress weighs ten times what forces do, as published: with equal weights rhombohedral GeTe relaxed to a
+            # volume 2 % too large; energies, which phonons do not need, weigh a tenth
+            "forces_weight": 1000.0,
+            "stress_weight": 10_000.0,
+            "visits": 60_000,
         },
         "transfer": _TRANSFER,
         **{f"f{n}": {**_TRANSFER, "trainable": "freeze", "freeze_stem": n} for n in range(1, 6)},
@@ -258,7 +296,9 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
             advice = f"{did_you_mean(name, known)}Known: {', '.join(known)}."
             raise ConfigurationError(f"Unknown setting {name!r}.", advice, fields=[name])
     try:
-        return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **overrides})
+        # whoever says how many epochs, or at which rate, means just that
+        plain = {field: None for field, said in (("visits", "epochs"), ("lr_weights", "lr")) if said in overrides}
+        return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **plain, **overrides})
     except ValidationError as error:
         wrong = [
             f"{'.'.join(map(str, item['loc']))}: {item['msg']} (got {item['input']!r})" if item["loc"] else item["msg"]

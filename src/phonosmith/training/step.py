@@ -68,19 +68,19 @@ class Step:
             for decays, decay in ((True, spec.weight_decay), (False, 0.0))
             if (some := [p for name, p in parameters if backend.decays(model, name, spec.decay_rule) == decays])
         ]
-        amsgrad = spec.optimizer == "mace"
+        amsgrad, rate = spec.optimizer == "mace", spec.rate(sum(one.numel() for one in self.parameters))
         self.rates: list[torch.Tensor] = []
         if recordable:
             on_gpu = self.device.type == "cuda"
             # CUDA's fused AdamW reads a rate in float32; each group has its own, for schedulers change them in place
             dtype = torch.float32 if on_gpu else torch.float64
-            self.rates = [torch.tensor(spec.lr, dtype=dtype, device=self.device) for _ in groups]
+            self.rates = [torch.tensor(rate, dtype=dtype, device=self.device) for _ in groups]
             given = [group | {"lr": rate} for group, rate in zip(groups, self.rates, strict=True)]
             self.optimizer = torch.optim.AdamW(given, fused=True, capturable=on_gpu, amsgrad=amsgrad)
             # torch warns of steps that are not recorded; those before a recording are not, by design
             self.optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]  # noqa: SLF001
         else:
-            self.optimizer = torch.optim.AdamW(groups, lr=spec.lr, amsgrad=amsgrad)
+            self.optimizer = torch.optim.AdamW(groups, lr=rate, amsgrad=amsgrad)
         if spec.anchor == "pull":
             attach_pull(self.optimizer, spec.pull)
         self.named = list(parameters)

@@ -46,7 +46,7 @@ def test_the_training_set_can_be_trained_on(phonons, tmp_path):
     assert CliRunner().invoke(app, options).exit_code == 0
     command = [
         "train", "--foundation", "embedded", "--train", str(data / "train.xyz"), "--valid", str(data / "valid.xyz"),
-        "--curvature", str(data / "phonopy.yaml"), "--strategy", "delta+pft", "--set", "epochs=2",
+        "--curvature", str(data / "phonopy.yaml"), "--strategy", "delta+pft", "--set", "epochs=10",
         "--out", str(tmp_path / "model"), "--json",
     ]  # fmt: skip
     trained = CliRunner().invoke(app, command)

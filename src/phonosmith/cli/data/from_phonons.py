@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 def from_phonons(
     phonons: Annotated[Path, typer.Argument(help="phonopy.yaml (plain or .xz; FORCE_SETS beside it) with forces.")],
     out: Annotated[Path, typer.Option(help="Folder for train.xyz, valid.xyz and phonopy.yaml of the small supercell.")],
-    min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the training supercell, Å.")] = 9.0,
-    n_train: Annotated[int, typer.Option(min=1, help="Displaced training cells.")] = 8,
-    n_valid: Annotated[int, typer.Option(min=1, help="Displaced validation cells.")] = 3,
+    min_length: Annotated[float, typer.Option(min=3.0, help="Shortest edge of the perfect supercell, Å.")] = 9.0,
+    n_train: Annotated[int, typer.Option(min=1, help="Displaced training cells.")] = 32,
+    n_valid: Annotated[int, typer.Option(min=1, help="Displaced validation cells.")] = 4,
     shapes: Annotated[str, typer.Option(help="varied: each cell another shape; one: all alike.")] = "varied",
-    displacement: float = typer.Option(0.03, help="Mean displacement, Å: keep it small, labels are harmonic."),
-    stress_free: bool = typer.Option(True, help="The cell was relaxed: label the perfect cell with zero stress."),
+    displacement: float = typer.Option(0.02, help="Mean displacement, Å: keep it small, labels are harmonic."),
+    most_atoms: Annotated[int, typer.Option(min=1, help="In a cell of another shape, or four primitive cells.")] = 40,
+    stress_free: bool = typer.Option(True, help="The cell was relaxed: label its stress as zero."),
     seed: int = SEED,
     json_output: bool = JSON,
 ) -> None:
@@ -50,6 +51,7 @@ def from_phonons(
         n_valid=n_valid,
         shapes=cast("Shapes", shapes),
         displacement=displacement,
+        most_atoms=most_atoms,
         relaxed_cell=stress_free,
         seed=seed,
     )
@@ -66,7 +68,8 @@ def from_phonons(
         "files": [str(file) for file in files],
         "notes": list(data.notes),
     }
-    head = f"{summary['n_train']} training and {summary['n_valid']} validation cells of {summary['n_atoms']} atoms:"
+    cells = f"{summary['n_train']} training and {summary['n_valid']} validation cells"
+    head = f"{cells} of at most {summary['n_atoms']} atoms:"
     lines = [f"note: {note}" for note in data.notes]
     words = "\n".join(["\n  ".join([head, *map(str, files)]), *lines])
     answer(summary, lambda: typer.echo(words), json_output=json_output)
