@@ -201,8 +201,6 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote)
     makers = [FineTuneMaker(strategy="delta", settings={"epochs": 1, "lr": rate}) for rate in rates]
     job = PackMaker(makers=makers).make(*data_of_silicon(), material="si")
     asked = {"ntasks": 1, "cpus_per_task": 1, "partition": "gpu", "time": "00:10:00"}
-    # eager: what compiles for each process pays for longer trainings
-    cluster.environment["PYTORCH_JIT"] = "0"
     controller = remote.open(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:9"}})
     assert submit_remote(Flow([job], name="one node"), cluster.routing(), "phonosmith").submitted
     # corrected after the submission: what is asked of SLURM is read when the job starts
