@@ -75,6 +75,9 @@ start() {
 }
 
 stop() {
+  # jobs at work would outlive the daemons
+  squeue -h -o %A 2>/dev/null | xargs -r scancel --full 2>/dev/null || true
+  for _ in $(seq 20); do [ -z "$(squeue -h 2>/dev/null)" ] && break; sleep 0.25; done
   for name in slurmctld slurmd; do
     [ -f "$folder/run/$name.pid" ] && kill "$(cat "$folder/run/$name.pid")" 2>/dev/null || true
   done

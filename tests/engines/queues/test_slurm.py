@@ -117,40 +117,40 @@ def test_qlaunch_on_slurm_gets_what_the_local_runner_gets(slurm, cluster, one_fl
     assert one_flow.differences(cluster.job_store()) == []
 
 
-def six_labels():
-    """Return six jobs of the DFT worker that need nothing of each other."""
+def four_labels():
+    """Return four jobs of the DFT worker that need nothing of each other."""
     import routed_jobs as jobs
 
-    return [jobs.named(jobs.where(), f"label si 0{number}") for number in range(6)]
+    return [jobs.named(jobs.where(), f"label si 0{number}") for number in range(4)]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_a_batch_of_jobflow_remote_runs_several_calculations_in_an_allocation(slurm, cluster, remote):
     # a batch script finds jf by the environment it activates
     cluster.environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{PATH}"
     asked = {"ntasks": 1, "partition": "cpu", "time": "00:05:00"}
 
     def bundled(content):
-        batch = cluster.delivered("jobflow-remote", cluster.folder, dft_bundle=3)
+        batch = cluster.delivered("jobflow-remote", cluster.folder, dft_bundle=2)
         bundle = batch["projects/phonosmith.yaml"]["workers"]["dft"]["batch"]
         content["workers"]["dft"] |= {"batch": bundle, "max_jobs": 1}
 
     controller = remote.open(scheduler="slurm", resources={"dft": asked}, change=bundled)
-    labels = six_labels()
+    labels = four_labels()
     submit_remote(Flow(labels, name="labels"), cluster.routing(), "phonosmith")
-    remote.run(400)
+    remote.run()
     store = controller.project.get_jobstore()
     store.connect()
     answers = [store.get_output(label.uuid) for label in labels]
-    assert answers == ["dft"] * 6
+    assert answers == ["dft"] * 4
     scripts = list((cluster.folder / "work" / "dft_batch" / "work").rglob("submit.sh"))
     assert len(scripts) == 2
     assert all("--partition=cpu" in script.read_text() for script in scripts)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_an_array_of_fireworks_runs_several_calculations_in_each_element(slurm, cluster, monkeypatch):
     from fireworks import LaunchPad
 
@@ -160,11 +160,11 @@ def test_an_array_of_fireworks_runs_several_calculations_in_each_element(slurm, 
     launchpad.reset("", require_password=False)
     adapter = path.parent / "qadapter_dft.yaml"
     content = yaml.safe_load(adapter.read_text())
-    bundle = cluster.delivered("fireworks", path.parent, dft_bundle=3)["qadapter_dft.yaml"]["rocket_launch"]
+    bundle = cluster.delivered("fireworks", path.parent, dft_bundle=2)["qadapter_dft.yaml"]["rocket_launch"]
     content["rocket_launch"] = content["rocket_launch"].replace("singleshot", bundle[bundle.index("rapidfire") :])
     content["pre_rocket"] = f"#SBATCH --array=1-2\n{content['pre_rocket']}"
     adapter.write_text(yaml.safe_dump(content))
-    submit_fireworks(Flow(six_labels(), name="labels"), cluster.routing(), path)
+    submit_fireworks(Flow(four_labels(), name="labels"), cluster.routing(), path)
     command = [
         cluster.program("qlaunch"),
         "-l",
@@ -177,20 +177,23 @@ def test_an_array_of_fireworks_runs_several_calculations_in_each_element(slurm, 
     ]
     folder = cluster.folder / "launch"
     folder.mkdir()
-    subprocess.run(list(map(str, command)), cwd=folder, check=True, timeout=60, capture_output=True)
-    end = time.monotonic() + 400
-    while set(launchpad.fireworks.distinct("state")) != {"COMPLETED"}:
-        assert time.monotonic() < end, launchpad.fireworks.distinct("state")
+    # qlaunch reads the jobs it submits for
+    environment = os.environ | cluster.environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{PATH}"}
+    subprocess.run(list(map(str, command)), cwd=folder, env=environment, check=True, timeout=120, capture_output=True)
+    end = time.monotonic() + 1200
+    while (states := set(launchpad.fireworks.distinct("state"))) != {"COMPLETED"}:
+        assert "FIZZLED" not in states
+        assert time.monotonic() < end, states
         time.sleep(1)
-    # one script, two elements, three calculations in each, each in a folder of its own
+    # one script, two elements, two calculations in each, each in a folder of its own
     assert len(list(folder.rglob("FW_submit.script"))) == 1
     launches = [launch["launch_dir"] for launch in launchpad.launches.find({}, {"launch_dir": 1})]
-    assert len(set(launches)) == 6
+    assert len(set(launches)) == 4
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote, monkeypatch):
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
+def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote):
     """One allocation of a whole node: a process for each card, four trainings in each, none on two."""
     if "gpu:4" not in subprocess.run(["sinfo", "-h", "-p", "gpu", "-o", "%G"], capture_output=True, text=True).stdout:
         pytest.skip("the SLURM here has no node of four GPUs")
@@ -198,19 +201,17 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote,
     makers = [FineTuneMaker(strategy="delta", settings={"epochs": 1, "lr": rate}) for rate in rates]
     job = PackMaker(makers=makers).make(*data_of_silicon(), material="si")
     asked = {"ntasks": 1, "cpus_per_task": 1, "partition": "gpu", "time": "00:10:00"}
-    # eager: what compiles for each process pays for longer trainings
-    cluster.environment["PYTORCH_JIT"] = "0"
     controller = remote.open(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:9"}})
     assert submit_remote(Flow([job], name="one node"), cluster.routing(), "phonosmith").submitted
     # corrected after the submission: what is asked of SLURM is read when the job starts
     cluster.project(scheduler="slurm", resources={"gpu": asked | {"gres": "gpu:4"}})
-    remote.run(500)
+    remote.run()
     store = controller.project.get_jobstore()
     store.connect()
     report = PackReport.model_validate(store.get_output(job.uuid, load=True))
     assert [one.error for one in report.trainings] == [""] * 16
     assert Counter(one.card for one in report.trainings) == {"0": 4, "1": 4, "2": 4, "3": 4}
-    assert len({one.document.model.sha256 for one in report.trainings}) == 16
+    assert len({one.key for one in report.trainings if one.document.epochs_run == 1}) == 16
     (script,) = (cluster.folder / "work" / "gpu").rglob("submit.sh")
     assert "#SBATCH --gres=gpu:4" in script.read_text()
     # each process saw its own card and no other
@@ -218,14 +219,14 @@ def test_sixteen_trainings_fill_the_four_cards_of_a_node(slurm, cluster, remote,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)  # a queue's pace, not the test's, when the machine is busy
 def test_the_tutorial_submits_to_a_slurm_that_is_there(slurm, mongo, tmp_path):
     """Its three workers answer and its campaign is in SLURM's queue; how far that gets is the machine's matter."""
     place = mongo.removeprefix("mongodb://").rstrip("/")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PHONOSMITH_", "JFREMOTE"))}
     environment |= {"MONGO": place, "MINUTES": "0.1", "TMPDIR": str(tmp_path), "HOME": str(tmp_path)}
     script = ROOT / "tutorials" / "06_to_the_cluster.py"
-    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=800)
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=1600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert f"MongoDB at {place}" in done.stdout
     assert "are seen here" in done.stdout
