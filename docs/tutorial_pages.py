@@ -126,7 +126,7 @@ def execute(script: Path) -> NotebookNode:
 
 def write_tutorial_pages() -> None:
     """Write one notebook per tutorial, executed now where it is not kept, the table of contents and the gallery."""
-    PAGES.mkdir(parents=True, exist_ok=True)
+    REPORTS.mkdir(parents=True, exist_ok=True)
     scripts = tutorials()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         notebooks = dict(zip(scripts, pool.map(_executed, scripts), strict=True))

@@ -140,6 +140,15 @@ def test_help_is_in_groups_and_the_shell_can_complete():
     }  # fmt: skip
 
 
+def test_brackets_and_paragraphs_of_help_come_out_as_written():
+    def shown(command):
+        return " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "100"}).output.split())
+
+    assert "GeTe: {initial: [Fm-3m, 2], final: [[R3m, 2], [Pmmn, 4]]}" in shown("score-phases")
+    # no line ends within a paragraph but at the end of the terminal
+    assert "with phonopy's quasi-harmonic fits. Volumes with" in shown("qha")
+
+
 def test_errors_become_one_line_with_advice_and_a_code(capsys):
     mini = typer.Typer()
 
