@@ -311,7 +311,7 @@ class ProtocolVaspMaker(BaseVaspMaker):
                 root = write_invented_potcars(Path(folder), symbols, self._protocol.potcar_functional)
                 stack.enter_context(potcar_library(root))
             seconds, generator = self._seconds(), copy(self.input_set_generator)
-            if seconds is not None:
+            if seconds is not None and generator is not None:
                 generator.user_incar_settings = {**generator.user_incar_settings, "LWAVE": True}
             write_inputs(structure, generator)
         if self._earlier is not None:
