@@ -101,21 +101,31 @@ def partitions():
     """Return the partitions of a SLURM that answers, the default one first."""
     if shutil.which("sinfo") is None:
         return []
-    told = subprocess.run(["sinfo", "-h", "-o", "%P"], capture_output=True, text=True, check=False).stdout.split()
-    return [name.rstrip("*") for name in sorted(told, key=lambda name: not name.endswith("*"))]
+    told = subprocess.run(
+        ["sinfo", "-h", "-o", "%P"], capture_output=True, text=True, check=False
+    ).stdout.split()
+    return [
+        name.rstrip("*")
+        for name in sorted(told, key=lambda name: not name.endswith("*"))
+    ]
 
 
 def mongo_answers():
     """Say whether a MongoDB answers."""
     try:
-        pymongo.MongoClient(f"mongodb://{mongo}", serverSelectionTimeoutMS=2000).admin.command("ping")
+        pymongo.MongoClient(
+            f"mongodb://{mongo}", serverSelectionTimeoutMS=2000
+        ).admin.command("ping")
     except pymongo.errors.ConnectionFailure:
         return False
     return True
 
 
 found = partitions()
-missing = [*([] if found else ["no SLURM answers"]), *([] if mongo_answers() else [f"no MongoDB answers at {mongo}"])]
+missing = [
+    *([] if found else ["no SLURM answers"]),
+    *([] if mongo_answers() else [f"no MongoDB answers at {mongo}"]),
+]
 print(
     "Nothing is submitted: " + " and ".join(missing)
     if missing
@@ -138,8 +148,21 @@ answers = {
     "dft-bundle": 10,
     "hours": 1,
 }
-options = [text for name, value in answers.items() for text in (f"--{name}", str(value))]
-assert phonosmith("init-cluster", "--engine", "jobflow-remote", "--out", str(cluster), "--yes", *options) == 0
+options = [
+    text for name, value in answers.items() for text in (f"--{name}", str(value))
+]
+assert (
+    phonosmith(
+        "init-cluster",
+        "--engine",
+        "jobflow-remote",
+        "--out",
+        str(cluster),
+        "--yes",
+        *options,
+    )
+    == 0
+)
 project = cluster / "projects" / "phonosmith.yaml"
 project.write_text(project.read_text().replace("cpus_per_task: 4", "cpus_per_task: 1"))
 
@@ -153,18 +176,30 @@ MINUTES = float(os.environ.get("MINUTES", "20"))
 def follow():
     """Ask the workers, submit the campaign and look at it until it is done or the time is up."""
     told = subprocess.run(
-        ["bash", "-c", f"source {cluster}/activate.sh; env -0"], capture_output=True, text=True, check=True
+        ["bash", "-c", f"source {cluster}/activate.sh; env -0"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    os.environ.update(line.split("=", 1) for line in told.stdout.split("\0") if "=" in line)
+    os.environ.update(
+        line.split("=", 1) for line in told.stdout.split("\0") if "=" in line
+    )
     jf = str(Path(sys.executable).parent / "jf")
     subprocess.run([jf, "admin", "reset", "-y"], capture_output=True, check=True)
     log = (work / "runner.log").open("w")
     runner = subprocess.Popen([jf, "runner", "run"], stdout=log, stderr=log)
-    rules, engine = ["--routing", str(work / "routing.yaml")], ["--engine", "jobflow-remote"]
+    rules, engine = (
+        ["--routing", str(work / "routing.yaml")],
+        ["--engine", "jobflow-remote"],
+    )
     try:
         assert phonosmith("doctor", "--cluster", "jobflow-remote", *rules) == 0
         assert phonosmith("submit", str(work / "small.yaml"), *engine, *rules) == 0
-        print(subprocess.run(["squeue"], capture_output=True, text=True, check=True).stdout)
+        print(
+            subprocess.run(
+                ["squeue"], capture_output=True, text=True, check=True
+            ).stdout
+        )
         end = time.monotonic() + 60 * MINUTES
         while time.monotonic() < end and not finished():
             time.sleep(5)
@@ -177,14 +212,26 @@ def follow():
 
 def finished():
     """Say whether nothing is left to be done."""
-    command = [sys.executable, "-m", "phonosmith.cli.main", "status", "--engine", "jobflow-remote", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "phonosmith.cli.main",
+        "status",
+        "--engine",
+        "jobflow-remote",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     counts = json.loads(done.stdout)["queue"]["counts"]
-    return not any(counts.get(state) for state in ("waiting", "ready", "pending", "running"))
+    return not any(
+        counts.get(state) for state in ("waiting", "ready", "pending", "running")
+    )
 
 
 SMALL = CAMPAIGN.replace("[8, 16]", "[4]").replace("[transfer, delta]", "[transfer]")
-(work / "small.yaml").write_text(SMALL.replace("  - structure: embedded:Ge\n    name: ge\n", ""))
+(work / "small.yaml").write_text(
+    SMALL.replace("  - structure: embedded:Ge\n    name: ge\n", "")
+)
 if not missing:
     follow()
 

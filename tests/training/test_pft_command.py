@@ -164,7 +164,7 @@ def test_refusals(database, model_file, tmp_path, tiny_frames):
         ([folder, *good, "--replay", tmp_path / "ni.xyz"], "3 are needed"),
         ([folder, *good, "--set", "curvature_weight=0"], "curvature_weight"),
         ([folder, *good, "--no-cotrain", "--set", "replay=cotrain"], "replay=none"),
-        ([folder, *good, "--seed", "one"], "is no seed"),
+        ([folder, *good, "--seed", -1], "is no seed"),
     ):
         code, answer = call(*arguments)
         assert code == 2

@@ -117,7 +117,7 @@ def test_cuda_that_is_not_there(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     found = only(doctor.check_torch)
     assert found["status"] == "error"
-    assert "PHONOSMITH_DEVICE=auto" in found["advice"]
+    assert "PHONOSMITH_DEVICE=cpu" in found["advice"]
 
 
 def test_no_gpu_is_said_plainly(monkeypatch):

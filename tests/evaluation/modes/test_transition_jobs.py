@@ -96,8 +96,8 @@ def test_failed_points_are_walls_and_the_rest_goes_on(tmp_path, monkeypatch):
 
     compute = ReferenceEngine.compute
 
-    def sometimes(self, frame, calculation="static", name="static", attempts=1):
-        record = compute(self, frame, calculation, name, attempts)
+    def sometimes(self, frame, calculation="static", name="static", *rest, **options):
+        record = compute(self, frame, calculation, name, *rest, **options)
         if name.endswith("r1 002"):
             record.reasons = [Reason(code="scf", message="not converged")]
         return record

@@ -37,9 +37,11 @@ def init_cluster(
     gpu_partition: str | None = typer.Option(None, help="Partition of the GPU nodes."),
     dft_nodes: int | None = typer.Option(None, help="Nodes of one DFT calculation."),
     dft_tasks: int | None = typer.Option(None, help="MPI ranks of one DFT calculation, all nodes together."),
-    dft_bundle: int | None = typer.Option(None, help="DFT calculations one after the other in one allocation."),
-    gpus: int | None = typer.Option(None, help="GPUs of a training job."),
-    gpu_cores: int | None = typer.Option(None, help="Cores beside the GPU of a training."),
+    dft_bundle: int | None = typer.Option(
+        None, help="DFT calculations one after the other in one allocation (1: one each)."
+    ),
+    gpus: int | None = typer.Option(None, help="GPUs of one training job; with 'pack: material' all of them are used."),
+    gpu_cores: int | None = typer.Option(None, help="Cores beside each GPU of a training."),
     hours: int | None = typer.Option(None, help="Walltime of DFT calculations and trainings, h."),
     vasp: str | None = typer.Option(None, help="Command that runs VASP."),
     vasp_gamma: str | None = typer.Option(None, help="Command that runs VASP's Γ-only build."),

@@ -13,9 +13,11 @@ import os
 import re
 import selectors
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from phonosmith.core.attempts import PREVIOUS, set_aside
-from phonosmith.core.errors import ConfigurationError
+from phonosmith.core.errors import ConfigurationError, mask_secrets
 from phonosmith.core.failures import FailedJob, keep_failures
 from phonosmith.core.manifest import process_cores
 from phonosmith.core.metadata import stage_of, step_of
@@ -230,13 +232,18 @@ class LocalRunner:
         return self.summary()
 
     def _keep_failures(self) -> None:
-        """Let the store say which jobs of this run have failed and why."""
-        self.store.connect()
+        """Let the store say which jobs of this run have failed and why; the state of the run does where it is away."""
+        from pymongo.errors import PyMongoError
+
         failed = (
             FailedJob.of(row.name, row.uuid, row.index, row.error or "", row.metadata)
             for row in self.state.rows(FAILED, asked=True)
         )
-        keep_failures(self.store, failed, [row.key for row in self.state.rows()])
+        try:
+            self.store.connect()
+            keep_failures(self.store, failed, [row.key for row in self.state.rows()])
+        except (OSError, sqlite3.Error, PyMongoError) as error:
+            warnings.warn(f"The store could not be told why jobs failed: {mask_secrets(str(error))}", stacklevel=2)
 
     def summary(self) -> RunSummary:
         """Return how the run stands, and what the last call of `run` did, even if it was interrupted."""

@@ -14,7 +14,7 @@ from phonosmith.reference.checks.numbers import structure_defects
 from phonosmith.reference.documents import Correction, Frame, Reason
 from phonosmith.reference.outcome import MOVING, Asked, Outcome
 from phonosmith.reference.protocol import Calculation, incar_tags, kpoint_mesh
-from phonosmith.reference.vasp.handlers import CORRECTABLE_TAGS, RELAXATION_TAGS
+from phonosmith.reference.vasp.settings import CORRECTABLE_TAGS, RELAXATION_TAGS
 
 STRUCTURE_TOLERANCE = 1e-5
 """Å. vasprun.xml prints eight decimals of fractional coordinates: 2e-7 Å in a 20 Å cell; real changes are larger."""

@@ -17,17 +17,6 @@ SAFE_MESSAGES = (
     "rspher", "nicht_konv", "amin", "coef", "brions", "dfpt_ncore", "grad_not_orth",
 )  # fmt: skip
 
-CORRECTABLE_TAGS = frozenset(
-    {
-        "ALGO", "IALGO", "ISEARCH", "IMIX", "AMIX", "BMIX", "AMIN", "AMIX_MAG", "BMIX_MAG", "NELMDL", "NELMIN", "NELM",
-        "TIME", "NBANDS", "ISTART", "ICHARG", "SYMPREC", "ISYM", "LWAVE", "LCHARG",
-    }
-)  # fmt: skip
-"""INCAR tags a correction may change in any calculation: the converged energy and forces stay the same."""
-RELAXATION_TAGS = frozenset({"IBRION", "POTIM"})
-"""INCAR tags a correction may change where atoms move: the path, not the end."""
-
-
 _CLOCK = "CUSTODIAN_WALLTIME_START"
 LONGEST_MARGIN = 300.0
 """Time kept for the last step and for the files, s; a tenth of all the time where that is less."""

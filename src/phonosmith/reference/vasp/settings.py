@@ -13,6 +13,15 @@ from phonosmith.core.hashing import digest_json
 from phonosmith.structures.cost import reciprocal_lengths
 from phonosmith.structures.labels import SPIN
 
+CORRECTABLE_TAGS = frozenset(
+    {
+        "ALGO", "IALGO", "ISEARCH", "IMIX", "AMIX", "BMIX", "AMIN", "AMIX_MAG", "BMIX_MAG", "NELMDL", "NELMIN", "NELM",
+        "TIME", "NBANDS", "ISTART", "ICHARG", "SYMPREC", "ISYM", "LWAVE", "LCHARG",
+    }
+)  # fmt: skip
+"""INCAR tags a correction may change in any calculation: the converged energy and forces stay the same."""
+RELAXATION_TAGS = frozenset({"IBRION", "POTIM"})
+"""INCAR tags a correction may change where atoms move: the path, not the end."""
 _GGA = {
     "PE": "PBE", "PS": "PBEsol", "RP": "RPBE", "RE": "revPBE", "91": "PW91", "AM": "AM05", "CA": "LDA", "PZ": "LDA",
     "PW": "LDA", "VW": "LDA", "WI": "LDA", "B3": "B3LYP", "B5": "B3LYP", "BF": "BEEF",
