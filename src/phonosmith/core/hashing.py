@@ -52,7 +52,7 @@ def _canonical(value: Any) -> Any:
     if value is None or kind in (str, bool, int):
         return value
     if kind is float:
-        return {"__float__": repr(value + 0.0)}
+        return canonical_float(value)
     if kind is list:
         return [_canonical(item) for item in value]
     if kind is dict:
@@ -62,8 +62,7 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        # repr is the shortest decimal that round-trips: identical on every IEEE-754 platform
-        return {"__float__": repr(float(value) + 0.0)}
+        return canonical_float(value)
     if isinstance(value, np.ndarray):
         return {"__array__": digest_array(value)}
     if isinstance(value, bytes):
@@ -87,9 +86,20 @@ def _canonical_mapping(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _canonical(item) for key, item in value.items()}
 
 
+def canonical_float(value: Any) -> dict[str, str]:
+    """Return the one spelling of a float (or of its text)."""
+    # repr is the shortest decimal that round-trips: identical on every IEEE-754 platform
+    return {"__float__": repr(float(value) + 0.0)}
+
+
 def digest_json(value: Any) -> str:
     """Return the sha256 of a JSON-like value, independent of key order, whitespace and number formatting."""
-    return digest_bytes(json.dumps(_canonical(value), sort_keys=True, separators=(",", ":")).encode())
+    return digest_canonical(_canonical(value))
+
+
+def digest_canonical(value: Any) -> str:
+    """Return what `digest_json` does of plain JSON whose floats were read as `canonical_float` already."""
+    return digest_bytes(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
 def digest_atoms(atoms: Atoms) -> str:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from phonosmith.core.hashing import digest_json
+from phonosmith.core.hashing import canonical_float, digest_canonical
 
 if TYPE_CHECKING:
     from jobflow import Flow, Job
@@ -59,14 +59,16 @@ def identified(flow: Flow, counted: Counter[str]) -> list[tuple[Job, list[str]]]
     for job, _ in ordered:
         before = json.dumps(job, cls=MontyEncoder)
         text = rename(before, renamed)
-        done = json.loads(text, object_hook=_what_an_object_does)
-        content = digest_json({key: item for key, item in done.items() if key not in VOLATILE} | DESCRIPTION)
+        done = json.loads(
+            text, object_hook=_what_an_object_does, parse_float=canonical_float, parse_constant=canonical_float
+        )
+        content = digest_canonical({key: item for key, item in done.items() if key not in VOLATILE} | DESCRIPTION)
         counted[content] += 1
         renamed[job.uuid] = str(uuid_module.uuid5(NAMESPACE, f"{content}:{counted[content]}"))
         if text != before:
             job.function_args = tuple(renamed_in(one, renamed) for one in job.function_args)
             job.function_kwargs = {key: renamed_in(one, renamed) for key, one in job.function_kwargs.items()}
-            if UUID.search(json.dumps(done["function"])):
+            if (bound := done["function"].get("@bound")) is not None and UUID.search(json.dumps(bound)):
                 job.function = MontyDecoder().process_decoded(json.loads(text)["function"])
         job.set_uuid(renamed[job.uuid])
     for inner in _flows(flow):

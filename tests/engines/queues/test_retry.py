@@ -160,7 +160,7 @@ class Remote:
         submit_flow(routed, worker="inference", project="phonosmith", allow_external_references=external)
 
     def run(self):
-        self.remote.run(240)
+        self.remote.run(900)
 
     def states(self):
         return {one["job"]["name"]: one["state"] for one in self.controller.get_jobs({})}
