@@ -145,10 +145,13 @@ def _place(address: str) -> dict[str, Any]:
     return {"host": host, "port": int(port)}
 
 
-def _read(name: str) -> Any:
+def _read(engine: str, folder: Path, name: str) -> Any:
+    """Return a file that ``phonosmith init-cluster`` writes."""
     import yaml
 
-    return yaml.safe_load((ROOT / "workflows" / name).read_text())
+    from phonosmith.engines.queues.configuration import Cluster, cluster_files
+
+    return yaml.safe_load(cluster_files(Cluster(engine=engine), folder)[name])
 
 
 def _remote(address: str, folder: Path, flows: Any, rules: Any, show: Any) -> Any:
@@ -158,7 +161,7 @@ def _remote(address: str, folder: Path, flows: Any, rules: Any, show: Any) -> An
 
     from phonosmith.engines.queues.remote import submit_remote
 
-    project = _read("jobflow-remote/phonosmith.yaml")
+    project = _read("jobflow-remote", folder, "projects/phonosmith.yaml")
     for store in (
         project["queue"]["store"], project["jobstore"]["docs_store"], *project["jobstore"]["additional_stores"].values()
     ):  # fmt: skip
@@ -180,9 +183,9 @@ def _fireworks(address: str, folder: Path, flows: Any, rules: Any, show: Any) ->
 
     path = folder / "my_launchpad.yaml"
     if not path.exists():
-        path.write_text(yaml.safe_dump(_read("fireworks/my_launchpad.yaml") | _place(address)))
+        path.write_text(yaml.safe_dump(_read("fireworks", folder, "my_launchpad.yaml") | _place(address)))
         LaunchPad.from_file(str(path)).reset("", require_password=False)
-    section = _read("jobflow.yaml")["JOB_STORE"]
+    section = _read("fireworks", folder, "jobflow.yaml")["JOB_STORE"]
     for store in (section["docs_store"], *section["additional_stores"].values()):
         store.update(_place(address))
     return submit_fireworks(flows, rules, path, store=JobStore.from_dict_spec(section), show=show)
