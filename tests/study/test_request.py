@@ -7,7 +7,7 @@ from phonosmith.core.errors import InputError, MismatchError, PotentialError
 from phonosmith.flows.campaign import read_campaign
 from phonosmith.flows.finished import FinishedPhonons
 from phonosmith.potentials.embedded import read_crystal
-from phonosmith.study.request import cost_of, read_request
+from phonosmith.study.request import SAMPLED_STRATEGY, cost_of, read_request
 from phonosmith.study.tune import how_to_submit, tune
 from phonosmith.training.spec import DEFAULT_STRATEGY
 
@@ -34,9 +34,9 @@ def test_what_cannot_be_is_said_with_the_way_out(silicon, changes, error, word):
         read_request(**given)
 
 
-def test_the_default_strategy_is_the_projects_and_quick_is_short(silicon):
+def test_the_default_strategy_follows_from_the_labels_and_quick_is_short(silicon):
     quick = read_request(silicon, "embedded", "embedded-reference")
-    assert quick.settings.strategies == (DEFAULT_STRATEGY,)
+    assert quick.settings.strategies == (SAMPLED_STRATEGY,)
     assert all(spec.epochs <= 60 for spec in quick.settings.specs().values())
     cost = cost_of(quick)
     assert (cost.n_labels, cost.core_hours) == (14, None)
@@ -81,6 +81,9 @@ def test_phonopy_files_bring_their_crystal_and_are_the_reference(shared):
     request = read_request(file, "embedded", None)
     assert isinstance(request.reference, FinishedPhonons)
     assert (request.name, len(request.crystal), request.reference.n_displacements) == ("Si", 2, 1)
+    # many cells are drawn from force constants: epochs follow from them
+    assert request.settings.strategies == (DEFAULT_STRATEGY,)
+    assert request.settings.specs()[DEFAULT_STRATEGY].visits is not None
     with pytest.raises(MismatchError, match="another one"):
         read_request(read_crystal("embedded:Ge"), "embedded", file)
     with pytest.raises(InputError, match="of its own"):

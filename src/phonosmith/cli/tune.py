@@ -38,7 +38,12 @@ def tune(
         str | None,
         typer.Option(metavar="E|FILE", help="Who tells the truth: vasp, gpaw, a potential, or phonopy.yaml."),
     ] = None,
-    strategy: Annotated[str | None, typer.Option(help="Preset of training; several as in transfer,delta.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset of training; several as in transfer,delta (default: phonosmith, or transfer for few labels)."
+        ),
+    ] = None,
     budget: Annotated[str, typer.Option(help="quick, or paper: the published protocol.")] = "quick",
     settings: list[str] | None = SETTINGS,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything, say what it costs, start nothing."),

@@ -53,9 +53,10 @@ def tune(
         Where VASP or GPAW is asked for and not on this machine, the study is returned as planned: its ``flow``, and
         ``campaign.yaml`` in its folder, are for a cluster.
     strategy
-        One preset of training or several; the project's default when None.
+        One preset of training or several. None: ``phonosmith`` where labels are drawn from finished phonons, else
+        ``transfer``.
     budget
-        ``quick``: small cells, phonons in supercells of 10 Å, at most 60 epochs; ``paper``: the published protocol.
+        ``quick``: small cells, phonons in supercells of 10 Å, few epochs; ``paper``: the published protocol.
     out
         Folder; ``tuned-<material>`` by default.
     run
