@@ -7,6 +7,8 @@ from phonosmith.core.errors import InputError
 from phonosmith.evaluation.phonons.fastpath import harmonic_from_potential
 from phonosmith.harmonic.oracle import dataset_from_phonons, in_supercell, varied_supercells
 from phonosmith.potentials.registry import load
+from phonosmith.reference.audit.audit import audit
+from phonosmith.structures.labels import DERIVED
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +108,15 @@ def test_many_small_cells_are_drawn_and_some_at_rest(silicon):
     # four primitive cells may always be in one
     small = dataset_from_phonons(silicon, n_train=4, n_valid=1, most_atoms=1)
     assert max(map(len, small.train[1:])) == 8
+
+
+def test_labels_of_force_constants_pass_the_audit_though_their_stress_is_zero(silicon):
+    frames = dataset_from_phonons(silicon, n_train=8, n_valid=1).train
+    assert audit(frames).verdict == "pass"
+    for frame in frames:
+        del frame.info[DERIVED]
+    # nothing says that nobody calculated them
+    assert audit(frames).verdict == "refuse"
 
 
 def test_a_relaxed_crystal_stays_free_of_stress_where_that_is_said(silicon, potential):

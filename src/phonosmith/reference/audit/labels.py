@@ -17,11 +17,13 @@ from phonosmith.reference.audit.settings import counted, minority
 from phonosmith.reference.datasets.documents import AuditOptions, Finding, Severity
 from phonosmith.reference.datasets.geometry import grouped, near_duplicates, reduced_formula
 from phonosmith.reference.outcome import Outcome
-from phonosmith.structures.labels import labels_of
+from phonosmith.structures.labels import DERIVED, labels_of
 
 Array = NDArray[np.float64]
 
 _MAD_TO_SIGMA = 1.4826
+_AT_REST = frozenset({"forces_zero", "stress_zero"})
+"""What a calculation does not give, but force constants of a relaxed crystal do."""
 _WITHOUT = {
     "energy": "phonosmith train needs one for every frame (displaced cells of phonopy supervise curvature instead); "
     "mace_run_train takes such frames with energy weight 0",
@@ -34,7 +36,10 @@ def broken_frames(frames: Sequence[Atoms]) -> list[Finding]:
     findings = []
     broken = set()
     for index, atoms in enumerate(frames):
-        if reasons := accept(Outcome.of_atoms(atoms), allow_rehearsal=True):  # rehearsals have a finding of their own
+        reasons = accept(Outcome.of_atoms(atoms), allow_rehearsal=True)  # rehearsals have a finding of their own
+        if DERIVED in atoms.info:
+            reasons = [reason for reason in reasons if reason.code not in _AT_REST]
+        if reasons:
             message = f"frame {index}: {'; '.join(reason.message for reason in reasons)}"
             findings.append(Finding(check="labels", severity="exclude", message=message, frames=[index]))
             broken.add(index)
