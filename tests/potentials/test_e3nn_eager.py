@@ -60,6 +60,7 @@ def test_compiled_constants_are_no_weights(tmp_path):
     assert resolve(str(path), trust=True).sha256 == digest_bytes(foundation_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not e3nn_eager.e3nn_version().startswith("0.4"), reason="newer e3nn cannot pickle what it compiled")
 def test_plain_file_written_with_torchscript_loads(tmp_path):
     """As users bring them; a file of e3nn 0.6 differs from one written here in its compiled constants only."""

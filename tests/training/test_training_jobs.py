@@ -93,6 +93,7 @@ def test_refuses_what_did_not_improve(inputs, tmp_path, monkeypatch):
         refuse_bad(document)
 
 
+@pytest.mark.slow
 def test_walltime_goes_on_in_a_following_job(inputs, tmp_path, monkeypatch):
     """Too short a walltime: parts of one epoch each, every one in an empty folder; the model is that of one run."""
     maker = FineTuneMaker(strategy="delta", settings={"epochs": 2}, seed=4)

@@ -51,6 +51,7 @@ def test_table(folder):
     assert "R3m (160)" in done.stdout
 
 
+@pytest.mark.slow
 def test_misplaced_file_is_refused_with_the_reason(folder):
     sides = [str(folder / side / "mp-2201.phonopy.yaml.xz") for side in ("dft", "mace_mp_0b3")]
     done = runner.invoke(app, ["compare", *sides, "--json"])

@@ -508,6 +508,7 @@ def test_a_stopped_branch_is_not_revived(work):
     assert not again.failed
 
 
+@pytest.mark.slow
 def test_a_job_that_hangs_is_ended_with_all_it_started_and_its_place_is_used_again(work):
     import runner_jobs as jobs
 

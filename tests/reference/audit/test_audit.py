@@ -367,6 +367,7 @@ def test_real_dft_passes(shared, name):
     assert document.verdict == "pass"
 
 
+@pytest.mark.slow
 def test_real_dft_with_scaled_forces_or_wrong_stress_is_refused(shared):
     frames, _ = import_source(shared / "data" / "mlearn" / "Si_training.json.xz")
     assert "energy_forces" in checks(audit([relabelled(a, forces=1.5) for a in frames]), "refuse")
