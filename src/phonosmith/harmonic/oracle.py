@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from phonosmith.core.errors import InputError
 from phonosmith.harmonic.curvature import hessian_matrix
 from phonosmith.harmonic.model import LEAST_FORCE_CONSTANT, HarmonicModel, atoms_of, new_phonon, to_structure
-from phonosmith.structures.labels import DERIVED
+from phonosmith.structures.labels import DERIVED, HARMONIC
 from phonosmith.structures.supercell import phonon_supercell
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def harmonic_label(phonon: Phonopy, displacements: Array, source: str, *, stress
     frame = atoms_of(phonon.supercell)
     forces = -np.einsum("ijab,jb->ia", phonon.force_constants, displacements)
     frame.positions += displacements
-    frame.info[DERIVED] = f"harmonic, {source}"
+    frame.info[DERIVED] = f"{HARMONIC}{source}"
     energy = -0.5 * float(np.sum(forces * displacements))
     stress = np.zeros(6) if stress_free else None
     frame.calc = SinglePointCalculator(frame, energy=energy, forces=forces, stress=stress)
@@ -249,7 +249,7 @@ def perfect_cells(phonon: Phonopy, n_small: int, source: str, *, stress_free: bo
     frames = []
     for cell in cells:
         frame = atoms_of(cell)
-        frame.info[DERIVED] = f"harmonic, {source}"
+        frame.info[DERIVED] = f"{HARMONIC}{source}"
         stress = np.zeros(6) if stress_free else None
         frame.calc = SinglePointCalculator(frame, energy=0.0, forces=np.zeros((len(cell), 3)), stress=stress)
         frames.append(frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,10 @@ from phonosmith.cli.common import (
     print_json,
 )
 from phonosmith.core.progress import progress_bar
+
+if TYPE_CHECKING:
+    from phonosmith.evaluation.phonons.documents import PhononDoc
+    from phonosmith.evaluation.thermal.effective import EffectivePhonons
 
 
 @command("phonons", EVALUATION)
@@ -110,13 +114,8 @@ def phonons(
         payload = document.model_dump(mode="json", exclude={"structure", *LARGE}) | {"files": files}
         payload["effective"] = [
             found.summary.model_dump(mode="json")
-            | {
-                "stable": found.stable,
-                "omega_min_thz": warm.omega_min_thz,
-                "omega_max_thz": warm.omega_max_thz,
-                "files": str(folder),
-            }
-            | {"stability": warm.stability.model_dump(mode="json")}
+            | {"stable": found.stable, "stability": warm.stability.model_dump(mode="json"), "files": str(folder)}
+            | warm.model_dump(include={"omega_min_thz", "omega_max_thz"})
             for found, warm, folder in at_temperature
         ]
         print_json(payload)
@@ -133,21 +132,22 @@ def phonons(
     for kelvin, c, s, f in zip(heat.temperatures, heat.heat_capacity, heat.entropy, heat.free_energy, strict=True):
         typer.echo(f"{kelvin:g} K: C_v {c:.3f} J/K/mol, S {s:.3f} J/K/mol, F {f:.4f} kJ/mol")
     for found, warm, folder in at_temperature:
-        summary, lowest = found.summary, found.summary.curvature
-        words = (
-            "no imaginary modes"
-            if warm.stability.stable_practical
-            else f"{warm.stability.n_imaginary_practical} imaginary modes"
-        )
-        if lowest is not None:
-            words += f"; free energy {'rises' if found.stable else 'falls'} along its softest mode, "
-            words += f"{lowest.omega_min_thz:.3f} THz: {'stable' if found.stable else 'not stable'} there"
-        typer.echo(
-            f"effective at {summary.temperature:g} K: ω {warm.omega_min_thz:.3f} to {warm.omega_max_thz:.3f} THz; "
-            f"{words} ({folder})"
-        )
-        if not summary.converged:
-            note = f"not converged after {summary.iterations} iterations (drift {summary.drift_thz:.2f} THz)"
-            typer.secho(f"Warning: effective phonons at {summary.temperature:g} K {note}.", fg="yellow", err=True)
+        _show_effective(found, warm, folder)
     for path in files.values():
         typer.echo(str(path))
+
+
+def _show_effective(found: EffectivePhonons, warm: PhononDoc, folder: Path) -> None:
+    """Say what holds at a temperature."""
+    summary, lowest = found.summary, found.summary.curvature
+    imaginary = warm.stability.n_imaginary_practical
+    words = f"{imaginary} imaginary modes" if imaginary else "no imaginary modes"
+    if lowest is not None:
+        words += f"; lowest mode of the free energy's curvature {lowest.omega_min_thz:.3f} THz"
+    if found.stable is not None:
+        words += ": stable there" if found.stable else ": not stable there"
+    at = f"effective phonons at {summary.temperature:g} K"
+    typer.echo(f"{at}: ω {warm.omega_min_thz:.3f} to {warm.omega_max_thz:.3f} THz; {words} ({folder})")
+    if not summary.converged:
+        note = f"not converged after {summary.iterations} iterations (drift {summary.drift_thz:.2f} THz)"
+        typer.secho(f"Warning: {at} {note}: whether the crystal is stable there is not known.", fg="yellow", err=True)

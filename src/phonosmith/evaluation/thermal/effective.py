@@ -69,7 +69,9 @@ class EffectivePhonons:
 
     @property
     def stable(self) -> bool | None:
-        """Whether the free energy rises in every direction, None where this is not known."""
+        """Whether the free energy rises in every direction, None where this is not known (as without convergence)."""
+        if not self.summary.converged:
+            return None
         if not judge_stability(self.model).stable_practical:
             return False
         return None if self.summary.curvature is None else self.summary.curvature.stable_practical

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +16,6 @@ SAFE_MESSAGES = (
     "rspher", "nicht_konv", "amin", "coef", "brions", "dfpt_ncore", "grad_not_orth",
 )  # fmt: skip
 
-_CLOCK = "CUSTODIAN_WALLTIME_START"
 LONGEST_MARGIN = 300.0
 """Time kept for the last step and for the files, s; a tenth of all the time where that is less."""
 
@@ -30,10 +28,7 @@ class StopInTime(WalltimeHandler):  # type: ignore[misc]  # custodian has no typ
 
     def __init__(self, seconds: float, electronic: bool = False) -> None:
         """Stop within ``seconds``: after an ionic step or, where there is only one, after an electronic one."""
-        shared = os.environ.get(_CLOCK)
         super().__init__(seconds, min(LONGEST_MARGIN, 0.1 * seconds), electronic_step_stop=electronic)
-        if shared is None:  # the next calculation of this process has a clock of its own
-            os.environ.pop(_CLOCK, None)
         self.seconds, self.electronic, self.start_time = seconds, electronic, datetime.now()
 
     def check(self, directory: str = "./") -> bool:

@@ -324,11 +324,11 @@ class ProtocolVaspMaker(BaseVaspMaker):
             command |= dict.fromkeys(("vasp_cmd", "vasp_gamma_cmd"), self._rehearsal.command())
             polling = {"polling_time_step": 0.05, "monitor_freq": 2}
         custodian = polling | command.pop("custodian_kwargs", {}) | self.custodian
+        clock = os.environ.get(_CLOCK)
         given = command.pop("handlers", None)
         handlers = fresh_handlers(self.frozen_timeout) if given is None else list(given)
         if seconds is not None:
             handlers.append(StopInTime(max(seconds, 0.0), electronic=self.calculation not in MOVING))
-        clock = os.environ.get(_CLOCK)
         try:
             run_vasp(handlers=handlers, custodian_kwargs=custodian, **command)
         finally:
