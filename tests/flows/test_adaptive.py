@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pytest
 from jobflow import run_locally
@@ -251,6 +252,11 @@ def test_a_campaign_reports_on_the_potential_that_came_of_it(tmp_path):
     assert first.asked == [0, 1, 2]
     assert second.asked == [max(first.force_std, key=first.force_std.get)]
     assert second.committee.basis == "disagreement"
+    # what the rounds took is counted, labels and sampling once
+    paid = Counter((cost.stage, cost.name) for cost in report.costs)
+    trainings = [cost.name for cost in report.costs if cost.stage == "train"]
+    assert trainings == ["train si r1"] * 3 + ["train si r2"] * 3
+    assert paid["sample", "sample si"] == paid["label", "label si"] == 1
     assert entry.potential.sha256 == second.potential.sha256
     assert read_status(store).materials["si"].n_reports == 1
 

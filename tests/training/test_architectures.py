@@ -20,7 +20,7 @@ from phonosmith.training.finetune import fine_tune
 from phonosmith.training.replay import label_with
 from phonosmith.training.spec import TrainSpec, make_spec
 
-ABILITY = {"multihead": "heads", "lora": "low_rank"}
+ABILITY = {"multihead": "heads"}
 """What a strategy needs of an architecture."""
 
 
@@ -77,7 +77,7 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize(
-    "strategy", [name if name in ABILITY else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
+    "strategy", [name if name in {"multihead", "lora"} else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
 )
 def test_every_applicable_strategy_improves(foundation, truth, strategy, tmp_path):
     """And its model comes back from the store and from its plain file; others say what they are not possible with."""

@@ -34,17 +34,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached, crystals, distil
 
 COMMON = {"batch_size": 1}
+CURVATURE = {"curvature_mode": "alternate", "cotrain_steps": 4, "curvature_sampling": "irreducible"}
 STRATEGIES = {
+    "scratch": ("scratch", COMMON),
     "transfer": ("transfer", COMMON),
-    "transfer+curvature": (
-        "transfer",
-        COMMON
-        | {"curvature_weight": 0.2, "curvature_mode": "alternate", "cotrain_steps": 4}
-        | {"curvature_sampling": "irreducible"},
-    ),
+    "transfer+curvature": ("transfer", COMMON | CURVATURE | {"curvature_weight": 0.2}),
+    "freeze1": ("freeze1", COMMON),
+    "lora": ("lora", COMMON),
     "delta": ("delta", COMMON),
+    "delta, pull 1": ("delta", COMMON | {"pull": 1.0}),
+    "delta, pull 0.1": ("delta", COMMON | {"pull": 0.1}),
     "delta+pft": ("delta+pft", COMMON),
+    "pft": ("pft", COMMON | {"replay": "none"}),
+    "pft, rate 0.002": ("pft", COMMON | {"replay": "none", "lr": 0.002}),
+    "phonosmith": ("phonosmith", {}),
 }
+"""Preset and settings; pft goes with the labels of the material alone beside its curvature."""
 
 
 # a weight of 2, in every step or every fifth, left the forces of CaTe worse than none: the curvature term, an absolute
@@ -147,9 +152,12 @@ def material(path, work, arguments, foundation):
             def train(name=name, seed=seed):
                 preset, changes = STRATEGIES[name]
                 spec = make_spec(preset, **{"epochs": arguments.epochs} | changes)
+                if arguments.visits is not None:
+                    equal = {"visits": arguments.visits, "epochs": 100_000, "schedule": "cosine", "patience": None}
+                    spec = make_spec(preset, **changes).model_copy(update=equal)
                 data = dataset_from_phonons(
                     truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed,
-                    displacement=0.03, most_atoms=10_000,
+                    displacement=arguments.displacement, most_atoms=arguments.most_atoms,
                 )  # fmt: skip
                 result = fine_tune(
                     foundation, data.train, data.valid, spec, seed=seed,
@@ -163,6 +171,7 @@ def material(path, work, arguments, foundation):
                     "atoms_per_cell": len(data.train[0]),
                     "epochs": document.epochs_run,
                     "best_epoch": document.best_epoch,
+                    "steps": document.steps,
                     "seconds": document.seconds,
                     "improved": document.improved,
                     "forces_mae_before_mev_per_angstrom": valid.before.mae_forces_mev_per_angstrom,
@@ -173,7 +182,7 @@ def material(path, work, arguments, foundation):
                     row["curvature_mae"] = document.curvature.mae_after_ev_per_angstrom2
                 return row | compare(truth(), result.potential, arguments.mesh)
 
-            row = cached(work / f"{name}-{seed}.json", train)
+            row = cached(work / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}.json", train)
             rows.append({"strategy": name, "seed": seed} | row)
             print(path.name.split(".")[0], name, seed, round(row["phonon_mae_thz"], 4), "from",
                   round(rows[0]["phonon_mae_thz"], 4), flush=True)  # fmt: skip
@@ -239,6 +248,11 @@ def main() -> None:
     parser.add_argument("--min-length", type=float, default=8.0, help="edge of the training supercell, Å")
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument(
+        "--visits", type=int, help="instead of epochs: the same cost for all (atoms, and 16 for a step), cosine schedule"
+    )
+    parser.add_argument("--displacement", type=float, default=0.03, help="mean length, Å")
+    parser.add_argument("--most-atoms", type=int, default=10_000, help="of a training cell")
     parser.add_argument("--mesh", type=int, default=16)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -265,7 +279,7 @@ def main() -> None:
             continue
         print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
         if arguments.out is not None:
-            kept = ("seeds", "min_length", "frames", "epochs", "mesh")
+            kept = ("seeds", "min_length", "frames", "epochs", "visits", "displacement", "most_atoms", "mesh")
             document = {
                 "foundation": described,
                 "settings": {key: getattr(arguments, key) for key in kept},

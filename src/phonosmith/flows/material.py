@@ -220,6 +220,7 @@ class FineTuneMaterialMaker(HoldingMaker):
                     training=adaptive.training,
                     results=results,
                     committee=adaptive.committee,
+                    spent=adaptive.costs,
                 )
             )
         for one in self._trainings(parts, variant) if adaptive is None else ():

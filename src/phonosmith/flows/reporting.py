@@ -111,6 +111,10 @@ class TrainedPotential(Document):
     committee: Awaited[Committee] | None = Field(
         None, description="what the trainings say together that chose its labels; null where none did"
     )
+    spent: Awaited[list[Cost]] = Field(
+        default_factory=list,
+        description="what sampling, labels, trainings and phonons of all rounds took, where trainings chose the labels",
+    )
 
 
 class ReportInputs(Document):
@@ -353,8 +357,12 @@ def _judge_trained(
         used = audited.train if one.n_train is None else audited.subsets[str(one.n_train)]
         if one.n_train is not None and used.n_frames < one.n_train:
             case.notes.append(f"{name}: {used.n_frames} labels, {one.n_train} were asked")
-        atoms = round(used.n_atoms / used.n_frames)
-        case.costs.append(costs.training_cost(f"train {case.subject.key} {name}", one.training, atoms))
+        if one.spent:
+            # sampling and labels are counted already
+            case.costs += [cost for cost in one.spent if cost.stage in {"train", "phonon"}]
+        else:
+            atoms = round(used.n_atoms / used.n_frames)
+            case.costs.append(costs.training_cost(f"train {case.subject.key} {name}", one.training, atoms))
         # the foundation's own errors, energies after the shift training used
         base = base.model_copy(update=_valid_errors(one.training.metrics["valid"].shifted))
         assert one.training.model is not None  # run_training always registers its model

@@ -37,7 +37,7 @@ class MaceBackend(Backend):
 
     architecture = "mace"
     plain_suffix = ".model"
-    abilities: frozenset[Ability] = frozenset({"heads", "low_rank", "atom_blocks", "float64_training"})
+    abilities: frozenset[Ability] = frozenset({"heads", "atom_blocks", "float64_training"})
 
     def atomic_numbers(self, model: Any) -> tuple[int, ...]:
         """Return the atomic numbers in the order of the element channels."""
@@ -158,27 +158,6 @@ class MaceBackend(Backend):
                 random = _rebuilt(model, heads, fresh=True)
             _take_last_head(made.readouts, random.readouts, len(heads))
         return made
-
-    def add_low_rank(self, model: Any, rank: int, alpha: float) -> None:
-        """Insert mace's LoRA layers.
-
-        mace adapts equivariant linear layers and the layers of the radial networks. The element-dependent skip
-        connections and the weights of the symmetric contractions have no matrix form to take a low-rank factor of; they
-        stay as they were.
-        """
-        try:
-            from mace.modules.lora import inject_lora
-        except ImportError as error:
-            raise ConfigurationError(
-                "Low-rank updates need mace-torch >= 0.3.15.", "Upgrade mace-torch or choose strategy delta."
-            ) from error
-        inject_lora(model, rank=rank, alpha=alpha)
-
-    def merge_low_rank(self, model: Any) -> Any:
-        """Fold low-rank updates into the weights: a plain model with identical predictions, changed in place."""
-        from mace.modules.lora import merge_lora_weights
-
-        return merge_lora_weights(model, inplace=True)
 
     def atoms_at_a_time(self, model: Any, batch: Batch, memory_gb: float) -> int | None:
         """Return how many atoms a block may hold for an exact curvature step to stay within memory, None: all."""
