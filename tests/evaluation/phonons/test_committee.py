@@ -52,13 +52,25 @@ def test_with_a_reference_errors_are_those_of_the_comparison(members):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])
-def test_an_interval_holds_one_more_value_as_often_as_it_says(count):
-    drawn = np.random.default_rng(0).normal(-3.0, 0.4, (1000, count + 1))
-    errors = np.exp(drawn)
-    held = [c.another_training(row[:-1], positive=True) for row in errors]
-    share = np.mean([one.low <= row[-1] <= one.high for one, row in zip(held, errors, strict=True)])
-    # a share of 1000 draws has a standard error of 0.013
-    assert share == pytest.approx(c.COVERAGE, abs=0.04)
+@pytest.mark.parametrize("spread", [None, 0.13])
+def test_an_interval_holds_one_more_value_as_often_as_it_says(count, spread):
+    """Of values of one spread; of errors where spreads vary as one value of experience says (inverse chi-squared)."""
+    rng = np.random.default_rng(0)
+    spreads = np.full(4000, 0.4) if spread is None else spread / np.sqrt(rng.chisquare(1, 4000))
+    drawn = rng.normal(-3.0, spreads[:, None], (4000, count + 1))
+    # errors below the least one would be lifted
+    drawn = drawn if spread is None else np.exp(drawn.clip(-13, 50))
+    held = [c.another_training(row[:-1], spread) for row in drawn]
+    share = np.mean([one.low <= row[-1] <= one.high for one, row in zip(held, drawn, strict=True)])
+    # a share of 4000 draws has a standard error of 0.006
+    assert share == pytest.approx(c.COVERAGE, abs=0.02)
+
+
+def test_two_trainings_that_agree_do_not_promise_a_third():
+    found = c.another_training([0.05, 0.05], 0.13)
+    assert found.high / 0.05 == pytest.approx(0.05 / found.low)
+    # Student's quantile of two degrees of freedom, 1.886, by the spread over the root of two and of 1 + 1/2
+    assert np.log(found.high / 0.05) == pytest.approx(1.8856 * 0.13 / np.sqrt(2) * np.sqrt(1.5), rel=1e-4)
 
 
 def test_what_is_no_committee(members):

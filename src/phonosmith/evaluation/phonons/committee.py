@@ -40,6 +40,8 @@ LEAST = 1e-6
 """What an error (THz) has at least where logarithms are taken."""
 MAE_FACTORS = (1.0, 6.9)
 """Phonon MAE of a member against the truth over the disagreement of its committee: lowest and highest to expect."""
+SEED_SPREAD = 0.13
+"""Standard deviation of the logarithm of the phonon MAE between trainings that differ by their seeds."""
 TRUTH_FACTOR = 7.4
 """Standard deviations of a committee around its mean within which the true highest frequency or entropy is."""
 
@@ -134,7 +136,7 @@ def committee_in_full(
         formula=anchor.formula,
         members=list(members),
         basis="reference" if errors else "disagreement",
-        mae_thz=another_training(errors, positive=True) if errors else error_behind(disagreement),
+        mae_thz=another_training(errors, SEED_SPREAD) if errors else error_behind(disagreement),
         omega_max_thz=spread(highest),
         entropy=spread(entropies),
         member_mae_thz=errors,
@@ -151,20 +153,27 @@ def committee_in_full(
     return CommitteePhonons(result, means, found, std)
 
 
-def another_training(values: Sequence[float] | ArrayLike, *, positive: bool = False) -> Interval:
+def another_training(values: Sequence[float] | ArrayLike, spread: float | None = None) -> Interval:
     """Return where one more value of the kind of some falls: Student's prediction interval.
 
-    ``positive``: the logarithms of the values are normally distributed, as those of errors are, not the values.
+    Parameters
+    ----------
+    spread
+        For values that are errors: their logarithms are normally distributed, with about this standard deviation
+        from experience, which counts as one value more. Two trainings that happen to agree then do not promise that a
+        third one will.
 
     >>> another_training([1.0, 1.0])
     Interval(low=1.0, high=1.0)
     """
     numbers = np.asarray(values, dtype=float)
-    numbers = np.log(np.maximum(numbers, LEAST)) if positive else numbers
-    count = len(numbers)
-    half = student.ppf((1 + COVERAGE) / 2, count - 1) * numbers.std(ddof=1) * np.sqrt(1 + 1 / count)
+    numbers = numbers if spread is None else np.log(np.maximum(numbers, LEAST))
+    count, freedom, variance = len(numbers), len(numbers) - 1, numbers.var(ddof=1)
+    if spread is not None:
+        variance, freedom = (freedom * variance + spread**2) / (freedom + 1), freedom + 1
+    half = student.ppf((1 + COVERAGE) / 2, freedom) * np.sqrt(variance * (1 + 1 / count))
     ends = [float(numbers.mean() + sign * half) for sign in (-1, 1)]
-    low, high = (float(np.exp(end)) for end in ends) if positive else ends
+    low, high = ends if spread is None else (float(np.exp(end)) for end in ends)
     return Interval(low=low, high=high)
 
 
