@@ -49,16 +49,17 @@ def test_the_rate_falls_with_the_width_of_the_model():
 
 def test_visits_shorten_the_training_of_large_sets_alone():
     """Ten steps of 24 atoms cost 10 x (24 + 16) = 400, so 8000 visits are 20 epochs; steps of two cells cost 320."""
-    spec = make_spec("phonosmith", visits=8000)
-    assert spec.for_cells([24] * 10).epochs == 20
-    assert make_spec("phonosmith", visits=8000, batch_size=2).for_cells([24] * 10).epochs == 25
-    assert spec.for_cells([8]).epochs == 200
-    assert spec.for_cells([10_000] * 3).epochs == 1
-    # once more changes nothing: the command and the assembly both do it
-    assert spec.for_cells([24] * 10).for_cells([24] * 10) == spec.for_cells([24] * 10)
+    spec = make_spec("phonosmith", visits=8000, lr_weights=1000)
+    assert spec.for_cells([24] * 10, 1000).epochs == 20
+    assert spec.model_copy(update={"batch_size": 2}).for_cells([24] * 10, 1000).epochs == 25
+    assert spec.for_cells([8], 1000).epochs == 200
+    assert spec.for_cells([10_000] * 3, 1000).epochs == 1
+    # a model twice as wide has four times the weights; a narrower one gains nothing from more
+    assert spec.for_cells([24] * 10, 4000).epochs == 10
+    assert spec.for_cells([24] * 10, 10).epochs == 20
     # epochs that were asked for are kept
-    assert make_spec("phonosmith", epochs=300).for_cells([10_000] * 3).epochs == 300
-    assert make_spec("transfer").for_cells([10_000] * 3).epochs == 200
+    assert make_spec("phonosmith", epochs=300).for_cells([10_000] * 3, 1000).epochs == 300
+    assert make_spec("transfer").for_cells([10_000] * 3, 1000).epochs == 200
 
 
 @pytest.mark.parametrize(

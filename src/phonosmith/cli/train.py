@@ -85,7 +85,6 @@ def train(
     from phonosmith.training.placement import asked_device
 
     labelled, checked = read_frames(train), read_frames(valid)
-    specs = {one: spec.for_cells([len(atoms) for atoms in labelled]) for one, spec in specs.items()}
     replayed = None if replay is None else read_frames(replay)
     target = None
     if curvature is not None:
@@ -133,7 +132,7 @@ def train(
         if alone:
             ((_, spec),) = specs.items()
             training = prepared(spec, seeds[0], out)
-            with epoch_reporter(spec, training.name, show=True) as report:
+            with epoch_reporter(training.assembly.spec, training.name, show=True) as report:
                 training.fitter.run(walltime=walltime, since=since, on_epoch=report)
             document, files = kept(training.result(), ref, out)
         else:
@@ -199,10 +198,16 @@ def _run_several(
     from phonosmith.training.packing import Outcome, Planned, SideBySide
 
     by_name = {member.label: member for member in members}
+    # how many epochs `visits` means is known once a training is ready
+    epochs = {member.label: specs[member.strategy].epochs for member in members}
 
     def plan(member: _Member) -> Planned:
-        spec = specs[member.strategy]
-        return Planned(member.label, lambda: prepared(spec, member.seed, member.folder), walltime)
+        def ready() -> Training:
+            training = prepared(specs[member.strategy], member.seed, member.folder)
+            epochs[member.label] = training.assembly.spec.epochs
+            return training
+
+        return Planned(member.label, ready, walltime)
 
     def keep(outcome: Outcome) -> None:
         member = by_name[outcome.planned.name]
@@ -213,10 +218,11 @@ def _run_several(
             if isinstance(outcome.error, PhonosmithError):
                 member.error, member.advice = outcome.error.message, outcome.error.advice
 
-    total = sum(specs[member.strategy].epochs for member in members)
-    with progress_bar("train", total) as move:
+    with progress_bar("train", sum(epochs.values())) as move:
         done = itertools.count(1)
-        pack = SideBySide(on_epoch=lambda planned, _: move(next(done), total, planned.name), on_end=keep)
+        pack = SideBySide(
+            on_epoch=lambda planned, _: move(next(done), sum(epochs.values()), planned.name), on_end=keep
+        )
         pack.run([plan(member) for member in members], since=since)
 
 

@@ -135,6 +135,11 @@ class Groundwork:
         return self.once(key, lambda: predicted(self.backend, self.judge(base, device), graphs))
 
 
+def n_weights(model: torch.nn.Module) -> int:
+    """Return the number of weights of a model."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def placed(model: torch.nn.Module, device: str) -> torch.nn.Module:
     """Return a model on a device: itself on the CPU, else a copy."""
     return model if device == "cpu" else copy.deepcopy(model).to(device)
@@ -307,7 +312,6 @@ def assemble(
     foundation's own. By default it is the CPU.
     """
     ground = foundation if isinstance(foundation, Groundwork) else Groundwork(foundation)
-    spec = spec.for_cells([len(atoms) for atoms in train])
     backend, module = ground.backend, ground.potential.model
     _require_abilities(backend, module, spec)
     frames: dict[str, Sequence[Atoms]] = {"train": train, "valid": valid}
@@ -320,6 +324,7 @@ def assemble(
     present = tuple(sorted({int(number) for atoms in everything for number in atoms.numbers}))
 
     base = ground.base(present, min(train, key=len), prune=spec.prune)
+    spec = spec.for_cells([len(atoms) for atoms in train], n_weights(base.model))
     numbers, own = base.numbers, base.energies
 
     def graphs_of(split: str, labelled: Sequence[Labels], e0: Array) -> list[LabelledGraph]:
@@ -350,7 +355,7 @@ def assemble(
         targets=taught,
         judged=judged,
         seed=seed,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        n_parameters=n_weights(module),
         e0_shift={},
         replay_labels="",
         digests=digests,

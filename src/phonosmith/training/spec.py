@@ -132,7 +132,8 @@ class TrainSpec(Document):
         None,
         ge=1,
         description="fewer epochs where the training set is large: as many as visit about so many atoms, a step "
-        f"counting for {STEP_ATOMS} more",
+        f"counting for {STEP_ATOMS} more; for a model of more than lr_weights weights, which takes longer, fewer by the "
+        "square root of their number",
     )
     batch_size: int = Field(4, ge=1, description="structures per step")
     clip_norm: float | None = Field(10.0, gt=0, description="largest norm of the gradient (None: no clipping)")
@@ -190,18 +191,21 @@ class TrainSpec(Document):
             raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
-    def for_cells(self, sizes: Sequence[int]) -> TrainSpec:
-        """Return the same with the epochs that ``visits`` leaves for training structures of these numbers of atoms."""
+    def for_cells(self, sizes: Sequence[int], n_weights: int) -> TrainSpec:
+        """Return the same with the epochs that ``visits`` leaves for cells of these numbers of atoms and a model."""
         if self.visits is None or not sizes:
             return self
         cost = sum(sizes) + STEP_ATOMS * -(-len(sizes) // self.batch_size)
-        return self.model_copy(update={"epochs": min(self.epochs, max(1, round(self.visits / cost)))})
+        visits = self.visits * min(1.0, self._narrower(n_weights))
+        return self.model_copy(update={"epochs": min(self.epochs, max(1, round(visits / cost)))})
 
     def rate(self, n_weights: int) -> float:
         """Return the largest learning rate for a number of trained weights."""
-        if self.lr_weights is None:
-            return self.lr
-        return self.lr * min(MOST_RATE, math.sqrt(self.lr_weights / n_weights))
+        return self.lr * min(MOST_RATE, self._narrower(n_weights))
+
+    def _narrower(self, n_weights: int) -> float:
+        """Return how much narrower a model of so many weights is than the one that settings are for, by its width."""
+        return 1.0 if self.lr_weights is None else math.sqrt(self.lr_weights / n_weights)
 
     @property
     def uses_replay(self) -> bool:
