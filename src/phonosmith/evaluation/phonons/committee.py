@@ -38,11 +38,11 @@ COVERAGE = 0.8
 """Share of cases in which an interval is meant to hold."""
 LEAST = 1e-6
 """What an error (THz) has at least where logarithms are taken."""
-MAE_FACTORS = (1.0, 6.9)
+MAE_FACTORS = (1.2, 5.5)
 """Phonon MAE of a member against the truth over the disagreement of its committee: lowest and highest to expect."""
-SEED_SPREAD = 0.13
+SEED_SPREAD = 0.12
 """Standard deviation of the logarithm of the phonon MAE between trainings that differ by their seeds."""
-TRUTH_FACTOR = 7.4
+TRUTH_FACTOR = 4.3
 """Standard deviations of a committee around its mean within which the true highest frequency or entropy is."""
 
 
