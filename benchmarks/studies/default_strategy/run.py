@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--materials", nargs="*", default=[], help="names of files without suffix; all by default")
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
-    parser.add_argument("--visits", type=int, default=60_000, help="cost of a training")
+    parser.add_argument("--visits", type=int, default=120_000, help="cost of a training")
     parser.add_argument("--mesh", type=int, default=12)
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
