@@ -209,7 +209,7 @@ def test_blocks_fresh_start_and_atomic_energies(potential):
 
 
 def test_abilities_that_lack_are_refused_by_name(potential):
-    for ability in ("heads", "atom_blocks"):
+    for ability in ("heads", "low_rank", "atom_blocks"):
         if ability not in potential.backend.abilities:
             with pytest.raises(ConfigurationError, match=potential.architecture):
                 require_ability(potential.backend, ability, "strategy multihead")

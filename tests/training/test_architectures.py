@@ -77,7 +77,8 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize(
-    "strategy", [name if name in {"multihead", "lora"} else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES]
+    "strategy",
+    [name if name in {"multihead", "lora"} else pytest.param(name, marks=pytest.mark.slow) for name in STRATEGIES],
 )
 def test_every_applicable_strategy_improves(foundation, truth, strategy, tmp_path):
     """And its model comes back from the store and from its plain file; others say what they are not possible with."""

@@ -249,7 +249,9 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=60)
     parser.add_argument(
-        "--visits", type=int, help="instead of epochs: the same cost for all (atoms, and 16 for a step), cosine schedule"
+        "--visits",
+        type=int,
+        help="instead of epochs: one cost for all (atoms, and 16 for a step), cosine schedule",
     )
     parser.add_argument("--displacement", type=float, default=0.03, help="mean length, Å")
     parser.add_argument("--most-atoms", type=int, default=10_000, help="of a training cell")

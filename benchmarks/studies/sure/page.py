@@ -120,8 +120,8 @@ def page(rows):
     lines += [
         "",
         "With the reference known: the MAE of a third seed within the interval (Student, logarithms) of the others:",
-        f"{share(one_more(rows))}. Their spread counts together with that of the other crystals, {usual_spread(rows):.2f} over all;",
-        "two seeds that happen to agree promised too much without it (8 of 12 on the first four crystals).",
+        f"{share(one_more(rows))}. Their spread counts together with that of the other crystals,",
+        f"{usual_spread(rows):.2f} over all; two seeds that happen to agree promised too much without it (8 of 12 on the first four crystals).",
         "",
         "| crystal | foundation | first member | disagreement, jackknife | disagreement, seeds | seeds |",
         "|---|---:|---:|---:|---:|---|",

@@ -220,9 +220,7 @@ def _run_several(
 
     with progress_bar("train", sum(epochs.values())) as move:
         done = itertools.count(1)
-        pack = SideBySide(
-            on_epoch=lambda planned, _: move(next(done), sum(epochs.values()), planned.name), on_end=keep
-        )
+        pack = SideBySide(on_epoch=lambda planned, _: move(next(done), sum(epochs.values()), planned.name), on_end=keep)
         pack.run([plan(member) for member in members], since=since)
 
 

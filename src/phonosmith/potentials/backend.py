@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
 
-Ability = Literal["heads", "atom_blocks", "float64_training"]
-"""heads: several readouts on one trunk; atom_blocks: layers evaluated a few atoms at a time."""
+Ability = Literal["heads", "low_rank", "atom_blocks", "float64_training"]
+"""heads: several readouts on one trunk; low_rank: LoRA layers; atom_blocks: layers evaluated a few atoms at a time."""
 DEFAULT_HEAD = "Default"
 DecayRule = Literal["all", "linear", "interactions"]
 """Which weights decay: all (but what an architecture spares), those of linear layers, or as ``optimizer=mace`` says."""
@@ -169,22 +169,13 @@ class Backend(ABC):
         """
         raise _lacking(self, f"A model with {len(heads)} heads")
 
-    def add_low_rank(self, model: torch.nn.Module, rank: int, alpha: float) -> None:
-        """Insert mace's LoRA layers, the only ones that stay trainable.
+    def add_low_rank(self, model: torch.nn.Module, rank: int, alpha: float) -> None:  # noqa: ARG002
+        """Insert low-rank layers, the only ones that stay trainable (ability ``low_rank``)."""
+        raise _lacking(self, "A low-rank update")
 
-        They go to equivariant and plain linear layers and to those of radial networks. What has no matrix to take a
-        low-rank factor of (MACE's skip connections and symmetric contractions) stays as it was.
-        """
-        from mace.modules.lora import inject_lora
-
-        inject_lora(model, rank=rank, alpha=alpha)
-
-    def merge_low_rank(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Fold low-rank layers into the weights: a plain model with identical predictions, changed in place."""
-        from mace.modules.lora import merge_lora_weights
-
-        merged: torch.nn.Module = merge_lora_weights(model, inplace=True)
-        return merged
+    def merge_low_rank(self, model: torch.nn.Module) -> torch.nn.Module:  # noqa: ARG002
+        """Fold low-rank layers into plain weights (ability ``low_rank``)."""
+        raise _lacking(self, "A low-rank update")
 
     def atoms_at_a_time(self, model: torch.nn.Module, batch: Batch, memory_gb: float) -> int | None:  # noqa: ARG002
         """Return how many atoms fit into memory for an exact curvature step, None: all (ability ``atom_blocks``)."""

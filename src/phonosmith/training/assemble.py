@@ -441,6 +441,8 @@ def _require_abilities(backend: Backend, model: torch.nn.Module, spec: TrainSpec
     """Refuse a strategy that means nothing for this architecture, or that leaves nothing to train."""
     if spec.replay == "head":
         require_ability(backend, "heads", "replay=head (strategy multihead)")
+    if spec.anchor == "low_rank":
+        require_ability(backend, "low_rank", "anchor=low_rank (strategy lora)")
     if spec.dtype == "float64":
         require_ability(backend, "float64_training", "dtype=float64")
     if spec.optimizer == "mace":

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from phonosmith.core.artefacts import write_atomic
-from phonosmith.core.errors import ConfigurationError, PotentialError
+from phonosmith.core.errors import PotentialError
 from phonosmith.core.hashing import digest_bytes
 from phonosmith.potentials.backend import DEFAULT_HEAD, Ability, Backend, DecayRule, FreshStart, Predictions
 from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
@@ -23,6 +23,7 @@ from phonosmith.potentials.mace.files import plain_bytes, register_model, unpack
 from phonosmith.potentials.mace.imports import import_mace
 from phonosmith.potentials.mace.inputs import model_inputs
 from phonosmith.potentials.mace.lammps import lammps_bytes
+from phonosmith.potentials.mace.low_rank import LowRank
 from phonosmith.potentials.mace.pairs import directed_pairs, shared_pairs
 from phonosmith.potentials.mace.prune import prune_model
 
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
     from phonosmith.potentials.graphs import Batch
 
 
-class MaceBackend(Backend):
+class MaceBackend(LowRank, Backend):
     """Functions over ``MACE`` and ``ScaleShiftMACE`` modules."""
 
     architecture = "mace"
     plain_suffix = ".model"
-    abilities: frozenset[Ability] = frozenset({"heads", "atom_blocks", "float64_training"})
+    abilities: frozenset[Ability] = frozenset({"heads", "low_rank", "atom_blocks", "float64_training"})
 
     def atomic_numbers(self, model: Any) -> tuple[int, ...]:
         """Return the atomic numbers in the order of the element channels."""

@@ -10,20 +10,22 @@ import torch
 from phonosmith.potentials.e3nn_eager import default_dtype, product_bytes
 from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
 from phonosmith.potentials.graphs import numpy64
+from phonosmith.potentials.mace.low_rank import LowRank
 from phonosmith.potentials.nequix.files import build_model, keep, read_model, write_model
 
 if TYPE_CHECKING:
-    from phonosmith.potentials.backend import DecayRule, FreshStart
+    from phonosmith.potentials.backend import Ability, DecayRule, FreshStart
     from phonosmith.potentials.base import Array
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
 
 
-class NequixBackend(EdgeBackend):
+class NequixBackend(LowRank, EdgeBackend):
     """Functions over ``NequixTorch``."""
 
     architecture = "nequix"
     plain_suffix = ".nqx"
+    abilities: frozenset[Ability] = frozenset({"low_rank", "float64_training"})
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the module; its edges point the other way, its constants take the default precision."""

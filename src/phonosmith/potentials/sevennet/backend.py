@@ -11,10 +11,11 @@ from phonosmith.potentials.container import probe_energies, store_model
 from phonosmith.potentials.e3nn_eager import product_bytes
 from phonosmith.potentials.edge_backend import EdgeBackend, element_rows
 from phonosmith.potentials.graphs import numpy64
+from phonosmith.potentials.mace.low_rank import LowRank
 from phonosmith.potentials.sevennet.files import build_model, checkpoint_bytes, pack_model, unpack_model, weights
 
 if TYPE_CHECKING:
-    from phonosmith.potentials.backend import FreshStart
+    from phonosmith.potentials.backend import Ability, FreshStart
     from phonosmith.potentials.base import Array
     from phonosmith.potentials.documents import PotentialRef
     from phonosmith.potentials.graphs import Batch
@@ -24,11 +25,12 @@ _ONE_HOT = ("onehot_idx_to_onehot", "one_hot_modality")
 _RESCALE = "rescale_atomic_energy"
 
 
-class SevenNetBackend(EdgeBackend):
+class SevenNetBackend(LowRank, EdgeBackend):
     """Functions over ``AtomGraphSequential``."""
 
     architecture = "sevennet"
     plain_suffix = ".pth"
+    abilities: frozenset[Ability] = frozenset({"low_rank", "float64_training"})
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
         """Run the modules up to the atomic energies before their shift, scaled."""
