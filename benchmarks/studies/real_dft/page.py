@@ -192,6 +192,11 @@ def main():
             f"a MACE distilled from {foundation['teacher']} for {len(foundation['crystals'])} crystals together "
             f"({foundation['n_train']} cells, {foundation['forces_mae_mev_per_angstrom']:.0f} meV/Å from its teacher)"
         )
+    length = f"{settings['epochs']} epochs"
+    if settings.get("visits"):
+        length = (
+            f"as long as {settings['visits']:,} visits (atoms, and 16 for a step) take, for all strategies"
+        )
     trained = [row for found in materials.values() for row in found["rows"] if "n_train" in row]
     unstable = lowest_rows(materials)
     print(f"""# Fine-tuning on real DFT force constants
@@ -201,7 +206,7 @@ PBE phonon calculations. Foundation: {taught}.
 `mace_mp_0b3`, where it is listed, are published phonons of that foundation for the same supercells, not a potential
 evaluated here. One fine-tuning per material and seed: {trained[0]["n_train"]} cells
 labelled by the harmonic energy of the DFT force constants, of at most the size of a supercell with edges of
-{settings["min_length"]:g} Å, {settings["epochs"]} epochs.
+{settings["min_length"]:g} Å, {length}.
 Every potential relaxes the crystal itself; phonons in the full supercell of the calculation, {settings["mesh"]}³ mesh.
 
 ## Over materials
