@@ -229,10 +229,12 @@ def test_published_figures_with_primitive_vectors_that_differ(shared):
 
 
 @pytest.mark.slow
-def test_every_published_material(shared):
-    for material in sorted(published_rows(shared)):
-        if material != "mp-2201":
-            check_material(shared, material)
+@pytest.mark.parametrize("third", range(3))
+def test_published_materials(shared, third):
+    """Every other one, and those with exceptions: all 31 take six minutes."""
+    names = sorted({*sorted(published_rows(shared))[::2], *(name for name, _ in EXCEPTIONS)} - {"mp-2201"})
+    for material in names[third::3]:
+        check_material(shared, material)
 
 
 @pytest.mark.slow
