@@ -194,9 +194,7 @@ def main():
         )
     length = f"{settings['epochs']} epochs"
     if settings.get("visits"):
-        length = (
-            f"as long as {settings['visits']:,} visits (atoms, and 16 for a step) take, for all strategies"
-        )
+        length = f"as long as {settings['visits']:,} visits (atoms, and 16 for a step) take, for all strategies"
     trained = [row for found in materials.values() for row in found["rows"] if "n_train" in row]
     unstable = lowest_rows(materials)
     print(f"""# Fine-tuning on real DFT force constants
