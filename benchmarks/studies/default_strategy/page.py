@@ -64,6 +64,8 @@ def left_out(crystals, columns):
     """Return for each crystal the column that the others choose, and the gain it gives."""
     both = {name: one for name, one in crystals.items() if all(column in one for column in columns)}
     rows = []
+    if len(both) < 3:
+        return rows
     for name, one in both.items():
         others = [other for key, other in both.items() if key != name]
         shares = {c: np.median([error(o[c]) / error(o["foundation", None]) for o in others]) for c in columns}
