@@ -26,7 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real_dft"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
-from run import chosen_files, compare, opened
+from run import chosen_files, compare, of_cost, opened
 
 FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000, "stress_at_rest_alone": True}
 FORMER = {"lr": 0.01, "forces_weight": 100.0, "stress_weight": 1000.0}  # a rate that is named is that of every model
@@ -63,8 +63,7 @@ def trained(truth, ground, variant, visits, seed, workdir):
         for atoms in data.train + data.valid:
             if atoms.get_forces().any():
                 atoms.calc.results.pop("stress", None)
-    # more epochs than can be visited, so that all variants cost the same
-    spec = make_spec(strategy, **settings).model_copy(update={"epochs": 100_000, "visits": visits})
+    spec = of_cost(make_spec(strategy, **settings), visits, data.train)
     begin = time.process_time()
     training = prepare(ground, data.train, data.valid, spec, seed=seed, workdir=workdir)
     training.fitter.run()

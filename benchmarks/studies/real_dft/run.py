@@ -69,6 +69,13 @@ def opened(foundation):
     return potential, json.loads(record.read_text()) if record.is_file() else path.name
 
 
+def of_cost(spec, visits, frames):
+    """Return the same with the epochs that take so many visits, whatever the strategy and the model."""
+    counted = spec.model_copy(update={"epochs": 100_000, "visits": visits, "lr_weights": None})
+    epochs = counted.for_cells([len(atoms) for atoms in frames], 1).epochs
+    return spec.model_copy(update={"epochs": epochs, "visits": None})
+
+
 def compare(truth, potential, mesh):
     """Return the phonon comparison of a potential in its own relaxed cell, as a row."""
     from phonosmith.evaluation.phonons.comparison import compare_phonons
@@ -152,13 +159,13 @@ def material(path, work, arguments, foundation):
             def train(name=name, seed=seed):
                 preset, changes = STRATEGIES[name]
                 spec = make_spec(preset, **{"epochs": arguments.epochs} | changes)
-                if arguments.visits is not None:
-                    equal = {"visits": arguments.visits, "epochs": 100_000, "schedule": "cosine", "patience": None}
-                    spec = make_spec(preset, **changes).model_copy(update=equal)
                 data = dataset_from_phonons(
                     truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed,
                     displacement=arguments.displacement, most_atoms=arguments.most_atoms,
                 )  # fmt: skip
+                if arguments.visits is not None:
+                    spec = of_cost(spec, arguments.visits, data.train)
+                    spec = spec.model_copy(update={"schedule": "cosine", "patience": None})
                 result = fine_tune(
                     foundation, data.train, data.valid, spec, seed=seed,
                     curvature=data.phonon if spec.uses_curvature else None,
