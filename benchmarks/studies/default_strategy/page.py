@@ -95,7 +95,8 @@ def main():
             differences = [error(o[first]) - error(o[other]) for o in crystals.values() if first in o and other in o]
             if len(differences) > 1:
                 print(paired(names[first], names[other], differences))
-        if others and (chosen := left_out(crystals, [first, *others])):
+        compared = [c for c in (first, *others) if sum(c in one for one in crystals.values()) >= 3]
+        if len(compared) > 1 and (chosen := left_out(crystals, compared)):
             print("\n" + table(["left out", "chosen by the others", "phonon MAE, THz", "gain"], chosen), "\n")
 
 
