@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 from scipy.stats import wilcoxon
 
@@ -30,3 +32,25 @@ def paired(first, second, differences, unit="THz"):
     if len(differences) > 5:  # below that no outcome is significant
         text += f" (Wilcoxon's signed-rank test, two-sided: p = {wilcoxon(differences).pvalue:.3f})"
     return text + "."
+
+
+def beside_published(found, cell):
+    """Return medians from worst to best beside the published ones, THz, and in how many pairs the orders agree."""
+    from phonosmith.analysis.published import grandel2026
+
+    published = grandel2026().phonon_mae
+    # the paper prints the foundation once: it does not depend on the cells of the labels
+    theirs = {"foundation": published["large"]["foundation"], **published[cell]}
+    theirs = {name: pair[0] for name, pair in theirs.items() if name in found}
+    pairs = [pair for pair in combinations(theirs, 2) if theirs[pair[0]] != theirs[pair[1]]]
+    same = sum((theirs[one] > theirs[other]) == (found[one] > found[other]) for one, other in pairs)
+    return (
+        f"{_sorted(found)}. Published: {_sorted(theirs)}. "
+        f"{same} of {len(pairs)} pairs of potentials stand in the same order."
+    )
+
+
+def _sorted(found):
+    """Return names and medians from worst to best, as text."""
+    names = sorted(found, key=found.get, reverse=True)
+    return " > ".join(f"{name} {found[name]:.3g}" for name in names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import combinations
 from statistics import median
+
+from study_tables import beside_published
 
 PAIRS = (("delta+pft", "delta"), ("delta", "transfer"), ("freeze1", "transfer"))
 SHOWN = ("table1_phonon_mae", "table2_phonon_errors", "table3_stability", "paired_tests_phonon", "verdicts")
@@ -25,26 +26,12 @@ def by_strategy(document, cell, materials=None):
 
 def order(document, cell):
     """Return one sentence: the order found, the published one, and in how many pairs they agree."""
-    from phonosmith.analysis.published import grandel2026
-
     values = by_strategy(document, cell)
     found = {strategy: median(one.values()) for strategy, one in values.items()}
-    published = grandel2026().phonon_mae
-    # the paper prints the foundation once: it does not depend on the cells of the labels
-    theirs = {"foundation": published["large"]["foundation"], **published[cell]}
-    theirs = {name: pair[0] for name, pair in theirs.items() if name in found}
-    pairs = [pair for pair in combinations(theirs, 2) if theirs[pair[0]] != theirs[pair[1]]]
-    same = sum((theirs[one] > theirs[other]) == (found[one] > found[other]) for one, other in pairs)
     return (
-        f"- {cell} cells, {len(values['foundation'])} materials, median phonon MAE in THz: {_sorted(found)}. "
-        f"Published: {_sorted(theirs)}. {same} of {len(pairs)} pairs of potentials stand in the same order."
+        f"- {cell} cells, {len(values['foundation'])} materials, median phonon MAE in THz: "
+        f"{beside_published(found, cell)}"
     )
-
-
-def _sorted(found):
-    """Return names and medians from worst to best, as text."""
-    names = sorted(found, key=found.get, reverse=True)
-    return " > ".join(f"{name} {found[name]:.3g}" for name in names)
 
 
 def sizes(document, cells):

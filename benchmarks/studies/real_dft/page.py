@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from study_tables import interval, paired, table
+from study_tables import beside_published, interval, paired, table
 
 ERRORS = {
     "omega_max_error_percent": "abs. ω_max error, %",
@@ -141,11 +141,7 @@ def order(materials):
     names = dict.fromkeys(row["strategy"] for found in materials.values() for row in found["rows"])
     errors = {name: [mean(found, name, "phonon_mae_thz") for found in materials.values()] for name in names}
     medians = {name: float(np.median(values)) for name, values in errors.items() if None not in values}
-    ordered = sorted(medians, key=medians.__getitem__, reverse=True)
-    return (
-        f"Medians in order: {' > '.join(f'{name} {medians[name]:.3f}' for name in ordered)}. Published, small cells "
-        "(arXiv:2604.01017): foundation 0.27 > scratch 0.25 > multihead 0.12 > transfer 0.09 > delta 0.07."
-    )
+    return f"Median phonon MAE in THz: {beside_published(medians, 'small')}"
 
 
 def unfinished(trained):
