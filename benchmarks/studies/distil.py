@@ -26,10 +26,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "training"))
 from distilled import cached, cached_frames, untrained
 from presets import label_all
 
-__all__ = ["cached", "crystals", "distil", "prototype"]
+__all__ = ["cached", "crystals", "distil", "known", "prototype"]
 
 RATTLES = (0.02, 0.06, 0.12, 0.25)
 """Mean displacements, Å, in turn."""
+
+
+def known(foundation):
+    """Return the identity of a foundation, given by name or file, and what is known about it.
+
+    Of a file that is what :func:`distil` wrote beside it; a file is the caller's own choice, so it is opened.
+    """
+    from phonosmith.potentials.registry import import_file, resolve
+
+    path = Path(foundation)
+    if not path.is_file():
+        return resolve(str(foundation)), str(foundation)
+    record = path.with_suffix(".json")
+    described = json.loads(record.read_text()) if record.is_file() else path.name
+    return import_file(path, name=path.stem, trust=True), described
 
 
 def prototype(entry):

@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from distil import distil, prototype
+from distil import distil, known, prototype
 
 STRATEGIES = ("scratch", "transfer", "freeze1", "multihead", "delta", "delta+pft")
 KEPT = (
@@ -63,8 +63,6 @@ def campaign(arguments, foundation, names):
 
 def run(arguments):
     """Write and run the campaign; return its folder."""
-    from phonosmith.potentials.registry import import_file
-
     table = json.loads(arguments.table.read_text())
     names = arguments.materials or list(table)
     unknown = [name for name in names if name not in table]
@@ -80,8 +78,7 @@ def run(arguments):
     if arguments.teacher is not None:
         distil(work / "foundation", arguments.teacher, structures)
         arguments.replay = arguments.replay or work / "foundation" / "teaching.xyz"
-    # written by distil.py, or the caller's own choice
-    foundation = import_file(arguments.foundation, name=arguments.foundation.stem, trust=True)
+    foundation, _ = known(arguments.foundation)
     path = work / "campaign.yaml"
     path.write_text(yaml.safe_dump(campaign(arguments, foundation.sha256, names), sort_keys=False))
     program = [sys.executable, "-c", "from phonosmith.cli.main import main; main()"]
@@ -106,18 +103,17 @@ def results(folder, arguments):
     costs = found.costs.groupby(["stage"])[["wall_seconds", "n_calculations"]].sum()
     cells = sorted(set(found.potentials["cell"]) - {""})
     tables = {cell: campaign_tables(store, cell=cell).tables for cell in cells}
-    distillation = arguments.foundation.with_suffix(".json")
-    taught = json.loads(distillation.read_text()) if distillation.is_file() else arguments.foundation.name
+    _, described = known(arguments.foundation)
     settings = yaml.safe_load((arguments.work / "campaign.yaml").read_text())
     settings["training"].setdefault("multihead", {"replay_size": arguments.replay_size})
     document = {
         "reference": arguments.reference.stem,
-        "foundation": taught,
+        "foundation": described,
         "foundation_identity": str(found.potentials["foundation"].iloc[0]),
         "settings": settings
         # the file holds what was asked last, the rows everything that was asked
         | dict.fromkeys(("materials", "replay", "engine", "strategies", "cells", "seeds"))
-        | {"foundations": [arguments.foundation.name]},
+        | {"foundations": [Path(arguments.foundation).name]},
         "materials": {row["material"]: row for row in systems},
         "rows": rows,
         "failures": json.loads(found.failures.to_json(orient="records")),
@@ -133,7 +129,7 @@ def main() -> None:
     parser.add_argument("--materials", nargs="*", default=[], help="entries of the table; all by default")
     parser.add_argument("--reference", type=Path, required=True, help="potential that plays DFT")
     either = parser.add_mutually_exclusive_group(required=True)
-    either.add_argument("--foundation", type=Path, help="MACE file to fine-tune; foundation.json beside it is quoted")
+    either.add_argument("--foundation", help="name or file of the potential to fine-tune; a .json beside it is quoted")
     either.add_argument("--teacher", type=Path, help="nequix-*.nqx to distil a foundation from")
     parser.add_argument("--replay", type=Path, help="replay structures (extended XYZ)")
     parser.add_argument("--work", type=Path, required=True)

@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from distil import cached, crystals, distil
+from distil import cached, crystals, distil, known
 
 COMMON = {"batch_size": 1}
 CURVATURE = {"curvature_mode": "alternate", "cotrain_steps": 4, "curvature_sampling": "irreducible"}
@@ -58,15 +58,10 @@ STRATEGIES = {
 
 def opened(foundation):
     """Return the potential and what is known about it."""
-    from phonosmith.potentials.registry import import_file, load
+    from phonosmith.potentials.registry import load
 
-    path = Path(foundation)
-    if not path.is_file():
-        return load(str(foundation), dtype="float64"), str(foundation)
-    # written by distil.py, or the caller's own choice
-    potential = load(import_file(path, name=path.stem, trust=True), dtype="float64")
-    record = path.with_suffix(".json")
-    return potential, json.loads(record.read_text()) if record.is_file() else path.name
+    reference, described = known(foundation)
+    return load(reference, dtype="float64"), described
 
 
 def of_cost(spec, visits, frames):
