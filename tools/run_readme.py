@@ -2,9 +2,10 @@
 
     python tools/run_readme.py [--python PYTHON | --venv FOLDER]
 
-Blocks marked ``sh`` are run line by line in the repository's folder, blocks marked ``python`` as scripts. Without
-``--python`` a fresh virtual environment is made first. ``demo-out``, which the README's first command leaves, is used
-when it is there; lines that need it are listed as skipped otherwise.
+Blocks marked ``sh`` are run line by line in the repository's folder. Without ``--python`` a fresh virtual environment
+is made first, and blocks marked ``python`` are run in it as scripts; in one that is there tests/test_readme.py does.
+``demo-out``, which the README's first command leaves, is used when it is there; lines that need it are listed as
+skipped otherwise.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> int:
                 print(f"skipped (make demo first): {line}")
                 continue
             failed += run(["bash", "-c", line], line, ROOT, environment)
-        for number, code in enumerate(blocks(text, "python")):
+        for number, code in enumerate(blocks(text, "python") if arguments.python is None else ()):
             script = work / f"example{number}.py"
             script.write_text(code, encoding="utf-8")
             failed += run([str(binaries / "python"), str(script)], f"python example {number}", work, environment)

@@ -72,6 +72,8 @@ class Backend(ABC):
     plain_suffix: str
     """Ending of the file that the rest of the world reads, e.g. ``.model``."""
     abilities: frozenset[Ability] = frozenset({"float64_training"})
+    rate_factor: float = 1.0
+    """What the rate that suits a number of weights is multiplied by for this architecture."""
 
     # what a module is
 

@@ -118,7 +118,8 @@ class TrainSpec(Document):
         None,
         ge=1,
         description="number of trained weights for which the rate is lr: it falls with the square root of their number "
-        f"(that is, with the width of the model), and is at most {MOST_RATE:g} lr; none: lr for every model",
+        f"(that is, with the width of the model), and is at most {MOST_RATE:g} lr, less for an architecture that wants "
+        "less; none: lr for every model",
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay (towards zero)")
     decay: Literal["all", "linear"] = Field("all", description="which weights decay: all, or those of linear layers")
@@ -199,9 +200,9 @@ class TrainSpec(Document):
         visits = self.visits * min(1.0, self._narrower(n_weights))
         return self.model_copy(update={"epochs": min(self.epochs, max(1, round(visits / cost)))})
 
-    def rate(self, n_weights: int) -> float:
-        """Return the largest learning rate for a number of trained weights."""
-        return self.lr * min(MOST_RATE, self._narrower(n_weights))
+    def rate(self, n_weights: int, factor: float = 1.0) -> float:
+        """Return the largest learning rate for a number of trained weights, by the factor of their architecture."""
+        return self.lr if self.lr_weights is None else self.lr * min(MOST_RATE, self._narrower(n_weights)) * factor
 
     def _narrower(self, n_weights: int) -> float:
         """Return how much narrower a model of so many weights is than the one that settings are for, by its width."""

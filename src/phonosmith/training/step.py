@@ -68,7 +68,8 @@ class Step:
             for decays, decay in ((True, spec.weight_decay), (False, 0.0))
             if (some := [p for name, p in parameters if backend.decays(model, name, spec.decay_rule) == decays])
         ]
-        amsgrad, rate = spec.optimizer == "mace", spec.rate(sum(one.numel() for one in self.parameters))
+        amsgrad = spec.optimizer == "mace"
+        rate = spec.rate(sum(one.numel() for one in self.parameters), backend.rate_factor)
         self.rates: list[torch.Tensor] = []
         if recordable:
             on_gpu = self.device.type == "cuda"
