@@ -60,6 +60,25 @@ def test_the_optimizer_of_mace(tiny_model, first):
     assert len(plain.optimizer.param_groups) == 1
 
 
+def test_the_rate_is_that_of_width_and_architecture(tiny_model):
+    class Nervous(MaceBackend):
+        rate_factor = 0.25
+
+    module = tiny_model()
+    parameters = select_trainable(BACKEND, module, make_spec("transfer"))
+    count = sum(value.numel() for _, value in parameters)
+
+    def rate(backend, spec):
+        return Step(backend, module, parameters, spec).optimizer.param_groups[0]["lr"]
+
+    spec = make_spec("phonosmith").model_copy(update={"lr": 0.004, "lr_weights": count // 4})
+    # twice as wide as the model the rate is for
+    assert rate(BACKEND, spec) == pytest.approx(0.002, rel=1e-3)
+    assert rate(Nervous(), spec) == pytest.approx(0.0005, rel=1e-3)
+    # published rates are taken as they are
+    assert rate(Nervous(), make_spec("transfer")) == 0.01
+
+
 def test_decay_of_linear_weights_spares_the_contractions(tiny_model):
     module = tiny_model()
     parameters = select_trainable(BACKEND, module, make_spec("pft"))

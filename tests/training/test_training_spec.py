@@ -43,8 +43,10 @@ def test_the_rate_falls_with_the_width_of_the_model():
     # a toy is not trained at a rate that was never tried
     assert spec.rate(10) == pytest.approx(0.016)
     # a rate that was asked for is taken
-    assert make_spec("phonosmith", lr=0.003).rate(10) == 0.003
-    assert make_spec("transfer").rate(10) == 0.01
+    assert make_spec("phonosmith", lr=0.003).rate(10, 0.25) == 0.003
+    assert make_spec("transfer").rate(10, 0.25) == 0.01
+    # an architecture that wants a quarter of it
+    assert spec.rate(4000, 0.25) == pytest.approx(0.001)
 
 
 def test_visits_shorten_the_training_of_large_sets_alone():

@@ -9,7 +9,7 @@ which labels and which settings differ. Truth and evaluation are those of ``../r
 counts it (atoms, and 16 for a step), the same for all; the measured processor time stands beside it.
 
 Every stage is kept in FOLDER; a second run goes on where the first one stopped, and several may share FOLDER as long
-as their ``--materials`` differ.
+as their ``--materials`` differ: ``--workers 2`` runs two at once, ``--device cuda`` on a GPU.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "real_dft"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached
+from pool import add_options, side_by_side
 from run import chosen_files, compare, of_cost, opened
 
 FORMER_LABELS = {"n_train": 8, "n_valid": 3, "displacement": 0.03, "most_atoms": 10_000, "stress_at_rest_alone": True}
@@ -37,6 +38,9 @@ VARIANTS = {
     "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
     "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
     "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
+    "lr 0.002": ("phonosmith", {}, {"lr": 0.002}),
+    "lr 0.001": ("phonosmith", {}, {"lr": 0.001}),
+    "low rank": ("phonosmith", {}, {"anchor": "low_rank", "rank": 4, "alpha": 4.0}),
     "stress 1000": ("phonosmith", {}, {"stress_weight": 1000.0}),
     "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {"stress_weight": 1000.0}),
     "forces 100": ("phonosmith", {}, {"forces_weight": 100.0}),
@@ -121,12 +125,14 @@ def main() -> None:
     parser.add_argument("--visits", type=int, default=120_000, help="cost of a training")
     parser.add_argument("--mesh", type=int, default=12)
     parser.add_argument("--out", type=Path)
+    add_options(parser)
     arguments = parser.parse_args()
     import torch
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     files = chosen_files(parser, arguments)
+    side_by_side(arguments, list(files))
     foundation, described = opened(arguments.foundation)
     materials = {}
     for name in files:

@@ -15,7 +15,8 @@ For each material:
    against its force constants on one mesh. Wave vectors not commensurate with the small supercell were not trained on
    directly, though they are of the same calculation.
 
-Every stage is kept in FOLDER; a second run goes on where the first one stopped.
+Every stage is kept in FOLDER; a second run goes on where the first one stopped. ``--workers 2`` runs two materials at
+once, ``--device cuda`` on a GPU.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distil import cached, crystals, distil, known
+from pool import add_options, side_by_side
 
 COMMON = {"batch_size": 1}
 CURVATURE = {"curvature_mode": "alternate", "cotrain_steps": 4, "curvature_sampling": "irreducible"}
@@ -259,6 +261,7 @@ def main() -> None:
     parser.add_argument("--most-atoms", type=int, default=10_000, help="of a training cell")
     parser.add_argument("--mesh", type=int, default=16)
     parser.add_argument("--out", type=Path)
+    add_options(parser)
     arguments = parser.parse_args()
     import torch
 
@@ -270,6 +273,7 @@ def main() -> None:
         arguments.foundation = distil(
             arguments.work / "foundation", arguments.teacher, crystals([files[name] for name in chosen])
         )
+    side_by_side(arguments, chosen)
     foundation, described = opened(arguments.foundation)
     results, failures = {}, {}
     for name in chosen:
