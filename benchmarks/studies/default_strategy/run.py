@@ -38,6 +38,7 @@ VARIANTS = {
     "transfer": ("transfer", FORMER_LABELS, {"patience": None}),
     "lr 0.01": ("phonosmith", {}, {"lr": 0.01}),
     "lr 0.005": ("phonosmith", {}, {"lr": 0.005}),
+    "lr 0.0053": ("phonosmith", {}, {"lr": 0.0053}),
     "lr 0.002": ("phonosmith", {}, {"lr": 0.002}),
     "lr 0.001": ("phonosmith", {}, {"lr": 0.001}),
     "low rank": ("phonosmith", {}, {"anchor": "low_rank", "rank": 4, "alpha": 4.0}),
@@ -49,6 +50,7 @@ VARIANTS = {
     "0.03 Å": ("phonosmith", {"displacement": 0.03}, {}),
     "no average": ("phonosmith", {}, {"ema": None}),
     "batch 4": ("phonosmith", {}, {"batch_size": 4}),
+    "pull 1": ("phonosmith", {}, {"anchor": "pull", "pull": 1.0}),
 }
 """Of each variant: strategy, how the labels differ from those of the command, and the settings from the strategy's."""
 
