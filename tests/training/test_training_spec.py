@@ -49,6 +49,21 @@ def test_the_rate_falls_with_the_width_of_the_model():
     assert spec.rate(4000, 0.25) == pytest.approx(0.001)
 
 
+def test_wide_models_keep_their_weights():
+    spec = make_spec("phonosmith")
+    limit = spec.low_rank_above
+    assert spec.for_model(limit + 1, low_rank=True).anchor == "low_rank"
+    assert spec.for_model(limit, low_rank=True) is spec
+    # an architecture that has no such matrices
+    assert spec.for_model(limit + 1, low_rank=False) is spec
+    # whoever says what is trained means it
+    for settings in ({"anchor": "none"}, {"anchor": "pull"}, {"trainable": "readouts"}, {"start": "fresh"}):
+        asked = make_spec("phonosmith", **settings)
+        assert asked.for_model(limit + 1, low_rank=True) is asked, settings
+    for strategy in set(PRESETS) - {"phonosmith"}:
+        assert make_spec(strategy).for_model(10**9, low_rank=True) == make_spec(strategy)
+
+
 def test_visits_shorten_the_training_of_large_sets_alone():
     """Ten steps of 24 atoms cost 10 x (24 + 16) = 400, so 8000 visits are 20 epochs; steps of two cells cost 320."""
     spec = make_spec("phonosmith", visits=8000, lr_weights=1000)

@@ -46,6 +46,22 @@ def test_freeze_keeps_named_blocks_bit_identical(tiny_model, tiny_frames, frozen
     assert document.n_changed <= document.n_trainable < document.n_parameters
 
 
+def test_a_wide_model_is_trained_as_with_a_low_rank_anchor(tiny_model, tiny_frames):
+    """The limit decides between two trainings that can be asked for, and says so."""
+    module, data = tiny_model(numbers=(29,)), (tiny_frames(6), tiny_frames(2, 9))
+
+    def trained(spec):
+        result = fine_tune(MacePotential(module), *data, spec.model_copy(update={"epochs": 2}), seed=1)
+        return state(result.model), result.document
+
+    for limit, anchor in ((100, "low_rank"), (10**9, "none")):
+        weights, document = trained(make_spec("phonosmith").model_copy(update={"low_rank_above": limit}))
+        same, _ = trained(make_spec("phonosmith", anchor=anchor))
+        assert all(torch.equal(value, same[name]) for name, value in weights.items())
+        assert any("matrices of rank 4" in note for note in document.notes) == (anchor == "low_rank")
+        assert document.spec.anchor == anchor
+
+
 def test_multihead_exports_a_plain_model(tiny_model, tiny_frames, tmp_path):
     """The plain file predicts what the trained head predicted in training; replay was labelled by the foundation."""
     from mace.calculators import MACECalculator

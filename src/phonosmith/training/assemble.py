@@ -324,7 +324,9 @@ def assemble(
     present = tuple(sorted({int(number) for atoms in everything for number in atoms.numbers}))
 
     base = ground.base(present, min(train, key=len), prune=spec.prune)
-    spec = spec.for_cells([len(atoms) for atoms in train], n_weights(base.model))
+    asked, count = spec, n_weights(base.model)
+    spec = asked.for_model(count, low_rank="low_rank" in backend.abilities)
+    spec = spec.for_cells([len(atoms) for atoms in train], count)
     numbers, own = base.numbers, base.energies
 
     def graphs_of(split: str, labelled: Sequence[Labels], e0: Array) -> list[LabelledGraph]:
@@ -338,6 +340,8 @@ def assemble(
             digests[role] = digest_json(parts[0] if len(parts) == 1 else parts)
     taught, judged, judging = _divided(targets, valid_curvature, spec, seed)
     notes = [*base.notes, *judging]
+    if spec.anchor != asked.anchor:
+        notes.append(f"{count:,} weights: they stay as they are, matrices of rank {spec.rank} are learnt beside them")
     if spec.curvature_energy_weight and (unknown := [one.source for one in targets if one.energy is None]):
         notes.append(f"The energies of {len(unknown)} perfect cells are not known: the foundation's own are kept")
     plain = Assembly(

@@ -47,6 +47,12 @@ class TrainSpec(Document):
     pull: float = Field(10.0, ge=0, description="strength of the pull p += lr*pull*(p0-p) before each Adam update")
     rank: int = Field(4, ge=1, description="rank of the low-rank update")
     alpha: float = Field(4.0, gt=0, description="scale of the low-rank update: delta W = alpha/rank * A B")
+    low_rank_above: int | None = Field(
+        None,
+        ge=1,
+        description="weights of a model above which they stay and low-rank matrices are learnt beside them (anchor=none "
+        "becomes low_rank, where the architecture has them); none: never",
+    )
     replay: Literal["none", "cotrain", "head"] = Field("none", description="how replay structures take part")
     head_start: Literal["fresh", "copy"] = Field(
         "copy", description="with replay=head: the material's head begins with random weights or the foundation's"
@@ -192,6 +198,13 @@ class TrainSpec(Document):
             raise ValueError("curvature_mode=alone takes no steps on structures; set replay=none")
         return self
 
+    def for_model(self, n_weights: int, *, low_rank: bool) -> TrainSpec:
+        """Return the same with the anchor for a model of so many weights; ``low_rank``: whether it takes matrices."""
+        settled = self.anchor != "none" or self.trainable != "all" or self.start == "fresh" or self.replay == "head"
+        if settled or not low_rank or self.low_rank_above is None or n_weights <= self.low_rank_above:
+            return self
+        return self.model_copy(update={"anchor": "low_rank"})
+
     def for_cells(self, sizes: Sequence[int], n_weights: int) -> TrainSpec:
         """Return the same with the epochs that ``visits`` leaves for cells of these numbers of atoms and a model."""
         if self.visits is None or not sizes:
@@ -245,6 +258,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             # 0.02 was better than 0.01 and 0.004 for 54,384 weights (32 channels), 0.005 than 0.02 for 842,623 (128)
             "lr": 0.01,
             "lr_weights": 200_000,
+            # XXX
+            "low_rank_above": 300_000,
             # stress weighs ten times what forces do, as published: with equal weights rhombohedral GeTe relaxed to a
             # volume 2 % too large; energies, which phonons do not need, weigh a tenth
             "forces_weight": 1000.0,
@@ -302,8 +317,9 @@ def make_spec(strategy: str, **overrides: Any) -> TrainSpec:
             advice = f"{did_you_mean(name, known)}Known: {', '.join(known)}."
             raise ConfigurationError(f"Unknown setting {name!r}.", advice, fields=[name])
     try:
-        # whoever says how many epochs, or at which rate, means just that
-        plain = {field: None for field, said in (("visits", "epochs"), ("lr_weights", "lr")) if said in overrides}
+        # whoever says how many epochs, at which rate, or what ties weights to the foundation, means just that
+        ruled = {"visits": "epochs", "lr_weights": "lr", "low_rank_above": "anchor"}
+        plain = {field: None for field, said in ruled.items() if said in overrides}
         return TrainSpec(**{"strategy": strategy, **PRESETS[strategy], **plain, **overrides})
     except ValidationError as error:
         wrong = [
