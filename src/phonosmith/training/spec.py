@@ -50,8 +50,8 @@ class TrainSpec(Document):
     low_rank_above: int | None = Field(
         None,
         ge=1,
-        description="weights of a model above which they stay and low-rank matrices are learnt beside them (anchor=none "
-        "becomes low_rank, where the architecture has them); none: never",
+        description="number of weights above which a model keeps them and learns low-rank matrices beside them "
+        "(anchor=none becomes low_rank, where the architecture has such); none: never",
     )
     replay: Literal["none", "cotrain", "head"] = Field("none", description="how replay structures take part")
     head_start: Literal["fresh", "copy"] = Field(

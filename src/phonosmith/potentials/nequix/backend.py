@@ -26,7 +26,7 @@ class NequixBackend(LowRank, EdgeBackend):
     architecture = "nequix"
     plain_suffix = ".nqx"
     abilities: frozenset[Ability] = frozenset({"low_rank", "float64_training"})
-    # of nequix-mp-1 0.001 was better than 0.002 on two crystals, than 0.0053 on one (benchmarks/studies/default_strategy)
+    # nequix-mp-1 on two crystals: 0.001 was better than 0.002 and 0.0053, which its number of weights says
     rate_factor = 0.2
 
     def atom_energies(self, model: Any, batch: Batch, vectors: torch.Tensor) -> torch.Tensor:
