@@ -50,10 +50,10 @@ def folder(tmp_path_factory):
     return target
 
 
-def call(folder, out, *more, train="train.xyz", strategy="transfer"):
+def call(folder, out, *more, train="train.xyz", strategy="transfer", shown=("--json",)):
     arguments = [
-        "train", "--foundation", str(folder / "f.model"), "--trust", "--train", str(folder / train),
-        "--valid", str(folder / "valid.xyz"), "--strategy", strategy, "--seed", "1", "--out", str(out), "--json", *more,
+        "train", "--foundation", str(folder / "f.model"), "--trust", "--train", str(folder / train), *shown,
+        "--valid", str(folder / "valid.xyz"), "--strategy", strategy, "--seed", "1", "--out", str(out), *more,
     ]  # fmt: skip
     return CliRunner().invoke(app, arguments)
 
@@ -92,6 +92,14 @@ def test_writes_model_and_document(folder, tmp_path):
     # independent recomputation through mace's calculator; its energies go through another summation order
     assert 1000 * np.mean(energy) == pytest.approx(after["mae_energy_mev_per_atom"], rel=1e-6)
     assert 1000 * np.mean(stress) == pytest.approx(after["mae_stress_mev_per_angstrom3"], rel=1e-6)
+
+
+def test_what_was_chosen_on_the_way_is_said(folder, tmp_path):
+    many = call(folder, tmp_path, "--set", "epochs=1", "--set", "low_rank_above=10", strategy="phonosmith", shown=())
+    assert many.exit_code == 0, many.output
+    (note,) = json.loads((tmp_path / "training.json").read_text())["notes"]
+    assert f"note: {note}" in many.stdout
+    assert "they stay as they are, matrices of rank 4 are learnt beside them" in note
 
 
 @pytest.mark.parametrize(

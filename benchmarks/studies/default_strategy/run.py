@@ -42,6 +42,8 @@ VARIANTS = {
     "lr 0.002": ("phonosmith", {}, {"lr": 0.002}),
     "lr 0.001": ("phonosmith", {}, {"lr": 0.001}),
     "low rank": ("phonosmith", {}, {"anchor": "low_rank"}),
+    "low rank, lr 0.01": ("phonosmith", {}, {"anchor": "low_rank", "lr": 0.01}),
+    "low rank, lr 0.02": ("phonosmith", {}, {"anchor": "low_rank", "lr": 0.02}),
     "all weights": ("phonosmith", {}, {"anchor": "none"}),
     "stress 1000": ("phonosmith", {}, {"stress_weight": 1000.0}),
     "stress at rest alone": ("phonosmith", {"stress_at_rest_alone": True}, {"stress_weight": 1000.0}),

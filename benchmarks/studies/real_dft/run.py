@@ -160,6 +160,8 @@ def material(path, work, arguments, foundation):
                     truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed,
                     displacement=arguments.displacement, most_atoms=arguments.most_atoms,
                 )  # fmt: skip
+                if arguments.lr is not None:
+                    spec = spec.model_copy(update={"lr": arguments.lr})
                 if arguments.visits is not None:
                     spec = of_cost(spec, arguments.visits, data.train)
                     spec = spec.model_copy(update={"schedule": "cosine", "patience": None})
@@ -240,7 +242,7 @@ def chosen_files(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of NAME.phonopy.yaml[.xz] files with forces or force constants")
-    parser.add_argument("--foundation", default="MACE-MP-0b3", help="name, or MACE file")
+    parser.add_argument("--foundation", default="MACE-MP-0b3", help="name, or file of a foundation")
     parser.add_argument("--teacher", type=Path, help="nequix-*.nqx to distil the foundation from")
     parser.add_argument(
         "--beside", type=Path, nargs="*", default=[], help="folders of published phonons to compare too"
@@ -257,6 +259,7 @@ def main() -> None:
         type=int,
         help="instead of epochs: one cost for all (atoms, and 16 for a step), cosine schedule",
     )
+    parser.add_argument("--lr", type=float, help="rate of all strategies, instead of their own")
     parser.add_argument("--displacement", type=float, default=0.03, help="mean length, Å")
     parser.add_argument("--most-atoms", type=int, default=10_000, help="of a training cell")
     parser.add_argument("--mesh", type=int, default=16)
@@ -287,7 +290,7 @@ def main() -> None:
             continue
         print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
         if arguments.out is not None:
-            kept = ("seeds", "min_length", "frames", "epochs", "visits", "displacement", "most_atoms", "mesh")
+            kept = ("seeds", "min_length", "frames", "epochs", "visits", "lr", "displacement", "most_atoms", "mesh")
             document = {
                 "foundation": described,
                 "settings": {key: getattr(arguments, key) for key in kept},

@@ -248,7 +248,7 @@ def _as_json(member: _Member) -> dict[str, Any]:
 
 
 def show_training(document: TrainingDocument, model_file: str) -> None:
-    """Print errors before and after, and what became of the training."""
+    """Print errors before and after, what became of the training and what was chosen on the way."""
     rows = []
     for split, errors in document.metrics.items():
         for stage, measured in (("before", errors.before), ("after", errors.after)):
@@ -261,6 +261,8 @@ def show_training(document: TrainingDocument, model_file: str) -> None:
         f"best epoch {document.best_epoch}, {document.n_changed} of {document.n_parameters} parameters changed, "
         f"{document.stop_reason}; wrote {model_file}"
     )
+    for note in document.notes:
+        typer.echo(f"note: {note}")
     if not document.finished:
         typer.secho("Not finished: run the same command again to go on.", fg="yellow")
     for finding in document.checks.findings:
