@@ -6,7 +6,7 @@ from statistics import median
 
 from study_tables import beside_published
 
-PAIRS = (("delta+pft", "delta"), ("delta", "transfer"), ("freeze1", "transfer"))
+PAIRS = (("delta+pft", "delta"), ("delta", "transfer"), ("freeze1", "transfer"), ("phonosmith", "transfer"))
 SHOWN = ("table1_phonon_mae", "table2_phonon_errors", "table3_stability", "paired_tests_phonon", "verdicts")
 
 
@@ -151,8 +151,9 @@ def page(document, tables):
     cells = [cell for cell in ("primitive", "small", "large") if cell in tables]
     drawn = {cell: sorted({row["seed"] for row in document["rows"] if row["cell"] == cell}) for cell in cells}
     seeds_drawn = ", ".join(f"{drawn[cell]} ({cell} cells)" for cell in cells)
-    taught = foundation
+    taught, title = foundation, f"Protocol study, stand-in reference, {foundation}"
     if isinstance(foundation, dict):
+        title = "Protocol study, stand-in reference"
         taught = (
             f"a MACE distilled from {foundation['teacher']} for {len(foundation['crystals'])} crystals together "
             f"({foundation['n_train']} cells; {foundation['forces_mae_mev_per_angstrom']:.0f} meV/Å from its teacher "
@@ -165,7 +166,7 @@ def page(document, tables):
     answers.append(lost(document))
     minutes = [f"{stage} {value / 60:.0f} min" for stage, value in sorted(document["wall_seconds_by_stage"].items())]
     parts = [
-        f"""# Protocol study, stand-in reference
+        f"""# {title}
 
 Made by `run.py` (its first lines say how). Foundation: {taught}. Reference: **{document["reference"]}, a
 machine-learned potential that plays DFT; no number here is a first-principles result.** {count} materials; training
