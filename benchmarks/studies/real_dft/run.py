@@ -160,8 +160,6 @@ def material(path, work, arguments, foundation):
                     truth(), min_length=arguments.min_length, n_train=arguments.frames, n_valid=4, seed=seed,
                     displacement=arguments.displacement, most_atoms=arguments.most_atoms,
                 )  # fmt: skip
-                if arguments.lr is not None:
-                    spec = spec.model_copy(update={"lr": arguments.lr})
                 if arguments.visits is not None:
                     spec = of_cost(spec, arguments.visits, data.train)
                     spec = spec.model_copy(update={"schedule": "cosine", "patience": None})
@@ -259,7 +257,6 @@ def main() -> None:
         type=int,
         help="instead of epochs: one cost for all (atoms, and 16 for a step), cosine schedule",
     )
-    parser.add_argument("--lr", type=float, help="rate of all strategies, instead of their own")
     parser.add_argument("--displacement", type=float, default=0.03, help="mean length, Å")
     parser.add_argument("--most-atoms", type=int, default=10_000, help="of a training cell")
     parser.add_argument("--mesh", type=int, default=16)
@@ -290,7 +287,7 @@ def main() -> None:
             continue
         print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
         if arguments.out is not None:
-            kept = ("seeds", "min_length", "frames", "epochs", "visits", "lr", "displacement", "most_atoms", "mesh")
+            kept = ("seeds", "min_length", "frames", "epochs", "visits", "displacement", "most_atoms", "mesh")
             document = {
                 "foundation": described,
                 "settings": {key: getattr(arguments, key) for key in kept},
